@@ -1,0 +1,131 @@
+//! A target: a distribution an image is built for, as data from `image/targets/*.toml`.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    pub schema: u32,
+    pub name: String,
+    /// Which way of making a base tree applies: `debian`, `el`.
+    pub family: String,
+    /// `ID` and `VERSION_ID` of the tree's os-release.
+    pub os_release: OsRelease,
+    pub base: Base,
+    pub disk: Disk,
+    /// Component to its version's leading numbers (`haproxy = "3.0"`), for templates that differ by it.
+    pub versions: BTreeMap<String, String>,
+    /// Which differences in configuration apply; templates ask for these, not for version numbers.
+    pub features: BTreeMap<String, bool>,
+    pub paths: BTreeMap<String, String>,
+    /// Component to systemd unit: etcd, patroni, redis, sentinel, haproxy, keepalived.
+    pub units: BTreeMap<String, String>,
+    /// Component to the user its server runs as.
+    pub users: BTreeMap<String, String>,
+    #[serde(default)]
+    pub selinux: Option<Selinux>,
+    /// Units that must never run in an image (automatic upgrades and the like).
+    #[serde(default)]
+    pub masked: Vec<String>,
+    /// Units that are enabled in every image (network, time client, SSH).
+    #[serde(default)]
+    pub enabled: Vec<String>,
+    /// What a node's configuration consists of.
+    #[serde(rename = "file")]
+    pub files: Vec<FileRule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OsRelease {
+    pub id: String,
+    pub version_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// Debian family: the suite to bootstrap.
+    #[serde(default)]
+    pub suite: Option<String>,
+    pub packages: Vec<String>,
+    /// Paths that are left out of the tree (dpkg `path-exclude` patterns).
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Files that must lie in the tree before the first package is configured.
+    #[serde(default)]
+    pub before: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// Size of the disk as the machine sees it; the root file system grows at first boot.
+    pub size_mib: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selinux {
+    /// Path pattern (an absolute path, or one that ends in `/**`) to context; the longest match wins.
+    pub contexts: BTreeMap<String, String>,
+}
+
+/// One file of a node's configuration: from which template, whereto, whose, and how a change is taken up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileRule {
+    /// A file of `image/templates`.
+    pub template: String,
+    /// Where it goes; `{paths.NAME}` is replaced.
+    pub path: String,
+    #[serde(default = "root")]
+    pub owner: String,
+    #[serde(default = "root")]
+    pub group: String,
+    #[serde(default = "world_readable")]
+    pub mode: String,
+    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`.
+    #[serde(default)]
+    pub when: Option<String>,
+    /// The service whose plan the content depends on (`etcd`, `redis`): its gate writes the file.
+    #[serde(default)]
+    pub plan: Option<String>,
+    /// How a running node takes up a change.
+    #[serde(default)]
+    pub on_change: OnChange,
+    /// The component that takes it up.
+    #[serde(default)]
+    pub component: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnChange {
+    #[default]
+    Nothing,
+    Reload,
+    Restart,
+}
+
+fn root() -> String {
+    "root".into()
+}
+
+fn world_readable() -> String {
+    "0644".into()
+}
+
+impl Target {
+    pub fn parse(text: &str) -> anyhow::Result<Target> {
+        Ok(toml::from_str(text)?)
+    }
+
+    /// The unit of a component, e.g. `redis-server.service`.
+    pub fn unit(&self, component: &str) -> anyhow::Result<&str> {
+        self.units.get(component).map(String::as_str).ok_or_else(|| {
+            anyhow::anyhow!("target {} names no unit for {component}", self.name)
+        })
+    }
+}

@@ -1,0 +1,242 @@
+//! Files on their way into a tree: what `render` and `bake` make, and how they get below a root.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// One file, directory or link. `path` is absolute, as it will be inside the tree.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub path: String,
+    pub kind: Kind,
+    /// Permission bits; without meaning for a link.
+    pub mode: u32,
+    pub owner: String,
+    pub group: String,
+    /// SELinux context; `None` where the target has no SELinux policy.
+    pub label: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    File(Vec<u8>),
+    Dir,
+    /// A symbolic link to this target.
+    Link(String),
+}
+
+impl Entry {
+    pub fn file(path: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) -> Self {
+        Entry::root_owned(path, Kind::File(content.into()), mode)
+    }
+
+    pub fn dir(path: impl Into<String>, mode: u32) -> Self {
+        Entry::root_owned(path, Kind::Dir, mode)
+    }
+
+    pub fn link(path: impl Into<String>, target: impl Into<String>) -> Self {
+        Entry::root_owned(path, Kind::Link(target.into()), 0o777)
+    }
+
+    fn root_owned(path: impl Into<String>, kind: Kind, mode: u32) -> Self {
+        let root = || "root".to_string();
+        Entry { path: path.into(), kind, mode, owner: root(), group: root(), label: None }
+    }
+
+    pub fn owned(mut self, owner: &str, group: &str) -> Self {
+        self.owner = owner.into();
+        self.group = group.into();
+        self
+    }
+
+    pub fn labelled(mut self, label: Option<String>) -> Self {
+        self.label = label;
+        self
+    }
+}
+
+/// A row of `OUT.manifest.json`.
+#[derive(Debug, Serialize)]
+pub struct Row<'a> {
+    pub path: &'a str,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub mode: String,
+    pub owner: &'a str,
+    pub group: &'a str,
+    pub label: Option<&'a str>,
+    /// Of a file's content, or of a link's target.
+    pub sha256: Option<String>,
+}
+
+pub fn manifest(entries: &[Entry]) -> Vec<Row<'_>> {
+    let row = |e: &'_ Entry| {
+        let (kind, sum) = match &e.kind {
+            Kind::File(content) => ("file", Some(hex(&Sha256::digest(content)))),
+            Kind::Dir => ("dir", None),
+            Kind::Link(target) => ("link", Some(hex(&Sha256::digest(target)))),
+        };
+        (kind, sum)
+    };
+    let mut rows: Vec<Row> = entries
+        .iter()
+        .map(|e| {
+            let (kind, sha256) = row(e);
+            Row {
+                path: &e.path,
+                kind,
+                mode: format!("{:04o}", e.mode),
+                owner: &e.owner,
+                group: &e.group,
+                label: e.label.as_deref(),
+                sha256,
+            }
+        })
+        .collect();
+    rows.sort_by(|a, b| a.path.cmp(b.path));
+    rows
+}
+
+/// User and group ids by name, as the tree itself has them: ids differ from image to image.
+#[derive(Debug, Default)]
+pub struct Ids {
+    users: BTreeMap<String, u32>,
+    groups: BTreeMap<String, u32>,
+}
+
+impl Ids {
+    /// Reads `etc/passwd` and `etc/group` below `root`.
+    pub fn read(root: &Path) -> Result<Self> {
+        let table = |name: &str| {
+            let path = root.join(name);
+            let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            Ok::<_, anyhow::Error>(Self::table(&text))
+        };
+        Ok(Ids { users: table("etc/passwd")?, groups: table("etc/group")? })
+    }
+
+    /// From the texts of `/etc/passwd` and `/etc/group`.
+    pub fn parse(passwd: &str, group: &str) -> Self {
+        Ids { users: Self::table(passwd), groups: Self::table(group) }
+    }
+
+    fn table(text: &str) -> BTreeMap<String, u32> {
+        text.lines()
+            .filter_map(|line| {
+                let mut fields = line.split(':');
+                let name = fields.next()?;
+                Some((name.to_string(), fields.nth(1)?.parse().ok()?))
+            })
+            .collect()
+    }
+
+    pub fn uid(&self, name: &str) -> Result<u32> {
+        self.users.get(name).copied().with_context(|| format!("no user {name:?} in this tree"))
+    }
+
+    pub fn gid(&self, name: &str) -> Result<u32> {
+        self.groups.get(name).copied().with_context(|| format!("no group {name:?} in this tree"))
+    }
+}
+
+/// Where an absolute path of the tree lies below `root`.
+pub fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+/// Writes `entries` below `root`; returns the paths whose content changed. Every file appears whole or
+/// not at all: a temporary file in its own directory (so that SELinux labels inherit), then a rename.
+/// `ids`: `None` leaves owners alone, for a caller that is not root.
+pub fn write(root: &Path, entries: &[Entry], ids: Option<&Ids>) -> Result<Vec<String>> {
+    let mut changed = Vec::new();
+    for entry in entries {
+        let new = write_entry(root, entry, ids).with_context(|| format!("writing {}", entry.path))?;
+        if new {
+            changed.push(entry.path.clone());
+        }
+    }
+    Ok(changed)
+}
+
+fn write_entry(root: &Path, entry: &Entry, ids: Option<&Ids>) -> Result<bool> {
+    let at = below(root, &entry.path);
+    let parent = at.parent().context("an entry needs a directory")?;
+    std::fs::create_dir_all(parent)?;
+    let owner = match ids {
+        Some(ids) => Some((ids.uid(&entry.owner)?, ids.gid(&entry.group)?)),
+        None => None,
+    };
+    match &entry.kind {
+        Kind::Dir => {
+            let new = !at.is_dir();
+            if new {
+                std::fs::create_dir(&at)?;
+            }
+            settle(&at, entry.mode, owner)?;
+            Ok(new)
+        }
+        Kind::Link(target) => {
+            if std::fs::read_link(&at).is_ok_and(|old| old.as_os_str() == target.as_str()) {
+                return Ok(false);
+            }
+            let temporary = sibling(&at);
+            let _ = std::fs::remove_file(&temporary);
+            std::os::unix::fs::symlink(target, &temporary)?;
+            std::fs::rename(&temporary, &at)?;
+            Ok(true)
+        }
+        Kind::File(content) => {
+            if !at.is_symlink() && std::fs::read(&at).is_ok_and(|old| old == *content) {
+                settle(&at, entry.mode, owner)?;
+                return Ok(false);
+            }
+            replace(&at, content, entry.mode, owner)?;
+            Ok(true)
+        }
+    }
+}
+
+/// Replaces one file's content atomically and durably.
+pub fn replace(at: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let temporary = sibling(at);
+    let _ = std::fs::remove_file(&temporary);
+    let written = (|| {
+        // Never readable by others, not even for a moment.
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        settle(&temporary, mode, owner)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, at)?;
+        anyhow::Ok(())
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+        return written;
+    }
+    if let Some(parent) = at.parent() {
+        std::fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn settle(at: &Path, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    if let Some((uid, gid)) = owner {
+        chown(at, Some(uid), Some(gid))?;
+    }
+    std::fs::set_permissions(at, std::fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+fn sibling(at: &Path) -> PathBuf {
+    let name = at.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    at.with_file_name(format!(".{name}.hanode-new"))
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
