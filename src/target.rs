@@ -124,8 +124,9 @@ impl Target {
 
     /// The unit of a component, e.g. `redis-server.service`.
     pub fn unit(&self, component: &str) -> anyhow::Result<&str> {
-        self.units.get(component).map(String::as_str).ok_or_else(|| {
-            anyhow::anyhow!("target {} names no unit for {component}", self.name)
-        })
+        self.units
+            .get(component)
+            .map(String::as_str)
+            .ok_or_else(|| anyhow::anyhow!("target {} names no unit for {component}", self.name))
     }
 }

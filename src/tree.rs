@@ -111,7 +111,8 @@ impl Ids {
     pub fn read(root: &Path) -> Result<Self> {
         let table = |name: &str| {
             let path = root.join(name);
-            let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
             Ok::<_, anyhow::Error>(Self::table(&text))
         };
         Ok(Ids { users: table("etc/passwd")?, groups: table("etc/group")? })
@@ -206,7 +207,8 @@ pub fn replace(at: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) 
     let _ = std::fs::remove_file(&temporary);
     let written = (|| {
         // Never readable by others, not even for a moment.
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         settle(&temporary, mode, owner)?;
         file.sync_all()?;
