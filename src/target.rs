@@ -92,6 +92,9 @@ pub struct FileRule {
     /// The service whose plan the content depends on (`etcd`, `redis`): its gate writes the file.
     #[serde(default)]
     pub plan: Option<String>,
+    /// The component's own checker, run before the file is laid down; `{file}` is the content's place.
+    #[serde(default)]
+    pub check: Vec<String>,
     /// How a running node takes up a change.
     #[serde(default)]
     pub on_change: OnChange,
@@ -120,6 +123,22 @@ fn world_readable() -> String {
 impl Target {
     pub fn parse(text: &str) -> anyhow::Result<Target> {
         Ok(toml::from_str(text)?)
+    }
+
+    pub fn path(&self, name: &str) -> anyhow::Result<&str> {
+        let path = self.paths.get(name).map(String::as_str);
+        path.ok_or_else(|| anyhow::anyhow!("target {} names no path {name}", self.name))
+    }
+
+    /// The rule that a file at this place comes from.
+    pub fn rule_at(&self, path: &str) -> Option<&FileRule> {
+        self.files.iter().find(|r| self.expand(&r.path) == path)
+    }
+
+    /// Replaces every `{paths.NAME}`.
+    pub fn expand(&self, path: &str) -> String {
+        let replaced = |text: String, (name, value): (&String, &String)| text.replace(&format!("{{paths.{name}}}"), value);
+        self.paths.iter().fold(path.to_string(), replaced)
     }
 
     /// The unit of a component, e.g. `redis-server.service`.

@@ -1,0 +1,138 @@
+//! etcd: resume on one's own log, join a quorum that answers, or begin when all nodes agree.
+
+use super::{Action, EtcdStep, Observations, Step};
+use crate::client::etcd::Member;
+use crate::join::{Answer, Disk};
+use crate::spec::{ETCD_PEER_PORT, Node, Spec};
+use sha2::{Digest, Sha256};
+
+pub fn peer_url(node: &Node) -> String {
+    crate::client::etcd::url(node.address, ETCD_PEER_PORT)
+}
+
+/// The hash of the install-ids of all disks: the same for all who see the same disks.
+pub fn genesis_id<'a>(install_ids: impl Iterator<Item = &'a str>) -> String {
+    let mut ids: Vec<&str> = install_ids.collect();
+    ids.sort_unstable();
+    crate::tree::hex(&Sha256::digest(ids.join("\n")))[..32].to_string()
+}
+
+/// How a node without a log of its own gets into a living cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Joining {
+    /// Listed, and never started: take that place.
+    Take,
+    /// Listed, and once started: that disk is lost. Remove exactly this member, then add.
+    Replace(String),
+    /// Not listed: add.
+    Add,
+}
+
+/// Found by the peer URL, which is the node's own; a name proves nothing (a static bootstrap names all).
+pub fn joining(members: &[Member], url: &str) -> Joining {
+    match members.iter().find(|m| m.peer_urls.iter().any(|u| u == url)) {
+        None => Joining::Add,
+        Some(member) if member.client_urls.is_empty() => Joining::Take,
+        Some(member) => Joining::Replace(member.id.clone()),
+    }
+}
+
+impl EtcdStep {
+    /// A step whose member list is the spec's.
+    pub(super) fn plain(spec: &Spec, step: Step, genesis: Option<&str>) -> EtcdStep {
+        let state = if step.action == Action::Begin { "new" } else { "existing" };
+        EtcdStep {
+            step,
+            initial_state: state.into(),
+            initial_cluster: spec.nodes.iter().map(|n| format!("{}={}", n.name, peer_url(n))).collect(),
+            token: format!("{}-{}", spec.name, genesis.unwrap_or("unknown")),
+            record: None,
+        }
+    }
+}
+
+pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
+    let own = &seen.own;
+    let genesis = own.genesis.as_deref();
+    let step = |action, reason: String| EtcdStep::plain(spec, Step::new(action, reason), genesis);
+    if own.began && !own.data.etcd {
+        return step(Action::Begin, "all nodes agreed on this genesis and this boot is it".into());
+    }
+    if own.data.etcd && (own.began || own.disk == Disk::Served) {
+        return step(Action::Resume, "this disk holds a write-ahead log of its own".into());
+    }
+    if let Some(members) = &seen.etcd {
+        return among_living(spec, node, members, own);
+    }
+    match seen.all_peers() {
+        None => step(Action::Wait, format!("no etcd quorum answers, and {} not heard of yet", seen.silent().join(", "))),
+        Some(peers) => among_all(spec, own, &peers),
+    }
+}
+
+/// A quorum answers: the cluster lives, so this node can only be one more of it.
+fn among_living(spec: &Spec, node: &str, members: &[Member], own: &Answer) -> EtcdStep {
+    let genesis = own.genesis.as_deref();
+    if own.data.etcd {
+        let reason = "the others went on with the genesis this disk has a log of";
+        return EtcdStep::plain(spec, Step::new(Action::Resume, reason), genesis);
+    }
+    let reason = match spec.node(node).map(|n| joining(members, &peer_url(n))) {
+        Some(Joining::Take) => "a quorum lists this node as never started".to_string(),
+        Some(Joining::Replace(id)) => format!("a quorum lists this node as member {id} with data that this disk lacks"),
+        Some(Joining::Add) | None => "a quorum answers and does not list this node".to_string(),
+    };
+    EtcdStep::plain(spec, Step::new(Action::Join, reason), genesis)
+}
+
+/// No quorum, but every node answers: only now can a new cluster come to be.
+fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
+    let agreed = genesis_id(peers.iter().map(|p| p.install_id.as_str()).chain([own.install_id.as_str()]));
+    let step = |action, reason: String| EtcdStep::plain(spec, Step::new(action, reason), Some(&agreed));
+    if let Some(reason) = peers.iter().find_map(|peer| differs(own, peer)) {
+        return step(Action::Refuse, reason);
+    }
+    if own.disk == Disk::Served {
+        return step(Action::Wait, "this node served before and lost etcd's log; an etcd quorum must answer first".into());
+    }
+    if let Some(served) = peers.iter().find(|p| p.disk == Disk::Served) {
+        let reason = format!("{} has served: this cluster exists, and its etcd quorum must answer first", served.node);
+        return step(Action::Wait, reason);
+    }
+    if let Some(other) = peers.iter().find(|p| p.began && p.genesis.as_deref() != Some(&agreed)) {
+        let reason = format!("{} has begun a genesis without this disk; its etcd quorum must answer first", other.node);
+        return step(Action::Wait, reason);
+    }
+    if peers.iter().any(|p| p.began) && own.data.etcd {
+        return step(Action::Resume, "the others have begun the genesis this disk has a log of".into());
+    }
+    let mut waiting = peers.iter().filter(|p| p.genesis.as_deref() != Some(&agreed) && !p.began);
+    if own.genesis.as_deref() != Some(&agreed) {
+        let mut step = step(Action::Wait, "all nodes agree; writing the genesis to this disk".into());
+        step.record = Some(agreed);
+        return step;
+    }
+    match waiting.next() {
+        Some(peer) => step(Action::Wait, format!("{} has not written the genesis to its disk yet", peer.node)),
+        None => step(Action::Begin, "all nodes are new and agree".into()),
+    }
+}
+
+/// Why two nodes cannot begin one cluster together.
+fn differs(own: &Answer, peer: &Answer) -> Option<String> {
+    let name = &peer.node;
+    if own.cluster != peer.cluster {
+        Some(format!("{name} belongs to cluster {:?}, this node to {:?}: one of the images is another cluster's", peer.cluster, own.cluster))
+    } else if own.spec_hash != peer.spec_hash {
+        Some(format!("{name} was given another cluster.toml; boot all nodes with the same one"))
+    } else if own.generation != peer.generation {
+        Some(format!(
+            "{name} carries bundle generation {}, this node {}; boot all nodes from the same build",
+            peer.generation, own.generation
+        ))
+    } else if own.install_id == peer.install_id {
+        Some(format!("{name} is a copy of this node's disk, taken after its first boot; wipe one of them"))
+    } else {
+        None
+    }
+}
