@@ -55,6 +55,9 @@ pub struct Answer {
     /// Whether the services were let go for that genesis in this boot.
     #[serde(default)]
     pub began: bool,
+    /// etcd's id of the member that this disk's log belongs to, once known.
+    #[serde(default)]
+    pub etcd_member: Option<String>,
     /// How often this disk was booted.
     #[serde(default)]
     pub boots: u64,

@@ -24,6 +24,9 @@ pub struct Record {
     /// Set, durably, before any service that takes clients' data is let go for the first time.
     pub served: bool,
     pub boots: u64,
+    /// The member that etcd's log on this disk belongs to.
+    #[serde(default)]
+    pub etcd_member: Option<String>,
 }
 
 pub fn install_id(root: &Path) -> Result<Option<String>> {

@@ -2,7 +2,8 @@
 
 use super::apply::Node;
 use super::machine::Machine;
-use super::{disk, given::Given, observe, rejoin, state};
+use super::rejoin::{self, Twins};
+use super::{disk, given::Given, observe, state};
 use crate::plan::{self, Action, Observations, Plan, Step};
 use crate::render::sentinel;
 use crate::tree::below;
@@ -50,15 +51,22 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
     if gate == Gate::Sentinel && has_its_own_file(&node)? {
         return resume_sentinel(&node);
     }
+    let mut twins = Twins::default();
     loop {
         let seen = observe::observe(root, &given, node.name)?;
         let plan = plan::plan(&given.spec, node.name, &seen);
-        let step = gate.step(&plan);
-        state::save_gate(root, gate.component(), step)?;
-        if step.action.opens() && open(&node, gate, &plan, &seen)? {
-            tracing::info!("{}: {:?}: {}", gate.component(), step.action, step.reason);
-            return Ok(());
+        let mut step = gate.step(&plan).clone();
+        if step.action.opens() {
+            match open(&node, gate, &plan, &seen, &mut twins)? {
+                None => {
+                    state::save_gate(root, gate.component(), &step)?;
+                    tracing::info!("{}: {:?}: {}", gate.component(), step.action, step.reason);
+                    return Ok(());
+                }
+                Some(hindrance) => step = hindrance,
+            }
         }
+        state::save_gate(root, gate.component(), &step)?;
         if gate == Gate::Redis && plan.redis.promote_another {
             rejoin::promote_another(&node)?;
         }
@@ -66,22 +74,27 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
     }
 }
 
-/// Does what must be true before the service starts; `false`: look again.
-fn open(node: &Node, gate: Gate, plan: &Plan, seen: &Observations) -> Result<bool> {
+/// Does what must be true before the service starts; returns what hinders it, to look again.
+fn open(node: &Node, gate: Gate, plan: &Plan, seen: &Observations, twins: &mut Twins) -> Result<Option<Step>> {
     match gate {
         Gate::Etcd if plan.etcd.step.action == Action::Join => {
-            let Some(plan) = rejoin::etcd(node, plan, seen)? else { return Ok(false) };
-            node.apply_planned(&plan, "etcd")?;
+            match rejoin::etcd(node, plan, seen, twins)? {
+                Ok(plan) => node.apply_planned(&plan, "etcd")?,
+                Err(hindrance) => return Ok(Some(hindrance)),
+            }
         }
         Gate::Etcd => node.apply_planned(plan, "etcd")?,
-        Gate::Patroni => disk::mark_served(node.root)?,
+        Gate::Patroni => {
+            disk::mark_served(node.root)?;
+            rejoin::remember_in_etcd(node)?;
+        }
         Gate::Redis => {
             disk::mark_served(node.root)?;
             node.apply_planned(plan, "redis")?;
         }
         Gate::Sentinel => node.apply_planned(plan, "sentinel")?,
     }
-    Ok(true)
+    Ok(None)
 }
 
 fn sentinel_file(node: &Node) -> Result<std::path::PathBuf> {

@@ -19,6 +19,16 @@ fn initialize_key(scope: &str) -> String {
     format!("/service/{scope}/initialize")
 }
 
+/// Where etcd keeps how often a node was booted.
+pub fn boots_key(scope: &str, node: &str) -> String {
+    format!("/hanode/{scope}/boots/{node}")
+}
+
+/// Patroni's key of a living member; it goes away by itself within the ttl.
+pub fn member_key(scope: &str, node: &str) -> String {
+    format!("/service/{scope}/members/{node}")
+}
+
 pub fn observe(root: &Path, given: &Given, node: &str) -> Result<Observations> {
     let own = own_answer(root, given, node)?;
     let credentials = given.credentials()?;
@@ -31,14 +41,14 @@ pub fn observe(root: &Path, given: &Given, node: &str) -> Result<Observations> {
                 (peer, threads.spawn(move || join::ask(credentials, peer.address, spec.network.join_port, TIMEOUT)))
             })
             .collect();
-        let etcds: Vec<_> = spec.nodes.iter().map(|n| threads.spawn(|| ask_etcd(given, n))).collect();
+        let etcds: Vec<_> = spec.nodes.iter().map(|n| threads.spawn(|| ask_etcd(given, n, node))).collect();
         let sentinels: Vec<_> = spec.nodes.iter().map(|n| threads.spawn(|| ask_sentinel(given, n))).collect();
         let peers = peers.into_iter().map(|(peer, thread)| Peer { name: peer.name.clone(), answer: heard(peer, thread.join()) });
         let peers = peers.collect();
-        let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next();
+        let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next().unwrap_or_default();
         let sentinels = sentinels.into_iter().filter_map(|t| t.join().ok()?.ok()).collect();
-        let (members, initialize) = etcd.map_or((None, None), |(members, initialize)| (Some(members), Some(initialize)));
-        Ok(Observations { schema: 1, own, peers, etcd: members, initialize, sentinels })
+        let Known { members, initialize, boots } = etcd;
+        Ok(Observations { schema: 1, own, peers, etcd: members, boots_in_etcd: boots, initialize, sentinels })
     })
 }
 
@@ -52,12 +62,22 @@ fn heard(peer: &Node, asked: std::thread::Result<Result<Answer>>) -> Result<Answ
     }
 }
 
+/// What etcd knows; empty while no quorum answers.
+#[derive(Default)]
+struct Known {
+    members: Option<Vec<Member>>,
+    initialize: Option<bool>,
+    boots: Option<u64>,
+}
+
 /// A linearizable list is itself the proof of a quorum, whichever member relays it.
-fn ask_etcd(given: &Given, node: &Node) -> Result<(Vec<Member>, bool)> {
-    let etcd = Etcd::new(&given.credentials()?, node.address, TIMEOUT)?;
+fn ask_etcd(given: &Given, relay: &Node, node: &str) -> Result<Known> {
+    let etcd = Etcd::new(&given.credentials()?, relay.address, TIMEOUT)?;
     let members = etcd.members()?;
     let initialize = etcd.get(&initialize_key(&given.spec.name))?.is_some();
-    Ok((members, initialize))
+    let boots = etcd.get(&boots_key(&given.spec.name, node))?;
+    let boots = boots.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
+    Ok(Known { members: Some(members), initialize: Some(initialize), boots })
 }
 
 fn ask_sentinel(given: &Given, node: &Node) -> Result<Sentinel> {
@@ -84,6 +104,7 @@ pub fn own_answer(root: &Path, given: &Given, node: &str) -> Result<Answer> {
         data,
         genesis: record.genesis,
         began: disk::began(root),
+        etcd_member: record.etcd_member,
         boots: record.boots,
         phase: state.phase.name().into(),
         holds_vip: super::machine::Machine::read(root)?.holds(given.spec.network.vip),

@@ -59,7 +59,10 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
         return step(Action::Begin, "all nodes agreed on this genesis and this boot is it".into());
     }
     if own.data.etcd && (own.began || own.disk == Disk::Served) {
-        return step(Action::Resume, "this disk holds a write-ahead log of its own".into());
+        return match seen.etcd.as_ref().and_then(|members| outdated(spec, node, members, seen)) {
+            Some(reason) => step(Action::Join, reason),
+            None => step(Action::Resume, "this disk holds a write-ahead log of its own".into()),
+        };
     }
     if let Some(members) = &seen.etcd {
         return among_living(spec, node, members, own);
@@ -85,6 +88,22 @@ fn among_living(spec: &Spec, node: &str, members: &[Member], own: &Answer) -> Et
     EtcdStep::plain(spec, Step::new(Action::Join, reason), genesis)
 }
 
+/// Why a log on this disk is no longer this member's: a quorum knows better. Such a disk is a lost disk.
+fn outdated(spec: &Spec, node: &str, members: &[Member], seen: &Observations) -> Option<String> {
+    let own = &seen.own;
+    if let Some(boots) = seen.boots_in_etcd.filter(|b| *b > own.boots) {
+        return Some(format!("etcd counts {boots} boots of this node, this disk {}: it is an older snapshot", own.boots));
+    }
+    let listed = spec.node(node).and_then(|n| members.iter().find(|m| m.peer_urls.contains(&peer_url(n))));
+    match (listed, &own.etcd_member) {
+        (None, _) => Some("a quorum no longer lists the member whose log is on this disk".into()),
+        (Some(member), Some(id)) if member.id != *id => {
+            Some(format!("a quorum lists this node as member {}, the log on this disk is member {id}'s", member.id))
+        }
+        _ => None,
+    }
+}
+
 /// No quorum, but every node answers: only now can a new cluster come to be.
 fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
     let agreed = genesis_id(peers.iter().map(|p| p.install_id.as_str()).chain([own.install_id.as_str()]));
@@ -92,10 +111,11 @@ fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
     if let Some(reason) = peers.iter().find_map(|peer| differs(own, peer)) {
         return step(Action::Refuse, reason);
     }
-    if own.disk == Disk::Served {
-        return step(Action::Wait, "this node served before and lost etcd's log; an etcd quorum must answer first".into());
-    }
-    if let Some(served) = peers.iter().find(|p| p.disk == Disk::Served) {
+    if let Some(served) = peers.iter().copied().chain([own]).find(|p| p.disk == Disk::Served) {
+        let logs = peers.iter().copied().chain([own]).filter(|p| p.data.etcd).count();
+        if logs < spec.majority() {
+            return step(Action::Refuse, lost_for_good(spec, logs));
+        }
         let reason = format!("{} has served: this cluster exists, and its etcd quorum must answer first", served.node);
         return step(Action::Wait, reason);
     }
@@ -116,6 +136,16 @@ fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
         Some(peer) => step(Action::Wait, format!("{} has not written the genesis to its disk yet", peer.node)),
         None => step(Action::Begin, "all nodes are new and agree".into()),
     }
+}
+
+/// Every node answers and too few have etcd's log: waiting longer brings nothing back.
+fn lost_for_good(spec: &Spec, logs: usize) -> String {
+    format!(
+        "{logs} of {} nodes still have etcd's log, {} are needed; choose the node whose data is to be kept and run there: \
+         hanode-firstboot recover --from-this-node --yes-data-on-others-is-lost",
+        spec.nodes.len(),
+        spec.majority()
+    )
 }
 
 /// Why two nodes cannot begin one cluster together.

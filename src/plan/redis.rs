@@ -41,13 +41,15 @@ fn named(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
 }
 
 fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> RedisStep {
-    let own = &seen.own;
     let me = spec.node(node).is_some_and(|n| n.address == primary);
+    // Data of a restored snapshot is not what was acknowledged since.
+    let older = seen.boots_in_etcd.is_some_and(|boots| boots > seen.own.boots);
+    let has_data = seen.own.data.redis && !older;
     if !me {
-        let action = if own.data.redis { Action::Resume } else { Action::Join };
+        let action = if has_data { Action::Resume } else { Action::Join };
         return step(action, format!("a majority of Sentinels names {primary} as the primary"), Some(primary));
     }
-    if own.data.redis {
+    if has_data {
         return step(Action::Resume, "a majority of Sentinels names this node, and its data is here", Some(primary));
     }
     match seen.all_peers() {

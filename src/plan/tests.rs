@@ -21,6 +21,7 @@ fn answer(node: &str) -> Answer {
         data: Data::default(),
         genesis: None,
         began: false,
+        etcd_member: None,
         boots: 1,
         phase: "identity".into(),
         holds_vip: false,
@@ -32,7 +33,7 @@ fn answer(node: &str) -> Answer {
 /// node1 looks at three blank nodes that all answer.
 fn blank() -> Observations {
     let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), answer: Ok(answer(n)) });
-    Observations { schema: 1, own: answer("node1"), peers: peers.into(), etcd: None, initialize: None, sentinels: vec![] }
+    Observations { schema: 1, own: answer("node1"), peers: peers.into(), etcd: None, boots_in_etcd: None, initialize: None, sentinels: vec![] }
 }
 
 fn id() -> String {
@@ -122,12 +123,16 @@ fn a_peer_in_another_genesis_is_waited_for() {
 #[test]
 fn whoever_served_makes_it_a_living_cluster() {
     let mut seen = blank();
-    peer(&mut seen, 1).disk = Disk::Served;
+    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (Disk::Served, true));
     let step = etcd(&seen);
-    assert_eq!((step.step.action, step.record), (Action::Wait, None));
+    assert_eq!((step.step.action, step.record), (Action::Wait, None), "their quorum will answer");
+    peer(&mut seen, 0).data.etcd = false;
+    let step = etcd(&seen).step;
+    assert_eq!(step.action, Action::Refuse, "one log of three will never be a quorum");
+    assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
     seen = blank();
     seen.own.disk = Disk::Served;
-    assert_eq!(etcd(&seen).step.action, Action::Wait);
+    assert_eq!(etcd(&seen).step.action, Action::Refuse);
 }
 
 #[test]
@@ -152,6 +157,23 @@ fn a_log_of_ones_own_is_resumed_with_nobody_else_in_sight() {
     seen.peers.iter_mut().for_each(|p| p.answer = Err("gone".into()));
     (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
     assert_eq!(etcd(&seen).step.action, Action::Resume);
+}
+
+#[test]
+fn an_older_disk_is_a_lost_disk() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.boots) = (Disk::Served, true, 4);
+    (seen.etcd, seen.boots_in_etcd) = (Some(living()), Some(4));
+    assert_eq!(etcd(&seen).step.action, Action::Resume);
+    seen.boots_in_etcd = Some(5);
+    assert_eq!(etcd(&seen).step.action, Action::Join, "a snapshot from before the last boot");
+    seen.boots_in_etcd = Some(4);
+    seen.own.etcd_member = Some("id-of-before".into());
+    assert_eq!(etcd(&seen).step.action, Action::Join, "this node was replaced meanwhile");
+    seen.own.etcd_member = Some("id-node1".into());
+    assert_eq!(etcd(&seen).step.action, Action::Resume);
+    seen.etcd = Some(living()[1..].to_vec());
+    assert_eq!(etcd(&seen).step.action, Action::Join, "this node was removed meanwhile");
 }
 
 #[test]
