@@ -92,7 +92,10 @@ fn open(node: &Node, gate: Gate, plan: &Plan, seen: &Observations, twins: &mut T
             disk::mark_served(node.root)?;
             node.apply_planned(plan, "redis")?;
         }
-        Gate::Sentinel => node.apply_planned(plan, "sentinel")?,
+        Gate::Sentinel => {
+            disk::mark_served(node.root)?;
+            node.apply_planned(plan, "sentinel")?;
+        }
     }
     Ok(None)
 }
@@ -103,9 +106,8 @@ fn sentinel_file(node: &Node) -> Result<std::path::PathBuf> {
 
 /// Intact means: it knows itself and whom it watches.
 fn has_its_own_file(node: &Node) -> Result<bool> {
-    let served = disk::record(node.root)?.served;
     let text = std::fs::read_to_string(sentinel_file(node)?).unwrap_or_default();
-    Ok(served && sentinel::monitored(&text).is_some() && text.lines().any(|l| l.starts_with("sentinel myid ")))
+    Ok(sentinel::monitored(&text).is_some() && text.lines().any(|l| l.starts_with("sentinel myid ")))
 }
 
 /// A Sentinel that remembers starts before anything is decided: others decide by what it remembers.

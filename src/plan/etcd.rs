@@ -58,7 +58,7 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
     if own.began && !own.data.etcd {
         return step(Action::Begin, "all nodes agreed on this genesis and this boot is it".into());
     }
-    if own.data.etcd && (own.began || own.disk == Disk::Served) {
+    if own.data.etcd && (own.began || own.disk == Disk::Served || own.etcd_member.is_some() || shared(seen)) {
         return match seen.etcd.as_ref().and_then(|members| outdated(spec, node, members, seen)) {
             Some(reason) => step(Action::Join, reason),
             None => step(Action::Resume, "this disk holds a write-ahead log of its own".into()),
@@ -73,13 +73,16 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
     }
 }
 
+/// Whether another node went on with the genesis that this disk has a log of: then the log is part of a
+/// living cluster, and its quorum may hang on it.
+fn shared(seen: &Observations) -> bool {
+    let ours = |peer: &Answer| peer.genesis.is_some() && peer.genesis == seen.own.genesis;
+    seen.answers().any(|peer| ours(peer) && (peer.began || peer.disk == Disk::Served))
+}
+
 /// A quorum answers: the cluster lives, so this node can only be one more of it.
 fn among_living(spec: &Spec, node: &str, members: &[Member], own: &Answer) -> EtcdStep {
     let genesis = own.genesis.as_deref();
-    if own.data.etcd {
-        let reason = "the others went on with the genesis this disk has a log of";
-        return EtcdStep::plain(spec, Step::new(Action::Resume, reason), genesis);
-    }
     let reason = match spec.node(node).map(|n| joining(members, &peer_url(n))) {
         Some(Joining::Take) => "a quorum lists this node as never started".to_string(),
         Some(Joining::Replace(id)) => format!("a quorum lists this node as member {id} with data that this disk lacks"),
@@ -122,9 +125,6 @@ fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
     if let Some(other) = peers.iter().find(|p| p.began && p.genesis.as_deref() != Some(&agreed)) {
         let reason = format!("{} has begun a genesis without this disk; its etcd quorum must answer first", other.node);
         return step(Action::Wait, reason);
-    }
-    if peers.iter().any(|p| p.began) && own.data.etcd {
-        return step(Action::Resume, "the others have begun the genesis this disk has a log of".into());
     }
     let mut waiting = peers.iter().filter(|p| p.genesis.as_deref() != Some(&agreed) && !p.began);
     if own.genesis.as_deref() != Some(&agreed) {

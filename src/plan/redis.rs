@@ -9,10 +9,12 @@ use std::net::IpAddr;
 
 pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep {
     let own = &seen.own;
-    if own.began && !own.data.redis {
+    // An epoch above zero means that Sentinels have already promoted another while this node was late.
+    let promoted = seen.sentinels.iter().any(|s| s.epoch > 0);
+    if own.began && !own.data.redis && !promoted {
         return at_genesis(spec, seen, "all nodes agreed on this genesis and this boot is it");
     }
-    match named(spec, seen) {
+    match named(spec, seen).or_else(|| all_that_remember(spec, seen)) {
         Some(primary) => under(spec, node, seen, primary),
         None => without_majority(spec, seen),
     }
@@ -40,6 +42,19 @@ fn named(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
         .find(|p| seen.sentinels.iter().filter(|s| s.primary == *p).count() >= spec.majority())
 }
 
+/// Where so many files are gone (or were never written) that no majority can come together: every node
+/// answers, every Sentinel that remembers does too, they agree, and no data is anywhere without such a memory.
+fn all_that_remember(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
+    let peers = seen.all_peers()?;
+    let all = || peers.iter().copied().chain([&seen.own]);
+    let remember: Vec<_> = all().filter(|a| a.data.sentinel).collect();
+    let heard = |node: &str| seen.sentinels.iter().any(|s| s.node == node);
+    let primary = seen.sentinels.first()?.primary;
+    let agreed = seen.sentinels.iter().all(|s| s.primary == primary);
+    let known = all().all(|a| a.data.sentinel || !a.data.redis);
+    (remember.len() < spec.majority() && remember.iter().all(|a| heard(&a.node)) && agreed && known).then_some(primary)
+}
+
 fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> RedisStep {
     let me = spec.node(node).is_some_and(|n| n.address == primary);
     // Data of a restored snapshot is not what was acknowledged since.
@@ -47,10 +62,10 @@ fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> Redis
     let has_data = seen.own.data.redis && !older;
     if !me {
         let action = if has_data { Action::Resume } else { Action::Join };
-        return step(action, format!("a majority of Sentinels names {primary} as the primary"), Some(primary));
+        return step(action, format!("the Sentinels name {primary} as the primary"), Some(primary));
     }
     if has_data {
-        return step(Action::Resume, "a majority of Sentinels names this node, and its data is here", Some(primary));
+        return step(Action::Resume, "the Sentinels name this node, and its data is here", Some(primary));
     }
     match seen.all_peers() {
         Some(peers) if peers.iter().all(|p| !p.data.redis) => {

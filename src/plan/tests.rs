@@ -231,6 +231,9 @@ fn redis_begins_at_genesis_once_etcd_has_its_quorum() {
     let step = redis(&seen);
     assert_eq!(step.step.action, Action::Begin);
     assert_eq!(step.primary, "192.168.18.22".parse().ok(), "the spec's initial primary");
+    seen.sentinels = sentinels(["", "192.168.18.23", "192.168.18.23"]);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.primary), (Action::Join, "192.168.18.23".parse().ok()), "late: another was promoted");
 }
 
 #[test]
