@@ -114,7 +114,7 @@ fn inside(path: &str, who: &str, address: IpAddr, subnet: IpNet, at: &Reader) {
 
 fn nodes(spec: &Spec, at: &Reader) {
     let count = spec.nodes.len();
-    if count < 3 || count % 2 == 0 {
+    if count < 3 || count.is_multiple_of(2) {
         let what = format!("{count} [[node]] tables");
         at.fault(
             "node",
