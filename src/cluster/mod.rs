@@ -38,6 +38,7 @@ impl Cluster {
         let (parent, name) = split(dir)?;
         let staged = tempfile::Builder::new()
             .prefix(&format!(".{name}.hanode-new-"))
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .tempdir_in(&parent)
             .with_context(|| format!("making a directory in {}", parent.display()))?;
         fill(staged.path(), &spec, spec_text)?;
