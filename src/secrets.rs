@@ -150,7 +150,7 @@ mod tests {
             assert!(told.contains(what), "{told}");
         }
         assert!(!told.contains("hush"));
-        let told = Secrets::parse("redis = \"hush hush\nx").expect_err("a syntax error").to_string();
+        let told = Secrets::parse("redis = \"hush hush").expect_err("a syntax error").to_string();
         assert!(told.starts_with("line 1: ") && !told.contains("hush"), "{told}");
     }
 }
