@@ -32,7 +32,7 @@ pub struct Target {
     #[serde(default)]
     pub enabled: Vec<String>,
     /// What a node's configuration consists of.
-    #[serde(rename = "file")]
+    #[serde(rename = "file", default)]
     pub files: Vec<FileRule>,
 }
 
@@ -50,7 +50,7 @@ pub struct Base {
     #[serde(default)]
     pub suite: Option<String>,
     pub packages: Vec<String>,
-    /// Paths that are left out of the tree (dpkg `path-exclude` patterns).
+    /// Paths that are left out of the tree (dpkg `path-exclude` patterns); one that begins with `!` is kept.
     #[serde(default)]
     pub exclude: Vec<String>,
     /// Files that must lie in the tree before the first package is configured.

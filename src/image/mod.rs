@@ -1,1 +1,141 @@
-//! image
+//! Images: a base of the target, a cluster baked into it, written in the format the file name asks for.
+
+mod assets;
+mod bake;
+mod base;
+mod disk;
+mod ext4;
+mod format;
+mod inspect;
+mod overlay;
+mod progress;
+mod record;
+pub mod scratch;
+mod survey;
+mod tarball;
+pub mod tool;
+
+pub use assets::{target, targets};
+pub use bake::bake;
+pub use format::Format;
+pub use inspect::{Inspection, inspect};
+pub use overlay::{Baked, program};
+pub use progress::Steps;
+pub use record::{Cluster, Record};
+
+use crate::tree::Entry;
+use anyhow::{Context, Result, bail};
+use base::Base;
+use ext4::Ext4;
+use flate2::{Compression, write::GzEncoder};
+use overlay::Ground;
+use scratch::Scratch;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tool::{command, run};
+
+pub struct Options<'a> {
+    /// Name of a target, e.g. `debian-13`.
+    pub target: &'a str,
+    pub out: &'a Path,
+    /// For qcow2: smaller, and slower to make.
+    pub compress: bool,
+    /// `None`: an image without a cluster.
+    pub baked: Option<Baked<'a>>,
+    /// The bytes of `hanode-firstboot`; [`program`] finds them.
+    pub program: &'a [u8],
+}
+
+/// What was built.
+#[derive(Debug, Serialize)]
+pub struct Built {
+    pub schema: u32,
+    pub path: PathBuf,
+    /// Bytes the file takes on disk.
+    pub bytes: u64,
+    pub seconds: f64,
+    pub base: String,
+}
+
+/// Builds an image. The base comes from the cache if it was made before.
+pub fn build(options: &Options) -> Result<Built> {
+    let begun = Instant::now();
+    tool::catch_interrupts();
+    let format = Format::of(options.out)?;
+    if options.compress && format != Format::Qcow2 {
+        bail!("{}: only .qcow2 is compressed on demand", options.out.display());
+    }
+    scratch::check_output(options.out)?;
+    let (text, target) = assets::target(options.target)?;
+    tool::need(if format.is_archive() { &["cp"] } else { &["cp", "debugfs", "e2fsck", "qemu-img"] })?;
+    let mut steps = Steps::new();
+    let base = base::obtain(&target, &mut steps)?;
+    steps.begin("baking");
+    let ground = Ground { target_text: text, target: &target, facts: &base.facts, program: options.program };
+    let entries = overlay::entries(&ground, options.baked.as_ref())?;
+    let scratch = Scratch::beside(options.out)?;
+    let made = if format.is_archive() {
+        archive(&base, &entries, format, &scratch, &mut steps)
+    } else {
+        disk_image(&base, &entries, format, options.compress, &scratch, &mut steps)
+    };
+    let made = made.with_context(|| format!("writing {}", options.out.display()))?;
+    scratch::publish(&made, options.out)?;
+    steps.done();
+    use std::os::unix::fs::MetadataExt;
+    let bytes = std::fs::metadata(options.out)?.blocks() * 512;
+    let seconds = begun.elapsed().as_secs_f64();
+    Ok(Built { schema: 1, path: options.out.into(), bytes, seconds, base: base.facts.base })
+}
+
+fn archive(
+    base: &Base,
+    entries: &[Entry],
+    format: Format,
+    scratch: &Scratch,
+    steps: &mut Steps,
+) -> Result<PathBuf> {
+    let tar = scratch.join("tar");
+    run(command("cp").arg("--reflink=auto").arg(base.tar()).arg(&tar))?;
+    tarball::extend(&tar, entries, &base.facts.ids(), base.facts.built_at)?;
+    if format == Format::Tar {
+        return Ok(tar);
+    }
+    steps.begin("compressing");
+    let out = scratch.join("compressed");
+    let mut gzip = GzEncoder::new(File::create(&out)?, Compression::new(5));
+    let mut from = File::open(tar)?;
+    let mut block = vec![0; 1 << 20];
+    loop {
+        tool::check_interrupted()?;
+        match from.read(&mut block)? {
+            0 => break,
+            read => gzip.write_all(&block[..read])?,
+        }
+    }
+    gzip.finish()?;
+    Ok(out)
+}
+
+fn disk_image(
+    base: &Base,
+    entries: &[Entry],
+    format: Format,
+    compress: bool,
+    scratch: &Scratch,
+    steps: &mut Steps,
+) -> Result<PathBuf> {
+    let raw = scratch.join("raw");
+    run(command("cp").args(["--reflink=auto", "--sparse=auto"]).arg(base.raw()).arg(&raw))?;
+    let root = Ext4 { image: &raw, offset: disk::ROOT_OFFSET };
+    root.put(entries, &base.facts.ids(), base.facts.built_at, scratch)?;
+    root.check()?;
+    let Some(convert) = format.convert(compress) else { return Ok(raw) };
+    steps.begin("converting");
+    let out = scratch.join("converted");
+    run(command("qemu-img").args(["convert", "-f", "raw"]).args(convert).arg(&raw).arg(&out))?;
+    Ok(out)
+}

@@ -1,0 +1,54 @@
+//! What lands in an image, embedded: the folder `image/` of the sources.
+
+use crate::{target::Target, tree::Entry};
+use anyhow::{Context, Result, bail};
+use include_dir::{Dir, File, include_dir};
+
+static IMAGE: Dir = include_dir!("$CARGO_MANIFEST_DIR/image");
+
+/// A target by name: its text, as it goes into the image, and what it says.
+pub fn target(name: &str) -> Result<(&'static str, Target)> {
+    let Some(file) = IMAGE.get_file(format!("targets/{name}.toml")) else {
+        bail!("no target {name:?}; there are: {}", targets().join(", "));
+    };
+    let text = text(file)?;
+    let target = Target::parse(text).with_context(|| format!("image/targets/{name}.toml"))?;
+    Ok((text, target))
+}
+
+pub fn targets() -> Vec<String> {
+    let stems = files("targets").into_iter().filter_map(|f| f.path().file_stem());
+    stems.map(|stem| stem.to_string_lossy().into_owned()).collect()
+}
+
+/// The files directly in a folder of `image/`, by name; none where there is no such folder.
+pub fn files(folder: &str) -> Vec<&'static File<'static>> {
+    let mut files: Vec<_> = IMAGE.get_dir(folder).map(|d| d.files().collect()).unwrap_or_default();
+    files.sort_by_key(|f: &&File| f.path());
+    files
+}
+
+/// Everything below a folder of `image/`, as files at `prefix` in a tree.
+pub fn entries(folder: &str, prefix: &str) -> Vec<Entry> {
+    let Some(dir) = IMAGE.get_dir(folder) else { return Vec::new() };
+    let mut found = Vec::new();
+    let mut folders = vec![dir];
+    while let Some(next) = folders.pop() {
+        folders.extend(next.dirs());
+        for file in next.files() {
+            let inner = file.path().strip_prefix(folder).unwrap_or(file.path());
+            found.push(Entry::file(format!("{prefix}/{}", inner.display()), 0o644, file.contents()));
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+pub fn text(file: &'static File<'static>) -> Result<&'static str> {
+    file.contents_utf8().with_context(|| format!("image/{} is not UTF-8", file.path().display()))
+}
+
+/// A file's last path component.
+pub fn name(file: &'static File<'static>) -> String {
+    file.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}

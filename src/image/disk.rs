@@ -1,0 +1,186 @@
+//! A tree as a bootable disk: GPT with a BIOS boot partition, an EFI system partition and the root, written
+//! into one sparse file without a mount or a loop device. The same disk boots by BIOS and by UEFI.
+
+use super::scratch::Scratch;
+use super::tool::{command, inside, run};
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const SECTOR: u64 = 512;
+/// First sectors of the partitions, and where the root's last may be (the second GPT needs 33).
+const BIOS: u64 = 2048;
+const ESP: u64 = 4096;
+const ROOT: u64 = 36864;
+const BIOS_SECTORS: u64 = ESP - BIOS;
+const ESP_SECTORS: u64 = ROOT - ESP;
+const GPT_SECTORS: u64 = 33;
+
+/// Where the root file system begins, in bytes.
+pub const ROOT_OFFSET: u64 = ROOT * SECTOR;
+pub const ROOT_LABEL: &str = "hanode-root";
+
+/// The root is the third partition of whichever disk the firmware loaded GRUB from: no file system has to
+/// be searched for, and a second disk made from the same image confuses nothing.
+const PREFIX: &str = "(,gpt3)/boot/grub";
+const MODULES: &[&str] = &[
+    "part_gpt",
+    "part_msdos",
+    "ext2",
+    "xfs",
+    "normal",
+    "linux",
+    "configfile",
+    "probe",
+    "search",
+    "search_fs_uuid",
+    "search_label",
+    "serial",
+    "terminal",
+    "minicmd",
+    "ls",
+    "cat",
+    "echo",
+    "test",
+    "sleep",
+    "halt",
+    "reboot",
+];
+
+/// Writes the disk of `size_mib` MiB to `out`. `id` decides every UUID on it.
+pub fn write(root: &Path, size_mib: u64, id: &str, out: &Path, scratch: &Scratch) -> Result<()> {
+    let sectors = size_mib * 1024 * 1024 / SECTOR;
+    // Whole file system blocks of 4 KiB.
+    let root_sectors = sectors.saturating_sub(ROOT + GPT_SECTORS) / 8 * 8;
+    let disk = OpenOptions::new().read(true).write(true).create_new(true).open(out)?;
+    disk.set_len(sectors * SECTOR)?;
+    file_system(root, id, root_sectors, out).context("writing the root file system")?;
+    partitions(id, root_sectors, out).context("writing the partition table")?;
+    let esp = efi(root, id, scratch).context("making the EFI system partition")?;
+    copy_sparsely(&esp, &disk, ESP * SECTOR)?;
+    bios(root, &disk).context("writing the BIOS boot code")?;
+    disk.sync_all()?;
+    Ok(())
+}
+
+/// The tree's own mke2fs, by its own loader: the file system has no feature that the image's kernel and
+/// e2fsck do not know, and the same tree gives the same bytes.
+fn file_system(root: &Path, id: &str, sectors: u64, out: &Path) -> Result<()> {
+    let uuid = uuid(id, "root");
+    let libraries = format!("{0}/usr/lib/x86_64-linux-gnu:{0}/usr/lib64", root.display());
+    let options = format!("offset={ROOT_OFFSET},hash_seed={uuid},root_owner=0:0,lazy_itable_init=0");
+    let mut mke2fs = command(&root.join("lib64/ld-linux-x86-64.so.2").to_string_lossy());
+    mke2fs.arg("--library-path").arg(libraries).arg(root.join("usr/sbin/mke2fs"));
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-L", ROOT_LABEL, "-U", &uuid, "-E", &options]);
+    // e2fsprogs before 1.47 know neither, and the image may be looked at or mended with one.
+    mke2fs.args(["-O", "^metadata_csum_seed,^orphan_file", "-d"]).arg(root).arg(out);
+    run(mke2fs.arg(format!("{}k", sectors / 2)))?;
+    Ok(())
+}
+
+fn partitions(id: &str, root_sectors: u64, out: &Path) -> Result<()> {
+    let mut sgdisk = command("sgdisk");
+    sgdisk.args(["-a", "1", "-o", "-U", &uuid(id, "disk")]);
+    let parts = [
+        (BIOS, BIOS_SECTORS, "EF02", "bios"),
+        (ESP, ESP_SECTORS, "EF00", "esp"),
+        (ROOT, root_sectors, "8304", "root"),
+    ];
+    for (number, (start, sectors, kind, name)) in (1..).zip(parts) {
+        sgdisk
+            .arg("-n")
+            .arg(format!("{number}:{start}:+{sectors}"))
+            .arg("-t")
+            .arg(format!("{number}:{kind}"));
+        sgdisk.arg("-u").arg(format!("{number}:{}", uuid(id, &format!("part-{name}"))));
+        sgdisk.arg("-c").arg(format!("{number}:{name}"));
+    }
+    run(sgdisk.arg(out))?;
+    Ok(())
+}
+
+fn efi(root: &Path, id: &str, scratch: &Scratch) -> Result<File> {
+    let loader = scratch.write("bootx64.efi", grub(root, "x86_64-efi", &["fat", "efi_gop", "efi_uga"])?)?;
+    let esp = scratch.join("esp");
+    File::create(&esp)?.set_len(ESP_SECTORS * SECTOR)?;
+    let serial = &uuid(id, "esp")[..8];
+    run(command("mkfs.vfat").args(["-F", "16", "-n", "EFI", "--invariant", "-i", serial]).arg(&esp))?;
+    run(command("mmd").arg("-i").arg(&esp).args(["::/EFI", "::/EFI/BOOT"]))?;
+    run(command("mcopy").arg("-i").arg(&esp).arg(loader).arg("::/EFI/BOOT/BOOTX64.EFI"))?;
+    Ok(File::open(esp)?)
+}
+
+/// What grub-bios-setup does: the boot sector learns where the core is, the core where the rest of it is.
+fn bios(root: &Path, disk: &File) -> Result<()> {
+    let mut core = grub(root, "i386-pc", &["biosdisk"])?;
+    let sectors = (core.len() as u64).div_ceil(SECTOR);
+    if sectors > BIOS_SECTORS || core.len() < 512 {
+        bail!("GRUB's core has {} bytes and does not fit its partition", core.len());
+    }
+    core[0x1f4..0x1fc].copy_from_slice(&(BIOS + 1).to_le_bytes());
+    core[0x1fc..0x1fe].copy_from_slice(&((sectors - 1) as u16).to_le_bytes());
+    core[0x1fe..0x200].copy_from_slice(&0x0820u16.to_le_bytes());
+    let at = root.join("usr/lib/grub/i386-pc/boot.img");
+    let mut boot = std::fs::read(&at).with_context(|| format!("reading {}", at.display()))?;
+    if boot.len() < 440 {
+        bail!("{} is too short for a boot sector", at.display());
+    }
+    boot[0x5c..0x64].copy_from_slice(&BIOS.to_le_bytes());
+    // No jump over the drive check: the BIOS's drive number is right.
+    boot[0x66..0x68].copy_from_slice(&[0x90, 0x90]);
+    disk.write_all_at(&core, BIOS * SECTOR)?;
+    disk.write_all_at(&boot[..440], 0)?;
+    Ok(())
+}
+
+/// GRUB with its modules in one file, made by the tree's own GRUB (which cannot write to a pipe).
+fn grub(root: &Path, format: &str, more: &[&str]) -> Result<Vec<u8>> {
+    const OUT: &str = "/tmp/hanode-grub";
+    let mut mkimage = inside(root, "grub-mkimage");
+    mkimage.args(["-O", format, "-p", PREFIX, "-o", OUT]).args(MODULES).args(more);
+    run(&mut mkimage)?;
+    let at = crate::tree::below(root, OUT);
+    let image = std::fs::read(&at)?;
+    std::fs::remove_file(at)?;
+    Ok(image)
+}
+
+/// Copies a file to an offset, leaving its zeros as holes.
+fn copy_sparsely(from: &File, to: &File, offset: u64) -> Result<()> {
+    let mut block = vec![0; 64 << 10];
+    let mut at = 0;
+    loop {
+        let read = from.read_at(&mut block, at)?;
+        if read == 0 {
+            return Ok(());
+        }
+        if block[..read].iter().any(|b| *b != 0) {
+            to.write_all_at(&block[..read], offset + at)?;
+        }
+        at += read as u64;
+    }
+}
+
+/// A UUID that follows from the base and from what it is for.
+fn uuid(id: &str, what: &str) -> String {
+    let mut bytes = Sha256::digest(format!("{id} {what}"))[..16].to_vec();
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = crate::tree::hex(&bytes);
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_differ_by_base_and_use_and_repeat() {
+        assert_eq!(uuid("a", "root"), uuid("a", "root"));
+        assert_ne!(uuid("a", "root"), uuid("a", "disk"));
+        assert_ne!(uuid("a", "root"), uuid("b", "root"));
+        assert_eq!(uuid("a", "root").len(), 36);
+    }
+}

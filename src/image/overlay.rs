@@ -1,0 +1,194 @@
+//! What a bake adds to a tree: hanode itself, its units, its settings and, with a cluster, spec and bundle.
+
+use super::assets;
+use super::record::{Cluster, Record};
+use super::survey::Facts;
+use crate::bundle;
+use crate::spec::Spec;
+use crate::target::{Selinux, Target};
+use crate::tree::{self, Entry};
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+
+const HOME: &str = "/usr/lib/hanode";
+const UNITS: &str = "/usr/lib/systemd/system";
+const ADMIN_UNITS: &str = "/etc/systemd/system";
+
+/// The cluster that is baked in.
+pub struct Baked<'a> {
+    /// `cluster.toml` as the operator wrote it.
+    pub spec_text: &'a str,
+    pub spec: &'a Spec,
+    /// `bundle.tar.gz`, and which edition it is.
+    pub bundle: &'a [u8],
+    pub generation: u64,
+}
+
+/// What it is baked into, and with which program.
+pub struct Ground<'a> {
+    pub target_text: &'a str,
+    pub target: &'a Target,
+    pub facts: &'a Facts,
+    /// The bytes of `hanode-firstboot`.
+    pub program: &'a [u8],
+}
+
+/// The program for the image: the one beside this program, or the one `HANODE_FIRSTBOOT` names.
+pub fn program() -> Result<Vec<u8>> {
+    let at = match std::env::var_os("HANODE_FIRSTBOOT") {
+        Some(named) => PathBuf::from(named),
+        None => std::env::current_exe()?.with_file_name("hanode-firstboot"),
+    };
+    std::fs::read(&at).with_context(|| {
+        format!("{}: the image's program is not here; build it, or name it in HANODE_FIRSTBOOT", at.display())
+    })
+}
+
+/// Everything a bake puts into the tree, in the order it is written. Pure: the same input, the same entries.
+pub fn entries(ground: &Ground, baked: Option<&Baked>) -> Result<Vec<Entry>> {
+    let at = |name: &str| format!("{HOME}/{name}");
+    let mut entries = assets::entries("etc", "/etc");
+    entries.extend(units(ground.target)?);
+    entries.push(Entry::dir(HOME, 0o755));
+    entries.push(Entry::file(at("hanode-firstboot"), 0o755, ground.program));
+    entries.push(Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"));
+    entries.push(Entry::file(at("target.toml"), 0o644, ground.target_text));
+    entries.extend(assets::entries("templates", &at("templates")));
+    if let Some(baked) = baked {
+        entries.push(Entry::file(at("spec.toml"), 0o644, baked.spec_text));
+        entries.push(Entry::file(bundle::BAKED, 0o600, baked.bundle));
+    }
+    for entry in &mut entries {
+        entry.label = label(ground.target.selinux.as_ref(), &entry.path);
+    }
+    entries.push(record(ground, baked, &entries)?);
+    Ok(entries)
+}
+
+fn record(ground: &Ground, baked: Option<&Baked>, entries: &[Entry]) -> Result<Entry> {
+    let cluster = baked.map(|baked| Cluster {
+        name: baked.spec.name.clone(),
+        spec_hash: baked.spec.hash(),
+        bundle_generation: baked.generation,
+    });
+    let record = Record::new(ground.target, ground.facts, cluster, tree::manifest(entries))?;
+    let mut text = serde_json::to_vec_pretty(&record)?;
+    text.push(b'\n');
+    let entry = Entry::file(super::record::PATH, 0o644, text);
+    let label = label(ground.target.selinux.as_ref(), &entry.path);
+    Ok(entry.labelled(label))
+}
+
+/// hanode's units, their links, and the drop-ins of the servers' units.
+fn units(target: &Target) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for file in assets::files("units") {
+        let (name, text) = (assets::name(file), assets::text(file)?);
+        if !["service", "socket", "timer", "target"].iter().any(|kind| name.ends_with(&format!(".{kind}"))) {
+            bail!("image/units/{name} is no unit");
+        }
+        entries.push(Entry::file(format!("{UNITS}/{name}"), 0o644, text));
+        entries.extend(links(&name, text));
+    }
+    for file in assets::files("units/drop-ins") {
+        let name = assets::name(file);
+        let component = name.strip_suffix(".conf").with_context(|| format!("image/units/drop-ins/{name}"))?;
+        let unit = target.unit(component)?;
+        entries.push(Entry::file(format!("{ADMIN_UNITS}/{unit}.d/50-hanode.conf"), 0o644, file.contents()));
+    }
+    Ok(entries)
+}
+
+/// What `systemctl enable` would make of a unit's `[Install]` section.
+fn links(name: &str, text: &str) -> Vec<Entry> {
+    let mut links = Vec::new();
+    for line in text.lines() {
+        for (key, folder) in [("WantedBy=", "wants"), ("RequiredBy=", "requires")] {
+            let wanting = line.strip_prefix(key).unwrap_or_default().split_whitespace();
+            links.extend(wanting.map(|unit| {
+                Entry::link(format!("{ADMIN_UNITS}/{unit}.{folder}/{name}"), format!("{UNITS}/{name}"))
+            }));
+        }
+    }
+    links
+}
+
+/// The context of a path: the longest pattern that matches it.
+fn label(selinux: Option<&Selinux>, path: &str) -> Option<String> {
+    let matches = |pattern: &&String| match pattern.strip_suffix("/**") {
+        Some(dir) => path == dir || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')),
+        None => path == *pattern,
+    };
+    let contexts = &selinux?.contexts;
+    let best = contexts.keys().filter(matches).max_by_key(|pattern| pattern.trim_end_matches("/**").len())?;
+    contexts.get(best).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Kind;
+    use std::collections::BTreeMap;
+
+    fn ground<'a>(target: &'a Target, text: &'a str, facts: &'a Facts) -> Ground<'a> {
+        Ground { target_text: text, target, facts, program: b"program" }
+    }
+
+    fn facts() -> Facts {
+        serde_json::from_value(serde_json::json!({
+            "schema": 1, "base": "b", "built_at": 7, "os": "Debian", "passwd": "", "group": "",
+            "components": {"etcd": "3.5.16"}, "packages": {"etcd-server": "3.5.16"},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn without_a_cluster_nothing_of_one_is_inside() {
+        let (text, target) = assets::target("debian-13").unwrap();
+        let facts = facts();
+        let entries = entries(&ground(&target, text, &facts), None).unwrap();
+        let paths: Vec<_> = entries.iter().map(|e| e.path.as_str()).collect();
+        assert!(paths.contains(&"/usr/lib/hanode/target.toml"));
+        assert!(paths.contains(&"/etc/systemd/system-preset/00-hanode.preset"));
+        assert!(!paths.contains(&"/usr/lib/hanode/spec.toml"));
+        assert!(!paths.contains(&bundle::BAKED));
+    }
+
+    #[test]
+    fn every_server_has_a_preset_that_keeps_it_from_starting() {
+        let (_, target) = assets::target("debian-13").unwrap();
+        let preset = assets::entries("etc/systemd/system-preset", "");
+        let Kind::File(text) = &preset[0].kind else { panic!("no preset") };
+        let text = String::from_utf8_lossy(text);
+        for unit in target.units.values() {
+            assert!(text.lines().any(|l| l == format!("disable {unit}")), "no preset for {unit}");
+        }
+    }
+
+    #[test]
+    fn a_unit_is_linked_where_it_says() {
+        let text = "[Unit]\n[Install]\nWantedBy=multi-user.target x.target\nRequiredBy=y.target\n";
+        let links: Vec<_> = links("a.service", text).into_iter().map(|e| e.path).collect();
+        assert_eq!(
+            links,
+            [
+                "/etc/systemd/system/multi-user.target.wants/a.service",
+                "/etc/systemd/system/x.target.wants/a.service",
+                "/etc/systemd/system/y.target.requires/a.service",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_longest_pattern_gives_the_label() {
+        let contexts = [("/etc/**", "etc_t"), ("/etc/ssl/**", "cert_t"), ("/etc/ssl/x", "own_t")];
+        let contexts: BTreeMap<_, _> = contexts.map(|(k, v)| (k.to_string(), v.to_string())).into();
+        let selinux = Selinux { contexts };
+        let of = |path| label(Some(&selinux), path);
+        assert_eq!(of("/etc/ssl/x").unwrap(), "own_t");
+        assert_eq!(of("/etc/ssl/y").unwrap(), "cert_t");
+        assert_eq!(of("/etc/sslx").unwrap(), "etc_t");
+        assert_eq!(of("/usr"), None);
+        assert_eq!(label(None, "/etc/ssl/x"), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! Long work, told as it goes: a spinner on a terminal, plain lines elsewhere.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+pub struct Steps {
+    bar: Option<ProgressBar>,
+    current: Option<(String, Instant)>,
+}
+
+impl Steps {
+    pub fn new() -> Self {
+        let bar = stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed}  {wide_msg}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Steps { bar, current: None }
+    }
+
+    /// The step before is done; this one begins.
+    pub fn begin(&mut self, text: impl Into<String>) {
+        self.done();
+        let text = text.into();
+        if let Some(bar) = &self.bar {
+            bar.reset_elapsed();
+            bar.set_prefix(text.clone());
+            bar.set_message("");
+        }
+        self.current = Some((text, Instant::now()));
+    }
+
+    /// What the running step is at.
+    pub fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(text.to_string()),
+            None => eprintln!("  {text}"),
+        }
+    }
+
+    pub fn done(&mut self) {
+        let Some((text, since)) = self.current.take() else { return };
+        let line = format!("{text}: {:.1} s", since.elapsed().as_secs_f64());
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Steps::new()
+    }
+}
+
+impl Drop for Steps {
+    /// A step that failed is not reported as done; the spinner goes away.
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Host programs the image is made with, run so that an interruption ends them too.
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// Program and the Debian package it comes in.
+const PACKAGES: &[(&str, &str)] = &[
+    ("mmdebstrap", "mmdebstrap"),
+    ("tar", "tar"),
+    ("cp", "coreutils"),
+    ("chroot", "coreutils"),
+    ("sgdisk", "gdisk"),
+    ("mkfs.vfat", "dosfstools"),
+    ("mmd", "mtools"),
+    ("mcopy", "mtools"),
+    ("mke2fs", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
+    ("e2fsck", "e2fsprogs"),
+    ("qemu-img", "qemu-utils"),
+    ("xorriso", "xorriso"),
+];
+
+/// The operator pressed Ctrl-C, or the program was asked to end.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on SIGINT and SIGTERM let guards clean up instead of ending the program on the spot.
+pub fn catch_interrupts() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let caught = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst));
+        if let Err(e) = caught {
+            tracing::warn!("interruptions will not be cleaned up after: {e}");
+        }
+    });
+}
+
+pub fn check_interrupted() -> Result<()> {
+    if INTERRUPTED.load(Ordering::SeqCst) {
+        bail!(Interrupted);
+    }
+    Ok(())
+}
+
+/// Where a program lies; `sbin` counts even if the caller's PATH lacks it.
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|at| at.is_file())
+}
+
+/// Fails with everything that is missing at once, and with what to install.
+pub fn need(names: &[&str]) -> Result<()> {
+    let missing: Vec<_> = names.iter().filter(|name| find(name).is_none()).copied().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut packages: Vec<_> =
+        missing.iter().map(|m| PACKAGES.iter().find(|(p, _)| p == m).map_or(*m, |(_, pkg)| pkg)).collect();
+    packages.dedup();
+    bail!("missing on this machine: {}; apt-get install {}", missing.join(", "), packages.join(" "))
+}
+
+pub fn need_root(to_do: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("{to_do} needs root: owners and device files have to be set; run it with sudo");
+    }
+    Ok(())
+}
+
+/// A host program, messages in plain English whatever the operator's locale.
+pub fn command(name: &str) -> Command {
+    let mut command = Command::new(find(name).unwrap_or_else(|| name.into()));
+    command.env("LC_ALL", "C.UTF-8");
+    command
+}
+
+/// A program of the tree itself, run with the tree as its `/`.
+pub fn inside(root: &Path, program: &str) -> Command {
+    let mut command = command("chroot");
+    command.arg(root).arg(program).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+}
+
+/// What a program said.
+#[derive(Debug)]
+pub struct Said {
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Said {
+    pub fn text(&self) -> Result<&str> {
+        std::str::from_utf8(&self.stdout).context("output is not UTF-8")
+    }
+}
+
+/// Runs to the end; a failure carries the last lines of what the program said.
+pub fn run(command: &mut Command) -> Result<Said> {
+    watch(command, |_| {})
+}
+
+/// Like [`run`]; `line` sees each line of standard error as it comes.
+pub fn watch(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Said> {
+    let name = Path::new(command.get_program())
+        .file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    // A process group of its own: Ctrl-C reaches it through us, and all of it.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
+    let (Some(mut out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
+        bail!("{name}: no pipes");
+    };
+    let stdout = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        out.read_to_end(&mut all).map(|_| all)
+    });
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for chunk in BufReader::new(err).split(b'\n').map_while(|chunk| chunk.ok()) {
+            let _ = sender.send(String::from_utf8_lossy(&chunk).into_owned());
+        }
+    });
+    let mut stderr = String::new();
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(100)) {
+            Ok(text) => {
+                line(&text);
+                stderr += &text;
+                stderr.push('\n');
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Err(interrupted) = check_interrupted() {
+            end(&mut child);
+            return Err(interrupted);
+        }
+    }
+    let status = child.wait()?;
+    let stdout = stdout.join().map_err(|_| anyhow::anyhow!("{name}: reading its output failed"))??;
+    if !status.success() {
+        bail!("{name} failed ({status}):\n{}", tail(&stderr, 15));
+    }
+    Ok(Said { stdout, stderr })
+}
+
+/// Asks a process group to end, and does not ask twice.
+fn end(child: &mut Child) {
+    let group = Pid::from_raw(child.id() as i32);
+    let _ = killpg(group, Signal::SIGTERM);
+    let patience = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < patience {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = killpg(group, Signal::SIGKILL);
+    let _ = child.wait();
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<_> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_tool_is_named_with_its_package() {
+        let said = need(&["sh", "no-such-tool"]).unwrap_err().to_string();
+        assert_eq!(said, "missing on this machine: no-such-tool; apt-get install no-such-tool");
+    }
+
+    #[test]
+    fn a_failure_carries_the_last_words() {
+        let failed = run(command("sh").args(["-c", "echo no space >&2; exit 3"])).unwrap_err().to_string();
+        assert!(failed.contains("no space") && failed.contains("exit status: 3"), "{failed}");
+    }
+
+    #[test]
+    fn output_and_errors_are_kept_apart() {
+        let said = run(command("sh").args(["-c", "echo out; echo err >&2"])).unwrap();
+        assert_eq!((said.stdout.as_slice(), said.stderr.as_str()), (b"out\n".as_slice(), "err\n"));
+    }
+}

@@ -1,0 +1,101 @@
+//! A virtual machine from a disk image, emulated (no KVM needed), its serial console in a file.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Clone, Copy)]
+pub enum Firmware {
+    Bios,
+    Uefi,
+}
+
+pub struct Machine {
+    child: Child,
+    console: PathBuf,
+    begun: Instant,
+}
+
+impl Machine {
+    /// Boots `disk` with a seed; both stay as they are: what the machine writes is forgotten. `dir` takes its files.
+    pub fn boot(firmware: Firmware, disk: &Path, seed: &Path, dir: &Path) -> Machine {
+        let console = dir.join(format!("{firmware:?}.log"));
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args([
+            "-machine",
+            "q35",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-m",
+            "1024",
+            "-smp",
+            "2",
+        ]);
+        qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-device", "virtio-rng-pci"]);
+        // A network nobody is on: the machine has an interface and no peer.
+        qemu.args(["-netdev", "hubport,id=n,hubid=0"]);
+        qemu.arg("-device").arg(format!("virtio-net-pci,netdev=n,mac={MAC}"));
+        qemu.arg("-serial").arg(format!("file:{}", console.display()));
+        qemu.arg("-drive").arg(format!("file={},if=virtio,snapshot=on", disk.display()));
+        qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,readonly=on", seed.display()));
+        if let Firmware::Uefi = firmware {
+            let (code, variables) = ovmf();
+            let own = dir.join("variables.fd");
+            std::fs::copy(variables, &own).unwrap();
+            qemu.arg("-drive").arg(format!("if=pflash,format=raw,readonly=on,file={}", code.display()));
+            qemu.arg("-drive").arg(format!("if=pflash,format=raw,file={}", own.display()));
+        }
+        let errors = std::fs::File::create(dir.join("qemu.log")).unwrap();
+        let child =
+            qemu.stdin(Stdio::null()).stderr(errors).spawn().expect("qemu-system-x86_64: run `make setup`");
+        Machine { child, console, begun: Instant::now() }
+    }
+
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until one of the texts is on the console and returns which; panics with the console's end otherwise.
+    pub fn wait_for<'a>(&mut self, texts: &[&'a str], patience: Duration) -> &'a str {
+        let until = Instant::now() + patience;
+        loop {
+            let console = self.console();
+            if let Some(found) = texts.iter().find(|text| console.contains(*text)) {
+                println!("{found:?} after {:.0} s", self.begun.elapsed().as_secs_f64());
+                return found;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the machine ended ({status}) before {texts:?}:\n{}", end_of(&console));
+            }
+            assert!(Instant::now() < until, "no {texts:?} within {patience:?}:\n{}", end_of(&console));
+            std::thread::sleep(Duration::from_millis(250));
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub const MAC: &str = "52:54:00:12:34:56";
+
+/// Debian's OVMF: since bookworm only the 4 MB variant is certain.
+fn ovmf() -> (PathBuf, PathBuf) {
+    for suffix in ["_4M", ""] {
+        let file = |kind: &str| PathBuf::from(format!("/usr/share/OVMF/OVMF_{kind}{suffix}.fd"));
+        if file("CODE").is_file() && file("VARS").is_file() {
+            return (file("CODE"), file("VARS"));
+        }
+    }
+    panic!("no OVMF in /usr/share/OVMF: run `make setup`");
+}
+
+fn end_of(console: &str) -> String {
+    let lines: Vec<_> = console.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
