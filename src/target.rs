@@ -76,8 +76,14 @@ pub struct Selinux {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRule {
-    /// A file of `image/templates`.
-    pub template: String,
+    #[serde(default)]
+    pub kind: RuleKind,
+    /// A file: which one of `image/templates` it is made from.
+    #[serde(default)]
+    pub template: Option<String>,
+    /// A link: whereto, with the same placeholders as `path`.
+    #[serde(default)]
+    pub to: Option<String>,
     /// Where it goes; `{paths.NAME}` is replaced.
     pub path: String,
     #[serde(default = "root")]
@@ -86,7 +92,7 @@ pub struct FileRule {
     pub group: String,
     #[serde(default = "world_readable")]
     pub mode: String,
-    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`.
+    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`.
     #[serde(default)]
     pub when: Option<String>,
     /// The service whose plan the content depends on (`etcd`, `redis`): its gate writes the file.
@@ -101,6 +107,17 @@ pub struct FileRule {
     /// The component that takes it up.
     #[serde(default)]
     pub component: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuleKind {
+    #[default]
+    File,
+    Dir,
+    Link,
+    /// A file that HAProxy sends as it is: the template's header lines, then the service CA's CRL.
+    Crl,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
