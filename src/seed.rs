@@ -77,7 +77,6 @@ pub fn make(spec: &Spec, node: &str, network: Option<&Network>, out: &Path) -> R
         );
     }
     tool::need(&["xorriso"])?;
-    tool::catch_interrupts();
     scratch::check_output(out)?;
     let scratch = Scratch::beside(out)?;
     let content = scratch.join("content");

@@ -3,7 +3,7 @@
 use super::{disk, given::Given, observe};
 use crate::bundle;
 use crate::join;
-use crate::pki::read::Crl;
+use crate::pki::read;
 use anyhow::{Context, Result};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -17,7 +17,7 @@ pub fn serve(root: &Path) -> Result<()> {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().context("standard input is no socket")?;
     let given = Given::load(root).with_context(|| format!("reading {}", bundle::BAKED))?;
     let crl = given.cluster_crl()?;
-    let revoked = (Crl::from_pem(crl)?.revoked > 0).then_some(crl);
+    let revoked = (!read::crl(crl)?.entries.is_empty()).then_some(crl);
     join::serve(&given.credentials()?, revoked, TcpStream::from(socket), TIMEOUT, || {
         let pin = disk::pin(root)?.context("this machine does not know yet which node it is")?;
         observe::own_answer(root, &given, &pin.node)

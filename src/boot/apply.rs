@@ -3,6 +3,7 @@
 use super::{checkers, given::Given, labels};
 use crate::facts::MachineFacts;
 use crate::plan::Plan;
+use crate::pki::read;
 use crate::render::{self, Crl, Input, sentinel};
 use crate::tree::{Entry, Ids, Kind, below, write};
 use anyhow::{Context, Result};
@@ -18,6 +19,8 @@ pub struct Node<'a> {
 impl Node<'_> {
     fn render(&self, plan: &Plan) -> Result<Vec<Entry>> {
         let given = self.given;
+        let (service, cluster) = (read::crl(given.service_crl()?)?, read::crl(given.cluster_crl()?)?);
+        let der = read::der(given.service_crl()?)?;
         render::render(&Input {
             spec: &given.spec,
             target: &given.target,
@@ -26,7 +29,11 @@ impl Node<'_> {
             plan,
             secrets: &given.bundle.secrets,
             templates: &given.templates,
-            crl: Crl::read(given.service_crl()?, given.cluster_crl()?)?,
+            crl: Crl {
+                service: !service.entries.is_empty(),
+                cluster: !cluster.entries.is_empty(),
+                der: Some(&der),
+            },
         })
     }
 

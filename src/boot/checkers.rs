@@ -15,7 +15,7 @@ pub fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
     };
     let stage = below(root, STAGE);
     std::fs::create_dir_all(&stage)?;
-    let file = stage.join(&rule.template);
+    let file = stage.join(rule.component.as_deref().unwrap_or("file"));
     replace(&file, content, 0o600, None)?;
     let arguments = arguments.iter().map(|a| a.replace("{file}", &file.to_string_lossy()));
     let output = Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;

@@ -1,8 +1,8 @@
 //! What stands before etcd, Patroni, Redis and Sentinel at every start: it opens when the plan does.
 
 use super::apply::Node;
-use super::machine::Machine;
 use super::rejoin::{self, Twins};
+use super::run::facts;
 use super::{disk, given::Given, observe, state};
 use crate::plan::{self, Action, Observations, Plan, Step};
 use crate::render::sentinel;
@@ -45,8 +45,7 @@ impl Gate {
 pub fn pass(root: &Path, gate: Gate) -> Result<()> {
     let given = Given::load(root)?;
     let pin = disk::pin(root)?.context("this disk has no identity yet; hanode-plan.service comes first")?;
-    let address = given.spec.node(&pin.node).with_context(|| format!("the spec does not know {}", pin.node))?.address;
-    let machine = Machine::read(root)?.facts(root, address, given.spec.keepalived.interface.as_deref())?;
+    let machine = facts(root, &given, &pin.node)?;
     let node = Node { root, given: &given, name: &pin.node, machine: &machine };
     if gate == Gate::Sentinel && has_its_own_file(&node)? {
         return resume_sentinel(&node);

@@ -6,7 +6,8 @@ use crate::health::Access;
 use crate::render::Templates;
 use crate::spec::{self, Spec};
 use crate::target::Target;
-use crate::tree::{Kind, below};
+use crate::health::certificates;
+use crate::tree::below;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,14 +53,7 @@ impl Given {
     }
 
     fn member(&self, path: &str) -> Result<&[u8]> {
-        self.bundle
-            .entries
-            .iter()
-            .find_map(|e| match &e.kind {
-                Kind::File(content) if e.path == path => Some(content.as_slice()),
-                _ => None,
-            })
-            .with_context(|| format!("the bundle holds no {path}"))
+        self.bundle.file(path).with_context(|| format!("the bundle holds no {path}"))
     }
 
     /// This node's own credentials under the cluster CA.
@@ -88,7 +82,7 @@ impl Given {
             secrets: self.bundle.secrets.clone(),
             cluster: self.credentials()?,
             redis: self.redis_credentials()?,
-            certificates: self.bundle.certificates(),
+            certificates: certificates(&self.bundle),
             generation: self.bundle.stamp.generation,
         })
     }

@@ -30,8 +30,8 @@ impl Machine {
         self.interfaces.iter().any(|i| i.address == address)
     }
 
-    /// `interface`: the spec's, where it names one.
-    pub fn facts(&self, root: &Path, address: IpAddr, interface: Option<&str>) -> Result<MachineFacts> {
+    /// `interface`: the spec's, where it names one. `data`: a place on the file system of the servers' data.
+    pub fn facts(&self, root: &Path, address: IpAddr, interface: Option<&str>, data: &Path) -> Result<MachineFacts> {
         let held = self.interfaces.iter().find(|i| i.address == address).with_context(|| {
             format!("no interface of this machine has the node's address {address}; look at its network configuration")
         })?;
@@ -39,6 +39,8 @@ impl Machine {
             interface: interface.unwrap_or(&held.name).to_string(),
             prefix: held.prefix,
             memory_mib: memory_mib(root)?,
+            data_mib: data_mib(data)?,
+            process_events: !root.join("run/systemd/container").exists(),
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         })
     }
@@ -78,6 +80,12 @@ fn uuid(root: &Path) -> Option<String> {
         std::fs::read_to_string(root.join("sys/class/dmi/id/product_uuid")).ok()
     };
     container.or_else(firmware).map(|u| u.trim().to_ascii_lowercase()).filter(|u| !u.is_empty())
+}
+
+fn data_mib(data: &Path) -> Result<u64> {
+    let there = data.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let volume = nix::sys::statvfs::statvfs(there).with_context(|| format!("measuring {}", there.display()))?;
+    Ok((volume.blocks() * volume.fragment_size()) >> 20)
 }
 
 /// What this machine may use: the kernel's total, or the control group's bound where that is less.

@@ -7,7 +7,7 @@ use super::state::{self, Phase, State, Trouble};
 use super::units::Systemd;
 use super::{disk, given::Given, metadata, observe};
 use crate::facts::MachineFacts;
-use crate::pki::read::Certificate;
+use crate::pki::read::certificate;
 use crate::plan::{self, Action, Plan};
 use crate::spec::VipMode;
 use crate::tree::below;
@@ -39,7 +39,7 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     state.enter(root, Phase::Identity, "finding out which node this machine is")?;
     let given = Given::load(root)?;
     let name = identify(root, &given, state)?;
-    wait_for_the_clock(&given, state)?;
+    wait_for_the_clock(&given)?;
     let machine = facts(root, &given, &name)?;
     let node = Node { root, given: &given, name: &name, machine: &machine };
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
@@ -83,8 +83,8 @@ fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
 }
 
 /// Certificates that are not valid yet mean a clock that is not right yet.
-fn wait_for_the_clock(given: &Given, state: &State) -> Result<()> {
-    let certificate = Certificate::from_pem(given.node_certificate()?)?;
+fn wait_for_the_clock(given: &Given) -> Result<()> {
+    let certificate = certificate(given.node_certificate()?)?;
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
     let began = state::uptime_ms();
     while now() < certificate.not_before {
@@ -104,11 +104,13 @@ fn wait_for_the_clock(given: &Given, state: &State) -> Result<()> {
     Ok(())
 }
 
-fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFacts> {
+pub(super) fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFacts> {
     let node = given.spec.node(name).context("node vanished from the spec")?;
     let began = state::uptime_ms();
     loop {
-        let facts = Machine::read(root)?.facts(root, node.address, given.spec.keepalived.interface.as_deref());
+        let data = below(root, given.target.path("postgres_data")?);
+        let interface = given.spec.keepalived.interface.as_deref();
+        let facts = Machine::read(root)?.facts(root, node.address, interface, &data);
         if facts.is_ok() || Duration::from_millis(state::uptime_ms() - began) > ADDRESS_PATIENCE {
             return facts;
         }

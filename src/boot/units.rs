@@ -17,9 +17,9 @@ trait Manager {
         runtime: bool,
         force: bool,
     ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
-    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::zvariant::OwnedObjectPath>;
-    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::zvariant::OwnedObjectPath>;
-    fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::zvariant::OwnedObjectPath>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
+    fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
     #[allow(clippy::type_complexity)]
     fn list_units_by_names(
         &self,
@@ -32,10 +32,10 @@ trait Manager {
             String,
             String,
             String,
-            zbus::zvariant::OwnedObjectPath,
+            zbus::OwnedObjectPath,
             u32,
             String,
-            zbus::zvariant::OwnedObjectPath,
+            zbus::OwnedObjectPath,
         )>,
     >;
 }

@@ -1,7 +1,9 @@
 //! `hanode build`
 
 use super::Verdict;
-use anyhow::{Result, bail};
+use crate::cluster::Cluster;
+use crate::image::{self, Baked, Options};
+use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -34,6 +36,29 @@ pub struct Build {
 
 impl Build {
     pub fn run(&self) -> Result<Verdict> {
-        bail!("build is not connected yet") // connected at merge
+        let cluster = match &self.dir {
+            Some(dir) if !self.base => Some(Cluster::load(dir)?),
+            _ => None,
+        };
+        let built = image::build(&Options {
+            target: &self.target,
+            out: &self.out,
+            compress: self.compress,
+            baked: cluster.as_ref().map(baked),
+            program: &image::program()?,
+        })?;
+        let mib = built.bytes.div_ceil(1 << 20);
+        super::say(&format!("{} is built: {mib} MiB, {:.1} s", built.path.display(), built.seconds))?;
+        Ok(Verdict::Well)
+    }
+}
+
+/// What of a cluster directory goes into an image.
+pub fn baked(cluster: &Cluster) -> Baked<'_> {
+    Baked {
+        spec_text: &cluster.spec_text,
+        spec: &cluster.spec,
+        bundle: &cluster.bundle_bytes,
+        generation: cluster.bundle.stamp.generation,
     }
 }

@@ -1,7 +1,8 @@
 //! `hanode inspect`
 
 use super::Verdict;
-use anyhow::{Result, bail};
+use crate::image;
+use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -20,6 +21,11 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(&self) -> Result<Verdict> {
-        bail!("inspect is not connected yet") // connected at merge
+        let inspection = image::inspect(&self.file)?;
+        match self.json {
+            true => super::say_json(&inspection)?,
+            false => super::say(inspection.to_string().trim_end())?,
+        }
+        Ok(Verdict::Well)
     }
 }

@@ -6,7 +6,6 @@ mod certs;
 mod check;
 mod init;
 mod inspect;
-mod interrupt;
 mod lab;
 mod render;
 mod seed;
@@ -15,9 +14,10 @@ mod status;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub use interrupt::interrupted;
+use crate::interrupt;
 
 /// Bakes a PostgreSQL and Redis high-availability node once; every copy of the image becomes a member of the
 /// cluster by itself.
@@ -51,6 +51,9 @@ enum Verb {
     Lab(lab::Lab),
     Status(status::Status),
     Inspect(inspect::Inspect),
+    /// What `lab` runs itself as, to become one node
+    #[command(hide = true, after_help = "lab-node is for `hanode lab` alone")]
+    LabNode { role: String, dir: PathBuf, node: String },
 }
 
 /// How a verb that ran to its end found things.
@@ -73,6 +76,7 @@ impl Verb {
             Verb::Lab(verb) => verb.run(),
             Verb::Status(verb) => verb.run(),
             Verb::Inspect(verb) => verb.run(),
+            Verb::LabNode { role, dir, node } => crate::lab::node::main(role, dir, node).map(|()| Verdict::Well),
         }
     }
 }
@@ -84,7 +88,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(Verdict::Well) => ExitCode::SUCCESS,
         Ok(Verdict::NotWell) => ExitCode::FAILURE,
-        Err(_) if interrupted() => {
+        Err(_) if interrupt::interrupted() => {
             complain("interrupted");
             ExitCode::from(130)
         }

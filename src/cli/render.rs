@@ -1,9 +1,16 @@
 //! `hanode render`
 
 use super::Verdict;
-use anyhow::{Result, bail};
+use crate::cluster::Cluster;
+use crate::facts::MachineFacts;
+use crate::image;
+use crate::pki::read;
+use crate::plan::{self, Action};
+use crate::render::{self, Crl, Input, Templates};
+use crate::tree::{self, Ids};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Write a node's configuration files below a directory, to read or to compare
 ///
@@ -49,6 +56,53 @@ pub enum Plan {
 
 impl Render {
     pub fn run(&self) -> Result<Verdict> {
-        bail!("render is not connected yet") // connected at merge
+        let cluster = Cluster::load(&self.dir)?;
+        let spec = &cluster.spec;
+        let known = || spec.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
+        ensure!(spec.node(&self.node).is_some(), "no node {:?} in the spec; there are: {}", self.node, known());
+        let entries = self.entries(&cluster)?;
+        std::fs::create_dir_all(&self.out).with_context(|| format!("making {}", self.out.display()))?;
+        tree::write(&self.out, &entries, None::<&Ids>)?;
+        let manifest = manifest_path(&self.out)?;
+        let mut text = serde_json::to_vec_pretty(&tree::manifest(&entries))?;
+        text.push(b'\n');
+        tree::replace(&manifest, &text, 0o644, None)?;
+        super::say(&format!("{}: {} entries; {}", self.out.display(), entries.len(), manifest.display()))?;
+        Ok(Verdict::Well)
     }
+
+    fn entries(&self, cluster: &Cluster) -> Result<Vec<tree::Entry>> {
+        let (_, target) = image::target(&self.target)?;
+        let action = match self.plan {
+            Plan::Genesis => Action::Begin,
+            Plan::Resume => Action::Resume,
+            Plan::Join => Action::Join,
+        };
+        let crl = |path: &str| cluster.bundle.file(path).with_context(|| format!("no {path} in the bundle"));
+        let (service, own) = (crl("/etc/ssl/myca/server.crl")?, crl("/etc/ssl/hanode/ca.crl")?);
+        let der = read::der(service)?;
+        let interface = self.interface.as_deref().or(cluster.spec.keepalived.interface.as_deref());
+        let secrets = if self.redact { render::redacted(&cluster.secrets) } else { cluster.secrets.clone() };
+        render::render(&Input {
+            spec: &cluster.spec,
+            target: &target,
+            node: &self.node,
+            machine: &MachineFacts::assumed(interface.unwrap_or("eth0"), cluster.spec.network.subnet.prefix_len()),
+            plan: &plan::Plan::assumed(&cluster.spec, action),
+            secrets: &secrets,
+            templates: &Templates::embedded(),
+            crl: Crl {
+                service: !read::crl(service)?.entries.is_empty(),
+                cluster: !read::crl(own)?.entries.is_empty(),
+                der: Some(&der),
+            },
+        })
+    }
+}
+
+/// `OUT.manifest.json`, beside the directory.
+fn manifest_path(out: &Path) -> Result<PathBuf> {
+    let full = std::path::absolute(out)?;
+    let name = full.file_name().context("give --out a directory with a name")?.to_string_lossy().into_owned();
+    Ok(full.with_file_name(format!("{name}.manifest.json")))
 }

@@ -1,7 +1,9 @@
 //! `hanode seed`
 
 use super::Verdict;
-use anyhow::{Result, bail};
+use crate::cluster;
+use crate::seed;
+use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -23,6 +25,9 @@ pub struct Seed {
 
 impl Seed {
     pub fn run(&self) -> Result<Verdict> {
-        bail!("seed is not connected yet") // connected at merge
+        let (spec, _) = cluster::load_spec(&self.dir)?;
+        seed::make(&spec, &self.node, None, &self.out)?;
+        super::say(&format!("{} makes a machine {}", self.out.display(), self.node))?;
+        Ok(Verdict::Well)
     }
 }

@@ -5,7 +5,7 @@ use crate::client::etcd::Etcd;
 use crate::client::http::Http;
 use crate::client::redis::{Redis, Value, Watched, watched};
 use crate::join;
-use crate::pki::read::{Certificate, Crl};
+use crate::pki::read;
 use crate::spec::{Node, VipMode};
 use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
@@ -193,10 +193,10 @@ fn certificates(access: &Access) -> Result<Vec<CertificateStatus>> {
     let mut all = Vec::new();
     for (name, pem) in &access.certificates {
         let (not_before, not_after) = if name.ends_with(".crl") {
-            let crl = Crl::from_pem(pem).with_context(|| name.clone())?;
+            let crl = read::crl(pem).with_context(|| name.clone())?;
             (crl.this_update, crl.next_update)
         } else {
-            let certificate = Certificate::from_pem(pem).with_context(|| name.clone())?;
+            let certificate = read::certificate(pem).with_context(|| name.clone())?;
             (certificate.not_before, certificate.not_after)
         };
         let days_left = (not_after - now).div_euclid(86_400);

@@ -7,6 +7,7 @@ mod judge;
 pub mod local;
 mod table;
 
+use crate::bundle::Bundle;
 use crate::client::tls::Credentials;
 use crate::secrets::Secrets;
 use crate::spec::Spec;
@@ -118,6 +119,13 @@ pub struct CertificateStatus {
     pub not_before: i64,
     pub not_after: i64,
     pub days_left: i64,
+}
+
+/// The certificates and revocation lists that a bundle holds, for [`Access`].
+pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
+    let judged = |path: &str| path.ends_with(".crt") || path.ends_with(".crl");
+    let files = bundle.entries.iter().filter(|e| judged(&e.path));
+    files.filter_map(|e| Some((e.path.clone(), bundle.file(&e.path)?.to_vec()))).collect()
 }
 
 /// Collects, prints, and says by the exit code whether all is well.

@@ -140,7 +140,7 @@ fn lock(at: &Path, steps: &mut Steps) -> Result<File> {
                 return Err(e).with_context(|| format!("locking {}", at.display()));
             }
         }
-        tool::check_interrupted()?;
+        crate::interrupt::check()?;
         std::thread::sleep(Duration::from_millis(200));
     }
 }

@@ -63,7 +63,6 @@ pub struct Built {
 /// Builds an image. The base comes from the cache if it was made before.
 pub fn build(options: &Options) -> Result<Built> {
     let begun = Instant::now();
-    tool::catch_interrupts();
     let format = Format::of(options.out)?;
     if options.compress && format != Format::Qcow2 {
         bail!("{}: only .qcow2 is compressed on demand", options.out.display());
@@ -110,7 +109,7 @@ fn archive(
     let mut from = File::open(tar)?;
     let mut block = vec![0; 1 << 20];
     loop {
-        tool::check_interrupted()?;
+        crate::interrupt::check()?;
         match from.read(&mut block)? {
             0 => break,
             read => gzip.write_all(&block[..read])?,

@@ -19,7 +19,7 @@ mod vm;
 
 pub use down::down;
 pub use layout::{Layout, Node};
-pub use up::{Interrupted, Options, Probe, Report, up};
+pub use up::{Options, Probe, Report, up};
 
 use anyhow::{Context, Result, bail, ensure};
 use layout::Disk;

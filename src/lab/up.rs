@@ -2,6 +2,7 @@
 
 use super::diagnose::{self, Boot};
 use super::layout::{self, Image, Layout};
+use crate::interrupt::Interrupted;
 use super::{Lab, down, image, process, state, vm};
 use crate::spec::Spec;
 use anyhow::{Context, Result, bail, ensure};
@@ -34,11 +35,6 @@ pub struct Report {
     pub schema: u32,
     pub took: Vec<(String, f64)>,
 }
-
-/// The operator's Ctrl-C, to be told from a failure.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted")]
-pub struct Interrupted;
 
 const BOOT: Duration = Duration::from_secs(120);
 const HEALTHY: Duration = Duration::from_secs(300);

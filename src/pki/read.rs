@@ -163,6 +163,11 @@ fn with_crl<T>(pem: &[u8], read: impl FnOnce(&CertificateRevocationList<'_>) -> 
     read(&crl)
 }
 
+/// The bytes that a revocation list's PEM text stands for.
+pub fn der(crl: &[u8]) -> Result<Vec<u8>> {
+    block(crl, "X509 CRL")
+}
+
 /// The first PEM block, which must bear this label.
 fn block(pem: &[u8], label: &str) -> Result<Vec<u8>> {
     let (_, block) = parse_x509_pem(pem).ok().context("it is not in PEM form")?;

@@ -96,15 +96,23 @@ pub fn plan(spec: &Spec, node: &str, seen: &Observations) -> Plan {
 }
 
 impl Plan {
-    /// The plan before anything is known: all services wait. What it renders is what no plan changes.
-    pub fn waiting(spec: &Spec) -> Plan {
-        let step = Step::new(Action::Wait, "nothing is known yet");
+    /// What services at genesis, on a reboot or as a newcomer do, for looking at what is rendered then.
+    pub fn assumed(spec: &Spec, action: Action) -> Plan {
+        let step = Step::new(action, "as asked for");
+        let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);
         Plan {
             schema: SCHEMA,
             etcd: EtcdStep::plain(spec, step.clone(), None),
             postgres: step.clone(),
-            redis: RedisStep { step, primary: None, promote_another: false },
+            redis: RedisStep { step, primary, promote_another: false },
         }
+    }
+
+    /// The plan before anything is known: all services wait. What it renders is what no plan changes.
+    pub fn waiting(spec: &Spec) -> Plan {
+        let mut plan = Plan::assumed(spec, Action::Wait);
+        plan.redis.primary = None;
+        plan
     }
 }
 

@@ -29,6 +29,11 @@ pub fn merge(fresh: &str, old: &str) -> String {
     out.join("\n") + "\n"
 }
 
+/// The primary that a Sentinel's file watches.
+pub fn monitored(text: &str) -> Option<std::net::IpAddr> {
+    text.lines().find_map(Monitor::parse)?.ip.parse().ok()
+}
+
 struct Monitor<'a> {
     name: &'a str,
     ip: &'a str,
