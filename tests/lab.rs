@@ -1,12 +1,15 @@
 //! The lab itself, on a real image: nodes come up as a cloud would bring them up, can be cut, killed and
-//! wiped, and leave nothing behind. Needs root, and takes the image from the environment.
+//! wiped, and leave nothing behind. Needs root, takes the image from the environment, and one test at a time
+//! (`--test-threads=1`), as each looks at what this machine is left with.
+
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
 use hanode::lab::{self, Lab, Options, Probe};
 use std::path::Path;
 use std::process::Output;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hanode");
@@ -128,6 +131,97 @@ fn life(image: &Path) {
     assert_eq!(common::Traces::now(dir), before);
     assert!(!dir.join(".lab").exists());
     lab::down(dir).expect("down, twice in a row");
+}
+
+/// What a crash of everything leaves behind still goes: no state, no keeper, nodes that run on.
+fn crash(image: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let before = common::Traces::now(dir);
+    let down = Down(dir);
+    up(&options(dir, image, false, &["node1", "node2"])).unwrap();
+    assert_ne!(common::Traces::now(dir), before, "traces that cannot be seen prove nothing");
+    for file in ["lab.json", "nodes/node1/process.json"] {
+        std::fs::remove_file(dir.join(".lab").join(file)).unwrap();
+    }
+    lab::down(dir).unwrap();
+    drop(down);
+    assert_eq!(common::Traces::now(dir), before);
+}
+
+/// Ctrl-C leaves what was there before, and nothing else.
+fn interrupted(image: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let before = common::Traces::now(dir);
+    let down = Down(dir);
+    let stop = AtomicBool::new(false);
+    // The operator loses patience once the nodes are up and the cluster is not.
+    let probe = || {
+        stop.store(true, Ordering::SeqCst);
+        Probe { healthy: false, problems: vec!["not yet".into()] }
+    };
+    let interrupt = || {
+        let error = lab::up(&options(dir, image, false, &[]), &common::spec(), &probe, &stop).unwrap_err();
+        assert!(error.is::<lab::Interrupted>(), "{error:#}");
+    };
+    interrupt();
+    assert_eq!(common::Traces::now(dir), before);
+    assert!(!dir.join(".lab").exists());
+
+    up(&options(dir, image, false, &["node2"])).unwrap();
+    stop.store(false, Ordering::SeqCst);
+    interrupt();
+    let lab = Lab::open(dir).unwrap();
+    let running: Vec<_> = lab.nodes().filter(|n| lab.running(n)).collect();
+    assert_eq!(running, ["node2"]);
+    drop(down);
+    assert_eq!(common::Traces::now(dir), before);
+}
+
+/// One node as a virtual machine: seeded by ISO, reached by ssh, switched off both ways.
+fn machine(image: &Path) {
+    let dir = tempfile::Builder::new().prefix("a lab, with: odd name").tempdir().unwrap();
+    let dir = dir.path();
+    let before = common::Traces::now(dir);
+    let down = Down(dir);
+    let options = options(dir, image, true, &["node1"]);
+    up(&options).unwrap();
+    let lab = Lab::open(dir).unwrap().run_by(PROGRAM);
+    is_itself(&lab, "node1");
+    assert_eq!(lab::exec(dir, "node1", &["sh", "-c", "exit 7"]).unwrap().code(), Some(7));
+    assert_eq!(said(lab.exec_output("node1", &["echo", "it's  $HOME"]).unwrap()), "it's  $HOME");
+    let links = said(lab.run_outside(&["ip", "-brief", "link"]).unwrap());
+    let known = |l: &str| ["lo ", "br0 ", "tap-n"].iter().any(|known| l.starts_with(known));
+    assert!(links.lines().all(known), "{links}");
+
+    said(lab.exec_output("node1", &["sh", "-c", "echo kept > /var/lib/marker; sync"]).unwrap());
+    lab.power_off("node1").unwrap();
+    assert!(!lab.running("node1"));
+    up(&options).unwrap();
+    assert_eq!(said(lab.exec_output("node1", &["cat", "/var/lib/marker"]).unwrap()), "kept");
+    lab.shutdown("node1").unwrap();
+    lab.discard_disk("node1").unwrap();
+    drop(down);
+    assert_eq!(common::Traces::now(dir), before);
+}
+
+#[test]
+#[ignore = "needs root and HANODE_LAB_DISK, an image"]
+fn virtual_machine() {
+    machine(&common::image("HANODE_LAB_DISK"));
+}
+
+#[test]
+#[ignore = "needs root and HANODE_LAB_TAR, an image"]
+fn nothing_is_left_after_a_crash() {
+    crash(&common::image("HANODE_LAB_TAR"));
+}
+
+#[test]
+#[ignore = "needs root and HANODE_LAB_TAR, an image"]
+fn interrupt_takes_back_what_was_begun() {
+    interrupted(&common::image("HANODE_LAB_TAR"));
 }
 
 #[test]

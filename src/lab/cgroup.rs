@@ -22,8 +22,10 @@ pub fn in_scope(name: &str, program: &Path) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("systemd-run");
-    let unit = format!("--unit={name}.scope");
-    command.args(["--scope", "--quiet", "--collect", "--property=Delegate=yes", &unit, "--"]).arg(program);
+    command.args(["--scope", "--quiet", "--collect", "--property=Delegate=yes"]);
+    // An init in there takes SIGTERM for a wish to be re-executed.
+    command.arg("--property=KillSignal=SIGKILL");
+    command.arg(format!("--unit={name}.scope")).arg("--").arg(program);
     command
 }
 

@@ -112,9 +112,17 @@ impl Lab {
         init_below(process.pid).with_context(|| format!("{node} has no init process yet"))
     }
 
+    /// Held while something is made that two commands at once would make twice.
+    fn lock(&self) -> Result<std::fs::File> {
+        let file = std::fs::File::options().create(true).append(true).open(state(&self.dir).join("lock"))?;
+        file.lock().context("waiting for another `hanode lab` on this directory")?;
+        Ok(file)
+    }
+
     /// Switches a node on, on its own disk or, where it has none, on a fresh one. A running node is left alone.
     pub fn start(&self, name: &str) -> Result<()> {
         let node = self.node(name)?;
+        let _lock = self.lock()?;
         if self.running(name) {
             return Ok(());
         }
@@ -198,6 +206,7 @@ impl Lab {
     /// The node's next start is on a fresh disk, as another machine: what a re-provisioned node is.
     pub fn discard_disk(&self, node: &str) -> Result<()> {
         self.node(node)?;
+        let _lock = self.lock()?;
         ensure!(!self.running(node), "{node} is running: its disk cannot be taken from it");
         let home = self.home(node);
         for part in ["disk.json", "disk.qcow2", "seed.iso"] {

@@ -93,13 +93,22 @@ fn container(lab: &Lab, node: &str) -> Result<Command> {
 
     let disk = lab.disk(node)?;
     let mut nspawn = Command::new("systemd-nspawn");
-    nspawn.args(["--quiet", "--boot", "--console=pipe", "--settings=no", "--register=no", "--keep-unit"]);
+    nspawn.args([
+        "--quiet",
+        "--boot",
+        "--console=read-only",
+        "--settings=no",
+        "--register=no",
+        "--keep-unit",
+    ]);
     nspawn.args(["--resolv-conf=off", "--timezone=off", "--link-journal=no"]);
     nspawn.arg(format!("--network-bridge={}", super::net::BRIDGE));
     // A cloud's machine does not know its name either before cloud-init has spoken.
     nspawn.arg(format!("--machine={}", lab.machine(node))).arg("--hostname=localhost");
     nspawn.arg(format!("--uuid={}", disk.machine_uuid)).arg("--directory").arg(home.join("root"));
-    nspawn.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1").env("SYSTEMD_NSPAWN_LOCK", "0");
+    // The image's fstab speaks of a disk; init takes its arguments for the kernel's.
+    nspawn.args(["fstab=no", "systemd.mask=systemd-remount-fs.service"]);
+    nspawn.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1").env("SYSTEMD_NSPAWN_LOCK", "0").env("TERM", "dumb");
     Ok(nspawn)
 }
 

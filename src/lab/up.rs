@@ -57,10 +57,10 @@ pub fn up(
     let new = !state(&dir).exists();
     let mut run = Run { stop, report: Report { schema: 1, took: Vec::new() }, started: Vec::new() };
     let done = run.all(&dir, options, spec, probe);
-    if let Err(error) = &done {
-        if error.is::<Interrupted>() || !error.is::<Unwell>() {
-            run.undo(&dir, new).context("cleaning up after an interrupted start")?;
-        }
+    if let Err(error) = &done
+        && !error.is::<Unwell>()
+    {
+        run.undo(&dir, new).context("cleaning up after an interrupted start")?;
     }
     done.map(|()| run.report)
 }
@@ -95,8 +95,10 @@ impl Run<'_> {
         for node in &wanted {
             lab.node(node)?;
         }
+        let lock = lab.lock()?;
         self.step("network", || lab.net.make(&lab.layout.subnet, lab.layout.outside))?;
         self.step("image", || image::prepare(&lab.layout.image, &state(dir), options.vm))?;
+        drop(lock);
         let launch = Instant::now();
         for node in wanted.iter().copied().filter(|n| !lab.running(n)) {
             self.started.push(node.to_string());

@@ -1,5 +1,5 @@
 //! What several tests need: a spec, and an eye for what a lab might leave behind.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use hanode::spec::Spec;
 use std::collections::BTreeSet;

@@ -55,7 +55,7 @@ echo "=== end"
 echo "a lone primary refuses writes, but is reached"
 primary=$(sentinel 2 GET-MASTER-ADDR-BY-NAME redis-cluster | head -n 1)
 for node in 1 2 3; do
-    [ 192.168.18.2$node = "$primary" ] || cli redis-0123456789-not-for-use 192.168.18.2$node 6378 SHUTDOWN NOSAVE
+    [ 192.168.18.2$node = "$primary" ] || cli redis-0123456789-not-for-use 192.168.18.2$node 6378 SHUTDOWN NOSAVE FORCE
 done
 within 20 says NOREPLICAS through SET key other
 says '^value$' through GET key
