@@ -90,7 +90,11 @@ fn closed_without_notice(error: std::io::Error) -> std::io::Result<usize> {
 
 fn parse(text: &[u8]) -> Result<Answer> {
     let answer: Answer = serde_json::from_slice(text).context("the join port's answer is not understood")?;
-    ensure!(answer.schema == SCHEMA, "the join port answers in schema {}, this program knows {SCHEMA}", answer.schema);
+    ensure!(
+        answer.schema == SCHEMA,
+        "the join port answers in schema {}, this program knows {SCHEMA}",
+        answer.schema
+    );
     Ok(answer)
 }
 

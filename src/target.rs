@@ -154,7 +154,9 @@ impl Target {
 
     /// Replaces every `{paths.NAME}`.
     pub fn expand(&self, path: &str) -> String {
-        let replaced = |text: String, (name, value): (&String, &String)| text.replace(&format!("{{paths.{name}}}"), value);
+        let replaced = |text: String, (name, value): (&String, &String)| {
+            text.replace(&format!("{{paths.{name}}}"), value)
+        };
         self.paths.iter().fold(path.to_string(), replaced)
     }
 

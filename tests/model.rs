@@ -112,7 +112,9 @@ impl World {
     fn runners(&self, cluster: &str, from: usize) -> usize {
         let runs = |(id, node, _): &&(String, usize, bool)| {
             let m = &self.nodes[*node];
-            m.up && m.etcd_runs && m.disk.etcd == Some((cluster.into(), id.clone())) && self.reach(from, *node)
+            m.up && m.etcd_runs
+                && m.disk.etcd == Some((cluster.into(), id.clone()))
+                && self.reach(from, *node)
         };
         self.etcd[cluster].members.iter().filter(runs).count()
     }
@@ -121,7 +123,8 @@ impl World {
     fn quorum(&self, asker: usize) -> Option<String> {
         (0..self.nodes.len()).find_map(|relay| {
             let m = &self.nodes[relay];
-            let (cluster, _) = m.disk.etcd.as_ref().filter(|_| m.up && m.etcd_runs && self.reach(asker, relay))?;
+            let (cluster, _) =
+                m.disk.etcd.as_ref().filter(|_| m.up && m.etcd_runs && self.reach(asker, relay))?;
             let size = self.etcd[cluster].members.len();
             (self.runners(cluster, relay) > size / 2).then(|| cluster.clone())
         })
@@ -176,7 +179,8 @@ impl World {
             client_urls: if *started { vec!["url".into()] } else { vec![] },
         };
         let n = self.nodes.len();
-        let sentinels = (0..n).filter(|j| self.nodes[*j].up && self.nodes[*j].sentinel_runs && self.reach(i, *j));
+        let sentinels =
+            (0..n).filter(|j| self.nodes[*j].up && self.nodes[*j].sentinel_runs && self.reach(i, *j));
         Observations {
             schema: 1,
             own: self.answer(i),
@@ -261,9 +265,10 @@ impl World {
         let url = peer_url(&self.spec.nodes[i]);
         let how = joining(&members, &url);
         if let Joining::Replace(id) = &how {
-            let living = self.nodes.iter().any(|m| {
-                m.up && m.etcd_runs && m.disk.etcd.as_ref().is_some_and(|(_, member)| member == id)
-            });
+            let living = self
+                .nodes
+                .iter()
+                .any(|m| m.up && m.etcd_runs && m.disk.etcd.as_ref().is_some_and(|(_, member)| member == id));
             assert!(!living, "evicted a living member");
             self.etcd.get_mut(&cluster).expect("cluster").members.retain(|(m, _, _)| m != id);
         }
@@ -342,7 +347,8 @@ impl World {
         let (true, Some(primary)) = (step.step.action.opens(), step.primary) else { return };
         let primary = self.spec.nodes.iter().position(|n| n.address == primary).expect("a node");
         if primary == i && self.nodes[i].disk.redis.is_none() {
-            let has = (0..self.nodes.len()).find(|j| self.nodes[*j].disk.redis.is_some_and(|writes| writes > 0));
+            let has =
+                (0..self.nodes.len()).find(|j| self.nodes[*j].disk.redis.is_some_and(|writes| writes > 0));
             assert_eq!(has, None, "an empty primary starts while a disk has data");
         }
         let m = &mut self.nodes[i];
@@ -361,7 +367,13 @@ impl World {
             let data = primary.disk.redis;
             for j in 0..self.nodes.len() {
                 let follows = self.nodes[j].disk.sentinel.is_some_and(|(named, _)| named == p);
-                if j != p && self.reach(p, j) && self.nodes[j].up && self.nodes[j].redis_runs && follows && !self.nodes[j].redis_primary {
+                if j != p
+                    && self.reach(p, j)
+                    && self.nodes[j].up
+                    && self.nodes[j].redis_runs
+                    && follows
+                    && !self.nodes[j].redis_primary
+                {
                     self.nodes[j].disk.redis = data;
                 }
             }
@@ -370,7 +382,9 @@ impl World {
 
     /// The Sentinels that a Sentinel reaches, itself included.
     fn group(&self, i: usize) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|j| self.nodes[*j].up && self.nodes[*j].sentinel_runs && self.reach(i, *j)).collect()
+        (0..self.nodes.len())
+            .filter(|j| self.nodes[*j].up && self.nodes[*j].sentinel_runs && self.reach(i, *j))
+            .collect()
     }
 
     fn failover(&mut self, asker: usize) {
@@ -378,9 +392,11 @@ impl World {
         if group.len() < self.spec.majority() {
             return;
         }
-        let best = group.iter().copied().filter(|j| self.nodes[*j].redis_runs && !self.nodes[*j].redis_primary);
+        let best =
+            group.iter().copied().filter(|j| self.nodes[*j].redis_runs && !self.nodes[*j].redis_primary);
         let Some(best) = best.max_by_key(|j| self.nodes[*j].disk.redis) else { return };
-        let epoch = group.iter().filter_map(|j| self.nodes[*j].disk.sentinel).map(|s| s.1).max().unwrap_or(0) + 1;
+        let epoch =
+            group.iter().filter_map(|j| self.nodes[*j].disk.sentinel).map(|s| s.1).max().unwrap_or(0) + 1;
         for j in group {
             self.nodes[j].disk.sentinel = Some((best, epoch));
             self.nodes[j].redis_primary = j == best;
@@ -425,7 +441,8 @@ impl World {
     fn write(&mut self) {
         for p in 0..self.nodes.len() {
             let m = &self.nodes[p];
-            let serves = m.up && m.redis_runs && m.redis_primary && self.group(p).len() >= self.spec.majority();
+            let serves =
+                m.up && m.redis_runs && m.redis_primary && self.group(p).len() >= self.spec.majority();
             if serves {
                 let value = m.disk.redis.unwrap_or(0) + 1;
                 self.nodes[p].disk.redis = Some(value);

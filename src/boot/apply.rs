@@ -2,8 +2,8 @@
 
 use super::{checkers, given::Given, labels};
 use crate::facts::MachineFacts;
-use crate::plan::Plan;
 use crate::pki::read;
+use crate::plan::Plan;
 use crate::render::{self, Crl, Input, sentinel};
 use crate::tree::{Entry, Ids, Kind, below, write};
 use anyhow::{Context, Result};

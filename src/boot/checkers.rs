@@ -18,10 +18,12 @@ pub fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
     let file = stage.join(rule.component.as_deref().unwrap_or("file"));
     replace(&file, content, 0o600, None)?;
     let arguments = arguments.iter().map(|a| a.replace("{file}", &file.to_string_lossy()));
-    let output = Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
+    let output =
+        Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
     std::fs::remove_file(&file)?;
     if !output.status.success() {
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         bail!("{program} does not accept what would become {}: {}", entry.path, said.trim());
     }
     Ok(())

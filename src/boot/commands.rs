@@ -14,7 +14,11 @@ use std::time::Duration;
 use tracing_subscriber::prelude::*;
 
 #[derive(Parser)]
-#[command(name = "hanode-firstboot", version, about = "Makes a machine booted from a hanode image the node that it is")]
+#[command(
+    name = "hanode-firstboot",
+    version,
+    about = "Makes a machine booted from a hanode image the node that it is"
+)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -60,9 +64,15 @@ pub fn main() -> ExitCode {
 /// To the journal where systemd runs this, else to standard error.
 fn log() {
     let journal = std::env::var_os("INVOCATION_ID").and_then(|_| tracing_journald::layer().ok());
-    let console = journal.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time());
+    let console = journal
+        .is_none()
+        .then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time());
     let journal = journal.map(|layer| layer.with_field_prefix(None));
-    tracing_subscriber::registry().with(tracing_subscriber::filter::LevelFilter::INFO).with(journal).with(console).init();
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::filter::LevelFilter::INFO)
+        .with(journal)
+        .with(console)
+        .init();
 }
 
 fn dispatch(verb: &Verb) -> Result<ExitCode> {
@@ -72,7 +82,9 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::Gate { service } => gate::pass(root, *service)?,
         Verb::Ready => ready::watch(root)?,
         Verb::Answer => answer::serve(root)?,
-        Verb::ProbeHealth { port } => return Ok(if healthy(*port) { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Verb::ProbeHealth { port } => {
+            return Ok(if healthy(*port) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Verb::Plan { json } => show_plan(root, *json)?,
         Verb::Status { json } => return health::show(&Given::load(root)?.access()?, *json),
     }
@@ -82,7 +94,8 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
 /// Whether HAProxy's own event loop answers: a stopped or hung one does not.
 fn healthy(port: u16) -> bool {
     let probe = || -> Result<bool> {
-        let mut socket = crate::client::tls::connect([127, 0, 0, 1].into(), port, Duration::from_millis(900))?;
+        let mut socket =
+            crate::client::tls::connect([127, 0, 0, 1].into(), port, Duration::from_millis(900))?;
         socket.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
         let mut head = [0; 12];
         socket.read_exact(&mut head)?;

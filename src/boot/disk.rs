@@ -92,7 +92,8 @@ pub fn data(root: &Path, target: &Target) -> Result<Data> {
     Ok(Data {
         etcd: occupied(&etcd.join("member/wal")),
         postgres: postgres.join("PG_VERSION").exists(),
-        redis: occupied(&redis.join("appendonlydir")) || ["dump.rdb", "appendonly.aof"].iter().any(|f| redis.join(f).exists()),
+        redis: occupied(&redis.join("appendonlydir"))
+            || ["dump.rdb", "appendonly.aof"].iter().any(|f| redis.join(f).exists()),
         sentinel: sentinel.lines().any(|l| l.starts_with("sentinel myid ")),
     })
 }

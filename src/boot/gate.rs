@@ -74,14 +74,18 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
 }
 
 /// Does what must be true before the service starts; returns what hinders it, to look again.
-fn open(node: &Node, gate: Gate, plan: &Plan, seen: &Observations, twins: &mut Twins) -> Result<Option<Step>> {
+fn open(
+    node: &Node,
+    gate: Gate,
+    plan: &Plan,
+    seen: &Observations,
+    twins: &mut Twins,
+) -> Result<Option<Step>> {
     match gate {
-        Gate::Etcd if plan.etcd.step.action == Action::Join => {
-            match rejoin::etcd(node, plan, seen, twins)? {
-                Ok(plan) => node.apply_planned(&plan, "etcd")?,
-                Err(hindrance) => return Ok(Some(hindrance)),
-            }
-        }
+        Gate::Etcd if plan.etcd.step.action == Action::Join => match rejoin::etcd(node, plan, seen, twins)? {
+            Ok(plan) => node.apply_planned(&plan, "etcd")?,
+            Err(hindrance) => return Ok(Some(hindrance)),
+        },
         Gate::Etcd => node.apply_planned(plan, "etcd")?,
         Gate::Patroni => {
             disk::mark_served(node.root)?;

@@ -3,10 +3,10 @@
 use crate::bundle::{self, Bundle};
 use crate::client::tls::{Credentials, Leaf};
 use crate::health::Access;
+use crate::health::certificates;
 use crate::render::Templates;
 use crate::spec::{self, Spec};
 use crate::target::Target;
-use crate::health::certificates;
 use crate::tree::below;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -30,7 +30,8 @@ pub struct Given {
 impl Given {
     pub fn load(root: &Path) -> Result<Given> {
         let bundle_path = first_of(root, &[bundle::OVERRIDE, bundle::BAKED])?;
-        let bytes = std::fs::read(below(root, bundle_path)).with_context(|| format!("reading {bundle_path}"))?;
+        let bytes =
+            std::fs::read(below(root, bundle_path)).with_context(|| format!("reading {bundle_path}"))?;
         Ok(Given {
             spec: read_spec(root)?,
             target: Target::parse(&text(root, TARGET)?).with_context(|| TARGET.to_string())?,
@@ -109,7 +110,10 @@ fn read_spec(root: &Path) -> Result<Spec> {
 fn first_of<'a>(root: &Path, paths: &[&'a str]) -> Result<&'a str> {
     let found = paths.iter().find(|p| below(root, p).exists());
     found.copied().with_context(|| {
-        format!("neither {} exists; build the image with a cluster directory or provide the file", paths.join(" nor "))
+        format!(
+            "neither {} exists; build the image with a cluster directory or provide the file",
+            paths.join(" nor ")
+        )
     })
 }
 
@@ -119,7 +123,8 @@ fn text(root: &Path, path: &str) -> Result<String> {
 
 /// The image's name for itself; only its plain strings travel. An image without one still boots.
 fn image(root: &Path) -> BTreeMap<String, String> {
-    let parsed: serde_json::Value = text(root, IMAGE).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+    let parsed: serde_json::Value =
+        text(root, IMAGE).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
     let fields = parsed.as_object().into_iter().flatten();
     fields.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect()
 }

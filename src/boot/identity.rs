@@ -30,9 +30,13 @@ pub enum IdentityError {
     Unknown(&'static str, String, String),
     #[error("{0} says this is {1}, {2} says {3}; correct the one that is wrong and reboot")]
     Disagree(&'static str, String, &'static str, String),
-    #[error("this is the disk of {pinned}, now in a machine that {source_} calls {claimed}; wipe the disk or restore the metadata of {pinned}")]
+    #[error(
+        "this is the disk of {pinned}, now in a machine that {source_} calls {claimed}; wipe the disk or restore the metadata of {pinned}"
+    )]
     OtherMachine { pinned: String, source_: &'static str, claimed: String },
-    #[error("nothing says which node this is: set the metadata key hanode_node, the host name, or an address to one of: {0}")]
+    #[error(
+        "nothing says which node this is: set the metadata key hanode_node, the host name, or an address to one of: {0}"
+    )]
     Unidentified(String),
 }
 
@@ -50,7 +54,10 @@ pub fn identify(
         (Some(pin), None) => Ok(pinned(pin, None)),
         (Some(pin), Some((_, node))) if node == pin.node => Ok(pinned(pin, None)),
         (Some(pin), Some((source, node))) if same_machine(pin, machine, metadata) => {
-            let warning = format!("{source} now calls this machine {node}; it stays {}, as pinned on its disk", pin.node);
+            let warning = format!(
+                "{source} now calls this machine {node}; it stays {}, as pinned on its disk",
+                pin.node
+            );
             Ok(pinned(pin, Some(warning)))
         }
         (Some(pin), Some((source, node))) => {
@@ -77,7 +84,9 @@ fn claimed(
         claims.push(("metadata", node.clone()));
     }
     let hostnames = [metadata.and_then(|m| m.hostname.as_deref()), Some(machine.hostname.as_str())];
-    claims.extend(hostnames.into_iter().flatten().filter_map(|h| by_hostname(spec, h)).map(|n| ("host name", n)));
+    claims.extend(
+        hostnames.into_iter().flatten().filter_map(|h| by_hostname(spec, h)).map(|n| ("host name", n)),
+    );
     let held = spec.nodes.iter().filter(|n| machine.holds(n.address));
     claims.extend(held.map(|n| ("address", n.name.clone())));
     let Some(first) = claims.first().cloned() else { return Ok(None) };
@@ -90,7 +99,9 @@ fn claimed(
 /// A host name that is no node's says nothing: images come up as `localhost` or `ip-10-0-0-7`.
 fn by_hostname(spec: &Spec, hostname: &str) -> Option<String> {
     let short = hostname.split('.').next().unwrap_or(hostname);
-    let is = |n: &&crate::spec::Node| [n.name.as_str(), n.hostname.as_str()].iter().any(|k| *k == hostname || *k == short);
+    let is = |n: &&crate::spec::Node| {
+        [n.name.as_str(), n.hostname.as_str()].iter().any(|k| *k == hostname || *k == short)
+    };
     spec.nodes.iter().find(is).map(|n| n.name.clone())
 }
 
@@ -113,7 +124,8 @@ mod tests {
     use crate::spec;
 
     fn machine(hostname: &str, address: &str, uuid: &str) -> Machine {
-        let interface = |a: &str| Interface { name: "eth0".into(), address: a.parse().expect("address"), prefix: 24 };
+        let interface =
+            |a: &str| Interface { name: "eth0".into(), address: a.parse().expect("address"), prefix: 24 };
         let interfaces = if address.is_empty() { vec![] } else { vec![interface(address)] };
         Machine { hostname: hostname.into(), uuid: Some(uuid.into()), interfaces }
     }
@@ -124,10 +136,19 @@ mod tests {
     }
 
     fn pin(node: &str) -> Pin {
-        Pin { schema: 1, node: node.into(), instance_id: Some("i-1".into()), machine_uuid: Some("u-1".into()) }
+        Pin {
+            schema: 1,
+            node: node.into(),
+            instance_id: Some("i-1".into()),
+            machine_uuid: Some("u-1".into()),
+        }
     }
 
-    fn look(machine: &Machine, metadata: Option<&Metadata>, pin: Option<&Pin>) -> Result<(String, &'static str), IdentityError> {
+    fn look(
+        machine: &Machine,
+        metadata: Option<&Metadata>,
+        pin: Option<&Pin>,
+    ) -> Result<(String, &'static str), IdentityError> {
         let spec = spec::parse(spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
         identify(&spec, machine, metadata, pin).map(|i| (i.node, i.source))
     }
@@ -136,16 +157,25 @@ mod tests {
     fn each_source_alone_is_enough_and_the_first_names_it() {
         let plain = machine("localhost", "10.0.0.7", "u-1");
         assert_eq!(look(&plain, Some(&metadata("node2", "", "")), None), Ok(("node2".into(), "metadata")));
-        assert_eq!(look(&plain, Some(&metadata("", "node3.example.org", "")), None), Ok(("node3".into(), "host name")));
+        assert_eq!(
+            look(&plain, Some(&metadata("", "node3.example.org", "")), None),
+            Ok(("node3".into(), "host name"))
+        );
         assert_eq!(look(&machine("node1", "", "u"), None, None), Ok(("node1".into(), "host name")));
-        assert_eq!(look(&machine("debian", "192.168.18.22", "u"), None, None), Ok(("node2".into(), "address")));
+        assert_eq!(
+            look(&machine("debian", "192.168.18.22", "u"), None, None),
+            Ok(("node2".into(), "address"))
+        );
         assert_eq!(look(&plain, None, None), Err(IdentityError::Unidentified("node1, node2, node3".into())));
     }
 
     #[test]
     fn disagreement_is_an_error_that_names_both() {
         let both = look(&machine("node2", "192.168.18.21", "u"), Some(&metadata("node1", "", "")), None);
-        assert_eq!(both, Err(IdentityError::Disagree("metadata", "node1".into(), "host name", "node2".into())));
+        assert_eq!(
+            both,
+            Err(IdentityError::Disagree("metadata", "node1".into(), "host name", "node2".into()))
+        );
         let unknown = look(&machine("x", "", "u"), Some(&metadata("node9", "", "")), None);
         assert!(matches!(unknown, Err(IdentityError::Unknown(..))));
     }
@@ -153,16 +183,28 @@ mod tests {
     #[test]
     fn a_pinned_disk_stays_what_it_is_on_its_own_machine() {
         let here = machine("localhost", "", "u-1");
-        assert_eq!(look(&here, None, Some(&pin("node1"))), Ok(("node1".into(), "pinned")), "metadata is gone");
+        assert_eq!(
+            look(&here, None, Some(&pin("node1"))),
+            Ok(("node1".into(), "pinned")),
+            "metadata is gone"
+        );
         let other = metadata("node2", "", "i-9");
-        assert_eq!(look(&here, Some(&other), Some(&pin("node1"))), Ok(("node1".into(), "pinned")), "same machine, wrong tag");
+        assert_eq!(
+            look(&here, Some(&other), Some(&pin("node1"))),
+            Ok(("node1".into(), "pinned")),
+            "same machine, wrong tag"
+        );
     }
 
     #[test]
     fn a_pinned_disk_in_another_machine_is_refused() {
         let elsewhere = machine("localhost", "", "u-2");
         let found = look(&elsewhere, Some(&metadata("node2", "", "i-2")), Some(&pin("node1")));
-        let refused = IdentityError::OtherMachine { pinned: "node1".into(), source_: "metadata", claimed: "node2".into() };
+        let refused = IdentityError::OtherMachine {
+            pinned: "node1".into(),
+            source_: "metadata",
+            claimed: "node2".into(),
+        };
         assert_eq!(found, Err(refused));
         assert_eq!(
             look(&elsewhere, Some(&metadata("node1", "", "i-2")), Some(&pin("node1"))),

@@ -23,7 +23,11 @@ pub struct Interface {
 impl Machine {
     pub fn read(root: &Path) -> Result<Machine> {
         let hostname = nix::unistd::gethostname().context("reading the host name")?;
-        Ok(Machine { hostname: hostname.to_string_lossy().into_owned(), uuid: uuid(root), interfaces: interfaces()? })
+        Ok(Machine {
+            hostname: hostname.to_string_lossy().into_owned(),
+            uuid: uuid(root),
+            interfaces: interfaces()?,
+        })
     }
 
     pub fn holds(&self, address: IpAddr) -> bool {
@@ -31,7 +35,13 @@ impl Machine {
     }
 
     /// `interface`: the spec's, where it names one. `data`: a place on the file system of the servers' data.
-    pub fn facts(&self, root: &Path, address: IpAddr, interface: Option<&str>, data: &Path) -> Result<MachineFacts> {
+    pub fn facts(
+        &self,
+        root: &Path,
+        address: IpAddr,
+        interface: Option<&str>,
+        data: &Path,
+    ) -> Result<MachineFacts> {
         let held = self.interfaces.iter().find(|i| i.address == address).with_context(|| {
             format!("no interface of this machine has the node's address {address}; look at its network configuration")
         })?;
@@ -51,7 +61,9 @@ fn interfaces() -> Result<Vec<Interface>> {
     Ok(addresses
         .filter_map(|a| {
             let ip = |s: &nix::sys::socket::SockaddrStorage| {
-                s.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip())).or_else(|| s.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+                s.as_sockaddr_in()
+                    .map(|v4| IpAddr::V4(v4.ip()))
+                    .or_else(|| s.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
             };
             let address = ip(&a.address?)?;
             let prefix = a.netmask.as_ref().and_then(ip).map_or(0, ones);
@@ -84,15 +96,20 @@ fn uuid(root: &Path) -> Option<String> {
 
 fn data_mib(data: &Path) -> Result<u64> {
     let there = data.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    let volume = nix::sys::statvfs::statvfs(there).with_context(|| format!("measuring {}", there.display()))?;
+    let volume =
+        nix::sys::statvfs::statvfs(there).with_context(|| format!("measuring {}", there.display()))?;
     Ok((volume.blocks() * volume.fragment_size()) >> 20)
 }
 
 /// What this machine may use: the kernel's total, or the control group's bound where that is less.
 fn memory_mib(root: &Path) -> Result<u64> {
     let meminfo = std::fs::read_to_string(root.join("proc/meminfo")).context("reading /proc/meminfo")?;
-    let total = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let total = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     let total = total.context("/proc/meminfo names no MemTotal")? / 1024;
-    let limit = std::fs::read_to_string(root.join("sys/fs/cgroup/memory.max")).ok().and_then(|t| t.trim().parse::<u64>().ok());
+    let limit = std::fs::read_to_string(root.join("sys/fs/cgroup/memory.max"))
+        .ok()
+        .and_then(|t| t.trim().parse::<u64>().ok());
     Ok(limit.map_or(total, |bytes| total.min(bytes >> 20)))
 }

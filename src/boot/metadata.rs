@@ -26,8 +26,9 @@ pub fn read(root: &Path) -> anyhow::Result<Option<Metadata>> {
                 let mut bytes = Vec::new();
                 file.take(MAX + 1).read_to_end(&mut bytes)?;
                 anyhow::ensure!(bytes.len() as u64 <= MAX, "/{name} is larger than {} MiB", MAX >> 20);
-                let parsed = serde_json::from_slice(&bytes)
-                    .map_err(|e| anyhow::anyhow!("/{name} is no JSON ({e}); look at `cloud-init status --long`"))?;
+                let parsed = serde_json::from_slice(&bytes).map_err(|e| {
+                    anyhow::anyhow!("/{name} is no JSON ({e}); look at `cloud-init status --long`")
+                })?;
                 return Ok(Some(parse(&parsed)));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -38,7 +39,8 @@ pub fn read(root: &Path) -> anyhow::Result<Option<Metadata>> {
 }
 
 pub fn parse(data: &Value) -> Metadata {
-    let text = |v: &Value| v.as_str().map(str::trim).filter(|s| !s.is_empty() && s.len() <= 255).map(String::from);
+    let text =
+        |v: &Value| v.as_str().map(str::trim).filter(|s| !s.is_empty() && s.len() <= 255).map(String::from);
     let v1 = &data["v1"];
     Metadata {
         node: tagged(&data["ds"]).and_then(|v| text(&v)),
@@ -51,18 +53,23 @@ pub fn parse(data: &Value) -> Metadata {
 fn tagged(ds: &Value) -> Option<Value> {
     let meta = &ds["meta_data"];
     let places = [
-        &meta[KEY],                                // NoCloud, VMware guestinfo.metadata
-        &meta["meta"][KEY],                        // OpenStack, config drive
-        &meta["tags"]["instance"][KEY],            // EC2, cloud-init 22.2 and later
-        &meta["attributes"][KEY],                  // GCE
-        &meta["instance"]["attributes"][KEY],      // GCE, as the metadata server nests it
+        &meta[KEY],                           // NoCloud, VMware guestinfo.metadata
+        &meta["meta"][KEY],                   // OpenStack, config drive
+        &meta["tags"]["instance"][KEY],       // EC2, cloud-init 22.2 and later
+        &meta["attributes"][KEY],             // GCE
+        &meta["instance"]["attributes"][KEY], // GCE, as the metadata server nests it
     ];
     places.into_iter().find(|v| v.is_string()).cloned().or_else(|| azure(&meta["imds"]["compute"]))
 }
 
 /// Azure gives tags as a list of pairs, or, to older clients, as `name:value;name:value`.
 fn azure(compute: &Value) -> Option<Value> {
-    let listed = compute["tagsList"].as_array().into_iter().flatten().find(|t| t["name"] == KEY).map(|t| t["value"].clone());
+    let listed = compute["tagsList"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|t| t["name"] == KEY)
+        .map(|t| t["value"].clone());
     listed.or_else(|| {
         let pairs = compute["tags"].as_str()?.split(';');
         pairs.filter_map(|p| p.split_once(':')).find(|(k, _)| *k == KEY).map(|(_, v)| Value::from(v))
@@ -91,7 +98,12 @@ mod tests {
 
     #[test]
     fn absence_and_wrong_types_are_no_name() {
-        for data in [json!(null), json!([]), json!({"ds": {"meta_data": {"hanode_node": 7}}}), json!({"ds": {"meta_data": {"hanode_node": ""}}})] {
+        for data in [
+            json!(null),
+            json!([]),
+            json!({"ds": {"meta_data": {"hanode_node": 7}}}),
+            json!({"ds": {"meta_data": {"hanode_node": ""}}}),
+        ] {
             assert_eq!(parse(&data).node, None, "{data}");
         }
         let long = "x".repeat(300);

@@ -38,12 +38,18 @@ pub fn observe(root: &Path, given: &Given, node: &str) -> Result<Observations> {
             .peers(node)
             .map(|peer| {
                 let credentials = &credentials;
-                (peer, threads.spawn(move || join::ask(credentials, peer.address, spec.network.join_port, TIMEOUT)))
+                (
+                    peer,
+                    threads
+                        .spawn(move || join::ask(credentials, peer.address, spec.network.join_port, TIMEOUT)),
+                )
             })
             .collect();
         let etcds: Vec<_> = spec.nodes.iter().map(|n| threads.spawn(|| ask_etcd(given, n, node))).collect();
         let sentinels: Vec<_> = spec.nodes.iter().map(|n| threads.spawn(|| ask_sentinel(given, n))).collect();
-        let peers = peers.into_iter().map(|(peer, thread)| Peer { name: peer.name.clone(), answer: heard(peer, thread.join()) });
+        let peers = peers
+            .into_iter()
+            .map(|(peer, thread)| Peer { name: peer.name.clone(), answer: heard(peer, thread.join()) });
         let peers = peers.collect();
         let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next().unwrap_or_default();
         let sentinels = sentinels.into_iter().filter_map(|t| t.join().ok()?.ok()).collect();
@@ -83,7 +89,8 @@ fn ask_etcd(given: &Given, relay: &Node, node: &str) -> Result<Known> {
 fn ask_sentinel(given: &Given, node: &Node) -> Result<Sentinel> {
     let (redis, password) = (&given.spec.redis, &given.bundle.secrets.sentinel);
     let credentials = given.redis_credentials()?;
-    let mut sentinel = Redis::connect(credentials.as_ref(), node.address, redis.sentinel_port, password, TIMEOUT)?;
+    let mut sentinel =
+        Redis::connect(credentials.as_ref(), node.address, redis.sentinel_port, password, TIMEOUT)?;
     let watched = watched(&mut sentinel, &redis.master_name)?;
     Ok(Sentinel { node: node.name.clone(), primary: watched.address, epoch: watched.epoch })
 }

@@ -72,7 +72,8 @@ impl Twins {
         let spec = &node.given.spec;
         let own = spec.node(node.name).context("node vanished from the spec")?;
         if answers_arp(&node.machine.interface, &own.address.to_string())? {
-            let reason = format!("another machine answers for {} on this network: a living {}", own.address, own.name);
+            let reason =
+                format!("another machine answers for {} on this network: a living {}", own.address, own.name);
             return Ok(Some(Step::new(Action::Refuse, reason)));
         }
         if etcd.get(&observe::member_key(&spec.name, node.name))?.is_none() {
@@ -81,7 +82,10 @@ impl Twins {
         let since = *self.key_since.get_or_insert_with(Instant::now);
         let limit = Duration::from_secs(u64::from(spec.patroni.ttl + spec.patroni.loop_wait));
         Ok(Some(if since.elapsed() > limit {
-            let reason = format!("a living Patroni keeps the key of {} in etcd: another machine has this name", own.name);
+            let reason = format!(
+                "a living Patroni keeps the key of {} in etcd: another machine has this name",
+                own.name
+            );
             Step::new(Action::Refuse, reason)
         } else {
             Step::new(Action::Wait, format!("the key of the former {} in etcd has not expired yet", own.name))

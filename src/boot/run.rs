@@ -75,7 +75,8 @@ fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
     state.node = Some(found.node.clone());
     state.identity_source = Some(found.source.into());
     let hostname = given.spec.node(&found.node).map(|n| n.hostname.clone());
-    let hostname = hostname.with_context(|| format!("this disk is pinned to {}, which the spec does not know", found.node))?;
+    let hostname = hostname
+        .with_context(|| format!("this disk is pinned to {}, which the spec does not know", found.node))?;
     if machine.hostname != hostname {
         nix::unistd::sethostname(&hostname).context("setting the host name")?;
     }
@@ -143,7 +144,11 @@ fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
             place: "joining the peers".into(),
             fix: "this node goes on by itself once the cause is gone".into(),
         });
-        state.enter(node.root, if refused { Phase::Refused } else { Phase::WaitingForPeers }, &step.reason)?;
+        state.enter(
+            node.root,
+            if refused { Phase::Refused } else { Phase::WaitingForPeers },
+            &step.reason,
+        )?;
         sleep(ROUND);
     }
 }

@@ -112,9 +112,15 @@ fn tell(phase: Phase, node: &str, sentence: &str) {
     let name = phase.name();
     match phase {
         Phase::Refused | Phase::Failed => {
-            tracing::error!(MESSAGE_ID = phase.message_id(), HANODE_PHASE = name, "{node}: {name}: {sentence}")
+            tracing::error!(
+                MESSAGE_ID = phase.message_id(),
+                HANODE_PHASE = name,
+                "{node}: {name}: {sentence}"
+            )
         }
-        _ => tracing::info!(MESSAGE_ID = phase.message_id(), HANODE_PHASE = name, "{node}: {name}: {sentence}"),
+        _ => {
+            tracing::info!(MESSAGE_ID = phase.message_id(), HANODE_PHASE = name, "{node}: {name}: {sentence}")
+        }
     }
     if matches!(phase, Phase::WaitingForPeers | Phase::InService | Phase::Refused | Phase::Failed) {
         // A console is a convenience: a machine without one goes on.

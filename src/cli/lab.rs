@@ -76,6 +76,15 @@ Examples:
         #[command(flatten)]
         common: Common,
     },
+    /// Replace a node: cut its power, discard its disk, boot the image anew, wait until all is well
+    #[command(after_help = "Example:\n  hanode lab reprovision demo --node node2")]
+    Reprovision {
+        #[command(flatten)]
+        common: Common,
+        /// Multiply every wait, for a slow machine
+        #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
+        timeout_scale: f64,
+    },
     /// Stop all nodes and remove their disks
     #[command(after_help = "Example:\n  hanode lab down demo")]
     Down {
@@ -101,7 +110,9 @@ fn scale(text: &str) -> Result<f64, String> {
 impl Lab {
     pub fn run(&self) -> Result<Verdict> {
         match &self.verb {
-            Verb::Up { common, image, vm, timeout_scale } => up(common, image.as_deref(), *vm, *timeout_scale),
+            Verb::Up { common, image, vm, timeout_scale } => {
+                up(common, image.as_deref(), *vm, *timeout_scale)
+            }
             Verb::Status { common, json } => {
                 let access = status::access(&common.dir)?;
                 let found = lab::status(&common.dir, || health::collect(&access))??;
@@ -117,6 +128,7 @@ impl Lab {
                 common.nodes.iter().try_for_each(|node| lab::kill(&common.dir, node))?;
                 Ok(Verdict::Well)
             }
+            Verb::Reprovision { common, timeout_scale } => reprovision(common, *timeout_scale),
             Verb::Down { common } => lab::down(&common.dir).map(|()| Verdict::Well),
         }
     }
@@ -126,7 +138,9 @@ fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Re
     let access = status::access(&common.dir)?;
     let image = match image {
         Some(image) => image.to_path_buf(),
-        None => lab::Lab::open(&common.dir).context("a new lab needs --image FILE")?.layout.image.path.clone(),
+        None => {
+            lab::Lab::open(&common.dir).context("a new lab needs --image FILE")?.layout.image.path.clone()
+        }
     };
     let options = Options {
         dir: common.dir.clone(),
@@ -142,6 +156,17 @@ fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Re
     };
     lab::up(&options, &access.spec, &probe, interrupt::flag())?;
     Ok(Verdict::Well)
+}
+
+fn reprovision(common: &Common, timeout_scale: f64) -> Result<Verdict> {
+    ensure!(!common.nodes.is_empty(), "which node is to be replaced? name it: --node NAME");
+    let lab = lab::Lab::open(&common.dir)?;
+    for node in &common.nodes {
+        lab.power_off(node)?;
+        lab.discard_disk(node)?;
+    }
+    let all = Common { dir: common.dir.clone(), nodes: Vec::new() };
+    up(&all, None, lab.layout.vm, timeout_scale)
 }
 
 fn exec(common: &Common, command: &[String]) -> Result<Verdict> {

@@ -53,7 +53,11 @@ enum Verb {
     Inspect(inspect::Inspect),
     /// What `lab` runs itself as, to become one node
     #[command(hide = true, after_help = "lab-node is for `hanode lab` alone")]
-    LabNode { role: String, dir: PathBuf, node: String },
+    LabNode {
+        role: String,
+        dir: PathBuf,
+        node: String,
+    },
 }
 
 /// How a verb that ran to its end found things.
@@ -76,7 +80,9 @@ impl Verb {
             Verb::Lab(verb) => verb.run(),
             Verb::Status(verb) => verb.run(),
             Verb::Inspect(verb) => verb.run(),
-            Verb::LabNode { role, dir, node } => crate::lab::node::main(role, dir, node).map(|()| Verdict::Well),
+            Verb::LabNode { role, dir, node } => {
+                crate::lab::node::main(role, dir, node).map(|()| Verdict::Well)
+            }
         }
     }
 }

@@ -59,7 +59,12 @@ impl Render {
         let cluster = Cluster::load(&self.dir)?;
         let spec = &cluster.spec;
         let known = || spec.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
-        ensure!(spec.node(&self.node).is_some(), "no node {:?} in the spec; there are: {}", self.node, known());
+        ensure!(
+            spec.node(&self.node).is_some(),
+            "no node {:?} in the spec; there are: {}",
+            self.node,
+            known()
+        );
         let entries = self.entries(&cluster)?;
         std::fs::create_dir_all(&self.out).with_context(|| format!("making {}", self.out.display()))?;
         tree::write(&self.out, &entries, None::<&Ids>)?;
@@ -87,7 +92,10 @@ impl Render {
             spec: &cluster.spec,
             target: &target,
             node: &self.node,
-            machine: &MachineFacts::assumed(interface.unwrap_or("eth0"), cluster.spec.network.subnet.prefix_len()),
+            machine: &MachineFacts::assumed(
+                interface.unwrap_or("eth0"),
+                cluster.spec.network.subnet.prefix_len(),
+            ),
             plan: &plan::Plan::assumed(&cluster.spec, action),
             secrets: &secrets,
             templates: &Templates::embedded(),

@@ -41,7 +41,9 @@ pub fn show(status: &health::Status, json: bool) -> Result<Verdict> {
 pub fn access(dir: &Path) -> Result<Access> {
     let cluster = Cluster::load(dir)?;
     let (certificate, key) = cluster.operator()?;
-    let member = |path: &str| cluster.bundle.file(path).map(<[u8]>::to_vec).with_context(|| format!("no {path} in the bundle"));
+    let member = |path: &str| {
+        cluster.bundle.file(path).map(<[u8]>::to_vec).with_context(|| format!("no {path} in the bundle"))
+    };
     let leaf = Leaf { certificate: certificate.into_bytes(), key: key.into_bytes() };
     let redis = match cluster.spec.redis.tls {
         true => Some(Credentials { ca: member("/etc/ssl/myca/root.crt")?, leaf: None }),

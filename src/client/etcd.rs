@@ -43,7 +43,10 @@ pub fn url(address: IpAddr, port: u16) -> String {
 
 impl Etcd {
     pub fn new(credentials: &Credentials, address: IpAddr, timeout: Duration) -> Result<Self> {
-        Ok(Etcd { http: Http::new(Some(credentials), timeout)?, base: url(address, crate::spec::ETCD_CLIENT_PORT) })
+        Ok(Etcd {
+            http: Http::new(Some(credentials), timeout)?,
+            base: url(address, crate::spec::ETCD_CLIENT_PORT),
+        })
     }
 
     fn call(&self, path: &str, body: Value) -> Result<Value> {
@@ -152,7 +155,9 @@ mod tests {
 
     #[test]
     fn base64_as_published() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(base64(plain.as_bytes()), coded);
             assert_eq!(unbase64(coded).as_deref(), Some(plain.as_bytes()));
         }

@@ -31,7 +31,8 @@ impl Http {
             let ca = Certificate::from_pem(&credentials.ca).context("CA certificate is no PEM")?;
             tls = tls.root_certs(RootCerts::new_with_certs(&[ca]));
             if let Some(leaf) = &credentials.leaf {
-                let certificate = Certificate::from_pem(&leaf.certificate).context("certificate is no PEM")?;
+                let certificate =
+                    Certificate::from_pem(&leaf.certificate).context("certificate is no PEM")?;
                 let key = PrivateKey::from_pem(&leaf.key).context("key is no PEM")?;
                 tls = tls.client_cert(Some(ClientCert::new_with_certs(&[certificate], key)));
             }

@@ -190,7 +190,13 @@ mod tests {
 
     #[test]
     fn hostile_answers_are_errors() {
-        for bytes in [&b"$999999999\r\n"[..], b"*99999999\r\n", b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n+x\r\n", b"HTTP/1.1 200\r\n", b"+x"] {
+        for bytes in [
+            &b"$999999999\r\n"[..],
+            b"*99999999\r\n",
+            b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n+x\r\n",
+            b"HTTP/1.1 200\r\n",
+            b"+x",
+        ] {
             assert!(parse(bytes).is_err(), "{bytes:?}");
         }
     }

@@ -61,7 +61,8 @@ impl Credentials {
     /// A server that admits only clients of the same CA; `crl` counts once it has entries.
     pub fn server_config(&self, crl: Option<&[u8]>) -> Result<ServerConfig> {
         let leaf = self.leaf.as_ref().context("a server needs a certificate of its own")?;
-        let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.ca)?), provider());
+        let mut verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.ca)?), provider());
         if let Some(crl) = crl {
             verifier = verifier.with_crls([CertificateRevocationListDer::from_pem_slice(crl)?]);
         }
@@ -75,7 +76,8 @@ impl Credentials {
     /// Connects and shakes hands; `timeout` bounds the connection and each read and write.
     pub fn connect(&self, address: IpAddr, port: u16, timeout: Duration) -> Result<TlsStream> {
         let socket = connect(address, port, timeout)?;
-        let connection = ClientConnection::new(Arc::new(self.client_config()?), ServerName::IpAddress(address.into()))?;
+        let connection =
+            ClientConnection::new(Arc::new(self.client_config()?), ServerName::IpAddress(address.into()))?;
         Ok(StreamOwned::new(connection, socket))
     }
 }

@@ -25,7 +25,8 @@ pub fn collect(access: &Access) -> Result<Status> {
         let patroni = threads.spawn(|| postgres(access));
         let vip = threads.spawn(|| haproxy_answers(spec.network.vip, spec.haproxy.stats_port));
         let all = |failed: &str| anyhow::anyhow!("{failed}: a thread failed");
-        let nodes = joins.into_iter().map(|t| t.join().map_err(|_| all("nodes"))).collect::<Result<Vec<_>>>()?;
+        let nodes =
+            joins.into_iter().map(|t| t.join().map_err(|_| all("nodes"))).collect::<Result<Vec<_>>>()?;
         let holders = nodes.iter().filter(|(_, holds)| *holds).map(|(n, _)| n.name.clone()).collect();
         let vip = VipStatus { address: spec.network.vip, holders, answers: vip.join().unwrap_or(false) };
         Ok::<_, anyhow::Error>(Status {
@@ -36,7 +37,10 @@ pub fn collect(access: &Access) -> Result<Status> {
             etcd: etcds.into_iter().map(|t| t.join().map_err(|_| all("etcd"))).collect::<Result<_>>()?,
             postgres: patroni.join().map_err(|_| all("Patroni"))?,
             redis: rediss.into_iter().map(|t| t.join().map_err(|_| all("Redis"))).collect::<Result<_>>()?,
-            sentinel: sentinels_together(spec, sentinels.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(all("Sentinel")))).collect()),
+            sentinel: sentinels_together(
+                spec,
+                sentinels.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(all("Sentinel")))).collect(),
+            ),
             vip,
             certificates: certificates(access)?,
         })
@@ -143,8 +147,9 @@ fn postgres(access: &Access) -> Vec<PostgresStatus> {
 
 fn redis(access: &Access, node: &Node) -> RedisStatus {
     let spec = &access.spec.redis;
-    let asked = Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, TIMEOUT)
-        .and_then(|mut redis| redis.info("replication"));
+    let asked =
+        Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, TIMEOUT)
+            .and_then(|mut redis| redis.info("replication"));
     let name = node.name.clone();
     match asked {
         Ok(info) => {
@@ -157,18 +162,27 @@ fn redis(access: &Access, node: &Node) -> RedisStatus {
                 error: None,
             }
         }
-        Err(error) => {
-            RedisStatus { name, role: String::new(), link_up: false, replicas: 0, error: Some(format!("{error:#}")) }
-        }
+        Err(error) => RedisStatus {
+            name,
+            role: String::new(),
+            link_up: false,
+            replicas: 0,
+            error: Some(format!("{error:#}")),
+        },
     }
 }
 
 /// A Sentinel's belief, and its verdict on the quorum.
 fn sentinel(access: &Access, node: &Node) -> Result<(String, Watched, Option<String>)> {
     let spec = &access.spec.redis;
-    let mut sentinel =
-        Redis::connect(access.redis.as_ref(), node.address, spec.sentinel_port, &access.secrets.sentinel, TIMEOUT)
-            .with_context(|| node.name.clone())?;
+    let mut sentinel = Redis::connect(
+        access.redis.as_ref(),
+        node.address,
+        spec.sentinel_port,
+        &access.secrets.sentinel,
+        TIMEOUT,
+    )
+    .with_context(|| node.name.clone())?;
     let fault = match sentinel.command(&["SENTINEL", "CKQUORUM", &spec.master_name])? {
         Value::Error(words) => Some(words),
         _ => None,

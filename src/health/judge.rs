@@ -21,7 +21,11 @@ fn nodes(spec: &Spec, generation: u64, status: &Status, problems: &mut Vec<Strin
     for node in &status.nodes {
         let name = &node.name;
         if node.phase != "in-service" {
-            let why = if node.problems.is_empty() { String::new() } else { format!(": {}", node.problems.join("; ")) };
+            let why = if node.problems.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", node.problems.join("; "))
+            };
             problems.push(format!("{name}: {}{why}", node.phase));
         }
         if node.generation.is_some_and(|g| g != generation) {
@@ -63,15 +67,24 @@ fn redis(spec: &Spec, status: &Status, problems: &mut Vec<String>) {
     for server in &status.redis {
         match &server.error {
             Some(error) => problems.push(format!("{}: Redis: {error}", server.name)),
-            None if !server.link_up => problems.push(format!("{}: Redis has no link to its primary", server.name)),
+            None if !server.link_up => {
+                problems.push(format!("{}: Redis has no link to its primary", server.name))
+            }
             None => {}
         }
     }
-    let primaries: Vec<_> = status.redis.iter().filter(|r| r.role == "master").map(|r| r.name.as_str()).collect();
-    let named = status.sentinel.primary.and_then(|a| spec.nodes.iter().find(|n| n.address == a)).map(|n| n.name.as_str());
+    let primaries: Vec<_> =
+        status.redis.iter().filter(|r| r.role == "master").map(|r| r.name.as_str()).collect();
+    let named = status
+        .sentinel
+        .primary
+        .and_then(|a| spec.nodes.iter().find(|n| n.address == a))
+        .map(|n| n.name.as_str());
     match (primaries.as_slice(), named) {
         ([one], Some(named)) if *one == named => {}
-        ([one], Some(named)) => problems.push(format!("Sentinels name {named} as Redis' primary, but {one} is it")),
+        ([one], Some(named)) => {
+            problems.push(format!("Sentinels name {named} as Redis' primary, but {one} is it"))
+        }
         (_, None) => problems.push("no majority of Sentinels names a Redis primary".into()),
         (many, _) => problems.push(format!("Redis has {} primaries: {}", many.len(), many.join(", "))),
     }

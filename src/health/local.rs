@@ -16,8 +16,13 @@ pub fn problems(access: &Access, node: &str) -> Vec<String> {
     let Some(node) = access.spec.node(node) else {
         return vec![format!("{node} is not in the spec")];
     };
-    let checks: [(&str, fn(&Access, &Node) -> Result<()>); 5] =
-        [("etcd", etcd), ("PostgreSQL", postgres), ("Redis", redis), ("Sentinel", sentinel), ("HAProxy", haproxy)];
+    let checks: [(&str, fn(&Access, &Node) -> Result<()>); 5] = [
+        ("etcd", etcd),
+        ("PostgreSQL", postgres),
+        ("Redis", redis),
+        ("Sentinel", sentinel),
+        ("HAProxy", haproxy),
+    ];
     let bad = checks.iter().filter_map(|(name, check)| Some((name, check(access, node).err()?)));
     bad.map(|(name, error)| format!("{name}: {error:#}")).collect()
 }
@@ -43,8 +48,9 @@ fn postgres(access: &Access, node: &Node) -> Result<()> {
 
 fn redis(access: &Access, node: &Node) -> Result<()> {
     let spec = &access.spec.redis;
-    let info = Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, TIMEOUT)?
-        .info("replication")?;
+    let info =
+        Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, TIMEOUT)?
+            .info("replication")?;
     let is = |key: &str, value: &str| info.get(key).is_some_and(|v| v == value);
     ensure!(is("role", "master") || is("master_link_status", "up"), "replica has no link to its primary");
     Ok(())
@@ -52,8 +58,14 @@ fn redis(access: &Access, node: &Node) -> Result<()> {
 
 fn sentinel(access: &Access, node: &Node) -> Result<()> {
     let spec = &access.spec.redis;
-    Redis::connect(access.redis.as_ref(), node.address, spec.sentinel_port, &access.secrets.sentinel, TIMEOUT)?
-        .ask(&["SENTINEL", "CKQUORUM", &spec.master_name])?;
+    Redis::connect(
+        access.redis.as_ref(),
+        node.address,
+        spec.sentinel_port,
+        &access.secrets.sentinel,
+        TIMEOUT,
+    )?
+    .ask(&["SENTINEL", "CKQUORUM", &spec.master_name])?;
     Ok(())
 }
 

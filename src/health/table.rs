@@ -4,11 +4,23 @@ use super::Status;
 use std::fmt::Write;
 
 pub fn table(status: &Status) -> String {
-    let mut rows = vec![["NODE", "ADDRESS", "PHASE", "ETCD", "POSTGRESQL", "LAG", "REDIS", "HAPROXY", "VIP"].map(String::from)];
+    let mut rows = vec![
+        ["NODE", "ADDRESS", "PHASE", "ETCD", "POSTGRESQL", "LAG", "REDIS", "HAPROXY", "VIP"]
+            .map(String::from),
+    ];
     for (i, node) in status.nodes.iter().enumerate() {
-        let etcd = status.etcd.get(i).map_or("", |m| if !m.healthy { "down" } else if m.leader { "leader" } else { "ok" });
+        let etcd = status.etcd.get(i).map_or("", |m| {
+            if !m.healthy {
+                "down"
+            } else if m.leader {
+                "leader"
+            } else {
+                "ok"
+            }
+        });
         let postgres = status.postgres.get(i);
-        let role = postgres.map_or("", |m| if m.role.is_empty() { m.state.as_str() } else { m.role.as_str() });
+        let role =
+            postgres.map_or("", |m| if m.role.is_empty() { m.state.as_str() } else { m.role.as_str() });
         let lag = postgres.and_then(|m| m.lag).map_or(String::new(), |lag| lag.to_string());
         let redis = status.redis.get(i).map_or("", |r| match (r.role.as_str(), r.link_up) {
             ("master", _) => "primary",
@@ -23,7 +35,12 @@ pub fn table(status: &Status) -> String {
         rows.push(cells.map(String::from));
     }
     let mut out = aligned(&rows);
-    let _ = writeln!(out, "\nvirtual IP  {} {}", status.vip.address, if status.vip.answers { "answers" } else { "does not answer" });
+    let _ = writeln!(
+        out,
+        "\nvirtual IP  {} {}",
+        status.vip.address,
+        if status.vip.answers { "answers" } else { "does not answer" }
+    );
     if let Some(first) = status.certificates.iter().min_by_key(|c| c.days_left) {
         let _ = writeln!(out, "first to expire  {} in {} days", first.name, first.days_left);
     }

@@ -2,8 +2,8 @@
 
 use super::diagnose::{self, Boot};
 use super::layout::{self, Image, Layout};
-use crate::interrupt::Interrupted;
 use super::{Lab, down, image, process, state, vm};
+use crate::interrupt::Interrupted;
 use crate::spec::Spec;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;

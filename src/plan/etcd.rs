@@ -68,7 +68,10 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
         return among_living(spec, node, members, own);
     }
     match seen.all_peers() {
-        None => step(Action::Wait, format!("no etcd quorum answers, and {} not heard of yet", seen.silent().join(", "))),
+        None => step(
+            Action::Wait,
+            format!("no etcd quorum answers, and {} not heard of yet", seen.silent().join(", ")),
+        ),
         Some(peers) => among_all(spec, own, &peers),
     }
 }
@@ -85,7 +88,9 @@ fn among_living(spec: &Spec, node: &str, members: &[Member], own: &Answer) -> Et
     let genesis = own.genesis.as_deref();
     let reason = match spec.node(node).map(|n| joining(members, &peer_url(n))) {
         Some(Joining::Take) => "a quorum lists this node as never started".to_string(),
-        Some(Joining::Replace(id)) => format!("a quorum lists this node as member {id} with data that this disk lacks"),
+        Some(Joining::Replace(id)) => {
+            format!("a quorum lists this node as member {id} with data that this disk lacks")
+        }
         Some(Joining::Add) | None => "a quorum answers and does not list this node".to_string(),
     };
     EtcdStep::plain(spec, Step::new(Action::Join, reason), genesis)
@@ -95,14 +100,18 @@ fn among_living(spec: &Spec, node: &str, members: &[Member], own: &Answer) -> Et
 fn outdated(spec: &Spec, node: &str, members: &[Member], seen: &Observations) -> Option<String> {
     let own = &seen.own;
     if let Some(boots) = seen.boots_in_etcd.filter(|b| *b > own.boots) {
-        return Some(format!("etcd counts {boots} boots of this node, this disk {}: it is an older snapshot", own.boots));
+        return Some(format!(
+            "etcd counts {boots} boots of this node, this disk {}: it is an older snapshot",
+            own.boots
+        ));
     }
     let listed = spec.node(node).and_then(|n| members.iter().find(|m| m.peer_urls.contains(&peer_url(n))));
     match (listed, &own.etcd_member) {
         (None, _) => Some("a quorum no longer lists the member whose log is on this disk".into()),
-        (Some(member), Some(id)) if member.id != *id => {
-            Some(format!("a quorum lists this node as member {}, the log on this disk is member {id}'s", member.id))
-        }
+        (Some(member), Some(id)) if member.id != *id => Some(format!(
+            "a quorum lists this node as member {}, the log on this disk is member {id}'s",
+            member.id
+        )),
         _ => None,
     }
 }
@@ -119,11 +128,15 @@ fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
         if logs < spec.majority() {
             return step(Action::Refuse, lost_for_good(spec, logs));
         }
-        let reason = format!("{} has served: this cluster exists, and its etcd quorum must answer first", served.node);
+        let reason =
+            format!("{} has served: this cluster exists, and its etcd quorum must answer first", served.node);
         return step(Action::Wait, reason);
     }
     if let Some(other) = peers.iter().find(|p| p.began && p.genesis.as_deref() != Some(&agreed)) {
-        let reason = format!("{} has begun a genesis without this disk; its etcd quorum must answer first", other.node);
+        let reason = format!(
+            "{} has begun a genesis without this disk; its etcd quorum must answer first",
+            other.node
+        );
         return step(Action::Wait, reason);
     }
     let mut waiting = peers.iter().filter(|p| p.genesis.as_deref() != Some(&agreed) && !p.began);
@@ -133,7 +146,9 @@ fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
         return step;
     }
     match waiting.next() {
-        Some(peer) => step(Action::Wait, format!("{} has not written the genesis to its disk yet", peer.node)),
+        Some(peer) => {
+            step(Action::Wait, format!("{} has not written the genesis to its disk yet", peer.node))
+        }
         None => step(Action::Begin, "all nodes are new and agree".into()),
     }
 }
@@ -152,7 +167,10 @@ fn lost_for_good(spec: &Spec, logs: usize) -> String {
 fn differs(own: &Answer, peer: &Answer) -> Option<String> {
     let name = &peer.node;
     if own.cluster != peer.cluster {
-        Some(format!("{name} belongs to cluster {:?}, this node to {:?}: one of the images is another cluster's", peer.cluster, own.cluster))
+        Some(format!(
+            "{name} belongs to cluster {:?}, this node to {:?}: one of the images is another cluster's",
+            peer.cluster, own.cluster
+        ))
     } else if own.spec_hash != peer.spec_hash {
         Some(format!("{name} was given another cluster.toml; boot all nodes with the same one"))
     } else if own.generation != peer.generation {

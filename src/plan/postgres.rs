@@ -7,7 +7,11 @@ pub(super) fn decide(_spec: &Spec, _node: &str, seen: &Observations) -> Step {
     let own = &seen.own;
     match seen.initialize {
         None => Step::new(Action::Wait, "no etcd quorum answers, so nobody knows who leads"),
-        Some(true) if own.data.postgres => Step::new(Action::Resume, "this disk has data of the cluster that etcd knows"),
+        // Patroni would make itself known under this name, while etcd's gate still looks for a twin of it.
+        Some(_) if !own.data.etcd => Step::new(Action::Wait, "this node's etcd comes first"),
+        Some(true) if own.data.postgres => {
+            Step::new(Action::Resume, "this disk has data of the cluster that etcd knows")
+        }
         Some(true) => Step::new(Action::Join, "the cluster exists; its data is cloned from the leader"),
         Some(false) => uninitialized(seen),
     }
@@ -30,7 +34,12 @@ fn uninitialized(seen: &Observations) -> Step {
         return Step::new(Action::Wait, format!("etcd knows of no cluster, and {silent} may have its data"));
     };
     match peers.iter().find(|p| p.data.postgres) {
-        Some(peer) => Step::new(Action::Wait, format!("{} has PostgreSQL data; it must start first", peer.node)),
-        None => Step::new(Action::Begin, "no node has PostgreSQL data: the genesis was interrupted before there was any"),
+        Some(peer) => {
+            Step::new(Action::Wait, format!("{} has PostgreSQL data; it must start first", peer.node))
+        }
+        None => Step::new(
+            Action::Begin,
+            "no node has PostgreSQL data: the genesis was interrupted before there was any",
+        ),
     }
 }

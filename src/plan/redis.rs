@@ -52,7 +52,8 @@ fn all_that_remember(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
     let primary = seen.sentinels.first()?.primary;
     let agreed = seen.sentinels.iter().all(|s| s.primary == primary);
     let known = all().all(|a| a.data.sentinel || !a.data.redis);
-    (remember.len() < spec.majority() && remember.iter().all(|a| heard(&a.node)) && agreed && known).then_some(primary)
+    (remember.len() < spec.majority() && remember.iter().all(|a| heard(&a.node)) && agreed && known)
+        .then_some(primary)
 }
 
 fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> RedisStep {
@@ -82,7 +83,11 @@ fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {
     let (answered, all) = (seen.sentinels.len(), spec.nodes.len());
     let blank = |a: &&crate::join::Answer| !a.data.redis && !a.data.sentinel;
     if !seen.own.data.redis && seen.all_peers().is_some_and(|peers| peers.iter().all(blank)) {
-        return at_genesis(spec, seen, "no node has Redis data: the genesis was interrupted before there was any");
+        return at_genesis(
+            spec,
+            seen,
+            "no node has Redis data: the genesis was interrupted before there was any",
+        );
     }
     let reason = format!(
         "{answered} of {all} Sentinels answer; {} must name the same primary before Redis starts",

@@ -33,7 +33,15 @@ fn answer(node: &str) -> Answer {
 /// node1 looks at three blank nodes that all answer.
 fn blank() -> Observations {
     let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), answer: Ok(answer(n)) });
-    Observations { schema: 1, own: answer("node1"), peers: peers.into(), etcd: None, boots_in_etcd: None, initialize: None, sentinels: vec![] }
+    Observations {
+        schema: 1,
+        own: answer("node1"),
+        peers: peers.into(),
+        etcd: None,
+        boots_in_etcd: None,
+        initialize: None,
+        sentinels: vec![],
+    }
 }
 
 fn id() -> String {
@@ -46,7 +54,12 @@ fn peer(seen: &mut Observations, i: usize) -> &mut Answer {
 
 fn member(name: &str, address: &str, started: bool) -> Member {
     let client_urls = if started { vec![format!("https://{address}:2379")] } else { vec![] };
-    Member { id: format!("id-{name}"), name: name.into(), peer_urls: vec![format!("https://{address}:2380")], client_urls }
+    Member {
+        id: format!("id-{name}"),
+        name: name.into(),
+        peer_urls: vec![format!("https://{address}:2380")],
+        client_urls,
+    }
 }
 
 fn living() -> Vec<Member> {
@@ -71,7 +84,12 @@ fn postgres(seen: &Observations) -> Step {
 
 fn sentinels(named: [&str; 3]) -> Vec<Sentinel> {
     let all = named.iter().enumerate().filter(|(_, a)| !a.is_empty());
-    all.map(|(i, a)| Sentinel { node: format!("node{}", i + 1), primary: a.parse().expect("address"), epoch: 1 }).collect()
+    all.map(|(i, a)| Sentinel {
+        node: format!("node{}", i + 1),
+        primary: a.parse().expect("address"),
+        epoch: 1,
+    })
+    .collect()
 }
 
 #[test]
@@ -206,6 +224,8 @@ fn postgres_begins_only_where_nobody_has_data() {
     let mut seen = blank();
     assert_eq!(postgres(&seen).action, Action::Wait, "no quorum");
     (seen.etcd, seen.initialize) = (Some(living()), Some(true));
+    assert_eq!(postgres(&seen).action, Action::Wait, "its etcd has not joined");
+    seen.own.data.etcd = true;
     assert_eq!(postgres(&seen).action, Action::Join);
     seen.own.data.postgres = true;
     assert_eq!(postgres(&seen).action, Action::Resume);
@@ -233,7 +253,11 @@ fn redis_begins_at_genesis_once_etcd_has_its_quorum() {
     assert_eq!(step.primary, "192.168.18.22".parse().ok(), "the spec's initial primary");
     seen.sentinels = sentinels(["", "192.168.18.23", "192.168.18.23"]);
     let step = redis(&seen);
-    assert_eq!((step.step.action, step.primary), (Action::Join, "192.168.18.23".parse().ok()), "late: another was promoted");
+    assert_eq!(
+        (step.step.action, step.primary),
+        (Action::Join, "192.168.18.23".parse().ok()),
+        "late: another was promoted"
+    );
 }
 
 #[test]
