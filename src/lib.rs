@@ -24,6 +24,8 @@ pub mod cluster;
 #[cfg(feature = "desk")]
 pub mod image;
 #[cfg(feature = "desk")]
+pub mod interrupt;
+#[cfg(feature = "desk")]
 pub mod lab;
 #[cfg(feature = "desk")]
 pub mod seed;

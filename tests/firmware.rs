@@ -8,11 +8,14 @@ mod qemu;
 mod sample;
 
 use hanode::image::{self, Baked, Options};
-use hanode::seed::{self, Interface, Network};
+use hanode::seed::{Interface, Seed};
 use qemu::{Firmware, MAC, Machine};
 use std::time::Duration;
 
-const PROGRAM: &[u8] = include_bytes!(env!("CARGO_BIN_EXE_hanode-firstboot"));
+/// The program of the image, as cargo built it for this test.
+fn program() -> Vec<u8> {
+    std::fs::read(env!("CARGO_BIN_EXE_hanode-firstboot")).unwrap()
+}
 
 /// Emulated and on a busy machine: long.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -25,10 +28,10 @@ fn the_image_boots_by_bios_and_by_uefi_as_the_node_of_its_seed() {
     let spec = sample::spec();
     let baked = Baked { spec_text: "# the spec\n", spec: &spec, bundle: b"the bundle", generation: 1 };
     let options =
-        Options { target: "debian-13", out: &disk, compress: false, baked: Some(baked), program: PROGRAM };
+        Options { target: "debian-13", out: &disk, compress: false, baked: Some(baked), program: &program() };
     image::build(&options).unwrap();
-    let network = Network { interface: Interface::Mac(MAC.into()), gateway: None, nameservers: vec![] };
-    seed::make(&spec, "node2", Some(&network), &iso).unwrap();
+    let seed = Seed::of(&spec, "node2").unwrap();
+    seed.with_network(&spec, Interface::Mac(MAC.into()), None).unwrap().write(&iso).unwrap();
 
     for firmware in [Firmware::Bios, Firmware::Uefi] {
         let mut machine = Machine::boot(firmware, &disk, &iso, dir.path());

@@ -23,6 +23,7 @@ pub use overlay::{Baked, program};
 pub use progress::Steps;
 pub use record::{Cluster, Record};
 
+use crate::interrupt;
 use crate::tree::Entry;
 use anyhow::{Context, Result, bail};
 use base::Base;
@@ -60,10 +61,15 @@ pub struct Built {
     pub base: String,
 }
 
+impl std::fmt::Display for Built {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} MiB in {:.1} s", self.path.display(), self.bytes >> 20, self.seconds)
+    }
+}
+
 /// Builds an image. The base comes from the cache if it was made before.
 pub fn build(options: &Options) -> Result<Built> {
     let begun = Instant::now();
-    tool::catch_interrupts();
     let format = Format::of(options.out)?;
     if options.compress && format != Format::Qcow2 {
         bail!("{}: only .qcow2 is compressed on demand", options.out.display());
@@ -110,7 +116,7 @@ fn archive(
     let mut from = File::open(tar)?;
     let mut block = vec![0; 1 << 20];
     loop {
-        tool::check_interrupted()?;
+        interrupt::check()?;
         match from.read(&mut block)? {
             0 => break,
             read => gzip.write_all(&block[..read])?,

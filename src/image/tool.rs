@@ -1,5 +1,6 @@
 //! Host programs the image is made with, run so that an interruption ends them too.
 
+use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -7,8 +8,6 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -28,31 +27,6 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-img", "qemu-utils"),
     ("xorriso", "xorriso"),
 ];
-
-/// The operator pressed Ctrl-C, or the program was asked to end.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted")]
-pub struct Interrupted;
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// From now on SIGINT and SIGTERM let guards clean up instead of ending the program on the spot.
-pub fn catch_interrupts() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let caught = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst));
-        if let Err(e) = caught {
-            tracing::warn!("interruptions will not be cleaned up after: {e}");
-        }
-    });
-}
-
-pub fn check_interrupted() -> Result<()> {
-    if INTERRUPTED.load(Ordering::SeqCst) {
-        bail!(Interrupted);
-    }
-    Ok(())
-}
 
 /// Where a program lies; `sbin` counts even if the caller's PATH lacks it.
 fn find(name: &str) -> Option<PathBuf> {
@@ -145,7 +119,7 @@ pub fn watch(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Said> 
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if let Err(interrupted) = check_interrupted() {
+        if let Err(interrupted) = interrupt::check() {
             end(&mut child);
             return Err(interrupted);
         }
