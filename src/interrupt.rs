@@ -1,22 +1,23 @@
-//! Ctrl-C and SIGTERM: the program installs the handler, long work asks [`check`], stops, and its guards
-//! clean up.
+//! Ctrl-C and SIGTERM: long work asks [`check`] and fails, its guards clean up, `main` turns that into 130.
 
 use anyhow::{Context, Result, bail};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+static ASKED: AtomicBool = AtomicBool::new(false);
 static TIMES: AtomicUsize = AtomicUsize::new(0);
 
 /// How often a user must insist before cleaning up is given up.
 const PATIENCE: usize = 3;
 
-/// The error of work that was stopped; the program ends with 130.
+/// The operator's wish to stop, to be told from a failure.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// Once, at the program's start.
+/// From now on SIGINT and SIGTERM let guards clean up instead of ending the program on the spot.
 pub fn install() -> Result<()> {
     let handler = || {
+        ASKED.store(true, Ordering::SeqCst);
         if TIMES.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE {
             std::process::exit(130);
         }
@@ -24,8 +25,12 @@ pub fn install() -> Result<()> {
     ctrlc::set_handler(handler).context("catching Ctrl-C")
 }
 
+pub fn flag() -> &'static AtomicBool {
+    &ASKED
+}
+
 pub fn interrupted() -> bool {
-    TIMES.load(Ordering::Relaxed) > 0
+    ASKED.load(Ordering::SeqCst)
 }
 
 pub fn check() -> Result<()> {

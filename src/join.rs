@@ -1,1 +1,130 @@
-//! join
+//! The join port: what a node tells its peers of itself, over mutual TLS under the cluster CA.
+//!
+//! A connection carries no request: the server sends one [`Answer`] as JSON and closes.
+
+use crate::client::tls::Credentials;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// No honest answer comes near this.
+const MAX_ANSWER: u64 = 64 << 10;
+
+pub const SCHEMA: u32 = 1;
+
+/// What is on a node's disk, as far as joining goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Disk {
+    /// No service has data here.
+    Blank,
+    /// Some service has data, but this disk never served: an interrupted genesis, or another's data.
+    Data,
+    /// A service that takes clients' data was once let go on this disk.
+    Served,
+}
+
+/// Which services have data on the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Data {
+    pub etcd: bool,
+    pub postgres: bool,
+    pub redis: bool,
+    /// Sentinel's own file, with an id of its own.
+    pub sentinel: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub schema: u32,
+    pub cluster: String,
+    pub node: String,
+    pub generation: u64,
+    pub spec_hash: String,
+    /// Random, one per disk.
+    pub install_id: String,
+    pub disk: Disk,
+    pub data: Data,
+    /// The genesis that this disk has recorded.
+    #[serde(default)]
+    pub genesis: Option<String>,
+    /// Whether the services were let go for that genesis in this boot.
+    #[serde(default)]
+    pub began: bool,
+    /// etcd's id of the member that this disk's log belongs to, once known.
+    #[serde(default)]
+    pub etcd_member: Option<String>,
+    /// How often this disk was booted.
+    #[serde(default)]
+    pub boots: u64,
+    pub phase: String,
+    #[serde(default)]
+    pub holds_vip: bool,
+    /// Which image this node runs: target, versions, build.
+    #[serde(default)]
+    pub image: BTreeMap<String, String>,
+    /// Services that are not well on this node, as it sees them itself.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// Asks one node.
+pub fn ask(credentials: &Credentials, address: IpAddr, port: u16, timeout: Duration) -> Result<Answer> {
+    let mut stream = credentials.connect(address, port, timeout)?;
+    let mut text = Vec::new();
+    (&mut stream).take(MAX_ANSWER).read_to_end(&mut text).or_else(closed_without_notice)?;
+    parse(&text)
+}
+
+/// A peer that ends without TLS' closing notice is judged by whether its answer is whole.
+fn closed_without_notice(error: std::io::Error) -> std::io::Result<usize> {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Ok(0),
+        _ => Err(error),
+    }
+}
+
+fn parse(text: &[u8]) -> Result<Answer> {
+    let answer: Answer = serde_json::from_slice(text).context("the join port's answer is not understood")?;
+    ensure!(answer.schema == SCHEMA, "the join port answers in schema {}, this program knows {SCHEMA}", answer.schema);
+    Ok(answer)
+}
+
+/// Serves one connection that is already accepted.
+pub fn serve(
+    credentials: &Credentials,
+    crl: Option<&[u8]>,
+    mut socket: TcpStream,
+    timeout: Duration,
+    answer: impl FnOnce() -> Result<Answer>,
+) -> Result<()> {
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    let mut tls = rustls::ServerConnection::new(Arc::new(credentials.server_config(crl)?))?;
+    // The other side must have proved who it is before it hears anything.
+    while tls.is_handshaking() {
+        tls.complete_io(&mut socket).context("handshake")?;
+    }
+    let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+    stream.write_all(&serde_json::to_vec(&answer()?)?)?;
+    stream.conn.send_close_notify();
+    stream.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_end_in_an_answer_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _ = parse(&bytes);
+        }
+    }
+}

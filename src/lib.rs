@@ -16,6 +16,7 @@ pub mod secrets;
 pub mod spec;
 pub mod target;
 pub mod tree;
+pub mod trouble;
 
 #[cfg(feature = "desk")]
 pub mod cli;

@@ -32,7 +32,7 @@ pub struct Target {
     #[serde(default)]
     pub enabled: Vec<String>,
     /// What a node's configuration consists of.
-    #[serde(rename = "file", default)]
+    #[serde(rename = "file")]
     pub files: Vec<FileRule>,
 }
 
@@ -76,8 +76,14 @@ pub struct Selinux {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRule {
-    /// A file of `image/templates`.
-    pub template: String,
+    #[serde(default)]
+    pub kind: RuleKind,
+    /// A file: which one of `image/templates` it is made from.
+    #[serde(default)]
+    pub template: Option<String>,
+    /// A link: whereto, with the same placeholders as `path`.
+    #[serde(default)]
+    pub to: Option<String>,
     /// Where it goes; `{paths.NAME}` is replaced.
     pub path: String,
     #[serde(default = "root")]
@@ -86,18 +92,32 @@ pub struct FileRule {
     pub group: String,
     #[serde(default = "world_readable")]
     pub mode: String,
-    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`.
+    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`.
     #[serde(default)]
     pub when: Option<String>,
     /// The service whose plan the content depends on (`etcd`, `redis`): its gate writes the file.
     #[serde(default)]
     pub plan: Option<String>,
+    /// The component's own checker, run before the file is laid down; `{file}` is the content's place.
+    #[serde(default)]
+    pub check: Vec<String>,
     /// How a running node takes up a change.
     #[serde(default)]
     pub on_change: OnChange,
     /// The component that takes it up.
     #[serde(default)]
     pub component: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuleKind {
+    #[default]
+    File,
+    Dir,
+    Link,
+    /// A file that HAProxy sends as it is: the template's header lines, then the service CA's CRL.
+    Crl,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +140,24 @@ fn world_readable() -> String {
 impl Target {
     pub fn parse(text: &str) -> anyhow::Result<Target> {
         Ok(toml::from_str(text)?)
+    }
+
+    pub fn path(&self, name: &str) -> anyhow::Result<&str> {
+        let path = self.paths.get(name).map(String::as_str);
+        path.ok_or_else(|| anyhow::anyhow!("target {} names no path {name}", self.name))
+    }
+
+    /// The rule that a file at this place comes from.
+    pub fn rule_at(&self, path: &str) -> Option<&FileRule> {
+        self.files.iter().find(|r| self.expand(&r.path) == path)
+    }
+
+    /// Replaces every `{paths.NAME}`.
+    pub fn expand(&self, path: &str) -> String {
+        let replaced = |text: String, (name, value): (&String, &String)| {
+            text.replace(&format!("{{paths.{name}}}"), value)
+        };
+        self.paths.iter().fold(path.to_string(), replaced)
     }
 
     /// The unit of a component, e.g. `redis-server.service`.

@@ -1,1 +1,5 @@
-fn main() {}
+//! The service in the image.
+
+fn main() -> std::process::ExitCode {
+    hanode::boot::commands::main()
+}

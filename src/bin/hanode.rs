@@ -1,1 +1,5 @@
-fn main() {}
+//! The operator's tool.
+
+fn main() -> std::process::ExitCode {
+    hanode::cli::main()
+}

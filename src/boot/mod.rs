@@ -1,1 +1,22 @@
-//! boot
+//! The service in the image: turns a copy of it into the node that it is.
+//!
+//! [`run`] is the plan unit, [`gate`] stands before each service, [`ready`] watches; all three read the
+//! same [`given`] facts, look at the same [`disk`], and leave decisions to [`crate::plan`].
+
+mod answer;
+mod apply;
+mod checkers;
+pub mod commands;
+mod disk;
+mod gate;
+mod given;
+mod identity;
+mod labels;
+mod machine;
+mod metadata;
+mod observe;
+mod ready;
+mod rejoin;
+mod run;
+mod state;
+mod units;

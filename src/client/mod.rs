@@ -1,1 +1,6 @@
-//! client
+//! Clients of the servers on the nodes. Every call is bounded in time and in what it reads.
+
+pub mod etcd;
+pub mod http;
+pub mod redis;
+pub mod tls;

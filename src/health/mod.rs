@@ -1,1 +1,140 @@
-//! health
+//! Health: what the whole cluster looks like from here, and what is wrong with it.
+//!
+//! [`collect`] asks, [`judge`] finds fault (pure), [`table`] shows; [`local`] is one node's view of itself.
+
+mod collect;
+mod judge;
+pub mod local;
+mod table;
+
+use crate::bundle::Bundle;
+use crate::client::tls::Credentials;
+use crate::secrets::Secrets;
+use crate::spec::Spec;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+pub use collect::collect;
+pub use judge::judge;
+pub use table::table;
+
+pub const SCHEMA: u32 = 1;
+
+/// What it takes to ask the nodes, from the desk or from one of them.
+pub struct Access {
+    pub spec: Spec,
+    pub secrets: Secrets,
+    /// Under the cluster CA: the operator's leaf or a node's.
+    pub cluster: Credentials,
+    /// `None` where the spec turns TLS off for Redis.
+    pub redis: Option<Credentials>,
+    /// Name and PEM text of the certificates and revocation lists in the bundle.
+    pub certificates: Vec<(String, Vec<u8>)>,
+    pub generation: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub schema: u32,
+    pub healthy: bool,
+    pub problems: Vec<String>,
+    pub nodes: Vec<NodeStatus>,
+    pub etcd: Vec<EtcdStatus>,
+    pub postgres: Vec<PostgresStatus>,
+    pub redis: Vec<RedisStatus>,
+    pub sentinel: SentinelStatus,
+    pub vip: VipStatus,
+    pub certificates: Vec<CertificateStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub name: String,
+    pub address: IpAddr,
+    /// The service's phase, or `unreachable`.
+    pub phase: String,
+    pub generation: Option<u64>,
+    pub spec_hash: Option<String>,
+    pub image: BTreeMap<String, String>,
+    /// Whether HAProxy answers its health probe.
+    pub haproxy: bool,
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EtcdStatus {
+    pub name: String,
+    pub healthy: bool,
+    pub leader: bool,
+    pub version: String,
+    pub db_bytes: u64,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PostgresStatus {
+    pub name: String,
+    /// `leader`, `sync_standby`, `replica` …; empty where Patroni does not know the node.
+    pub role: String,
+    pub state: String,
+    pub timeline: Option<i64>,
+    /// Bytes behind the leader.
+    pub lag: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RedisStatus {
+    pub name: String,
+    /// `master` or `slave`, as Redis says it.
+    pub role: String,
+    pub link_up: bool,
+    pub replicas: u32,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SentinelStatus {
+    /// Whom a majority names.
+    pub primary: Option<IpAddr>,
+    /// How many name it.
+    pub agree: usize,
+    /// Nodes whose Sentinel does not see a usable quorum, with its words.
+    pub faults: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VipStatus {
+    pub address: IpAddr,
+    pub holders: Vec<String>,
+    /// Whether HAProxy answers there, as seen from here.
+    pub answers: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    pub name: String,
+    /// Seconds since 1970.
+    pub not_before: i64,
+    pub not_after: i64,
+    pub days_left: i64,
+}
+
+/// The certificates and revocation lists that a bundle holds, for [`Access`].
+pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
+    let judged = |path: &str| path.ends_with(".crt") || path.ends_with(".crl");
+    let files = bundle.entries.iter().filter(|e| judged(&e.path));
+    files.filter_map(|e| Some((e.path.clone(), bundle.file(&e.path)?.to_vec()))).collect()
+}
+
+/// Collects, prints, and says by the exit code whether all is well.
+pub fn show(access: &Access, json: bool) -> anyhow::Result<ExitCode> {
+    let status = collect(access)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", table(&status));
+    }
+    Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

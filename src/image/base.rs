@@ -5,7 +5,6 @@ use super::scratch::Scratch;
 use super::survey::Facts;
 use super::tool::{self, command, inside, run};
 use super::{assets, disk, progress::Steps, tarball};
-use crate::interrupt;
 use crate::target::Target;
 use crate::tree::{self, Entry, Ids};
 use anyhow::{Context, Result, bail};
@@ -141,7 +140,7 @@ fn lock(at: &Path, steps: &mut Steps) -> Result<File> {
                 return Err(e).with_context(|| format!("locking {}", at.display()));
             }
         }
-        interrupt::check()?;
+        crate::interrupt::check()?;
         std::thread::sleep(Duration::from_millis(200));
     }
 }

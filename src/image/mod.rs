@@ -23,7 +23,6 @@ pub use overlay::{Baked, program};
 pub use progress::Steps;
 pub use record::{Cluster, Record};
 
-use crate::interrupt;
 use crate::tree::Entry;
 use anyhow::{Context, Result, bail};
 use base::Base;
@@ -116,7 +115,7 @@ fn archive(
     let mut from = File::open(tar)?;
     let mut block = vec![0; 1 << 20];
     loop {
-        interrupt::check()?;
+        crate::interrupt::check()?;
         match from.read(&mut block)? {
             0 => break,
             read => gzip.write_all(&block[..read])?,

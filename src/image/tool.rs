@@ -1,6 +1,5 @@
 //! Host programs the image is made with, run so that an interruption ends them too.
 
-use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -119,7 +118,7 @@ pub fn watch(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Said> 
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if let Err(interrupted) = interrupt::check() {
+        if let Err(interrupted) = crate::interrupt::check() {
             end(&mut child);
             return Err(interrupted);
         }

@@ -1,7 +1,21 @@
 //! The plan: for each service, what this boot does and why. Pure: observations in, plan out.
+//!
+//! One rule stands above all others here: a node that cannot know waits. Each service has a file of its
+//! own; every reason is a sentence an operator can act on.
 
+mod etcd;
+mod observations;
+mod postgres;
+mod redis;
+
+use crate::spec::Spec;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+
+pub use etcd::{Joining, genesis_id, joining, peer_url};
+pub use observations::{Observations, Peer, Sentinel};
+
+pub const SCHEMA: u32 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -18,11 +32,24 @@ pub enum Action {
     Refuse,
 }
 
+impl Action {
+    /// Whether a service may start under it.
+    pub fn opens(self) -> bool {
+        matches!(self, Action::Begin | Action::Resume | Action::Join)
+    }
+}
+
 /// What is decided for one service, and the sentence that says why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     pub action: Action,
     pub reason: String,
+}
+
+impl Step {
+    pub fn new(action: Action, reason: impl Into<String>) -> Self {
+        Step { action, reason: reason.into() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +69,9 @@ pub struct EtcdStep {
     /// `name=peer-url` for every member, in etcd's own order.
     pub initial_cluster: Vec<String>,
     pub token: String,
+    /// All nodes agree on this genesis, but not every disk bears it yet: write it down, then look again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,4 +80,41 @@ pub struct RedisStep {
     pub step: Step,
     /// Whom this node follows; its own address where it is the primary.
     pub primary: Option<IpAddr>,
+    /// Sentinels must promote another node before this one may start.
+    #[serde(default)]
+    pub promote_another: bool,
 }
+
+/// Decides for all services of `node`, which must be a node of `spec`.
+pub fn plan(spec: &Spec, node: &str, seen: &Observations) -> Plan {
+    Plan {
+        schema: SCHEMA,
+        etcd: etcd::decide(spec, node, seen),
+        postgres: postgres::decide(spec, node, seen),
+        redis: redis::decide(spec, node, seen),
+    }
+}
+
+impl Plan {
+    /// What services at genesis, on a reboot or as a newcomer do, for looking at what is rendered then.
+    pub fn assumed(spec: &Spec, action: Action) -> Plan {
+        let step = Step::new(action, "as asked for");
+        let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);
+        Plan {
+            schema: SCHEMA,
+            etcd: EtcdStep::plain(spec, step.clone(), None),
+            postgres: step.clone(),
+            redis: RedisStep { step, primary, promote_another: false },
+        }
+    }
+
+    /// The plan before anything is known: all services wait. What it renders is what no plan changes.
+    pub fn waiting(spec: &Spec) -> Plan {
+        let mut plan = Plan::assumed(spec, Action::Wait);
+        plan.redis.primary = None;
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,9 @@
 
 mod check;
 mod parse;
+mod reader;
+mod rules;
+mod warn;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -12,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use parse::{Fault, Faults, parse};
+pub use warn::warnings;
 
 /// The commented `cluster.toml` that `hanode init` writes.
 pub const STARTER: &str = include_str!("cluster.toml");

@@ -1,0 +1,78 @@
+//! Rendered files on their way to the disk: checked first, then laid down whole, then labelled.
+
+use super::{checkers, given::Given, labels};
+use crate::facts::MachineFacts;
+use crate::plan::Plan;
+use crate::pki::read;
+use crate::render::{self, Crl, Input, sentinel};
+use crate::tree::{Entry, Ids, Kind, below, write};
+use anyhow::{Context, Result};
+use std::path::Path;
+
+pub struct Node<'a> {
+    pub root: &'a Path,
+    pub given: &'a Given,
+    pub name: &'a str,
+    pub machine: &'a MachineFacts,
+}
+
+impl Node<'_> {
+    fn render(&self, plan: &Plan) -> Result<Vec<Entry>> {
+        let given = self.given;
+        let (service, cluster) = (read::crl(given.service_crl()?)?, read::crl(given.cluster_crl()?)?);
+        let der = read::der(given.service_crl()?)?;
+        render::render(&Input {
+            spec: &given.spec,
+            target: &given.target,
+            node: self.name,
+            machine: self.machine,
+            plan,
+            secrets: &given.bundle.secrets,
+            templates: &given.templates,
+            crl: Crl {
+                service: !service.entries.is_empty(),
+                cluster: !cluster.entries.is_empty(),
+                der: Some(&der),
+            },
+        })
+    }
+
+    /// All that no service's plan changes: the bundle's files first, since configuration names them.
+    /// Returns the paths that changed.
+    pub fn apply(&self) -> Result<Vec<String>> {
+        let ids = Ids::read(self.root)?;
+        let mut changed = write(self.root, &self.given.bundle.entries, Some(&ids))?;
+        let entries = self.render(&Plan::waiting(&self.given.spec))?;
+        for entry in &entries {
+            if let Some(rule) = self.given.target.rule_at(&entry.path) {
+                checkers::check(self.root, rule, entry)?;
+            }
+        }
+        changed.extend(write(self.root, &entries, Some(&ids))?);
+        labels::restore(self.root, &changed)?;
+        Ok(changed)
+    }
+
+    /// The files of one component that its service's plan decides.
+    pub fn apply_planned(&self, plan: &Plan, component: &str) -> Result<()> {
+        let planned = |e: &Entry| {
+            let rule = self.given.target.rule_at(&e.path);
+            rule.is_some_and(|r| r.plan.is_some() && r.component.as_deref() == Some(component))
+        };
+        let mut entries: Vec<Entry> = self.render(plan)?.into_iter().filter(planned).collect();
+        if component == "sentinel" {
+            entries.iter_mut().try_for_each(|e| self.keep_what_sentinel_learned(e))?;
+        }
+        let changed = write(self.root, &entries, Some(&Ids::read(self.root)?))?;
+        labels::restore(self.root, &changed)
+    }
+
+    /// Sentinel keeps its id, epochs and peers in its own file; a fresh one takes them over.
+    fn keep_what_sentinel_learned(&self, entry: &mut Entry) -> Result<()> {
+        let Kind::File(fresh) = &mut entry.kind else { return Ok(()) };
+        let Ok(old) = std::fs::read_to_string(below(self.root, &entry.path)) else { return Ok(()) };
+        let text = std::str::from_utf8(fresh).context("a rendered file is no text")?;
+        *fresh = sentinel::merge(text, &old).into_bytes();
+        Ok(())
+    }
+}

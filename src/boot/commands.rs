@@ -1,0 +1,108 @@
+//! `hanode-firstboot`: what systemd, Keepalived and an operator on a node call.
+
+use super::gate::{self, Gate};
+use super::given::Given;
+use super::{answer, disk, observe, ready, run};
+use crate::health;
+use crate::plan;
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use tracing_subscriber::prelude::*;
+
+#[derive(Parser)]
+#[command(name = "hanode-firstboot", version, about = "Makes a machine booted from a hanode image the node that it is")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the first-boot sequence up to the start of the services (hanode-plan.service)
+    Boot,
+    /// Block until a service may start, and lay down its files (ExecStartPre of its unit)
+    Gate { service: Gate },
+    /// Watch the node's services and keep state.json current (hanode-ready.service)
+    Ready,
+    /// Answer one connection to the join port on standard input (hanode-join@.service)
+    Answer,
+    /// Exit 0 if HAProxy on this machine answers its health probe (Keepalived's check)
+    ProbeHealth { port: u16 },
+    /// Show what is observed and what would be done, changing nothing
+    Plan {
+        /// Observations and plan as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the whole cluster as seen from this node
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub fn main() -> ExitCode {
+    let verb = Arguments::parse().verb;
+    log();
+    match dispatch(&verb) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// To the journal where systemd runs this, else to standard error.
+fn log() {
+    let journal = std::env::var_os("INVOCATION_ID").and_then(|_| tracing_journald::layer().ok());
+    let console = journal.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time());
+    let journal = journal.map(|layer| layer.with_field_prefix(None));
+    tracing_subscriber::registry().with(tracing_subscriber::filter::LevelFilter::INFO).with(journal).with(console).init();
+}
+
+fn dispatch(verb: &Verb) -> Result<ExitCode> {
+    let root = Path::new("/");
+    match verb {
+        Verb::Boot => run::run(root)?,
+        Verb::Gate { service } => gate::pass(root, *service)?,
+        Verb::Ready => ready::watch(root)?,
+        Verb::Answer => answer::serve(root)?,
+        Verb::ProbeHealth { port } => return Ok(if healthy(*port) { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Verb::Plan { json } => show_plan(root, *json)?,
+        Verb::Status { json } => return health::show(&Given::load(root)?.access()?, *json),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether HAProxy's own event loop answers: a stopped or hung one does not.
+fn healthy(port: u16) -> bool {
+    let probe = || -> Result<bool> {
+        let mut socket = crate::client::tls::connect([127, 0, 0, 1].into(), port, Duration::from_millis(900))?;
+        socket.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+        let mut head = [0; 12];
+        socket.read_exact(&mut head)?;
+        Ok(head.ends_with(b" 200"))
+    };
+    probe().unwrap_or(false)
+}
+
+fn show_plan(root: &Path, json: bool) -> Result<()> {
+    let given = Given::load(root)?;
+    let node = disk::pin(root)?.context("this disk has no identity yet")?.node;
+    let seen = observe::observe(root, &given, &node)?;
+    let plan = plan::plan(&given.spec, &node, &seen);
+    if json {
+        let both = serde_json::json!({"schema": 1, "observations": seen, "plan": plan});
+        println!("{}", serde_json::to_string_pretty(&both)?);
+        return Ok(());
+    }
+    for (service, step) in super::state::steps(&plan) {
+        println!("{service:<9} {:<7} {}", format!("{:?}", step.action).to_lowercase(), step.reason);
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! What this disk holds: its install-id, the pinned identity, how far it came, whose data.
+
+use super::identity::Pin;
+use crate::join::{Data, Disk};
+use crate::target::Target;
+use crate::tree::{below, hex, replace};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::path::Path;
+
+const INSTALL_ID: &str = "/var/lib/hanode/install-id";
+const IDENTITY: &str = "/var/lib/hanode/identity.json";
+const STATE: &str = "/var/lib/hanode/state.json";
+/// Lies in memory: it means this boot only.
+const BEGAN: &str = "/run/hanode/began";
+
+/// How far this disk came; versioned, since a newer image may find an older one's.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    pub schema: u32,
+    pub genesis: Option<String>,
+    /// Set, durably, before any service that takes clients' data is let go for the first time.
+    pub served: bool,
+    pub boots: u64,
+    /// The member that etcd's log on this disk belongs to.
+    #[serde(default)]
+    pub etcd_member: Option<String>,
+}
+
+pub fn install_id(root: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(below(root, INSTALL_ID)) {
+        Ok(id) => Ok(Some(id.trim().to_string())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(INSTALL_ID),
+    }
+}
+
+/// The disk's install-id, made on its first boot.
+pub fn ensure_install_id(root: &Path) -> Result<String> {
+    if let Some(id) = install_id(root)? {
+        return Ok(id);
+    }
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let id = hex(&bytes);
+    save(root, INSTALL_ID, id.as_bytes())?;
+    Ok(id)
+}
+
+pub fn pin(root: &Path) -> Result<Option<Pin>> {
+    load(root, IDENTITY)
+}
+
+pub fn save_pin(root: &Path, pin: &Pin) -> Result<()> {
+    save(root, IDENTITY, &serde_json::to_vec_pretty(pin)?)
+}
+
+pub fn record(root: &Path) -> Result<Record> {
+    Ok(load(root, STATE)?.unwrap_or(Record { schema: 1, ..Record::default() }))
+}
+
+pub fn save_record(root: &Path, record: &Record) -> Result<()> {
+    save(root, STATE, &serde_json::to_vec_pretty(record)?)
+}
+
+/// From here on this disk is one that clients' data may be on.
+pub fn mark_served(root: &Path) -> Result<()> {
+    let record = record(root)?;
+    if record.served {
+        return Ok(());
+    }
+    save_record(root, &Record { served: true, ..record })
+}
+
+pub fn began(root: &Path) -> bool {
+    below(root, BEGAN).exists()
+}
+
+pub fn mark_began(root: &Path, genesis: &str) -> Result<()> {
+    save(root, BEGAN, genesis.as_bytes())
+}
+
+pub fn data(root: &Path, target: &Target) -> Result<Data> {
+    let dir = |name: &str| {
+        let path = target.paths.get(name).with_context(|| format!("target names no path {name}"))?;
+        Ok::<_, anyhow::Error>(below(root, path))
+    };
+    let (etcd, postgres, redis) = (dir("etcd_data")?, dir("postgres_data")?, dir("redis_data")?);
+    let sentinel = std::fs::read_to_string(dir("redis_live")?.join("sentinel.conf")).unwrap_or_default();
+    Ok(Data {
+        etcd: occupied(&etcd.join("member/wal")),
+        postgres: postgres.join("PG_VERSION").exists(),
+        redis: occupied(&redis.join("appendonlydir")) || ["dump.rdb", "appendonly.aof"].iter().any(|f| redis.join(f).exists()),
+        sentinel: sentinel.lines().any(|l| l.starts_with("sentinel myid ")),
+    })
+}
+
+pub fn judge(data: Data, record: &Record) -> Disk {
+    match (record.served, data.etcd || data.postgres || data.redis) {
+        (true, _) => Disk::Served,
+        (false, true) => Disk::Data,
+        (false, false) => Disk::Blank,
+    }
+}
+
+fn occupied(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn load<T: serde::de::DeserializeOwned>(root: &Path, path: &str) -> Result<Option<T>> {
+    match std::fs::read(below(root, path)) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{path} is damaged"))?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {path}")),
+    }
+}
+
+fn save(root: &Path, path: &str, content: &[u8]) -> Result<()> {
+    let at = below(root, path);
+    if let Some(parent) = at.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    replace(&at, content, 0o600, None).with_context(|| format!("writing {path}"))
+}

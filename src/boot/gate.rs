@@ -1,0 +1,121 @@
+//! What stands before etcd, Patroni, Redis and Sentinel at every start: it opens when the plan does.
+
+use super::apply::Node;
+use super::rejoin::{self, Twins};
+use super::run::facts;
+use super::{disk, given::Given, observe, state};
+use crate::plan::{self, Action, Observations, Plan, Step};
+use crate::render::sentinel;
+use crate::tree::below;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+const ROUND: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Gate {
+    Etcd,
+    Patroni,
+    Redis,
+    Sentinel,
+}
+
+impl Gate {
+    fn component(self) -> &'static str {
+        match self {
+            Gate::Etcd => "etcd",
+            Gate::Patroni => "patroni",
+            Gate::Redis => "redis",
+            Gate::Sentinel => "sentinel",
+        }
+    }
+
+    fn step(self, plan: &Plan) -> &Step {
+        match self {
+            Gate::Etcd => &plan.etcd.step,
+            Gate::Patroni => &plan.postgres,
+            Gate::Redis | Gate::Sentinel => &plan.redis.step,
+        }
+    }
+}
+
+/// Returns once the service may start, its files laid down for this start. Blocks while it may not.
+pub fn pass(root: &Path, gate: Gate) -> Result<()> {
+    let given = Given::load(root)?;
+    let pin = disk::pin(root)?.context("this disk has no identity yet; hanode-plan.service comes first")?;
+    let machine = facts(root, &given, &pin.node)?;
+    let node = Node { root, given: &given, name: &pin.node, machine: &machine };
+    if gate == Gate::Sentinel && has_its_own_file(&node)? {
+        return resume_sentinel(&node);
+    }
+    let mut twins = Twins::default();
+    loop {
+        let seen = observe::observe(root, &given, node.name)?;
+        let plan = plan::plan(&given.spec, node.name, &seen);
+        let mut step = gate.step(&plan).clone();
+        if step.action.opens() {
+            match open(&node, gate, &plan, &seen, &mut twins)? {
+                None => {
+                    state::save_gate(root, gate.component(), &step)?;
+                    tracing::info!("{}: {:?}: {}", gate.component(), step.action, step.reason);
+                    return Ok(());
+                }
+                Some(hindrance) => step = hindrance,
+            }
+        }
+        state::save_gate(root, gate.component(), &step)?;
+        if gate == Gate::Redis && plan.redis.promote_another {
+            rejoin::promote_another(&node)?;
+        }
+        sleep(ROUND);
+    }
+}
+
+/// Does what must be true before the service starts; returns what hinders it, to look again.
+fn open(node: &Node, gate: Gate, plan: &Plan, seen: &Observations, twins: &mut Twins) -> Result<Option<Step>> {
+    match gate {
+        Gate::Etcd if plan.etcd.step.action == Action::Join => {
+            match rejoin::etcd(node, plan, seen, twins)? {
+                Ok(plan) => node.apply_planned(&plan, "etcd")?,
+                Err(hindrance) => return Ok(Some(hindrance)),
+            }
+        }
+        Gate::Etcd => node.apply_planned(plan, "etcd")?,
+        Gate::Patroni => {
+            disk::mark_served(node.root)?;
+            rejoin::remember_in_etcd(node)?;
+        }
+        Gate::Redis => {
+            disk::mark_served(node.root)?;
+            node.apply_planned(plan, "redis")?;
+        }
+        Gate::Sentinel => {
+            disk::mark_served(node.root)?;
+            node.apply_planned(plan, "sentinel")?;
+        }
+    }
+    Ok(None)
+}
+
+fn sentinel_file(node: &Node) -> Result<std::path::PathBuf> {
+    Ok(below(node.root, node.given.target.path("redis_live")?).join("sentinel.conf"))
+}
+
+/// Intact means: it knows itself and whom it watches.
+fn has_its_own_file(node: &Node) -> Result<bool> {
+    let text = std::fs::read_to_string(sentinel_file(node)?).unwrap_or_default();
+    Ok(sentinel::monitored(&text).is_some() && text.lines().any(|l| l.starts_with("sentinel myid ")))
+}
+
+/// A Sentinel that remembers starts before anything is decided: others decide by what it remembers.
+fn resume_sentinel(node: &Node) -> Result<()> {
+    let text = std::fs::read_to_string(sentinel_file(node)?)?;
+    let Some(primary) = sentinel::monitored(&text) else { bail!("sentinel.conf names no primary") };
+    let mut plan = Plan::waiting(&node.given.spec);
+    plan.redis.step = Step::new(Action::Resume, "this Sentinel's own file is intact");
+    plan.redis.primary = Some(primary);
+    state::save_gate(node.root, "sentinel", &plan.redis.step)?;
+    node.apply_planned(&plan, "sentinel")
+}

@@ -1,0 +1,159 @@
+//! Getting a node without data into a living cluster: etcd's membership, Redis' promotion.
+//!
+//! Removing a member is the one act here that could hurt a living node, so it is guarded: see [`Twins`].
+
+use super::apply::Node;
+use super::{disk, observe};
+use crate::client::etcd::{Etcd, Member};
+use crate::client::redis::Redis;
+use crate::plan::{Action, Joining, Observations, Plan, Step, joining, peer_url};
+use crate::tree::below;
+use anyhow::{Context, Result, bail};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Makes this node a member that has never started, its directory empty. `Err`: what hinders it now.
+pub fn etcd(node: &Node, plan: &Plan, seen: &Observations, twins: &mut Twins) -> Result<Result<Plan, Step>> {
+    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+    let members = seen.etcd.as_deref().unwrap_or_default();
+    let url = peer_url(own);
+    if joining(members, &url) == Joining::Take {
+        clear(node)?;
+        return Ok(Ok(with_members(plan, node.name, &url, members)));
+    }
+    let etcd = relay(node)?;
+    if let Some(hindrance) = twins.look(node, &etcd)? {
+        return Ok(Err(hindrance));
+    }
+    // The list may have changed while we looked: only what is true now is removed.
+    match (joining(&etcd.members()?, &url), joining(members, &url)) {
+        (Joining::Replace(id), Joining::Replace(before)) if id == before => {
+            tracing::warn!("removing etcd member {id}: its disk is lost");
+            etcd.remove(&id)?;
+        }
+        (Joining::Add, _) => {}
+        _ => return Ok(Err(Step::new(Action::Wait, "etcd's member list is changing"))),
+    }
+    clear(node)?;
+    match etcd.add(&url) {
+        Ok((id, members)) => {
+            let record = disk::record(node.root)?;
+            disk::save_record(node.root, &disk::Record { etcd_member: Some(id), ..record })?;
+            Ok(Ok(with_members(plan, node.name, &url, &members)))
+        }
+        // The others count their own connections first ("unhealthy cluster"): look again.
+        Err(error) => Ok(Err(Step::new(Action::Wait, format!("etcd does not add this node yet: {error:#}")))),
+    }
+}
+
+/// An etcd that has a quorum, on whichever node.
+fn relay(node: &Node) -> Result<Etcd> {
+    let credentials = node.given.credentials()?;
+    for peer in node.given.spec.peers(node.name) {
+        let etcd = Etcd::new(&credentials, peer.address, TIMEOUT)?;
+        if etcd.members().is_ok() {
+            return Ok(etcd);
+        }
+    }
+    bail!("no peer's etcd has a quorum any more")
+}
+
+/// Whether another machine lives under this node's name: then it is that one's membership.
+#[derive(Default)]
+pub struct Twins {
+    /// Since when Patroni's key of this name has been seen.
+    key_since: Option<Instant>,
+}
+
+impl Twins {
+    fn look(&mut self, node: &Node, etcd: &Etcd) -> Result<Option<Step>> {
+        let spec = &node.given.spec;
+        let own = spec.node(node.name).context("node vanished from the spec")?;
+        if answers_arp(&node.machine.interface, &own.address.to_string())? {
+            let reason = format!("another machine answers for {} on this network: a living {}", own.address, own.name);
+            return Ok(Some(Step::new(Action::Refuse, reason)));
+        }
+        if etcd.get(&observe::member_key(&spec.name, node.name))?.is_none() {
+            return Ok(None);
+        }
+        let since = *self.key_since.get_or_insert_with(Instant::now);
+        let limit = Duration::from_secs(u64::from(spec.patroni.ttl + spec.patroni.loop_wait));
+        Ok(Some(if since.elapsed() > limit {
+            let reason = format!("a living Patroni keeps the key of {} in etcd: another machine has this name", own.name);
+            Step::new(Action::Refuse, reason)
+        } else {
+            Step::new(Action::Wait, format!("the key of the former {} in etcd has not expired yet", own.name))
+        }))
+    }
+}
+
+/// Duplicate address detection by the distribution's tool.
+fn answers_arp(interface: &str, address: &str) -> Result<bool> {
+    let status = Command::new("arping")
+        .args(["-D", "-q", "-c", "2", "-w", "2", "-I", interface, address])
+        .status()
+        .context("running arping")?;
+    match status.code() {
+        Some(0) => Ok(false),
+        Some(1) => Ok(true),
+        _ => bail!("arping -D on {interface} failed ({status})"),
+    }
+}
+
+/// etcd must not find anything of an earlier life, a half-written directory included.
+fn clear(node: &Node) -> Result<()> {
+    let dir = below(node.root, node.given.target.path("etcd_data")?);
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("clearing {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The start configuration must list exactly the members that etcd itself lists.
+fn with_members(plan: &Plan, name: &str, url: &str, members: &[Member]) -> Plan {
+    let mut plan = plan.clone();
+    plan.etcd.initial_state = "existing".into();
+    plan.etcd.initial_cluster = members
+        .iter()
+        .flat_map(|m| m.peer_urls.iter().map(move |u| (m, u)))
+        .map(|(m, u)| format!("{}={u}", if u == url { name } else { m.name.as_str() }))
+        .collect();
+    plan
+}
+
+/// Leaves in etcd what a restored snapshot of this disk could not know.
+pub fn remember_in_etcd(node: &Node) -> Result<()> {
+    let boots = disk::record(node.root)?.boots;
+    let key = observe::boots_key(&node.given.spec.name, node.name);
+    let credentials = node.given.credentials()?;
+    let mut last = None;
+    for n in &node.given.spec.nodes {
+        match Etcd::new(&credentials, n.address, TIMEOUT)?.put(&key, boots.to_string().as_bytes()) {
+            Ok(()) => return Ok(()),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.context("the spec has no nodes")?)
+}
+
+/// Asks one Sentinel, and only one, to promote a replica; the caller looks again at what came of it.
+pub fn promote_another(node: &Node) -> Result<()> {
+    let spec = &node.given.spec;
+    let credentials = node.given.redis_credentials()?;
+    for peer in spec.peers(node.name) {
+        let password = &node.given.bundle.secrets.sentinel;
+        let Ok(mut sentinel) =
+            Redis::connect(credentials.as_ref(), peer.address, spec.redis.sentinel_port, password, TIMEOUT)
+        else {
+            continue;
+        };
+        let answer = sentinel.command(&["SENTINEL", "FAILOVER", &spec.redis.master_name])?;
+        tracing::info!("asked {} to promote a replica: {answer:?}", peer.name);
+        return Ok(());
+    }
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! The plan unit: from a machine that could be any node to one whose services may start.
+
+use super::apply::Node;
+use super::identity::{self, Pin};
+use super::machine::Machine;
+use super::state::{self, Phase, State, Trouble};
+use super::units::Systemd;
+use super::{disk, given::Given, metadata, observe};
+use crate::facts::MachineFacts;
+use crate::pki::read::certificate;
+use crate::plan::{self, Action, Plan};
+use crate::spec::VipMode;
+use crate::tree::below;
+use anyhow::{Context, Result, ensure};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long a clock before the certificates may take to be set right.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(600);
+/// The node's address may come a moment after the network is called online.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(120);
+const ROUND: Duration = Duration::from_millis(300);
+
+/// Runs to the start of the services. An error is on the console, in the journal and in `state.json`.
+pub fn run(root: &Path) -> Result<()> {
+    let mut state = State { schema: 1, ..State::default() };
+    let done = sequence(root, &mut state);
+    if let Err(error) = &done {
+        let (what, place) = (format!("{error:#}"), state.phase.name().to_string());
+        let fix = "correct this, then `systemctl restart hanode-plan` (or reboot)".to_string();
+        state.error = Some(Trouble { what: what.clone(), place, fix: fix.clone() });
+        state.enter(root, Phase::Failed, &format!("{what}; {fix}"))?;
+    }
+    done
+}
+
+fn sequence(root: &Path, state: &mut State) -> Result<()> {
+    state.enter(root, Phase::Identity, "finding out which node this machine is")?;
+    let given = Given::load(root)?;
+    let name = identify(root, &given, state)?;
+    wait_for_the_clock(&given)?;
+    let machine = facts(root, &given, &name)?;
+    let node = Node { root, given: &given, name: &name, machine: &machine };
+    state.enter(root, Phase::Applying, "laying down what no plan changes")?;
+    node.apply()?;
+    let plan = wait_for_the_plan(&node, state)?;
+    if plan.etcd.step.action == Action::Begin && !disk::began(root) {
+        begin(root, &given)?;
+    }
+    state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
+    start(&given)
+}
+
+fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
+    let machine = Machine::read(root)?;
+    let metadata = metadata::read(root)?;
+    let pinned = disk::pin(root)?;
+    let found = identity::identify(&given.spec, &machine, metadata.as_ref(), pinned.as_ref())?;
+    if let Some(warning) = &found.warning {
+        tracing::warn!("{warning}");
+    }
+    disk::ensure_install_id(root)?;
+    if pinned.is_none() {
+        let pin = Pin {
+            schema: 1,
+            node: found.node.clone(),
+            instance_id: metadata.and_then(|m| m.instance_id),
+            machine_uuid: machine.uuid.clone(),
+        };
+        disk::save_pin(root, &pin)?;
+    }
+    let record = disk::record(root)?;
+    disk::save_record(root, &disk::Record { boots: record.boots + 1, ..record })?;
+    state.node = Some(found.node.clone());
+    state.identity_source = Some(found.source.into());
+    let hostname = given.spec.node(&found.node).map(|n| n.hostname.clone());
+    let hostname = hostname.with_context(|| format!("this disk is pinned to {}, which the spec does not know", found.node))?;
+    if machine.hostname != hostname {
+        nix::unistd::sethostname(&hostname).context("setting the host name")?;
+    }
+    Ok(found.node)
+}
+
+/// Certificates that are not valid yet mean a clock that is not right yet.
+fn wait_for_the_clock(given: &Given) -> Result<()> {
+    let certificate = certificate(given.node_certificate()?)?;
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    let began = state::uptime_ms();
+    while now() < certificate.not_before {
+        let waited = Duration::from_millis(state::uptime_ms() - began);
+        ensure!(
+            waited < CLOCK_PATIENCE,
+            "the clock is before the certificates' first valid second and was not set right in {} s; look at `chronyc sources`",
+            CLOCK_PATIENCE.as_secs()
+        );
+        sleep(ROUND);
+    }
+    ensure!(
+        now() <= certificate.not_after,
+        "the certificates in the bundle have expired; run `hanode certs renew`, then lay the new bundle at {}",
+        crate::bundle::OVERRIDE
+    );
+    Ok(())
+}
+
+pub(super) fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFacts> {
+    let node = given.spec.node(name).context("node vanished from the spec")?;
+    let began = state::uptime_ms();
+    loop {
+        let data = below(root, given.target.path("postgres_data")?);
+        let interface = given.spec.keepalived.interface.as_deref();
+        let facts = Machine::read(root)?.facts(root, node.address, interface, &data);
+        if facts.is_ok() || Duration::from_millis(state::uptime_ms() - began) > ADDRESS_PATIENCE {
+            return facts;
+        }
+        sleep(ROUND);
+    }
+}
+
+/// Waiting for peers is a state, not a failure, and has no limit.
+fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
+    loop {
+        let seen = observe::observe(node.root, node.given, node.name)?;
+        let plan = plan::plan(&node.given.spec, node.name, &seen);
+        state.plan = state::steps(&plan);
+        state.waiting_for = seen.silent().into_iter().map(String::from).collect();
+        let step = &plan.etcd.step;
+        if step.action.opens() {
+            state.waiting_for.clear();
+            state.error = None;
+            state.enter(node.root, Phase::Planning, &step.reason)?;
+            return Ok(plan);
+        }
+        if let Some(genesis) = &plan.etcd.record {
+            let record = disk::record(node.root)?;
+            disk::save_record(node.root, &disk::Record { genesis: Some(genesis.clone()), ..record })?;
+            continue;
+        }
+        let refused = step.action == Action::Refuse;
+        state.error = refused.then(|| Trouble {
+            what: step.reason.clone(),
+            place: "joining the peers".into(),
+            fix: "this node goes on by itself once the cause is gone".into(),
+        });
+        state.enter(node.root, if refused { Phase::Refused } else { Phase::WaitingForPeers }, &step.reason)?;
+        sleep(ROUND);
+    }
+}
+
+/// What an interrupted genesis left of etcd is cleared; other data of unknown origin is kept aside.
+fn begin(root: &Path, given: &Given) -> Result<()> {
+    let data = disk::data(root, &given.target)?;
+    let path = |name: &str| Ok::<_, anyhow::Error>(below(root, given.target.path(name)?));
+    if data.etcd {
+        std::fs::remove_dir_all(path("etcd_data")?).context("clearing an interrupted genesis")?;
+    }
+    if data.postgres {
+        set_aside(&path("postgres_data")?)?;
+    }
+    if data.redis {
+        set_aside(&path("redis_data")?.join("appendonlydir"))?;
+    }
+    let genesis = disk::record(root)?.genesis.context("a genesis begins without having been recorded")?;
+    disk::mark_began(root, &genesis)
+}
+
+pub(super) fn set_aside(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let aside = dir.with_extension(format!("aside-{stamp}"));
+    tracing::warn!("{} is not this cluster's; kept as {}", dir.display(), aside.display());
+    std::fs::rename(dir, &aside).with_context(|| format!("moving {} aside", dir.display()))
+}
+
+/// Queues every unit; their gates and systemd's ordering do the rest.
+fn start(given: &Given) -> Result<()> {
+    let units = node_units(given)?;
+    let systemd = Systemd::connect()?;
+    systemd.enable(&units)?;
+    units.iter().try_for_each(|unit| systemd.start(unit))
+}
+
+/// The units of a node, in an order that brings the slow ones under way first.
+pub(super) fn node_units(given: &Given) -> Result<Vec<&str>> {
+    let vrrp = given.spec.network.vip_mode == VipMode::Vrrp;
+    let components = ["etcd", "patroni", "sentinel", "redis", "haproxy", "keepalived"];
+    components.iter().filter(|c| vrrp || **c != "keepalived").map(|c| given.target.unit(c)).collect()
+}

@@ -1,0 +1,152 @@
+//! What the service shows of itself: `/run/hanode/state.json`, the journal and the console.
+
+use crate::plan::{Plan, Step};
+use crate::tree::{below, replace};
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const STATE: &str = "/run/hanode/state.json";
+const GATES: &str = "/run/hanode/gates";
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    #[default]
+    Identity,
+    WaitingForPeers,
+    Planning,
+    Applying,
+    Starting,
+    InService,
+    Refused,
+    Failed,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Identity => "identity",
+            Phase::WaitingForPeers => "waiting-for-peers",
+            Phase::Planning => "planning",
+            Phase::Applying => "applying",
+            Phase::Starting => "starting",
+            Phase::InService => "in-service",
+            Phase::Refused => "refused",
+            Phase::Failed => "failed",
+        }
+    }
+
+    /// The journal's MESSAGE_ID of a phase, by which a log watcher finds it whatever the wording.
+    fn message_id(self) -> &'static str {
+        match self {
+            Phase::Identity => "5a1c6be7a7df4f26b1e6d9c7a4d80f01",
+            Phase::WaitingForPeers => "5a1c6be7a7df4f26b1e6d9c7a4d80f02",
+            Phase::Planning => "5a1c6be7a7df4f26b1e6d9c7a4d80f03",
+            Phase::Applying => "5a1c6be7a7df4f26b1e6d9c7a4d80f04",
+            Phase::Starting => "5a1c6be7a7df4f26b1e6d9c7a4d80f05",
+            Phase::InService => "5a1c6be7a7df4f26b1e6d9c7a4d80f06",
+            Phase::Refused => "5a1c6be7a7df4f26b1e6d9c7a4d80f07",
+            Phase::Failed => "5a1c6be7a7df4f26b1e6d9c7a4d80f08",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct State {
+    pub schema: u32,
+    pub node: Option<String>,
+    pub identity_source: Option<String>,
+    pub phase: Phase,
+    pub plan: BTreeMap<String, Step>,
+    pub waiting_for: Vec<String>,
+    pub error: Option<Trouble>,
+    pub units: Vec<UnitState>,
+    /// Milliseconds after the kernel started at which each phase was first reached.
+    pub times_ms: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trouble {
+    pub what: String,
+    #[serde(rename = "where")]
+    pub place: String,
+    pub fix: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnitState {
+    pub name: String,
+    pub state: String,
+}
+
+pub fn load(root: &Path) -> State {
+    let text = std::fs::read(below(root, STATE)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or(State { schema: 1, ..State::default() })
+}
+
+pub fn save(root: &Path, state: &State) -> Result<()> {
+    let at = below(root, STATE);
+    if let Some(parent) = at.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    replace(&at, &serde_json::to_vec_pretty(state)?, 0o644, None)
+}
+
+impl State {
+    /// Enters a phase: noted with its time, told to the journal and, where it stays, to the console.
+    pub fn enter(&mut self, root: &Path, phase: Phase, sentence: &str) -> Result<()> {
+        let first = !self.times_ms.contains_key(phase.name());
+        self.times_ms.entry(phase.name().into()).or_insert(uptime_ms());
+        let changed = first || self.phase != phase;
+        self.phase = phase;
+        if changed {
+            tell(phase, self.node.as_deref().unwrap_or("unknown node"), sentence);
+        }
+        save(root, self)
+    }
+}
+
+fn tell(phase: Phase, node: &str, sentence: &str) {
+    let name = phase.name();
+    match phase {
+        Phase::Refused | Phase::Failed => {
+            tracing::error!(MESSAGE_ID = phase.message_id(), HANODE_PHASE = name, "{node}: {name}: {sentence}")
+        }
+        _ => tracing::info!(MESSAGE_ID = phase.message_id(), HANODE_PHASE = name, "{node}: {name}: {sentence}"),
+    }
+    if matches!(phase, Phase::WaitingForPeers | Phase::InService | Phase::Refused | Phase::Failed) {
+        // A console is a convenience: a machine without one goes on.
+        let _ = std::fs::write("/dev/console", format!("\r\nhanode: {node}: {name}: {sentence}\r\n"));
+    }
+}
+
+pub fn uptime_ms() -> u64 {
+    let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    since_boot.map_or(0, |t| t.tv_sec() as u64 * 1000 + t.tv_nsec() as u64 / 1_000_000)
+}
+
+/// A gate's own word, in a file of its own: gates run side by side with all else.
+pub fn save_gate(root: &Path, gate: &str, step: &Step) -> Result<()> {
+    let at = below(root, &format!("{GATES}/{gate}.json"));
+    if let Some(parent) = at.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    replace(&at, &serde_json::to_vec(step)?, 0o644, None)
+}
+
+pub fn gates(root: &Path) -> BTreeMap<String, Step> {
+    let entries = std::fs::read_dir(below(root, GATES)).into_iter().flatten().flatten();
+    entries
+        .filter_map(|e| {
+            let name = e.file_name().to_string_lossy().strip_suffix(".json")?.to_string();
+            Some((name, serde_json::from_slice(&std::fs::read(e.path()).ok()?).ok()?))
+        })
+        .collect()
+}
+
+pub fn steps(plan: &Plan) -> BTreeMap<String, Step> {
+    let all = [("etcd", &plan.etcd.step), ("postgres", &plan.postgres), ("redis", &plan.redis.step)];
+    all.into_iter().map(|(name, step)| (name.to_string(), step.clone())).collect()
+}

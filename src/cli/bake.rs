@@ -1,0 +1,36 @@
+//! `hanode bake`
+
+use super::Verdict;
+use crate::cluster::Cluster;
+use crate::image;
+use anyhow::Result;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Put a cluster into a mounted tree that has the components installed
+///
+/// The same bake as in `build`; inside a virtual machine, with `--root /`, it is what Packer runs.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  hanode bake demo --target debian-13 --root /mnt")]
+pub struct Bake {
+    /// The cluster directory
+    pub dir: PathBuf,
+    /// The distribution in the tree, e.g. debian-13
+    #[arg(long, value_name = "T")]
+    pub target: String,
+    /// The tree
+    #[arg(long, value_name = "R")]
+    pub root: PathBuf,
+}
+
+impl Bake {
+    pub fn run(&self) -> Result<Verdict> {
+        let cluster = Cluster::load(&self.dir)?;
+        let baked = super::build::baked(&cluster);
+        let changed = image::bake(&self.root, &self.target, Some(&baked), &image::program()?)?;
+        super::say(&format!("{} is baked: {} files changed", self.root.display(), changed.len()))?;
+        Ok(Verdict::Well)
+    }
+}

@@ -1,0 +1,64 @@
+//! `hanode build`
+
+use super::Verdict;
+use crate::cluster::Cluster;
+use crate::image::{self, Baked, Options};
+use anyhow::Result;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Build an image that becomes any node of the cluster
+///
+/// The format follows from the ending: .raw .qcow2 .vmdk .tar .tar.gz. The image holds keys and appears with
+/// mode 0600, whole or not at all. The distribution's part is cached: a second build only bakes and writes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hanode build demo --target debian-13 --out node.qcow2
+  hanode build --target debian-13 --base --out base.tar.gz      without a cluster")]
+pub struct Build {
+    /// The cluster directory
+    #[arg(required_unless_present = "base")]
+    pub dir: Option<PathBuf>,
+    /// The distribution, e.g. debian-13
+    #[arg(long, value_name = "T")]
+    pub target: String,
+    /// The image to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Only the distribution with all components, nothing of a cluster
+    #[arg(long)]
+    pub base: bool,
+    /// Smaller and slower, where the format can be compressed
+    #[arg(long)]
+    pub compress: bool,
+}
+
+impl Build {
+    pub fn run(&self) -> Result<Verdict> {
+        let cluster = match &self.dir {
+            Some(dir) if !self.base => Some(Cluster::load(dir)?),
+            _ => None,
+        };
+        let built = image::build(&Options {
+            target: &self.target,
+            out: &self.out,
+            compress: self.compress,
+            baked: cluster.as_ref().map(baked),
+            program: &image::program()?,
+        })?;
+        let mib = built.bytes.div_ceil(1 << 20);
+        super::say(&format!("{} is built: {mib} MiB, {:.1} s", built.path.display(), built.seconds))?;
+        Ok(Verdict::Well)
+    }
+}
+
+/// What of a cluster directory goes into an image.
+pub fn baked(cluster: &Cluster) -> Baked<'_> {
+    Baked {
+        spec_text: &cluster.spec_text,
+        spec: &cluster.spec,
+        bundle: &cluster.bundle_bytes,
+        generation: cluster.bundle.stamp.generation,
+    }
+}

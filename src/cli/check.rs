@@ -1,0 +1,67 @@
+//! `hanode check`
+
+use super::{Verdict, say, say_json};
+use crate::cluster;
+use crate::pki::coverage::Report;
+use crate::trouble::Trouble;
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Validate spec, certificates, passwords and bundle against each other
+///
+/// Tells every fault at once, and what will bite later as warnings. Changes nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hanode check demo
+  hanode check demo --strict && hanode build demo --target debian-13 --out node.qcow2")]
+pub struct Check {
+    /// The cluster directory
+    dir: PathBuf,
+    /// Fail on warnings too
+    #[arg(long)]
+    strict: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    schema: u32,
+    well: bool,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+impl Check {
+    pub fn run(&self) -> Result<Verdict> {
+        let report = cluster::check(&self.dir)?;
+        let well = report.faults.is_empty() && (!self.strict || report.warnings.is_empty());
+        match self.json {
+            true => say_json(&Told { schema: 1, well, report: &report })?,
+            false => say(&self.in_words(&report))?,
+        }
+        Ok(if well { Verdict::Well } else { Verdict::NotWell })
+    }
+
+    fn in_words(&self, report: &Report) -> String {
+        let told = |kind: &str, trouble: &Trouble| format!("{kind}: {trouble}\n");
+        let faults = report.faults.iter().map(|t| told("fault", t));
+        let warnings = report.warnings.iter().map(|t| told("warning", t));
+        let mut lines: Vec<String> = faults.chain(warnings).collect();
+        let count = |n: usize, what: &str| match n {
+            1 => format!("1 {what}"),
+            n => format!("{n} {what}s"),
+        };
+        lines.push(match (report.faults.len(), report.warnings.len()) {
+            (0, 0) => format!("{}: all is well", self.dir.display()),
+            (faults, warnings) => {
+                format!("{}: {}, {}", self.dir.display(), count(faults, "fault"), count(warnings, "warning"))
+            }
+        });
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,31 @@
+//! `hanode inspect`
+
+use super::Verdict;
+use crate::image;
+use anyhow::Result;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Show what is in an image: components, versions, spec hash, bundle generation
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  hanode inspect node.qcow2 --json")]
+pub struct Inspect {
+    /// The image
+    pub file: PathBuf,
+    /// Print it as JSON, with the manifest of its files
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Inspect {
+    pub fn run(&self) -> Result<Verdict> {
+        let inspection = image::inspect(&self.file)?;
+        match self.json {
+            true => super::say_json(&inspection)?,
+            false => super::say(inspection.to_string().trim_end())?,
+        }
+        Ok(Verdict::Well)
+    }
+}

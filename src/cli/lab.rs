@@ -1,0 +1,153 @@
+//! `hanode lab`
+
+use super::Verdict;
+use super::status;
+use crate::health;
+use crate::interrupt;
+use crate::lab::{self, Options, Probe};
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
+
+/// Run the built image as a whole cluster on this machine
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hanode lab up demo --image node.tar
+  hanode lab exec demo --node node1 -- patronictl list
+  hanode lab kill demo --node node2         as if its power failed
+  hanode lab down demo")]
+pub struct Lab {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Launch the nodes and wait until the cluster is healthy
+    #[command(after_help = "\
+Examples:
+  hanode lab up demo --image node.tar
+  hanode lab up demo --image node.qcow2 --vm
+  hanode lab up demo --node node2           launch a killed node again")]
+    Up {
+        #[command(flatten)]
+        common: Common,
+        /// The image to run; needed the first time
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// Boot the disk image in QEMU instead of containers
+        #[arg(long)]
+        vm: bool,
+        /// Multiply every wait, for a slow machine
+        #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
+        timeout_scale: f64,
+    },
+    /// Show which nodes run and how they are
+    #[command(after_help = "Example:\n  hanode lab status demo --json")]
+    Status {
+        #[command(flatten)]
+        common: Common,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a command on a node
+    #[command(after_help = "Example:\n  hanode lab exec demo --node node1 -- patronictl list")]
+    Exec {
+        #[command(flatten)]
+        common: Common,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Run a command of this machine as a client on the lab's network, outside the nodes
+    #[command(after_help = "Example:\n  hanode lab client demo -- curl http://192.168.18.20:7000/health")]
+    Client {
+        /// The cluster directory
+        dir: PathBuf,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Cut a node's power; its disk stays
+    #[command(after_help = "Example:\n  hanode lab kill demo --node node2")]
+    Kill {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Stop all nodes and remove their disks
+    #[command(after_help = "Example:\n  hanode lab down demo")]
+    Down {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The cluster directory
+    pub dir: PathBuf,
+    /// Only this node; may be given more than once
+    #[arg(long = "node", value_name = "NAME")]
+    pub nodes: Vec<String>,
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    let fits = |f: &f64| (0.1..=100.0).contains(f);
+    text.parse().ok().filter(fits).ok_or_else(|| "give a number from 0.1 to 100".into())
+}
+
+impl Lab {
+    pub fn run(&self) -> Result<Verdict> {
+        match &self.verb {
+            Verb::Up { common, image, vm, timeout_scale } => up(common, image.as_deref(), *vm, *timeout_scale),
+            Verb::Status { common, json } => {
+                let access = status::access(&common.dir)?;
+                let found = lab::status(&common.dir, || health::collect(&access))??;
+                status::show(&found, *json)
+            }
+            Verb::Exec { common, command } => exec(common, command),
+            Verb::Client { dir, command } => {
+                let status = lab::Lab::open(dir)?.outside(command).status().context("running the client")?;
+                Ok(if status.success() { Verdict::Well } else { Verdict::NotWell })
+            }
+            Verb::Kill { common } => {
+                ensure!(!common.nodes.is_empty(), "which node's power is to be cut? name it: --node NAME");
+                common.nodes.iter().try_for_each(|node| lab::kill(&common.dir, node))?;
+                Ok(Verdict::Well)
+            }
+            Verb::Down { common } => lab::down(&common.dir).map(|()| Verdict::Well),
+        }
+    }
+}
+
+fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Result<Verdict> {
+    let access = status::access(&common.dir)?;
+    let image = match image {
+        Some(image) => image.to_path_buf(),
+        None => lab::Lab::open(&common.dir).context("a new lab needs --image FILE")?.layout.image.path.clone(),
+    };
+    let options = Options {
+        dir: common.dir.clone(),
+        image,
+        vm,
+        timeout_scale,
+        nodes: common.nodes.clone(),
+        program: None,
+    };
+    let probe = || match health::collect(&access) {
+        Ok(status) => Probe { healthy: status.healthy, problems: status.problems },
+        Err(error) => Probe { healthy: false, problems: vec![format!("{error:#}")] },
+    };
+    lab::up(&options, &access.spec, &probe, interrupt::flag())?;
+    Ok(Verdict::Well)
+}
+
+fn exec(common: &Common, command: &[String]) -> Result<Verdict> {
+    let [node] = common.nodes.as_slice() else {
+        anyhow::bail!("on which node? name one: --node NAME");
+    };
+    let status = lab::exec(&common.dir, node, command)?;
+    Ok(if status.success() { Verdict::Well } else { Verdict::NotWell })
+}

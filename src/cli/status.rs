@@ -1,0 +1,58 @@
+//! `hanode status`
+
+use super::Verdict;
+use crate::client::tls::{Credentials, Leaf};
+use crate::cluster::Cluster;
+use crate::health::{self, Access};
+use anyhow::{Context, Result};
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+/// Show the whole cluster in one table; succeeds only when all is well
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hanode status demo
+  hanode status demo --json | jq -r '.problems[]'")]
+pub struct Status {
+    /// The cluster directory
+    pub dir: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Status {
+    pub fn run(&self) -> Result<Verdict> {
+        let status = health::collect(&access(&self.dir)?)?;
+        show(&status, self.json)
+    }
+}
+
+pub fn show(status: &health::Status, json: bool) -> Result<Verdict> {
+    match json {
+        true => super::say_json(status)?,
+        false => super::say(health::table(status).trim_end())?,
+    }
+    Ok(if status.healthy { Verdict::Well } else { Verdict::NotWell })
+}
+
+/// The operator's way to ask the nodes: the `operator` leaf of the cluster directory.
+pub fn access(dir: &Path) -> Result<Access> {
+    let cluster = Cluster::load(dir)?;
+    let (certificate, key) = cluster.operator()?;
+    let member = |path: &str| cluster.bundle.file(path).map(<[u8]>::to_vec).with_context(|| format!("no {path} in the bundle"));
+    let leaf = Leaf { certificate: certificate.into_bytes(), key: key.into_bytes() };
+    let redis = match cluster.spec.redis.tls {
+        true => Some(Credentials { ca: member("/etc/ssl/myca/root.crt")?, leaf: None }),
+        false => None,
+    };
+    Ok(Access {
+        cluster: Credentials { ca: member("/etc/ssl/hanode/ca.crt")?, leaf: Some(leaf) },
+        redis,
+        certificates: health::certificates(&cluster.bundle),
+        generation: cluster.bundle.stamp.generation,
+        secrets: cluster.secrets,
+        spec: cluster.spec,
+    })
+}

@@ -1,0 +1,161 @@
+//! etcd over its JSON gateway. 64-bit numbers come as decimal strings there and stay strings here.
+
+use super::http::Http;
+use super::tls::Credentials;
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// Empty for one that was added and has not yet started.
+    #[serde(default)]
+    pub name: String,
+    #[serde(default, rename = "peerURLs")]
+    pub peer_urls: Vec<String>,
+    /// Empty until the member has started once: the only sure sign.
+    #[serde(default, rename = "clientURLs")]
+    pub client_urls: Vec<String>,
+}
+
+pub struct Etcd {
+    http: Http,
+    base: String,
+}
+
+/// What one member says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    pub member: String,
+    pub leader: String,
+    pub version: String,
+    pub db_bytes: u64,
+    pub errors: Vec<String>,
+}
+
+pub fn url(address: IpAddr, port: u16) -> String {
+    format!("https://{}", std::net::SocketAddr::new(address, port))
+}
+
+impl Etcd {
+    pub fn new(credentials: &Credentials, address: IpAddr, timeout: Duration) -> Result<Self> {
+        Ok(Etcd { http: Http::new(Some(credentials), timeout)?, base: url(address, crate::spec::ETCD_CLIENT_PORT) })
+    }
+
+    fn call(&self, path: &str, body: Value) -> Result<Value> {
+        self.http.call(&format!("{}{path}", self.base), &body)
+    }
+
+    /// The members as a quorum knows them: an answer proves that there is a quorum.
+    pub fn members(&self) -> Result<Vec<Member>> {
+        let answer = self.call("/v3/cluster/member/list", json!({"linearizable": true}))?;
+        members_of(&answer)
+    }
+
+    /// Adds a member by its peer URL; returns its id and the list that now holds.
+    pub fn add(&self, peer_url: &str) -> Result<(String, Vec<Member>)> {
+        let answer = self.call("/v3/cluster/member/add", json!({"peerURLs": [peer_url]}))?;
+        let id = answer["member"]["ID"].as_str().context("etcd's answer names no member id")?;
+        Ok((id.to_string(), members_of(&answer)?))
+    }
+
+    /// Removes exactly this member; one that is already gone is no error.
+    pub fn remove(&self, id: &str) -> Result<()> {
+        let url = format!("{}/v3/cluster/member/remove", self.base);
+        let answer = self.http.post(&url, &json!({"ID": id}))?;
+        match answer.status {
+            200 | 404 => Ok(()),
+            status => bail!("removing member {id}: status {status}: {}", answer.body),
+        }
+    }
+
+    pub fn status(&self) -> Result<MemberStatus> {
+        let answer = self.call("/v3/maintenance/status", json!({}))?;
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_string();
+        Ok(MemberStatus {
+            member: text(&answer["header"]["member_id"]),
+            leader: text(&answer["leader"]),
+            version: text(&answer["version"]),
+            db_bytes: text(&answer["dbSize"]).parse().unwrap_or_default(),
+            errors: answer["errors"].as_array().map(|a| a.iter().map(text).collect()).unwrap_or_default(),
+        })
+    }
+
+    /// The value of one key, read from a quorum.
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let answer = self.call("/v3/kv/range", json!({"key": base64(key.as_bytes())}))?;
+        match answer["kvs"][0]["value"].as_str() {
+            Some(value) => Ok(Some(unbase64(value).context("etcd's value is no base64")?)),
+            None if answer["kvs"][0].is_object() => Ok(Some(Vec::new())),
+            None => Ok(None),
+        }
+    }
+
+    pub fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.call("/v3/kv/put", json!({"key": base64(key.as_bytes()), "value": base64(value)})).map(drop)
+    }
+
+    /// Deletes a key only while it still has this value.
+    pub fn delete_if(&self, key: &str, value: &[u8]) -> Result<bool> {
+        let key = base64(key.as_bytes());
+        let answer = self.call(
+            "/v3/kv/txn",
+            json!({
+                "compare": [{"key": key, "target": "VALUE", "result": "EQUAL", "value": base64(value)}],
+                "success": [{"requestDeleteRange": {"key": key}}],
+            }),
+        )?;
+        Ok(answer["succeeded"].as_bool().unwrap_or(false))
+    }
+}
+
+fn members_of(answer: &Value) -> Result<Vec<Member>> {
+    serde_json::from_value(answer["members"].clone()).context("etcd's answer holds no member list")
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// Standard base64, as the gateway wants keys and values.
+fn base64(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            let digit = char::from(ALPHABET[(word >> (18 - 6 * i)) as usize & 63]);
+            out.push(if i <= chunk.len() { digit } else { '=' });
+        }
+    }
+    out
+}
+
+fn unbase64(text: &str) -> Option<Vec<u8>> {
+    let (mut out, mut word, mut bits) = (Vec::new(), 0u32, 0);
+    for c in text.bytes().filter(|c| *c != b'=') {
+        let digit = ALPHABET.iter().position(|a| *a == c)?;
+        word = word << 6 | u32::try_from(digit).ok()?;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            out.push((word >> bits & 255) as u8);
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_as_published() {
+        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+            assert_eq!(unbase64(coded).as_deref(), Some(plain.as_bytes()));
+        }
+        assert_eq!(unbase64("a b"), None);
+    }
+}

@@ -1,0 +1,204 @@
+//! The few words of Redis' protocol that asking a server or a Sentinel takes.
+
+use super::tls::{Credentials, TlsStream, connect};
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, TcpStream};
+use std::time::Duration;
+
+/// Bounds on what an answer may hold, whoever sends it.
+const MAX_LINE: u64 = 64 << 10;
+const MAX_BULK: usize = 4 << 20;
+const MAX_ITEMS: usize = 4096;
+const MAX_DEPTH: usize = 4;
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Nil,
+    Text(String),
+    Number(i64),
+    List(Vec<Value>),
+    /// What the server said instead of an answer (`NOAUTH …`, `NOGOODSLAVE …`).
+    Error(String),
+}
+
+enum Stream {
+    Tls(Box<TlsStream>),
+    Plain(TcpStream),
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Stream::Tls(s) => s.read(buffer),
+            Stream::Plain(s) => s.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Stream::Tls(s) => s.write(buffer),
+            Stream::Plain(s) => s.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Stream::Tls(s) => s.flush(),
+            Stream::Plain(s) => s.flush(),
+        }
+    }
+}
+
+pub struct Redis {
+    stream: BufReader<Stream>,
+}
+
+impl Redis {
+    /// `credentials`: `None` where the spec turns TLS off for Redis.
+    pub fn connect(
+        credentials: Option<&Credentials>,
+        address: IpAddr,
+        port: u16,
+        password: &str,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let stream = match credentials {
+            Some(credentials) => Stream::Tls(Box::new(credentials.connect(address, port, timeout)?)),
+            None => Stream::Plain(connect(address, port, timeout)?),
+        };
+        let mut redis = Redis { stream: BufReader::new(stream) };
+        redis.ask(&["AUTH", password]).context("authenticating")?;
+        Ok(redis)
+    }
+
+    /// Sends a command and returns its answer; an answer that is an error becomes one.
+    pub fn ask(&mut self, words: &[&str]) -> Result<Value> {
+        match self.command(words)? {
+            Value::Error(message) => bail!("{}: {message}", words[0]),
+            value => Ok(value),
+        }
+    }
+
+    pub fn command(&mut self, words: &[&str]) -> Result<Value> {
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request += &format!("${}\r\n{word}\r\n", word.len());
+        }
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        self.stream.get_mut().flush()?;
+        read_value(&mut self.stream, MAX_DEPTH)
+    }
+
+    /// `INFO section` as key and value pairs.
+    pub fn info(&mut self, section: &str) -> Result<std::collections::BTreeMap<String, String>> {
+        match self.ask(&["INFO", section])? {
+            Value::Text(text) => Ok(text
+                .lines()
+                .filter_map(|l| l.split_once(':'))
+                .map(|(k, v)| (k.to_string(), v.trim_end().to_string()))
+                .collect()),
+            other => bail!("INFO answered {other:?}"),
+        }
+    }
+}
+
+fn read_value(from: &mut impl BufRead, depth: usize) -> Result<Value> {
+    ensure!(depth > 0, "answer nested too deeply");
+    let line = read_line(from)?;
+    let (kind, rest) = line.split_at_checked(1).context("empty answer")?;
+    match kind {
+        "+" => Ok(Value::Text(rest.into())),
+        "-" => Ok(Value::Error(rest.into())),
+        ":" => Ok(Value::Number(rest.parse().context("bad number")?)),
+        "$" => match rest.parse::<i64>().context("bad length")? {
+            -1 => Ok(Value::Nil),
+            length => read_bulk(from, usize::try_from(length).context("bad length")?),
+        },
+        "*" => match rest.parse::<i64>().context("bad count")? {
+            -1 => Ok(Value::Nil),
+            count => {
+                let count = usize::try_from(count).context("bad count")?;
+                ensure!(count <= MAX_ITEMS, "answer of {count} items is too long");
+                (0..count).map(|_| read_value(from, depth - 1)).collect::<Result<_>>().map(Value::List)
+            }
+        },
+        _ => bail!("this is not Redis' protocol"),
+    }
+}
+
+fn read_line(from: &mut impl BufRead) -> Result<String> {
+    let mut line = Vec::new();
+    from.take(MAX_LINE).read_until(b'\n', &mut line)?;
+    ensure!(line.ends_with(b"\r\n"), "answer cut short");
+    line.truncate(line.len() - 2);
+    String::from_utf8(line).context("answer is no text")
+}
+
+fn read_bulk(from: &mut impl BufRead, length: usize) -> Result<Value> {
+    ensure!(length <= MAX_BULK, "answer of {length} bytes is too long");
+    let mut bytes = vec![0; length + 2];
+    from.read_exact(&mut bytes)?;
+    bytes.truncate(length);
+    Ok(Value::Text(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// What a Sentinel says of the primary it watches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watched {
+    pub address: IpAddr,
+    pub epoch: u64,
+    pub flags: String,
+}
+
+pub fn watched(sentinel: &mut Redis, master_name: &str) -> Result<Watched> {
+    let Value::List(items) = sentinel.ask(&["SENTINEL", "MASTER", master_name])? else {
+        bail!("Sentinel's answer is no list");
+    };
+    let field = |name: &str| {
+        items.chunks(2).find_map(|pair| match pair {
+            [Value::Text(key), Value::Text(value)] if key == name => Some(value.as_str()),
+            _ => None,
+        })
+    };
+    Ok(Watched {
+        address: field("ip").context("Sentinel names no address")?.parse().context("Sentinel's address")?,
+        epoch: field("config-epoch").and_then(|e| e.parse().ok()).unwrap_or_default(),
+        flags: field("flags").unwrap_or_default().into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(bytes: &[u8]) -> Result<Value> {
+        read_value(&mut std::io::Cursor::new(bytes), MAX_DEPTH)
+    }
+
+    #[test]
+    fn answers_by_value() {
+        assert_eq!(parse(b"+OK\r\n").ok(), Some(Value::Text("OK".into())));
+        assert_eq!(parse(b"-NOAUTH x\r\n").ok(), Some(Value::Error("NOAUTH x".into())));
+        let list = parse(b"*2\r\n$2\r\nip\r\n:7\r\n").ok();
+        assert_eq!(list, Some(Value::List(vec![Value::Text("ip".into()), Value::Number(7)])));
+        assert_eq!(parse(b"$-1\r\n").ok(), Some(Value::Nil));
+    }
+
+    #[test]
+    fn hostile_answers_are_errors() {
+        for bytes in [&b"$999999999\r\n"[..], b"*99999999\r\n", b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n+x\r\n", b"HTTP/1.1 200\r\n", b"+x"] {
+            assert!(parse(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end_in_a_value_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Mutual TLS as all parts use it: the CA that must have signed the other side, and one's own leaf.
+
+use anyhow::{Context, Result};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// PEM texts: the CA to trust, and, where the other side asks for it, one's own certificate and key.
+#[derive(Clone)]
+pub struct Credentials {
+    pub ca: Vec<u8>,
+    pub leaf: Option<Leaf>,
+}
+
+#[derive(Clone)]
+pub struct Leaf {
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
+}
+
+pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn roots(ca: &[u8]) -> Result<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca) {
+        store.add(certificate.context("CA certificate is no PEM")?)?;
+    }
+    Ok(store)
+}
+
+fn identity(leaf: &Leaf) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let chain = CertificateDer::pem_slice_iter(&leaf.certificate)
+        .collect::<Result<Vec<_>, _>>()
+        .context("certificate is no PEM")?;
+    let key = PrivateKeyDer::from_pem_slice(&leaf.key).context("key is no PEM")?;
+    Ok((chain, key))
+}
+
+impl Credentials {
+    pub fn client_config(&self) -> Result<ClientConfig> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots(&self.ca)?);
+        Ok(match &self.leaf {
+            Some(leaf) => {
+                let (chain, key) = identity(leaf)?;
+                builder.with_client_auth_cert(chain, key)?
+            }
+            None => builder.with_no_client_auth(),
+        })
+    }
+
+    /// A server that admits only clients of the same CA; `crl` counts once it has entries.
+    pub fn server_config(&self, crl: Option<&[u8]>) -> Result<ServerConfig> {
+        let leaf = self.leaf.as_ref().context("a server needs a certificate of its own")?;
+        let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.ca)?), provider());
+        if let Some(crl) = crl {
+            verifier = verifier.with_crls([CertificateRevocationListDer::from_pem_slice(crl)?]);
+        }
+        let (chain, key) = identity(leaf)?;
+        Ok(ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier.build()?)
+            .with_single_cert(chain, key)?)
+    }
+
+    /// Connects and shakes hands; `timeout` bounds the connection and each read and write.
+    pub fn connect(&self, address: IpAddr, port: u16, timeout: Duration) -> Result<TlsStream> {
+        let socket = connect(address, port, timeout)?;
+        let connection = ClientConnection::new(Arc::new(self.client_config()?), ServerName::IpAddress(address.into()))?;
+        Ok(StreamOwned::new(connection, socket))
+    }
+}
+
+pub fn connect(address: IpAddr, port: u16, timeout: Duration) -> Result<TcpStream> {
+    let socket = TcpStream::connect_timeout(&SocketAddr::new(address, port), timeout)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}

@@ -1,0 +1,206 @@
+//! Asks every node everything, all at once; whoever does not answer in time is a finding, not an error.
+
+use super::*;
+use crate::client::etcd::Etcd;
+use crate::client::http::Http;
+use crate::client::redis::{Redis, Value, Watched, watched};
+use crate::join;
+use crate::pki::read;
+use crate::spec::{Node, VipMode};
+use anyhow::{Context, Result, ensure};
+use std::net::SocketAddr;
+use std::thread::scope;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+pub fn collect(access: &Access) -> Result<Status> {
+    let spec = &access.spec;
+    let nodes = &spec.nodes;
+    let mut status = scope(|threads| {
+        let joins: Vec<_> = nodes.iter().map(|n| threads.spawn(|| node(access, n))).collect();
+        let etcds: Vec<_> = nodes.iter().map(|n| threads.spawn(|| etcd(access, n))).collect();
+        let rediss: Vec<_> = nodes.iter().map(|n| threads.spawn(|| redis(access, n))).collect();
+        let sentinels: Vec<_> = nodes.iter().map(|n| threads.spawn(|| sentinel(access, n))).collect();
+        let patroni = threads.spawn(|| postgres(access));
+        let vip = threads.spawn(|| haproxy_answers(spec.network.vip, spec.haproxy.stats_port));
+        let all = |failed: &str| anyhow::anyhow!("{failed}: a thread failed");
+        let nodes = joins.into_iter().map(|t| t.join().map_err(|_| all("nodes"))).collect::<Result<Vec<_>>>()?;
+        let holders = nodes.iter().filter(|(_, holds)| *holds).map(|(n, _)| n.name.clone()).collect();
+        let vip = VipStatus { address: spec.network.vip, holders, answers: vip.join().unwrap_or(false) };
+        Ok::<_, anyhow::Error>(Status {
+            schema: SCHEMA,
+            healthy: false,
+            problems: Vec::new(),
+            nodes: nodes.into_iter().map(|(n, _)| n).collect(),
+            etcd: etcds.into_iter().map(|t| t.join().map_err(|_| all("etcd"))).collect::<Result<_>>()?,
+            postgres: patroni.join().map_err(|_| all("Patroni"))?,
+            redis: rediss.into_iter().map(|t| t.join().map_err(|_| all("Redis"))).collect::<Result<_>>()?,
+            sentinel: sentinels_together(spec, sentinels.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(all("Sentinel")))).collect()),
+            vip,
+            certificates: certificates(access)?,
+        })
+    })?;
+    status.problems = judge(spec, access.generation, &status);
+    status.healthy = status.problems.is_empty();
+    Ok(status)
+}
+
+fn node(access: &Access, node: &Node) -> (NodeStatus, bool) {
+    let spec = &access.spec;
+    let answer = join::ask(&access.cluster, node.address, spec.network.join_port, TIMEOUT);
+    let (mut status, holds) = match answer {
+        Ok(answer) => {
+            let status = NodeStatus {
+                name: node.name.clone(),
+                address: node.address,
+                phase: answer.phase,
+                generation: Some(answer.generation),
+                spec_hash: Some(answer.spec_hash),
+                image: answer.image,
+                haproxy: false,
+                problems: answer.problems,
+            };
+            (status, answer.holds_vip)
+        }
+        Err(error) => (unreachable(node, &error), false),
+    };
+    status.haproxy = haproxy_answers(node.address, spec.haproxy.stats_port);
+    (status, holds && spec.network.vip_mode == VipMode::Vrrp)
+}
+
+fn unreachable(node: &Node, error: &anyhow::Error) -> NodeStatus {
+    NodeStatus {
+        name: node.name.clone(),
+        address: node.address,
+        phase: "unreachable".into(),
+        generation: None,
+        spec_hash: None,
+        image: BTreeMap::new(),
+        haproxy: false,
+        problems: vec![format!("{error:#}")],
+    }
+}
+
+fn haproxy_answers(address: IpAddr, port: u16) -> bool {
+    let probe = || -> Result<u16> {
+        let url = format!("http://{}/health", SocketAddr::new(address, port));
+        Ok(Http::new(None, TIMEOUT)?.get(&url)?.status)
+    };
+    probe().is_ok_and(|status| status == 200)
+}
+
+fn etcd(access: &Access, node: &Node) -> EtcdStatus {
+    let asked = Etcd::new(&access.cluster, node.address, TIMEOUT).and_then(|etcd| {
+        etcd.members().context("no quorum")?;
+        etcd.status()
+    });
+    let name = node.name.clone();
+    match asked {
+        Ok(status) => EtcdStatus {
+            name,
+            healthy: status.errors.is_empty(),
+            leader: !status.leader.is_empty() && status.leader == status.member,
+            version: status.version,
+            db_bytes: status.db_bytes,
+            error: (!status.errors.is_empty()).then(|| status.errors.join("; ")),
+        },
+        Err(error) => EtcdStatus {
+            name,
+            healthy: false,
+            leader: false,
+            version: String::new(),
+            db_bytes: 0,
+            error: Some(format!("{error:#}")),
+        },
+    }
+}
+
+/// Any one Patroni knows of all members; the first that answers is asked.
+fn postgres(access: &Access) -> Vec<PostgresStatus> {
+    let spec = &access.spec;
+    let ask = |node: &Node| -> Result<serde_json::Value> {
+        let url = format!("https://{}/cluster", SocketAddr::new(node.address, spec.patroni.restapi_port));
+        let answer = Http::new(Some(&access.cluster), TIMEOUT)?.get(&url)?;
+        ensure!(answer.body["members"].is_array(), "Patroni names no members");
+        Ok(answer.body)
+    };
+    let cluster = spec.nodes.iter().find_map(|n| ask(n).ok()).unwrap_or_default();
+    let members = cluster["members"].as_array().cloned().unwrap_or_default();
+    let of = |node: &Node| {
+        let member = members.iter().find(|m| m["name"] == node.name.as_str()).cloned().unwrap_or_default();
+        let text = |key: &str| member[key].as_str().unwrap_or_default().to_string();
+        PostgresStatus {
+            name: node.name.clone(),
+            role: text("role"),
+            state: if member.is_null() { "unknown to Patroni".into() } else { text("state") },
+            timeline: member["timeline"].as_i64(),
+            lag: member["lag"].as_i64(),
+        }
+    };
+    spec.nodes.iter().map(of).collect()
+}
+
+fn redis(access: &Access, node: &Node) -> RedisStatus {
+    let spec = &access.spec.redis;
+    let asked = Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, TIMEOUT)
+        .and_then(|mut redis| redis.info("replication"));
+    let name = node.name.clone();
+    match asked {
+        Ok(info) => {
+            let field = |key: &str| info.get(key).cloned().unwrap_or_default();
+            RedisStatus {
+                name,
+                role: field("role"),
+                link_up: field("role") == "master" || field("master_link_status") == "up",
+                replicas: field("connected_slaves").parse().unwrap_or_default(),
+                error: None,
+            }
+        }
+        Err(error) => {
+            RedisStatus { name, role: String::new(), link_up: false, replicas: 0, error: Some(format!("{error:#}")) }
+        }
+    }
+}
+
+/// A Sentinel's belief, and its verdict on the quorum.
+fn sentinel(access: &Access, node: &Node) -> Result<(String, Watched, Option<String>)> {
+    let spec = &access.spec.redis;
+    let mut sentinel =
+        Redis::connect(access.redis.as_ref(), node.address, spec.sentinel_port, &access.secrets.sentinel, TIMEOUT)
+            .with_context(|| node.name.clone())?;
+    let fault = match sentinel.command(&["SENTINEL", "CKQUORUM", &spec.master_name])? {
+        Value::Error(words) => Some(words),
+        _ => None,
+    };
+    Ok((node.name.clone(), watched(&mut sentinel, &spec.master_name)?, fault))
+}
+
+fn sentinels_together(spec: &Spec, asked: Vec<Result<(String, Watched, Option<String>)>>) -> SentinelStatus {
+    let named: Vec<IpAddr> = asked.iter().flatten().map(|(_, watched, _)| watched.address).collect();
+    let count = |address: &IpAddr| named.iter().filter(|a| *a == address).count();
+    let primary = named.iter().find(|a| count(a) >= spec.majority()).copied();
+    let faults = asked.iter().zip(&spec.nodes).filter_map(|(answer, node)| match answer {
+        Ok((_, _, None)) => None,
+        Ok((name, _, Some(words))) => Some((name.clone(), words.clone())),
+        Err(error) => Some((node.name.clone(), format!("{error:#}"))),
+    });
+    SentinelStatus { primary, agree: primary.map_or(0, |p| count(&p)), faults: faults.collect() }
+}
+
+fn certificates(access: &Access) -> Result<Vec<CertificateStatus>> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() as i64;
+    let mut all = Vec::new();
+    for (name, pem) in &access.certificates {
+        let (not_before, not_after) = if name.ends_with(".crl") {
+            let crl = read::crl(pem).with_context(|| name.clone())?;
+            (crl.this_update, crl.next_update)
+        } else {
+            let certificate = read::certificate(pem).with_context(|| name.clone())?;
+            (certificate.not_before, certificate.not_after)
+        };
+        let days_left = (not_after - now).div_euclid(86_400);
+        all.push(CertificateStatus { name: name.clone(), not_before, not_after, days_left });
+    }
+    Ok(all)
+}

@@ -1,0 +1,104 @@
+//! The lab's network: a namespace of its own with one bridge in it. Nothing in it reaches the host's
+//! network, and a thread or command that enters it is a client outside the nodes.
+
+use super::process::run;
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use std::ffi::OsStr;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+pub const BRIDGE: &str = "br0";
+
+#[derive(Debug, Clone)]
+pub struct Net {
+    name: String,
+}
+
+impl Net {
+    pub fn of_lab(id: &str) -> Net {
+        Net { name: format!("hanode-{id}") }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
+    pub fn exists(&self) -> bool {
+        self.path().exists()
+    }
+
+    /// Makes what is missing of it; an interrupted run is completed by the next.
+    pub fn make(&self, subnet: &IpNet, own: IpAddr) -> Result<()> {
+        if !self.exists() {
+            run(Command::new("ip").args(["netns", "add", &self.name]))?;
+        }
+        self.ip(&["link", "set", "lo", "up"])?;
+        if self.ip(&["link", "show", BRIDGE]).is_err() {
+            self.ip(&["link", "add", BRIDGE, "type", "bridge"])?;
+        }
+        let address = format!("{own}/{}", subnet.prefix_len());
+        let mut words = vec!["address", "replace", &address, "dev", BRIDGE];
+        if own.is_ipv6() {
+            words.push("nodad");
+        }
+        self.ip(&words)?;
+        self.ip(&["link", "set", BRIDGE, "up"])
+    }
+
+    /// A tap device on the bridge, for a virtual machine.
+    pub fn make_tap(&self, device: &str) -> Result<()> {
+        if self.ip(&["link", "show", device]).is_err() {
+            self.ip(&["tuntap", "add", "dev", device, "mode", "tap"])?;
+        }
+        self.ip(&["link", "set", device, "master", BRIDGE, "up"])
+    }
+
+    pub fn set_link(&self, device: &str, up: bool) -> Result<()> {
+        self.ip(&["link", "set", device, if up { "up" } else { "down" }])
+    }
+
+    fn ip(&self, words: &[&str]) -> Result<()> {
+        run(Command::new("ip").args(["-n", &self.name]).args(words)).map(|_| ())
+    }
+
+    /// Every process that is in it: the nodes' hypervisors and any client.
+    pub fn processes(&self) -> Vec<i32> {
+        let Ok(output) = run(Command::new("ip").args(["netns", "pids", &self.name])) else {
+            return Vec::new();
+        };
+        String::from_utf8_lossy(&output.stdout).lines().filter_map(|l| l.trim().parse().ok()).collect()
+    }
+
+    pub fn remove(&self) -> Result<()> {
+        if self.exists() {
+            run(Command::new("ip").args(["netns", "delete", &self.name]))?;
+        }
+        Ok(())
+    }
+
+    /// A command that will run inside.
+    pub fn command(&self, argv: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg("--").args(argv);
+        command
+    }
+
+    /// Moves the calling thread, and whatever it starts from now on, inside.
+    pub fn enter(&self) -> Result<()> {
+        let namespace = std::fs::File::open(self.path()).with_context(|| {
+            format!("the lab's network {} is gone: `hanode lab down`, then `up`", self.name)
+        })?;
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("entering the network namespace {}", self.name))
+    }
+
+    /// Runs `work` on a thread of its own that is inside.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| self.enter().map(|()| work()));
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}

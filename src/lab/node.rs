@@ -1,0 +1,128 @@
+//! What becomes of the hidden verb `hanode lab-node keep|boot DIR NODE`, which `Lab::start` runs detached.
+//!
+//! *keep* stays: it catches the node's console in a file of bounded size. *boot*, its child, goes into the
+//! node's own mounts, control group and network, and there turns into systemd-nspawn or QEMU.
+
+use super::process::{Process, run};
+use super::{Lab, cgroup, image, layout, state, vm};
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A console file that gets longer is set aside, once.
+const CONSOLE_BYTES: u64 = 1 << 20;
+
+pub fn main(role: &str, dir: &Path, node: &str) -> Result<()> {
+    let lab = Lab::open(dir)?;
+    lab.node(node)?;
+    match role {
+        "keep" => keep(&lab, node),
+        "boot" => Err(boot(&lab, node)?).with_context(|| format!("starting {node}")),
+        _ => bail!("lab-node: keep or boot, not {role:?}"),
+    }
+}
+
+fn keep(lab: &Lab, node: &str) -> Result<()> {
+    let mut console = Console::open(lab.console(node))?;
+    let (mut output, input) = std::io::pipe()?;
+    let mut boot = cgroup::in_scope(&lab.group(node), &lab.program);
+    boot.args(["lab-node", "boot"]).arg(&lab.dir).arg(node).stdin(Stdio::null());
+    boot.stdout(input.try_clone()?).stderr(input);
+    let mut child = boot.spawn().context("starting the node's process")?;
+    // It holds the other end of the pipe.
+    drop(boot);
+    let mut buffer = [0; 4096];
+    loop {
+        match output.read(&mut buffer)? {
+            0 => break,
+            n => console.write(&buffer[..n])?,
+        }
+    }
+    child.wait()?;
+    Ok(())
+}
+
+struct Console {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Console {
+    fn open(path: PathBuf) -> Result<Console> {
+        let file = File::options().create(true).append(true).open(&path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Console { path, file, bytes })
+    }
+
+    fn write(&mut self, text: &[u8]) -> Result<()> {
+        if self.bytes > CONSOLE_BYTES {
+            std::fs::rename(&self.path, self.path.with_extension("log.1"))?;
+            *self = Console::open(self.path.clone())?;
+        }
+        self.file.write_all(text)?;
+        self.bytes += text.len() as u64;
+        Ok(())
+    }
+}
+
+/// Comes back only when it could not start.
+fn boot(lab: &Lab, node: &str) -> Result<std::io::Error> {
+    layout::write(&lab.home(node).join("process.json"), &Process::myself()?)?;
+    let mut command = match lab.layout.vm {
+        true => vm::machine(lab, node)?,
+        false => container(lab, node)?,
+    };
+    Ok(command.exec())
+}
+
+fn container(lab: &Lab, node: &str) -> Result<Command> {
+    let home = lab.home(node);
+    cgroup::private_mounts()?;
+    cgroup::enter(&lab.group(node))?;
+    // Host-wide otherwise, by machine name: two labs would meet there.
+    let shared = Path::new("/run/systemd/nspawn");
+    std::fs::create_dir_all(shared)?;
+    mount(Some("tmpfs"), shared, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))?;
+    overlay(lab, &home)?;
+    lab.net.enter()?;
+
+    let disk = lab.disk(node)?;
+    let mut nspawn = Command::new("systemd-nspawn");
+    nspawn.args([
+        "--quiet",
+        "--boot",
+        "--console=read-only",
+        "--settings=no",
+        "--register=no",
+        "--keep-unit",
+    ]);
+    nspawn.args(["--resolv-conf=off", "--timezone=off", "--link-journal=no"]);
+    nspawn.arg(format!("--network-bridge={}", super::net::BRIDGE));
+    // A cloud's machine does not know its name either before cloud-init has spoken.
+    nspawn.arg(format!("--machine={}", lab.machine(node))).arg("--hostname=localhost");
+    nspawn.arg(format!("--uuid={}", disk.machine_uuid)).arg("--directory").arg(home.join("root"));
+    // The image's fstab speaks of a disk; init takes its arguments for the kernel's.
+    nspawn.args(["fstab=no", "systemd.mask=systemd-remount-fs.service"]);
+    nspawn.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1").env("SYSTEMD_NSPAWN_LOCK", "0").env("TERM", "dumb");
+    Ok(nspawn)
+}
+
+/// The image with the node's own layer over it, on `root`.
+fn overlay(lab: &Lab, home: &Path) -> Result<()> {
+    for part in ["upper", "work", "root"] {
+        std::fs::create_dir_all(home.join(part))?;
+    }
+    image::mount(&lab.layout.image, &state(&lab.dir), &home.join("lower"))?;
+    // Relative names: a comma or colon on the way here would end the option.
+    let layers = "lowerdir=lower,upperdir=upper,workdir=work";
+    let mut mount = Command::new("mount");
+    mount.args(["--types", "overlay", "--options", layers, "overlay", "root"]).current_dir(home);
+    run(&mut mount).map(|_| ()).with_context(|| {
+        format!("{} must be on a file system that can hold an overlay (ext4, xfs, btrfs)", home.display())
+    })
+}

@@ -1,0 +1,101 @@
+//! Processes that outlive the command which started them, without ever mistaking another for one of them;
+//! and short-lived commands whose failure says something.
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// A process id alone is reused sooner or later; with boot and start time it names one process for good.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: i32,
+    started: u64,
+    boot: String,
+}
+
+impl Process {
+    pub fn myself() -> Result<Process> {
+        let pid = std::process::id() as i32;
+        let (_, started) = stat(pid).context("reading /proc/self/stat")?;
+        Ok(Process { pid, started, boot: boot_id()? })
+    }
+
+    pub fn alive(&self) -> bool {
+        let same_boot = boot_id().is_ok_and(|b| b == self.boot);
+        same_boot && stat(self.pid).is_some_and(|(state, started)| state != 'Z' && started == self.started)
+    }
+
+    pub fn kill(&self) {
+        if self.alive() {
+            let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
+    }
+
+    /// Whether it was gone within `limit`.
+    pub fn gone_within(&self, limit: Duration) -> bool {
+        wait_until(limit, || !self.alive())
+    }
+}
+
+/// State letter and start time in clock ticks; the command name before them may hold anything.
+fn stat(pid: i32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+fn boot_id() -> Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_string())
+}
+
+/// The first child of `pid` that is process 1 of a namespace of its own: a container's init.
+pub fn init_below(pid: i32) -> Option<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().filter_map(|c| c.parse().ok()).find(|child: &i32| {
+        let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+        let ids = status.lines().find_map(|l| l.strip_prefix("NSpid:"));
+        ids.is_some_and(|ids| ids.split_whitespace().count() > 1 && ids.trim_end().ends_with("\t1"))
+    })
+}
+
+pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Runs to the end; anything but success is an error with what it said.
+pub fn run(command: &mut Command) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output =
+        command.stdin(std::process::Stdio::null()).output().with_context(|| format!("starting {name}"))?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let shown: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+    bail!(
+        "`{name} {}` failed ({}): {}",
+        shown.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    )
+}
+
+/// Whether `name` can be run; for root, whose PATH may lack the sbin directories.
+pub fn found(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(Path::new).map(Path::to_path_buf);
+    std::env::split_paths(&path).chain(more).any(|d| d.join(name).is_file())
+}

@@ -1,0 +1,135 @@
+//! A node as a virtual machine: QEMU in the lab's network namespace, its disk an overlay over the image.
+
+use super::image::Format;
+use super::layout::{Disk, Node};
+use super::process::run;
+use super::{Lab, seed, state};
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+const MEMORY_MIB: u32 = 1280;
+
+/// Whether this machine's processor runs virtual machines. Where its flags do not say so, a /dev/kvm that
+/// is there all the same is an emulation, on which guests crash.
+pub fn accelerated() -> bool {
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = processor.lines().find(|l| l.starts_with("flags")).unwrap_or_default();
+    let able = flags.split_whitespace().any(|f| f == "vmx" || f == "svm");
+    able && std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+/// Makes what the machine needs and does not have yet: disk, seed, network device.
+pub fn prepare(lab: &Lab, node: &Node, disk: &Disk) -> Result<()> {
+    let home = lab.home(&node.name);
+    let overlay = home.join("disk.qcow2");
+    if !overlay.exists() {
+        let image = &lab.layout.image.path;
+        let format = Format::of(image)?.qemu().context("--vm needs a disk image")?;
+        let new = home.join("disk.new");
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]).arg(image).arg(&new);
+        run(&mut create)?;
+        std::fs::rename(&new, &overlay)?;
+    }
+    let key = ssh_key(lab)?;
+    let files = home.join("seed");
+    let mac = mac(&node.name);
+    seed::write(&files, &lab.layout, node, disk, seed::Interface::WithMac(&mac), Some(&key))?;
+    let mut iso = Command::new("xorriso");
+    iso.args(["-as", "mkisofs", "-quiet", "-V", "CIDATA", "-J", "-r", "-o"]);
+    run(iso.arg(home.join("seed.iso")).arg(&files))?;
+    lab.net.make_tap(&lab.device(&node.name))
+}
+
+/// QEMU, to be run as the node's process.
+pub fn machine(lab: &Lab, node: &str) -> Result<Command> {
+    let disk = lab.disk(node)?;
+    lab.net.enter()?;
+    std::env::set_current_dir(lab.home(node))?;
+    let accelerator = if accelerated() { ["kvm", "host"] } else { ["tcg", "max"] };
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-display", "none", "-machine", "q35", "-accel", accelerator[0]]);
+    qemu.args(["-cpu", accelerator[1], "-smp", "2", "-m", &MEMORY_MIB.to_string()]);
+    qemu.args(["-uuid", &disk.machine_uuid, "-name", node, "-device", "virtio-rng-pci"]);
+    // Relative names: a comma on the way here would end the option, and a socket's path may not be long.
+    qemu.args(["-drive", "file=disk.qcow2,format=qcow2,if=virtio,discard=unmap"]);
+    qemu.args(["-drive", "file=seed.iso,format=raw,if=virtio,readonly=on"]);
+    let net = format!("tap,id=lan,ifname={},script=no,downscript=no", lab.device(node));
+    qemu.args(["-netdev", &net, "-device", &format!("virtio-net-pci,netdev=lan,mac={}", mac(node))]);
+    qemu.args(["-serial", "stdio", "-qmp", "unix:qmp.sock,server=on,wait=off"]);
+    Ok(qemu)
+}
+
+fn mac(node: &str) -> String {
+    let hash = Sha256::digest(node.as_bytes());
+    format!("52:54:00:{:02x}:{:02x}:{:02x}", hash[0], hash[1], hash[2])
+}
+
+pub fn answers(lab: &Lab, node: &str) -> bool {
+    qmp(lab, node, "query-status").is_ok()
+}
+
+pub fn power_button(lab: &Lab, node: &str) -> Result<()> {
+    qmp(lab, node, "system_powerdown")
+}
+
+fn qmp(lab: &Lab, node: &str, verb: &str) -> Result<()> {
+    // By way of the directory, as a socket's path may not be long.
+    let home = std::fs::File::open(lab.home(node))?;
+    let path = format!("/proc/self/fd/{}/qmp.sock", home.as_raw_fd());
+    let socket = UnixStream::connect(path).with_context(|| format!("reaching the monitor of {node}"))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut replies = BufReader::new(socket.try_clone()?).lines();
+    replies.next().context("no greeting from the monitor")??;
+    for verb in ["qmp_capabilities", verb] {
+        writeln!(&socket, "{{\"execute\":\"{verb}\"}}")?;
+        loop {
+            let line = replies.next().context("the monitor hung up")??;
+            let reply: serde_json::Value = serde_json::from_str(&line)?;
+            if let Some(error) = reply.get("error") {
+                bail!("{node}: {verb}: {error}");
+            }
+            // Anything else is an event that nobody asked for.
+            if reply.get("return").is_some() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The public half of the lab's key, which lets `exec` in.
+fn ssh_key(lab: &Lab) -> Result<String> {
+    let key = state(&lab.dir).join("ssh_key");
+    if !key.exists() {
+        let mut keygen = Command::new("ssh-keygen");
+        run(keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "hanode-lab", "-f"]).arg(&key))?;
+    }
+    Ok(std::fs::read_to_string(key.with_extension("pub"))?)
+}
+
+pub fn command(lab: &Lab, node: &Node, argv: &[impl AsRef<OsStr>]) -> Result<Command> {
+    ensure!(lab.running(&node.name), "{} is not running", node.name);
+    let mut ssh: Vec<std::ffi::OsString> =
+        ["ssh", "-q", "-F", "none", "-o", "BatchMode=yes"].map(Into::into).into();
+    // A lab's host keys are new with every disk, and its network is its own.
+    for option in ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=5"] {
+        ssh.extend(["-o".into(), option.into()]);
+    }
+    ssh.extend(["-i".into(), state(&lab.dir).join("ssh_key").into()]);
+    ssh.extend([format!("root@{}", node.address).into(), "--".into()]);
+    ssh.extend(argv.iter().map(|word| quoted(word.as_ref()).into()));
+    Ok(lab.net.command(&ssh))
+}
+
+/// As a shell reads it back: ssh joins its words and lets the far end's shell take them apart.
+fn quoted(word: &OsStr) -> String {
+    format!("'{}'", Path::new(word).to_string_lossy().replace('\'', r"'\''"))
+}

@@ -1,0 +1,168 @@
+//! etcd: resume on one's own log, join a quorum that answers, or begin when all nodes agree.
+
+use super::{Action, EtcdStep, Observations, Step};
+use crate::client::etcd::Member;
+use crate::join::{Answer, Disk};
+use crate::spec::{ETCD_PEER_PORT, Node, Spec};
+use sha2::{Digest, Sha256};
+
+pub fn peer_url(node: &Node) -> String {
+    crate::client::etcd::url(node.address, ETCD_PEER_PORT)
+}
+
+/// The hash of the install-ids of all disks: the same for all who see the same disks.
+pub fn genesis_id<'a>(install_ids: impl Iterator<Item = &'a str>) -> String {
+    let mut ids: Vec<&str> = install_ids.collect();
+    ids.sort_unstable();
+    crate::tree::hex(&Sha256::digest(ids.join("\n")))[..32].to_string()
+}
+
+/// How a node without a log of its own gets into a living cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Joining {
+    /// Listed, and never started: take that place.
+    Take,
+    /// Listed, and once started: that disk is lost. Remove exactly this member, then add.
+    Replace(String),
+    /// Not listed: add.
+    Add,
+}
+
+/// Found by the peer URL, which is the node's own; a name proves nothing (a static bootstrap names all).
+pub fn joining(members: &[Member], url: &str) -> Joining {
+    match members.iter().find(|m| m.peer_urls.iter().any(|u| u == url)) {
+        None => Joining::Add,
+        Some(member) if member.client_urls.is_empty() => Joining::Take,
+        Some(member) => Joining::Replace(member.id.clone()),
+    }
+}
+
+impl EtcdStep {
+    /// A step whose member list is the spec's.
+    pub(super) fn plain(spec: &Spec, step: Step, genesis: Option<&str>) -> EtcdStep {
+        let state = if step.action == Action::Begin { "new" } else { "existing" };
+        EtcdStep {
+            step,
+            initial_state: state.into(),
+            initial_cluster: spec.nodes.iter().map(|n| format!("{}={}", n.name, peer_url(n))).collect(),
+            token: format!("{}-{}", spec.name, genesis.unwrap_or("unknown")),
+            record: None,
+        }
+    }
+}
+
+pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
+    let own = &seen.own;
+    let genesis = own.genesis.as_deref();
+    let step = |action, reason: String| EtcdStep::plain(spec, Step::new(action, reason), genesis);
+    if own.began && !own.data.etcd {
+        return step(Action::Begin, "all nodes agreed on this genesis and this boot is it".into());
+    }
+    if own.data.etcd && (own.began || own.disk == Disk::Served || own.etcd_member.is_some() || shared(seen)) {
+        return match seen.etcd.as_ref().and_then(|members| outdated(spec, node, members, seen)) {
+            Some(reason) => step(Action::Join, reason),
+            None => step(Action::Resume, "this disk holds a write-ahead log of its own".into()),
+        };
+    }
+    if let Some(members) = &seen.etcd {
+        return among_living(spec, node, members, own);
+    }
+    match seen.all_peers() {
+        None => step(Action::Wait, format!("no etcd quorum answers, and {} not heard of yet", seen.silent().join(", "))),
+        Some(peers) => among_all(spec, own, &peers),
+    }
+}
+
+/// Whether another node went on with the genesis that this disk has a log of: then the log is part of a
+/// living cluster, and its quorum may hang on it.
+fn shared(seen: &Observations) -> bool {
+    let ours = |peer: &Answer| peer.genesis.is_some() && peer.genesis == seen.own.genesis;
+    seen.answers().any(|peer| ours(peer) && (peer.began || peer.disk == Disk::Served))
+}
+
+/// A quorum answers: the cluster lives, so this node can only be one more of it.
+fn among_living(spec: &Spec, node: &str, members: &[Member], own: &Answer) -> EtcdStep {
+    let genesis = own.genesis.as_deref();
+    let reason = match spec.node(node).map(|n| joining(members, &peer_url(n))) {
+        Some(Joining::Take) => "a quorum lists this node as never started".to_string(),
+        Some(Joining::Replace(id)) => format!("a quorum lists this node as member {id} with data that this disk lacks"),
+        Some(Joining::Add) | None => "a quorum answers and does not list this node".to_string(),
+    };
+    EtcdStep::plain(spec, Step::new(Action::Join, reason), genesis)
+}
+
+/// Why a log on this disk is no longer this member's: a quorum knows better. Such a disk is a lost disk.
+fn outdated(spec: &Spec, node: &str, members: &[Member], seen: &Observations) -> Option<String> {
+    let own = &seen.own;
+    if let Some(boots) = seen.boots_in_etcd.filter(|b| *b > own.boots) {
+        return Some(format!("etcd counts {boots} boots of this node, this disk {}: it is an older snapshot", own.boots));
+    }
+    let listed = spec.node(node).and_then(|n| members.iter().find(|m| m.peer_urls.contains(&peer_url(n))));
+    match (listed, &own.etcd_member) {
+        (None, _) => Some("a quorum no longer lists the member whose log is on this disk".into()),
+        (Some(member), Some(id)) if member.id != *id => {
+            Some(format!("a quorum lists this node as member {}, the log on this disk is member {id}'s", member.id))
+        }
+        _ => None,
+    }
+}
+
+/// No quorum, but every node answers: only now can a new cluster come to be.
+fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
+    let agreed = genesis_id(peers.iter().map(|p| p.install_id.as_str()).chain([own.install_id.as_str()]));
+    let step = |action, reason: String| EtcdStep::plain(spec, Step::new(action, reason), Some(&agreed));
+    if let Some(reason) = peers.iter().find_map(|peer| differs(own, peer)) {
+        return step(Action::Refuse, reason);
+    }
+    if let Some(served) = peers.iter().copied().chain([own]).find(|p| p.disk == Disk::Served) {
+        let logs = peers.iter().copied().chain([own]).filter(|p| p.data.etcd).count();
+        if logs < spec.majority() {
+            return step(Action::Refuse, lost_for_good(spec, logs));
+        }
+        let reason = format!("{} has served: this cluster exists, and its etcd quorum must answer first", served.node);
+        return step(Action::Wait, reason);
+    }
+    if let Some(other) = peers.iter().find(|p| p.began && p.genesis.as_deref() != Some(&agreed)) {
+        let reason = format!("{} has begun a genesis without this disk; its etcd quorum must answer first", other.node);
+        return step(Action::Wait, reason);
+    }
+    let mut waiting = peers.iter().filter(|p| p.genesis.as_deref() != Some(&agreed) && !p.began);
+    if own.genesis.as_deref() != Some(&agreed) {
+        let mut step = step(Action::Wait, "all nodes agree; writing the genesis to this disk".into());
+        step.record = Some(agreed);
+        return step;
+    }
+    match waiting.next() {
+        Some(peer) => step(Action::Wait, format!("{} has not written the genesis to its disk yet", peer.node)),
+        None => step(Action::Begin, "all nodes are new and agree".into()),
+    }
+}
+
+/// Every node answers and too few have etcd's log: waiting longer brings nothing back.
+fn lost_for_good(spec: &Spec, logs: usize) -> String {
+    format!(
+        "{logs} of {} nodes still have etcd's log, {} are needed; choose the node whose data is to be kept and run there: \
+         hanode-firstboot recover --from-this-node --yes-data-on-others-is-lost",
+        spec.nodes.len(),
+        spec.majority()
+    )
+}
+
+/// Why two nodes cannot begin one cluster together.
+fn differs(own: &Answer, peer: &Answer) -> Option<String> {
+    let name = &peer.node;
+    if own.cluster != peer.cluster {
+        Some(format!("{name} belongs to cluster {:?}, this node to {:?}: one of the images is another cluster's", peer.cluster, own.cluster))
+    } else if own.spec_hash != peer.spec_hash {
+        Some(format!("{name} was given another cluster.toml; boot all nodes with the same one"))
+    } else if own.generation != peer.generation {
+        Some(format!(
+            "{name} carries bundle generation {}, this node {}; boot all nodes from the same build",
+            peer.generation, own.generation
+        ))
+    } else if own.install_id == peer.install_id {
+        Some(format!("{name} is a copy of this node's disk, taken after its first boot; wipe one of them"))
+    } else {
+        None
+    }
+}

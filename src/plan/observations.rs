@@ -1,0 +1,55 @@
+//! What a node can know before it decides: its own disk, and what others say.
+
+use crate::client::etcd::Member;
+use crate::join::Answer;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observations {
+    pub schema: u32,
+    /// What this node itself tells on the join port.
+    pub own: Answer,
+    /// Every other node of the spec, in its order.
+    pub peers: Vec<Peer>,
+    /// etcd's member list, if a quorum answered.
+    pub etcd: Option<Vec<Member>>,
+    /// The boot counter that etcd keeps of this node: higher than the disk's own means an older disk.
+    pub boots_in_etcd: Option<u64>,
+    /// Whether Patroni's `initialize` key exists; `None` while etcd does not answer.
+    pub initialize: Option<bool>,
+    /// What the Sentinels that answered say, this node's own included.
+    pub sentinels: Vec<Sentinel>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    pub name: String,
+    /// Its answer, or why there is none.
+    pub answer: Result<Answer, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sentinel {
+    pub node: String,
+    /// Whom it holds for the primary.
+    pub primary: IpAddr,
+    /// The configuration epoch of that belief.
+    pub epoch: u64,
+}
+
+impl Observations {
+    /// Every peer's answer, if every peer answered.
+    pub fn all_peers(&self) -> Option<Vec<&Answer>> {
+        self.peers.iter().map(|p| p.answer.as_ref().ok()).collect()
+    }
+
+    /// The peers that did not answer, for a sentence.
+    pub fn silent(&self) -> Vec<&str> {
+        self.peers.iter().filter(|p| p.answer.is_err()).map(|p| p.name.as_str()).collect()
+    }
+
+    pub fn answers(&self) -> impl Iterator<Item = &Answer> {
+        self.peers.iter().filter_map(|p| p.answer.as_ref().ok())
+    }
+}

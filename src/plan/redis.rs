@@ -1,0 +1,92 @@
+//! Redis: whoever a majority of Sentinels names is the primary; an empty one never is, but at genesis.
+//!
+//! A rebooted old primary that just starts would accept writes that are lost, and an empty one would make
+//! its replicas erase theirs: so this is decided at every start.
+
+use super::{Action, Observations, RedisStep, Step};
+use crate::spec::Spec;
+use std::net::IpAddr;
+
+pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep {
+    let own = &seen.own;
+    // An epoch above zero means that Sentinels have already promoted another while this node was late.
+    let promoted = seen.sentinels.iter().any(|s| s.epoch > 0);
+    if own.began && !own.data.redis && !promoted {
+        return at_genesis(spec, seen, "all nodes agreed on this genesis and this boot is it");
+    }
+    match named(spec, seen).or_else(|| all_that_remember(spec, seen)) {
+        Some(primary) => under(spec, node, seen, primary),
+        None => without_majority(spec, seen),
+    }
+}
+
+fn step(action: Action, reason: impl Into<String>, primary: Option<IpAddr>) -> RedisStep {
+    RedisStep { step: Step::new(action, reason), primary, promote_another: false }
+}
+
+/// Data is taken only once etcd has its quorum on the disks: from then on no genesis is ever begun again.
+fn at_genesis(spec: &Spec, seen: &Observations, reason: &str) -> RedisStep {
+    if seen.etcd.is_none() {
+        return step(Action::Wait, "etcd has no quorum yet", None);
+    }
+    let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);
+    step(Action::Begin, reason, primary)
+}
+
+/// The primary that a majority of all Sentinels names; where they disagree, the newest epoch does not
+/// decide alone: it must have reached a majority.
+fn named(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
+    seen.sentinels
+        .iter()
+        .map(|s| s.primary)
+        .find(|p| seen.sentinels.iter().filter(|s| s.primary == *p).count() >= spec.majority())
+}
+
+/// Where so many files are gone (or were never written) that no majority can come together: every node
+/// answers, every Sentinel that remembers does too, they agree, and no data is anywhere without such a memory.
+fn all_that_remember(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
+    let peers = seen.all_peers()?;
+    let all = || peers.iter().copied().chain([&seen.own]);
+    let remember: Vec<_> = all().filter(|a| a.data.sentinel).collect();
+    let heard = |node: &str| seen.sentinels.iter().any(|s| s.node == node);
+    let primary = seen.sentinels.first()?.primary;
+    let agreed = seen.sentinels.iter().all(|s| s.primary == primary);
+    let known = all().all(|a| a.data.sentinel || !a.data.redis);
+    (remember.len() < spec.majority() && remember.iter().all(|a| heard(&a.node)) && agreed && known).then_some(primary)
+}
+
+fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> RedisStep {
+    let me = spec.node(node).is_some_and(|n| n.address == primary);
+    // Data of a restored snapshot is not what was acknowledged since.
+    let older = seen.boots_in_etcd.is_some_and(|boots| boots > seen.own.boots);
+    let has_data = seen.own.data.redis && !older;
+    if !me {
+        let action = if has_data { Action::Resume } else { Action::Join };
+        return step(action, format!("the Sentinels name {primary} as the primary"), Some(primary));
+    }
+    if has_data {
+        return step(Action::Resume, "the Sentinels name this node, and its data is here", Some(primary));
+    }
+    match seen.all_peers() {
+        Some(peers) if peers.iter().all(|p| !p.data.redis) => {
+            at_genesis(spec, seen, "no node has Redis data: the genesis was interrupted before there was any")
+        }
+        _ => {
+            let reason = "Sentinels name this node, but its data is gone: another must be promoted first";
+            RedisStep { promote_another: true, ..step(Action::Wait, reason, None) }
+        }
+    }
+}
+
+fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {
+    let (answered, all) = (seen.sentinels.len(), spec.nodes.len());
+    let blank = |a: &&crate::join::Answer| !a.data.redis && !a.data.sentinel;
+    if !seen.own.data.redis && seen.all_peers().is_some_and(|peers| peers.iter().all(blank)) {
+        return at_genesis(spec, seen, "no node has Redis data: the genesis was interrupted before there was any");
+    }
+    let reason = format!(
+        "{answered} of {all} Sentinels answer; {} must name the same primary before Redis starts",
+        spec.majority()
+    );
+    step(Action::Wait, reason, None)
+}

@@ -1,0 +1,277 @@
+//! One row per rule of joining.
+
+use super::*;
+use crate::client::etcd::Member;
+use crate::join::{Answer, Data, Disk};
+use crate::spec;
+
+fn spec() -> Spec {
+    spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn answer(node: &str) -> Answer {
+    Answer {
+        schema: 1,
+        cluster: "hspas".into(),
+        node: node.into(),
+        generation: 1,
+        spec_hash: "h".into(),
+        install_id: format!("disk-of-{node}"),
+        disk: Disk::Blank,
+        data: Data::default(),
+        genesis: None,
+        began: false,
+        etcd_member: None,
+        boots: 1,
+        phase: "identity".into(),
+        holds_vip: false,
+        image: Default::default(),
+        problems: vec![],
+    }
+}
+
+/// node1 looks at three blank nodes that all answer.
+fn blank() -> Observations {
+    let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), answer: Ok(answer(n)) });
+    Observations { schema: 1, own: answer("node1"), peers: peers.into(), etcd: None, boots_in_etcd: None, initialize: None, sentinels: vec![] }
+}
+
+fn id() -> String {
+    genesis_id(["disk-of-node1", "disk-of-node2", "disk-of-node3"].into_iter())
+}
+
+fn peer(seen: &mut Observations, i: usize) -> &mut Answer {
+    seen.peers[i].answer.as_mut().expect("answers")
+}
+
+fn member(name: &str, address: &str, started: bool) -> Member {
+    let client_urls = if started { vec![format!("https://{address}:2379")] } else { vec![] };
+    Member { id: format!("id-{name}"), name: name.into(), peer_urls: vec![format!("https://{address}:2380")], client_urls }
+}
+
+fn living() -> Vec<Member> {
+    vec![
+        member("node1", "192.168.18.21", true),
+        member("node2", "192.168.18.22", true),
+        member("node3", "192.168.18.23", true),
+    ]
+}
+
+fn etcd(seen: &Observations) -> EtcdStep {
+    plan(&spec(), "node1", seen).etcd
+}
+
+fn redis(seen: &Observations) -> RedisStep {
+    plan(&spec(), "node1", seen).redis
+}
+
+fn postgres(seen: &Observations) -> Step {
+    plan(&spec(), "node1", seen).postgres
+}
+
+fn sentinels(named: [&str; 3]) -> Vec<Sentinel> {
+    let all = named.iter().enumerate().filter(|(_, a)| !a.is_empty());
+    all.map(|(i, a)| Sentinel { node: format!("node{}", i + 1), primary: a.parse().expect("address"), epoch: 1 }).collect()
+}
+
+#[test]
+fn an_unreachable_node_is_not_a_blank_node() {
+    let mut seen = blank();
+    seen.peers[1].answer = Err("timed out".into());
+    let step = etcd(&seen);
+    assert_eq!(step.step.action, Action::Wait);
+    assert!(step.step.reason.contains("node3"), "{}", step.step.reason);
+    assert_eq!(step.record, None);
+}
+
+#[test]
+fn genesis_is_first_written_then_begun_by_all() {
+    let mut seen = blank();
+    assert_eq!(etcd(&seen).record, Some(id()), "all blank and agreed: write it down");
+    seen.own.genesis = Some(id());
+    assert_eq!(etcd(&seen).step.action, Action::Wait, "others have not written it");
+    peer(&mut seen, 0).genesis = Some(id());
+    assert_eq!(etcd(&seen).step.action, Action::Wait);
+    peer(&mut seen, 1).genesis = Some(id());
+    let step = etcd(&seen);
+    assert_eq!((step.step.action, step.initial_state.as_str()), (Action::Begin, "new"));
+    assert_eq!(step.token, format!("hspas-{}", id()));
+    assert_eq!(step.initial_cluster[0], "node1=https://192.168.18.21:2380");
+}
+
+#[test]
+fn a_peer_that_is_ahead_does_not_stop_the_genesis() {
+    let mut seen = blank();
+    seen.own.genesis = Some(id());
+    for i in 0..2 {
+        let ahead = peer(&mut seen, i);
+        (ahead.genesis, ahead.began) = (Some(id()), true);
+        (ahead.disk, ahead.data.etcd) = (Disk::Data, true);
+    }
+    assert_eq!(etcd(&seen).step.action, Action::Begin);
+}
+
+#[test]
+fn a_peer_in_another_genesis_is_waited_for() {
+    let mut seen = blank();
+    let other = peer(&mut seen, 0);
+    (other.genesis, other.began) = (Some("other".into()), true);
+    let step = etcd(&seen);
+    assert_eq!((step.step.action, step.record), (Action::Wait, None));
+}
+
+#[test]
+fn whoever_served_makes_it_a_living_cluster() {
+    let mut seen = blank();
+    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (Disk::Served, true));
+    let step = etcd(&seen);
+    assert_eq!((step.step.action, step.record), (Action::Wait, None), "their quorum will answer");
+    peer(&mut seen, 0).data.etcd = false;
+    let step = etcd(&seen).step;
+    assert_eq!(step.action, Action::Refuse, "one log of three will never be a quorum");
+    assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
+    seen = blank();
+    seen.own.disk = Disk::Served;
+    assert_eq!(etcd(&seen).step.action, Action::Refuse);
+}
+
+#[test]
+fn nodes_that_were_given_different_things_refuse() {
+    for change in [
+        (|a: &mut Answer| a.spec_hash = "other".into()) as fn(&mut Answer),
+        |a| a.cluster = "other".into(),
+        |a| a.generation = 2,
+        |a| a.install_id = "disk-of-node1".into(),
+    ] {
+        let mut seen = blank();
+        change(peer(&mut seen, 1));
+        let step = etcd(&seen).step;
+        assert_eq!(step.action, Action::Refuse);
+        assert!(step.reason.contains("node3"), "{}", step.reason);
+    }
+}
+
+#[test]
+fn a_log_of_ones_own_is_resumed_with_nobody_else_in_sight() {
+    let mut seen = blank();
+    seen.peers.iter_mut().for_each(|p| p.answer = Err("gone".into()));
+    (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
+    assert_eq!(etcd(&seen).step.action, Action::Resume);
+}
+
+#[test]
+fn an_older_disk_is_a_lost_disk() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.boots) = (Disk::Served, true, 4);
+    (seen.etcd, seen.boots_in_etcd) = (Some(living()), Some(4));
+    assert_eq!(etcd(&seen).step.action, Action::Resume);
+    seen.boots_in_etcd = Some(5);
+    assert_eq!(etcd(&seen).step.action, Action::Join, "a snapshot from before the last boot");
+    seen.boots_in_etcd = Some(4);
+    seen.own.etcd_member = Some("id-of-before".into());
+    assert_eq!(etcd(&seen).step.action, Action::Join, "this node was replaced meanwhile");
+    seen.own.etcd_member = Some("id-node1".into());
+    assert_eq!(etcd(&seen).step.action, Action::Resume);
+    seen.etcd = Some(living()[1..].to_vec());
+    assert_eq!(etcd(&seen).step.action, Action::Join, "this node was removed meanwhile");
+}
+
+#[test]
+fn an_interrupted_genesis_is_begun_again_only_by_all() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.genesis) = (Disk::Data, true, Some(id()));
+    seen.peers[1].answer = Err("gone".into());
+    assert_eq!(etcd(&seen).step.action, Action::Wait);
+    seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.genesis) = (Disk::Data, true, Some(id()));
+    (0..2).for_each(|i| peer(&mut seen, i).genesis = Some(id()));
+    assert_eq!(etcd(&seen).step.action, Action::Begin);
+    peer(&mut seen, 0).began = true;
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "the others are under way with this very log");
+}
+
+#[test]
+fn joining_goes_by_the_peer_url() {
+    let mut seen = blank();
+    seen.etcd = Some(living());
+    assert_eq!(etcd(&seen).step.action, Action::Join);
+    assert_eq!(joining(&living(), "https://192.168.18.21:2380"), Joining::Replace("id-node1".into()));
+    let unstarted = vec![member("node1", "192.168.18.21", false), member("node2", "192.168.18.22", true)];
+    assert_eq!(joining(&unstarted, "https://192.168.18.21:2380"), Joining::Take, "a name proves nothing");
+    assert_eq!(joining(&unstarted, "https://192.168.18.23:2380"), Joining::Add);
+}
+
+#[test]
+fn postgres_begins_only_where_nobody_has_data() {
+    let mut seen = blank();
+    assert_eq!(postgres(&seen).action, Action::Wait, "no quorum");
+    (seen.etcd, seen.initialize) = (Some(living()), Some(true));
+    assert_eq!(postgres(&seen).action, Action::Join);
+    seen.own.data.postgres = true;
+    assert_eq!(postgres(&seen).action, Action::Resume);
+    seen.initialize = Some(false);
+    assert_eq!(postgres(&seen).action, Action::Refuse);
+    seen.own.data.postgres = false;
+    assert_eq!(postgres(&seen).action, Action::Begin, "all answer, none has data");
+    peer(&mut seen, 0).data.postgres = true;
+    assert_eq!(postgres(&seen).action, Action::Wait);
+    peer(&mut seen, 0).data.postgres = false;
+    seen.peers[1].answer = Err("gone".into());
+    assert_eq!(postgres(&seen).action, Action::Wait);
+    seen.own.began = true;
+    assert_eq!(postgres(&seen).action, Action::Begin);
+}
+
+#[test]
+fn redis_begins_at_genesis_once_etcd_has_its_quorum() {
+    let mut seen = blank();
+    seen.own.began = true;
+    assert_eq!(redis(&seen).step.action, Action::Wait);
+    seen.etcd = Some(living());
+    let step = redis(&seen);
+    assert_eq!(step.step.action, Action::Begin);
+    assert_eq!(step.primary, "192.168.18.22".parse().ok(), "the spec's initial primary");
+    seen.sentinels = sentinels(["", "192.168.18.23", "192.168.18.23"]);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.primary), (Action::Join, "192.168.18.23".parse().ok()), "late: another was promoted");
+}
+
+#[test]
+fn redis_follows_the_majority_of_sentinels() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.redis) = (Disk::Served, true);
+    seen.sentinels = sentinels(["192.168.18.21", "192.168.18.23", "192.168.18.23"]);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.primary), (Action::Resume, "192.168.18.23".parse().ok()));
+    seen.sentinels = sentinels(["192.168.18.21", "192.168.18.21", "192.168.18.23"]);
+    assert_eq!(redis(&seen).primary, "192.168.18.21".parse().ok(), "this node, and its data is here");
+    seen.sentinels = sentinels(["192.168.18.21", "", ""]);
+    assert_eq!(redis(&seen).step.action, Action::Wait, "one Sentinel of three knows nothing");
+    seen.sentinels = sentinels(["192.168.18.21", "192.168.18.22", ""]);
+    assert_eq!(redis(&seen).step.action, Action::Wait);
+}
+
+#[test]
+fn an_empty_primary_never_starts_before_another_is_promoted() {
+    let mut seen = blank();
+    (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
+    peer(&mut seen, 0).data.redis = true;
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.promote_another, step.primary), (Action::Wait, true, None));
+    seen.peers[0].answer = Err("gone".into());
+    assert!(redis(&seen).promote_another, "a silent peer may have the data");
+    seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.primary), (Action::Join, "192.168.18.22".parse().ok()));
+}
+
+#[test]
+fn an_interrupted_genesis_of_redis_goes_on_where_nobody_has_data() {
+    let mut seen = blank();
+    (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
+    assert_eq!(redis(&seen).step.action, Action::Begin);
+    seen.sentinels = vec![];
+    assert_eq!(redis(&seen).step.action, Action::Begin);
+    peer(&mut seen, 0).data.sentinel = true;
+    assert_eq!(redis(&seen).step.action, Action::Wait, "a Sentinel that remembers must be heard");
+}

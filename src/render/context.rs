@@ -1,0 +1,176 @@
+//! What templates see: the inputs as they are, and a few values worked out from them.
+
+use super::{Input, parameters, sizing};
+use crate::plan::Action;
+use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Spec};
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::net::IpAddr;
+use tera::Tera;
+
+/// A node with its address in each form that some file wants.
+#[derive(Serialize)]
+struct View<'a> {
+    name: &'a str,
+    hostname: &'a str,
+    vrrp_priority: u8,
+    address: IpAddr,
+    /// As in a URL: IPv6 in brackets.
+    host: String,
+    /// The address alone, as a network.
+    net: String,
+    client_url: String,
+    peer_url: String,
+}
+
+impl<'a> View<'a> {
+    fn of(node: &'a Node) -> Self {
+        let host = bracketed(node.address);
+        View {
+            name: &node.name,
+            hostname: &node.hostname,
+            vrrp_priority: node.vrrp_priority,
+            address: node.address,
+            net: alone(node.address),
+            client_url: format!("https://{host}:{ETCD_CLIENT_PORT}"),
+            peer_url: format!("https://{host}:{ETCD_PEER_PORT}"),
+            host,
+        }
+    }
+}
+
+fn bracketed(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+fn alone(address: IpAddr) -> String {
+    format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
+}
+
+/// The whole context, PostgreSQL's parameters last: their template uses the rest.
+pub(super) fn build(input: &Input, engine: &Tera) -> Result<tera::Context> {
+    let spec = input.spec;
+    let node = spec.node(input.node).with_context(|| {
+        let names: Vec<&str> = spec.nodes.iter().map(|n| n.name.as_str()).collect();
+        format!("the spec has no node {:?}; it has {}", input.node, names.join(", "))
+    })?;
+    let views: Vec<View> = spec.nodes.iter().map(View::of).collect();
+    let peers: Vec<View> = spec.peers(&node.name).map(View::of).collect();
+
+    let mut context = tera::Context::new();
+    context.insert("spec", spec);
+    context.insert("vip", &vip(spec));
+    context.insert("paths", &input.target.paths);
+    context.insert("users", &input.target.users);
+    context.insert("features", &input.target.features);
+    context.insert("node", &View::of(node));
+    context.insert("nodes", &views);
+    context.insert("peers", &peers);
+    context.insert("machine", input.machine);
+    context.insert("interface", spec.keepalived.interface.as_ref().unwrap_or(&input.machine.interface));
+    context.insert("plan", input.plan);
+    context.insert("secrets", input.secrets);
+    // VRRP knows eight characters and drops the rest; Keepalived warns of longer ones.
+    context.insert("vrrp_password", &input.secrets.vrrp.chars().take(8).collect::<String>());
+    context.insert("size", &sizing::sizes(input.machine));
+    context.insert("crl", &crl(input));
+    context.insert("redis", &redis(input, node)?);
+    context.insert("haproxy", &haproxy(input));
+    let parameters = parameters::parameters(spec, engine, &context)?;
+    context.insert("postgres", &parameters);
+    Ok(context)
+}
+
+fn vip(spec: &Spec) -> serde_json::Value {
+    let v4 = spec.network.vip.is_ipv4();
+    // Names that clients know the virtual IP by: the certificates', but for wildcards.
+    let mut names: Vec<&String> =
+        spec.postgres.alt_names.iter().chain(&spec.redis.alt_names).filter(|n| !n.contains('*')).collect();
+    names.sort();
+    names.dedup();
+    serde_json::json!({ "address": spec.network.vip, "net": alone(spec.network.vip), "v4": v4, "named": !names.is_empty(), "names": names })
+}
+
+fn crl(input: &Input) -> serde_json::Value {
+    serde_json::json!({
+        "service": input.crl.service,
+        "cluster": input.crl.cluster,
+        "served": input.crl.der.is_some(),
+        "length": input.crl.der.map_or(0, <[u8]>::len),
+    })
+}
+
+/// Whom this node's Redis follows. Nobody is known while the plan waits, and then no file asks.
+fn redis(input: &Input, node: &Node) -> Result<serde_json::Value> {
+    let step = &input.plan.redis;
+    if matches!(step.step.action, Action::Wait | Action::Refuse) {
+        return Ok(serde_json::json!({ "replica": false, "primary": null }));
+    }
+    let primary = step.primary.context("the plan starts Redis and names no primary")?;
+    Ok(serde_json::json!({
+        "replica": primary != node.address,
+        "primary": primary,
+        "quorum": input.spec.majority(),
+    }))
+}
+
+fn haproxy(input: &Input) -> serde_json::Value {
+    let spec = input.spec;
+    let extra = |section: &str| spec.haproxy.extra.get(section).cloned().unwrap_or_default();
+    // Those who may use the VIP, and the nodes, who probe it.
+    let clients = spec.network.clients.iter().map(|net| net.to_string());
+    let nodes = spec.nodes.iter().map(|n| n.address.to_string());
+    let loopback = if spec.network.vip.is_ipv4() { "127.0.0.1" } else { "::1" };
+    let allowed: Vec<String> = clients.chain(nodes).chain([loopback.to_string()]).collect();
+    serde_json::json!({
+        "any": if spec.network.vip.is_ipv4() { "*" } else { "::" },
+        "allowed": allowed.join(" "),
+        "extra_global": extra("global"),
+        "extra_defaults": extra("defaults"),
+        "bufsize": bufsize(input.crl.der.map_or(0, <[u8]>::len)),
+        "guarded": spec.redis.min_replicas > 0,
+        "enough_replicas": at_least(spec.redis.min_replicas),
+    })
+}
+
+/// HAProxy sends the CRL from one buffer, 1 KiB of which it keeps for itself.
+fn bufsize(crl: usize) -> usize {
+    (crl + 2048).next_power_of_two().max(16384)
+}
+
+/// A regular expression for the decimal numbers from `least` to 99.
+fn at_least(least: u32) -> String {
+    match least {
+        0..=9 => format!("([{least}-9]|[1-9][0-9])"),
+        _ => {
+            let numbers: Vec<String> = (least..100).map(|n| n.to_string()).collect();
+            format!("({})", numbers.join("|"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_in_each_form() {
+        let v6: IpAddr = "fd00::21".parse().expect("an address");
+        assert_eq!((bracketed(v6).as_str(), alone(v6).as_str()), ("[fd00::21]", "fd00::21/128"));
+    }
+
+    #[test]
+    fn a_long_crl_still_fits_a_buffer() {
+        assert_eq!(bufsize(300), 16384);
+        assert_eq!(bufsize(16384), 32768);
+    }
+
+    #[test]
+    fn counts_of_replicas() {
+        assert_eq!(at_least(1), "([1-9]|[1-9][0-9])");
+        assert!(at_least(98).ends_with("(98|99)"));
+    }
+}

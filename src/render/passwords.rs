@@ -1,0 +1,78 @@
+//! What rendering asks of passwords, and their stand-ins for output that people see.
+
+use crate::secrets::Secrets;
+use anyhow::{Result, ensure};
+
+fn fields(secrets: &mut Secrets) -> [(&'static str, &mut String); 9] {
+    [
+        ("postgres_admin", &mut secrets.postgres_admin),
+        ("postgres_dbadmin", &mut secrets.postgres_dbadmin),
+        ("replicator", &mut secrets.replicator),
+        ("rewind", &mut secrets.rewind),
+        ("redis", &mut secrets.redis),
+        ("sentinel", &mut secrets.sentinel),
+        ("stats", &mut secrets.stats),
+        ("patroni_rest", &mut secrets.patroni_rest),
+        ("vrrp", &mut secrets.vrrp),
+    ]
+}
+
+/// The same secrets with the role's name in place of each password (`--redact`).
+pub fn redacted(secrets: &Secrets) -> Secrets {
+    let mut secrets = secrets.clone();
+    for (name, value) in fields(&mut secrets) {
+        *value = format!("REDACTED-{name}");
+    }
+    secrets
+}
+
+/// Each password goes into files of several syntaxes as it is; none of them knows a way to quote that
+/// all the others share.
+pub(super) fn check(secrets: &Secrets) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~+/=".contains(c);
+    for (name, value) in fields(&mut secrets.clone()) {
+        ensure!(value.len() >= 8, "secrets.toml: {name}: shorter than 8 characters; let hanode generate it");
+        ensure!(
+            value.chars().all(plain),
+            "secrets.toml: {name}: holds a character that not every server's configuration can carry; \
+             use letters, digits and - _ . ~ + / ="
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secrets(redis: &str) -> Secrets {
+        let other = || "aB3-_.~+/=".to_string();
+        Secrets {
+            postgres_admin: other(),
+            postgres_dbadmin: other(),
+            replicator: other(),
+            rewind: other(),
+            redis: redis.into(),
+            sentinel: other(),
+            stats: other(),
+            patroni_rest: other(),
+            vrrp: other(),
+        }
+    }
+
+    #[test]
+    fn a_password_that_would_break_a_file_is_named_but_not_shown() {
+        assert!(check(&secrets("long-enough")).is_ok());
+        for bad in ["2short!", "with space", "quote\"here", "new\nline!!", "dollar$HOME"] {
+            let error = check(&secrets(bad)).expect_err(bad).to_string();
+            assert!(error.contains("redis") && !error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn redaction_leaves_no_password() {
+        let shown = serde_json::to_string(&redacted(&secrets("visible-secret"))).expect("serialises");
+        assert!(!shown.contains("visible-secret") && !shown.contains("aB3"), "{shown}");
+        assert!(check(&redacted(&secrets("visible-secret"))).is_ok());
+    }
+}

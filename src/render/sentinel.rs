@@ -1,0 +1,104 @@
+//! `sentinel.conf`: Sentinel keeps its memory in its own configuration file, and rewrites it at will.
+
+/// The fresh file with what the old one remembers: Sentinel's id, the epochs, the replicas and Sentinels
+/// it knows, and the address it monitors. All else, passwords and timing included, is the fresh file's.
+pub fn merge(fresh: &str, old: &str) -> String {
+    let fresh_lines: Vec<&str> = fresh.lines().collect();
+    let Some(master) = fresh_lines.iter().find_map(|line| Monitor::parse(line)) else {
+        return fresh.to_string();
+    };
+    let old_master = old.lines().filter_map(Monitor::parse).find(|m| m.name == master.name);
+
+    let mut out: Vec<String> = Vec::new();
+    for line in fresh_lines {
+        let kept = old_master.as_ref().filter(|_| Monitor::parse(line).is_some());
+        out.push(match kept {
+            Some(old) => {
+                format!("sentinel monitor {} {} {} {}", master.name, old.ip, old.port, master.quorum)
+            }
+            None => line.to_string(),
+        });
+    }
+    let remembered: Vec<&str> =
+        old.lines().map(str::trim).filter(|line| remembers(line, master.name)).collect();
+    if !remembered.is_empty() {
+        out.push(String::new());
+        out.push("# remembered by Sentinel".into());
+        out.extend(remembered.into_iter().map(String::from));
+    }
+    out.join("\n") + "\n"
+}
+
+/// The primary that a Sentinel's file watches.
+pub fn monitored(text: &str) -> Option<std::net::IpAddr> {
+    text.lines().find_map(Monitor::parse)?.ip.parse().ok()
+}
+
+struct Monitor<'a> {
+    name: &'a str,
+    ip: &'a str,
+    port: &'a str,
+    quorum: &'a str,
+}
+
+impl<'a> Monitor<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["sentinel", "monitor", name, ip, port, quorum] => Some(Monitor { name, ip, port, quorum }),
+            _ => None,
+        }
+    }
+}
+
+/// Whether this line of the old file is Sentinel's memory, of itself or of `master`.
+fn remembers(line: &str, master: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        ["sentinel", "myid" | "current-epoch", _] => true,
+        ["sentinel", "config-epoch" | "leader-epoch", name, _] => name == master,
+        ["sentinel", "known-replica" | "known-slave" | "known-sentinel", name, ..] => name == master,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRESH: &str = "# fresh\nrequirepass \"new\"\nsentinel monitor redis-cluster 192.168.18.22 6378 3\n\
+                         sentinel auth-pass redis-cluster new\nsentinel parallel-syncs redis-cluster 1\n";
+    /// As Redis 8 left it after a failover from node2 to node3.
+    const REWRITTEN: &str = include_str!("sentinel-rewritten.conf");
+
+    #[test]
+    fn memory_survives_and_settings_do_not() {
+        let merged = merge(FRESH, REWRITTEN);
+        let has = |line: &str| merged.lines().filter(|l| *l == line).count() == 1;
+        // The address of the old file, the quorum of the new one.
+        assert!(has("sentinel monitor redis-cluster 192.168.18.23 6378 3"), "{merged}");
+        assert!(has("sentinel myid 26afef012466c725c0a513916ca611f7b10aed96"), "{merged}");
+        for epoch in ["config-epoch redis-cluster 1", "leader-epoch redis-cluster 1", "current-epoch 1"] {
+            assert!(has(&format!("sentinel {epoch}")), "{epoch}: {merged}");
+        }
+        assert!(has("sentinel known-replica redis-cluster 192.168.18.22 6378"), "{merged}");
+        assert_eq!(merged.matches("sentinel known-").count(), 4, "{merged}");
+        assert!(has("requirepass \"new\"") && !merged.contains("0123456789"), "{merged}");
+        assert!(!merged.contains("user default") && !merged.contains("tls-port"), "{merged}");
+    }
+
+    #[test]
+    fn merging_again_changes_nothing() {
+        let merged = merge(FRESH, REWRITTEN);
+        assert_eq!(merge(FRESH, &merged), merged);
+        assert_eq!(merge(FRESH, ""), FRESH);
+    }
+
+    #[test]
+    fn of_another_cluster_only_the_id_is_kept() {
+        let merged = merge(&FRESH.replace("redis-cluster", "other"), REWRITTEN);
+        assert!(merged.contains("sentinel monitor other 192.168.18.22 6378 3"), "{merged}");
+        assert!(merged.contains("sentinel myid 26afef"), "{merged}");
+        assert!(!merged.contains("redis-cluster"), "{merged}");
+    }
+}

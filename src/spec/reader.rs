@@ -1,0 +1,352 @@
+//! Takes a parsed TOML document apart, key by key, and keeps account: of every fault (none stops the
+//! reading), of the keys that were asked for, and of the line each value stands on.
+
+use super::Fault;
+use ipnet::IpNet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The account of one document. Paths are the keys joined by dots, with an index for a list's items:
+/// `network.vip`, `node.0.address`.
+pub struct Reader<'a> {
+    text: &'a str,
+    faults: RefCell<Vec<Fault>>,
+    lines: RefCell<BTreeMap<String, usize>>,
+    /// What has a fault already: its value is a stand-in that no further rule may judge.
+    bad: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(text: &'a str) -> Self {
+        Reader { text, faults: Default::default(), lines: Default::default(), bad: Default::default() }
+    }
+
+    pub fn top<'s>(&'s self, table: &'s DeTable<'s>) -> Section<'s> {
+        Section { reader: self, path: String::new(), table: Some(table), known: Default::default() }
+    }
+
+    pub fn line_at(&self, offset: usize) -> usize {
+        self.text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+    }
+
+    /// The line of `path`, or of the nearest table around it when a default stands in its place.
+    fn line(&self, path: &str) -> usize {
+        let lines = self.lines.borrow();
+        let mut path = path;
+        loop {
+            if let Some(line) = lines.get(path) {
+                return *line;
+            }
+            match path.rsplit_once('.') {
+                Some((parent, _)) => path = parent,
+                None => return 1,
+            }
+        }
+    }
+
+    fn seen(&self, path: &str, span: std::ops::Range<usize>) {
+        self.lines.borrow_mut().insert(path.into(), self.line_at(span.start));
+    }
+
+    pub fn is_good(&self, path: &str) -> bool {
+        !self.bad.borrow().contains(path)
+    }
+
+    /// Notes a fault at `path`, unless there is one already.
+    pub fn fault(&self, path: &str, what: impl Into<String>, fix: impl Into<String>) {
+        let line = self.line(path);
+        if self.bad.borrow_mut().insert(path.to_string()) {
+            self.faults.borrow_mut().push(Fault { line, what: what.into(), fix: fix.into() });
+        }
+    }
+
+    pub fn into_faults(self) -> Vec<Fault> {
+        let mut faults = self.faults.into_inner();
+        faults.sort_by_key(|f| f.line);
+        faults
+    }
+}
+
+/// One table of the document; one that is not there reads as empty.
+pub struct Section<'s> {
+    reader: &'s Reader<'s>,
+    path: String,
+    table: Option<&'s DeTable<'s>>,
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'s> Section<'s> {
+    pub fn path(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn get(&self, key: &'static str) -> Option<&'s Spanned<DeValue<'s>>> {
+        self.known.borrow_mut().push(key);
+        let (name, value) = self.table?.get_key_value(key)?;
+        self.reader.seen(&self.path(key), name.span());
+        Some(value)
+    }
+
+    /// The value of `key` as `read` understands it; `wanted` says what that is when it does not.
+    fn read<T>(
+        &self,
+        key: &'static str,
+        wanted: &str,
+        read: impl FnOnce(&'s DeValue<'s>) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.get(key)?.get_ref();
+        let result = read(value);
+        let path = self.path(key);
+        if result.is_none() && self.reader.is_good(&path) {
+            let what = format!("{} is {}, not {wanted}", spoken(&path), kind(value));
+            self.reader.fault(&path, what, format!("give it {wanted}"));
+        }
+        result
+    }
+
+    /// A value that must be there: faults when the key is missing, and hands out `stand_in`.
+    pub fn required<T>(&self, key: &'static str, value: Option<T>, stand_in: T, fix: &str) -> T {
+        if self.table.is_none_or(|t| !t.contains_key(key)) {
+            let path = self.path(key);
+            self.reader.fault(&path, format!("{} is missing", spoken(&path)), fix);
+        }
+        value.unwrap_or(stand_in)
+    }
+
+    pub fn flag(&self, key: &'static str) -> Option<bool> {
+        self.read(key, "true or false", |value| match value {
+            DeValue::Boolean(flag) => Some(*flag),
+            _ => None,
+        })
+    }
+
+    pub fn number<T: TryFrom<i64>>(&self, key: &'static str, range: RangeInclusive<i64>) -> Option<T> {
+        let wanted = format!("a whole number from {} to {}", range.start(), range.end());
+        self.read(key, &wanted, |value| {
+            let number = integer(value)?;
+            range.contains(&number).then(|| T::try_from(number).ok())?
+        })
+    }
+
+    pub fn text(&self, key: &'static str) -> Option<String> {
+        let path = self.path(key);
+        self.read(key, "a text in quotation marks", |value| self.plain(&path, value))
+    }
+
+    pub fn choice<'c>(&self, key: &'static str, choices: &[&'c str]) -> Option<&'c str> {
+        let quoted: Vec<String> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
+        self.read(key, &quoted.join(" or "), |value| {
+            let text = value.as_str()?;
+            choices.iter().find(|choice| **choice == text).copied()
+        })
+    }
+
+    pub fn address(&self, key: &'static str) -> Option<IpAddr> {
+        self.read(key, "an address such as \"192.168.18.20\"", |value| value.as_str()?.parse().ok())
+    }
+
+    pub fn net(&self, key: &'static str) -> Option<IpNet> {
+        let path = self.path(key);
+        self.read(key, "a network such as \"192.168.18.0/24\"", |value| self.network(&path, value))
+    }
+
+    pub fn nets(&self, key: &'static str) -> Option<Vec<IpNet>> {
+        self.list(key, "a network such as \"192.168.18.0/24\"", |path, value| self.network(path, value))
+    }
+
+    pub fn texts(&self, key: &'static str) -> Option<Vec<String>> {
+        self.list(key, "a text in quotation marks", |path, value| self.plain(path, value))
+    }
+
+    fn list<T>(
+        &self,
+        key: &'static str,
+        wanted: &str,
+        item: impl Fn(&str, &'s DeValue<'s>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let values = self.read(key, "a list in square brackets", |value| value.as_array())?;
+        let mut items = Vec::new();
+        for (index, value) in values.iter().enumerate() {
+            let path = format!("{}.{index}", self.path(key));
+            self.reader.seen(&path, value.span());
+            match item(&path, value.get_ref()) {
+                Some(item) => items.push(item),
+                None => {
+                    let what = format!("an item of {} is not {wanted}", spoken(&path));
+                    self.reader.fault(&path, what, format!("each item is {wanted}"));
+                }
+            }
+        }
+        Some(items)
+    }
+
+    /// A network without host bits: `192.168.18.21/24` is more likely a slip than a meaning.
+    fn network(&self, path: &str, value: &DeValue<'_>) -> Option<IpNet> {
+        let text = value.as_str()?;
+        if let Ok(address) = text.parse::<IpAddr>() {
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            let fix = format!("for this one address write \"{address}/{bits}\"");
+            self.reader.fault(path, format!("{} is an address, not a network", spoken(path)), fix);
+            return IpNet::new(address, bits).ok();
+        }
+        let net: IpNet = text.parse().ok()?;
+        if net.trunc() != net {
+            let what = format!("{} {net} is an address inside a network, not a network", spoken(path));
+            self.reader.fault(path, what, format!("write \"{}\"", net.trunc()));
+        }
+        Some(net.trunc())
+    }
+
+    /// A text that can stand in any configuration file as it is.
+    fn plain(&self, path: &str, value: &DeValue<'_>) -> Option<String> {
+        let text = value.as_str()?;
+        if let Some(c) = text.chars().find(|c| c.is_control() || matches!(c, '"' | '\'' | '\\' | '`')) {
+            let what = format!("{} contains {}", spoken(path), name_of(c));
+            self.reader.fault(path, what, "leave out quotation marks, backslashes and control characters");
+        }
+        Some(text.to_string())
+    }
+
+    /// Further configuration lines: one line each, which may well hold quotation marks.
+    pub fn config_lines(&self, key: &'static str) -> Option<Vec<String>> {
+        self.list(key, "a line of text in quotation marks", |path, value| {
+            let text = value.as_str()?;
+            if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
+                let what = format!("{} contains {}", spoken(path), name_of(c));
+                self.reader.fault(path, what, "give each line as an item of its own");
+            }
+            Some(text.to_string())
+        })
+    }
+
+    /// Every key of a table whose names are free, with its value as text.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let mut settings = BTreeMap::new();
+        for (key, value) in self.table.into_iter().flatten() {
+            let path = self.path(key.get_ref());
+            self.reader.seen(&path, key.span());
+            let text = match value.get_ref() {
+                value @ DeValue::String(_) => self.plain(&path, value),
+                DeValue::Boolean(flag) => Some(if *flag { "on" } else { "off" }.to_string()),
+                DeValue::Float(float) => finite(float.as_str()),
+                value => integer(value).map(|n| n.to_string()),
+            };
+            match text {
+                Some(text) => drop(settings.insert(key.get_ref().to_string(), text)),
+                None => {
+                    let what = format!("{} is {}", spoken(&path), kind(value.get_ref()));
+                    self.reader.fault(&path, what, "give it a text, a number, true or false");
+                }
+            }
+        }
+        settings
+    }
+
+    pub fn section(&self, key: &'static str) -> Section<'s> {
+        let table = self.read(key, &format!("a table [{}]", self.path(key)), |value| value.as_table());
+        Section { reader: self.reader, path: self.path(key), table, known: Default::default() }
+    }
+
+    /// The tables of a `[[key]]` list.
+    pub fn sections(&self, key: &'static str) -> Vec<Section<'s>> {
+        let wanted = format!("a list of tables, each headed [[{key}]]");
+        let Some(items) = self.read(key, &wanted, |value| value.as_array()) else { return Vec::new() };
+        let sections = items.iter().enumerate().map(|(index, item)| {
+            let path = format!("{}.{index}", self.path(key));
+            self.reader.seen(&path, item.span());
+            let table = item.get_ref().as_table();
+            if table.is_none() {
+                self.reader.fault(&path, format!("an item of {key} is not a table"), format!("use {wanted}"));
+            }
+            Section { reader: self.reader, path, table, known: Default::default() }
+        });
+        sections.collect()
+    }
+
+    /// Reports the keys that nobody asked for.
+    pub fn finish(&self) {
+        let known = self.known.borrow();
+        let unknown = self.table.into_iter().flatten().filter(|(key, _)| !known.contains(&&**key.get_ref()));
+        for (key, _) in unknown {
+            let name: &str = key.get_ref();
+            let place = match self.path.as_str() {
+                "" => String::new(),
+                path => format!(" in [{}]", spoken(path)),
+            };
+            let fix = match nearest(name, &known) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("known here: {}", known.join(", ")),
+            };
+            let line = self.reader.line_at(key.span().start);
+            let what = format!("unknown key {}{place}", printable(name));
+            self.reader.faults.borrow_mut().push(Fault { line, what, fix });
+        }
+    }
+}
+
+fn integer(value: &DeValue<'_>) -> Option<i64> {
+    let DeValue::Integer(number) = value else { return None };
+    i64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+fn finite(text: &str) -> Option<String> {
+    text.parse::<f64>().ok().filter(|f| f.is_finite()).map(|_| text.to_string())
+}
+
+/// A path without its indexes, as it is called in the file.
+pub fn spoken(path: &str) -> String {
+    let keys = path.split('.').filter(|key| key.parse::<usize>().is_err());
+    keys.map(printable).collect::<Vec<_>>().join(".")
+}
+
+/// Nothing of a hostile file reaches the terminal as a control sequence or as a flood.
+pub fn printable(text: &str) -> String {
+    let shown: String = text.chars().take(60).flat_map(char::escape_debug).collect();
+    if text.chars().count() > 60 { shown + "…" } else { shown }
+}
+
+fn kind(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("\"{}\"", printable(text)),
+        DeValue::Integer(number) => printable(&number.to_string()),
+        DeValue::Float(number) => printable(&number.to_string()),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Datetime(_) => "a date".into(),
+        DeValue::Array(_) => "a list".into(),
+        DeValue::Table(_) => "a table".into(),
+    }
+}
+
+fn name_of(c: char) -> String {
+    if c.is_control() { format!("a control character ({})", c.escape_default()) } else { format!("{c}") }
+}
+
+/// The known key closest to `name`, when it is close enough to be meant.
+fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let limit = (name.chars().count() / 3).clamp(1, 4);
+    let ranked = known.iter().map(|key| (distance(name, key), *key));
+    ranked.filter(|(distance, _)| *distance <= limit).min().map(|(_, key)| key)
+}
+
+/// How many letters must be added, dropped, changed or swapped with their neighbour.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(60).collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let change = usize::from(a[i - 1] != b[j - 1]);
+            let mut least = (row[j - 1] + 1).min(rows[i - 1][j] + 1).min(rows[i - 1][j - 1] + change);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}

@@ -1,0 +1,32 @@
+//! Something that is wrong, told so that it can be mended: what, where, what to do.
+
+use serde::Serialize;
+use std::fmt;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    pub what: String,
+    #[serde(rename = "where")]
+    pub place: String,
+    pub fix: String,
+}
+
+impl Trouble {
+    pub fn new(what: impl Into<String>, place: impl Into<String>, fix: impl Into<String>) -> Self {
+        Trouble { what: what.into(), place: place.into(), fix: fix.into() }
+    }
+}
+
+impl std::error::Error for Trouble {}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        for (label, text) in [("where", &self.place), ("do", &self.fix)] {
+            if !text.is_empty() {
+                write!(f, "\n  {label}: {text}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+# Three Redis and three Sentinels, each with its node's rendered files below /srv/NODE, and one HAProxy.
+runtime
+for node in node1 node2 node3; do
+    chown redis /srv/$node/run
+    as redis redis-server /srv/$node/live/redis.conf > /tmp/$node.log 2>&1 &
+    as redis redis-sentinel /srv/$node/live/sentinel.conf > /tmp/$node-sentinel.log 2>&1 &
+done
+haproxy -W -f /etc/haproxy/haproxy.cfg > /tmp/haproxy.log 2>&1 &
+tls=$1
+cli() { # PASSWORD HOST PORT COMMAND...
+    password=$1 host=$2 port=$3
+    shift 3
+    REDISCLI_AUTH=$password redis-cli -h "$host" -p "$port" $tls "$@"
+}
+sentinel() { # NODE COMMAND...
+    at=192.168.18.2$1
+    shift
+    cli sentinel-0123456789-not-for-use "$at" 26378 SENTINEL "$@"
+}
+through() { cli redis-0123456789-not-for-use 192.168.18.20 6379 "$@"; }
+within 40 says 'OK 3 usable Sentinels' sentinel 1 CKQUORUM redis-cluster
+within 20 says 192.168.18.22 sentinel 3 GET-MASTER-ADDR-BY-NAME redis-cluster
+within 20 says '^OK$' through SET key value
+says min_slaves_good_slaves:2 through INFO replication
+
+echo "a failover by hand: two call themselves primary for long, but through HAProxy there is one"
+states() { python3 -c '
+import socket
+s = socket.socket(socket.AF_UNIX); s.connect("/run/haproxy/admin.sock"); s.sendall(b"show stat\n")
+rows = [line.split(",") for line in s.makefile().read().splitlines()]
+up = [f"{row[0]}/{row[1]}" for row in rows if row[0].startswith("redis_") and row[1].startswith("node") and row[17].startswith("UP")]
+print(" ".join(up))'; }
+within 20 says OK sentinel 1 FAILOVER redis-cluster
+both=0 refused=0
+for second in 1 2 3 4 5 6 7 8 9 10; do
+    up=$(states)
+    answer=$(through SET counter $second 2>&1)
+    echo "$second $answer, up: $up"
+    [ "$(echo "$up" | grep -o redis_primary/ | wc -l)" -lt 2 ] || both=$((both + 1))
+    [ "$answer" = OK ] || refused=$((refused + 1))
+    sleep 1
+done
+[ $both -le 3 ] && [ $refused -le 4 ]
+within 20 says '^OK$' through SET key value
+fails says 192.168.18.22 sentinel 1 GET-MASTER-ADDR-BY-NAME redis-cluster
+within 20 says min_slaves_good_slaves:2 through INFO replication
+
+echo "Redis rewrites its files for all to read; nobody gets that far"
+says '^700 redis' stat -c '%a %U' /srv/node1/live
+fails setpriv --reuid=nobody --regid=nogroup --clear-groups cat /srv/node1/live/redis.conf
+echo "=== sentinel.conf"
+cat /srv/node1/live/sentinel.conf
+echo "=== end"
+
+echo "a lone primary refuses writes, but is reached"
+primary=$(sentinel 2 GET-MASTER-ADDR-BY-NAME redis-cluster | head -n 1)
+for node in 1 2 3; do
+    [ 192.168.18.2$node = "$primary" ] || cli redis-0123456789-not-for-use 192.168.18.2$node 6378 SHUTDOWN NOSAVE FORCE
+done
+within 20 says NOREPLICAS through SET key other
+says '^value$' through GET key
+states
+echo CHECKED
