@@ -70,3 +70,18 @@ fn own_words(node: &str, state: &serde_json::Value) -> String {
     }
     words
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_node_is_quoted_with_what_where_and_what_to_do() {
+        let state = serde_json::json!({
+            "phase": "refused",
+            "waiting_for": ["node2"],
+            "error": { "what": "disk of node1", "where": "/var/lib/hanode", "fix": "wipe it" },
+        });
+        let words = super::own_words("node3", &state);
+        assert_eq!(words, "node3: refused: disk of node1, /var/lib/hanode; wipe it, waiting for node2");
+        assert_eq!(super::own_words("node3", &serde_json::json!({ "phase": "starting" })), "node3: starting");
+    }
+}

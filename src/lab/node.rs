@@ -126,3 +126,22 @@ fn overlay(lab: &Lab, home: &Path) -> Result<()> {
         format!("{} must be on a file system that can hold an overlay (ext4, xfs, btrfs)", home.display())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_that_never_ends_takes_a_bounded_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut console = Console::open(dir.path().join("console.log")).unwrap();
+        let line = [b'x'; 4096];
+        for _ in 0..5 * CONSOLE_BYTES / 4096 {
+            console.write(&line).unwrap();
+        }
+        let sizes: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).collect();
+        assert_eq!(sizes.len(), 2);
+        assert!(sizes.iter().all(|s| *s <= CONSOLE_BYTES + 4096), "{sizes:?}");
+    }
+}

@@ -62,3 +62,27 @@ fn network(layout: &Layout, node: &Node, interface: Interface) -> serde_json::Va
     };
     serde_json::json!({ "version": 2, "ethernets": { name: settings } })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_route_is_never_written_as_cloud_init_cannot_read_it() {
+        for (own, outside, subnet, routes) in
+            [("10.0.0.2", "10.0.0.1", "10.0.0.0/24", 1), ("fd00::2", "fd00::1", "fd00::/64", 0)]
+        {
+            let node = Node { name: "a".into(), hostname: "a".into(), address: own.parse().unwrap() };
+            let layout: Layout = serde_json::from_value(serde_json::json!({
+                "schema": 1, "subnet": subnet, "outside": outside, "vm": true, "nodes": [],
+                "image": { "path": "/x.raw", "bytes": 1, "modified_ns": 1 },
+            }))
+            .unwrap();
+            let config = network(&layout, &node, Interface::WithMac("52:54:00:00:00:01"));
+            let eth0 = &config["ethernets"]["eth0"];
+            assert_eq!(eth0["match"]["macaddress"], "52:54:00:00:00:01");
+            assert_eq!(eth0["routes"].as_array().map_or(0, Vec::len), routes);
+            assert!(!config.to_string().contains("default") && !config.to_string().contains("::/0"));
+        }
+    }
+}

@@ -63,8 +63,9 @@ impl Traces {
         let text = |p: PathBuf| std::fs::read_to_string(p).unwrap_or_default();
         let shown = |p: &PathBuf| p.display().to_string();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        // `ip netns` mounts this directory on itself once and for all.
-        let mounts = mounts.lines().filter(|l| !l.contains(" /run/netns "));
+        let below = dir.to_str().unwrap().replace(' ', "\\040");
+        let ours = ["/run/netns/hanode-", "/run/systemd/nspawn", below.as_str()];
+        let mounts = mounts.lines().filter(|l| ours.iter().any(|our| l.contains(our)));
         let groups = walkdir::WalkDir::new("/sys/fs/cgroup").into_iter().flatten();
         let groups = groups.filter(|e| e.file_name().to_string_lossy().starts_with("hanode-"));
         let dir = dir.to_str().unwrap();
@@ -75,7 +76,7 @@ impl Traces {
         });
         Traces {
             networks: names("/run/netns").iter().map(shown).collect(),
-            mounts: mounts.map(|l| l.split(" - ").next().unwrap_or_default().to_string()).collect(),
+            mounts: mounts.map(str::to_string).collect(),
             loops: names("/sys/block").into_iter().map(|b| text(b.join("loop/backing_file"))).collect(),
             groups: groups.map(|e| e.path().display().to_string()).collect(),
             processes: processes.map(|p| shown(&p)).collect(),
