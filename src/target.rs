@@ -32,7 +32,7 @@ pub struct Target {
     #[serde(default)]
     pub enabled: Vec<String>,
     /// What a node's configuration consists of.
-    #[serde(rename = "file", default)]
+    #[serde(rename = "file")]
     pub files: Vec<FileRule>,
 }
 

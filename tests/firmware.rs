@@ -4,38 +4,57 @@
 
 #[path = "common/qemu.rs"]
 mod qemu;
-#[path = "common/sample.rs"]
-mod sample;
 
+use hanode::cluster::Cluster;
 use hanode::image::{self, Baked, Options};
-use hanode::seed::{self, Interface, Network};
+use hanode::seed::{Interface, Seed};
+use hanode::spec;
 use qemu::{Firmware, MAC, Machine};
 use std::time::Duration;
 
-const PROGRAM: &[u8] = include_bytes!(env!("CARGO_BIN_EXE_hanode-firstboot"));
+/// The program of the image, as cargo built it for this test.
+fn program() -> Vec<u8> {
+    std::fs::read(env!("CARGO_BIN_EXE_hanode-firstboot")).unwrap()
+}
 
 /// Emulated and on a busy machine: long.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// One test, not two: two emulated machines at once only make each other slow.
 #[test]
-fn the_image_boots_by_bios_and_by_uefi_as_the_node_of_its_seed() {
+fn the_image_boots_by_bios_and_by_uefi_and_waits_for_its_peers() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (disk, iso) = (dir.path().join("node.qcow2"), dir.path().join("node2.iso"));
-    let spec = sample::spec();
-    let baked = Baked { spec_text: "# the spec\n", spec: &spec, bundle: b"the bundle", generation: 1 };
-    let options =
-        Options { target: "debian-13", out: &disk, compress: false, baked: Some(baked), program: PROGRAM };
-    image::build(&options).unwrap();
-    let network = Network { interface: Interface::Mac(MAC.into()), gateway: None, nameservers: vec![] };
-    seed::make(&spec, "node2", Some(&network), &iso).unwrap();
+    let cluster = Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap();
+    let (_, target) = image::target("debian-13").unwrap();
+    image::build(&Options {
+        target: &target.name,
+        out: &disk,
+        compress: false,
+        baked: Some(Baked {
+            spec_text: &cluster.spec_text,
+            spec: &cluster.spec,
+            bundle: &cluster.bundle_bytes,
+            generation: cluster.bundle.stamp.generation,
+        }),
+        program: &program(),
+    })
+    .unwrap();
+    let seed = Seed::of(&cluster.spec, "node2").unwrap();
+    seed.with_network(&cluster.spec, Interface::Mac(MAC.into()), None).unwrap().write(&iso).unwrap();
 
     for firmware in [Firmware::Bios, Firmware::Uefi] {
         let mut machine = Machine::boot(firmware, &disk, &iso, dir.path());
         machine.wait_for(&["Linux version"], PATIENCE);
         machine.wait_for(&["node2 login:"], PATIENCE);
-        machine.wait_for(&["192.168.18.22"], PATIENCE);
+        machine.wait_for(&["hanode: node2: waiting-for-peers"], PATIENCE);
         let console = machine.console();
+        assert!(console.contains("192.168.18.22"), "{firmware:?}: not the node's address:\n{console}");
         assert!(!console.contains("FAILED"), "{firmware:?}: a unit failed:\n{console}");
+        for unit in target.units.values() {
+            // systemd paints a unit's name on the console.
+            let started = console.lines().any(|l| l.contains("Start") && l.contains(unit.as_str()));
+            assert!(!started, "{firmware:?}: {unit} was started:\n{console}");
+        }
     }
 }

@@ -10,14 +10,17 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PROGRAM: &[u8] = include_bytes!(env!("CARGO_BIN_EXE_hanode-firstboot"));
+/// The program of the image, as cargo built it for this test.
+fn program() -> Vec<u8> {
+    std::fs::read(env!("CARGO_BIN_EXE_hanode-firstboot")).unwrap()
+}
 
 fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
     let spec = sample::spec();
     let out = dir.join(name);
     let cluster = Baked { spec_text: "# the spec\n", spec: &spec, bundle: b"the bundle", generation: 3 };
     let baked = with_cluster.then_some(cluster);
-    image::build(&Options { target: "debian-13", out: &out, compress: false, baked, program: PROGRAM })
+    image::build(&Options { target: "debian-13", out: &out, compress: false, baked, program: &program() })
         .unwrap();
     out
 }
@@ -50,11 +53,10 @@ fn a_raw_image_is_whole_and_says_what_it_is() {
     run(Command::new("e2fsck").arg("-fn").arg(&root));
     let bundle = run(Command::new("debugfs").args(["-R", "stat /usr/lib/hanode/bundle.tar.gz"]).arg(&root));
     assert!(bundle.contains("Mode:  0600") && bundle.contains("User:     0"), "{bundle}");
-    let program =
-        run(Command::new("debugfs").args(["-R", "stat /usr/lib/hanode/hanode-firstboot"]).arg(&root));
+    let shown = run(Command::new("debugfs").args(["-R", "stat /usr/lib/hanode/hanode-firstboot"]).arg(&root));
     assert!(
-        program.contains("Mode:  0755") && program.contains(&format!("Size: {}", PROGRAM.len())),
-        "{program}"
+        shown.contains("Mode:  0755") && shown.contains(&format!("Size: {}", program().len())),
+        "{shown}"
     );
     let image = inspect(&raw).unwrap().image;
     let cluster = image.cluster.unwrap();
@@ -93,6 +95,25 @@ fn an_archive_repeats_and_holds_what_it_should() {
     entries_are_as_recorded(&root, &inspect(&archive).unwrap().image.entries);
     nothing_of_the_packages_defaults_survived(&root);
     no_server_starts_by_itself(&root);
+    a_tree_takes_a_second_bake(&root);
+}
+
+/// The same bake as in an image, into a tree: another edition of the bundle is the only thing that differs.
+fn a_tree_takes_a_second_bake(root: &Path) {
+    let spec = sample::spec();
+    let baked = Baked { spec_text: "# the spec\n", spec: &spec, bundle: b"a newer bundle", generation: 4 };
+    let mut changed = image::bake(root, "debian-13", Some(&baked), &program()).unwrap();
+    changed.sort();
+    assert_eq!(changed, ["/usr/lib/hanode/bundle.tar.gz", "/usr/lib/hanode/image.json"]);
+    let bundle = root.join("usr/lib/hanode/bundle.tar.gz");
+    assert_eq!(std::fs::read(&bundle).unwrap(), b"a newer bundle");
+    assert_eq!(bundle.metadata().unwrap().mode() & 0o7777, 0o600);
+
+    let release = root.join("usr/lib/os-release");
+    let other = std::fs::read_to_string(&release).unwrap().replace("VERSION_ID=\"13\"", "VERSION_ID=\"12\"");
+    std::fs::write(&release, other).unwrap();
+    let refused = image::bake(root, "debian-13", Some(&baked), &program()).unwrap_err().to_string();
+    assert!(refused.contains("holds debian 12; target debian-13 is for debian 13"), "{refused}");
 }
 
 fn entries_are_as_recorded(root: &Path, rows: &[serde_json::Value]) {
@@ -166,7 +187,7 @@ fn faults_are_told_before_the_work() {
     let spec = |out: &str| {
         let out = PathBuf::from(out);
         let options =
-            Options { target: "debian-13", out: &out, compress: false, baked: None, program: PROGRAM };
+            Options { target: "debian-13", out: &out, compress: false, baked: None, program: &program() };
         format!("{:#}", image::build(&options).unwrap_err())
     };
     assert!(spec("node.iso").contains("ending"));

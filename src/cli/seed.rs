@@ -18,7 +18,7 @@ pub struct Seed {
     /// The node, by its name in the spec
     #[arg(long, value_name = "N")]
     pub node: String,
-    /// The ISO image to write
+    /// The ISO image to write, or a directory, named with a final slash
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
 }
@@ -26,7 +26,7 @@ pub struct Seed {
 impl Seed {
     pub fn run(&self) -> Result<Verdict> {
         let (spec, _) = cluster::load_spec(&self.dir)?;
-        seed::make(&spec, &self.node, None, &self.out)?;
+        seed::Seed::of(&spec, &self.node)?.write(&self.out)?;
         super::say(&format!("{} makes a machine {}", self.out.display(), self.node))?;
         Ok(Verdict::Well)
     }

@@ -60,6 +60,12 @@ pub struct Built {
     pub base: String,
 }
 
+impl std::fmt::Display for Built {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} MiB in {:.1} s", self.path.display(), self.bytes >> 20, self.seconds)
+    }
+}
+
 /// Builds an image. The base comes from the cache if it was made before.
 pub fn build(options: &Options) -> Result<Built> {
     let begun = Instant::now();
