@@ -2,20 +2,14 @@
 //! Needs root and the tools that `make setup` installs.
 #![allow(clippy::unwrap_used)]
 
+mod common;
 #[path = "common/qemu.rs"]
 mod qemu;
 
-use hanode::cluster::Cluster;
-use hanode::image::{self, Baked, Options};
+use hanode::image;
 use hanode::seed::{Interface, Seed};
-use hanode::spec;
 use qemu::{Firmware, MAC, Machine};
 use std::time::Duration;
-
-/// The program of the image, as cargo built it for this test.
-fn program() -> Vec<u8> {
-    std::fs::read(env!("CARGO_BIN_EXE_hanode-firstboot")).unwrap()
-}
 
 /// Emulated and on a busy machine: long.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -24,22 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 #[test]
 fn the_image_boots_by_bios_and_by_uefi_and_waits_for_its_peers() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let (disk, iso) = (dir.path().join("node.qcow2"), dir.path().join("node2.iso"));
-    let cluster = Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap();
+    let iso = dir.path().join("node2.iso");
     let (_, target) = image::target("debian-13").unwrap();
-    image::build(&Options {
-        target: &target.name,
-        out: &disk,
-        compress: false,
-        baked: Some(Baked {
-            spec_text: &cluster.spec_text,
-            spec: &cluster.spec,
-            bundle: &cluster.bundle_bytes,
-            generation: cluster.bundle.stamp.generation,
-        }),
-        program: &program(),
-    })
-    .unwrap();
+    let (cluster, disk) = common::cluster_with_image(dir.path(), "node.qcow2");
     let seed = Seed::of(&cluster.spec, "node2").unwrap();
     seed.with_network(&cluster.spec, Interface::Mac(MAC.into()), None).unwrap().write(&iso).unwrap();
 

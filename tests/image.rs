@@ -2,26 +2,26 @@
 //! Needs root and the tools that `make setup` installs.
 #![allow(clippy::unwrap_used)]
 
-#[path = "common/sample.rs"]
-mod sample;
+mod common;
 
 use hanode::image::{self, Baked, Options, inspect};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The program of the image, as cargo built it for this test.
-fn program() -> Vec<u8> {
-    std::fs::read(env!("CARGO_BIN_EXE_hanode-firstboot")).unwrap()
-}
-
 fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
-    let spec = sample::spec();
+    let spec = common::spec();
     let out = dir.join(name);
     let cluster = Baked { spec_text: "# the spec\n", spec: &spec, bundle: b"the bundle", generation: 3 };
     let baked = with_cluster.then_some(cluster);
-    image::build(&Options { target: "debian-13", out: &out, compress: false, baked, program: &program() })
-        .unwrap();
+    image::build(&Options {
+        target: "debian-13",
+        out: &out,
+        compress: false,
+        baked,
+        program: &common::program(),
+    })
+    .unwrap();
     out
 }
 
@@ -55,13 +55,13 @@ fn a_raw_image_is_whole_and_says_what_it_is() {
     assert!(bundle.contains("Mode:  0600") && bundle.contains("User:     0"), "{bundle}");
     let shown = run(Command::new("debugfs").args(["-R", "stat /usr/lib/hanode/hanode-firstboot"]).arg(&root));
     assert!(
-        shown.contains("Mode:  0755") && shown.contains(&format!("Size: {}", program().len())),
+        shown.contains("Mode:  0755") && shown.contains(&format!("Size: {}", common::program().len())),
         "{shown}"
     );
     let image = inspect(&raw).unwrap().image;
     let cluster = image.cluster.unwrap();
     assert_eq!((cluster.name.as_str(), cluster.bundle_generation), ("hspas", 3));
-    assert_eq!(cluster.spec_hash, sample::spec().hash());
+    assert_eq!(cluster.spec_hash, common::spec().hash());
     for (component, version) in
         [("postgres", "17."), ("patroni", "4."), ("etcd", "3.5."), ("haproxy", "3.0.")]
     {
@@ -100,9 +100,9 @@ fn an_archive_repeats_and_holds_what_it_should() {
 
 /// The same bake as in an image, into a tree: another edition of the bundle is the only thing that differs.
 fn a_tree_takes_a_second_bake(root: &Path) {
-    let spec = sample::spec();
+    let spec = common::spec();
     let baked = Baked { spec_text: "# the spec\n", spec: &spec, bundle: b"a newer bundle", generation: 4 };
-    let mut changed = image::bake(root, "debian-13", Some(&baked), &program()).unwrap();
+    let mut changed = image::bake(root, "debian-13", Some(&baked), &common::program()).unwrap();
     changed.sort();
     assert_eq!(changed, ["/usr/lib/hanode/bundle.tar.gz", "/usr/lib/hanode/image.json"]);
     let bundle = root.join("usr/lib/hanode/bundle.tar.gz");
@@ -112,7 +112,7 @@ fn a_tree_takes_a_second_bake(root: &Path) {
     let release = root.join("usr/lib/os-release");
     let other = std::fs::read_to_string(&release).unwrap().replace("VERSION_ID=\"13\"", "VERSION_ID=\"12\"");
     std::fs::write(&release, other).unwrap();
-    let refused = image::bake(root, "debian-13", Some(&baked), &program()).unwrap_err().to_string();
+    let refused = image::bake(root, "debian-13", Some(&baked), &common::program()).unwrap_err().to_string();
     assert!(refused.contains("holds debian 12; target debian-13 is for debian 13"), "{refused}");
 }
 
@@ -186,8 +186,13 @@ fn an_image_without_a_cluster_has_none() {
 fn faults_are_told_before_the_work() {
     let spec = |out: &str| {
         let out = PathBuf::from(out);
-        let options =
-            Options { target: "debian-13", out: &out, compress: false, baked: None, program: &program() };
+        let options = Options {
+            target: "debian-13",
+            out: &out,
+            compress: false,
+            baked: None,
+            program: &common::program(),
+        };
         format!("{:#}", image::build(&options).unwrap_err())
     };
     assert!(spec("node.iso").contains("ending"));

@@ -1,6 +1,5 @@
 //! The lab itself, on a real image: nodes come up as a cloud would bring them up, can be cut, killed and
-//! wiped, and leave nothing behind. Needs root, takes the image from the environment, and one test at a time
-//! (`--test-threads=1`), as each looks at what this machine is left with.
+//! wiped, and leave nothing behind. Whether they become a cluster is for `cluster.rs` to see. Needs root.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,6 +8,7 @@ mod common;
 use hanode::lab::{self, Lab, Options, Probe};
 use std::path::Path;
 use std::process::Output;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ fn interrupted(image: &Path) {
     };
     let interrupt = || {
         let error = lab::up(&options(dir, image, false, &[]), &common::spec(), &probe, &stop).unwrap_err();
-        assert!(error.is::<lab::Interrupted>(), "{error:#}");
+        assert!(error.is::<hanode::interrupt::Interrupted>(), "{error:#}");
     };
     interrupt();
     assert_eq!(common::Traces::now(dir), before);
@@ -206,32 +206,36 @@ fn machine(image: &Path) {
     assert_eq!(common::Traces::now(dir), before);
 }
 
+/// Each test looks at what this machine is left with, so one at a time; and one image for all.
+fn with_image(name: &str, test: fn(&Path)) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    test(&common::cluster_with_image(dir.path(), name).1);
+}
+
 #[test]
-#[ignore = "needs root and HANODE_LAB_DISK, an image"]
+#[ignore = "emulated, takes minutes: make test-vm"]
 fn virtual_machine() {
-    machine(&common::image("HANODE_LAB_DISK"));
+    with_image("node.qcow2", machine);
 }
 
 #[test]
-#[ignore = "needs root and HANODE_LAB_TAR, an image"]
 fn nothing_is_left_after_a_crash() {
-    crash(&common::image("HANODE_LAB_TAR"));
+    with_image("node.tar", crash);
 }
 
 #[test]
-#[ignore = "needs root and HANODE_LAB_TAR, an image"]
 fn interrupt_takes_back_what_was_begun() {
-    interrupted(&common::image("HANODE_LAB_TAR"));
+    with_image("node.tar", interrupted);
 }
 
 #[test]
-#[ignore = "needs root and HANODE_LAB_TAR, an image"]
 fn life_on_an_archive() {
-    life(&common::image("HANODE_LAB_TAR"));
+    with_image("node.tar", life);
 }
 
 #[test]
-#[ignore = "needs root and HANODE_LAB_DISK, an image"]
 fn life_on_a_disk() {
-    life(&common::image("HANODE_LAB_DISK"));
+    with_image("node.qcow2", life);
 }

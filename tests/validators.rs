@@ -1,23 +1,28 @@
-//! The rendered files under the components' own checkers, and under the servers themselves, inside a
-//! Debian 13 tree: `HANODE_TEST_TREE` names a directory with the target's packages in it. Needs root.
+//! The rendered files under the components' own checkers, and under the servers themselves, inside
+//! the target's own tree. Needs root.
 
 mod cases;
 
 use cases::{Case, address};
+use hanode::image;
 use hanode::plan::Action;
 use hanode::render::sentinel;
 use hanode::tree::{self, Entry, Ids, Kind};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 const HELPERS: &str = include_str!("validators/helpers.sh");
 const CERTIFICATES: &str = include_str!("validators/certificates.sh");
 
+/// The base's tree, unpacked once for each base that there was.
 fn debian() -> PathBuf {
-    let named =
-        std::env::var_os("HANODE_TEST_TREE").map(PathBuf::from).filter(|dir| dir.join("etc").is_dir());
-    named.expect("HANODE_TEST_TREE must name an unpacked Debian 13 base tree (target debian-13's packages)")
+    static TREE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let (_, target) = image::target("debian-13").expect("the target");
+        image::tree(&target, Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("the base's tree")
+    });
+    TREE.clone()
 }
 
 /// Lays `entries` over the Debian tree, runs the script in there, and returns what it printed.

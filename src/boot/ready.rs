@@ -40,12 +40,11 @@ fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>) -> Result<(
         state.plan.insert(service, step);
     }
     let well = problems.is_empty();
-    state.error =
-        (!well && state.phase == Phase::InService || !well && state.error.is_some()).then(|| Trouble {
-            what: problems.join("; "),
-            place: "the node's services".into(),
-            fix: "see `hanode status` and the journal of the units named".into(),
-        });
+    state.error = (!well && (state.phase == Phase::InService || state.error.is_some())).then(|| Trouble {
+        what: problems.join("; "),
+        place: "the node's services".into(),
+        fix: "see `hanode status` and the journal of the units named".into(),
+    });
     state.waiting_for = problems;
     if well {
         return state.enter(root, Phase::InService, "every service is healthy");

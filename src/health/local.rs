@@ -16,7 +16,8 @@ pub fn problems(access: &Access, node: &str) -> Vec<String> {
     let Some(node) = access.spec.node(node) else {
         return vec![format!("{node} is not in the spec")];
     };
-    let checks: [(&str, fn(&Access, &Node) -> Result<()>); 5] = [
+    type Check = fn(&Access, &Node) -> Result<()>;
+    let checks: [(&str, Check); 5] = [
         ("etcd", etcd),
         ("PostgreSQL", postgres),
         ("Redis", redis),

@@ -96,6 +96,25 @@ pub fn build(options: &Options) -> Result<Built> {
     Ok(Built { schema: 1, path: options.out.into(), bytes, seconds, base: base.facts.base })
 }
 
+/// A target's base as a directory below `dir`, for looking into it or running its programs; made once for
+/// each base.
+pub fn tree(target: &crate::target::Target, dir: &Path) -> Result<PathBuf> {
+    let mut steps = Steps::new();
+    let base = base::obtain(target, &mut steps)?;
+    let at = dir.join(format!("tree-{}", base.facts.base));
+    if at.is_dir() {
+        return Ok(at);
+    }
+    steps.begin("unpacking");
+    let scratch = Scratch::within(dir, ".tree-")?;
+    let made = scratch.join("tree");
+    std::fs::create_dir(&made)?;
+    run(command("tar").arg("--numeric-owner").arg("-xpf").arg(base.tar()).arg("-C").arg(&made))?;
+    std::fs::rename(&made, &at).with_context(|| format!("keeping {}", at.display()))?;
+    steps.done();
+    Ok(at)
+}
+
 fn archive(
     base: &Base,
     entries: &[Entry],

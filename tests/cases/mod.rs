@@ -142,11 +142,13 @@ pub fn plan(spec: &Spec, action: Action, primary: &str) -> Plan {
                 .map(|n| format!("{}=https://{}:2380", n.name, n.address))
                 .collect(),
             token: "hspas-0a1b2c3d".into(),
+            record: None,
         },
         postgres: step(),
         redis: RedisStep {
             step: step(),
             primary: spec.node(primary).filter(|_| known).map(|node| node.address),
+            promote_another: false,
         },
     }
 }

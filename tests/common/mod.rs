@@ -1,47 +1,38 @@
-//! What several tests need: a spec, and an eye for what a lab might leave behind.
+//! What several tests need: a spec, a real image of it, and an eye for what a lab might leave behind.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use hanode::spec::Spec;
+use hanode::cluster::Cluster;
+use hanode::image::{self, Baked, Options};
+use hanode::spec::{self, Spec};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The starter spec, as a value.
+/// The starter spec.
 pub fn spec() -> Spec {
-    let node = |n: u8| {
-        serde_json::json!({
-            "name": format!("node{n}"),
-            "hostname": format!("node{n}"),
-            "address": format!("192.168.18.2{n}"),
-            "vrrp_priority": 98 + n,
-        })
-    };
-    let spec = serde_json::json!({
-        "schema": 1,
-        "name": "hspas",
-        "network": { "subnet": "192.168.18.0/24", "clients": ["0.0.0.0/0"], "vip": "192.168.18.20",
-            "vip_mode": "vrrp", "join_port": 7081 },
-        "nodes": [node(1), node(2), node(3)],
-        "postgres": { "tls": true, "alt_names": ["pgsql.demo.lab"], "synchronous": true, "port": 5433,
-            "vip_port": 5432, "vip_read_port": 5434, "parameters": {} },
-        "patroni": { "ttl": 20, "loop_wait": 10, "retry_timeout": 5, "restapi_port": 8008 },
-        "redis": { "tls": true, "alt_names": ["redis.demo.lab"], "initial_primary": "node2",
-            "master_name": "redis-cluster", "min_replicas": 1, "port": 6378, "vip_port": 6379,
-            "sentinel_port": 26378 },
-        "haproxy": { "stats_port": 7000, "crl_port": 7080, "extra": {} },
-        "keepalived": { "router_id": 51, "interface": null },
-        "pki": { "ca_name": "Self-Signed CA", "crl_url": "http://192.168.18.20:7080/server.crl",
-            "ca_days": 3650, "leaf_days": 1825, "crl_days": 3650 },
-        "storage": { "data": null },
-    });
-    serde_json::from_value(spec).unwrap()
+    spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// An image that the environment names; a test that needs one fails without it.
-pub fn image(variable: &str) -> PathBuf {
-    match std::env::var_os(variable) {
-        Some(path) => path.into(),
-        None => panic!("{variable} must name an image file"),
-    }
+/// The program of the image, as cargo built it for this test.
+pub fn program() -> Vec<u8> {
+    let hanode = Path::new(env!("CARGO_BIN_EXE_hanode-firstboot"));
+    std::fs::read(hanode).unwrap()
+}
+
+/// A cluster directory of the starter spec in `dir`, and its image under this name.
+pub fn cluster_with_image(dir: &Path, image: &str) -> (Cluster, PathBuf) {
+    let cluster = Cluster::init(&dir.join("demo"), spec::STARTER).unwrap();
+    let out = dir.join(image);
+    let baked = Baked {
+        spec_text: &cluster.spec_text,
+        spec: &cluster.spec,
+        bundle: &cluster.bundle_bytes,
+        generation: cluster.bundle.stamp.generation,
+    };
+    let program = program();
+    let options =
+        Options { target: "debian-13", out: &out, compress: false, baked: Some(baked), program: &program };
+    image::build(&options).unwrap();
+    (cluster, out)
 }
 
 /// Everything on this machine that a lab makes and `down` must take away.

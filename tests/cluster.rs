@@ -1,0 +1,367 @@
+//! The main job: one image, three machines, one cluster. Everything is real: cloud-init, systemd, etcd,
+//! PostgreSQL, Redis, HAProxy and Keepalived in the lab; psql, redis-cli, curl and openssl outside of it.
+//! One test, since one cluster goes through it all. Needs root.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use hanode::cluster::Cluster;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+const NODES: [&str; 3] = ["node1", "node2", "node3"];
+
+/// A lab that goes down with the test, however that ends.
+struct Lab {
+    cluster: Cluster,
+    image: PathBuf,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let last = ["-b", "-p", "warning", "-n", "40", "--no-pager"];
+            for node in NODES {
+                let journal = self.on(node, &[&["journalctl"], &last[..]].concat());
+                eprintln!("--- {node}\n{}", String::from_utf8_lossy(&journal.stdout));
+            }
+            eprintln!("{}", String::from_utf8_lossy(&self.hanode(&["lab", "status"], &[]).stdout));
+        }
+        self.hanode(&["lab", "down"], &[]);
+    }
+}
+
+impl Lab {
+    fn hanode(&self, verb: &[&str], arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hanode"));
+        command.args(verb).arg(&self.cluster.dir).args(arguments).output().unwrap()
+    }
+
+    fn up(&self, arguments: &[&str]) {
+        let image = self.image.to_str().unwrap();
+        let all = [&["--image", image, "--timeout-scale", "2"], arguments].concat();
+        let output = self.hanode(&["lab", "up"], &all);
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "lab up {arguments:?}");
+    }
+
+    fn on(&self, node: &str, command: &[&str]) -> Output {
+        self.hanode(&["lab", "exec"], &[&["--node", node, "--"], command].concat())
+    }
+
+    /// What a command on a node prints; it must succeed.
+    fn said(&self, node: &str, command: &[&str]) -> String {
+        said(&format!("{node}: {command:?}"), self.on(node, command))
+    }
+
+    /// A client on the lab's network, outside the nodes.
+    fn client(&self, command: &[&str]) -> Output {
+        self.hanode(&["lab", "client"], &[&["--"], command].concat())
+    }
+
+    fn kill(&self, nodes: &[&str]) {
+        for node in nodes {
+            assert!(self.hanode(&["lab", "kill"], &["--node", node]).status.success(), "killing {node}");
+        }
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_slice(&self.hanode(&["lab", "status"], &["--json"]).stdout).unwrap()
+    }
+
+    fn psql(&self, port: &str, sql: &str) -> Result<String, String> {
+        let ca = self.cluster.dir.join("pki/service/ca.crt");
+        let secrets = &self.cluster.secrets;
+        let target = format!(
+            "host=192.168.18.20 port={port} user=dbadmin dbname=postgres sslmode=verify-full connect_timeout=5 sslrootcert={}",
+            ca.display()
+        );
+        let password = format!("PGPASSWORD={}", secrets.postgres_dbadmin);
+        outcome(self.client(&[
+            "env",
+            &password,
+            "psql",
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            sql,
+            &target,
+        ]))
+    }
+
+    fn redis(&self, words: &[&str]) -> Result<String, String> {
+        let ca = self.cluster.dir.join("pki/service/ca.crt");
+        let password = format!("REDISCLI_AUTH={}", self.cluster.secrets.redis);
+        let client = [
+            "env",
+            &password,
+            "redis-cli",
+            "--tls",
+            "--cacert",
+            ca.to_str().unwrap(),
+            "-h",
+            "192.168.18.20",
+            "-p",
+            "6379",
+        ];
+        outcome(self.client(&[&client[..], words].concat()))
+    }
+
+    /// One of Sentinel's own commands on a node.
+    fn sentinel(&self, node: &str, words: &[&str]) -> String {
+        let address = self.cluster.spec.node(node).unwrap().address.to_string();
+        let password = format!("REDISCLI_AUTH={}", self.cluster.secrets.sentinel);
+        let client = [
+            "env",
+            &password,
+            "redis-cli",
+            "--tls",
+            "--cacert",
+            "/etc/ssl/myca/root.crt",
+            "-h",
+            &address,
+            "-p",
+            "26378",
+        ];
+        self.said(node, &[&client[..], words].concat())
+    }
+
+    fn patroni(&self, node: &str, words: &[&str]) -> String {
+        self.said(node, &[&["patronictl", "-c", "/etc/patroni/config.yml"], words].concat())
+    }
+
+    /// The node with a role in a part of the status.
+    fn holder(&self, part: &str, role: &str) -> Option<String> {
+        let status = self.status();
+        let rows = status[part].as_array()?.iter();
+        rows.filter(|r| r["role"] == role).find_map(|r| r["name"].as_str().map(String::from))
+    }
+
+    fn healthy_within(&self, limit: Duration) {
+        let begun = Instant::now();
+        loop {
+            let status = self.status();
+            if status["healthy"] == true {
+                eprintln!("healthy after {:.1} s", begun.elapsed().as_secs_f64());
+                return;
+            }
+            assert!(begun.elapsed() < limit, "not healthy after {limit:?}: {:#}", status["problems"]);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
+fn said(what: &str, output: Output) -> String {
+    outcome(output).unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+fn outcome(output: Output) -> Result<String, String> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&output.stderr)),
+    }
+}
+
+fn eventually<T>(limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let begun = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(why) if begun.elapsed() > limit => panic!("{why}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(300)),
+        }
+    }
+}
+
+#[test]
+fn one_image_becomes_a_cluster_and_stays_one() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (cluster, image) = common::cluster_with_image(dir.path(), "node.tar");
+    let before = common::Traces::now(&cluster.dir);
+    let lab = Lab { cluster, image };
+    a_node_alone_waits(&lab);
+    lab.up(&["--node", "node3"]);
+    lab.up(&[]);
+    what_an_operator_checks(&lab);
+    what_a_client_sees(&lab);
+    no_secret_is_readable(&lab);
+    roles_move_by_hand(&lab);
+    a_power_cut_is_survived(&lab);
+    all_at_once(&lab);
+    a_lost_disk_is_replaced(&lab);
+    let dir = lab.cluster.dir.clone();
+    drop(lab);
+    assert_eq!(common::Traces::now(&dir), before);
+}
+
+/// Launched minutes before the others: identity known, files laid down, no server running, nothing guessed.
+fn a_node_alone_waits(lab: &Lab) {
+    lab.up(&["--node", "node1"]);
+    let state =
+        || -> Value { serde_json::from_str(&lab.said("node1", &["cat", "/run/hanode/state.json"])).unwrap() };
+    eventually(Duration::from_secs(60), || match state()["phase"].as_str() {
+        Some("waiting-for-peers") => Ok(()),
+        other => Err(format!("phase {other:?}")),
+    });
+    let state = state();
+    assert_eq!((&state["node"], &state["identity_source"]), (&"node1".into(), &"metadata".into()));
+    assert_eq!(state["waiting_for"], serde_json::json!(["node2", "node3"]));
+    assert_eq!(state["plan"]["etcd"]["action"], "wait");
+    lab.said("node1", &["test", "-s", "/etc/haproxy/haproxy.cfg"]);
+    lab.said("node1", &["test", "-s", "/etc/patroni/config.yml"]);
+    let units = ["etcd", "patroni", "redis-server", "redis-sentinel", "haproxy", "keepalived"];
+    for unit in units {
+        let active = lab.on("node1", &["systemctl", "is-active", unit]);
+        assert_eq!(String::from_utf8_lossy(&active.stdout).trim(), "inactive", "{unit}");
+    }
+    assert!(
+        !lab.on("node1", &["test", "-e", "/var/lib/etcd/hanode"]).status.success(),
+        "etcd has a directory"
+    );
+}
+
+/// The tutorial's Post-Installation page.
+fn what_an_operator_checks(lab: &Lab) {
+    let members: Value = serde_json::from_str(&lab.patroni("node1", &["list", "--format", "json"])).unwrap();
+    let members = members.as_array().unwrap();
+    let count = |role: &str| members.iter().filter(|m| m["Role"] == role).count();
+    assert_eq!((count("Leader"), count("Sync Standby"), count("Replica")), (1, 1, 1), "{members:?}");
+    for node in NODES {
+        assert!(
+            lab.sentinel(node, &["sentinel", "ckquorum", "redis-cluster"])
+                .starts_with("OK 3 usable Sentinels")
+        );
+        assert_eq!(
+            lab.sentinel(node, &["sentinel", "get-master-addr-by-name", "redis-cluster"]),
+            "192.168.18.22\n6378"
+        );
+        let failed = lab.said(node, &["systemctl", "--failed", "--no-legend", "--plain"]);
+        assert_eq!(failed, "", "failed units on {node}");
+        let journal = lab.said(node, &["journalctl", "-b", "--no-pager"]);
+        assert!(!journal.contains("SECURITY VIOLATION"), "Keepalived's script security");
+        assert!(!journal.contains("ordering cycle"), "systemd found a cycle");
+        // On a node as at the desk.
+        lab.said(node, &["hanode", "status"]);
+    }
+    let stats = "http://192.168.18.20:7000/;csv";
+    assert!(
+        outcome(lab.client(&["curl", "-sSf", stats])).is_err(),
+        "the statistics page without its password"
+    );
+    let login = format!("stats:{}", lab.cluster.secrets.stats);
+    let page = said("statistics", lab.client(&["curl", "-sSf", "-u", &login, stats]));
+    let up = |backend: &str| {
+        page.lines().filter(|l| l.starts_with(&format!("{backend},node")) && l.contains(",UP,")).count()
+    };
+    assert_eq!((up("postgres_primary"), up("redis_primary")), (1, 1), "{page}");
+}
+
+/// From outside: verified TLS to both through the virtual IP, and a revocation list that verifies.
+fn what_a_client_sees(lab: &Lab) {
+    lab.psql("5432", "CREATE TABLE seen (n int); INSERT INTO seen VALUES (42)").unwrap();
+    assert_eq!(lab.psql("5432", "SELECT n FROM seen").as_deref(), Ok("42"));
+    assert_eq!(lab.psql("5432", "SELECT pg_is_in_recovery()").as_deref(), Ok("f"));
+    eventually(Duration::from_secs(10), || lab.psql("5434", "SELECT n FROM seen"));
+    assert_eq!(
+        lab.psql("5434", "SELECT pg_is_in_recovery()").as_deref(),
+        Ok("t"),
+        "the read port leads to a replica"
+    );
+    assert_eq!(
+        lab.psql("5432", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").as_deref(),
+        Ok("t")
+    );
+    assert_eq!(lab.redis(&["set", "seen", "42"]).as_deref(), Ok("OK"));
+    assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("42"));
+    let dir = lab.cluster.dir.to_str().unwrap();
+    let script = format!(
+        "curl -sSf http://192.168.18.20:7080/server.crl | openssl crl -inform DER > {dir}/fetched.crl && \
+         openssl verify -crl_check -CAfile {dir}/pki/service/ca.crt -CRLfile {dir}/fetched.crl {dir}/pki/service/leaves/pgsql.crt"
+    );
+    said("revocation list", lab.client(&["sh", "-c", &script]));
+}
+
+/// Every password and key, looked for as an ordinary user wherever such a user may look.
+fn no_secret_is_readable(lab: &Lab) {
+    let secrets = toml::from_str::<toml::Table>(&lab.cluster.secrets.to_toml()).unwrap();
+    let mut needles: Vec<String> = secrets.values().map(|v| v.as_str().unwrap().to_string()).collect();
+    needles.push("PRIVATE KEY-----".into());
+    let pattern = needles.join("\n");
+    let script = "cat > /tmp/needles; chmod 644 /tmp/needles; \
+        runuser -u nobody -- grep -rlsIF -f /tmp/needles /etc /run /var /usr/lib/hanode /home /root /srv /opt --exclude-dir=needles; \
+        for p in /proc/[0-9]*; do runuser -u nobody -- sh -c \"tr '\\\\0' '\\\\n' < $p/cmdline; tr '\\\\0' '\\\\n' < $p/environ\" 2>/dev/null; done | grep -vF needles | grep -cF -f /tmp/needles; \
+        journalctl -b --no-pager | grep -cF -f /tmp/needles; rm /tmp/needles; true";
+    for node in NODES {
+        let feed = format!("printf '%s\\n' \"$NEEDLES\" | {{ {script} ; }}");
+        let needles = format!("NEEDLES={pattern}");
+        let found = lab.said(node, &["env", &needles, "sh", "-c", &feed]);
+        assert_eq!(
+            found, "0\n0",
+            "an ordinary user of {node} finds secrets (files, then processes, then journal)"
+        );
+    }
+}
+
+/// A switchover of PostgreSQL to its synchronous standby, and a failover of Redis.
+fn roles_move_by_hand(lab: &Lab) {
+    let leader = lab.holder("postgres", "leader").unwrap();
+    let standby = lab.holder("postgres", "sync_standby").unwrap();
+    lab.patroni("node1", &["switchover", "--leader", &leader, "--candidate", &standby, "--force"]);
+    assert_eq!(lab.holder("postgres", "leader"), Some(standby));
+    assert_eq!(lab.sentinel("node1", &["sentinel", "failover", "redis-cluster"]), "OK");
+    lab.healthy_within(Duration::from_secs(90));
+    assert_ne!(lab.holder("redis", "master").as_deref(), Some("node2"));
+    lab.psql("5432", "INSERT INTO seen VALUES (43)").unwrap();
+    assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("42"));
+}
+
+/// The leader of PostgreSQL and the primary of Redis lose power, and come back on their disks.
+fn a_power_cut_is_survived(lab: &Lab) {
+    let leader = lab.holder("postgres", "leader").unwrap();
+    let primary = lab.holder("redis", "master").unwrap();
+    lab.psql("5432", "INSERT INTO seen VALUES (44)").unwrap();
+    lab.redis(&["set", "cut", "1"]).unwrap();
+    lab.kill(&[&leader]);
+    let begun = Instant::now();
+    eventually(Duration::from_secs(90), || lab.psql("5432", "INSERT INTO seen VALUES (45)"));
+    eprintln!("PostgreSQL writable {:.1} s after its leader's power cut", begun.elapsed().as_secs_f64());
+    lab.up(&[]);
+    if primary != leader {
+        lab.kill(&[&primary]);
+        let begun = Instant::now();
+        eventually(Duration::from_secs(60), || lab.redis(&["set", "cut", "2"]).and_then(ok));
+        eprintln!("Redis writable {:.1} s after its primary's power cut", begun.elapsed().as_secs_f64());
+        lab.up(&[]);
+    }
+    assert_eq!(lab.psql("5432", "SELECT count(*) FROM seen WHERE n >= 42").as_deref(), Ok("4"));
+    assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("42"));
+}
+
+fn ok(answer: String) -> Result<String, String> {
+    if answer == "OK" { Ok(answer) } else { Err(answer) }
+}
+
+fn all_at_once(lab: &Lab) {
+    lab.kill(&NODES);
+    lab.up(&[]);
+    assert_eq!(lab.psql("5432", "SELECT count(*) FROM seen WHERE n >= 42").as_deref(), Ok("4"));
+    assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("42"));
+}
+
+/// The worst node to lose: whoever leads PostgreSQL, with its disk.
+fn a_lost_disk_is_replaced(lab: &Lab) {
+    let leader = lab.holder("postgres", "leader").unwrap();
+    let output = lab.hanode(&["lab", "reprovision"], &["--node", &leader, "--timeout-scale", "2"]);
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "replacing {leader}");
+    let primary = lab.holder("redis", "master").unwrap();
+    let output = lab.hanode(&["lab", "reprovision"], &["--node", &primary, "--timeout-scale", "2"]);
+    assert!(output.status.success(), "replacing {primary}: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(lab.psql("5432", "SELECT count(*) FROM seen WHERE n >= 42").as_deref(), Ok("4"));
+    assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("42"));
+    assert!(Path::new(&lab.cluster.dir).join(".lab").exists());
+}
