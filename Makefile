@@ -1,21 +1,66 @@
-# hanode: what a person types. `make setup` once, as root, on a Debian machine.
+# hanode: what a person types. As root, on a Debian machine with cargo.
 
 # What building, booting and testing an image takes, apart from cargo.
-TOOLS = mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk dosfstools e2fsprogs zstd \
-        iproute2 openssl ovmf
-# In one go: where qemu-utils came from another suite than the default one, so must the rest (see setup).
+TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk dosfstools \
+        e2fsprogs zstd iproute2 openssl ovmf openssh-client postgresql-client redis-tools curl
+# In one go: where qemu-utils came from another suite than the default one, so must the rest (see setup-qemu).
 QEMU = qemu-system-x86 qemu-utils
 
 # True if a package is installed.
 installed = dpkg-query -W -f '$${db:Status-Abbrev}' $(1) 2>/dev/null | grep -q '^ii'
 
+TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
+PROGRAM = $(TARGET_DIR)/release/hanode
+
+.PHONY: help
+help:
+	@echo 'make demo        build an image, run it as a cluster here, show that it works (minutes)'
+	@echo 'make test        set up and run all tests but the long ones'
+	@echo 'make test-vm     a node of the lab as an emulated machine (minutes)'
+	@echo 'make build       the two programs, for a release'
+
+.PHONY: demo
+demo: setup build
+	@sh tests/demo.sh $(PROGRAM)
+
+.PHONY: build
+build: setup-cargo
+	cargo build --release --locked --bins
+
+# One run of the test runner: units, golden trees, validators, images, firmware, lab, cluster.
+.PHONY: test
+test: setup
+	cargo test --locked
+
+.PHONY: test-vm
+test-vm: setup
+	cargo test --locked --test lab -- --ignored
+
+.PHONY: check
+check: setup-cargo
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
 .PHONY: setup
-setup: setup-tools setup-qemu
+setup: setup-cargo setup-root setup-tools setup-qemu
+
+# cargo itself says which version is too old; without it nothing does.
+.PHONY: setup-cargo
+setup-cargo:
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install a current Rust, see https://rustup.rs' >&2; exit 1; }
+	@wanted=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml); found=$$(cargo --version | cut -d' ' -f2); \
+	printf '%s\n%s\n' "$$wanted" "$$found" | sort -VC || \
+	{ echo "cargo $$found is too old: hanode needs Rust $$wanted or newer; run: rustup update" >&2; exit 1; }
+
+.PHONY: setup-root
+setup-root:
+	@[ "$$(id -u)" = 0 ] || { echo 'images and labs take root: run this as root' >&2; exit 1; }
 
 .PHONY: setup-tools
 setup-tools:
 	@missing=; for p in $(TOOLS); do $(call installed,$$p) || missing="$$missing $$p"; done; \
-	if [ -n "$$missing" ]; then apt-get update -q && apt-get install -y --no-install-recommends $$missing; fi
+	if [ -n "$$missing" ]; then apt-get update -q && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; fi
 
 # On a machine with packages of its backports suite, plain QEMU conflicts with what is installed: then QEMU comes
 # from there too. The suite's source is written as the machine's own ones are, for this one call.
@@ -24,4 +69,5 @@ setup-qemu:
 	@missing=; for p in $(QEMU); do $(call installed,$$p) || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	apt-get update -q; \
-	apt-get install -y --no-install-recommends $(QEMU) || sh scripts/install-from-backports $(QEMU)
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(QEMU) || \
+	sh tests/install-from-backports.sh $(QEMU)

@@ -16,6 +16,9 @@ const MAX_ANSWER: u64 = 64 << 10;
 
 pub const SCHEMA: u32 = 1;
 
+/// The port in the image's socket unit; a spec with another one has a drop-in rendered.
+pub const PORT: u16 = 7081;
+
 /// What is on a node's disk, as far as joining goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -92,7 +92,7 @@ pub struct FileRule {
     pub group: String,
     #[serde(default = "world_readable")]
     pub mode: String,
-    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`.
+    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`, `own_join_port`.
     #[serde(default)]
     pub when: Option<String>,
     /// The service whose plan the content depends on (`etcd`, `redis`): its gate writes the file.

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+/// PostgreSQL's commit waits for a dead synchronous standby until Patroni takes it off the list; a Redis
+/// client's connection is given up by HAProxy sooner.
+const HANGS: Duration = Duration::from_secs(40);
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
 
 /// A lab that goes down with the test, however that ends.
@@ -61,6 +64,14 @@ impl Lab {
         self.hanode(&["lab", "client"], &[&["--"], command].concat())
     }
 
+    /// A client's call; whatever happens to the cluster meanwhile, it must not hang for longer than this.
+    fn bounded(&self, command: &[&str]) -> Result<String, String> {
+        let begun = Instant::now();
+        let output = self.client(command);
+        assert!(begun.elapsed() < HANGS, "a client hung for {:?}: {command:?}", begun.elapsed());
+        outcome(output)
+    }
+
     fn kill(&self, nodes: &[&str]) {
         for node in nodes {
             assert!(self.hanode(&["lab", "kill"], &["--node", node]).status.success(), "killing {node}");
@@ -79,35 +90,16 @@ impl Lab {
             ca.display()
         );
         let password = format!("PGPASSWORD={}", secrets.postgres_dbadmin);
-        outcome(self.client(&[
-            "env",
-            &password,
-            "psql",
-            "-XAtq",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-c",
-            sql,
-            &target,
-        ]))
+        let psql = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql, &target];
+        self.bounded(&[&["env", &password][..], &psql].concat())
     }
 
     fn redis(&self, words: &[&str]) -> Result<String, String> {
         let ca = self.cluster.dir.join("pki/service/ca.crt");
         let password = format!("REDISCLI_AUTH={}", self.cluster.secrets.redis);
-        let client = [
-            "env",
-            &password,
-            "redis-cli",
-            "--tls",
-            "--cacert",
-            ca.to_str().unwrap(),
-            "-h",
-            "192.168.18.20",
-            "-p",
-            "6379",
-        ];
-        outcome(self.client(&[&client[..], words].concat()))
+        let client =
+            ["redis-cli", "--tls", "--cacert", ca.to_str().unwrap(), "-h", "192.168.18.20", "-p", "6379"];
+        self.bounded(&[&["env", &password][..], &client, words].concat())
     }
 
     /// One of Sentinel's own commands on a node.

@@ -20,6 +20,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const CLOCK_PATIENCE: Duration = Duration::from_secs(600);
 /// The node's address may come a moment after the network is called online.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(120);
+const JOIN_SOCKET: &str = "hanode-join.socket";
+const JOIN_SOCKET_DROP_INS: &str = "/etc/systemd/system/hanode-join.socket.d/";
 const ROUND: Duration = Duration::from_millis(300);
 
 /// Runs to the start of the services. An error is on the console, in the journal and in `state.json`.
@@ -43,7 +45,10 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     let machine = facts(root, &given, &name)?;
     let node = Node { root, given: &given, name: &name, machine: &machine };
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
-    node.apply()?;
+    let changed = node.apply()?;
+    if changed.iter().any(|path| path.starts_with(JOIN_SOCKET_DROP_INS)) {
+        Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
+    }
     let plan = wait_for_the_plan(&node, state)?;
     if plan.etcd.step.action == Action::Begin && !disk::began(root) {
         begin(root, &given)?;

@@ -19,7 +19,7 @@ trait Manager {
     ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
-    fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
+    fn reload(&self) -> zbus::Result<()>;
     #[allow(clippy::type_complexity)]
     fn list_units_by_names(
         &self,
@@ -61,13 +61,10 @@ impl Systemd {
         Ok(())
     }
 
-    pub fn restart(&self, unit: &str) -> Result<()> {
+    /// Restarts a unit whose definition has just changed.
+    pub fn restart_redefined(&self, unit: &str) -> Result<()> {
+        block_on(self.manager.reload()).context("reloading systemd's unit files")?;
         block_on(self.manager.restart_unit(unit, "replace")).with_context(|| format!("restarting {unit}"))?;
-        Ok(())
-    }
-
-    pub fn reload(&self, unit: &str) -> Result<()> {
-        block_on(self.manager.reload_unit(unit, "replace")).with_context(|| format!("reloading {unit}"))?;
         Ok(())
     }
 

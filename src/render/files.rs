@@ -30,6 +30,7 @@ fn applies(rule: &FileRule, input: &Input) -> Result<bool> {
         Some("external") => spec.network.vip_mode == VipMode::External,
         Some("postgres_tls") => spec.postgres.tls,
         Some("redis_tls") => spec.redis.tls,
+        Some("own_join_port") => spec.network.join_port != crate::join::PORT,
         Some("crl") => input.crl.der.is_some(),
         Some(other) => bail!("unknown `when = {other:?}`"),
     })
