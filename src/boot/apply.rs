@@ -42,13 +42,18 @@ impl Node<'_> {
     pub fn apply(&self) -> Result<Vec<String>> {
         let ids = Ids::read(self.root)?;
         let mut changed = write(self.root, &self.given.bundle.entries, Some(&ids))?;
-        let entries = self.render(&Plan::waiting(&self.given.spec))?;
-        for entry in &entries {
-            if let Some(rule) = self.given.target.rule_at(&entry.path) {
+        let target = &self.given.target;
+        let checked = |e: &Entry| target.rule_at(&e.path).is_some_and(|rule| !rule.check.is_empty());
+        // Those with a checker come last: it wants to see the files that they name.
+        let (last, first): (Vec<Entry>, Vec<Entry>) =
+            self.render(&Plan::waiting(&self.given.spec))?.into_iter().partition(checked);
+        changed.extend(write(self.root, &first, Some(&ids))?);
+        for entry in &last {
+            if let Some(rule) = target.rule_at(&entry.path) {
                 checkers::check(self.root, rule, entry)?;
             }
         }
-        changed.extend(write(self.root, &entries, Some(&ids))?);
+        changed.extend(write(self.root, &last, Some(&ids))?);
         labels::restore(self.root, &changed)?;
         Ok(changed)
     }
