@@ -24,7 +24,9 @@ pub fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
     if !output.status.success() {
         let said =
             format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        bail!("{program} does not accept what would become {}: {}", entry.path, said.trim());
+        // One line: this goes to the console and into state.json.
+        let said: Vec<&str> = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+        bail!("{program} does not accept what would become {}: {}", entry.path, said.join(" | "));
     }
     Ok(())
 }
