@@ -10,6 +10,7 @@ mod diagnose;
 mod down;
 mod image;
 mod layout;
+pub mod load;
 mod net;
 pub mod node;
 mod process;
