@@ -25,3 +25,8 @@ setup-qemu:
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	apt-get update -q; \
 	apt-get install -y --no-install-recommends $(QEMU) || sh scripts/install-from-backports $(QEMU)
+
+# A long run against a lab that is up: `make chaos LAB=demo`. A cluster of five nodes is struck twice at once.
+.PHONY: chaos
+chaos:
+	cargo run --release -- lab chaos $(LAB) --rounds $(or $(ROUNDS),40) --seed $(or $(SEED),1)

@@ -65,7 +65,7 @@ impl Fault {
             Fault::Mute => {
                 within(lab, node, &["tc", "qdisc", "replace", "dev", INSIDE, "root", "bfifo", "limit", "1"])
             }
-            Fault::Freeze => within(lab, node, &["kill", "-STOP", "-1"]),
+            Fault::Freeze => within(lab, node, &["sh", "-c", "kill -STOP -1"]),
             _ => within(lab, node, &["pkill", "-STOP", "-x", self.process()]),
         }
     }
@@ -77,7 +77,7 @@ impl Fault {
             Fault::Split => routes(lab, spec, node, "delete"),
             Fault::Deaf => lab.deafen(node, false),
             Fault::Mute => within(lab, node, &["tc", "qdisc", "delete", "dev", INSIDE, "root"]),
-            Fault::Freeze => within(lab, node, &["kill", "-CONT", "-1"]),
+            Fault::Freeze => within(lab, node, &["sh", "-c", "kill -CONT -1"]),
             // Whoever found it hanging may have ended it meanwhile: then nothing bears the name.
             _ => lab.exec_output(node, &["pkill", "-CONT", "-x", self.process()]).map(drop),
         }
