@@ -71,3 +71,8 @@ setup-qemu:
 	apt-get update -q; \
 	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(QEMU) || \
 	sh tests/install-from-backports.sh $(QEMU)
+
+# A long run against a lab that is up: `make chaos LAB=demo`. A cluster of five nodes is struck twice at once.
+.PHONY: chaos
+chaos:
+	cargo run --release -- lab chaos $(LAB) --rounds $(or $(ROUNDS),40) --seed $(or $(SEED),1)

@@ -3,6 +3,7 @@
 use super::apply::Node;
 use super::rejoin::{self, Twins};
 use super::run::facts;
+use super::succession::{self, Succession};
 use super::{disk, given::Given, observe, state};
 use crate::plan::{self, Action, Observations, Plan, Step};
 use crate::render::sentinel;
@@ -51,12 +52,13 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
         return resume_sentinel(&node);
     }
     let mut twins = Twins::default();
+    let mut succession = Succession::at_start(root);
     loop {
         let seen = observe::observe(root, &given, node.name)?;
         let plan = plan::plan(&given.spec, node.name, &seen);
         let mut step = gate.step(&plan).clone();
         if step.action.opens() {
-            match open(&node, gate, &plan, &seen, &mut twins)? {
+            match open(&node, gate, &plan, &seen, (&mut twins, &mut succession))? {
                 None => {
                     state::save_gate(root, gate.component(), &step)?;
                     tracing::info!("{}: {:?}: {}", gate.component(), step.action, step.reason);
@@ -67,7 +69,7 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
         }
         state::save_gate(root, gate.component(), &step)?;
         if gate == Gate::Redis && plan.redis.promote_another {
-            rejoin::promote_another(&node)?;
+            succession::promote_another(&node)?;
         }
         sleep(ROUND);
     }
@@ -79,8 +81,13 @@ fn open(
     gate: Gate,
     plan: &Plan,
     seen: &Observations,
-    twins: &mut Twins,
+    (twins, succession): (&mut Twins, &mut Succession),
 ) -> Result<Option<Step>> {
+    if gate == Gate::Redis
+        && let Some(hindrance) = succession.awaited(node, &plan.redis)?
+    {
+        return Ok(Some(hindrance));
+    }
     match gate {
         Gate::Etcd if plan.etcd.step.action == Action::Join => match rejoin::etcd(node, plan, seen, twins)? {
             Ok(plan) => node.apply_planned(&plan, "etcd")?,

@@ -19,4 +19,5 @@ mod ready;
 mod rejoin;
 mod run;
 mod state;
+mod succession;
 mod units;

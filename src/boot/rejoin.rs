@@ -1,11 +1,10 @@
-//! Getting a node without data into a living cluster: etcd's membership, Redis' promotion.
+//! Getting a node without data into a living cluster: etcd's membership.
 //!
 //! Removing a member is the one act here that could hurt a living node, so it is guarded: see [`Twins`].
 
 use super::apply::Node;
 use super::{disk, observe};
 use crate::client::etcd::{Etcd, Member};
-use crate::client::redis::Redis;
 use crate::plan::{Action, Joining, Observations, Plan, Step, joining, peer_url};
 use crate::tree::below;
 use anyhow::{Context, Result, bail};
@@ -142,22 +141,4 @@ pub fn remember_in_etcd(node: &Node) -> Result<()> {
         }
     }
     Err(last.context("the spec has no nodes")?)
-}
-
-/// Asks one Sentinel, and only one, to promote a replica; the caller looks again at what came of it.
-pub fn promote_another(node: &Node) -> Result<()> {
-    let spec = &node.given.spec;
-    let credentials = node.given.redis_credentials()?;
-    for peer in spec.peers(node.name) {
-        let password = &node.given.bundle.secrets.sentinel;
-        let Ok(mut sentinel) =
-            Redis::connect(credentials.as_ref(), peer.address, spec.redis.sentinel_port, password, TIMEOUT)
-        else {
-            continue;
-        };
-        let answer = sentinel.command(&["SENTINEL", "FAILOVER", &spec.redis.master_name])?;
-        tracing::info!("asked {} to promote a replica: {answer:?}", peer.name);
-        return Ok(());
-    }
-    Ok(())
 }

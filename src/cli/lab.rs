@@ -4,9 +4,10 @@ use super::Verdict;
 use super::status;
 use crate::health;
 use crate::interrupt;
+use crate::lab::chaos::{self, Fault};
 use crate::lab::{self, Options, Probe};
 use anyhow::{Context, Result, ensure};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 
 /// Run the built image as a whole cluster on this machine
@@ -85,6 +86,36 @@ Examples:
         #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
         timeout_scale: f64,
     },
+    /// Break things while clients write; the cluster must mend itself and keep every promise
+    ///
+    /// On a lab that is up and well. Each round strikes one node, or all, and waits until all is well again; a cluster
+    /// of five or more nodes is struck twice at once. The same seed brings the same faults in the same order.
+    #[command(after_help = "\
+Examples:
+  hanode lab chaos demo --rounds 20 --seed 7
+  hanode lab chaos demo --rounds 5 --faults power,disk,partition
+  hanode lab chaos demo --json | jq .writes
+
+Exit status 0 when the cluster was well after every round and no promised write is lost.")]
+    Chaos {
+        /// The cluster directory
+        dir: PathBuf,
+        /// How many rounds
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        rounds: usize,
+        /// What the faults are drawn from; not given: any, and it is told
+        #[arg(long, value_name = "S")]
+        seed: Option<u64>,
+        /// Only these faults
+        #[arg(long, value_name = "LIST", value_delimiter = ',')]
+        faults: Vec<Fault>,
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+        /// Multiply every wait, for a slow machine
+        #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
+        timeout_scale: f64,
+    },
     /// Stop all nodes and remove their disks
     #[command(after_help = "Example:\n  hanode lab down demo")]
     Down {
@@ -129,6 +160,9 @@ impl Lab {
                 Ok(Verdict::Well)
             }
             Verb::Reprovision { common, timeout_scale } => reprovision(common, *timeout_scale),
+            Verb::Chaos { dir, rounds, seed, faults, json, timeout_scale } => {
+                chaos(dir, *rounds, *seed, faults, *json, *timeout_scale)
+            }
             Verb::Down { common } => lab::down(&common.dir).map(|()| Verdict::Well),
         }
     }
@@ -167,6 +201,31 @@ fn reprovision(common: &Common, timeout_scale: f64) -> Result<Verdict> {
     }
     let all = Common { dir: common.dir.clone(), nodes: Vec::new() };
     up(&all, None, lab.layout.vm, timeout_scale)
+}
+
+fn chaos(
+    dir: &Path,
+    rounds: usize,
+    seed: Option<u64>,
+    faults: &[Fault],
+    json: bool,
+    timeout_scale: f64,
+) -> Result<Verdict> {
+    let lab = lab::Lab::open(dir)?;
+    let access = status::access(dir)?;
+    let any = |f: &Fault| !lab.layout.vm || f.on_virtual_machines();
+    let faults = match faults {
+        [] => Fault::value_variants().iter().copied().filter(any).collect(),
+        some => some.to_vec(),
+    };
+    let seed = seed.unwrap_or_else(|| rand::random::<u32>().into());
+    let options = chaos::Options { rounds, seed, faults, timeout_scale };
+    let report = chaos::run(&lab, &access, &options)?;
+    match json {
+        true => super::say_json(&report)?,
+        false => super::say(&chaos::table(&report))?,
+    }
+    Ok(if report.well { Verdict::Well } else { Verdict::NotWell })
 }
 
 fn exec(common: &Common, command: &[String]) -> Result<Verdict> {

@@ -6,10 +6,12 @@
 //! finds it even without the state. [`Lab`] is what tests and drills drive the nodes with.
 
 mod cgroup;
+pub mod chaos;
 mod diagnose;
 mod down;
 mod image;
 mod layout;
+pub mod load;
 mod net;
 pub mod node;
 mod process;
@@ -227,6 +229,12 @@ impl Lab {
     pub fn link(&self, node: &str, up: bool) -> Result<()> {
         self.node(node)?;
         self.net.set_link(&self.device(node), up)
+    }
+
+    /// Whether the network's frames reach the node; its own still reach the others.
+    fn deafen(&self, node: &str, deaf: bool) -> Result<()> {
+        self.node(node)?;
+        self.net.swallow(&self.device(node), deaf)
     }
 
     /// A command that will run inside the node, as root.

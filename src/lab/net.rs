@@ -59,6 +59,15 @@ impl Net {
         self.ip(&["link", "set", device, if up { "up" } else { "down" }])
     }
 
+    /// Drops what leaves the bridge through this device: its queue gets room for nothing.
+    pub fn swallow(&self, device: &str, all: bool) -> Result<()> {
+        let words: &[&str] = match all {
+            true => &["qdisc", "replace", "dev", device, "root", "bfifo", "limit", "1"],
+            false => &["qdisc", "delete", "dev", device, "root"],
+        };
+        run(Command::new("tc").args(["-n", &self.name]).args(words)).map(|_| ())
+    }
+
     fn ip(&self, words: &[&str]) -> Result<()> {
         run(Command::new("ip").args(["-n", &self.name]).args(words)).map(|_| ())
     }

@@ -1,0 +1,179 @@
+//! What came of it: outages by fault and service, and whether every promise was kept.
+
+use super::{Fault, Target};
+use crate::lab::load::{Gap, Kept, Record, Service, Verdict};
+use anyhow::Result;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub schema: u32,
+    pub seed: u64,
+    /// Every round ended well, and every promise was kept.
+    pub well: bool,
+    pub rounds: Vec<Round>,
+    /// Why the run ended early.
+    pub unhealed: Option<String>,
+    pub outages: Vec<Outage>,
+    pub writes: Option<Verdict>,
+    pub lasted: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Round {
+    pub struck: Vec<Struck>,
+    /// Seconds since the load began.
+    pub at: f64,
+    /// The longest time without an acknowledged write, by service.
+    pub gaps: BTreeMap<Service, Gap>,
+    /// From the fault's end (the node's launch, the cable plugged in) until all was well.
+    pub well_after: f64,
+    /// From the strike until all was well.
+    pub lasted: f64,
+}
+
+/// A strike that has found its nodes.
+#[derive(Debug, Serialize)]
+pub struct Struck {
+    pub fault: Fault,
+    pub target: Target,
+    pub seconds: u64,
+    pub nodes: Vec<String>,
+    /// What they were just before.
+    pub roles: Vec<String>,
+}
+
+/// Seconds over the rounds of one fault.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Outage {
+    pub fault: String,
+    pub what: &'static str,
+    pub times: usize,
+    pub min: f64,
+    pub median: f64,
+    pub max: f64,
+}
+
+impl fmt::Display for Struck {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let roles = if self.roles.is_empty() { "no role".into() } else { self.roles.join(", ") };
+        write!(f, "{} of {} ({roles}), {} s", self.fault.name(), self.nodes.join(", "), self.seconds)
+    }
+}
+
+impl Report {
+    pub(super) fn new(seed: u64) -> Report {
+        Report {
+            schema: 1,
+            seed,
+            well: false,
+            rounds: Vec::new(),
+            unhealed: None,
+            outages: Vec::new(),
+            writes: None,
+            lasted: 0.0,
+        }
+    }
+
+    pub(super) fn conclude(&mut self, record: Record) -> Result<()> {
+        self.lasted = record.lasted.as_secs_f64();
+        self.outages = outages(&self.rounds);
+        let verdict = record.verify()?;
+        self.well = self.unhealed.is_none() && verdict.promises_kept();
+        self.writes = Some(verdict);
+        Ok(())
+    }
+}
+
+/// By fault, in the order of the faults; two at once make a line of their own.
+fn outages(rounds: &[Round]) -> Vec<Outage> {
+    let mut by_fault: BTreeMap<Vec<Fault>, Vec<&Round>> = BTreeMap::new();
+    for round in rounds {
+        let mut faults: Vec<_> = round.struck.iter().map(|s| s.fault).collect();
+        faults.sort();
+        by_fault.entry(faults).or_default().push(round);
+    }
+    let mut all = Vec::new();
+    for (faults, rounds) in by_fault {
+        let fault = faults.iter().map(|f| f.name()).collect::<Vec<_>>().join(" + ");
+        for service in Service::ALL {
+            let seconds = rounds.iter().filter_map(|r| Some(r.gaps.get(&service)?.seconds)).collect();
+            all.extend(over(&fault, service.name(), seconds));
+        }
+        all.extend(over(&fault, "all well again", rounds.iter().map(|r| r.well_after).collect()));
+    }
+    all
+}
+
+fn over(fault: &str, what: &'static str, mut seconds: Vec<f64>) -> Option<Outage> {
+    seconds.sort_by(f64::total_cmp);
+    let (min, max) = (*seconds.first()?, *seconds.last()?);
+    let half = seconds.len() / 2;
+    let median = match seconds.len() % 2 {
+        0 => (seconds[half - 1] + seconds[half]) / 2.0,
+        _ => seconds[half],
+    };
+    Some(Outage { fault: fault.into(), what, times: seconds.len(), min, median, max })
+}
+
+/// One round, as it is told while the run goes on.
+pub(super) fn line(number: usize, of: usize, round: &Round) -> String {
+    let struck = round.struck.iter().map(Struck::to_string).collect::<Vec<_>>().join("; ");
+    let gaps = round.gaps.iter().map(|(s, gap)| format!("{} {:.1}", s.name(), gap.seconds));
+    let gaps = gaps.collect::<Vec<_>>().join(", ");
+    format!("{number}/{of}  {struck}: without {gaps}; well after {:.1} s", round.well_after)
+}
+
+pub fn table(report: &Report) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{:<16}{:<16}{:>6}{:>8}{:>8}{:>8}",
+        "FAULT", "WITHOUT (s)", "TIMES", "MIN", "MEDIAN", "MAX"
+    );
+    let mut last = "";
+    for o in &report.outages {
+        let fault = if o.fault == last { "" } else { o.fault.as_str() };
+        last = &o.fault;
+        let _ = writeln!(
+            out,
+            "{fault:<16}{:<16}{:>6}{:>8.1}{:>8.1}{:>8.1}",
+            o.what, o.times, o.min, o.median, o.max
+        );
+    }
+    out.push('\n');
+    if let Some(writes) = &report.writes {
+        out += &kept("PostgreSQL commits", &writes.postgres, "promised");
+        out += &kept("Redis, WAIT 1", &writes.redis_wait, "promised");
+        out += &kept("Redis, plain", &writes.redis_plain, "not promised");
+    }
+    let _ = writeln!(out, "{} rounds in {:.0} s, seed {}", report.rounds.len(), report.lasted, report.seed);
+    match &report.unhealed {
+        Some(why) => out += why,
+        None if report.well => out += "every promise kept; nobody intervened",
+        None => out += "PROMISED WRITES ARE LOST",
+    }
+    out
+}
+
+fn kept(what: &str, kept: &Kept, promise: &str) -> String {
+    let some: Vec<_> = kept.lost.iter().take(10).map(u64::to_string).collect();
+    let which = if some.is_empty() { String::new() } else { format!(": numbers {} …", some.join(", ")) };
+    format!("{what:<20}{:>8} acknowledged, {} lost ({promise}){which}\n", kept.acknowledged, kept.lost.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_lie_in_the_middle() {
+        let of = |seconds: &[f64]| over("power", "Redis", seconds.to_vec()).unwrap();
+        let odd = of(&[9.0, 1.0, 2.0]);
+        assert_eq!((odd.min, odd.median, odd.max, odd.times), (1.0, 2.0, 9.0, 3));
+        assert_eq!(of(&[4.0, 1.0, 2.0, 8.0]).median, 3.0);
+        assert_eq!(over("power", "Redis", Vec::new()), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! What one writer asked and was told.
+
+use serde::Serialize;
+use std::time::Duration;
+
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Numbers handed out: 1 to this.
+    pub attempted: u64,
+    /// Number and time of each write that must be kept.
+    pub acknowledged: Vec<(u64, Duration)>,
+    /// Answered, but not so that it binds: `WAIT 1` found no replica in time.
+    pub unconfirmed: u64,
+    pub failures: u64,
+    pub last_failure: String,
+}
+
+/// A time without an acknowledgement, in seconds since the load began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Gap {
+    pub from: f64,
+    pub seconds: f64,
+}
+
+impl Ledger {
+    pub fn next(&mut self) -> u64 {
+        self.attempted += 1;
+        self.attempted
+    }
+
+    pub fn answered(&mut self, number: u64, promised: bool, at: Duration) {
+        match promised {
+            true => self.acknowledged.push((number, at)),
+            false => self.unconfirmed += 1,
+        }
+    }
+
+    pub fn failed(&mut self, error: &anyhow::Error) {
+        self.failures += 1;
+        self.last_failure = format!("{error:#}");
+    }
+
+    /// The longest gap that ends after `from`; one that has not ended counts up to `until`.
+    pub fn longest_gap(&self, from: Duration, until: Duration) -> Gap {
+        let first = self.acknowledged.partition_point(|(_, at)| *at <= from);
+        let before = first.checked_sub(1).map_or(Duration::ZERO, |i| self.acknowledged[i].1);
+        let times = self.acknowledged[first..].iter().map(|(_, at)| *at).take_while(|at| *at < until);
+        let mut longest = Gap::default();
+        let mut last = before;
+        for at in times.chain([until]) {
+            let seconds = at.saturating_sub(last).as_secs_f64();
+            if seconds > longest.seconds {
+                longest = Gap { from: last.as_secs_f64(), seconds };
+            }
+            last = at;
+        }
+        longest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_end_after_the_moment_asked_for() {
+        let s = Duration::from_secs;
+        let mut ledger = Ledger::default();
+        for at in [1, 2, 9, 10, 14, 15] {
+            ledger.answered(at, true, s(at));
+        }
+        assert_eq!(ledger.longest_gap(s(0), s(16)), Gap { from: 2.0, seconds: 7.0 });
+        // The write at 2 was the last before 5.
+        assert_eq!(ledger.longest_gap(s(5), s(16)), Gap { from: 2.0, seconds: 7.0 });
+        assert_eq!(ledger.longest_gap(s(9), s(16)), Gap { from: 10.0, seconds: 4.0 });
+        assert_eq!(ledger.longest_gap(s(15), s(25)), Gap { from: 15.0, seconds: 10.0 });
+        assert_eq!(Ledger::default().longest_gap(s(3), s(8)), Gap { from: 0.0, seconds: 8.0 });
+    }
+}

@@ -1,0 +1,137 @@
+//! PostgreSQL as the load writes it: a long-lived psql, a statement and its answer a line each.
+
+use super::Client;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+/// How long one statement may take that is not of the load itself.
+const LONG: Duration = Duration::from_secs(30);
+const END: &str = "-- end";
+
+#[derive(Clone)]
+pub struct Login {
+    pub host: IpAddr,
+    pub port: u16,
+    /// `None` where the spec turns TLS off for PostgreSQL.
+    pub ca: Option<PathBuf>,
+    pub password: String,
+}
+
+/// The table is named after the load, so no two loads meet in one.
+fn table(run: &str) -> String {
+    format!("hanode_load_{run}")
+}
+
+impl Login {
+    /// The session is made while its first statement waits.
+    pub fn connect(&self, patience: Duration) -> Result<Session> {
+        let mut psql = Command::new("psql");
+        psql.args(["--no-psqlrc", "--no-password", "--quiet", "--no-align", "--tuples-only"]);
+        psql.arg("--set=ON_ERROR_STOP=1").env("LC_ALL", "C").env("PGDATABASE", "postgres");
+        psql.env("PGHOST", self.host.to_string()).env("PGPORT", self.port.to_string());
+        psql.env("PGUSER", "dbadmin").env("PGPASSWORD", &self.password);
+        psql.env("PGCONNECT_TIMEOUT", patience.as_secs().max(2).to_string());
+        match &self.ca {
+            Some(ca) => psql.env("PGSSLMODE", "verify-full").env("PGSSLROOTCERT", ca),
+            None => psql.env("PGSSLMODE", "disable"),
+        };
+        // A Ctrl-C at the terminal would cancel the statement, and with it the wait for the standby.
+        psql.process_group(0);
+        psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = psql.spawn().context("starting psql")?;
+        let (to, lines) = channel();
+        let input = child.stdin.take().context("psql has no input")?;
+        read_lines(child.stdout.take().context("psql has no output")?, to.clone(), Ok);
+        read_lines(child.stderr.take().context("psql has no output")?, to, Err);
+        Ok(Session { child, input, lines, patience })
+    }
+
+    pub fn make_table(&self, run: &str) -> Result<()> {
+        let statement = format!("CREATE TABLE {} (number bigint PRIMARY KEY)", table(run));
+        self.connect(LONG)?.rows(&statement).map(drop)
+    }
+
+    pub fn numbers(&self, run: &str) -> Result<BTreeSet<u64>> {
+        let rows = self.connect(LONG)?.rows(&format!("SELECT number FROM {}", table(run)))?;
+        rows.iter().map(|row| row.parse().with_context(|| format!("psql answered {row:?}"))).collect()
+    }
+
+    pub fn forget(&self, run: &str) -> Result<()> {
+        self.connect(LONG)?.rows(&format!("DROP TABLE {}", table(run))).map(drop)
+    }
+}
+
+/// Ends with the stream, whose other end dies with psql.
+fn read_lines(
+    from: impl Read + Send + 'static,
+    to: Sender<Result<String, String>>,
+    kind: fn(String) -> Result<String, String>,
+) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if to.send(kind(line)).is_err() {
+                break;
+            }
+        }
+    });
+}
+
+pub struct Session {
+    child: Child,
+    input: ChildStdin,
+    /// What psql printed: answers, and complaints as errors.
+    lines: Receiver<Result<String, String>>,
+    patience: Duration,
+}
+
+/// The row is printed once its commit is acknowledged.
+pub fn insert(session: &mut Session, client: &Client, number: u64) -> Result<bool> {
+    session.say(&format!("INSERT INTO {} VALUES ({number}) RETURNING number;", table(&client.run)))?;
+    let answer = session.line()?;
+    ensure!(answer == number.to_string(), "psql answered {answer:?}");
+    Ok(true)
+}
+
+impl Session {
+    fn say(&mut self, line: &str) -> Result<()> {
+        match writeln!(self.input, "{line}") {
+            Ok(()) => Ok(()),
+            // It ended meanwhile, and may have said why.
+            Err(error) => self.line().map(drop).and(Err(error.into())),
+        }
+    }
+
+    fn line(&mut self) -> Result<String> {
+        match self.lines.recv_timeout(self.patience) {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(complaint)) => bail!("{complaint}"),
+            Err(RecvTimeoutError::Timeout) => bail!("no answer within {} s", self.patience.as_secs()),
+            Err(RecvTimeoutError::Disconnected) => bail!("psql ended"),
+        }
+    }
+
+    fn rows(&mut self, statement: &str) -> Result<Vec<String>> {
+        self.say(&format!("{statement};\n\\echo '{END}'"))?;
+        let mut rows = Vec::new();
+        loop {
+            match self.line()? {
+                end if end == END => return Ok(rows),
+                row => rows.push(row),
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
