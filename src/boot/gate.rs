@@ -2,7 +2,7 @@
 
 use super::apply::Node;
 use super::rejoin::{self, Twins};
-use super::run::facts;
+use super::run::{facts, set_aside};
 use super::{disk, given::Given, observe, state};
 use crate::plan::{self, Action, Observations, Plan, Step};
 use crate::render::sentinel;
@@ -52,7 +52,7 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
     }
     let mut twins = Twins::default();
     loop {
-        let seen = observe::observe(root, &given, node.name)?;
+        let seen = observe::look(root, &given, node.name)?;
         let plan = plan::plan(&given.spec, node.name, &seen);
         let mut step = gate.step(&plan).clone();
         if step.action.opens() {
@@ -89,10 +89,12 @@ fn open(
         Gate::Etcd => node.apply_planned(plan, "etcd")?,
         Gate::Patroni => {
             disk::mark_served(node.root)?;
+            set_stale_aside(node, gate)?;
             rejoin::remember_in_etcd(node)?;
         }
         Gate::Redis => {
             disk::mark_served(node.root)?;
+            set_stale_aside(node, gate)?;
             node.apply_planned(plan, "redis")?;
         }
         Gate::Sentinel => {
@@ -101,6 +103,24 @@ fn open(
         }
     }
     Ok(None)
+}
+
+/// What a restored snapshot brought of this service is kept, but out of its way.
+fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
+    let stale = disk::record(node.root)?.stale;
+    let dir = |name: &str| Ok::<_, anyhow::Error>(below(node.root, node.given.target.path(name)?));
+    match gate {
+        Gate::Patroni if stale.postgres => {
+            set_aside(&dir("postgres_data")?)?;
+            disk::unmark_stale(node.root, |stale| stale.postgres = false)
+        }
+        Gate::Redis if stale.redis => {
+            let redis = dir("redis_data")?;
+            ["appendonlydir", "dump.rdb"].iter().try_for_each(|part| set_aside(&redis.join(part)))?;
+            disk::unmark_stale(node.root, |stale| stale.redis = false)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn sentinel_file(node: &Node) -> Result<std::path::PathBuf> {

@@ -113,7 +113,7 @@ fn clear(node: &Node) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("clearing {}", dir.display()))
         }
-        _ => Ok(()),
+        _ => disk::unmark_stale(node.root, |stale| stale.etcd = false),
     }
 }
 

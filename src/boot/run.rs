@@ -122,7 +122,7 @@ pub(super) fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFac
 /// Waiting for peers is a state, not a failure, and has no limit.
 fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
     loop {
-        let seen = observe::observe(node.root, node.given, node.name)?;
+        let seen = observe::look(node.root, node.given, node.name)?;
         let plan = plan::plan(&node.given.spec, node.name, &seen);
         state.plan = state::steps(&plan);
         state.waiting_for = seen.silent().into_iter().map(String::from).collect();

@@ -95,6 +95,14 @@ pub fn plan(spec: &Spec, node: &str, seen: &Observations) -> Plan {
     }
 }
 
+/// What no program may decide, and how the operator does.
+fn choose(what: &str) -> String {
+    format!(
+        "{what}; choose the node whose data is to be kept and run there: \
+         hanode-firstboot recover --from-this-node --yes-data-on-others-is-lost"
+    )
+}
+
 impl Plan {
     /// What services at genesis, on a reboot or as a newcomer do, for looking at what is rendered then.
     pub fn assumed(spec: &Spec, action: Action) -> Plan {

@@ -1,0 +1,170 @@
+//! A model of N nodes under crash, wipe, snapshot rollback, partition, pause, slowness and a twin, with the real
+//! plan deciding.
+//!
+//! Servers are reduced to what joining depends on. What is asserted: no second genesis beside living data, no empty
+//! Redis primary while any disk has data, no living member evicted, and every healed history ends in service, or in a
+//! refusal that names what the operator may do; that done, it ends in service too.
+
+mod acts;
+mod world;
+
+use proptest::prelude::*;
+use world::World;
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Tick(usize),
+    Look(usize),
+    Boot(usize),
+    Crash(usize),
+    Wipe(usize),
+    Snapshot(usize),
+    Rollback(usize),
+    Freeze(usize),
+    Twin(usize),
+    Cut(usize, usize),
+    Mend,
+    Write,
+}
+
+impl World {
+    fn apply(&mut self, event: Event) {
+        // The last machine is the twin, and off but for its own event.
+        let n = self.spec.nodes.len();
+        match event {
+            Event::Tick(i) => self.tick(i % (n + 1)),
+            Event::Look(i) => self.look_ahead(i % (n + 1)),
+            Event::Boot(i) => self.boot(i % n),
+            Event::Crash(i) => self.crash(i % n),
+            Event::Wipe(i) => {
+                self.crash(i % n);
+                self.fresh_disk(i % n);
+            }
+            // Of a disk that serves: nobody restores a machine to before the cluster was.
+            Event::Snapshot(i) if !self.machines[i % n].disk.served => {}
+            Event::Snapshot(i) => self.machines[i % n].snapshot = Some(self.machines[i % n].disk.clone()),
+            Event::Rollback(i) => {
+                if let Some(old) = self.machines[i % n].snapshot.clone() {
+                    self.crash(i % n);
+                    self.machines[i % n].disk = old;
+                }
+            }
+            Event::Freeze(i) => self.machines[i % n].frozen ^= true,
+            Event::Twin(i) => {
+                self.crash(n);
+                self.fresh_disk(n);
+                self.machines[n].who = i % n;
+                self.boot(n);
+            }
+            Event::Cut(a, b) => {
+                let (a, b) = (a % (n + 1), b % (n + 1));
+                self.cut.extend((a != b).then_some((a.min(b), a.max(b))));
+            }
+            Event::Mend => self.cut.clear(),
+            Event::Write => self.write(),
+        }
+    }
+
+    fn run_on(&mut self, rounds: usize) {
+        for _ in 0..rounds {
+            if self.healthy() {
+                return;
+            }
+            (0..self.machines.len()).for_each(|i| self.tick(i));
+        }
+    }
+
+    /// All faults end; everything gets time.
+    fn heal(&mut self) {
+        self.cut.clear();
+        self.machines.iter_mut().for_each(|m| m.frozen = false);
+        (0..self.spec.nodes.len()).for_each(|i| self.boot(i));
+        self.run_on(40);
+    }
+
+    fn told(&self, word: &str) -> bool {
+        self.machines.iter().flat_map(|m| m.refused.values()).any(|reason| reason.contains(word))
+    }
+
+    /// Does what a refusal names, as an operator would, each at most once.
+    fn obey(&mut self) {
+        let twin = self.spec.nodes.len();
+        if !self.healthy() && self.told("switch one of them off") {
+            // The one that serves stays, whichever that is.
+            let who = self.machines[twin].who;
+            let off = if self.machines[twin].patroni_runs { who } else { twin };
+            self.crash(off);
+            self.run_on(40);
+        }
+        if !self.healthy() && self.told("reboot") {
+            let begun: Vec<usize> = (0..=twin).filter(|i| self.machines[*i].began).collect();
+            for i in begun {
+                self.crash(i);
+                self.boot(i);
+            }
+            self.run_on(40);
+        }
+        if !self.healthy() && self.told("recover") {
+            let up = (0..=twin).filter(|i| self.machines[*i].up && self.machines[*i].disk.postgres);
+            if let Some(best) = up.max_by_key(|i| self.machines[*i].disk.redis) {
+                self.recover(best);
+                self.run_on(60);
+            }
+        }
+    }
+}
+
+fn event(lossy: bool) -> BoxedStrategy<Event> {
+    let node = || 0..6usize;
+    let faults = prop_oneof![
+        24 => node().prop_map(Event::Tick),
+        2 => node().prop_map(Event::Look),
+        6 => node().prop_map(Event::Boot),
+        3 => node().prop_map(Event::Crash),
+        2 => node().prop_map(Event::Freeze),
+        2 => (node(), node()).prop_map(|(a, b)| Event::Cut(a, b)),
+        2 => Just(Event::Mend),
+        4 => Just(Event::Write),
+    ];
+    let losses = prop_oneof![
+        2 => node().prop_map(Event::Wipe),
+        2 => node().prop_map(Event::Snapshot),
+        1 => node().prop_map(Event::Rollback),
+        1 => node().prop_map(Event::Twin),
+    ];
+    if lossy { prop_oneof![8 => faults, 1 => losses].boxed() } else { faults.boxed() }
+}
+
+fn histories(lossy: bool) -> impl Strategy<Value = (usize, Vec<Event>)> {
+    (prop_oneof![Just(3usize), Just(5)], prop::collection::vec(event(lossy), 0..160))
+}
+
+fn run(n: usize, events: &[Event]) -> World {
+    let mut world = World::new(n);
+    events.iter().for_each(|e| world.apply(*e));
+    world.heal();
+    world
+}
+
+/// `PROPTEST_CASES` asks for more.
+fn cases() -> ProptestConfig {
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 1000 };
+    ProptestConfig { cases, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn any_history_keeps_the_promises((n, events) in histories(true)) {
+        let mut world = run(n, &events);
+        world.obey();
+        prop_assert!(world.healthy(), "healed, neither in service nor refused with a way out: {:#?}", world.machines);
+    }
+
+    #[test]
+    fn without_lost_disks_every_history_ends_in_service((n, events) in histories(false)) {
+        let world = run(n, &events);
+        prop_assert!(world.healthy(), "{:#?}", world.machines);
+    }
+}
