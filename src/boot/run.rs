@@ -134,6 +134,8 @@ fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
             return Ok(plan);
         }
         if let Some(genesis) = &plan.etcd.record {
+            // A log of an earlier genesis, never in service, would else be taken for this one's.
+            clear_etcd(node.root, node.given)?;
             let record = disk::record(node.root)?;
             disk::save_record(node.root, &disk::Record { genesis: Some(genesis.clone()), ..record })?;
             continue;
@@ -157,9 +159,7 @@ fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
 fn begin(root: &Path, given: &Given) -> Result<()> {
     let data = disk::data(root, &given.target)?;
     let path = |name: &str| Ok::<_, anyhow::Error>(below(root, given.target.path(name)?));
-    if data.etcd {
-        std::fs::remove_dir_all(path("etcd_data")?).context("clearing an interrupted genesis")?;
-    }
+    clear_etcd(root, given)?;
     if data.postgres {
         set_aside(&path("postgres_data")?)?;
     }
@@ -168,6 +168,17 @@ fn begin(root: &Path, given: &Given) -> Result<()> {
     }
     let genesis = disk::record(root)?.genesis.context("a genesis begins without having been recorded")?;
     disk::mark_began(root, &genesis)
+}
+
+/// Of etcd nothing may stay, a half-written directory included.
+pub(super) fn clear_etcd(root: &Path, given: &Given) -> Result<()> {
+    let dir = below(root, given.target.path("etcd_data")?);
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("clearing {}", dir.display()))
+        }
+        _ => disk::unmark_stale(root, |stale| stale.etcd = false),
+    }
 }
 
 pub(super) fn set_aside(dir: &Path) -> Result<()> {

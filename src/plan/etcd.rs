@@ -67,6 +67,12 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
     if let Some(members) = &seen.etcd {
         return among_living(spec, node, members, own);
     }
+    if let Some(peer) = ahead(seen).filter(|_| own.disk != Disk::Served) {
+        return match differs(own, peer) {
+            Some(reason) => step(Action::Refuse, reason),
+            None => step(Action::Begin, format!("{} has begun the genesis that this disk bears", peer.node)),
+        };
+    }
     match seen.all_peers() {
         None => step(
             Action::Wait,
@@ -81,6 +87,12 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
 fn shared(seen: &Observations) -> bool {
     let ours = |peer: &Answer| peer.genesis.is_some() && peer.genesis == seen.own.genesis;
     seen.answers().any(|peer| ours(peer) && (peer.began || peer.disk == Disk::Served))
+}
+
+/// A peer that has begun the genesis written on this disk too: that all disks bear it was seen there, and a
+/// disk lost since then is not asked again.
+fn ahead(seen: &Observations) -> Option<&Answer> {
+    seen.answers().find(|peer| peer.began && peer.genesis.is_some() && peer.genesis == seen.own.genesis)
 }
 
 /// A quorum answers: the cluster lives, so this node can only be one more of it.

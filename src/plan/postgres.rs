@@ -20,7 +20,8 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
         return Step::new(Action::Resume, "by the operator's word this node's data is the cluster's");
     }
     if let Some(chosen) = seen.chosen() {
-        let reason = format!("by the operator's word the data of {} leads; it must be in service", chosen.node);
+        let reason =
+            format!("by the operator's word the data of {} leads; it must be in service", chosen.node);
         return Step::new(Action::Wait, reason);
     }
     match initialize {

@@ -3,12 +3,16 @@
 //! A rebooted old primary that just starts would accept writes that are lost, and an empty one would make
 //! its replicas erase theirs: so this is decided at every start.
 
-use super::{Action, Observations, RedisStep, Step, choose};
+use super::{Action, Observations, RedisStep, Step, choose, etcd};
 use crate::spec::Spec;
 use std::net::IpAddr;
 
 pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep {
     let own = &seen.own;
+    // Its gate makes sure that no other machine is this node: a blank twin must not have its primary deposed.
+    if etcd::decide(spec, node, seen).step.action == Action::Join {
+        return step(Action::Wait, "this node's etcd comes first", None);
+    }
     // Before any Sentinel is asked: those that outlived the loss remember what was.
     let chosen = if own.leads { Some(own) } else { seen.chosen() };
     if let Some(primary) = chosen.and_then(|c| spec.node(&c.node)) {

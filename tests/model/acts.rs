@@ -36,7 +36,9 @@ impl World {
             None => self.look(i),
         };
         let plan = plan(&self.spec, self.name(i), &seen);
-        for (service, step) in [("etcd", &plan.etcd.step), ("postgres", &plan.postgres), ("redis", &plan.redis.step)] {
+        for (service, step) in
+            [("etcd", &plan.etcd.step), ("postgres", &plan.postgres), ("redis", &plan.redis.step)]
+        {
             let refused = &mut self.machines[i].refused;
             match step.action {
                 Action::Refuse => drop(refused.insert(service, step.reason.clone())),
@@ -50,7 +52,7 @@ impl World {
         let (_, plan) = self.decide(i);
         let m = &mut self.machines[i];
         if let Some(genesis) = plan.etcd.record {
-            m.disk.genesis = Some(genesis);
+            (m.disk.etcd, m.disk.genesis) = (None, Some(genesis));
         } else if plan.etcd.step.action.opens() {
             m.started = true;
             if plan.etcd.step.action == Action::Begin && !m.began {
@@ -61,15 +63,11 @@ impl World {
     }
 
     fn gate_etcd(&mut self, i: usize) {
-        // A member that was removed stops by itself and comes to its gate again.
-        let (cluster, id) = self.machines[i].disk.etcd.clone().unwrap_or_default();
-        let current = self.quorum(i).filter(|c| *c == cluster);
-        if current.is_some_and(|c| !self.etcd[&c].members.iter().any(|(m, _, _)| *m == id)) {
-            self.machines[i].etcd_runs = false;
-        }
         if self.machines[i].etcd_runs {
+            self.machines[i].etcd_runs = !self.outlived(i);
             return;
         }
+        self.machines[i].refused.remove("twin");
         let (seen, plan) = self.decide(i);
         match plan.etcd.step.action {
             Action::Begin => self.start_new(i, &plan.etcd.token),
@@ -77,6 +75,14 @@ impl World {
             Action::Join => self.join(i, &seen),
             _ => {}
         }
+    }
+
+    /// A log that a quorum does not know any more: as `ready` sees it, and restarts etcd to pass its gate again.
+    fn outlived(&mut self, i: usize) -> bool {
+        let alone = self.within_quorum(i).is_none() && self.quorum(i).is_some();
+        alone
+            && plan(&self.spec.clone(), &self.name(i).to_string(), &self.look(i)).etcd.step.action
+                == Action::Join
     }
 
     fn start_new(&mut self, i: usize, token: &str) {
@@ -91,7 +97,7 @@ impl World {
         let voted = self.etcd[token].members.iter().any(|(m, _, started)| *m == id && *started);
         assert!(!voted, "a member that had started began again without its log");
         let m = &mut self.machines[i];
-        (m.disk.etcd, m.disk.etcd_member, m.etcd_runs) = (Some((token.into(), id.clone())), Some(id), true);
+        (m.disk.etcd, m.etcd_runs) = (Some((token.into(), id)), true);
     }
 
     /// The guard of `boot/rejoin.rs`: another machine answers for the address, or Patroni's key of this name lives.
@@ -110,15 +116,17 @@ impl World {
         let how = joining(&now, &url);
         if how != Joining::Take && self.twin(i) {
             let reason = "another machine answers; switch one of them off".to_string();
-            self.machines[i].refused.insert("etcd", reason);
+            self.machines[i].refused.insert("twin", reason);
             return;
         }
         if how != joining(&before, &url) {
             return;
         }
         if let Joining::Replace(id) = &how {
-            let holds = |j: &usize| self.machines[*j].disk.etcd.as_ref().is_some_and(|(_, member)| member == id);
-            let living = (0..self.machines.len()).filter(holds).any(|j| j != i && self.within_quorum(j).is_some());
+            let holds =
+                |j: &usize| self.machines[*j].disk.etcd.as_ref().is_some_and(|(_, member)| member == id);
+            let living =
+                (0..self.machines.len()).filter(holds).any(|j| j != i && self.within_quorum(j).is_some());
             assert!(!living, "evicted a living member");
             self.etcd.get_mut(&cluster).expect("cluster").members.retain(|(m, _, _)| m != id);
         }
@@ -144,6 +152,12 @@ impl World {
         }
     }
 
+    /// Off, and another machine is this node now: its disk is a discarded one.
+    fn replaced(&self, i: usize) -> bool {
+        let who = self.machines[i].who;
+        !self.machines[i].up && self.machines.iter().any(|m| m.up && m.who == who)
+    }
+
     fn gate_patroni(&mut self, i: usize) {
         if self.machines[i].patroni_runs {
             return;
@@ -153,12 +167,20 @@ impl World {
             return;
         }
         let Some(cluster) = self.quorum(i) else { return };
-        let (m, data) = (&self.machines[i], self.machines.iter().filter(|m| m.disk.postgres).count());
+        let data = (0..self.machines.len())
+            .filter(|j| self.machines[*j].disk.postgres && !self.replaced(*j))
+            .count();
+        let m = &self.machines[i];
         let cluster = self.etcd.get_mut(&cluster).expect("cluster");
         cluster.boots.insert(m.who, m.disk.boots);
         if !cluster.initialize {
             let chosen = m.disk.leads && m.disk.postgres;
-            assert!(chosen || data == 0, "a second cluster comes to be beside living data");
+            assert!(
+                chosen || data == 0,
+                "a second cluster comes to be beside living data: {i} {:?} {:#?}",
+                plan.postgres,
+                self.machines
+            );
             cluster.initialize = true;
         }
         let m = &mut self.machines[i];
@@ -193,8 +215,10 @@ impl World {
         let m = &self.machines[i];
         let leads = self.spec.nodes[m.who].address == primary;
         if leads && m.disk.redis.is_none() && !m.disk.leads && !self.named_by_majority_otherwise(i) {
-            let has = self.machines.iter().find(|m| m.disk.redis.is_some_and(|writes| writes > 0));
-            assert!(has.is_none(), "an empty primary starts while a disk has data");
+            let has =
+                |j: usize| self.machines[j].disk.redis.is_some_and(|writes| writes > 0) && !self.replaced(j);
+            let found = (0..self.machines.len()).any(has);
+            assert!(!found, "an empty primary starts while a disk has data");
         }
         let m = &mut self.machines[i];
         (m.disk.served, m.redis_runs, m.redis_primary) = (true, true, leads);
@@ -206,7 +230,8 @@ impl World {
     fn named_by_majority_otherwise(&self, i: usize) -> bool {
         let who = self.machines[i].who;
         let others = self.machines.iter().filter(|m| m.sentinel_runs);
-        others.filter(|m| m.disk.sentinel.is_some_and(|(named, _)| named != who)).count() >= self.spec.majority()
+        others.filter(|m| m.disk.sentinel.is_some_and(|(named, _)| named != who)).count()
+            >= self.spec.majority()
     }
 
     /// The operator's word is spent once this node is in service with others that follow.
@@ -245,10 +270,12 @@ impl World {
             return;
         }
         let replica = |j: &usize| self.machines[*j].redis_runs && !self.machines[*j].redis_primary;
-        let Some(best) = group.iter().copied().filter(replica).max_by_key(|j| self.machines[*j].disk.redis) else {
+        let Some(best) = group.iter().copied().filter(replica).max_by_key(|j| self.machines[*j].disk.redis)
+        else {
             return;
         };
-        let epoch = group.iter().filter_map(|j| self.machines[*j].disk.sentinel).map(|s| s.1).max().unwrap_or(0) + 1;
+        let epoch =
+            group.iter().filter_map(|j| self.machines[*j].disk.sentinel).map(|s| s.1).max().unwrap_or(0) + 1;
         let who = self.machines[best].who;
         for j in group {
             self.machines[j].disk.sentinel = Some((who, epoch));
@@ -284,7 +311,7 @@ impl World {
 
     pub fn boot(&mut self, i: usize) {
         if !self.machines[i].up {
-            self.machines[i].up = true;
+            (self.machines[i].up, self.machines[i].since) = (true, self.next());
             self.machines[i].disk.boots += 1;
         }
     }
@@ -293,7 +320,10 @@ impl World {
     pub fn write(&mut self) {
         let serves = |p: &usize| {
             let m = &self.machines[*p];
-            self.answers(*p) && m.redis_runs && m.redis_primary && self.group(*p).len() >= self.spec.majority()
+            self.answers(*p)
+                && m.redis_runs
+                && m.redis_primary
+                && self.group(*p).len() >= self.spec.majority()
         };
         if let Some(p) = (0..self.machines.len()).find(serves) {
             let disk = &mut self.machines[p].disk;
@@ -306,16 +336,19 @@ impl World {
     pub fn recover(&mut self, i: usize) {
         let token = format!("recovered{}", self.next());
         let (id, who) = (format!("{token}/me"), self.machines[i].who);
-        let log = self.machines[i].disk.etcd.clone().and_then(|(cluster, _)| self.etcd.get(&cluster).cloned());
+        let log =
+            self.machines[i].disk.etcd.clone().and_then(|(cluster, _)| self.etcd.get(&cluster).cloned());
         let members = vec![(id.clone(), who, true)];
         self.etcd.insert(token.clone(), EtcdCluster { members, ..log.unwrap_or_default() });
         let epoch = self.machines.iter().filter_map(|m| m.disk.sentinel).map(|s| s.1).max().unwrap_or(0) + 1;
         let disk = &mut self.machines[i].disk;
         (disk.etcd, disk.etcd_member, disk.leads) = (Some((token, id.clone())), Some(id), true);
         disk.sentinel = Some((who, epoch));
-        (0..self.machines.len()).filter(|j| self.machines[*j].up).collect::<Vec<_>>().into_iter().for_each(|j| {
-            self.crash(j);
-            self.boot(j);
-        });
+        (0..self.machines.len()).filter(|j| self.machines[*j].up).collect::<Vec<_>>().into_iter().for_each(
+            |j| {
+                self.crash(j);
+                self.boot(j);
+            },
+        );
     }
 }

@@ -50,6 +50,8 @@ impl World {
                 }
             }
             Event::Freeze(i) => self.machines[i % n].frozen ^= true,
+            // Of a cluster in service: before, whoever comes first with the name is the node.
+            Event::Twin(_) if !self.served_by_most() => {}
             Event::Twin(i) => {
                 self.crash(n);
                 self.fresh_disk(n);
@@ -82,35 +84,50 @@ impl World {
         self.run_on(40);
     }
 
+    fn served_by_most(&self) -> bool {
+        self.machines.iter().filter(|m| m.disk.served).count() >= self.spec.majority()
+    }
+
     fn told(&self, word: &str) -> bool {
         self.machines.iter().flat_map(|m| m.refused.values()).any(|reason| reason.contains(word))
     }
 
-    /// Does what a refusal names, as an operator would, each at most once.
+    /// Does what the refusals name, as an operator would.
     fn obey(&mut self) {
-        let twin = self.spec.nodes.len();
-        if !self.healthy() && self.told("switch one of them off") {
-            // The one that serves stays, whichever that is.
-            let who = self.machines[twin].who;
-            let off = if self.machines[twin].patroni_runs { who } else { twin };
-            self.crash(off);
-            self.run_on(40);
+        for _ in 0..3 {
+            if self.healthy() {
+                return;
+            } else if self.told("switch one of them off") {
+                self.switch_one_off();
+            } else if self.told("reboot") {
+                self.reboot_who_began();
+            } else if self.told("recover") {
+                self.recover_the_best();
+            }
+            self.run_on(60);
         }
-        if !self.healthy() && self.told("reboot") {
-            let begun: Vec<usize> = (0..=twin).filter(|i| self.machines[*i].began).collect();
-            for i in begun {
+    }
+
+    /// The one that serves stays, whichever that is.
+    fn switch_one_off(&mut self) {
+        let twin = self.spec.nodes.len();
+        let who = self.machines[twin].who;
+        self.crash(if self.machines[twin].patroni_runs { who } else { twin });
+    }
+
+    fn reboot_who_began(&mut self) {
+        for i in 0..self.machines.len() {
+            if self.machines[i].began {
                 self.crash(i);
                 self.boot(i);
             }
-            self.run_on(40);
         }
-        if !self.healthy() && self.told("recover") {
-            let up = (0..=twin).filter(|i| self.machines[*i].up && self.machines[*i].disk.postgres);
-            if let Some(best) = up.max_by_key(|i| self.machines[*i].disk.redis) {
-                self.recover(best);
-                self.run_on(60);
-            }
-        }
+    }
+
+    fn recover_the_best(&mut self) {
+        let may = |i: &usize| self.machines[*i].up && self.machines[*i].disk.postgres;
+        let best = (0..self.machines.len()).filter(may).max_by_key(|i| self.machines[*i].disk.redis);
+        best.into_iter().for_each(|i| self.recover(i));
     }
 }
 
@@ -148,7 +165,8 @@ fn run(n: usize, events: &[Event]) -> World {
 
 /// `PROPTEST_CASES` asks for more.
 fn cases() -> ProptestConfig {
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 1000 };
+    let cases =
+        if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 1000 };
     ProptestConfig { cases, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() }
 }
 

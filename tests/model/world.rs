@@ -28,6 +28,8 @@ pub struct Machine {
     /// Which node of the spec it is; a twin is what another machine is already.
     pub who: usize,
     pub up: bool,
+    /// When it was booted: of two with one address the network knows the earlier.
+    pub since: u64,
     /// Paused: it neither acts nor answers, and goes on later as if nothing had been.
     pub frozen: bool,
     pub began: bool,
@@ -104,12 +106,13 @@ impl World {
         a == b || self.answers(a) && self.answers(b) && !self.cut.contains(&(a.min(b), a.max(b)))
     }
 
-    /// The machine behind a node's address, as `from` finds it: the first that answers.
+    /// The machine behind a node's address, as `from` finds it.
     pub fn at(&self, from: usize, who: usize) -> Option<usize> {
         if self.machines[from].who == who {
             return Some(from);
         }
-        (0..self.machines.len()).find(|j| self.machines[*j].who == who && self.hears(from, *j))
+        let there = |j: &usize| self.machines[*j].who == who && self.hears(from, *j);
+        (0..self.machines.len()).filter(there).min_by_key(|j| self.machines[*j].since)
     }
 
     pub fn all_at(&self, from: usize) -> impl Iterator<Item = usize> {
@@ -192,14 +195,16 @@ impl World {
         let boots = quorum.as_ref().and_then(|c| self.etcd[c].boots.get(&self.machines[i].who).copied());
         let disk = &mut self.machines[i].disk;
         if let Some(boots) = boots.filter(|boots| *boots > disk.boots) {
-            (disk.boots, disk.etcd_member, disk.etcd, disk.postgres, disk.redis) = (boots, None, None, false, None);
+            (disk.boots, disk.etcd_member, disk.etcd, disk.postgres, disk.redis) =
+                (boots, None, None, false, None);
         }
         let peer = |who: usize| {
             let answer = self.at(i, who).map(|j| self.answer(j)).ok_or_else(|| "silent".to_string());
             Peer { name: self.spec.nodes[who].name.clone(), answer }
         };
         let belief = |j: usize| {
-            let (primary, epoch) = self.machines[j].disk.sentinel.filter(|_| self.machines[j].sentinel_runs)?;
+            let (primary, epoch) =
+                self.machines[j].disk.sentinel.filter(|_| self.machines[j].sentinel_runs)?;
             Some(Sentinel { node: self.name(j).into(), primary: self.spec.nodes[primary].address, epoch })
         };
         let me = self.machines[i].who;
@@ -221,7 +226,8 @@ impl World {
 
     /// Every node of the spec is some machine in service, and all are of one cluster.
     pub fn healthy(&self) -> bool {
-        let serves = |who: usize| (0..self.machines.len()).any(|i| self.machines[i].who == who && self.in_service(i));
+        let serves =
+            |who: usize| (0..self.machines.len()).any(|i| self.machines[i].who == who && self.in_service(i));
         let clusters: BTreeSet<_> = (0..self.machines.len()).filter_map(|i| self.within_quorum(i)).collect();
         let primaries = self.machines.iter().filter(|m| m.up && m.redis_runs && m.redis_primary).count();
         (0..self.spec.nodes.len()).all(serves) && clusters.len() == 1 && primaries == 1
