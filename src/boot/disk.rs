@@ -97,6 +97,14 @@ pub fn unmark_stale(root: &Path, clear: impl FnOnce(&mut Data)) -> Result<()> {
     if record.stale == before { Ok(()) } else { save_record(root, &record) }
 }
 
+/// In service as this member: by its id a disk is known that comes back after it was replaced. The operator's
+/// word, where there was one, has done its work.
+pub fn mark_in_service(root: &Path, member: &str) -> Result<()> {
+    let before = record(root)?;
+    let after = Record { leads: false, etcd_member: Some(member.into()), ..before.clone() };
+    if after == before { Ok(()) } else { save_record(root, &after) }
+}
+
 pub fn began(root: &Path) -> bool {
     below(root, BEGAN).exists()
 }

@@ -2,7 +2,7 @@
 
 use super::apply::Node;
 use super::rejoin::{self, Twins};
-use super::run::{facts, set_aside};
+use super::run::{facts, set_aside, towards_genesis};
 use super::{disk, given::Given, observe, state};
 use crate::plan::{self, Action, Observations, Plan, Step};
 use crate::render::sentinel;
@@ -54,6 +54,9 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
     loop {
         let seen = observe::look(root, &given, node.name)?;
         let plan = plan::plan(&given.spec, node.name, &seen);
+        if gate == Gate::Etcd {
+            towards_genesis(&node, &plan)?;
+        }
         let mut step = gate.step(&plan).clone();
         if step.action.opens() {
             match open(&node, gate, &plan, &seen, &mut twins)? {

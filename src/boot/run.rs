@@ -45,9 +45,6 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
     node.apply()?;
     let plan = wait_for_the_plan(&node, state)?;
-    if plan.etcd.step.action == Action::Begin && !disk::began(root) {
-        begin(root, &given)?;
-    }
     state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
     start(&given)
 }
@@ -124,6 +121,7 @@ fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
     loop {
         let seen = observe::look(node.root, node.given, node.name)?;
         let plan = plan::plan(&node.given.spec, node.name, &seen);
+        towards_genesis(node, &plan)?;
         state.plan = state::steps(&plan);
         state.waiting_for = seen.silent().into_iter().map(String::from).collect();
         let step = &plan.etcd.step;
@@ -133,11 +131,7 @@ fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
             state.enter(node.root, Phase::Planning, &step.reason)?;
             return Ok(plan);
         }
-        if let Some(genesis) = &plan.etcd.record {
-            // A log of an earlier genesis, never in service, would else be taken for this one's.
-            clear_etcd(node.root, node.given)?;
-            let record = disk::record(node.root)?;
-            disk::save_record(node.root, &disk::Record { genesis: Some(genesis.clone()), ..record })?;
+        if plan.etcd.record.is_some() {
             continue;
         }
         let refused = step.action == Action::Refuse;
@@ -153,6 +147,21 @@ fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
         )?;
         sleep(ROUND);
     }
+}
+
+/// Writes an agreed genesis down, or makes this boot the one that begins it: of the plan unit, and of etcd's
+/// gate, where a quorum that let the plan unit pass was lost again.
+pub(super) fn towards_genesis(node: &Node, plan: &Plan) -> Result<()> {
+    if let Some(genesis) = &plan.etcd.record {
+        // A log of an earlier genesis, never in service, would else be taken for this one's.
+        clear_etcd(node.root, node.given)?;
+        let record = disk::record(node.root)?;
+        return disk::save_record(node.root, &disk::Record { genesis: Some(genesis.clone()), ..record });
+    }
+    if plan.etcd.step.action == Action::Begin && !disk::began(node.root) {
+        begin(node.root, node.given)?;
+    }
+    Ok(())
 }
 
 /// What an interrupted genesis left of etcd is cleared; other data of unknown origin is kept aside.

@@ -6,6 +6,7 @@
 mod etcd;
 mod observations;
 mod postgres;
+mod recovery;
 mod redis;
 
 use crate::spec::Spec;
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 
 pub use etcd::{Joining, genesis_id, joining, peer_url};
 pub use observations::{Observations, Peer, Sentinel};
+pub use recovery::{Etcd, Recovery, recovery};
 
 pub const SCHEMA: u32 = 1;
 

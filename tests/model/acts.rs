@@ -50,15 +50,18 @@ impl World {
 
     fn plan_unit(&mut self, i: usize) {
         let (_, plan) = self.decide(i);
+        self.genesis(i, &plan);
+        self.machines[i].started = plan.etcd.step.action.opens();
+    }
+
+    /// What the plan unit and etcd's gate do towards a genesis.
+    fn genesis(&mut self, i: usize, plan: &Plan) {
         let m = &mut self.machines[i];
-        if let Some(genesis) = plan.etcd.record {
-            (m.disk.etcd, m.disk.genesis) = (None, Some(genesis));
-        } else if plan.etcd.step.action.opens() {
-            m.started = true;
-            if plan.etcd.step.action == Action::Begin && !m.began {
-                m.began = true;
-                (m.disk.etcd, m.disk.postgres, m.disk.redis) = (None, false, None);
-            }
+        if let Some(genesis) = &plan.etcd.record {
+            (m.disk.etcd, m.disk.genesis) = (None, Some(genesis.clone()));
+        } else if plan.etcd.step.action == Action::Begin && !m.began {
+            m.began = true;
+            (m.disk.etcd, m.disk.postgres, m.disk.redis) = (None, false, None);
         }
     }
 
@@ -69,6 +72,7 @@ impl World {
         }
         self.machines[i].refused.remove("twin");
         let (seen, plan) = self.decide(i);
+        self.genesis(i, &plan);
         match plan.etcd.step.action {
             Action::Begin => self.start_new(i, &plan.etcd.token),
             Action::Resume => self.machines[i].etcd_runs = true,
@@ -152,10 +156,10 @@ impl World {
         }
     }
 
-    /// Off, and another machine is this node now: its disk is a discarded one.
+    /// Another machine was this node first: whoever put it there took this disk for a discarded one.
     fn replaced(&self, i: usize) -> bool {
-        let who = self.machines[i].who;
-        !self.machines[i].up && self.machines.iter().any(|m| m.up && m.who == who)
+        let m = &self.machines[i];
+        self.machines.iter().any(|other| other.up && other.who == m.who && (!m.up || other.since < m.since))
     }
 
     fn gate_patroni(&mut self, i: usize) {
@@ -237,7 +241,9 @@ impl World {
     /// The operator's word is spent once this node is in service with others that follow.
     fn ready(&mut self, i: usize) {
         if self.in_service(i) && self.group(i).len() >= self.spec.majority() {
-            self.machines[i].disk.leads = false;
+            let disk = &mut self.machines[i].disk;
+            disk.leads = false;
+            disk.etcd_member = disk.etcd.clone().map(|(_, id)| id);
         }
     }
 
