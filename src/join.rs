@@ -64,6 +64,9 @@ pub struct Answer {
     /// How often this disk was booted.
     #[serde(default)]
     pub boots: u64,
+    /// By the operator's word (`recover`) the data of this disk is the cluster's; until it is in service.
+    #[serde(default)]
+    pub leads: bool,
     pub phase: String,
     #[serde(default)]
     pub holds_vip: bool,

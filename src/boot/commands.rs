@@ -2,7 +2,7 @@
 
 use super::gate::{self, Gate};
 use super::given::Given;
-use super::{answer, disk, observe, ready, run};
+use super::{answer, disk, observe, ready, recover, run};
 use crate::health;
 use crate::plan;
 use anyhow::{Context, Result};
@@ -41,6 +41,20 @@ enum Verb {
         /// Observations and plan as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Make this node's data the cluster's, where most disks are gone and no program may decide
+    #[command(after_help = "\
+Where etcd's quorum is lost for good, its nodes refuse and name this verb. Choose the node whose data is to be kept
+and run there:
+  hanode-firstboot recover --from-this-node --yes-data-on-others-is-lost
+Without the flags it says what would be lost and changes nothing.")]
+    Recover {
+        /// This node is the one to keep
+        #[arg(long)]
+        from_this_node: bool,
+        /// Consent that whatever the others have more than this node is lost
+        #[arg(long)]
+        yes_data_on_others_is_lost: bool,
     },
     /// Show the whole cluster as seen from this node
     Status {
@@ -86,6 +100,9 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
             return Ok(if healthy(*port) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Verb::Plan { json } => show_plan(root, *json)?,
+        Verb::Recover { from_this_node, yes_data_on_others_is_lost } => {
+            recover::recover(root, *from_this_node, *yes_data_on_others_is_lost)?;
+        }
         Verb::Status { json } => return health::show(&Given::load(root)?.access()?, *json),
     }
     Ok(ExitCode::SUCCESS)

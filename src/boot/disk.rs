@@ -27,6 +27,12 @@ pub struct Record {
     /// The member that etcd's log on this disk belongs to.
     #[serde(default)]
     pub etcd_member: Option<String>,
+    /// Data of a restored snapshot: as good as lost, and not yet cleared or set aside.
+    #[serde(default)]
+    pub stale: Data,
+    /// The operator's word that this disk's data becomes the cluster's; spent once it is in service.
+    #[serde(default)]
+    pub leads: bool,
 }
 
 pub fn install_id(root: &Path) -> Result<Option<String>> {
@@ -74,6 +80,31 @@ pub fn mark_served(root: &Path) -> Result<()> {
     save_record(root, &Record { served: true, ..record })
 }
 
+/// A snapshot from before the last boot that etcd knows of was restored: all data on it is a lost disk's.
+pub fn mark_stale(root: &Path, target: &Target, boots: u64) -> Result<()> {
+    let record = record(root)?;
+    tracing::warn!("etcd counts {boots} boots of this node, this disk {}: an older snapshot", record.boots);
+    let held = held(root, target)?;
+    let stale = Data { sentinel: false, ..held };
+    save_record(root, &Record { boots, stale, etcd_member: None, ..record })
+}
+
+/// Stale data of one service is out of the way.
+pub fn unmark_stale(root: &Path, clear: impl FnOnce(&mut Data)) -> Result<()> {
+    let mut record = record(root)?;
+    let before = record.stale;
+    clear(&mut record.stale);
+    if record.stale == before { Ok(()) } else { save_record(root, &record) }
+}
+
+/// In service as this member: by its id a disk is known that comes back after it was replaced. The operator's
+/// word, where there was one, has done its work.
+pub fn mark_in_service(root: &Path, member: &str) -> Result<()> {
+    let before = record(root)?;
+    let after = Record { leads: false, etcd_member: Some(member.into()), ..before.clone() };
+    if after == before { Ok(()) } else { save_record(root, &after) }
+}
+
 pub fn began(root: &Path) -> bool {
     below(root, BEGAN).exists()
 }
@@ -82,7 +113,18 @@ pub fn mark_began(root: &Path, genesis: &str) -> Result<()> {
     save(root, BEGAN, genesis.as_bytes())
 }
 
+/// Whose data counts: what is stale does not.
 pub fn data(root: &Path, target: &Target) -> Result<Data> {
+    let (held, stale) = (held(root, target)?, record(root)?.stale);
+    Ok(Data {
+        etcd: held.etcd && !stale.etcd,
+        postgres: held.postgres && !stale.postgres,
+        redis: held.redis && !stale.redis,
+        ..held
+    })
+}
+
+fn held(root: &Path, target: &Target) -> Result<Data> {
     let dir = |name: &str| {
         let path = target.paths.get(name).with_context(|| format!("target names no path {name}"))?;
         Ok::<_, anyhow::Error>(below(root, path))

@@ -2,7 +2,7 @@
 
 use super::apply::Node;
 use super::rejoin::{self, Twins};
-use super::run::facts;
+use super::run::{facts, set_aside, towards_genesis};
 use super::succession::{self, Succession};
 use super::{disk, given::Given, observe, state};
 use crate::plan::{self, Action, Observations, Plan, Step};
@@ -54,8 +54,11 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
     let mut twins = Twins::default();
     let mut succession = Succession::at_start(root);
     loop {
-        let seen = observe::observe(root, &given, node.name)?;
+        let seen = observe::look(root, &given, node.name)?;
         let plan = plan::plan(&given.spec, node.name, &seen);
+        if gate == Gate::Etcd {
+            towards_genesis(&node, &plan)?;
+        }
         let mut step = gate.step(&plan).clone();
         if step.action.opens() {
             match open(&node, gate, &plan, &seen, (&mut twins, &mut succession))? {
@@ -96,10 +99,12 @@ fn open(
         Gate::Etcd => node.apply_planned(plan, "etcd")?,
         Gate::Patroni => {
             disk::mark_served(node.root)?;
+            set_stale_aside(node, gate)?;
             rejoin::remember_in_etcd(node)?;
         }
         Gate::Redis => {
             disk::mark_served(node.root)?;
+            set_stale_aside(node, gate)?;
             node.apply_planned(plan, "redis")?;
         }
         Gate::Sentinel => {
@@ -108,6 +113,24 @@ fn open(
         }
     }
     Ok(None)
+}
+
+/// What a restored snapshot brought of this service is kept, but out of its way.
+fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
+    let stale = disk::record(node.root)?.stale;
+    let dir = |name: &str| Ok::<_, anyhow::Error>(below(node.root, node.given.target.path(name)?));
+    match gate {
+        Gate::Patroni if stale.postgres => {
+            set_aside(&dir("postgres_data")?)?;
+            disk::unmark_stale(node.root, |stale| stale.postgres = false)
+        }
+        Gate::Redis if stale.redis => {
+            let redis = dir("redis_data")?;
+            ["appendonlydir", "dump.rdb"].iter().try_for_each(|part| set_aside(&redis.join(part)))?;
+            disk::unmark_stale(node.root, |stale| stale.redis = false)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn sentinel_file(node: &Node) -> Result<std::path::PathBuf> {

@@ -16,6 +16,7 @@ mod machine;
 mod metadata;
 mod observe;
 mod ready;
+mod recover;
 mod rejoin;
 mod run;
 mod state;

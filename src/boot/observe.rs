@@ -58,6 +58,16 @@ pub fn observe(root: &Path, given: &Given, node: &str) -> Result<Observations> {
     })
 }
 
+/// Looks in order to act: where etcd knows of later boots of this node, the disk's data is noted as stale first.
+pub fn look(root: &Path, given: &Given, node: &str) -> Result<Observations> {
+    let mut seen = observe(root, given, node)?;
+    if let Some(boots) = seen.boots_in_etcd.filter(|boots| *boots > seen.own.boots) {
+        disk::mark_stale(root, &given.target, boots)?;
+        seen.own = own_answer(root, given, node)?;
+    }
+    Ok(seen)
+}
+
 /// An answer counts only from the node that should be there.
 fn heard(peer: &Node, asked: std::thread::Result<Result<Answer>>) -> Result<Answer, String> {
     match asked {
@@ -113,6 +123,7 @@ pub fn own_answer(root: &Path, given: &Given, node: &str) -> Result<Answer> {
         began: disk::began(root),
         etcd_member: record.etcd_member,
         boots: record.boots,
+        leads: record.leads,
         phase: state.phase.name().into(),
         holds_vip: super::machine::Machine::read(root)?.holds(given.spec.network.vip),
         image: given.image.clone(),

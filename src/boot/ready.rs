@@ -1,8 +1,9 @@
 //! Watches the node's services, says when all are well, and keeps `state.json` current for good.
 
 use super::state::{self, Phase, Trouble, UnitState};
-use super::{disk, given::Given, run::node_units, units::Systemd};
+use super::{disk, given::Given, observe, run::node_units, units::Systemd};
 use crate::health::local;
+use crate::plan::{self, Action};
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::thread::sleep;
@@ -22,9 +23,27 @@ pub fn watch(root: &Path) -> Result<()> {
         let units = systemd.states(&units)?;
         let mut problems = down(&units);
         problems.extend(local::problems(&access, &node));
+        if problems.iter().any(|p| p.starts_with("etcd: ")) && outlived(root, &given, &node)? {
+            tracing::warn!("a quorum does not know etcd's log on this disk any more; etcd joins anew");
+            systemd.restart(given.target.unit("etcd")?)?;
+        }
+        if problems.is_empty() {
+            disk::mark_in_service(root, &local::etcd_member(&access, &node)?)?;
+        }
         report(root, units, problems)?;
         sleep(if state::load(root).phase == Phase::InService { FROM_THEN_ON } else { UNTIL_READY });
     }
+}
+
+/// etcd went on with its own log, and now a quorum answers of which that log is no part: after a recovery
+/// elsewhere, or a removal while it could not hear of it.
+fn outlived(root: &Path, given: &Given, node: &str) -> Result<bool> {
+    let resumed = state::gates(root).get("etcd").is_some_and(|step| step.action == Action::Resume);
+    if !resumed {
+        return Ok(false);
+    }
+    let seen = observe::observe(root, given, node)?;
+    Ok(plan::plan(&given.spec, node, &seen).etcd.step.action == Action::Join)
 }
 
 fn down(units: &[UnitState]) -> Vec<String> {
@@ -49,7 +68,17 @@ fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>) -> Result<(
     if well {
         return state.enter(root, Phase::InService, "every service is healthy");
     }
-    let phase = if state.phase == Phase::InService { Phase::Starting } else { state.phase };
+    if let Some(refused) = state.plan.values().find(|step| step.action == Action::Refuse) {
+        let reason = refused.reason.clone();
+        state.error = Some(Trouble {
+            what: reason.clone(),
+            place: "joining the peers".into(),
+            fix: "this node goes on by itself once the cause is gone".into(),
+        });
+        return state.enter(root, Phase::Refused, &reason);
+    }
+    let was = matches!(state.phase, Phase::InService | Phase::Refused);
+    let phase = if was { Phase::Starting } else { state.phase };
     let sentence = state.waiting_for.join("; ");
     state.enter(root, phase, &sentence)
 }

@@ -3,10 +3,10 @@
 //! Removing a member is the one act here that could hurt a living node, so it is guarded: see [`Twins`].
 
 use super::apply::Node;
+use super::run::clear_etcd;
 use super::{disk, observe};
 use crate::client::etcd::{Etcd, Member};
 use crate::plan::{Action, Joining, Observations, Plan, Step, joining, peer_url};
-use crate::tree::below;
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub fn etcd(node: &Node, plan: &Plan, seen: &Observations, twins: &mut Twins) ->
     let members = seen.etcd.as_deref().unwrap_or_default();
     let url = peer_url(own);
     if joining(members, &url) == Joining::Take {
-        clear(node)?;
+        clear_etcd(node.root, node.given)?;
         return Ok(Ok(with_members(plan, node.name, &url, members)));
     }
     let etcd = relay(node)?;
@@ -35,7 +35,7 @@ pub fn etcd(node: &Node, plan: &Plan, seen: &Observations, twins: &mut Twins) ->
         (Joining::Add, _) => {}
         _ => return Ok(Err(Step::new(Action::Wait, "etcd's member list is changing"))),
     }
-    clear(node)?;
+    clear_etcd(node.root, node.given)?;
     match etcd.add(&url) {
         Ok((id, members)) => {
             let record = disk::record(node.root)?;
@@ -102,17 +102,6 @@ fn answers_arp(interface: &str, address: &str) -> Result<bool> {
         Some(0) => Ok(false),
         Some(1) => Ok(true),
         _ => bail!("arping -D on {interface} failed ({status})"),
-    }
-}
-
-/// etcd must not find anything of an earlier life, a half-written directory included.
-fn clear(node: &Node) -> Result<()> {
-    let dir = below(node.root, node.given.target.path("etcd_data")?);
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("clearing {}", dir.display()))
-        }
-        _ => Ok(()),
     }
 }
 

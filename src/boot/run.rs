@@ -50,9 +50,6 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }
     let plan = wait_for_the_plan(&node, state)?;
-    if plan.etcd.step.action == Action::Begin && !disk::began(root) {
-        begin(root, &given)?;
-    }
     state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
     start(&given)
 }
@@ -127,8 +124,9 @@ pub(super) fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFac
 /// Waiting for peers is a state, not a failure, and has no limit.
 fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
     loop {
-        let seen = observe::observe(node.root, node.given, node.name)?;
+        let seen = observe::look(node.root, node.given, node.name)?;
         let plan = plan::plan(&node.given.spec, node.name, &seen);
+        towards_genesis(node, &plan)?;
         state.plan = state::steps(&plan);
         state.waiting_for = seen.silent().into_iter().map(String::from).collect();
         let step = &plan.etcd.step;
@@ -138,9 +136,7 @@ fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
             state.enter(node.root, Phase::Planning, &step.reason)?;
             return Ok(plan);
         }
-        if let Some(genesis) = &plan.etcd.record {
-            let record = disk::record(node.root)?;
-            disk::save_record(node.root, &disk::Record { genesis: Some(genesis.clone()), ..record })?;
+        if plan.etcd.record.is_some() {
             continue;
         }
         let refused = step.action == Action::Refuse;
@@ -158,13 +154,26 @@ fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
     }
 }
 
+/// Writes an agreed genesis down, or makes this boot the one that begins it: of the plan unit, and of etcd's
+/// gate, where a quorum that let the plan unit pass was lost again.
+pub(super) fn towards_genesis(node: &Node, plan: &Plan) -> Result<()> {
+    if let Some(genesis) = &plan.etcd.record {
+        // A log of an earlier genesis, never in service, would else be taken for this one's.
+        clear_etcd(node.root, node.given)?;
+        let record = disk::record(node.root)?;
+        return disk::save_record(node.root, &disk::Record { genesis: Some(genesis.clone()), ..record });
+    }
+    if plan.etcd.step.action == Action::Begin && !disk::began(node.root) {
+        begin(node.root, node.given)?;
+    }
+    Ok(())
+}
+
 /// What an interrupted genesis left of etcd is cleared; other data of unknown origin is kept aside.
 fn begin(root: &Path, given: &Given) -> Result<()> {
     let data = disk::data(root, &given.target)?;
     let path = |name: &str| Ok::<_, anyhow::Error>(below(root, given.target.path(name)?));
-    if data.etcd {
-        std::fs::remove_dir_all(path("etcd_data")?).context("clearing an interrupted genesis")?;
-    }
+    clear_etcd(root, given)?;
     if data.postgres {
         set_aside(&path("postgres_data")?)?;
     }
@@ -173,6 +182,17 @@ fn begin(root: &Path, given: &Given) -> Result<()> {
     }
     let genesis = disk::record(root)?.genesis.context("a genesis begins without having been recorded")?;
     disk::mark_began(root, &genesis)
+}
+
+/// Of etcd nothing may stay, a half-written directory included.
+pub(super) fn clear_etcd(root: &Path, given: &Given) -> Result<()> {
+    let dir = below(root, given.target.path("etcd_data")?);
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("clearing {}", dir.display()))
+        }
+        _ => disk::unmark_stale(root, |stale| stale.etcd = false),
+    }
 }
 
 pub(super) fn set_aside(dir: &Path) -> Result<()> {

@@ -1,8 +1,13 @@
 //! systemd over D-Bus: enabling, starting and looking at units.
 
 use super::state::UnitState;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 use zbus::block_on;
+
+/// PostgreSQL may have to write all it holds in memory.
+const STOP_PATIENCE: Duration = Duration::from_secs(180);
 
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -18,6 +23,7 @@ trait Manager {
         force: bool,
     ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
     fn reload(&self) -> zbus::Result<()>;
     #[allow(clippy::type_complexity)]
@@ -61,9 +67,30 @@ impl Systemd {
         Ok(())
     }
 
+    /// Stops them, a start that is under way included, and waits until none runs.
+    pub fn stop(&self, units: &[&str]) -> Result<()> {
+        for unit in units {
+            block_on(self.manager.stop_unit(unit, "replace")).with_context(|| format!("stopping {unit}"))?;
+        }
+        let began = Instant::now();
+        loop {
+            let states = self.states(units)?;
+            let Some(unit) = states.iter().find(|u| !matches!(u.state.as_str(), "inactive" | "failed"))
+            else {
+                return Ok(());
+            };
+            ensure!(began.elapsed() < STOP_PATIENCE, "{} is {} and does not stop", unit.name, unit.state);
+            sleep(Duration::from_millis(200));
+        }
+    }
+
     /// Restarts a unit whose definition has just changed.
     pub fn restart_redefined(&self, unit: &str) -> Result<()> {
         block_on(self.manager.reload()).context("reloading systemd's unit files")?;
+        self.restart(unit)
+    }
+
+    pub fn restart(&self, unit: &str) -> Result<()> {
         block_on(self.manager.restart_unit(unit, "replace")).with_context(|| format!("restarting {unit}"))?;
         Ok(())
     }

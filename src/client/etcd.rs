@@ -102,6 +102,10 @@ impl Etcd {
         self.call("/v3/kv/put", json!({"key": base64(key.as_bytes()), "value": base64(value)})).map(drop)
     }
 
+    pub fn delete(&self, key: &str) -> Result<()> {
+        self.call("/v3/kv/deleterange", json!({"key": base64(key.as_bytes())})).map(drop)
+    }
+
     /// Deletes a key only while it still has this value.
     pub fn delete_if(&self, key: &str, value: &[u8]) -> Result<bool> {
         let key = base64(key.as_bytes());

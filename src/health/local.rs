@@ -28,6 +28,12 @@ pub fn problems(access: &Access, node: &str) -> Vec<String> {
     bad.map(|(name, error)| format!("{name}: {error:#}")).collect()
 }
 
+/// The id of this node's own member.
+pub fn etcd_member(access: &Access, node: &str) -> Result<String> {
+    let node = access.spec.node(node).with_context(|| format!("{node} is not in the spec"))?;
+    Ok(Etcd::new(&access.cluster, node.address, TIMEOUT)?.status()?.member)
+}
+
 fn etcd(access: &Access, node: &Node) -> Result<()> {
     let etcd = Etcd::new(&access.cluster, node.address, TIMEOUT)?;
     etcd.members().context("no quorum")?;

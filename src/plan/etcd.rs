@@ -67,6 +67,12 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
     if let Some(members) = &seen.etcd {
         return among_living(spec, node, members, own);
     }
+    if let Some(peer) = ahead(seen).filter(|_| own.disk != Disk::Served) {
+        return match differs(own, peer) {
+            Some(reason) => step(Action::Refuse, reason),
+            None => step(Action::Begin, format!("{} has begun the genesis that this disk bears", peer.node)),
+        };
+    }
     match seen.all_peers() {
         None => step(
             Action::Wait,
@@ -81,6 +87,12 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
 fn shared(seen: &Observations) -> bool {
     let ours = |peer: &Answer| peer.genesis.is_some() && peer.genesis == seen.own.genesis;
     seen.answers().any(|peer| ours(peer) && (peer.began || peer.disk == Disk::Served))
+}
+
+/// A peer that has begun the genesis written on this disk too: that all disks bear it was seen there, and a
+/// disk lost since then is not asked again.
+fn ahead(seen: &Observations) -> Option<&Answer> {
+    seen.answers().find(|peer| peer.began && peer.genesis.is_some() && peer.genesis == seen.own.genesis)
 }
 
 /// A quorum answers: the cluster lives, so this node can only be one more of it.
@@ -123,16 +135,19 @@ fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
     if let Some(reason) = peers.iter().find_map(|peer| differs(own, peer)) {
         return step(Action::Refuse, reason);
     }
+    if let Some(reason) = lost_for_good(spec, own, peers) {
+        return step(Action::Refuse, reason);
+    }
     if let Some(served) = peers.iter().copied().chain([own]).find(|p| p.disk == Disk::Served) {
-        let logs = peers.iter().copied().chain([own]).filter(|p| p.data.etcd).count();
-        if logs < spec.majority() {
-            return step(Action::Refuse, lost_for_good(spec, logs));
-        }
         let reason =
             format!("{} has served: this cluster exists, and its etcd quorum must answer first", served.node);
         return step(Action::Wait, reason);
     }
     if let Some(other) = peers.iter().find(|p| p.began && p.genesis.as_deref() != Some(&agreed)) {
+        let know = peers.iter().copied().chain([own]).filter(|p| p.genesis == other.genesis).count();
+        if know < spec.majority() {
+            return step(Action::Refuse, begun_alone(&other.node, know));
+        }
         let reason = format!(
             "{} has begun a genesis without this disk; its etcd quorum must answer first",
             other.node
@@ -153,14 +168,20 @@ fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
     }
 }
 
-/// Every node answers and too few have etcd's log: waiting longer brings nothing back.
-fn lost_for_good(spec: &Spec, logs: usize) -> String {
-    format!(
-        "{logs} of {} nodes still have etcd's log, {} are needed; choose the node whose data is to be kept and run there: \
-         hanode-firstboot recover --from-this-node --yes-data-on-others-is-lost",
-        spec.nodes.len(),
-        spec.majority()
-    )
+/// Every node answers, some have served, and too few have etcd's log: waiting longer brings nothing back.
+pub(super) fn lost_for_good(spec: &Spec, own: &Answer, peers: &[&Answer]) -> Option<String> {
+    let all = || peers.iter().copied().chain([own]);
+    let logs = all().filter(|a| a.data.etcd).count();
+    let lost = all().any(|a| a.disk == Disk::Served) && logs < spec.majority();
+    lost.then(|| {
+        let (nodes, needed) = (spec.nodes.len(), spec.majority());
+        super::choose(&format!("{logs} of {nodes} nodes still have etcd's log, {needed} are needed"))
+    })
+}
+
+/// The others lost their disks in between: nothing was served, and what was begun can only be begun again.
+fn begun_alone(node: &str, know: usize) -> String {
+    format!("{node} has begun a genesis that {know} disks know of, too few for a quorum; reboot {node}")
 }
 
 /// Why two nodes cannot begin one cluster together.

@@ -6,6 +6,7 @@
 mod etcd;
 mod observations;
 mod postgres;
+mod recovery;
 mod redis;
 
 use crate::spec::Spec;
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 
 pub use etcd::{Joining, genesis_id, joining, peer_url};
 pub use observations::{Observations, Peer, Sentinel};
+pub use recovery::{Etcd, Recovery, recovery};
 
 pub const SCHEMA: u32 = 1;
 
@@ -93,6 +95,14 @@ pub fn plan(spec: &Spec, node: &str, seen: &Observations) -> Plan {
         postgres: postgres::decide(spec, node, seen),
         redis: redis::decide(spec, node, seen),
     }
+}
+
+/// What no program may decide, and how the operator does.
+fn choose(what: &str) -> String {
+    format!(
+        "{what}; choose the node whose data is to be kept and run there: \
+         hanode-firstboot recover --from-this-node --yes-data-on-others-is-lost"
+    )
 }
 
 impl Plan {

@@ -49,6 +49,11 @@ impl Observations {
         self.peers.iter().filter(|p| p.answer.is_err()).map(|p| p.name.as_str()).collect()
     }
 
+    /// The node that the operator chose to lead, this one excepted.
+    pub fn chosen(&self) -> Option<&Answer> {
+        self.answers().find(|peer| peer.leads)
+    }
+
     pub fn answers(&self) -> impl Iterator<Item = &Answer> {
         self.peers.iter().filter_map(|p| p.answer.as_ref().ok())
     }

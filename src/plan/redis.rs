@@ -3,12 +3,23 @@
 //! A rebooted old primary that just starts would accept writes that are lost, and an empty one would make
 //! its replicas erase theirs: so this is decided at every start.
 
-use super::{Action, Observations, RedisStep, Step};
+use super::{Action, Observations, RedisStep, Step, choose, etcd};
 use crate::spec::Spec;
 use std::net::IpAddr;
 
 pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep {
     let own = &seen.own;
+    // Its gate makes sure that no other machine is this node: a blank twin must not have its primary deposed.
+    if etcd::decide(spec, node, seen).step.action == Action::Join {
+        return step(Action::Wait, "this node's etcd comes first", None);
+    }
+    // Before any Sentinel is asked: those that outlived the loss remember what was.
+    let chosen = if own.leads { Some(own) } else { seen.chosen() };
+    if let Some(primary) = chosen.and_then(|c| spec.node(&c.node)) {
+        let action = if own.leads || own.data.redis { Action::Resume } else { Action::Join };
+        let reason = format!("by the operator's word the data of {} is the cluster's", primary.name);
+        return step(action, reason, Some(primary.address));
+    }
     // An epoch above zero means that Sentinels have already promoted another while this node was late.
     let promoted = seen.sentinels.iter().any(|s| s.epoch > 0);
     if own.began && !own.data.redis && !promoted {
@@ -89,9 +100,28 @@ fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {
             "no node has Redis data: the genesis was interrupted before there was any",
         );
     }
+    if let Some(reason) = forgotten(spec, seen) {
+        return step(Action::Refuse, reason, None);
+    }
     let reason = format!(
         "{answered} of {all} Sentinels answer; {} must name the same primary before Redis starts",
         spec.majority()
     );
     step(Action::Wait, reason, None)
+}
+
+/// Every node answers, there is data, and too few Sentinels remember whose counts: nobody else will tell.
+fn forgotten(spec: &Spec, seen: &Observations) -> Option<String> {
+    let peers = seen.all_peers()?;
+    let all = || peers.iter().copied().chain([&seen.own]);
+    let remember = all().filter(|a| a.data.sentinel).count();
+    let heard = all().filter(|a| a.data.sentinel).all(|a| seen.sentinels.iter().any(|s| s.node == a.node));
+    let lost = remember < spec.majority() && heard && all().any(|a| a.data.redis);
+    lost.then(|| {
+        let (nodes, needed) = (spec.nodes.len(), spec.majority());
+        let what = format!(
+            "{remember} of {nodes} Sentinels remember who was Redis' primary, {needed} are needed to agree"
+        );
+        choose(&what)
+    })
 }

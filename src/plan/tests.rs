@@ -23,6 +23,7 @@ fn answer(node: &str) -> Answer {
         began: false,
         etcd_member: None,
         boots: 1,
+        leads: false,
         phase: "identity".into(),
         holds_vip: false,
         image: Default::default(),

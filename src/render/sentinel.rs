@@ -34,6 +34,26 @@ pub fn monitored(text: &str) -> Option<std::net::IpAddr> {
     text.lines().find_map(Monitor::parse)?.ip.parse().ok()
 }
 
+/// The newest epoch that a Sentinel's file remembers.
+pub fn epoch(text: &str) -> u64 {
+    let epochs = text.lines().filter(|l| l.starts_with("sentinel ")).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        matches!(words[1], "current-epoch" | "config-epoch" | "leader-epoch")
+            .then(|| words.last()?.parse().ok())?
+    });
+    epochs.max().unwrap_or(0)
+}
+
+/// What is left of a Sentinel's memory when the operator has chosen the primary: its id, and the new epoch.
+pub fn overruled(old: &str, master: &str, primary: std::net::IpAddr, port: u16, epoch: u64) -> String {
+    let id: String =
+        old.lines().filter(|l| l.starts_with("sentinel myid ")).map(|l| format!("{}\n", l.trim())).collect();
+    format!(
+        "{id}sentinel monitor {master} {primary} {port} 1\nsentinel config-epoch {master} {epoch}\n\
+         sentinel leader-epoch {master} {epoch}\nsentinel current-epoch {epoch}\n"
+    )
+}
+
 struct Monitor<'a> {
     name: &'a str,
     ip: &'a str,
@@ -85,6 +105,19 @@ mod tests {
         assert_eq!(merged.matches("sentinel known-").count(), 4, "{merged}");
         assert!(has("requirepass \"new\"") && !merged.contains("0123456789"), "{merged}");
         assert!(!merged.contains("user default") && !merged.contains("tls-port"), "{merged}");
+    }
+
+    #[test]
+    fn an_overruled_sentinel_keeps_its_id_and_names_the_chosen_node() {
+        assert_eq!(epoch(REWRITTEN), 1);
+        assert_eq!(epoch("sentinel monitor a 1.2.3.4 1 2\nsentinel\n"), 0);
+        let primary = "192.168.18.21".parse().expect("an address");
+        let merged = merge(FRESH, &overruled(REWRITTEN, "redis-cluster", primary, 6378, 7));
+        let has = |line: &str| merged.lines().any(|l| l == line);
+        assert!(has("sentinel monitor redis-cluster 192.168.18.21 6378 3"), "{merged}");
+        assert!(has("sentinel config-epoch redis-cluster 7") && has("sentinel current-epoch 7"), "{merged}");
+        assert!(has("sentinel myid 26afef012466c725c0a513916ca611f7b10aed96"), "{merged}");
+        assert!(!merged.contains("known-"), "{merged}");
     }
 
     #[test]

@@ -1,0 +1,154 @@
+//! `recover`: what no program may decide. This node's data becomes the cluster's, by the operator's word.
+//!
+//! The word is on the disk before anything else happens and stays until this node is in service again: a
+//! recovery that was cut is completed by running it again.
+
+use super::apply::Node;
+use super::run::{facts, node_units};
+use super::units::Systemd;
+use super::{disk, given::Given, observe};
+use crate::client::etcd::Etcd as Client;
+use crate::plan::{Action, Etcd, Observations, Plan, Recovery, Step, peer_url, recovery};
+use crate::render::sentinel;
+use crate::tree::{Ids, below, replace};
+use anyhow::{Context, Result, bail, ensure};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// For etcd alone to read its log, or to begin.
+const ETCD_PATIENCE: Duration = Duration::from_secs(60);
+const ROUND: Duration = Duration::from_millis(300);
+
+/// Keys by which the lost nodes would keep this one from leading: who led, who was in step, how far they were.
+const FORGOTTEN: [&str; 6] = ["leader", "sync", "status", "optime/leader", "failover", "failsafe"];
+
+pub fn recover(root: &Path, from_this_node: bool, data_on_others_is_lost: bool) -> Result<()> {
+    let given = Given::load(root)?;
+    let name = disk::pin(root)?.context("this disk has no identity yet: boot it as a node first")?.node;
+    let seen = observe::observe(root, &given, &name)?;
+    let recovery =
+        recovery(&given.spec, &seen).map_err(|why| anyhow::anyhow!("{why}; nothing was changed"))?;
+    println!("Recovering from {name} means:");
+    recovery.costs.iter().for_each(|cost| println!("  - {cost}"));
+    ensure!(
+        from_this_node && data_on_others_is_lost,
+        "this takes both --from-this-node and --yes-data-on-others-is-lost; nothing was changed"
+    );
+    let machine = facts(root, &given, &name)?;
+    let node = Node { root, given: &given, name: &name, machine: &machine };
+    let record = disk::record(root)?;
+    disk::save_record(root, &disk::Record { leads: true, served: true, ..record })?;
+    let systemd = Systemd::connect()?;
+    let units = node_units(&given)?;
+    systemd.stop(&units)?;
+    let plan = alone(&node)?;
+    node.apply_planned(&plan, "etcd")?;
+    let member = begin_etcd(&node, recovery.etcd)?;
+    let record = disk::record(root)?;
+    disk::save_record(root, &disk::Record { etcd_member: Some(member), ..record })?;
+    overrule_sentinels(&node, &plan, &recovery, &seen)?;
+    units.iter().try_for_each(|unit| systemd.start(unit))?;
+    println!(
+        "{name} starts with its data. Blank nodes join it by themselves; `hanode status` shows how far they are."
+    );
+    Ok(())
+}
+
+/// The plan of a cluster of which this node is all there is.
+fn alone(node: &Node) -> Result<Plan> {
+    let spec = &node.given.spec;
+    let own = spec.node(node.name).context("node vanished from the spec")?;
+    let mut plan = Plan::assumed(spec, Action::Begin);
+    let reason = "by the operator's word this node's data is the cluster's";
+    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    plan.etcd.step = Step::new(Action::Begin, reason);
+    plan.etcd.initial_cluster = vec![format!("{}={}", own.name, peer_url(own))];
+    plan.etcd.token = format!("{}-recovered-{stamp}", spec.name);
+    plan.redis.step = Step::new(Action::Resume, reason);
+    plan.redis.primary = Some(own.address);
+    Ok(plan)
+}
+
+/// Runs etcd once as a cluster of one and makes it forget who led; returns this member's id.
+fn begin_etcd(node: &Node, how: Etcd) -> Result<String> {
+    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+    if how == Etcd::Anew {
+        // A directory without a log is a half-written one.
+        super::run::clear_etcd(node.root, node.given)?;
+    }
+    let mut running = Running(start_etcd(node, how)?);
+    let etcd = Client::new(&node.given.credentials()?, own.address, TIMEOUT)?;
+    let began = Instant::now();
+    let members = loop {
+        if let Some(status) = running.0.try_wait()? {
+            bail!("etcd ended with {status}; what it said is above");
+        }
+        match etcd.members() {
+            Ok(members) => break members,
+            Err(error) if began.elapsed() > ETCD_PATIENCE => {
+                return Err(error).context("etcd does not come up alone");
+            }
+            Err(_) => sleep(ROUND),
+        }
+    };
+    ensure!(members.len() == 1, "etcd still lists {} members", members.len());
+    for key in FORGOTTEN {
+        etcd.delete(&format!("/service/{}/{key}", node.given.spec.name))?;
+    }
+    running.end()?;
+    Ok(members[0].id.clone())
+}
+
+/// As its unit would, with the flag that only this moment may use.
+fn start_etcd(node: &Node, how: Etcd) -> Result<Child> {
+    use std::os::unix::process::CommandExt;
+    let target = &node.given.target;
+    let user = target.users.get("etcd").context("target names no user for etcd")?;
+    let ids = Ids::read(node.root)?;
+    let env = std::fs::read_to_string(below(node.root, target.path("etcd_env")?))?;
+    let lines = env.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once('='));
+    let mut command = Command::new("etcd");
+    command.envs(lines).env("ETCD_LOG_LEVEL", "warn").uid(ids.uid(user)?).gid(ids.gid(user)?);
+    if how == Etcd::FromItsLog {
+        command.arg("--force-new-cluster");
+    }
+    command.current_dir("/").spawn().context("starting etcd")
+}
+
+/// Never left behind, however this ends.
+struct Running(Child);
+
+impl Running {
+    fn end(&mut self) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        let began = Instant::now();
+        while self.0.try_wait()?.is_none() {
+            ensure!(began.elapsed() < ETCD_PATIENCE, "etcd does not end");
+            sleep(ROUND);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// This node's Sentinel names this node, in an epoch newer than any that others may still remember.
+fn overrule_sentinels(node: &Node, plan: &Plan, recovery: &Recovery, seen: &Observations) -> Result<()> {
+    let spec = &node.given.spec;
+    let at = below(node.root, node.given.target.path("redis_live")?).join("sentinel.conf");
+    let old = std::fs::read_to_string(&at).unwrap_or_default();
+    let epoch = recovery.epoch.max(sentinel::epoch(&old) + 1);
+    let own = spec.node(&seen.own.node).context("node vanished from the spec")?;
+    let kept = sentinel::overruled(&old, &spec.redis.master_name, own.address, spec.redis.port, epoch);
+    replace(&at, kept.as_bytes(), 0o600, None)?;
+    node.apply_planned(plan, "sentinel")
+}
