@@ -67,7 +67,7 @@ impl Lab {
     /// A client's call; whatever happens to the cluster meanwhile, it must not hang for longer than this.
     fn bounded(&self, command: &[&str]) -> Result<String, String> {
         let begun = Instant::now();
-        let output = self.client(command);
+        let output = self.client(&[&["timeout", "60"], command].concat());
         assert!(begun.elapsed() < HANGS, "a client hung for {:?}: {command:?}", begun.elapsed());
         outcome(output)
     }

@@ -2,7 +2,7 @@
 
 use super::net::Net;
 use super::process::Process;
-use super::{Lab, cgroup, group_of_all, layout, state};
+use super::{Lab, cgroup, layout, name, state};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub(super) fn sweep(dir: &Path) -> Result<()> {
     }
     let empty = super::wait_until(super::SHORTLY, || net.processes().is_empty());
     ensure!(empty, "processes in the lab's network {} do not die", net.path().display());
-    cgroup::sweep(&group_of_all(dir))?;
+    cgroup::sweep(&name(dir))?;
     net.remove()?;
     match std::fs::remove_dir_all(state(dir)) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -90,7 +90,7 @@ impl Lab {
     }
 
     fn group(&self, node: &str) -> String {
-        format!("{}-{}", group_of_all(&self.dir), self.machine(node))
+        format!("{}-{}", name(&self.dir), self.machine(node))
     }
 
     /// The node's end of the network cable on the bridge.
@@ -318,6 +318,7 @@ fn state(dir: &Path) -> PathBuf {
     dir.join(".lab")
 }
 
-fn group_of_all(dir: &Path) -> String {
+/// What everything on this machine that belongs to the lab of a directory is named by.
+pub fn name(dir: &Path) -> String {
     format!("hanode-{}", layout::id(dir))
 }
