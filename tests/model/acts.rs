@@ -85,7 +85,7 @@ impl World {
     fn outlived(&mut self, i: usize) -> bool {
         let alone = self.within_quorum(i).is_none() && self.quorum(i).is_some();
         alone
-            && plan(&self.spec.clone(), &self.name(i).to_string(), &self.look(i)).etcd.step.action
+            && plan(&self.spec.clone(), self.name(i), &self.look(i)).etcd.step.action
                 == Action::Join
     }
 
