@@ -23,7 +23,7 @@ pub struct Gap {
 }
 
 impl Ledger {
-    pub fn next(&mut self) -> u64 {
+    pub fn attempt(&mut self) -> u64 {
         self.attempted += 1;
         self.attempted
     }

@@ -121,7 +121,7 @@ impl Load {
             }
             let mut session = None;
             while !stop.load(Ordering::SeqCst) {
-                let number = open(&ledger).next();
+                let number = open(&ledger).attempt();
                 let written = session.take().map_or_else(|| connect(&client), Ok).and_then(|mut s| {
                     let promised = write(&mut s, &client, number)?;
                     Ok((s, promised))

@@ -97,7 +97,7 @@ mod tests {
     fn only_what_was_acknowledged_can_be_lost() {
         let mut ledger = Ledger::default();
         for number in 1..=4 {
-            assert_eq!(ledger.next(), number);
+            assert_eq!(ledger.attempt(), number);
         }
         ledger.answered(1, true, Duration::ZERO);
         ledger.answered(2, true, Duration::ZERO);
