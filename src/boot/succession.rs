@@ -32,24 +32,30 @@ impl Succession {
         Succession { ran, since: Instant::now() }
     }
 
-    /// The successor that must come first, if this node was primary before its machine went down.
+    /// The successor that must come first, or has come already, where the Sentinels still name this node.
     pub fn awaited(&self, node: &Node, redis: &RedisStep) -> Result<Option<Step>> {
         let own = node.given.spec.node(node.name).map(|n| n.address);
         let again = redis.step.action == Action::Resume && redis.primary == own;
-        let Some(own) = own.filter(|_| again && !self.ran) else { return Ok(None) };
-        let spec = &node.given.spec;
-        let live = spec.peers(node.name).find(|peer| {
-            let said = ask(node, peer.address, |redis| redis.info("replication"));
-            said.is_ok_and(|fields| followed(&fields, own))
-        });
-        let Some(peer) = live else { return Ok(None) };
-        if self.since.elapsed() > PATIENCE {
-            tracing::warn!("{} has what this node's disk may lack, but is not promoted: going on", peer.name);
-            return Ok(None);
+        let Some(own) = own.filter(|_| again) else { return Ok(None) };
+        for peer in node.given.spec.peers(node.name) {
+            let Ok(said) = ask(node, peer.address, |redis| redis.info("replication")) else { continue };
+            let reason = if said.get("role").is_some_and(|role| role == "master") {
+                format!("{} is primary already, the Sentinels are about to say so", peer.name)
+            } else if !self.ran && followed(&said, own) {
+                format!("{} followed this node until it went down, and is promoted first", peer.name)
+            } else {
+                continue;
+            };
+            if self.since.elapsed() > PATIENCE {
+                tracing::warn!("this has not come to pass, going on without: {reason}");
+                return Ok(None);
+            }
+            if !self.ran {
+                promote_another(node)?;
+            }
+            return Ok(Some(Step::new(Action::Wait, reason)));
         }
-        promote_another(node)?;
-        let reason = format!("{} followed this node until it went down, and is promoted first", peer.name);
-        Ok(Some(Step::new(Action::Wait, reason)))
+        Ok(None)
     }
 }
 
