@@ -21,6 +21,9 @@ pub fn etcd(node: &Node, plan: &Plan, seen: &Observations, twins: &mut Twins) ->
     let url = peer_url(own);
     if joining(members, &url) == Joining::Take {
         clear_etcd(node.root, node.given)?;
+        let listed = members.iter().find(|m| m.peer_urls.contains(&url)).map(|m| m.id.clone());
+        let record = disk::record(node.root)?;
+        disk::save_record(node.root, &disk::Record { etcd_member: listed, ..record })?;
         return Ok(Ok(with_members(plan, node.name, &url, members)));
     }
     let etcd = relay(node)?;
