@@ -25,3 +25,8 @@ setup-qemu:
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	apt-get update -q; \
 	apt-get install -y --no-install-recommends $(QEMU) || sh scripts/install-from-backports $(QEMU)
+
+# Cuts the power after every step of the service; a quarter of an hour, as root.
+.PHONY: test-failpoints
+test-failpoints:
+	cargo test --features failpoints --test failpoints -- --ignored --nocapture
