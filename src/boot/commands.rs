@@ -60,6 +60,9 @@ Without the flags it says what would be lost and changes nothing.")]
     Status {
         #[arg(long)]
         json: bool,
+        /// Instead, say whether a node (this one, if none is named) may be taken away now, and why not
+        #[arg(long, value_name = "NODE", num_args = 0..=1)]
+        replace: Option<Option<String>>,
     },
 }
 
@@ -103,9 +106,19 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::Recover { from_this_node, yes_data_on_others_is_lost } => {
             recover::recover(root, *from_this_node, *yes_data_on_others_is_lost)?;
         }
-        Verb::Status { json } => return health::show(&Given::load(root)?.access()?, *json),
+        Verb::Status { json, replace: None } => return health::show(&Given::load(root)?.access()?, *json),
+        Verb::Status { replace: Some(node), .. } => return may_go(root, node.as_deref()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn may_go(root: &Path, node: Option<&str>) -> Result<ExitCode> {
+    let access = Given::load(root)?.access()?;
+    let own = disk::pin(root)?.context("this disk has no identity yet")?.node;
+    let status = health::collect(&access)?;
+    let (may, words) = health::replaceable(&access.spec, &status, node.unwrap_or(&own));
+    println!("{words}");
+    Ok(if may { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Whether HAProxy's own event loop answers: a stopped or hung one does not.

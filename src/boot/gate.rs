@@ -1,6 +1,7 @@
 //! What stands before etcd, Patroni, Redis and Sentinel at every start: it opens when the plan does.
 
 use super::apply::Node;
+use super::failpoint::passed;
 use super::rejoin::{self, Twins};
 use super::run::{facts, set_aside, towards_genesis};
 use super::succession::{self, Succession};
@@ -91,25 +92,34 @@ fn open(
     {
         return Ok(Some(hindrance));
     }
+    if gate != Gate::Etcd {
+        disk::mark_served(node.root)?;
+        passed(node.root, "served");
+        set_stale_aside(node, gate)?;
+    }
     match gate {
-        Gate::Etcd if plan.etcd.step.action == Action::Join => match rejoin::etcd(node, plan, seen, twins)? {
-            Ok(plan) => node.apply_planned(&plan, "etcd")?,
-            Err(hindrance) => return Ok(Some(hindrance)),
-        },
-        Gate::Etcd => node.apply_planned(plan, "etcd")?,
+        Gate::Etcd => {
+            let joined = match plan.etcd.step.action {
+                Action::Join => match rejoin::etcd(node, plan, seen, twins)? {
+                    Ok(plan) => plan,
+                    Err(hindrance) => return Ok(Some(hindrance)),
+                },
+                _ => plan.clone(),
+            };
+            node.apply_planned(&joined, "etcd")?;
+            passed(node.root, "etcd-files");
+        }
         Gate::Patroni => {
-            disk::mark_served(node.root)?;
-            set_stale_aside(node, gate)?;
             rejoin::remember_in_etcd(node)?;
+            passed(node.root, "remembered");
         }
         Gate::Redis => {
-            disk::mark_served(node.root)?;
-            set_stale_aside(node, gate)?;
             node.apply_planned(plan, "redis")?;
+            passed(node.root, "redis-files");
         }
         Gate::Sentinel => {
-            disk::mark_served(node.root)?;
             node.apply_planned(plan, "sentinel")?;
+            passed(node.root, "sentinel-files");
         }
     }
     Ok(None)

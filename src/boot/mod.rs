@@ -8,6 +8,7 @@ mod apply;
 mod checkers;
 pub mod commands;
 mod disk;
+pub mod failpoint;
 mod gate;
 mod given;
 mod identity;

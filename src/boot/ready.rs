@@ -3,7 +3,7 @@
 use super::state::{self, Phase, Trouble, UnitState};
 use super::{disk, given::Given, observe, run::node_units, units::Systemd};
 use crate::health::local;
-use crate::plan::{self, Action};
+use crate::plan::{self, Action, Plan};
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::thread::sleep;
@@ -23,27 +23,28 @@ pub fn watch(root: &Path) -> Result<()> {
         let units = systemd.states(&units)?;
         let mut problems = down(&units);
         problems.extend(local::problems(&access, &node));
-        if problems.iter().any(|p| p.starts_with("etcd: ")) && outlived(root, &given, &node)? {
+        // Gates that were passed long ago decide no more, so what etcd's loss means is looked at here.
+        let plan = match problems.iter().any(|p| p.starts_with("etcd: ")) {
+            true => Some(plan::plan(&given.spec, &node, &observe::observe(root, &given, &node)?)),
+            false => None,
+        };
+        if plan.as_ref().is_some_and(|plan| outlived(root, plan)) {
             tracing::warn!("a quorum does not know etcd's log on this disk any more; etcd joins anew");
             systemd.restart(given.target.unit("etcd")?)?;
         }
         if problems.is_empty() {
             disk::mark_in_service(root, &local::etcd_member(&access, &node)?)?;
         }
-        report(root, units, problems)?;
+        report(root, units, problems, plan.as_ref())?;
         sleep(if state::load(root).phase == Phase::InService { FROM_THEN_ON } else { UNTIL_READY });
     }
 }
 
 /// etcd went on with its own log, and now a quorum answers of which that log is no part: after a recovery
 /// elsewhere, or a removal while it could not hear of it.
-fn outlived(root: &Path, given: &Given, node: &str) -> Result<bool> {
+fn outlived(root: &Path, plan: &Plan) -> bool {
     let resumed = state::gates(root).get("etcd").is_some_and(|step| step.action == Action::Resume);
-    if !resumed {
-        return Ok(false);
-    }
-    let seen = observe::observe(root, given, node)?;
-    Ok(plan::plan(&given.spec, node, &seen).etcd.step.action == Action::Join)
+    resumed && plan.etcd.step.action == Action::Join
 }
 
 fn down(units: &[UnitState]) -> Vec<String> {
@@ -51,13 +52,15 @@ fn down(units: &[UnitState]) -> Vec<String> {
     bad.map(|u| format!("{} is {}", u.name, u.state)).collect()
 }
 
-fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>) -> Result<()> {
+fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Option<&Plan>) -> Result<()> {
     let mut state = state::load(root);
     state.units = units;
     for (gate, step) in state::gates(root) {
         let service = if gate == "patroni" { "postgres".to_string() } else { gate };
         state.plan.insert(service, step);
     }
+    let refused = plan.map(state::steps).unwrap_or_default();
+    state.plan.extend(refused.into_iter().filter(|(_, step)| step.action == Action::Refuse));
     let well = problems.is_empty();
     state.error = (!well && (state.phase == Phase::InService || state.error.is_some())).then(|| Trouble {
         what: problems.join("; "),

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// For etcd alone to read its log, or to begin.
 const ETCD_PATIENCE: Duration = Duration::from_secs(60);
+const LOG: &str = "/run/hanode/recover-etcd.log";
 const ROUND: Duration = Duration::from_millis(300);
 
 /// Keys by which the lost nodes would keep this one from leading: who led, who was in step, how far they were.
@@ -84,7 +85,7 @@ fn begin_etcd(node: &Node, how: Etcd) -> Result<String> {
     let began = Instant::now();
     let members = loop {
         if let Some(status) = running.0.try_wait()? {
-            bail!("etcd ended with {status}; what it said is above");
+            bail!("etcd ended with {status}; what it said is in {LOG}");
         }
         match etcd.members() {
             Ok(members) => break members,
@@ -115,6 +116,8 @@ fn start_etcd(node: &Node, how: Etcd) -> Result<Child> {
     if how == Etcd::FromItsLog {
         command.arg("--force-new-cluster");
     }
+    let log = std::fs::File::create(below(node.root, LOG))?;
+    command.stdout(log.try_clone()?).stderr(log);
     command.current_dir("/").spawn().context("starting etcd")
 }
 

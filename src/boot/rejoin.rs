@@ -3,6 +3,7 @@
 //! Removing a member is the one act here that could hurt a living node, so it is guarded: see [`Twins`].
 
 use super::apply::Node;
+use super::failpoint::passed;
 use super::run::clear_etcd;
 use super::{disk, observe};
 use crate::client::etcd::{Etcd, Member};
@@ -20,6 +21,9 @@ pub fn etcd(node: &Node, plan: &Plan, seen: &Observations, twins: &mut Twins) ->
     let url = peer_url(own);
     if joining(members, &url) == Joining::Take {
         clear_etcd(node.root, node.given)?;
+        let listed = members.iter().find(|m| m.peer_urls.contains(&url)).map(|m| m.id.clone());
+        let record = disk::record(node.root)?;
+        disk::save_record(node.root, &disk::Record { etcd_member: listed, ..record })?;
         return Ok(Ok(with_members(plan, node.name, &url, members)));
     }
     let etcd = relay(node)?;
@@ -31,13 +35,16 @@ pub fn etcd(node: &Node, plan: &Plan, seen: &Observations, twins: &mut Twins) ->
         (Joining::Replace(id), Joining::Replace(before)) if id == before => {
             tracing::warn!("removing etcd member {id}: its disk is lost");
             etcd.remove(&id)?;
+            passed(node.root, "etcd-removed");
         }
         (Joining::Add, _) => {}
         _ => return Ok(Err(Step::new(Action::Wait, "etcd's member list is changing"))),
     }
     clear_etcd(node.root, node.given)?;
+    passed(node.root, "etcd-cleared");
     match etcd.add(&url) {
         Ok((id, members)) => {
+            passed(node.root, "etcd-added");
             let record = disk::record(node.root)?;
             disk::save_record(node.root, &disk::Record { etcd_member: Some(id), ..record })?;
             Ok(Ok(with_members(plan, node.name, &url, &members)))

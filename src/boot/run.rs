@@ -1,6 +1,7 @@
 //! The plan unit: from a machine that could be any node to one whose services may start.
 
 use super::apply::Node;
+use super::failpoint::passed;
 use super::identity::{self, Pin};
 use super::machine::Machine;
 use super::state::{self, Phase, State, Trouble};
@@ -49,9 +50,10 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     if changed.iter().any(|path| path.starts_with(JOIN_SOCKET_DROP_INS)) {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }
+    passed(root, "applied");
     let plan = wait_for_the_plan(&node, state)?;
     state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
-    start(&given)
+    start(root, &given)
 }
 
 fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
@@ -63,6 +65,7 @@ fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
         tracing::warn!("{warning}");
     }
     disk::ensure_install_id(root)?;
+    passed(root, "install-id");
     if pinned.is_none() {
         let pin = Pin {
             schema: 1,
@@ -71,9 +74,11 @@ fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
             machine_uuid: machine.uuid.clone(),
         };
         disk::save_pin(root, &pin)?;
+        passed(root, "pinned");
     }
     let record = disk::record(root)?;
     disk::save_record(root, &disk::Record { boots: record.boots + 1, ..record })?;
+    passed(root, "booted");
     state.node = Some(found.node.clone());
     state.identity_source = Some(found.source.into());
     let hostname = given.spec.node(&found.node).map(|n| n.hostname.clone());
@@ -161,10 +166,12 @@ pub(super) fn towards_genesis(node: &Node, plan: &Plan) -> Result<()> {
         // A log of an earlier genesis, never in service, would else be taken for this one's.
         clear_etcd(node.root, node.given)?;
         let record = disk::record(node.root)?;
-        return disk::save_record(node.root, &disk::Record { genesis: Some(genesis.clone()), ..record });
+        disk::save_record(node.root, &disk::Record { genesis: Some(genesis.clone()), ..record })?;
+        passed(node.root, "genesis-recorded");
     }
     if plan.etcd.step.action == Action::Begin && !disk::began(node.root) {
         begin(node.root, node.given)?;
+        passed(node.root, "began");
     }
     Ok(())
 }
@@ -206,10 +213,11 @@ pub(super) fn set_aside(dir: &Path) -> Result<()> {
 }
 
 /// Queues every unit; their gates and systemd's ordering do the rest.
-fn start(given: &Given) -> Result<()> {
+fn start(root: &Path, given: &Given) -> Result<()> {
     let units = node_units(given)?;
     let systemd = Systemd::connect()?;
     systemd.enable(&units)?;
+    passed(root, "enabled");
     units.iter().try_for_each(|unit| systemd.start(unit))
 }
 

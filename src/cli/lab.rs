@@ -52,6 +52,9 @@ Examples:
         /// Print it as JSON
         #[arg(long)]
         json: bool,
+        /// Instead, say whether this node may be taken away now without harm, and why not
+        #[arg(long, value_name = "NODE")]
+        replace: Option<String>,
     },
     /// Run a command on a node
     #[command(after_help = "Example:\n  hanode lab exec demo --node node1 -- patronictl list")]
@@ -144,10 +147,13 @@ impl Lab {
             Verb::Up { common, image, vm, timeout_scale } => {
                 up(common, image.as_deref(), *vm, *timeout_scale)
             }
-            Verb::Status { common, json } => {
+            Verb::Status { common, json, replace } => {
                 let access = status::access(&common.dir)?;
                 let found = lab::status(&common.dir, || health::collect(&access))??;
-                status::show(&found, *json)
+                match replace {
+                    Some(node) => status::show_replace(&access, &found, node, *json),
+                    None => status::show(&found, *json),
+                }
             }
             Verb::Exec { common, command } => exec(common, command),
             Verb::Client { dir, command } => {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "\
 Examples:
   hanode status demo
+  hanode status demo --replace node2 && echo 'node2 may go'
   hanode status demo --json | jq -r '.problems[]'")]
 pub struct Status {
     /// The cluster directory
@@ -20,12 +21,19 @@ pub struct Status {
     /// Print it as JSON
     #[arg(long)]
     pub json: bool,
+    /// Instead, say whether this node may be taken away now without harm, and why not
+    #[arg(long, value_name = "NODE")]
+    pub replace: Option<String>,
 }
 
 impl Status {
     pub fn run(&self) -> Result<Verdict> {
-        let status = health::collect(&access(&self.dir)?)?;
-        show(&status, self.json)
+        let access = access(&self.dir)?;
+        let status = health::collect(&access)?;
+        match &self.replace {
+            Some(node) => show_replace(&access, &status, node, self.json),
+            None => show(&status, self.json),
+        }
     }
 }
 
@@ -35,6 +43,17 @@ pub fn show(status: &health::Status, json: bool) -> Result<Verdict> {
         false => super::say(health::table(status).trim_end())?,
     }
     Ok(if status.healthy { Verdict::Well } else { Verdict::NotWell })
+}
+
+pub fn show_replace(access: &Access, status: &health::Status, node: &str, json: bool) -> Result<Verdict> {
+    let (may, words) = health::replaceable(&access.spec, status, node);
+    match json {
+        true => super::say_json(&serde_json::json!({
+            "schema": 1, "node": node, "may_go": may, "hindrances": health::hindrances(&access.spec, status, node),
+        }))?,
+        false => super::say(&words)?,
+    }
+    Ok(if may { Verdict::Well } else { Verdict::NotWell })
 }
 
 /// The operator's way to ask the nodes: the `operator` leaf of the cluster directory.

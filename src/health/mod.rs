@@ -5,6 +5,7 @@
 mod collect;
 mod judge;
 pub mod local;
+mod replace;
 mod table;
 
 use crate::bundle::Bundle;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 pub use collect::collect;
 pub use judge::judge;
+pub use replace::hindrances;
 pub use table::table;
 
 pub const SCHEMA: u32 = 1;
@@ -126,6 +128,15 @@ pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
     let judged = |path: &str| path.ends_with(".crt") || path.ends_with(".crl");
     let files = bundle.entries.iter().filter(|e| judged(&e.path));
     files.filter_map(|e| Some((e.path.clone(), bundle.file(&e.path)?.to_vec()))).collect()
+}
+
+/// Says in a sentence each whether a node may be taken away now.
+pub fn replaceable(spec: &Spec, status: &Status, node: &str) -> (bool, String) {
+    let found = hindrances(spec, status, node);
+    match found.is_empty() {
+        true => (true, format!("{node} may be taken away now")),
+        false => (false, format!("{node} must stay for now:\n  - {}", found.join("\n  - "))),
+    }
 }
 
 /// Collects, prints, and says by the exit code whether all is well.

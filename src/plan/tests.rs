@@ -135,6 +135,7 @@ fn a_peer_in_another_genesis_is_waited_for() {
     let mut seen = blank();
     let other = peer(&mut seen, 0);
     (other.genesis, other.began) = (Some("other".into()), true);
+    peer(&mut seen, 1).genesis = Some("other".into());
     let step = etcd(&seen);
     assert_eq!((step.step.action, step.record), (Action::Wait, None));
 }
@@ -226,7 +227,7 @@ fn postgres_begins_only_where_nobody_has_data() {
     assert_eq!(postgres(&seen).action, Action::Wait, "no quorum");
     (seen.etcd, seen.initialize) = (Some(living()), Some(true));
     assert_eq!(postgres(&seen).action, Action::Wait, "its etcd has not joined");
-    seen.own.data.etcd = true;
+    (seen.own.data.etcd, seen.own.etcd_member) = (true, Some("id-node1".into()));
     assert_eq!(postgres(&seen).action, Action::Join);
     seen.own.data.postgres = true;
     assert_eq!(postgres(&seen).action, Action::Resume);
@@ -270,6 +271,7 @@ fn redis_follows_the_majority_of_sentinels() {
     assert_eq!((step.step.action, step.primary), (Action::Resume, "192.168.18.23".parse().ok()));
     seen.sentinels = sentinels(["192.168.18.21", "192.168.18.21", "192.168.18.23"]);
     assert_eq!(redis(&seen).primary, "192.168.18.21".parse().ok(), "this node, and its data is here");
+    (0..2).for_each(|i| peer(&mut seen, i).data.sentinel = true);
     seen.sentinels = sentinels(["192.168.18.21", "", ""]);
     assert_eq!(redis(&seen).step.action, Action::Wait, "one Sentinel of three knows nothing");
     seen.sentinels = sentinels(["192.168.18.21", "192.168.18.22", ""]);
@@ -279,6 +281,7 @@ fn redis_follows_the_majority_of_sentinels() {
 #[test]
 fn an_empty_primary_never_starts_before_another_is_promoted() {
     let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
     (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
     peer(&mut seen, 0).data.redis = true;
     let step = redis(&seen);
@@ -293,10 +296,135 @@ fn an_empty_primary_never_starts_before_another_is_promoted() {
 #[test]
 fn an_interrupted_genesis_of_redis_goes_on_where_nobody_has_data() {
     let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
     (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
     assert_eq!(redis(&seen).step.action, Action::Begin);
     seen.sentinels = vec![];
     assert_eq!(redis(&seen).step.action, Action::Begin);
     peer(&mut seen, 0).data.sentinel = true;
     assert_eq!(redis(&seen).step.action, Action::Wait, "a Sentinel that remembers must be heard");
+}
+
+// --- what the model found ---
+
+#[test]
+fn a_genesis_begun_elsewhere_is_gone_on_with() {
+    let mut seen = blank();
+    seen.own.genesis = Some("g".into());
+    (peer(&mut seen, 1).genesis, peer(&mut seen, 1).began) = (Some("g".into()), true);
+    peer(&mut seen, 0).install_id = "a-new-disk".into();
+    let step = etcd(&seen);
+    assert_eq!(
+        (step.step.action, step.token.as_str()),
+        (Action::Begin, "hspas-g"),
+        "node2's disk was lost since"
+    );
+    seen.peers[0].answer = Err("gone".into());
+    assert_eq!(etcd(&seen).step.action, Action::Begin, "that all had written it is proved");
+    seen.own.disk = Disk::Served;
+    assert_eq!(etcd(&seen).step.action, Action::Wait, "a lost log is not begun again");
+}
+
+#[test]
+fn a_genesis_that_too_few_disks_know_names_the_node_to_reboot() {
+    let mut seen = blank();
+    (peer(&mut seen, 1).genesis, peer(&mut seen, 1).began) = (Some("g".into()), true);
+    let step = etcd(&seen).step;
+    assert_eq!(step.action, Action::Refuse);
+    assert!(step.reason.contains("reboot node3"), "{}", step.reason);
+    peer(&mut seen, 0).genesis = Some("g".into());
+    assert_eq!(etcd(&seen).step.action, Action::Wait, "two of three can be a quorum");
+}
+
+#[test]
+fn nothing_starts_beside_a_twin_or_on_an_older_disk() {
+    let mut seen = blank();
+    (seen.etcd, seen.initialize) = (Some(living()), Some(true));
+    seen.sentinels = sentinels(["", "192.168.18.21", "192.168.18.21"]);
+    peer(&mut seen, 0).data.redis = true;
+    let step = redis(&seen);
+    assert_eq!(
+        (step.step.action, step.promote_another),
+        (Action::Wait, false),
+        "etcd's gate looks for a twin first"
+    );
+    seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
+    (seen.own.disk, seen.boots_in_etcd) = (Disk::Served, Some(9));
+    assert_eq!(postgres(&seen).action, Action::Wait, "an older snapshot joins etcd anew first");
+    assert_eq!(redis(&seen).step.action, Action::Wait);
+}
+
+#[test]
+fn where_too_few_logs_are_left_each_service_names_the_choice() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data) =
+        (Disk::Served, Data { etcd: true, postgres: true, redis: true, sentinel: true });
+    let step = postgres(&seen);
+    assert_eq!(step.action, Action::Refuse);
+    assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
+    seen.peers[0].answer = Err("gone".into());
+    assert_eq!(postgres(&seen).action, Action::Wait, "it may have a log");
+}
+
+#[test]
+fn forgotten_redis_names_the_choice() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (Disk::Served, true, true);
+    seen.etcd = Some(living());
+    assert_eq!(redis(&seen).step.action, Action::Refuse, "data, and no Sentinel that remembers");
+    seen.peers[0].answer = Err("gone".into());
+    assert_eq!(redis(&seen).step.action, Action::Wait, "it may remember");
+}
+
+// --- by the operator's word ---
+
+#[test]
+fn the_chosen_node_leads_whatever_others_remember() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.leads) = (Disk::Served, true);
+    seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
+    (seen.etcd, seen.initialize) = (Some(living()), Some(false));
+    assert_eq!(postgres(&seen).action, Action::Resume, "Patroni makes itself known from this data");
+    seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.primary), (Action::Resume, "192.168.18.21".parse().ok()));
+}
+
+#[test]
+fn others_follow_the_chosen_node() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.postgres) = (Disk::Served, true, true);
+    (seen.etcd, seen.initialize) = (Some(living()), Some(true));
+    peer(&mut seen, 1).leads = true;
+    let step = postgres(&seen);
+    assert_eq!(step.action, Action::Wait, "it would contend for the lead");
+    assert!(step.reason.contains("node3"), "{}", step.reason);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.primary), (Action::Join, "192.168.18.23".parse().ok()));
+}
+
+#[test]
+fn recovery_is_for_a_lost_quorum_and_a_node_with_data() {
+    let why = |seen: &Observations| recovery(&spec(), seen).expect_err("refused");
+    let mut seen = blank();
+    assert!(why(&seen).contains("no PostgreSQL data"));
+    (seen.own.data.postgres, seen.own.data.redis) = (true, true);
+    let found = recovery(&spec(), &seen).expect("allowed");
+    assert_eq!((found.etcd, found.epoch, found.costs.len()), (Etcd::Anew, 1, 1));
+    seen.own.data.etcd = true;
+    seen.sentinels = sentinels(["192.168.18.22", "", ""]);
+    let found = recovery(&spec(), &seen).expect("allowed");
+    assert_eq!((found.etcd, found.epoch), (Etcd::FromItsLog, 2), "above what any Sentinel remembers");
+    peer(&mut seen, 0).data.etcd = true;
+    assert!(why(&seen).contains("comes back by itself"));
+    seen.peers[0].answer = Err("gone".into());
+    let costs = recovery(&spec(), &seen).expect("allowed").costs;
+    assert!(costs.iter().any(|c| c.contains("node2 does not answer")), "{costs:?}");
+    peer(&mut seen, 1).leads = true;
+    assert!(why(&seen).contains("node3 was already chosen"));
+    peer(&mut seen, 1).leads = false;
+    seen.etcd = Some(living());
+    assert!(why(&seen).contains("has a quorum"));
+    seen.own.leads = true;
+    assert!(recovery(&spec(), &seen).is_ok(), "a recovery that was cut is completed");
 }

@@ -1,0 +1,117 @@
+//! One row per reason to keep a node.
+
+use super::*;
+use crate::health::{EtcdStatus, NodeStatus, PostgresStatus, RedisStatus, SentinelStatus, VipStatus};
+use crate::spec;
+
+fn spec() -> Spec {
+    spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+/// node1 leads PostgreSQL with node2 in step, node2 is Redis' primary, node3 holds the virtual IP.
+fn well(spec: &Spec) -> Status {
+    let names = || spec.nodes.iter().map(|n| n.name.clone());
+    let node = |n: &spec::Node| NodeStatus {
+        name: n.name.clone(),
+        address: n.address,
+        phase: "in-service".into(),
+        generation: Some(1),
+        spec_hash: None,
+        image: Default::default(),
+        haproxy: true,
+        problems: vec![],
+    };
+    let etcd = |name: String| EtcdStatus {
+        leader: name == "node1",
+        name,
+        healthy: true,
+        version: String::new(),
+        db_bytes: 0,
+        error: None,
+    };
+    let postgres = |name: String| {
+        let (role, state) = match name.as_str() {
+            "node1" => ("leader", "running"),
+            "node2" => ("sync_standby", "streaming"),
+            _ => ("replica", "streaming"),
+        };
+        PostgresStatus { name, role: role.into(), state: state.into(), timeline: None, lag: None }
+    };
+    let redis = |name: String| {
+        let role = if name == "node2" { "master" } else { "slave" };
+        RedisStatus { name, role: role.into(), link_up: true, replicas: 0, error: None }
+    };
+    Status {
+        schema: 1,
+        healthy: true,
+        problems: vec![],
+        nodes: spec.nodes.iter().map(node).collect(),
+        etcd: names().map(etcd).collect(),
+        postgres: names().map(postgres).collect(),
+        redis: names().map(redis).collect(),
+        sentinel: SentinelStatus {
+            primary: "192.168.18.22".parse().ok(),
+            agree: 3,
+            faults: Default::default(),
+        },
+        vip: VipStatus { address: spec.network.vip, holders: vec!["node3".into()], answers: true },
+        certificates: vec![],
+    }
+}
+
+fn names_why(change: impl Fn(&mut Status), node: &str, words: &str) {
+    let spec = spec();
+    let mut status = well(&spec);
+    change(&mut status);
+    let found = hindrances(&spec, &status, node);
+    assert!(found.iter().any(|f| f.contains(words)), "{node}: {words:?} not in {found:?}");
+}
+
+#[test]
+fn of_a_well_cluster_any_one_may_go() {
+    let spec = spec();
+    for node in ["node1", "node2", "node3"] {
+        assert_eq!(hindrances(&spec, &well(&spec), node), Vec::<String>::new(), "{node}");
+    }
+}
+
+#[test]
+fn a_node_that_is_already_gone_may_be_replaced() {
+    let spec = spec();
+    let mut status = well(&spec);
+    (status.etcd[2].healthy, status.redis[2].link_up, status.nodes[2].haproxy) = (false, false, false);
+    status.sentinel.faults.insert("node3".into(), "gone".into());
+    (status.postgres[2].role, status.postgres[2].state) = (String::new(), "unknown to Patroni".into());
+    assert_eq!(hindrances(&spec, &status, "node3"), Vec::<String>::new());
+    assert!(!hindrances(&spec, &status, "node2").is_empty(), "a second one would be too many");
+}
+
+#[test]
+fn each_service_may_hold_a_node_back() {
+    names_why(|s| s.etcd[2].healthy = false, "node1", "etcd would have 1 healthy members, 2 are needed");
+    names_why(|s| s.postgres[1].role = "replica".into(), "node1", "no synchronous standby could take over");
+    names_why(|s| s.postgres[1].state = "starting".into(), "node1", "no synchronous standby could take over");
+    names_why(|s| s.postgres[2].state = "creating replica".into(), "node2", "the only synchronous standby");
+    names_why(
+        |s| s.redis[0].link_up = false,
+        "node2",
+        "Redis would have 1 replicas with a link, 2 are needed",
+    );
+    names_why(
+        |s| s.redis[0].link_up = false,
+        "node3",
+        "Redis would have 0 replicas with a link, 1 are needed",
+    );
+    names_why(|s| s.sentinel.primary = None, "node3", "no majority of Sentinels");
+    names_why(
+        |s| drop(s.sentinel.faults.insert("node3".into(), "x".into())),
+        "node2",
+        "could not choose a new one",
+    );
+    names_why(
+        |s| (0..2).for_each(|i| s.nodes[i].haproxy = false),
+        "node3",
+        "no other node could hold the virtual IP",
+    );
+    names_why(|_| {}, "node9", "the spec has no node");
+}
