@@ -84,7 +84,8 @@ impl World {
     /// A log that a quorum does not know any more: as `ready` sees it, and restarts etcd to pass its gate again.
     fn outlived(&mut self, i: usize) -> bool {
         let alone = self.within_quorum(i).is_none() && self.quorum(i).is_some();
-        alone && plan(&self.spec.clone(), self.name(i), &self.look(i)).etcd.step.action == Action::Join
+        let seen = self.look(i);
+        alone && plan(&self.spec, self.name(i), &seen).etcd.step.action == Action::Join
     }
 
     fn start_new(&mut self, i: usize, token: &str) {
