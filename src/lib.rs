@@ -12,6 +12,8 @@ pub mod join;
 pub mod pki;
 pub mod plan;
 pub mod render;
+#[cfg(feature = "desk")]
+pub mod rto;
 pub mod secrets;
 pub mod spec;
 pub mod target;
