@@ -9,6 +9,7 @@ pub mod client;
 pub mod facts;
 pub mod health;
 pub mod join;
+pub mod observe;
 pub mod pki;
 pub mod plan;
 pub mod render;
