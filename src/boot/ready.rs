@@ -62,12 +62,11 @@ fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Optio
     let refused = plan.map(state::steps).unwrap_or_default();
     state.plan.extend(refused.into_iter().filter(|(_, step)| step.action == Action::Refuse));
     let well = problems.is_empty();
-    state.error =
-        (!well && state.phase == Phase::InService || !well && state.error.is_some()).then(|| Trouble {
-            what: problems.join("; "),
-            place: "the node's services".into(),
-            fix: "see `hanode status` and the journal of the units named".into(),
-        });
+    state.error = (!well && (state.phase == Phase::InService || state.error.is_some())).then(|| Trouble {
+        what: problems.join("; "),
+        place: "the node's services".into(),
+        fix: "see `hanode status` and the journal of the units named".into(),
+    });
     state.waiting_for = problems;
     if well {
         return state.enter(root, Phase::InService, "every service is healthy");

@@ -25,7 +25,6 @@ trait Manager {
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
-    fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
     #[allow(clippy::type_complexity)]
     fn list_units_by_names(
         &self,
@@ -86,11 +85,6 @@ impl Systemd {
 
     pub fn restart(&self, unit: &str) -> Result<()> {
         block_on(self.manager.restart_unit(unit, "replace")).with_context(|| format!("restarting {unit}"))?;
-        Ok(())
-    }
-
-    pub fn reload(&self, unit: &str) -> Result<()> {
-        block_on(self.manager.reload_unit(unit, "replace")).with_context(|| format!("reloading {unit}"))?;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! May this node be taken away now? Pure, over what the whole cluster says of itself.
 
-use super::Status;
+use super::{PostgresStatus, Status};
 use crate::spec::{Spec, VipMode};
 
 /// Why taking `node` away now would cost more than that node; empty when it may go.
@@ -45,25 +45,18 @@ fn etcd(spec: &Spec, status: &Status, node: &str, found: &mut Vec<String>) {
 
 fn postgres(spec: &Spec, status: &Status, node: &str, found: &mut Vec<String>) {
     let role = |name: &str| status.postgres.iter().find(|m| m.name == name).map_or("", |m| m.role.as_str());
-    let mut streams = status.postgres.iter().filter(|m| m.name != node && m.state == "streaming");
+    let streams = || status.postgres.iter().filter(|m| m.name != node && m.state == "streaming");
+    let in_step = |m: &PostgresStatus| matches!(m.role.as_str(), "sync_standby" | "quorum_standby");
+    let follows = streams().next().is_some();
+    let takes_over = if spec.postgres.synchronous { streams().any(in_step) } else { follows };
     match role(node) {
-        "leader" | "master" if spec.postgres.synchronous => {
-            if !streams.any(|m| matches!(m.role.as_str(), "sync_standby" | "quorum_standby")) {
-                found.push(format!("{node} leads PostgreSQL, and no synchronous standby could take over"));
-            }
+        "leader" | "master" if !takes_over => {
+            let kind = if spec.postgres.synchronous { "synchronous standby" } else { "replica" };
+            found.push(format!("{node} leads PostgreSQL, and no {kind} could take over"));
         }
-        "leader" | "master" => {
-            if streams.next().is_none() {
-                found.push(format!("{node} leads PostgreSQL, and no replica streams from it"));
-            }
-        }
-        "sync_standby" | "quorum_standby" => {
-            if streams.next().is_none() {
-                found.push(format!(
-                    "{node} is the only synchronous standby: until it is back a second loss costs data"
-                ));
-            }
-        }
+        "sync_standby" | "quorum_standby" if !follows => found.push(format!(
+            "{node} is the only synchronous standby: until it is back a second loss costs data"
+        )),
         _ => {}
     }
     if !status.postgres.iter().any(|m| m.name != node && matches!(m.state.as_str(), "running" | "streaming"))
