@@ -9,9 +9,12 @@ pub mod client;
 pub mod facts;
 pub mod health;
 pub mod join;
+pub mod observe;
 pub mod pki;
 pub mod plan;
 pub mod render;
+#[cfg(feature = "desk")]
+pub mod rto;
 pub mod secrets;
 pub mod spec;
 pub mod target;

@@ -32,14 +32,14 @@ impl Given {
         let bundle_path = first_of(root, &[bundle::OVERRIDE, bundle::BAKED])?;
         let bytes =
             std::fs::read(below(root, bundle_path)).with_context(|| format!("reading {bundle_path}"))?;
-        let given = Given {
+        Given {
             spec: read_spec(root)?,
             target: Target::parse(&text(root, TARGET)?).with_context(|| TARGET.to_string())?,
             bundle: Bundle::read(&bytes).with_context(|| bundle_path.to_string())?,
             templates: Templates::load(&below(root, TEMPLATES))?,
             image: image(root),
-        };
-        given.checked()
+        }
+        .checked()
     }
 
     fn checked(self) -> Result<Given> {

@@ -1,8 +1,9 @@
 //! `hanode check`
 
 use super::{Verdict, say, say_json};
-use crate::cluster;
+use crate::cluster::{self, Cluster};
 use crate::pki::coverage::Report;
+use crate::rto;
 use crate::trouble::Trouble;
 use anyhow::Result;
 use clap::Args;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   hanode check demo
+  hanode check demo --rto
   hanode check demo --strict && hanode build demo --target debian-13 --out node.qcow2")]
 pub struct Check {
     /// The cluster directory
@@ -26,6 +28,9 @@ pub struct Check {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+    /// Instead, show how long services may be away after which fault, as it follows from the configuration
+    #[arg(long)]
+    rto: bool,
 }
 
 #[derive(Serialize)]
@@ -38,6 +43,9 @@ struct Told<'a> {
 
 impl Check {
     pub fn run(&self) -> Result<Verdict> {
+        if self.rto {
+            return self.show_budget();
+        }
         let report = cluster::check(&self.dir)?;
         let well = report.faults.is_empty() && (!self.strict || report.warnings.is_empty());
         match self.json {
@@ -45,6 +53,27 @@ impl Check {
             false => say(&self.in_words(&report))?,
         }
         Ok(if well { Verdict::Well } else { Verdict::NotWell })
+    }
+
+    fn show_budget(&self) -> Result<Verdict> {
+        let budget = rto::budget(&Cluster::load(&self.dir)?.spec);
+        if self.json {
+            return say_json(&budget).map(|()| Verdict::Well);
+        }
+        let cells = |what: &str, usually: f64, at_most: f64| {
+            vec![what.to_string(), format!("{usually:.1} s"), format!("{at_most:.1} s")]
+        };
+        let mut rows = vec![["", "usually", "at most"].map(String::from).to_vec()];
+        for row in &budget.rows {
+            rows.push(cells(
+                &format!("{}: {}", row.fault, row.until),
+                row.typical_seconds,
+                row.at_most_seconds,
+            ));
+            let part = |p: &rto::Part| cells(&format!("  {}", p.what), p.typical_seconds, p.at_most_seconds);
+            rows.extend(row.parts.iter().map(part));
+        }
+        say(&super::table(&rows)).map(|()| Verdict::Well)
     }
 
     fn in_words(&self, report: &Report) -> String {

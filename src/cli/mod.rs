@@ -7,6 +7,7 @@ mod check;
 mod init;
 mod inspect;
 mod lab;
+mod plan;
 mod render;
 mod seed;
 mod status;
@@ -44,6 +45,7 @@ enum Verb {
     Init(init::Init),
     Check(check::Check),
     Certs(certs::Certs),
+    Plan(plan::PlanVerb),
     Render(render::Render),
     Build(build::Build),
     Bake(bake::Bake),
@@ -73,6 +75,7 @@ impl Verb {
             Verb::Init(verb) => verb.run(),
             Verb::Check(verb) => verb.run(),
             Verb::Certs(verb) => verb.run(),
+            Verb::Plan(verb) => verb.run(),
             Verb::Render(verb) => verb.run(),
             Verb::Build(verb) => verb.run(),
             Verb::Bake(verb) => verb.run(),

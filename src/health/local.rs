@@ -11,12 +11,13 @@ use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+type Check = fn(&Access, &Node) -> Result<()>;
+
 /// What is not well with the services of this node; empty when all is.
 pub fn problems(access: &Access, node: &str) -> Vec<String> {
     let Some(node) = access.spec.node(node) else {
         return vec![format!("{node} is not in the spec")];
     };
-    type Check = fn(&Access, &Node) -> Result<()>;
     let checks: [(&str, Check); 5] = [
         ("etcd", etcd),
         ("PostgreSQL", postgres),

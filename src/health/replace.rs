@@ -1,6 +1,6 @@
 //! May this node be taken away now? Pure, over what the whole cluster says of itself.
 
-use super::Status;
+use super::{PostgresStatus, Status};
 use crate::spec::{Spec, VipMode};
 
 /// Why taking `node` away now would cost more than that node; empty when it may go.
@@ -45,17 +45,19 @@ fn etcd(spec: &Spec, status: &Status, node: &str, found: &mut Vec<String>) {
 
 fn postgres(spec: &Spec, status: &Status, node: &str, found: &mut Vec<String>) {
     let role = |name: &str| status.postgres.iter().find(|m| m.name == name).map_or("", |m| m.role.as_str());
-    let mut streams = status.postgres.iter().filter(|m| m.name != node && m.state == "streaming");
-    let leads = matches!(role(node), "leader" | "master");
-    let stands_by = |role: &str| matches!(role, "sync_standby" | "quorum_standby");
-    if leads && spec.postgres.synchronous && !streams.clone().any(|m| stands_by(&m.role)) {
-        found.push(format!("{node} leads PostgreSQL, and no synchronous standby could take over"));
-    } else if leads && streams.next().is_none() {
-        found.push(format!("{node} leads PostgreSQL, and no replica streams from it"));
-    } else if stands_by(role(node)) && streams.next().is_none() {
-        found.push(format!(
+    let streams = || status.postgres.iter().filter(|m| m.name != node && m.state == "streaming");
+    let in_step = |m: &PostgresStatus| matches!(m.role.as_str(), "sync_standby" | "quorum_standby");
+    let follows = streams().next().is_some();
+    let takes_over = if spec.postgres.synchronous { streams().any(in_step) } else { follows };
+    match role(node) {
+        "leader" | "master" if !takes_over => {
+            let kind = if spec.postgres.synchronous { "synchronous standby" } else { "replica" };
+            found.push(format!("{node} leads PostgreSQL, and no {kind} could take over"));
+        }
+        "sync_standby" | "quorum_standby" if !follows => found.push(format!(
             "{node} is the only synchronous standby: until it is back a second loss costs data"
-        ));
+        )),
+        _ => {}
     }
     if !status.postgres.iter().any(|m| m.name != node && matches!(m.state.as_str(), "running" | "streaming"))
     {

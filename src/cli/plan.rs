@@ -1,0 +1,142 @@
+//! `hanode plan`
+
+use super::{Verdict, say, say_json, status, table};
+use crate::health::Access;
+use crate::join::{self, Answer, Data, Disk};
+use crate::observe::observe;
+use crate::plan::{self, Action, Observations, Plan, Step};
+use anyhow::{Result, ensure};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Show what would happen if a node were re-imaged now
+///
+/// Asks the other nodes what they would tell it, and decides as its first boot would. Changes nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hanode plan demo --node node2
+  hanode plan demo --node node2 --json | jq .plan")]
+pub struct PlanVerb {
+    /// The cluster directory
+    pub dir: PathBuf,
+    /// The node that would boot on a new disk
+    #[arg(long, value_name = "N")]
+    pub node: String,
+    /// Print observations and plans as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl PlanVerb {
+    pub fn run(&self) -> Result<Verdict> {
+        let access = status::access(&self.dir)?;
+        ensure!(access.spec.node(&self.node).is_some(), "no node {:?} in the spec", self.node);
+        let servers: Vec<_> = access.spec.peers(&self.node).collect();
+        self.show(&access, observe(&access, blank(&access, &self.node), &servers))
+    }
+
+    pub fn show(&self, access: &Access, seen: Observations) -> Result<Verdict> {
+        let first = plan::plan(&access.spec, &self.node, &seen);
+        let then = (first.etcd.step.action == Action::Join)
+            .then(|| plan::plan(&access.spec, &self.node, &joined(seen.clone())));
+        let well = first.etcd.step.action != Action::Refuse;
+        if self.json {
+            say_json(&serde_json::json!({"schema": 1, "observations": seen, "plan": first, "then": then}))?;
+        } else {
+            let mut rows = lines(&first);
+            if let Some(then) = &then {
+                rows.truncate(1);
+                rows.extend(lines(then).into_iter().skip(1));
+            }
+            say(&format!("{}, booted on a new disk now:\n{}", self.node, table(&rows)))?;
+        }
+        Ok(if well { Verdict::Well } else { Verdict::NotWell })
+    }
+}
+
+fn lines(plan: &Plan) -> Vec<Vec<String>> {
+    let line = |service: &str, step: &Step| {
+        vec![service.to_string(), format!("{:?}", step.action).to_lowercase(), step.reason.clone()]
+    };
+    vec![line("etcd", &plan.etcd.step), line("postgres", &plan.postgres), line("redis", &plan.redis.step)]
+}
+
+/// What a node says of itself on its first boot.
+fn blank(access: &Access, node: &str) -> Answer {
+    Answer {
+        schema: join::SCHEMA,
+        cluster: access.spec.name.clone(),
+        node: node.into(),
+        generation: access.generation,
+        spec_hash: access.spec.hash(),
+        install_id: "a new disk".into(),
+        disk: Disk::Blank,
+        data: Data::default(),
+        genesis: None,
+        began: false,
+        etcd_member: None,
+        boots: 1,
+        leads: false,
+        phase: String::new(),
+        holds_vip: false,
+        image: Default::default(),
+        problems: Vec::new(),
+    }
+}
+
+/// The same a moment later: the other services wait for etcd's membership.
+fn joined(mut seen: Observations) -> Observations {
+    seen.own.data.etcd = true;
+    seen.own.disk = Disk::Served;
+    seen.own.boots = seen.boots_in_etcd.unwrap_or(seen.own.boots);
+    let stays = |m: &crate::client::etcd::Member| m.name == seen.own.node;
+    seen.own.etcd_member = seen.etcd.iter().flatten().find(|m| stays(m)).map(|m| m.id.clone());
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::etcd::Member;
+    use crate::plan::{Peer, Sentinel, peer_url};
+
+    #[test]
+    fn a_replaced_node_joins_with_all_its_services() {
+        let spec = crate::spec::parse(crate::spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
+        let member = |n: &crate::spec::Node| Member {
+            id: n.name.clone(),
+            name: n.name.clone(),
+            peer_urls: vec![peer_url(n)],
+            client_urls: vec!["url".into()],
+        };
+        let says = |n: &crate::spec::Node| Sentinel {
+            node: n.name.clone(),
+            primary: spec.nodes[1].address,
+            epoch: 0,
+        };
+        let access = Access {
+            spec: spec.clone(),
+            secrets: crate::secrets::Secrets::generate(),
+            cluster: crate::client::tls::Credentials { ca: vec![], leaf: None },
+            redis: None,
+            certificates: vec![],
+            generation: 1,
+        };
+        let seen = Observations {
+            schema: 1,
+            own: blank(&access, "node3"),
+            peers: spec
+                .peers("node3")
+                .map(|n| Peer { name: n.name.clone(), answer: Err("x".into()) })
+                .collect(),
+            etcd: Some(spec.nodes.iter().map(member).collect()),
+            boots_in_etcd: Some(4),
+            initialize: Some(true),
+            sentinels: spec.peers("node3").map(says).collect(),
+        };
+        assert_eq!(plan::plan(&spec, "node3", &seen).etcd.step.action, Action::Join);
+        let then = plan::plan(&spec, "node3", &joined(seen));
+        assert_eq!((then.postgres.action, then.redis.step.action), (Action::Join, Action::Join));
+    }
+}

@@ -1,0 +1,94 @@
+//! Asking the others, for the plan: join ports, etcd, Sentinels; the same from a node as from the desk.
+
+use crate::client::etcd::{Etcd, Member};
+use crate::client::redis::{Redis, watched};
+use crate::health::Access;
+use crate::join::{self, Answer};
+use crate::plan::{Observations, Peer, Sentinel};
+use crate::spec::Node;
+use anyhow::Result;
+use std::thread::scope;
+use std::time::Duration;
+
+/// For one question to one node; a peer that needs longer is asked again in the next round.
+const TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Patroni's `initialize` key, below its default namespace.
+fn initialize_key(scope: &str) -> String {
+    format!("/service/{scope}/initialize")
+}
+
+/// Where etcd keeps how often a node was booted.
+pub fn boots_key(scope: &str, node: &str) -> String {
+    format!("/hanode/{scope}/boots/{node}")
+}
+
+/// Patroni's key of a living member; it goes away by itself within the ttl.
+pub fn member_key(scope: &str, node: &str) -> String {
+    format!("/service/{scope}/members/{node}")
+}
+
+/// What `own` can know beside its own disk. `servers`: whose etcd and Sentinel are asked.
+pub fn observe(access: &Access, own: Answer, servers: &[&Node]) -> Observations {
+    let spec = &access.spec;
+    let node = own.node.as_str();
+    scope(|threads| {
+        let ask = |peer: &Node| join::ask(&access.cluster, peer.address, spec.network.join_port, TIMEOUT);
+        let peers: Vec<_> = spec.peers(node).map(|p| (p, threads.spawn(move || ask(p)))).collect();
+        let etcds: Vec<_> = servers.iter().map(|n| threads.spawn(|| ask_etcd(access, n, node))).collect();
+        let sentinels: Vec<_> = servers.iter().map(|n| threads.spawn(|| ask_sentinel(access, n))).collect();
+        let peers = peers
+            .into_iter()
+            .map(|(peer, thread)| Peer { name: peer.name.clone(), answer: heard(peer, thread.join()) })
+            .collect();
+        let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next().unwrap_or_default();
+        let sentinels = sentinels.into_iter().filter_map(|t| t.join().ok()?.ok()).collect();
+        let Known { members, initialize, boots } = etcd;
+        Observations {
+            schema: 1,
+            own: own.clone(),
+            peers,
+            etcd: members,
+            boots_in_etcd: boots,
+            initialize,
+            sentinels,
+        }
+    })
+}
+
+/// An answer counts only from the node that should be there.
+fn heard(peer: &Node, asked: std::thread::Result<Result<Answer>>) -> Result<Answer, String> {
+    match asked {
+        Ok(Ok(answer)) if answer.node == peer.name => Ok(answer),
+        Ok(Ok(answer)) => Err(format!("{} answers as {}", peer.address, answer.node)),
+        Ok(Err(error)) => Err(format!("{error:#}")),
+        Err(_) => Err("asking failed".into()),
+    }
+}
+
+/// What etcd knows; empty while no quorum answers.
+#[derive(Default)]
+struct Known {
+    members: Option<Vec<Member>>,
+    initialize: Option<bool>,
+    boots: Option<u64>,
+}
+
+/// A linearizable list is itself the proof of a quorum, whichever member relays it.
+fn ask_etcd(access: &Access, relay: &Node, node: &str) -> Result<Known> {
+    let etcd = Etcd::new(&access.cluster, relay.address, TIMEOUT)?;
+    let members = etcd.members()?;
+    let initialize = etcd.get(&initialize_key(&access.spec.name))?.is_some();
+    let boots = etcd.get(&boots_key(&access.spec.name, node))?;
+    let boots = boots.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
+    Ok(Known { members: Some(members), initialize: Some(initialize), boots })
+}
+
+fn ask_sentinel(access: &Access, node: &Node) -> Result<Sentinel> {
+    let redis = &access.spec.redis;
+    let password = &access.secrets.sentinel;
+    let mut sentinel =
+        Redis::connect(access.redis.as_ref(), node.address, redis.sentinel_port, password, TIMEOUT)?;
+    let watched = watched(&mut sentinel, &redis.master_name)?;
+    Ok(Sentinel { node: node.name.clone(), primary: watched.address, epoch: watched.epoch })
+}
