@@ -34,7 +34,7 @@ const PROBE_FALL: f64 = 2.0;
 const PATRONI_ASKS: f64 = 2.0;
 const SENTINEL_TICK: f64 = 1.0;
 const PROMOTION: (f64, f64) = (1.0, 4.0);
-/// Measured in containers; a virtual machine's firmware and kernel come on top.
+/// Allowances, from what containers showed and rounded up; a virtual machine's firmware and kernel come on top.
 const BOOT: (f64, f64) = (8.0, 20.0);
 const CLONE: (f64, f64) = (3.0, 10.0);
 
