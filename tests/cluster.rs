@@ -6,6 +6,7 @@
 mod common;
 
 use hanode::cluster::Cluster;
+use hanode::lab::load::Load;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -132,6 +133,12 @@ impl Lab {
         rows.filter(|r| r["role"] == role).find_map(|r| r["name"].as_str().map(String::from))
     }
 
+    /// Clients that write through the virtual IP and remember what was acknowledged.
+    fn load(&self) -> Load {
+        let lab = hanode::lab::Lab::open(&self.cluster.dir).unwrap();
+        Load::start(&lab, &hanode::cli::access(&self.cluster.dir).unwrap()).unwrap()
+    }
+
     fn healthy_within(&self, limit: Duration) {
         let begun = Instant::now();
         loop {
@@ -182,9 +189,11 @@ fn one_image_becomes_a_cluster_and_stays_one() {
     what_a_client_sees(&lab);
     no_secret_is_readable(&lab);
     roles_move_by_hand(&lab);
+    let load = lab.load();
     a_power_cut_is_survived(&lab);
     all_at_once(&lab);
     a_lost_disk_is_replaced(&lab);
+    no_promised_write_is_missing(load);
     let dir = lab.cluster.dir.clone();
     drop(lab);
     assert_eq!(common::Traces::now(&dir), before);
@@ -296,6 +305,15 @@ fn no_secret_is_readable(lab: &Lab) {
             "an ordinary user of {node} finds secrets (files, then processes, then journal)"
         );
     }
+}
+
+/// Every commit acknowledged since the load began, and every Redis write that `WAIT 1` confirmed.
+fn no_promised_write_is_missing(load: Load) {
+    let verdict = load.stop().verify().unwrap();
+    eprintln!("{}", serde_json::to_string(&verdict).unwrap());
+    let (postgres, redis) = (&verdict.postgres, &verdict.redis_wait);
+    assert!(postgres.acknowledged > 100 && redis.acknowledged > 100, "too few writes to prove anything");
+    assert!(verdict.promises_kept(), "promised writes are missing");
 }
 
 /// A switchover of PostgreSQL to its synchronous standby, and a failover of Redis.

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::interrupt;
+pub use status::access;
 
 /// Bakes a PostgreSQL and Redis high-availability node once; every copy of the image becomes a member of the
 /// cluster by itself.
