@@ -2,7 +2,8 @@
 
 # What building, booting and testing an image takes, apart from cargo.
 TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk dosfstools \
-        e2fsprogs zstd iproute2 openssl ovmf openssh-client postgresql-client redis-tools curl
+        e2fsprogs zstd iproute2 openssl ovmf openssh-client postgresql-client redis-tools curl \
+        groff-base zsh fish python3-jsonschema
 # In one go: where qemu-utils came from another suite than the default one, so must the rest (see setup-qemu).
 QEMU = qemu-system-x86 qemu-utils
 
@@ -18,6 +19,7 @@ help:
 	@echo 'make test        set up and run all tests but the long ones'
 	@echo 'make test-vm     a node of the lab as an emulated machine (minutes)'
 	@echo 'make build       the two programs, for a release'
+	@echo 'make install     programs, manual pages and completions, below PREFIX (/usr/local)'
 
 .PHONY: demo
 demo: setup build
@@ -26,6 +28,16 @@ demo: setup build
 .PHONY: build
 build: setup-cargo
 	cargo build --release --locked --bins
+
+# `hanode` finds the image's program in ../lib/hanode.
+PREFIX = /usr/local
+SHARE = $(DESTDIR)$(PREFIX)/share
+.PHONY: install
+install: build
+	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/hanode
+	install -D -m 755 $(PROGRAM)-firstboot $(DESTDIR)$(PREFIX)/lib/hanode/hanode-firstboot
+	made=$$(mktemp -d) && $(PROGRAM) docs --out $$made && install -d $(SHARE)/man && \
+	cp -R $$made/man1 $(SHARE)/man/ && rm -r $$made/man1 && cp -R $$made/. $(SHARE)/ && rm -r $$made
 
 # One run of the test runner: units, golden trees, validators, images, firmware, lab, cluster.
 .PHONY: test

@@ -253,7 +253,7 @@ fn all_faults_come_together_in_order() {
     let lines: Vec<usize> = faults.iter().map(|f| f.line).collect();
     let expected = [
         line_of(&text, "join_prot"),
-        line_of(&text, "name = \"node1\"") + 8,
+        line_of(&text, "192.168.18.23") - 1,
         line_of(&text, "tls = \"yes\""),
         line_of(&text, "router_id = 0"),
     ];
@@ -387,4 +387,16 @@ fn value() -> impl Strategy<Value = String> {
             inner.prop_map(|value| format!("{{ name = {value}, address = {value} }}")),
         ]
     })
+}
+
+/// The schema in `docs/` is the program's. `UPDATE_GOLDEN=1 cargo test --test spec` writes it anew.
+#[test]
+fn the_schema_in_docs_is_the_programs() {
+    let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cluster.schema.json");
+    let now = hanode::cli::docs::schema().expect("a schema");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&kept, &now).expect("writing it");
+    }
+    let kept = std::fs::read_to_string(kept).expect("the schema in docs");
+    assert!(kept == now, "docs/cluster.schema.json is old: UPDATE_GOLDEN=1 cargo test --test spec");
 }

@@ -4,6 +4,7 @@ mod bake;
 mod build;
 mod certs;
 mod check;
+pub mod docs;
 mod init;
 mod inspect;
 mod lab;
@@ -54,6 +55,7 @@ enum Verb {
     Lab(lab::Lab),
     Status(status::Status),
     Inspect(inspect::Inspect),
+    Docs(docs::Docs),
     /// What `lab` runs itself as, to become one node
     #[command(hide = true, after_help = "lab-node is for `hanode lab` alone")]
     LabNode {
@@ -84,6 +86,7 @@ impl Verb {
             Verb::Lab(verb) => verb.run(),
             Verb::Status(verb) => verb.run(),
             Verb::Inspect(verb) => verb.run(),
+            Verb::Docs(verb) => verb.run(),
             Verb::LabNode { role, dir, node } => {
                 crate::lab::node::main(role, dir, node).map(|()| Verdict::Well)
             }

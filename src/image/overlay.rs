@@ -8,7 +8,7 @@ use crate::spec::Spec;
 use crate::target::{Selinux, Target};
 use crate::tree::{self, Entry};
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const HOME: &str = "/usr/lib/hanode";
 const UNITS: &str = "/usr/lib/systemd/system";
@@ -33,11 +33,16 @@ pub struct Ground<'a> {
     pub program: &'a [u8],
 }
 
-/// The program for the image: the one beside this program, or the one `HANODE_FIRSTBOOT` names.
+/// The program for the image: beside this program as cargo leaves it, in ../lib/hanode as `make install` does, or
+/// where `HANODE_FIRSTBOOT` says.
 pub fn program() -> Result<Vec<u8>> {
-    let at = match std::env::var_os("HANODE_FIRSTBOOT") {
-        Some(named) => PathBuf::from(named),
-        None => std::env::current_exe()?.with_file_name("hanode-firstboot"),
+    let beside = std::env::current_exe()?.with_file_name("hanode-firstboot");
+    let installed =
+        beside.parent().and_then(Path::parent).map(|prefix| prefix.join("lib/hanode/hanode-firstboot"));
+    let at = match (std::env::var_os("HANODE_FIRSTBOOT"), installed) {
+        (Some(named), _) => PathBuf::from(named),
+        (None, Some(installed)) if !beside.is_file() => installed,
+        _ => beside,
     };
     std::fs::read(&at).with_context(|| {
         format!("{}: the image's program is not here; build it, or name it in HANODE_FIRSTBOOT", at.display())

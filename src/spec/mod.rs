@@ -7,6 +7,8 @@ mod check;
 mod parse;
 mod reader;
 mod rules;
+#[cfg(feature = "desk")]
+mod schema;
 mod warn;
 
 use ipnet::IpNet;
@@ -15,6 +17,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use parse::{Fault, Faults, parse};
+#[cfg(feature = "desk")]
+pub use schema::schema;
 pub use warn::warnings;
 
 /// The commented `cluster.toml` that `hanode init` writes.

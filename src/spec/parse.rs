@@ -62,6 +62,16 @@ pub fn parse(text: &str) -> Result<Spec, Faults> {
     if faults.is_empty() { Ok(spec) } else { Err(Faults(faults)) }
 }
 
+/// What every key that the reader knows takes, by path.
+#[cfg(feature = "desk")]
+pub(super) fn shapes(text: &str) -> BTreeMap<String, serde_json::Value> {
+    let reader = Reader::recording(text);
+    if let Ok(document) = DeTable::parse(text) {
+        read(&reader.top(document.get_ref()), &reader);
+    }
+    reader.into_shapes()
+}
+
 /// The spec as far as it can be read. What cannot be gets a stand-in, and a fault in `reader`.
 fn read(top: &Section, reader: &Reader) -> Spec {
     let schema = top.number("schema", i64::MIN..=i64::MAX);

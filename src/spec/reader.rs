@@ -3,6 +3,7 @@
 
 use super::Fault;
 use ipnet::IpNet;
+use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,11 +19,31 @@ pub struct Reader<'a> {
     lines: RefCell<BTreeMap<String, usize>>,
     /// What has a fault already: its value is a stand-in that no further rule may judge.
     bad: RefCell<BTreeSet<String>>,
+    /// Where asked for: what every key takes, as JSON schema says it.
+    shapes: Option<RefCell<BTreeMap<String, Value>>>,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(text: &'a str) -> Self {
-        Reader { text, faults: Default::default(), lines: Default::default(), bad: Default::default() }
+        Reader {
+            text,
+            faults: Default::default(),
+            lines: Default::default(),
+            bad: Default::default(),
+            shapes: None,
+        }
+    }
+
+    /// One that also remembers what it was asked for, for [`super::schema`].
+    #[cfg(feature = "desk")]
+    pub fn recording(text: &'a str) -> Self {
+        Reader { shapes: Some(Default::default()), ..Reader::new(text) }
+    }
+
+    /// What each key takes, by its path.
+    #[cfg(feature = "desk")]
+    pub fn into_shapes(self) -> BTreeMap<String, Value> {
+        self.shapes.map(RefCell::into_inner).unwrap_or_default()
     }
 
     pub fn top<'s>(&'s self, table: &'s DeTable<'s>) -> Section<'s> {
@@ -84,6 +105,13 @@ impl<'s> Section<'s> {
         if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) }
     }
 
+    /// Notes what `key` takes, when somebody wants to know.
+    fn shape(&self, key: &'static str, shape: impl FnOnce() -> Value) {
+        if let Some(shapes) = &self.reader.shapes {
+            shapes.borrow_mut().insert(self.path(key), shape());
+        }
+    }
+
     fn get(&self, key: &'static str) -> Option<&'s Spanned<DeValue<'s>>> {
         self.known.borrow_mut().push(key);
         let (name, value) = self.table?.get_key_value(key)?;
@@ -110,6 +138,11 @@ impl<'s> Section<'s> {
 
     /// A value that must be there: faults when the key is missing, and hands out `stand_in`.
     pub fn required<T>(&self, key: &'static str, value: Option<T>, stand_in: T, fix: &str) -> T {
+        if let Some(shapes) = &self.reader.shapes
+            && let Some(shape) = shapes.borrow_mut().get_mut(&self.path(key))
+        {
+            shape["required"] = true.into();
+        }
         if self.table.is_none_or(|t| !t.contains_key(key)) {
             let path = self.path(key);
             self.reader.fault(&path, format!("{} is missing", spoken(&path)), fix);
@@ -118,6 +151,7 @@ impl<'s> Section<'s> {
     }
 
     pub fn flag(&self, key: &'static str) -> Option<bool> {
+        self.shape(key, || json!({"type": "boolean"}));
         self.read(key, "true or false", |value| match value {
             DeValue::Boolean(flag) => Some(*flag),
             _ => None,
@@ -125,6 +159,7 @@ impl<'s> Section<'s> {
     }
 
     pub fn number<T: TryFrom<i64>>(&self, key: &'static str, range: RangeInclusive<i64>) -> Option<T> {
+        self.shape(key, || json!({"type": "integer", "minimum": range.start(), "maximum": range.end()}));
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
         self.read(key, &wanted, |value| {
             let number = integer(value)?;
@@ -133,11 +168,13 @@ impl<'s> Section<'s> {
     }
 
     pub fn text(&self, key: &'static str) -> Option<String> {
+        self.shape(key, || json!({"type": "string", "pattern": PLAIN}));
         let path = self.path(key);
         self.read(key, "a text in quotation marks", |value| self.plain(&path, value))
     }
 
     pub fn choice<'c>(&self, key: &'static str, choices: &[&'c str]) -> Option<&'c str> {
+        self.shape(key, || json!({"enum": choices}));
         let quoted: Vec<String> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
         self.read(key, &quoted.join(" or "), |value| {
             let text = value.as_str()?;
@@ -146,20 +183,28 @@ impl<'s> Section<'s> {
     }
 
     pub fn address(&self, key: &'static str) -> Option<IpAddr> {
+        self.shape(key, || json!({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}));
         self.read(key, "an address such as \"192.168.18.20\"", |value| value.as_str()?.parse().ok())
     }
 
     pub fn net(&self, key: &'static str) -> Option<IpNet> {
+        self.shape(key, || json!({"type": "string", "pattern": NETWORK}));
         let path = self.path(key);
         self.read(key, "a network such as \"192.168.18.0/24\"", |value| self.network(&path, value))
     }
 
     pub fn nets(&self, key: &'static str) -> Option<Vec<IpNet>> {
+        self.list_shape(key, json!({"type": "string", "pattern": NETWORK}));
         self.list(key, "a network such as \"192.168.18.0/24\"", |path, value| self.network(path, value))
     }
 
     pub fn texts(&self, key: &'static str) -> Option<Vec<String>> {
+        self.list_shape(key, json!({"type": "string", "pattern": PLAIN}));
         self.list(key, "a text in quotation marks", |path, value| self.plain(path, value))
+    }
+
+    fn list_shape(&self, key: &'static str, items: Value) {
+        self.shape(key, || json!({"type": "array", "items": items}));
     }
 
     fn list<T>(
@@ -213,6 +258,7 @@ impl<'s> Section<'s> {
 
     /// Further configuration lines: one line each, which may well hold quotation marks.
     pub fn config_lines(&self, key: &'static str) -> Option<Vec<String>> {
+        self.list_shape(key, json!({"type": "string", "pattern": LINE}));
         self.list(key, "a line of text in quotation marks", |path, value| {
             let text = value.as_str()?;
             if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
@@ -225,6 +271,11 @@ impl<'s> Section<'s> {
 
     /// Every key of a table whose names are free, with its value as text.
     pub fn settings(&self) -> BTreeMap<String, String> {
+        if let Some(shapes) = &self.reader.shapes {
+            let any =
+                json!({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}});
+            shapes.borrow_mut().insert(self.path.clone(), any);
+        }
         let mut settings = BTreeMap::new();
         for (key, value) in self.table.into_iter().flatten() {
             let path = self.path(key.get_ref());
@@ -287,6 +338,11 @@ impl<'s> Section<'s> {
         }
     }
 }
+
+/// As [`Section::plain`], [`Section::config_lines`] and [`Section::network`] judge them, in a schema's words.
+const PLAIN: &str = r#"^[^"'`\\\u0000-\u001f\u007f-\u009f]*$"#;
+const LINE: &str = r"^[^\u0000-\u0008\u000a-\u001f\u007f-\u009f]*$";
+const NETWORK: &str = "^[0-9a-fA-F.:]+/[0-9]{1,3}$";
 
 fn integer(value: &DeValue<'_>) -> Option<i64> {
     let DeValue::Integer(number) = value else { return None };
