@@ -22,7 +22,7 @@ fn the_image_boots_by_bios_and_by_uefi_and_waits_for_its_peers() {
     let (_, target) = image::target("debian-13").unwrap();
     let (cluster, disk) = common::cluster_with_image(dir.path(), "node.qcow2");
     let seed = Seed::of(&cluster.spec, "node2").unwrap();
-    seed.with_network(&cluster.spec, Interface::Mac(MAC.into()), None).unwrap().write(&iso).unwrap();
+    seed.with_network(&cluster.spec, Interface::Mac(MAC.into()), None, &[]).unwrap().write(&iso).unwrap();
 
     for firmware in [Firmware::Bios, Firmware::Uefi] {
         let mut machine = Machine::boot(firmware, &disk, &iso, dir.path());

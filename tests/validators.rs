@@ -2,32 +2,22 @@
 //! the target's own tree. Needs root.
 
 mod cases;
+mod common;
 
 use cases::{Case, address};
-use hanode::image;
 use hanode::plan::Action;
 use hanode::render::sentinel;
 use hanode::tree::{self, Entry, Ids, Kind};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 
 const HELPERS: &str = include_str!("validators/helpers.sh");
 const CERTIFICATES: &str = include_str!("validators/certificates.sh");
 
-/// The base's tree, unpacked once for each base that there was.
-fn debian() -> PathBuf {
-    static TREE: LazyLock<PathBuf> = LazyLock::new(|| {
-        let (_, target) = image::target("debian-13").expect("the target");
-        image::tree(&target, Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("the base's tree")
-    });
-    TREE.clone()
-}
-
 /// Lays `entries` over the Debian tree, runs the script in there, and returns what it printed.
 fn sandboxed(entries: &[Entry], script: &str) -> String {
-    let tree = debian();
+    let tree = common::debian();
     let dir = tempfile::Builder::new().prefix("hanode-validate-").tempdir().expect("a temporary directory");
     for part in ["upper", "work", "root"] {
         std::fs::create_dir(dir.path().join(part)).expect("a directory");

@@ -1,5 +1,5 @@
 //! What cloud-init learned of this machine. Hostile input: bounded, and nothing in it is believed
-//! beyond the three values read here.
+//! beyond the few values read here. What an older cloud-init does not pass on: [`super::platform`].
 
 use serde_json::Value;
 use std::io::Read;
@@ -16,6 +16,8 @@ pub struct Metadata {
     pub node: Option<String>,
     pub hostname: Option<String>,
     pub instance_id: Option<String>,
+    /// cloud-init's word for where this machine runs: `ec2`, `openstack`, `nocloud`…
+    pub platform: Option<String>,
 }
 
 /// `None` where cloud-init left nothing: its metadata is gone or it never ran.
@@ -38,28 +40,39 @@ pub fn read(root: &Path) -> anyhow::Result<Option<Metadata>> {
     Ok(None)
 }
 
+/// A word of metadata: no name of a node or machine is longer.
+pub fn word(text: &str) -> Option<String> {
+    Some(text.trim()).filter(|s| !s.is_empty() && s.len() <= 255).map(String::from)
+}
+
 pub fn parse(data: &Value) -> Metadata {
-    let text =
-        |v: &Value| v.as_str().map(str::trim).filter(|s| !s.is_empty() && s.len() <= 255).map(String::from);
+    let text = |v: &Value| v.as_str().and_then(word);
     let v1 = &data["v1"];
     Metadata {
         node: tagged(&data["ds"]).and_then(|v| text(&v)),
         hostname: text(&v1["local_hostname"]).or_else(|| text(&v1["local-hostname"])),
         instance_id: text(&v1["instance_id"]).or_else(|| text(&v1["instance-id"])),
+        platform: text(&v1["platform"]),
     }
 }
 
 /// Each platform's own place for a machine's tag.
 fn tagged(ds: &Value) -> Option<Value> {
-    let meta = &ds["meta_data"];
+    // Of EC2 cloud-init keeps what it crawled, whose key has a hyphen.
+    let meta = if ds["meta_data"].is_null() { &ds["meta-data"] } else { &ds["meta_data"] };
     let places = [
-        &meta[KEY],                           // NoCloud, VMware guestinfo.metadata
-        &meta["meta"][KEY],                   // OpenStack, config drive
-        &meta["tags"]["instance"][KEY],       // EC2, cloud-init 22.2 and later
-        &meta["attributes"][KEY],             // GCE
-        &meta["instance"]["attributes"][KEY], // GCE, as the metadata server nests it
+        &meta[KEY],                     // NoCloud, VMware guestinfo.metadata
+        &meta["meta"][KEY],             // OpenStack, config drive
+        &meta["tags"]["instance"][KEY], // EC2, cloud-init 22.2 and later
     ];
-    places.into_iter().find(|v| v.is_string()).cloned().or_else(|| azure(&meta["imds"]["compute"]))
+    let plain = places.into_iter().find(|v| v.is_string()).cloned();
+    plain.or_else(|| gce(meta)).or_else(|| azure(&meta["imds"]["compute"]))
+}
+
+/// GCE's attributes arrive as the text that the metadata server sent.
+fn gce(meta: &Value) -> Option<Value> {
+    let attributes: Value = serde_json::from_str(meta["instance-data"].as_str()?).ok()?;
+    attributes.get(KEY).cloned()
 }
 
 /// Azure gives tags as a list of pairs, or, to older clients, as `name:value;name:value`.
@@ -87,8 +100,8 @@ mod tests {
         for ds in [
             json!({"meta_data": {"hanode_node": "node2"}}),
             json!({"meta_data": {"meta": {"hanode_node": "node2"}}}),
-            json!({"meta_data": {"tags": {"instance": {"hanode_node": "node2"}}}}),
-            json!({"meta_data": {"attributes": {"hanode_node": "node2"}}}),
+            json!({"meta-data": {"tags": {"instance": {"hanode_node": "node2"}}}}),
+            json!({"meta_data": {"instance-data": "{\"hanode_node\": \"node2\"}"}}),
             json!({"meta_data": {"imds": {"compute": {"tagsList": [{"name": "hanode_node", "value": "node2"}]}}}}),
             json!({"meta_data": {"imds": {"compute": {"tags": "a:b;hanode_node:node2"}}}}),
         ] {

@@ -6,7 +6,7 @@ use super::identity::{self, Pin};
 use super::machine::Machine;
 use super::state::{self, Phase, State, Trouble};
 use super::units::Systemd;
-use super::{disk, given::Given, metadata, observe};
+use super::{disk, given::Given, metadata, observe, platform};
 use crate::facts::MachineFacts;
 use crate::pki::read::certificate;
 use crate::plan::{self, Action, Plan};
@@ -21,6 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const CLOCK_PATIENCE: Duration = Duration::from_secs(600);
 /// The node's address may come a moment after the network is called online.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a metadata service may be away or busy.
+const PLATFORM_PATIENCE: Duration = Duration::from_secs(60);
 const JOIN_SOCKET: &str = "hanode-join.socket";
 const JOIN_SOCKET_DROP_INS: &str = "/etc/systemd/system/hanode-join.socket.d/";
 const ROUND: Duration = Duration::from_millis(300);
@@ -58,9 +60,19 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
 
 fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
     let machine = Machine::read(root)?;
-    let metadata = metadata::read(root)?;
     let pinned = disk::pin(root)?;
-    let found = identity::identify(&given.spec, &machine, metadata.as_ref(), pinned.as_ref())?;
+    let mut metadata = metadata::read(root)?;
+    // A disk that knows whose it is need not wait for a platform that does not answer.
+    let patience = if pinned.is_some() { Duration::from_secs(2) } else { PLATFORM_PATIENCE };
+    let unheard = platform::complete(root, &mut metadata, patience).err();
+    if let Some(why) = &unheard {
+        tracing::warn!("{why:#}");
+    }
+    let found = identity::identify(&given.spec, &machine, metadata.as_ref(), pinned.as_ref());
+    let found = found.map_err(|error| match unheard {
+        Some(why) => anyhow::Error::from(error).context(format!("{why:#}")),
+        None => error.into(),
+    })?;
     if let Some(warning) = &found.warning {
         tracing::warn!("{warning}");
     }

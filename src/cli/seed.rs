@@ -1,32 +1,68 @@
 //! `hanode seed`
 
 use super::Verdict;
-use crate::cluster;
-use crate::seed;
-use anyhow::Result;
+use crate::boot::given;
+use crate::cluster::Cluster;
+use crate::seed::{self, Interface};
+use crate::{bundle, cluster};
+use anyhow::{Context, Result};
 use clap::Args;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// Make a NoCloud seed disk that tells a machine which node it is
+/// Make a NoCloud seed that tells a machine which node it is
+///
+/// The form follows from the ending: .iso, .img (vfat), a final slash (a directory), or .smbios (a string for
+/// `qemu -smbios type=1,serial=…`). With --interface the machine also gets its address from it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  hanode seed demo --node node1 --out node1.iso")]
+Examples:
+  hanode seed demo --node node1 --out node1.iso
+  hanode seed demo --node node1 --interface 52:54:00:00:00:01 --gateway 192.168.18.1 --out node1.iso
+  hanode seed demo --node node1 --bundle --out node1/       user-data for an image built with --base")]
 pub struct Seed {
     /// The cluster directory
     pub dir: PathBuf,
     /// The node, by its name in the spec
     #[arg(long, value_name = "N")]
     pub node: String,
-    /// The ISO image to write, or a directory, named with a final slash
+    /// What to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Give the node's address to this interface, known by name or by MAC address
+    #[arg(long, value_name = "NAME|MAC")]
+    pub interface: Option<Interface>,
+    /// The default route
+    #[arg(long, value_name = "IP", requires = "interface")]
+    pub gateway: Option<IpAddr>,
+    /// A name server; may be repeated
+    #[arg(long, value_name = "IP", requires = "interface")]
+    pub nameserver: Vec<IpAddr>,
+    /// A file with a public key that may log in as root
+    #[arg(long, value_name = "FILE")]
+    pub ssh_key: Option<PathBuf>,
+    /// Carry spec and bundle, for an image without a cluster: the seed is then as secret as an image
+    #[arg(long)]
+    pub bundle: bool,
 }
 
 impl Seed {
     pub fn run(&self) -> Result<Verdict> {
         let (spec, _) = cluster::load_spec(&self.dir)?;
-        seed::Seed::of(&spec, &self.node)?.write(&self.out)?;
+        let mut seed = seed::Seed::of(&spec, &self.node)?;
+        if let Some(interface) = &self.interface {
+            seed = seed.with_network(&spec, interface.clone(), self.gateway, &self.nameserver)?;
+        }
+        if let Some(file) = &self.ssh_key {
+            let key = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+            seed.ssh_key = Some(key);
+        }
+        if self.bundle {
+            let cluster = Cluster::load(&self.dir)?;
+            let spec = (given::SPEC_OVERRIDE, cluster.spec_text.into_bytes());
+            seed.late = vec![spec, (bundle::OVERRIDE, cluster.bundle_bytes)];
+        }
+        seed.write(&self.out)?;
         super::say(&format!("{} makes a machine {}", self.out.display(), self.node))?;
         Ok(Verdict::Well)
     }

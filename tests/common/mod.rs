@@ -6,10 +6,20 @@ use hanode::image::{self, Baked, Options};
 use hanode::spec::{self, Spec};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// The starter spec.
 pub fn spec() -> Spec {
     spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+/// The target's own tree, unpacked once for each base that there was.
+pub fn debian() -> PathBuf {
+    static TREE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let (_, target) = image::target("debian-13").unwrap();
+        image::tree(&target, Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
+    });
+    TREE.clone()
 }
 
 /// The program of the image, as cargo built it for this test.

@@ -1,13 +1,14 @@
-//! NoCloud seeds: what tells a booting machine which node it is, as a small disk or a directory.
+//! NoCloud seeds: what tells a booting machine which node it is. [`form`] writes them: a small disk, a
+//! directory, a string for the firmware.
 
-use crate::image::scratch::{self, Scratch};
-use crate::image::tool::{self, command, run};
+mod form;
+
 use crate::spec::Spec;
-use crate::tree;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use std::fmt::Write;
 use std::net::IpAddr;
-use std::path::Path;
 
 /// What a machine is told about itself.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct Seed {
     pub network: Option<Network>,
     /// A public key that may log in as root.
     pub ssh_key: Option<String>,
+    /// For an image without a cluster: what is to be laid into the machine, path and content.
+    pub late: Vec<(&'static str, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -39,6 +42,17 @@ pub enum Interface {
     Mac(String),
 }
 
+impl std::str::FromStr for Interface {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let pairs: Vec<_> = text.split(':').collect();
+        let hex = |p: &&str| p.len() == 2 && p.chars().all(|c| c.is_ascii_hexdigit());
+        let mac = pairs.len() == 6 && pairs.iter().all(hex);
+        Ok(if mac { Interface::Mac(text.into()) } else { Interface::Name(text.into()) })
+    }
+}
+
 impl Seed {
     /// A node's seed as the spec has it.
     pub fn of(spec: &Spec, node: &str) -> Result<Seed> {
@@ -52,6 +66,7 @@ impl Seed {
             node: node.name.clone(),
             network: None,
             ssh_key: None,
+            late: Vec::new(),
         })
     }
 
@@ -61,75 +76,50 @@ impl Seed {
         spec: &Spec,
         interface: Interface,
         gateway: Option<IpAddr>,
+        nameservers: &[IpAddr],
     ) -> Result<Seed> {
         let node = spec.node(&self.node).with_context(|| format!("no node {:?} in the spec", self.node))?;
         let (address, prefix) = (node.address, spec.network.subnet.prefix_len());
-        self.network = Some(Network { interface, address, prefix, gateway, nameservers: Vec::new() });
+        self.network =
+            Some(Network { interface, address, prefix, gateway, nameservers: nameservers.to_vec() });
         Ok(self)
     }
 
-    /// The seed's files: name and text. Nothing here is secret: every user of the machine may read metadata.
+    /// The seed's files: name and text. Every user of the machine may read metadata; user-data is root's.
     pub fn files(&self) -> Result<Vec<(&'static str, String)>> {
         let mut meta = String::new();
         writeln!(meta, "instance-id: {}", quoted(&self.instance_id))?;
         writeln!(meta, "local-hostname: {}", quoted(&self.hostname))?;
         writeln!(meta, "hanode_node: {}", quoted(&self.node))?;
-        let mut user = String::from("#cloud-config\n");
-        match &self.ssh_key {
-            Some(key) => {
-                writeln!(user, "disable_root: false\nssh_authorized_keys:\n  - {}", quoted(key.trim()))?
-            }
-            None => user += "{}\n",
-        }
-        let mut files = vec![("meta-data", meta), ("user-data", user)];
+        let mut files = vec![("meta-data", meta), ("user-data", self.user_data()?)];
         if let Some(network) = &self.network {
             files.push(("network-config", network.config()?));
         }
         Ok(files)
     }
 
-    /// Writes the files into a directory, which is made if need be.
-    pub fn write_directory(&self, at: &Path) -> Result<()> {
-        std::fs::create_dir_all(at).with_context(|| format!("making {}", at.display()))?;
-        for (name, text) in self.files()? {
-            let at = at.join(name);
-            tree::replace(&at, text.as_bytes(), 0o600, None)
-                .with_context(|| format!("writing {}", at.display()))?;
+    fn user_data(&self) -> Result<String> {
+        let mut user = String::from("#cloud-config\n");
+        if let Some(key) = &self.ssh_key {
+            writeln!(user, "disable_root: false\nssh_authorized_keys:\n  - {}", quoted(key.trim()))?;
         }
-        Ok(())
-    }
-
-    /// Writes an ISO 9660 disk.
-    pub fn write_iso(&self, out: &Path) -> Result<()> {
-        tool::need(&["xorriso"])?;
-        scratch::check_output(out)?;
-        let scratch = Scratch::beside(out)?;
-        let content = scratch.join("content");
-        self.write_directory(&content)?;
-        let made = scratch.join("iso");
-        let mut xorriso = command("xorriso");
-        xorriso.args(["-as", "mkisofs", "-quiet", "-V", "CIDATA", "-J", "-r", "-o"]).arg(&made).arg(&content);
-        run(&mut xorriso)?;
-        scratch::publish(&made, out)
-    }
-
-    /// A disk where `out` ends in `.iso`, a directory where it ends in a slash.
-    pub fn write(&self, out: &Path) -> Result<()> {
-        if out.to_string_lossy().ends_with('/') {
-            return self.write_directory(out);
+        if !self.late.is_empty() {
+            user += "write_files:\n";
         }
-        if out.extension().is_none_or(|ending| ending != "iso") {
-            bail!(
-                "{}: a seed is a file that ends in .iso, or a directory named with a final slash",
-                out.display()
-            );
+        for (path, content) in &self.late {
+            writeln!(user, "  - path: {path}\n    permissions: \"0600\"\n    encoding: b64")?;
+            writeln!(user, "    content: {}", BASE64.encode(content))?;
         }
-        self.write_iso(out)
+        if self.ssh_key.is_none() && self.late.is_empty() {
+            user += "{}\n";
+        }
+        Ok(user)
     }
 }
 
 impl Network {
-    /// Version 2. A default route is written out: some of cloud-init's renderers fail on the word `default`.
+    /// Version 2. Default routes are written as every version and renderer of cloud-init reads them: some fail
+    /// on the word `default`, some lose or refuse a route to `::/0`, and none fails on these.
     fn config(&self) -> Result<String> {
         let mut text = String::from("version: 2\nethernets:\n");
         match &self.interface {
@@ -140,9 +130,12 @@ impl Network {
             }
         }
         writeln!(text, "    addresses: [\"{}/{}\"]", self.address, self.prefix)?;
-        if let Some(gateway) = self.gateway {
-            let everywhere = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-            writeln!(text, "    routes:\n      - to: \"{everywhere}\"\n        via: \"{gateway}\"")?;
+        match self.gateway {
+            Some(IpAddr::V4(gateway)) => {
+                writeln!(text, "    routes:\n      - to: \"0.0.0.0/0\"\n        via: \"{gateway}\"")?
+            }
+            Some(IpAddr::V6(gateway)) => writeln!(text, "    gateway6: \"{gateway}\"")?,
+            None => {}
         }
         if !self.nameservers.is_empty() {
             let servers: Vec<_> = self.nameservers.iter().map(|s| format!("\"{s}\"")).collect();
@@ -160,7 +153,6 @@ fn quoted(text: &str) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn seed(interface: Interface) -> Seed {
         Seed {
@@ -175,6 +167,7 @@ mod tests {
                 nameservers: vec!["192.168.18.1".parse().unwrap()],
             }),
             ssh_key: None,
+            late: Vec::new(),
         }
     }
 
@@ -205,26 +198,25 @@ ethernets:
     }
 
     #[test]
-    fn a_directory_and_a_disk_hold_the_same() {
-        let dir = tempfile::tempdir().unwrap();
-        let seed = seed(Interface::Name("host0".into()));
-        let (folder, iso) = (dir.path().join("seed/"), dir.path().join("seed.iso"));
-        seed.write(&folder).unwrap();
-        seed.write(&iso).unwrap();
-        assert_eq!(iso.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        let back = dir.path().join("back");
-        let mut xorriso = command("xorriso");
-        xorriso.args(["-osirrox", "on", "-indev"]).arg(&iso).args(["-extract", "/"]).arg(&back);
-        run(&mut xorriso).unwrap();
-        for (name, text) in seed.files().unwrap() {
-            assert_eq!(std::fs::read_to_string(folder.join(name)).unwrap(), text);
-            assert_eq!(std::fs::read_to_string(back.join(name)).unwrap(), text);
-        }
+    fn an_image_without_a_cluster_gets_it_late() {
+        let mut seed = seed(Interface::Name("x".into()));
+        seed.late = vec![("/etc/hanode/cluster.toml", b"schema = 1\n".to_vec())];
+        let files = seed.files().unwrap();
+        assert_eq!(
+            files[1].1,
+            "#cloud-config
+write_files:
+  - path: /etc/hanode/cluster.toml
+    permissions: \"0600\"
+    encoding: b64
+    content: c2NoZW1hID0gMQo=
+"
+        );
     }
 
     #[test]
-    fn an_output_of_neither_kind_is_refused() {
-        let said = seed(Interface::Name("x".into())).write(Path::new("seed.img")).unwrap_err().to_string();
-        assert!(said.contains("seed.img") && said.contains(".iso"), "{said}");
+    fn a_mac_address_is_known_from_a_name() {
+        assert!(matches!("52:54:00:AB:00:01".parse().unwrap(), Interface::Mac(_)));
+        assert!(matches!("enp1s0".parse().unwrap(), Interface::Name(_)));
     }
 }
