@@ -259,6 +259,36 @@ fn what_an_operator_checks(lab: &Lab) {
         page.lines().filter(|l| l.starts_with(&format!("{backend},node")) && l.contains(",UP,")).count()
     };
     assert_eq!((up("postgres_primary"), up("redis_primary")), (1, 1), "{page}");
+    every_node_tells_prometheus(lab, &login);
+}
+
+/// Each node's own metrics, behind the statistics page's password, read by Prometheus' own reader for Python.
+fn every_node_tells_prometheus(lab: &Lab, login: &str) {
+    const SCRIPT: &str = "import sys; from prometheus_client.parser import text_string_to_metric_families as read; \
+        [print(s.name, *s.labels.values(), s.value) for f in read(sys.stdin.read()) for s in f.samples]";
+    let mut told = String::new();
+    for node in &lab.cluster.spec.nodes {
+        let at = format!("http://{}:7000/metrics", node.address);
+        assert!(outcome(lab.client(&["curl", "-sSf", &at])).is_err(), "metrics without the password");
+        let script = format!("curl -sSf -u {login} {at} | /usr/bin/python3 -c '{SCRIPT}'");
+        told += &said("metrics", lab.client(&["bash", "-o", "pipefail", "-c", &script]));
+        told += "\n";
+        for well in
+            ["node_healthy", "etcd_healthy", "postgres_up", "redis_up", "sentinel_quorum", "haproxy_up"]
+        {
+            let line = format!("hanode_{well} {} 1.0", node.name);
+            assert!(told.lines().any(|l| l == line), "{line:?} is not in\n{told}");
+        }
+    }
+    let of = |name: &str| told.lines().filter(|l| l.starts_with(name) && l.ends_with(" 1.0")).count();
+    let roles = ["hanode_vip_held", "hanode_etcd_leader", "hanode_redis_primary"];
+    assert_eq!(roles.map(of), [1, 1, 1], "{told}");
+    let ends = told.lines().find_map(|l| {
+        l.strip_prefix("hanode_certificate_not_after_timestamp_seconds /etc/ssl/pgsql/server.crt ")
+    });
+    let ends: f64 = ends.and_then(|e| e.parse().ok()).unwrap_or_else(|| panic!("{told}"));
+    assert!(ends > hanode::pki::now() as f64, "{ends}");
+    assert!(!told.contains("hanode_cluster_"), "a node speaks for itself alone");
 }
 
 /// From outside: verified TLS to both through the virtual IP, and a revocation list that verifies.

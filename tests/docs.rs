@@ -71,7 +71,7 @@ schema, documents = json.load(sys.stdin)
 jsonschema.Draft202012Validator.check_schema(schema)
 judge = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
 json.dump([next((e.message for e in judge.iter_errors(d)), '') for d in documents], sys.stdout)";
-    let mut python = Command::new("python3")
+    let mut python = Command::new("/usr/bin/python3")
         .args(["-c", SCRIPT])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

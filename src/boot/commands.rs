@@ -2,8 +2,8 @@
 
 use super::gate::{self, Gate};
 use super::given::Given;
-use super::{answer, disk, observe, ready, recover, run};
-use crate::health;
+use super::{answer, disk, metrics, observe, ready, recover, run};
+use crate::health::{self, Form};
 use crate::plan;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -34,6 +34,8 @@ enum Verb {
     Ready,
     /// Answer one connection to the join port on standard input (hanode-join@.service)
     Answer,
+    /// Answer one request for this node's metrics on standard input (hanode-metrics@.service)
+    Metrics,
     /// Exit 0 if HAProxy on this machine answers its health probe (Keepalived's check)
     ProbeHealth { port: u16 },
     /// Show what is observed and what would be done, changing nothing
@@ -60,6 +62,9 @@ Without the flags it says what would be lost and changes nothing.")]
     Status {
         #[arg(long)]
         json: bool,
+        /// Print it in Prometheus' text format
+        #[arg(long, conflicts_with = "json")]
+        metrics: bool,
         /// Instead, say whether a node (this one, if none is named) may be taken away now, and why not
         #[arg(long, value_name = "NODE", num_args = 0..=1)]
         replace: Option<Option<String>>,
@@ -99,6 +104,7 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::Gate { service } => gate::pass(root, *service)?,
         Verb::Ready => ready::watch(root)?,
         Verb::Answer => answer::serve(root)?,
+        Verb::Metrics => metrics::serve(root)?,
         Verb::ProbeHealth { port } => {
             return Ok(if healthy(*port) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
@@ -106,7 +112,9 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::Recover { from_this_node, yes_data_on_others_is_lost } => {
             recover::recover(root, *from_this_node, *yes_data_on_others_is_lost)?;
         }
-        Verb::Status { json, replace: None } => return health::show(&Given::load(root)?.access()?, *json),
+        Verb::Status { json, metrics, replace: None } => {
+            return health::show(&Given::load(root)?.access()?, Form::of(*json, *metrics));
+        }
         Verb::Status { replace: Some(node), .. } => return may_go(root, node.as_deref()),
     }
     Ok(ExitCode::SUCCESS)

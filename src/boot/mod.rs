@@ -15,6 +15,7 @@ mod identity;
 mod labels;
 mod machine;
 pub mod metadata;
+mod metrics;
 mod observe;
 pub mod platform;
 mod ready;

@@ -1,13 +1,13 @@
 //! Watches the node's services, says when all are well, and keeps `state.json` current for good.
 
 use super::state::{self, Phase, Trouble, UnitState};
-use super::{disk, given::Given, observe, run::node_units, units::Systemd};
+use super::{disk, given::Given, metrics, observe, run::node_units, units::Systemd};
 use crate::health::local;
 use crate::plan::{self, Action, Plan};
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const UNTIL_READY: Duration = Duration::from_millis(500);
 const FROM_THEN_ON: Duration = Duration::from_secs(5);
@@ -19,6 +19,7 @@ pub fn watch(root: &Path) -> Result<()> {
     let units = node_units(&given)?;
     let systemd = Systemd::connect()?;
     let access = given.access()?;
+    let mut measured: Option<Instant> = None;
     loop {
         let units = systemd.states(&units)?;
         let mut problems = down(&units);
@@ -36,6 +37,10 @@ pub fn watch(root: &Path) -> Result<()> {
             disk::mark_in_service(root, &local::etcd_member(&access, &node)?)?;
         }
         report(root, units, problems, plan.as_ref())?;
+        if measured.is_none_or(|at| at.elapsed() >= FROM_THEN_ON) {
+            metrics::keep(root, &given, &access, &node)?;
+            measured = Some(Instant::now());
+        }
         sleep(if state::load(root).phase == Phase::InService { FROM_THEN_ON } else { UNTIL_READY });
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Verdict;
 use super::status;
-use crate::health;
+use crate::health::{self, Form};
 use crate::interrupt;
 use crate::lab::chaos::{self, Fault};
 use crate::lab::{self, Options, Probe};
@@ -152,7 +152,7 @@ impl Lab {
                 let found = lab::status(&common.dir, || health::collect(&access))??;
                 match replace {
                     Some(node) => status::show_replace(&access, &found, node, *json),
-                    None => status::show(&found, *json),
+                    None => status::show(&found, Form::of(*json, false)),
                 }
             }
             Verb::Exec { common, command } => exec(common, command),

@@ -3,7 +3,7 @@
 use super::Verdict;
 use crate::client::tls::{Credentials, Leaf};
 use crate::cluster::Cluster;
-use crate::health::{self, Access};
+use crate::health::{self, Access, Form};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,17 @@ use std::path::{Path, PathBuf};
 Examples:
   hanode status demo
   hanode status demo --replace node2 && echo 'node2 may go'
-  hanode status demo --json | jq -r '.problems[]'")]
+  hanode status demo --json | jq -r '.problems[]'
+  hanode status demo --metrics > /var/lib/prometheus/node-exporter/hanode.prom")]
 pub struct Status {
     /// The cluster directory
     pub dir: PathBuf,
     /// Print it as JSON
     #[arg(long)]
     pub json: bool,
+    /// Print it in Prometheus' text format
+    #[arg(long, conflicts_with_all = ["json", "replace"])]
+    pub metrics: bool,
     /// Instead, say whether this node may be taken away now without harm, and why not
     #[arg(long, value_name = "NODE")]
     pub replace: Option<String>,
@@ -32,16 +36,13 @@ impl Status {
         let status = health::collect(&access)?;
         match &self.replace {
             Some(node) => show_replace(&access, &status, node, self.json),
-            None => show(&status, self.json),
+            None => show(&status, Form::of(self.json, self.metrics)),
         }
     }
 }
 
-pub fn show(status: &health::Status, json: bool) -> Result<Verdict> {
-    match json {
-        true => super::say_json(status)?,
-        false => super::say(health::table(status).trim_end())?,
-    }
+pub fn show(status: &health::Status, form: Form) -> Result<Verdict> {
+    super::say(form.text(status)?.trim_end())?;
     Ok(if status.healthy { Verdict::Well } else { Verdict::NotWell })
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::client::etcd::Etcd;
 use crate::client::http::Http;
 use crate::client::redis::{Redis, Value, Watched, watched};
-use crate::join;
+use crate::join::{self, Answer};
 use crate::pki::read;
 use crate::spec::{Node, VipMode};
 use anyhow::{Context, Result, ensure};
@@ -22,7 +22,7 @@ pub fn collect(access: &Access) -> Result<Status> {
         let etcds: Vec<_> = nodes.iter().map(|n| threads.spawn(|| etcd(access, n))).collect();
         let rediss: Vec<_> = nodes.iter().map(|n| threads.spawn(|| redis(access, n))).collect();
         let sentinels: Vec<_> = nodes.iter().map(|n| threads.spawn(|| sentinel(access, n))).collect();
-        let patroni = threads.spawn(|| postgres(access));
+        let patroni = threads.spawn(|| postgres(access, spec));
         let vip = threads.spawn(|| haproxy_answers(spec.network.vip, spec.haproxy.stats_port));
         let all = |failed: &str| anyhow::anyhow!("{failed}: a thread failed");
         let nodes =
@@ -54,23 +54,51 @@ fn node(access: &Access, node: &Node) -> (NodeStatus, bool) {
     let spec = &access.spec;
     let answer = join::ask(&access.cluster, node.address, spec.network.join_port, TIMEOUT);
     let (mut status, holds) = match answer {
-        Ok(answer) => {
-            let status = NodeStatus {
-                name: node.name.clone(),
-                address: node.address,
-                phase: answer.phase,
-                generation: Some(answer.generation),
-                spec_hash: Some(answer.spec_hash),
-                image: answer.image,
-                haproxy: false,
-                problems: answer.problems,
-            };
-            (status, answer.holds_vip)
-        }
+        Ok(answer) => answered(node, answer),
         Err(error) => (unreachable(node, &error), false),
     };
     status.haproxy = haproxy_answers(node.address, spec.haproxy.stats_port);
     (status, holds && spec.network.vip_mode == VipMode::Vrrp)
+}
+
+/// What a node says of itself, and whether it holds the virtual IP.
+fn answered(node: &Node, answer: Answer) -> (NodeStatus, bool) {
+    let status = NodeStatus {
+        name: node.name.clone(),
+        address: node.address,
+        phase: answer.phase,
+        generation: Some(answer.generation),
+        spec_hash: Some(answer.spec_hash),
+        image: answer.image,
+        haproxy: false,
+        problems: answer.problems,
+    };
+    (status, answer.holds_vip)
+}
+
+/// One node alone, as it sees itself: for [`super::node_metrics`]. `healthy` and `problems` are its own.
+pub fn own(access: &Access, node: &Node, answer: Answer) -> Result<Status> {
+    let spec = &access.spec;
+    let (mut seen, holds) = answered(node, answer);
+    seen.haproxy = haproxy_answers(node.address, spec.haproxy.stats_port);
+    let alone = Spec { nodes: vec![node.clone()], ..spec.clone() };
+    let holders = (holds && spec.network.vip_mode == VipMode::Vrrp).then(|| node.name.clone());
+    Ok(Status {
+        schema: SCHEMA,
+        healthy: seen.problems.is_empty(),
+        problems: seen.problems.clone(),
+        etcd: vec![etcd(access, node)],
+        postgres: postgres(access, &alone),
+        redis: vec![redis(access, node)],
+        sentinel: sentinels_together(&alone, vec![sentinel(access, node)]),
+        vip: VipStatus {
+            address: spec.network.vip,
+            holders: holders.into_iter().collect(),
+            answers: haproxy_answers(spec.network.vip, spec.haproxy.stats_port),
+        },
+        certificates: certificates(access)?,
+        nodes: vec![seen],
+    })
 }
 
 fn unreachable(node: &Node, error: &anyhow::Error) -> NodeStatus {
@@ -107,6 +135,7 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
             leader: !status.leader.is_empty() && status.leader == status.member,
             version: status.version,
             db_bytes: status.db_bytes,
+            alarms: status.errors.iter().filter(|e| e.contains("alarm")).count(),
             error: (!status.errors.is_empty()).then(|| status.errors.join("; ")),
         },
         Err(error) => EtcdStatus {
@@ -115,14 +144,14 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
             leader: false,
             version: String::new(),
             db_bytes: 0,
+            alarms: 0,
             error: Some(format!("{error:#}")),
         },
     }
 }
 
-/// Any one Patroni knows of all members; the first that answers is asked.
-fn postgres(access: &Access) -> Vec<PostgresStatus> {
-    let spec = &access.spec;
+/// Any one Patroni knows of all members; the first of `spec`'s nodes that answers is asked.
+fn postgres(access: &Access, spec: &Spec) -> Vec<PostgresStatus> {
     let ask = |node: &Node| -> Result<serde_json::Value> {
         let url = format!("https://{}/cluster", SocketAddr::new(node.address, spec.patroni.restapi_port));
         let answer = Http::new(Some(&access.cluster), TIMEOUT)?.get(&url)?;

@@ -1,12 +1,16 @@
 //! Health: what the whole cluster looks like from here, and what is wrong with it.
 //!
-//! [`collect`] asks, [`judge`] finds fault (pure), [`table`] shows; [`local`] is one node's view of itself.
+//! [`collect`] asks, [`judge`] finds fault (pure), [`table`] and [`metrics`] show; [`local`] is one node's view of
+//! itself.
 
 mod collect;
 mod judge;
 pub mod local;
+mod metrics;
 mod replace;
 mod table;
+#[cfg(test)]
+mod testing;
 
 use crate::bundle::Bundle;
 use crate::client::tls::Credentials;
@@ -17,10 +21,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-pub use collect::collect;
+pub use collect::{collect, own};
 pub use judge::judge;
+pub use metrics::{metrics, node_metrics};
 pub use replace::hindrances;
-pub use table::table;
+pub use table::{table, terminal_width};
 
 pub const SCHEMA: u32 = 1;
 
@@ -72,6 +77,7 @@ pub struct EtcdStatus {
     pub leader: bool,
     pub version: String,
     pub db_bytes: u64,
+    pub alarms: usize,
     pub error: Option<String>,
 }
 
@@ -139,13 +145,36 @@ pub fn replaceable(spec: &Spec, status: &Status, node: &str) -> (bool, String) {
     }
 }
 
-/// Collects, prints, and says by the exit code whether all is well.
-pub fn show(access: &Access, json: bool) -> anyhow::Result<ExitCode> {
-    let status = collect(access)?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-    } else {
-        print!("{}", table(&status));
+/// How a status is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Table,
+    Json,
+    /// In Prometheus' text format.
+    Metrics,
+}
+
+impl Form {
+    pub fn of(json: bool, metrics: bool) -> Form {
+        match (json, metrics) {
+            (_, true) => Form::Metrics,
+            (true, _) => Form::Json,
+            _ => Form::Table,
+        }
     }
+
+    pub fn text(self, status: &Status) -> anyhow::Result<String> {
+        Ok(match self {
+            Form::Table => table(status, terminal_width()),
+            Form::Json => serde_json::to_string_pretty(status)? + "\n",
+            Form::Metrics => metrics(status),
+        })
+    }
+}
+
+/// Collects, prints, and says by the exit code whether all is well.
+pub fn show(access: &Access, form: Form) -> anyhow::Result<ExitCode> {
+    let status = collect(access)?;
+    print!("{}", form.text(&status)?);
     Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,63 +1,7 @@
 //! One row per reason to keep a node.
 
 use super::*;
-use crate::health::{EtcdStatus, NodeStatus, PostgresStatus, RedisStatus, SentinelStatus, VipStatus};
-use crate::spec;
-
-fn spec() -> Spec {
-    spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
-}
-
-/// node1 leads PostgreSQL with node2 in step, node2 is Redis' primary, node3 holds the virtual IP.
-fn well(spec: &Spec) -> Status {
-    let names = || spec.nodes.iter().map(|n| n.name.clone());
-    let node = |n: &spec::Node| NodeStatus {
-        name: n.name.clone(),
-        address: n.address,
-        phase: "in-service".into(),
-        generation: Some(1),
-        spec_hash: None,
-        image: Default::default(),
-        haproxy: true,
-        problems: vec![],
-    };
-    let etcd = |name: String| EtcdStatus {
-        leader: name == "node1",
-        name,
-        healthy: true,
-        version: String::new(),
-        db_bytes: 0,
-        error: None,
-    };
-    let postgres = |name: String| {
-        let (role, state) = match name.as_str() {
-            "node1" => ("leader", "running"),
-            "node2" => ("sync_standby", "streaming"),
-            _ => ("replica", "streaming"),
-        };
-        PostgresStatus { name, role: role.into(), state: state.into(), timeline: None, lag: None }
-    };
-    let redis = |name: String| {
-        let role = if name == "node2" { "master" } else { "slave" };
-        RedisStatus { name, role: role.into(), link_up: true, replicas: 0, error: None }
-    };
-    Status {
-        schema: 1,
-        healthy: true,
-        problems: vec![],
-        nodes: spec.nodes.iter().map(node).collect(),
-        etcd: names().map(etcd).collect(),
-        postgres: names().map(postgres).collect(),
-        redis: names().map(redis).collect(),
-        sentinel: SentinelStatus {
-            primary: "192.168.18.22".parse().ok(),
-            agree: 3,
-            faults: Default::default(),
-        },
-        vip: VipStatus { address: spec.network.vip, holders: vec!["node3".into()], answers: true },
-        certificates: vec![],
-    }
-}
+use crate::health::testing::{spec, well};
 
 fn names_why(change: impl Fn(&mut Status), node: &str, words: &str) {
     let spec = spec();

@@ -1,0 +1,233 @@
+//! The status in Prometheus' text format. A node tells of itself, the desk of the whole cluster: the same names.
+
+use super::Status;
+use std::fmt::Write;
+
+/// What every line of a metric shares.
+struct Metric {
+    name: &'static str,
+    help: &'static str,
+    /// Label sets, each with its value.
+    samples: Vec<(Vec<(&'static str, String)>, f64)>,
+}
+
+/// The cluster as a whole, and all its nodes.
+pub fn metrics(status: &Status) -> String {
+    let cluster = [
+        one("hanode_cluster_healthy", "Whether hanode status finds nothing wrong.", truth(status.healthy)),
+        one(
+            "hanode_cluster_problems",
+            "How many problems hanode status lists.",
+            status.problems.len() as f64,
+        ),
+    ];
+    text(&cluster) + &node_metrics(status)
+}
+
+/// The nodes alone.
+pub fn node_metrics(status: &Status) -> String {
+    let mut all = Vec::new();
+    all.extend(nodes(status));
+    all.extend(etcd(status));
+    all.extend(postgres(status));
+    all.extend(redis(status));
+    all.push(one(
+        "hanode_vip_answers",
+        "Whether HAProxy answers on the virtual IP, as seen from here.",
+        truth(status.vip.answers),
+    ));
+    let ends = status.certificates.iter().map(|c| (vec![("file", c.name.clone())], c.not_after as f64));
+    all.push(Metric {
+        name: "hanode_certificate_not_after_timestamp_seconds",
+        help: "When a certificate or revocation list ends.",
+        samples: ends.collect(),
+    });
+    text(&all)
+}
+
+fn nodes(status: &Status) -> [Metric; 6] {
+    let nodes = &status.nodes;
+    let each = |name, help, value: &dyn Fn(&super::NodeStatus) -> Option<f64>| {
+        let samples = nodes.iter().filter_map(|n| Some((vec![("node", n.name.clone())], value(n)?)));
+        Metric { name, help, samples: samples.collect() }
+    };
+    let phases = nodes.iter().map(|n| (vec![("node", n.name.clone()), ("phase", n.phase.clone())], 1.0));
+    let specs = nodes
+        .iter()
+        .filter_map(|n| Some((vec![("node", n.name.clone()), ("spec_hash", n.spec_hash.clone()?)], 1.0)));
+    [
+        each(
+            "hanode_node_healthy",
+            "Whether the node is in service and none of its services complains.",
+            &|n| Some(truth(n.phase == "in-service" && n.problems.is_empty())),
+        ),
+        Metric { name: "hanode_node_phase", help: "The phase a node is in.", samples: phases.collect() },
+        each("hanode_bundle_generation", "Generation of the bundle a node runs with.", &|n| {
+            n.generation.map(|g| g as f64)
+        }),
+        Metric {
+            name: "hanode_spec_info",
+            help: "Hash of the spec a node runs with.",
+            samples: specs.collect(),
+        },
+        each("hanode_haproxy_up", "Whether HAProxy answers its health probe.", &|n| Some(truth(n.haproxy))),
+        each("hanode_vip_held", "Whether the node holds the virtual IP.", &|n| {
+            Some(truth(status.vip.holders.contains(&n.name)))
+        }),
+    ]
+}
+
+fn etcd(status: &Status) -> [Metric; 4] {
+    let each = |name, help, value: &dyn Fn(&super::EtcdStatus) -> Option<f64>| {
+        let samples = status.etcd.iter().filter_map(|m| Some((vec![("node", m.name.clone())], value(m)?)));
+        Metric { name, help, samples: samples.collect() }
+    };
+    // Nothing is known of the inside of a member that does not answer.
+    let answers = |m: &super::EtcdStatus| !m.version.is_empty();
+    [
+        each("hanode_etcd_healthy", "Whether the member answers, has a quorum and no alarm.", &|m| {
+            Some(truth(m.healthy))
+        }),
+        each("hanode_etcd_leader", "Whether the member leads.", &|m| Some(truth(m.leader))),
+        each("hanode_etcd_alarms", "Alarms the member reports, such as no space.", &|m| {
+            answers(m).then_some(m.alarms as f64)
+        }),
+        each("hanode_etcd_database_bytes", "Size of the member's database.", &|m| {
+            answers(m).then_some(m.db_bytes as f64)
+        }),
+    ]
+}
+
+fn postgres(status: &Status) -> [Metric; 4] {
+    let each = |name, help, value: &dyn Fn(&super::PostgresStatus) -> Option<f64>| {
+        let samples =
+            status.postgres.iter().filter_map(|m| Some((vec![("node", m.name.clone())], value(m)?)));
+        Metric { name, help, samples: samples.collect() }
+    };
+    let known = status.postgres.iter().filter(|m| !m.role.is_empty());
+    let roles = known.map(|m| (vec![("node", m.name.clone()), ("role", m.role.clone())], 1.0));
+    [
+        each("hanode_postgres_up", "Whether PostgreSQL runs, and streams where it is a replica.", &|m| {
+            Some(truth(matches!(m.state.as_str(), "running" | "streaming")))
+        }),
+        Metric {
+            name: "hanode_postgres_role",
+            help: "Patroni's role of the node.",
+            samples: roles.collect(),
+        },
+        each("hanode_postgres_lag_bytes", "How far a replica is behind the leader.", &|m| {
+            m.lag.map(|l| l as f64)
+        }),
+        each("hanode_postgres_timeline", "The timeline the node is on.", &|m| m.timeline.map(|t| t as f64)),
+    ]
+}
+
+fn redis(status: &Status) -> [Metric; 5] {
+    let each = |name, help, value: &dyn Fn(&super::RedisStatus) -> f64| {
+        let samples = status.redis.iter().map(|r| (vec![("node", r.name.clone())], value(r)));
+        Metric { name, help, samples: samples.collect() }
+    };
+    let sentinels = status
+        .nodes
+        .iter()
+        .map(|n| (vec![("node", n.name.clone())], truth(!status.sentinel.faults.contains_key(&n.name))));
+    [
+        each("hanode_redis_up", "Whether Redis answers.", &|r| truth(r.error.is_none())),
+        each("hanode_redis_primary", "Whether Redis is a primary.", &|r| truth(r.role == "master")),
+        each("hanode_redis_link_up", "Whether a replica has a link to its primary.", &|r| truth(r.link_up)),
+        each("hanode_redis_replicas", "Replicas connected to the node.", &|r| f64::from(r.replicas)),
+        Metric {
+            name: "hanode_sentinel_quorum",
+            help: "Whether the node's Sentinel sees a quorum that could move the primary.",
+            samples: sentinels.collect(),
+        },
+    ]
+}
+
+fn one(name: &'static str, help: &'static str, value: f64) -> Metric {
+    Metric { name, help, samples: vec![(Vec::new(), value)] }
+}
+
+fn truth(is: bool) -> f64 {
+    f64::from(u8::from(is))
+}
+
+fn text(metrics: &[Metric]) -> String {
+    let mut out = String::new();
+    for Metric { name, help, samples } in metrics.iter().filter(|m| !m.samples.is_empty()) {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (labels, value) in samples {
+            let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escaped(v))).collect();
+            let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+            let _ = writeln!(out, "{name}{labels} {value}");
+        }
+    }
+    out
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::testing::{spec, well};
+    use std::process::{Command, Stdio};
+
+    /// Name, labels and value of each sample, as Prometheus' own reader for Python understands them.
+    fn read(text: &str) -> Vec<String> {
+        const SCRIPT: &str = "
+import sys
+from prometheus_client.parser import text_string_to_metric_families as read
+for family in read(sys.stdin.read()):
+    assert family.documentation and family.type == 'gauge', family
+    for s in family.samples:
+        print(s.name, *(f'{k}={v}' for k, v in sorted(s.labels.items())), s.value)";
+        let mut python = Command::new("/usr/bin/python3");
+        python.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut python = python.spawn().expect("python3 with prometheus_client: run `make setup`");
+        std::io::Write::write_all(&mut python.stdin.take().expect("a pipe"), text.as_bytes())
+            .expect("asking");
+        let out = python.wait_with_output().expect("an answer");
+        assert!(out.status.success(), "{text}");
+        String::from_utf8(out.stdout).expect("text").lines().map(String::from).collect()
+    }
+
+    #[test]
+    fn prometheus_reads_what_the_status_says() {
+        let spec = spec();
+        let mut status = well(&spec);
+        status.healthy = false;
+        status.problems = vec!["x".into()];
+        status.postgres[2].lag = Some(4096);
+        status.etcd[1].version = "3.5.16".into();
+        status.etcd[1].alarms = 1;
+        status.nodes[0].phase = "a \"phase\"\\\n".into();
+        let told = read(&metrics(&status));
+        for sample in [
+            "hanode_cluster_healthy 0.0",
+            "hanode_cluster_problems 1.0",
+            "hanode_node_healthy node=node1 0.0",
+            "hanode_node_healthy node=node2 1.0",
+            "hanode_vip_held node=node3 1.0",
+            "hanode_vip_held node=node1 0.0",
+            "hanode_etcd_leader node=node1 1.0",
+            "hanode_etcd_alarms node=node2 1.0",
+            "hanode_postgres_role node=node2 role=sync_standby 1.0",
+            "hanode_postgres_lag_bytes node=node3 4096.0",
+            "hanode_redis_primary node=node2 1.0",
+            "hanode_sentinel_quorum node=node1 1.0",
+            "hanode_certificate_not_after_timestamp_seconds file=/etc/ssl/hanode/etcd.crt 1857680000.0",
+        ] {
+            assert!(told.iter().any(|t| t == sample), "{sample:?} is not among {told:#?}");
+        }
+        let of = |name: &str| told.iter().filter(|t| t.starts_with(&format!("{name} "))).count();
+        assert_eq!(
+            (of("hanode_postgres_lag_bytes"), of("hanode_etcd_alarms")),
+            (1, 1),
+            "what is unknown is left out"
+        );
+        assert!(!read(&node_metrics(&status)).iter().any(|t| t.contains("cluster")));
+    }
+}
