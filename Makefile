@@ -18,6 +18,7 @@ help:
 	@echo 'make demo        build an image, run it as a cluster here, show that it works (minutes)'
 	@echo 'make test        set up and run all tests but the long ones'
 	@echo 'make test-vm     a node of the lab as an emulated machine (minutes)'
+	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
 	@echo 'make build       the two programs, for a release'
 	@echo 'make install     programs, manual pages and completions, below PREFIX (/usr/local)'
 
@@ -84,10 +85,10 @@ setup-qemu:
 	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(QEMU) || \
 	sh tests/install-from-backports.sh $(QEMU)
 
-# A long run against a lab that is up: `make chaos LAB=demo`. A cluster of five nodes is struck twice at once.
+# A long run from nothing to nothing: `make chaos ROUNDS=40 SEED=1 NODES=3`. Five nodes are struck twice at once.
 .PHONY: chaos
-chaos:
-	cargo run --release -- lab chaos $(LAB) --rounds $(or $(ROUNDS),40) --seed $(or $(SEED),1)
+chaos: setup build
+	@sh tests/chaos.sh $(PROGRAM) $(or $(NODES),3) $(or $(ROUNDS),40) $(or $(SEED),1) $(or $(SCALE),1)
 
 # Cuts the power after every step of the service; a quarter of an hour, as root.
 .PHONY: test-failpoints

@@ -44,8 +44,20 @@ pub struct Budget {
     pub rows: Vec<Row>,
 }
 
+/// What is lost, for whoever compares: a word that does not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    PostgresLeader,
+    RedisPrimary,
+    VipHolder,
+    HungHaproxy,
+    Node,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
+    pub loss: Loss,
     pub fault: &'static str,
     /// What is counted.
     pub until: &'static str,
@@ -61,13 +73,22 @@ pub struct Part {
     pub at_most_seconds: f64,
 }
 
+impl Budget {
+    /// The row of this loss, where the configuration has an answer to it.
+    pub fn of(&self, loss: Loss) -> Option<&Row> {
+        self.rows.iter().find(|row| row.loss == loss)
+    }
+}
+
 pub fn budget(spec: &Spec) -> Budget {
     let mut rows = vec![postgres(spec), redis()];
     if spec.network.vip_mode == VipMode::Vrrp {
-        rows.push(row("power cut of the virtual IP's holder", "virtual IP elsewhere", vec![vrrp()]));
+        let fault = "power cut of the virtual IP's holder";
+        rows.push(row(Loss::VipHolder, fault, "virtual IP elsewhere", vec![vrrp()]));
         let hang = PROBE_FALL * (PROBE_INTERVAL + PROBE_TIMEOUT);
         let probe = part("Keepalived's probe fails", hang - PROBE_INTERVAL, hang);
-        rows.push(row("HAProxy hangs on the holder", "virtual IP elsewhere", vec![probe, vrrp()]));
+        let fault = "HAProxy hangs on the holder";
+        rows.push(row(Loss::HungHaproxy, fault, "virtual IP elsewhere", vec![probe, vrrp()]));
     }
     rows.push(lost_node(spec));
     Budget { schema: SCHEMA, rows }
@@ -76,6 +97,7 @@ pub fn budget(spec: &Spec) -> Budget {
 fn postgres(spec: &Spec) -> Row {
     let (ttl, loop_wait) = (f64::from(spec.patroni.ttl), f64::from(spec.patroni.loop_wait));
     row(
+        Loss::PostgresLeader,
         "power cut of PostgreSQL's leader",
         "writable through the virtual IP",
         vec![
@@ -91,6 +113,7 @@ fn postgres(spec: &Spec) -> Row {
 
 fn redis() -> Row {
     row(
+        Loss::RedisPrimary,
         "power cut of Redis' primary",
         "writable through the virtual IP",
         vec![
@@ -109,6 +132,7 @@ fn vrrp() -> Part {
 fn lost_node(spec: &Spec) -> Row {
     let (ttl, loop_wait) = (f64::from(spec.patroni.ttl), f64::from(spec.patroni.loop_wait));
     row(
+        Loss::Node,
         "a node lost, booted on a new disk",
         "all its services healthy, from launch",
         vec![
@@ -125,10 +149,10 @@ fn part(what: &'static str, typical: f64, at_most: f64) -> Part {
     Part { what, typical_seconds: typical, at_most_seconds: at_most }
 }
 
-fn row(fault: &'static str, until: &'static str, parts: Vec<Part>) -> Row {
+fn row(loss: Loss, fault: &'static str, until: &'static str, parts: Vec<Part>) -> Row {
     let sum = |of: fn(&Part) -> f64| parts.iter().map(of).sum();
     let (typical, at_most) = (sum(|p| p.typical_seconds), sum(|p| p.at_most_seconds));
-    Row { fault, until, typical_seconds: typical, at_most_seconds: at_most, parts }
+    Row { loss, fault, until, typical_seconds: typical, at_most_seconds: at_most, parts }
 }
 
 #[cfg(test)]

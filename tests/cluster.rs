@@ -5,176 +5,11 @@
 
 mod common;
 
-use hanode::cluster::Cluster;
+use common::lab::{Lab, NODES, eventually, outcome, said};
 use hanode::lab::load::Load;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// PostgreSQL's commit waits for a dead synchronous standby until Patroni takes it off the list; a Redis
-/// client's connection is given up by HAProxy sooner.
-const HANGS: Duration = Duration::from_secs(40);
-const NODES: [&str; 3] = ["node1", "node2", "node3"];
-
-/// A lab that goes down with the test, however that ends.
-struct Lab {
-    cluster: Cluster,
-    image: PathBuf,
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let last = ["-b", "-p", "warning", "-n", "40", "--no-pager"];
-            for node in NODES {
-                let journal = self.on(node, &[&["journalctl"], &last[..]].concat());
-                eprintln!("--- {node}\n{}", String::from_utf8_lossy(&journal.stdout));
-            }
-            eprintln!("{}", String::from_utf8_lossy(&self.hanode(&["lab", "status"], &[]).stdout));
-        }
-        self.hanode(&["lab", "down"], &[]);
-    }
-}
-
-impl Lab {
-    fn hanode(&self, verb: &[&str], arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hanode"));
-        command.args(verb).arg(&self.cluster.dir).args(arguments).output().unwrap()
-    }
-
-    fn up(&self, arguments: &[&str]) {
-        let image = self.image.to_str().unwrap();
-        let all = [&["--image", image, "--timeout-scale", "2"], arguments].concat();
-        let output = self.hanode(&["lab", "up"], &all);
-        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "lab up {arguments:?}");
-    }
-
-    fn on(&self, node: &str, command: &[&str]) -> Output {
-        self.hanode(&["lab", "exec"], &[&["--node", node, "--"], command].concat())
-    }
-
-    /// What a command on a node prints; it must succeed.
-    fn said(&self, node: &str, command: &[&str]) -> String {
-        said(&format!("{node}: {command:?}"), self.on(node, command))
-    }
-
-    /// A client on the lab's network, outside the nodes.
-    fn client(&self, command: &[&str]) -> Output {
-        self.hanode(&["lab", "client"], &[&["--"], command].concat())
-    }
-
-    /// A client's call; whatever happens to the cluster meanwhile, it must not hang for longer than this.
-    fn bounded(&self, command: &[&str]) -> Result<String, String> {
-        let begun = Instant::now();
-        let output = self.client(&[&["timeout", "60"], command].concat());
-        assert!(begun.elapsed() < HANGS, "a client hung for {:?}: {command:?}", begun.elapsed());
-        outcome(output)
-    }
-
-    fn kill(&self, nodes: &[&str]) {
-        for node in nodes {
-            assert!(self.hanode(&["lab", "kill"], &["--node", node]).status.success(), "killing {node}");
-        }
-    }
-
-    fn status(&self) -> Value {
-        serde_json::from_slice(&self.hanode(&["lab", "status"], &["--json"]).stdout).unwrap()
-    }
-
-    fn psql(&self, port: &str, sql: &str) -> Result<String, String> {
-        let ca = self.cluster.dir.join("pki/service/ca.crt");
-        let secrets = &self.cluster.secrets;
-        let target = format!(
-            "host=192.168.18.20 port={port} user=dbadmin dbname=postgres sslmode=verify-full connect_timeout=5 sslrootcert={}",
-            ca.display()
-        );
-        let password = format!("PGPASSWORD={}", secrets.postgres_dbadmin);
-        let psql = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql, &target];
-        self.bounded(&[&["env", &password][..], &psql].concat())
-    }
-
-    fn redis(&self, words: &[&str]) -> Result<String, String> {
-        let ca = self.cluster.dir.join("pki/service/ca.crt");
-        let password = format!("REDISCLI_AUTH={}", self.cluster.secrets.redis);
-        let client =
-            ["redis-cli", "--tls", "--cacert", ca.to_str().unwrap(), "-h", "192.168.18.20", "-p", "6379"];
-        self.bounded(&[&["env", &password][..], &client, words].concat())
-    }
-
-    /// One of Sentinel's own commands on a node.
-    fn sentinel(&self, node: &str, words: &[&str]) -> String {
-        let address = self.cluster.spec.node(node).unwrap().address.to_string();
-        let password = format!("REDISCLI_AUTH={}", self.cluster.secrets.sentinel);
-        let client = [
-            "env",
-            &password,
-            "redis-cli",
-            "--tls",
-            "--cacert",
-            "/etc/ssl/myca/root.crt",
-            "-h",
-            &address,
-            "-p",
-            "26378",
-        ];
-        self.said(node, &[&client[..], words].concat())
-    }
-
-    fn patroni(&self, node: &str, words: &[&str]) -> String {
-        self.said(node, &[&["patronictl", "-c", "/etc/patroni/config.yml"], words].concat())
-    }
-
-    /// The node with a role in a part of the status.
-    fn holder(&self, part: &str, role: &str) -> Option<String> {
-        let status = self.status();
-        let rows = status[part].as_array()?.iter();
-        rows.filter(|r| r["role"] == role).find_map(|r| r["name"].as_str().map(String::from))
-    }
-
-    /// Clients that write through the virtual IP and remember what was acknowledged.
-    fn load(&self) -> Load {
-        let lab = hanode::lab::Lab::open(&self.cluster.dir).unwrap();
-        Load::start(&lab, &hanode::cli::access(&self.cluster.dir).unwrap()).unwrap()
-    }
-
-    fn healthy_within(&self, limit: Duration) {
-        let begun = Instant::now();
-        loop {
-            let status = self.status();
-            if status["healthy"] == true {
-                eprintln!("healthy after {:.1} s", begun.elapsed().as_secs_f64());
-                return;
-            }
-            assert!(begun.elapsed() < limit, "not healthy after {limit:?}: {:#}", status["problems"]);
-            std::thread::sleep(Duration::from_millis(500));
-        }
-    }
-}
-
-fn said(what: &str, output: Output) -> String {
-    outcome(output).unwrap_or_else(|error| panic!("{what}: {error}"))
-}
-
-fn outcome(output: Output) -> Result<String, String> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
-    match output.status.success() {
-        true => Ok(text(&output.stdout)),
-        false => Err(text(&output.stderr)),
-    }
-}
-
-fn eventually<T>(limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
-    let begun = Instant::now();
-    loop {
-        match look() {
-            Ok(found) => return found,
-            Err(why) if begun.elapsed() > limit => panic!("{why}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(300)),
-        }
-    }
-}
 
 #[test]
 fn one_image_becomes_a_cluster_and_stays_one() {
@@ -194,6 +29,7 @@ fn one_image_becomes_a_cluster_and_stays_one() {
     all_at_once(&lab);
     a_lost_disk_is_replaced(&lab);
     no_promised_write_is_missing(load);
+    a_short_chaos(&lab);
     let dir = lab.cluster.dir.clone();
     drop(lab);
     assert_eq!(common::Traces::now(&dir), before);
@@ -202,8 +38,7 @@ fn one_image_becomes_a_cluster_and_stays_one() {
 /// Launched minutes before the others: identity known, files laid down, no server running, nothing guessed.
 fn a_node_alone_waits(lab: &Lab) {
     lab.up(&["--node", "node1"]);
-    let state =
-        || -> Value { serde_json::from_str(&lab.said("node1", &["cat", "/run/hanode/state.json"])).unwrap() };
+    let state = || lab.state("node1");
     eventually(Duration::from_secs(60), || match state()["phase"].as_str() {
         Some("waiting-for-peers") => Ok(()),
         other => Err(format!("phase {other:?}")),
@@ -390,6 +225,15 @@ fn all_at_once(lab: &Lab) {
     lab.up(&[]);
     assert_eq!(lab.psql("5432", "SELECT count(*) FROM seen WHERE n >= 42").as_deref(), Ok("4"));
     assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("42"));
+}
+
+/// Three faults from a fixed seed, of kinds that nothing above has had; `make chaos` has them all, and many.
+fn a_short_chaos(lab: &Lab) {
+    let faults = ["--faults", "partition,pause-haproxy,pause-redis"];
+    let arguments = ["--rounds", "3", "--seed", "5", "--timeout-scale", "2"];
+    let output = lab.hanode(&["lab", "chaos"], &[&arguments[..], &faults].concat());
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    said("chaos", output);
 }
 
 /// The worst node to lose: whoever leads PostgreSQL, with its disk.

@@ -50,19 +50,17 @@ impl Lab {
         self.well(&["lab", "up"], &rest);
     }
 
-    /// The node's disk, as the host sees it.
-    fn on_disk(&self, node: &str, path: &str) -> PathBuf {
-        self.dir.join(".lab/nodes").join(node).join("upper").join(path)
-    }
-
     /// Boots `node` on an empty disk, cuts its power after the step, and leaves it off.
     fn cut(&self, node: &str, point: &str) {
         let lab = hanode::lab::Lab::open(&self.dir).unwrap().run_by(HANODE);
         lab.power_off(node).unwrap();
         lab.discard_disk(node).unwrap();
-        let wish = self.on_disk(node, "etc/hanode/failpoint");
-        std::fs::create_dir_all(wish.parent().unwrap()).unwrap();
-        std::fs::write(&wish, point).unwrap();
+        let wish = |disk: &Path| disk.join("etc/hanode/failpoint");
+        let make = |disk: &Path| {
+            std::fs::create_dir_all(disk.join("etc/hanode"))?;
+            Ok(std::fs::write(wish(disk), point)?)
+        };
+        lab.on_disk(node, make).unwrap();
         lab.start(node).unwrap();
         let began = Instant::now();
         while !lab
@@ -73,7 +71,7 @@ impl Lab {
             std::thread::sleep(Duration::from_millis(300));
         }
         lab.power_off(node).unwrap();
-        std::fs::remove_file(&wish).unwrap();
+        lab.on_disk(node, |disk| Ok(std::fs::remove_file(wish(disk))?)).unwrap();
     }
 }
 

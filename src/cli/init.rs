@@ -15,19 +15,28 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   hanode init demo                      with the commented starter spec
-  hanode init demo --spec five.toml     with a spec written before")]
+  hanode init demo --nodes 5            for five nodes instead of three
+  hanode init demo --spec mine.toml     with a spec written before")]
 pub struct Init {
     /// The directory to make
     dir: PathBuf,
     /// Begin with this spec instead of the commented starter
     #[arg(long, value_name = "FILE")]
     spec: Option<PathBuf>,
+    /// How many nodes the starter spec is to have
+    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "spec", value_parser = clap::value_parser!(u8).range(3..=9))]
+    nodes: u8,
 }
 
 impl Init {
     pub fn run(&self) -> Result<Verdict> {
         let text = match &self.spec {
-            None => spec::STARTER.to_string(),
+            None => {
+                let text = starter(self.nodes);
+                spec::parse(&text)
+                    .map_err(|faults| SpecFaults { path: self.dir.join("cluster.toml"), faults })?;
+                text
+            }
             Some(path) => {
                 let text =
                     std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
@@ -52,5 +61,28 @@ impl Init {
              {dir}/pki holds the CA keys and {dir}/secrets.toml the passwords: keep both to yourself, and a backup."
         ))?;
         Ok(Verdict::Well)
+    }
+}
+
+/// The starter spec with further nodes after its last one.
+fn starter(nodes: u8) -> String {
+    let last = "[[node]]\nname = \"node3\"\naddress = \"192.168.18.23\"\n";
+    let more = (4..=nodes).map(|n| {
+        format!("\n{}", last.replace("node3", &format!("node{n}")).replace(".23", &format!(".2{n}")))
+    });
+    spec::STARTER.replace(last, &(last.to_string() + &more.collect::<String>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_starter_has_as_many_nodes_as_asked_for() {
+        for nodes in [3, 5, 9] {
+            let spec = spec::parse(&starter(nodes)).unwrap_or_else(|faults| panic!("{faults}"));
+            assert_eq!(spec.nodes.len(), usize::from(nodes));
+        }
+        assert!(spec::parse(&starter(4)).is_err(), "an even number is a fault like any other");
     }
 }

@@ -5,6 +5,7 @@ use super::status;
 use crate::health::{self, Form};
 use crate::interrupt;
 use crate::lab::chaos::{self, Fault};
+use crate::lab::roll;
 use crate::lab::{self, Options, Probe};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
@@ -81,10 +82,39 @@ Examples:
         common: Common,
     },
     /// Replace a node: cut its power, discard its disk, boot the image anew, wait until all is well
-    #[command(after_help = "Example:\n  hanode lab reprovision demo --node node2")]
+    #[command(after_help = "\
+Examples:
+  hanode lab reprovision demo --node node2
+  hanode lab reprovision demo --node node2 --image newer.qcow2")]
     Reprovision {
         #[command(flatten)]
         common: Common,
+        /// Another image than the node's own so far
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// Multiply every wait, for a slow machine
+        #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
+        timeout_scale: f64,
+    },
+    /// Replace all nodes by a newer image, one after the other, while clients write
+    ///
+    /// Before each node the cluster is asked whether it can do without it, as `hanode status --replace` does; then the
+    /// node is shut down and a new machine boots the new image. An interrupted run is completed by the next.
+    #[command(after_help = "\
+Example:
+  hanode certs renew demo && hanode build demo --target debian-13 --out newer.qcow2
+  hanode lab roll demo --image newer.qcow2
+
+Exit status 0 when every node runs the new image, all is well and no promised write is lost.")]
+    Roll {
+        /// The cluster directory
+        dir: PathBuf,
+        /// The newer image
+        #[arg(long, value_name = "FILE")]
+        image: PathBuf,
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
         /// Multiply every wait, for a slow machine
         #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
         timeout_scale: f64,
@@ -165,7 +195,17 @@ impl Lab {
                 common.nodes.iter().try_for_each(|node| lab::kill(&common.dir, node))?;
                 Ok(Verdict::Well)
             }
-            Verb::Reprovision { common, timeout_scale } => reprovision(common, *timeout_scale),
+            Verb::Reprovision { common, image, timeout_scale } => {
+                reprovision(common, image.as_deref(), *timeout_scale)
+            }
+            Verb::Roll { dir, image, json, timeout_scale } => {
+                let report = roll::roll(lab::Lab::open(dir)?, &status::access(dir)?, image, *timeout_scale)?;
+                match json {
+                    true => super::say_json(&report)?,
+                    false => super::say(&roll::table(&report))?,
+                }
+                Ok(if report.well { Verdict::Well } else { Verdict::NotWell })
+            }
             Verb::Chaos { dir, rounds, seed, faults, json, timeout_scale } => {
                 chaos(dir, *rounds, *seed, faults, *json, *timeout_scale)
             }
@@ -190,17 +230,24 @@ fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Re
         nodes: common.nodes.clone(),
         program: None,
     };
+    // Nodes of another build than the directory's are no reason to wait: they do not change by themselves.
     let probe = || match health::collect(&access) {
-        Ok(status) => Probe { healthy: status.healthy, problems: status.problems },
+        Ok(status) => {
+            let problems = health::problems_but_skew(&access, &status);
+            Probe { healthy: problems.is_empty(), problems }
+        }
         Err(error) => Probe { healthy: false, problems: vec![format!("{error:#}")] },
     };
     lab::up(&options, &access.spec, &probe, interrupt::flag())?;
     Ok(Verdict::Well)
 }
 
-fn reprovision(common: &Common, timeout_scale: f64) -> Result<Verdict> {
+fn reprovision(common: &Common, image: Option<&Path>, timeout_scale: f64) -> Result<Verdict> {
     ensure!(!common.nodes.is_empty(), "which node is to be replaced? name it: --node NAME");
-    let lab = lab::Lab::open(&common.dir)?;
+    let mut lab = lab::Lab::open(&common.dir)?;
+    if let Some(image) = image {
+        lab.use_image(image)?;
+    }
     for node in &common.nodes {
         lab.power_off(node)?;
         lab.discard_disk(node)?;

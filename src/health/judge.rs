@@ -8,7 +8,8 @@ const LEAF_DAYS: i64 = 30;
 
 pub fn judge(spec: &Spec, generation: u64, status: &Status) -> Vec<String> {
     let mut problems = Vec::new();
-    nodes(spec, generation, status, &mut problems);
+    nodes(status, &mut problems);
+    problems.extend(skew(spec, generation, status));
     etcd(status, &mut problems);
     postgres(spec, status, &mut problems);
     redis(spec, status, &mut problems);
@@ -17,7 +18,22 @@ pub fn judge(spec: &Spec, generation: u64, status: &Status) -> Vec<String> {
     problems
 }
 
-fn nodes(spec: &Spec, generation: u64, status: &Status, problems: &mut Vec<String>) {
+/// Nodes that run another build than this directory's: how a cluster is while its nodes are replaced one by one.
+pub fn skew(spec: &Spec, generation: u64, status: &Status) -> Vec<String> {
+    let mut found = Vec::new();
+    for node in &status.nodes {
+        let name = &node.name;
+        if let Some(has) = node.generation.filter(|has| *has != generation) {
+            found.push(format!("{name}: runs bundle generation {has}, this directory has {generation}"));
+        }
+        if node.spec_hash.as_ref().is_some_and(|hash| *hash != spec.hash()) {
+            found.push(format!("{name}: runs another cluster.toml than this one"));
+        }
+    }
+    found
+}
+
+fn nodes(status: &Status, problems: &mut Vec<String>) {
     for node in &status.nodes {
         let name = &node.name;
         if node.phase != "in-service" {
@@ -27,13 +43,6 @@ fn nodes(spec: &Spec, generation: u64, status: &Status, problems: &mut Vec<Strin
                 format!(": {}", node.problems.join("; "))
             };
             problems.push(format!("{name}: {}{why}", node.phase));
-        }
-        if node.generation.is_some_and(|g| g != generation) {
-            let has = node.generation.unwrap_or_default();
-            problems.push(format!("{name}: runs bundle generation {has}, this directory has {generation}"));
-        }
-        if node.spec_hash.as_ref().is_some_and(|h| *h != spec.hash()) {
-            problems.push(format!("{name}: runs another cluster.toml than this one"));
         }
         if node.phase != "unreachable" && !node.haproxy {
             problems.push(format!("{name}: HAProxy does not answer its health probe"));

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 pub use collect::{collect, own};
-pub use judge::judge;
+pub use judge::{judge, skew};
 pub use metrics::{metrics, node_metrics};
 pub use replace::hindrances;
 pub use table::{table, terminal_width};
@@ -134,6 +134,12 @@ pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
     let judged = |path: &str| path.ends_with(".crt") || path.ends_with(".crl");
     let files = bundle.entries.iter().filter(|e| judged(&e.path));
     files.filter_map(|e| Some((e.path.clone(), bundle.file(&e.path)?.to_vec()))).collect()
+}
+
+/// What is wrong apart from nodes that run another build than this directory's.
+pub fn problems_but_skew(access: &Access, status: &Status) -> Vec<String> {
+    let skew = skew(&access.spec, access.generation, status);
+    status.problems.iter().filter(|p| !skew.contains(p)).cloned().collect()
 }
 
 /// Says in a sentence each whether a node may be taken away now.

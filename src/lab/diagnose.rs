@@ -7,6 +7,8 @@ pub enum Boot {
     Under,
     /// Cloud-init and, in an image that has it, hanode are at work.
     Done,
+    /// For this reason; it goes on once that is gone, in a moment or never.
+    Refused(String),
     /// It will not get on by itself.
     Failed(String),
 }
@@ -26,7 +28,8 @@ pub fn boot(lab: &Lab, node: &str) -> Boot {
     let Ok(state) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else { return Boot::Under };
     match state["phase"].as_str() {
         Some("identity") => Boot::Under,
-        Some("refused" | "failed") => Boot::Failed(own_words(node, &state)),
+        Some("refused") => Boot::Refused(state["error"]["what"].to_string()),
+        Some("failed") => Boot::Failed(own_words(node, &state)),
         _ => Boot::Done,
     }
 }

@@ -50,12 +50,23 @@ pub fn prepare(image: &Image, state: &Path, vm: bool) -> Result<()> {
             "{} is no disk: --vm needs .qcow2, .raw or .vmdk",
             image.path.display()
         ),
-        Format::Tar => once(&tree(state), |new| unpack(&image.path, new))?,
+        Format::Tar => once(&copy(image, state), |new| unpack(&image.path, new))?,
         Format::Raw => {}
-        Format::Qcow2 | Format::Vmdk => once(&disk(state), |new| {
+        Format::Qcow2 | Format::Vmdk => once(&copy(image, state), |new| {
             let convert = ["convert", "-O", "raw", "-S", "4k"];
             run(Command::new("qemu-img").args(convert).arg(&image.path).arg(new)).map(|_| ())
         })?,
+    }
+    Ok(())
+}
+
+/// A disk that lies directly on the image's file needs that file as it was.
+pub fn still_there(image: &Image, vm: bool) -> Result<()> {
+    if (vm || Format::of(&image.path)? == Format::Raw) && Image::at(&image.path)? != *image {
+        bail!(
+            "{} was replaced since this node's disk was made from it: `hanode lab reprovision` the node",
+            image.path.display()
+        );
     }
     Ok(())
 }
@@ -65,11 +76,11 @@ pub fn mount(image: &Image, state: &Path, at: &Path) -> Result<()> {
     std::fs::create_dir_all(at)?;
     let raw = match Format::of(&image.path)? {
         Format::Tar => {
-            run(Command::new("mount").args(["--bind", "-o", "ro"]).arg(tree(state)).arg(at))?;
+            run(Command::new("mount").args(["--bind", "-o", "ro"]).arg(copy(image, state)).arg(at))?;
             return Ok(());
         }
         Format::Raw => image.path.clone(),
-        Format::Qcow2 | Format::Vmdk => disk(state),
+        Format::Qcow2 | Format::Vmdk => copy(image, state),
     };
     let root = root_partition(&std::fs::File::open(&raw)?)
         .with_context(|| format!("looking for the root file system in {}", image.path.display()))?;
@@ -77,17 +88,17 @@ pub fn mount(image: &Image, state: &Path, at: &Path) -> Result<()> {
     run(Command::new("mount").args(["-o", &options]).arg(&raw).arg(at)).map(|_| ())
 }
 
-fn tree(state: &Path) -> PathBuf {
-    state.join("tree")
-}
-
-fn disk(state: &Path) -> PathBuf {
-    state.join("disk.raw")
+/// What `prepare` makes of the image: an archive's tree, or a raw disk. A newer image does not disturb it.
+fn copy(image: &Image, state: &Path) -> PathBuf {
+    state.join("images").join(image.id())
 }
 
 fn once(wanted: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if wanted.exists() {
         return Ok(());
+    }
+    if let Some(parent) = wanted.parent() {
+        std::fs::create_dir_all(parent)?;
     }
     let new = wanted.with_extension("new");
     remove(&new)?;

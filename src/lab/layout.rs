@@ -1,5 +1,6 @@
 //! What `.lab` of a cluster directory holds, as data: written once by `up`, read by every other verb.
 
+use crate::seed::{Interface, Network, Seed};
 use crate::spec::Spec;
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
@@ -16,6 +17,7 @@ pub struct Layout {
     /// The bridge's own address: the nodes' gateway, and where clients outside the nodes come from.
     pub outside: IpAddr,
     pub vm: bool,
+    /// What new disks are made from.
     pub image: Image,
     pub nodes: Vec<Node>,
 }
@@ -25,9 +27,12 @@ pub struct Node {
     pub name: String,
     pub hostname: String,
     pub address: IpAddr,
+    /// The node that this machine claims to be, where it is a second one of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin_of: Option<String>,
 }
 
-/// An image and its state when the lab was made from it: an overlay never outlives the layer below it.
+/// An image as it was when disks were made from it: an overlay never outlives the layer below it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
     pub path: PathBuf,
@@ -40,6 +45,8 @@ pub struct Image {
 pub struct Disk {
     pub machine_uuid: String,
     pub instance_id: String,
+    /// What it was made from.
+    pub image: Image,
 }
 
 impl Layout {
@@ -48,10 +55,33 @@ impl Layout {
             name: n.name.clone(),
             hostname: n.hostname.clone(),
             address: n.address,
+            twin_of: None,
         };
         let nodes = spec.nodes.iter().map(node).collect();
         let outside = free_address(spec)?;
         Ok(Layout { schema: 1, subnet: spec.network.subnet, outside, vm, image, nodes })
+    }
+
+    /// As `hanode lab up` makes it.
+    pub fn without_twins(&self) -> Layout {
+        let mut plain = self.clone();
+        plain.nodes.retain(|n| n.twin_of.is_none());
+        plain
+    }
+
+    /// What a cloud would tell this machine about itself.
+    pub fn seed(&self, node: &Node, disk: &Disk, interface: Interface, ssh_key: Option<String>) -> Seed {
+        // cloud-init's renderer for networkd fails on an IPv6 default route; a lab leads nowhere anyway.
+        let gateway = Some(self.outside).filter(IpAddr::is_ipv4);
+        let (address, prefix) = (node.address, self.subnet.prefix_len());
+        Seed {
+            instance_id: disk.instance_id.clone(),
+            hostname: node.hostname.clone(),
+            node: node.twin_of.as_ref().unwrap_or(&node.name).clone(),
+            network: Some(Network { interface, address, prefix, gateway, nameservers: Vec::new() }),
+            ssh_key,
+            late: Vec::new(),
+        }
     }
 }
 
@@ -62,16 +92,22 @@ impl Image {
         let modified_ns = about.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
         Ok(Image { path, bytes: about.len(), modified_ns })
     }
+
+    /// Sets what was made of it apart from what was made of any other.
+    pub fn id(&self) -> String {
+        let about = format!("{}\n{}\n{}", self.path.display(), self.bytes, self.modified_ns);
+        crate::tree::hex(&Sha256::digest(about)[..6])
+    }
 }
 
 impl Disk {
-    pub fn fresh() -> Disk {
+    pub fn fresh(image: Image) -> Disk {
         let hex = crate::tree::hex(&rand::random::<[u8; 16]>());
         // The bits that say "random" in a UUID: some readers refuse one without them.
         let machine_uuid =
             format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]);
         let instance_id = format!("lab-{}", crate::tree::hex(&rand::random::<[u8; 4]>()));
-        Disk { machine_uuid, instance_id }
+        Disk { machine_uuid, instance_id, image }
     }
 }
 
@@ -105,4 +141,29 @@ pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>> {
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     crate::tree::replace(path, &serde_json::to_vec_pretty(value)?, 0o600, None)
         .with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_route_is_only_written_where_cloud_init_can_read_it() {
+        for (own, outside, subnet, routed) in
+            [("10.0.0.2", "10.0.0.1", "10.0.0.0/24", true), ("fd00::2", "fd00::1", "fd00::/64", false)]
+        {
+            let node = serde_json::json!({ "name": "a", "hostname": "a", "address": own });
+            let layout: Layout = serde_json::from_value(serde_json::json!({
+                "schema": 1, "subnet": subnet, "outside": outside, "vm": true, "nodes": [node],
+                "image": { "path": "/x.raw", "bytes": 1, "modified_ns": 1 },
+            }))
+            .unwrap();
+            let disk = Disk::fresh(layout.image.clone());
+            let mac = Interface::Mac("52:54:00:00:00:01".into());
+            let files = layout.seed(&layout.nodes[0], &disk, mac, None).files().unwrap();
+            let network = &files.iter().find(|(name, _)| *name == "network-config").unwrap().1;
+            assert_eq!(network.contains("routes:"), routed, "{network}");
+            assert!(!network.contains("default") && !network.contains("::/0"), "{network}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The lab: the built image, booted on this machine as a whole cluster, in a network nothing leaves.
 //!
-//! Every node is the image itself below an overlay of its own, started by systemd-nspawn, or a virtual
+//! Every node is the image itself below a disk of its own, started by systemd-nspawn, or a virtual
 //! machine with the image as its disk's backing file. All state is in `.lab` of the cluster directory; what
 //! the kernel holds (network namespace, control groups) is named after that directory, so that [`down`]
 //! finds it even without the state. [`Lab`] is what tests and drills drive the nodes with.
@@ -8,6 +8,7 @@
 mod cgroup;
 pub mod chaos;
 mod diagnose;
+mod disk;
 mod down;
 mod image;
 mod layout;
@@ -15,7 +16,7 @@ pub mod load;
 mod net;
 pub mod node;
 mod process;
-mod seed;
+pub mod roll;
 mod up;
 mod vm;
 
@@ -23,6 +24,7 @@ pub use down::down;
 pub use layout::{Layout, Node};
 pub use up::{Options, Probe, Report, up};
 
+use crate::seed::Interface;
 use anyhow::{Context, Result, bail, ensure};
 use layout::Disk;
 use net::Net;
@@ -129,17 +131,17 @@ impl Lab {
             return Ok(());
         }
         // Of a node that died by itself, or was killed while nobody looked.
-        cgroup::sweep(&self.group(name))?;
+        self.gone(name)?;
         let home = self.home(name);
-        std::fs::create_dir_all(&home)?;
+        let disk = self.disk(name)?;
+        image::still_there(&disk.image, self.layout.vm)?;
         let recorded = home.join("process.json");
         let _ = std::fs::remove_file(&recorded);
-        let disk = self.disk(name)?;
         if self.layout.vm {
             vm::prepare(self, node, &disk)?;
         } else {
-            let into = home.join("upper/var/lib/cloud/seed/nocloud");
-            seed::write(&into, &self.layout, node, &disk, seed::Interface::Named("host0"), None)?;
+            let seed = self.layout.seed(node, &disk, Interface::Name("host0".into()), None);
+            self.on_disk(name, |root| seed.write_directory(&root.join("var/lib/cloud/seed/nocloud")))?;
         }
         let errors = std::fs::File::options().create(true).append(true).open(self.console(name))?;
         let mut keeper = Command::new("setsid");
@@ -166,9 +168,63 @@ impl Lab {
         if let Some(disk) = layout::read(&at)? {
             return Ok(disk);
         }
-        let disk = Disk::fresh();
+        std::fs::create_dir_all(self.home(node))?;
+        let disk = Disk::fresh(self.layout.image.clone());
         layout::write(&at, &disk)?;
         Ok(disk)
+    }
+
+    /// Works on the disk of a node that is off, which is a container: what it wrote over the image.
+    pub fn on_disk<T: Send>(&self, node: &str, work: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
+        ensure!(!self.running(node) && !self.layout.vm, "{node}: its disk is not ours to read now");
+        self.disk(node)?;
+        disk::visit(&self.home(node), work)
+    }
+
+    /// A copy of the disk as it is at this moment, the node running or not: what a hypervisor's snapshot holds.
+    pub fn snapshot(&self, node: &str) -> Result<()> {
+        let [from, to] = self.snapshot_files(node)?;
+        let copy = || process::run(Command::new("cp").arg("--sparse=always").arg(&from).arg(&to)).map(drop);
+        match self.process(node) {
+            None => copy(),
+            Some(_) if self.layout.vm => bail!("{node} is a virtual machine: shut it down first"),
+            Some(process) => disk::frozen(&self.home(node), process.pid, copy),
+        }
+    }
+
+    /// Puts the snapshot in the place of the disk of a node that is off.
+    pub fn restore(&self, node: &str) -> Result<()> {
+        ensure!(!self.running(node), "{node} is running: its disk cannot be taken from it");
+        let [disk, snapshot] = self.snapshot_files(node)?;
+        ensure!(snapshot.exists(), "{node} has no snapshot");
+        process::run(Command::new("cp").args(["--sparse=always"]).arg(snapshot).arg(disk)).map(drop)
+    }
+
+    fn snapshot_files(&self, node: &str) -> Result<[PathBuf; 2]> {
+        self.node(node)?;
+        let file = if self.layout.vm { vm::DISK } else { disk::FILE };
+        let disk = self.home(node).join(file);
+        Ok([disk.clone(), disk.with_extension("snapshot")])
+    }
+
+    /// A second machine, blank, that claims to be `node`: added to the lab, not started.
+    pub fn add_twin(&mut self, node: &str) -> Result<String> {
+        let twin =
+            Node { name: format!("{node}-twin"), twin_of: Some(node.into()), ..self.node(node)?.clone() };
+        let _lock = self.lock()?;
+        ensure!(self.node(&twin.name).is_err(), "{} is there already", twin.name);
+        self.layout.nodes.push(twin.clone());
+        layout::write(&state(&self.dir).join("lab.json"), &self.layout)?;
+        Ok(twin.name)
+    }
+
+    /// What disks are made from that are new from now on.
+    pub fn use_image(&mut self, image: &Path) -> Result<()> {
+        let image = layout::Image::at(image)?;
+        let _lock = self.lock()?;
+        image::prepare(&image, &state(&self.dir), self.layout.vm)?;
+        self.layout.image = image;
+        layout::write(&state(&self.dir).join("lab.json"), &self.layout)
     }
 
     /// Power loss: the cable first, as a dying kernel would still say goodbye to its peers.
@@ -188,7 +244,14 @@ impl Lab {
                 ensure!(process.gone_within(SHORTLY), "{node} (process {}) does not die", process.pid);
             }
         }
-        cgroup::sweep(&self.group(node))
+        self.gone(node)
+    }
+
+    /// What is left of a node whose processes are.
+    fn gone(&self, node: &str) -> Result<()> {
+        cgroup::sweep(&self.group(node))?;
+        ensure!(disk::released(&self.home(node), SHORTLY), "the disk of {node} stays in use");
+        Ok(())
     }
 
     /// A clean shutdown.
@@ -202,7 +265,7 @@ impl Lab {
             let limit = SHUTDOWN;
             ensure!(process.gone_within(limit), "{node} has not shut down within {} s", limit.as_secs());
         }
-        cgroup::sweep(&self.group(node))
+        self.gone(node)
     }
 
     /// The node's next start is on a fresh disk, as another machine: what a re-provisioned node is.
@@ -211,11 +274,8 @@ impl Lab {
         let _lock = self.lock()?;
         ensure!(!self.running(node), "{node} is running: its disk cannot be taken from it");
         let home = self.home(node);
-        for part in ["disk.json", "disk.qcow2", "seed.iso"] {
-            let _ = std::fs::remove_file(home.join(part));
-        }
-        for part in ["upper", "work", "seed"] {
-            match std::fs::remove_dir_all(home.join(part)) {
+        for part in ["disk.json", disk::FILE, vm::DISK, "seed.iso"] {
+            match std::fs::remove_file(home.join(part)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(e).with_context(|| format!("discarding the disk of {node}"));
                 }

@@ -4,7 +4,7 @@
 //! node's own mounts, control group and network, and there turns into systemd-nspawn or QEMU.
 
 use super::process::{Process, run};
-use super::{Lab, cgroup, image, layout, state, vm};
+use super::{Lab, cgroup, disk, image, layout, state, vm};
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use std::fs::File;
@@ -88,10 +88,9 @@ fn container(lab: &Lab, node: &str) -> Result<Command> {
     let shared = Path::new("/run/systemd/nspawn");
     std::fs::create_dir_all(shared)?;
     mount(Some("tmpfs"), shared, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))?;
-    overlay(lab, &home)?;
-    lab.net.enter()?;
-
     let disk = lab.disk(node)?;
+    overlay(lab, &home, &disk)?;
+    lab.net.enter()?;
     let mut nspawn = Command::new("systemd-nspawn");
     nspawn.args([
         "--quiet",
@@ -112,19 +111,16 @@ fn container(lab: &Lab, node: &str) -> Result<Command> {
     Ok(nspawn)
 }
 
-/// The image with the node's own layer over it, on `root`.
-fn overlay(lab: &Lab, home: &Path) -> Result<()> {
-    for part in ["upper", "work", "root"] {
-        std::fs::create_dir_all(home.join(part))?;
-    }
-    image::mount(&lab.layout.image, &state(&lab.dir), &home.join("lower"))?;
+/// The image with the node's own disk over it, on `root`.
+fn overlay(lab: &Lab, home: &Path, own: &layout::Disk) -> Result<()> {
+    std::fs::create_dir_all(home.join("root"))?;
+    disk::mount(home)?;
+    image::mount(&own.image, &state(&lab.dir), &home.join("lower"))?;
     // Relative names: a comma or colon on the way here would end the option.
-    let layers = "lowerdir=lower,upperdir=upper,workdir=work";
+    let layers = "lowerdir=lower,upperdir=disk/upper,workdir=disk/work";
     let mut mount = Command::new("mount");
     mount.args(["--types", "overlay", "--options", layers, "overlay", "root"]).current_dir(home);
-    run(&mut mount).map(|_| ()).with_context(|| {
-        format!("{} must be on a file system that can hold an overlay (ext4, xfs, btrfs)", home.display())
-    })
+    run(&mut mount).map(drop).context("laying the node's disk over the image")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::interrupt::Interrupted;
 use crate::spec::Spec;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub struct Report {
 
 const BOOT: Duration = Duration::from_secs(120);
 const HEALTHY: Duration = Duration::from_secs(300);
+/// A refusal that stands for so long is what comes of it: a shorter one may be of what is just going away.
+const REFUSED: Duration = Duration::from_secs(20);
 /// An emulated processor is slower by about this.
 const EMULATED: f64 = 5.0;
 
@@ -105,9 +108,10 @@ impl Run<'_> {
             self.step(&format!("{node} launched"), || lab.start(node))?;
         }
         let scale = options.timeout_scale * if options.vm && !vm::accelerated() { EMULATED } else { 1.0 };
-        self.booted(&lab, &wanted, launch, BOOT.mul_f64(scale))?;
+        let mut refusals = Refusals::new(REFUSED.mul_f64(scale));
+        self.booted(&lab, &wanted, launch, BOOT.mul_f64(scale), &mut refusals)?;
         match options.nodes.is_empty() {
-            true => self.healthy(&lab, probe, launch, HEALTHY.mul_f64(scale)),
+            true => self.healthy(&lab, probe, launch, HEALTHY.mul_f64(scale), &mut refusals),
             false => Ok(()),
         }
     }
@@ -144,7 +148,14 @@ impl Run<'_> {
         self.go_on()
     }
 
-    fn booted(&mut self, lab: &Lab, wanted: &[&str], launch: Instant, limit: Duration) -> Result<()> {
+    fn booted(
+        &mut self,
+        lab: &Lab,
+        wanted: &[&str],
+        launch: Instant,
+        limit: Duration,
+        refusals: &mut Refusals,
+    ) -> Result<()> {
         let mut waiting = wanted.to_vec();
         while !waiting.is_empty() {
             let mut still = Vec::new();
@@ -152,6 +163,8 @@ impl Run<'_> {
                 match diagnose::boot(lab, node) {
                     Boot::Under => still.push(node),
                     Boot::Done => self.took(&format!("{node} booted"), launch),
+                    Boot::Refused(why) if !refusals.stands(node, &why) => still.push(node),
+                    Boot::Refused(_) => return unwell(format!("{node} refuses"), lab, &[node], Vec::new()),
                     Boot::Failed(_) => {
                         return unwell(format!("{node} does not boot"), lab, &[node], Vec::new());
                     }
@@ -175,6 +188,7 @@ impl Run<'_> {
         probe: &(dyn Fn() -> Probe + Sync),
         launch: Instant,
         limit: Duration,
+        refusals: &mut Refusals,
     ) -> Result<()> {
         let nodes: Vec<&str> = lab.nodes().collect();
         let mut shown = String::new();
@@ -184,8 +198,17 @@ impl Run<'_> {
                 self.took("healthy, from launch", launch);
                 return Ok(());
             }
-            if let Some(node) = nodes.iter().find(|n| matches!(diagnose::boot(lab, n), Boot::Failed(_))) {
-                return unwell(format!("{node} has failed"), lab, &[node], found.problems);
+            for node in &nodes {
+                match diagnose::boot(lab, node) {
+                    Boot::Failed(_) => {
+                        return unwell(format!("{node} has failed"), lab, &[node], found.problems);
+                    }
+                    Boot::Refused(why) if refusals.stands(node, &why) => {
+                        return unwell(format!("{node} refuses"), lab, &nodes, found.problems);
+                    }
+                    Boot::Refused(_) => {}
+                    Boot::Under | Boot::Done => refusals.over(node),
+                }
             }
             if launch.elapsed() > limit {
                 let what = format!("the cluster is not healthy after {} s", limit.as_secs());
@@ -210,6 +233,33 @@ impl Run<'_> {
     }
 }
 
+/// Since when which node has refused for which reason.
+struct Refusals {
+    patience: Duration,
+    since: BTreeMap<String, (String, Instant)>,
+}
+
+impl Refusals {
+    fn new(patience: Duration) -> Refusals {
+        Refusals { patience, since: BTreeMap::new() }
+    }
+
+    /// Notes it; whether it has stood for long enough to be believed.
+    fn stands(&mut self, node: &str, why: &str) -> bool {
+        match self.since.get(node) {
+            Some((reason, since)) if reason == why => since.elapsed() >= self.patience,
+            _ => {
+                self.since.insert(node.into(), (why.into(), Instant::now()));
+                self.patience.is_zero()
+            }
+        }
+    }
+
+    fn over(&mut self, node: &str) {
+        self.since.remove(node);
+    }
+}
+
 fn unwell(what: String, lab: &Lab, nodes: &[&str], problems: Vec<String>) -> Result<()> {
     let mut troubles = problems;
     for node in nodes {
@@ -224,8 +274,9 @@ fn lab(dir: &Path, options: &Options, spec: &Spec) -> Result<Lab> {
     let at = state(dir).join("lab.json");
     match layout::read::<Layout>(&at)? {
         Some(found) => ensure!(
-            found == wanted,
-            "{} was made from another image or spec: `hanode lab down {}` first",
+            found.without_twins() == wanted,
+            "{0} was made from another image or spec: `hanode lab roll {1} --image FILE` replaces node by \
+             node, `hanode lab down {1}` ends it",
             at.display(),
             dir.display()
         ),
@@ -273,4 +324,22 @@ fn needs_tools(vm: bool) -> Result<()> {
         bail!("the lab needs programs that are not here: apt-get install {}", packages.join(" "));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_that_stands_is_believed() {
+        let mut refusals = Refusals::new(Duration::from_millis(40));
+        assert!(!refusals.stands("node1", "a living node1"), "just now");
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!refusals.stands("node1", "another reason"));
+        assert!(!refusals.stands("node2", "another reason"));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(refusals.stands("node1", "another reason"));
+        refusals.over("node1");
+        assert!(!refusals.stands("node1", "another reason"));
+    }
 }

@@ -3,7 +3,8 @@
 use super::image::Format;
 use super::layout::{Disk, Node};
 use super::process::run;
-use super::{Lab, seed, state};
+use super::{Lab, state};
+use crate::seed::Interface;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
@@ -15,6 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 const MEMORY_MIB: u32 = 1280;
+pub const DISK: &str = "disk.qcow2";
 
 /// Whether this machine's processor runs virtual machines. Where its flags do not say so, a /dev/kvm that
 /// is there all the same is an emulation, on which guests crash.
@@ -28,9 +30,9 @@ pub fn accelerated() -> bool {
 /// Makes what the machine needs and does not have yet: disk, seed, network device.
 pub fn prepare(lab: &Lab, node: &Node, disk: &Disk) -> Result<()> {
     let home = lab.home(&node.name);
-    let overlay = home.join("disk.qcow2");
+    let overlay = home.join(DISK);
     if !overlay.exists() {
-        let image = &lab.layout.image.path;
+        let image = &disk.image.path;
         let format = Format::of(image)?.qemu().context("--vm needs a disk image")?;
         let new = home.join("disk.new");
         let mut create = Command::new("qemu-img");
@@ -38,13 +40,8 @@ pub fn prepare(lab: &Lab, node: &Node, disk: &Disk) -> Result<()> {
         run(&mut create)?;
         std::fs::rename(&new, &overlay)?;
     }
-    let key = ssh_key(lab)?;
-    let files = home.join("seed");
-    let mac = mac(&node.name);
-    seed::write(&files, &lab.layout, node, disk, seed::Interface::WithMac(&mac), Some(&key))?;
-    let mut iso = Command::new("xorriso");
-    iso.args(["-as", "mkisofs", "-quiet", "-V", "CIDATA", "-J", "-r", "-o"]);
-    run(iso.arg(home.join("seed.iso")).arg(&files))?;
+    let interface = Interface::Mac(mac(&node.name));
+    lab.layout.seed(node, disk, interface, Some(ssh_key(lab)?)).write(&home.join("seed.iso"))?;
     lab.net.make_tap(&lab.device(&node.name))
 }
 
@@ -59,7 +56,7 @@ pub fn machine(lab: &Lab, node: &str) -> Result<Command> {
     qemu.args(["-cpu", accelerator[1], "-smp", "2", "-m", &MEMORY_MIB.to_string()]);
     qemu.args(["-uuid", &disk.machine_uuid, "-name", node, "-device", "virtio-rng-pci"]);
     // Relative names: a comma on the way here would end the option, and a socket's path may not be long.
-    qemu.args(["-drive", "file=disk.qcow2,format=qcow2,if=virtio,discard=unmap"]);
+    qemu.args(["-drive", &format!("file={DISK},format=qcow2,if=virtio,discard=unmap")]);
     qemu.args(["-drive", "file=seed.iso,format=raw,if=virtio,readonly=on"]);
     let net = format!("tap,id=lan,ifname={},script=no,downscript=no", lab.device(node));
     qemu.args(["-netdev", &net, "-device", &format!("virtio-net-pci,netdev=lan,mac={}", mac(node))]);

@@ -1,6 +1,8 @@
 //! What several tests need: a spec, a real image of it, and an eye for what a lab might leave behind.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod lab;
+
 use hanode::cluster::Cluster;
 use hanode::image::{self, Baked, Options};
 use hanode::spec::{self, Spec};

@@ -36,12 +36,25 @@ pub enum Fault {
     PauseRedis,
     /// Etcd hangs
     PauseEtcd,
+    /// No byte left on the disk with the servers' data
+    Full,
     /// Power cut of all nodes at once
     All,
 }
 
 /// The container's end of its cable.
 const INSIDE: &str = "host0";
+
+/// To the last block, those included that are kept for root; wherever the servers' data may lie. Reserved, not
+/// written: the host's disk need not have as much.
+const FILL: &str = "for d in /var/lib/postgresql /var/lib/pgsql /var/lib/etcd /var/lib/redis; do \
+    [ -d $d ] || continue; size=1073741824; n=0; \
+    while [ $size -ge 4096 ]; do \
+        if fallocate -l $size $d/chaos-fill-$n 2>/dev/null; then n=$((n + 1)); \
+        else rm -f $d/chaos-fill-$n; size=$((size / 2)); fi; \
+    done; done; \
+    [ $(df --output=avail /var/lib/etcd | tail -n1) -lt 64 ]";
+const EMPTY: &str = "rm -f /var/lib/*/chaos-fill-*";
 
 impl Fault {
     pub fn name(self) -> String {
@@ -66,6 +79,7 @@ impl Fault {
                 within(lab, node, &["tc", "qdisc", "replace", "dev", INSIDE, "root", "bfifo", "limit", "1"])
             }
             Fault::Freeze => within(lab, node, &["sh", "-c", "kill -STOP -1"]),
+            Fault::Full => within(lab, node, &["sh", "-c", FILL]),
             _ => within(lab, node, &["pkill", "-STOP", "-x", self.process()]),
         }
     }
@@ -78,6 +92,7 @@ impl Fault {
             Fault::Deaf => lab.deafen(node, false),
             Fault::Mute => within(lab, node, &["tc", "qdisc", "delete", "dev", INSIDE, "root"]),
             Fault::Freeze => within(lab, node, &["sh", "-c", "kill -CONT -1"]),
+            Fault::Full => within(lab, node, &["sh", "-c", EMPTY]),
             // Whoever found it hanging may have ended it meanwhile: then nothing bears the name.
             _ => lab.exec_output(node, &["pkill", "-CONT", "-x", self.process()]).map(drop),
         }

@@ -1,6 +1,7 @@
 //! `hanode lab chaos`: faults, one after the other, while clients write; the cluster must mend itself and
 //! lose nothing that was promised. Nobody intervenes: a fault is taken back, and that is all.
 
+mod budget;
 mod fault;
 mod report;
 mod schedule;
@@ -15,6 +16,7 @@ use super::load::{Load, Service};
 use super::process::wait_until;
 use crate::health::{self, Access, Status};
 use crate::interrupt;
+use crate::rto;
 use anyhow::{Context, Result, bail, ensure};
 use report::{Round, Struck};
 use std::thread::sleep;
@@ -41,7 +43,8 @@ pub fn run(lab: &Lab, access: &Access, options: &Options) -> Result<Report> {
         bail!("{} cannot be done to virtual machines: leave it out with --faults", fault.name());
     }
     let before = lab.in_network(|| health::collect(access))??;
-    ensure!(before.healthy, "the cluster is not well to begin with: {}", before.problems.join("; "));
+    let problems = health::problems_but_skew(access, &before);
+    ensure!(problems.is_empty(), "the cluster is not well to begin with: {}", problems.join("; "));
     let load = Load::start(lab, access)?;
     let writes = wait_until(HEALED, || {
         interrupt::interrupted() || Service::ALL.iter().all(|s| load.acknowledged(*s) > 0)
@@ -49,12 +52,14 @@ pub fn run(lab: &Lab, access: &Access, options: &Options) -> Result<Report> {
     interrupt::check()?;
     ensure!(writes, "the load's writes are not acknowledged, though the cluster looks well");
     let mut report = Report::new(options.seed);
+    let budget = rto::budget(&access.spec);
     for strikes in schedule(options.seed, options.rounds, &options.faults, nodes) {
         sleep(QUIET);
         let round = Run { lab, access, load: &load, limit: HEALED.mul_f64(options.timeout_scale) };
         match round.round(&strikes) {
             Ok(done) => {
                 eprintln!("{}", report::line(report.rounds.len() + 1, options.rounds, &done));
+                report.compared.extend(budget::compare(&budget, &done, options.timeout_scale));
                 report.rounds.push(done);
             }
             Err(error) if error.is::<Unhealed>() => {
@@ -143,13 +148,12 @@ impl Run<'_> {
     fn healed(&self, struck: &[Struck], since: Instant) -> Result<()> {
         let mut well = 0;
         loop {
-            let status = self.status()?;
-            well = if status.healthy { well + 1 } else { 0 };
+            let mut problems = health::problems_but_skew(self.access, &self.status()?);
+            well = if problems.is_empty() { well + 1 } else { 0 };
             if well == 2 {
                 return Ok(());
             }
             if since.elapsed() > self.limit {
-                let mut problems = status.problems;
                 problems.extend(self.lab.nodes().flat_map(|n| diagnose::troubles(self.lab, n)));
                 let strikes = struck.iter().map(Struck::to_string).collect::<Vec<_>>().join(" and ");
                 bail!(Unhealed { seconds: self.limit.as_secs(), strikes, problems });
@@ -201,7 +205,8 @@ fn candidates(target: Target, status: &Status) -> Vec<String> {
     nodes
 }
 
-fn roles(status: &Status, node: &str) -> Vec<&'static str> {
+/// What this node is to the others now.
+pub fn roles(status: &Status, node: &str) -> Vec<&'static str> {
     let mut roles = Vec::new();
     if status.etcd.iter().any(|m| m.name == node && m.leader) {
         roles.push("etcd leader");

@@ -1,7 +1,8 @@
 //! What came of it: outages by fault and service, and whether every promise was kept.
 
+use super::budget::Compared;
 use super::{Fault, Target};
-use crate::lab::load::{Gap, Kept, Record, Service, Verdict};
+use crate::lab::load::{Gap, Record, Service, Verdict};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -11,12 +12,14 @@ use std::fmt::{self, Write};
 pub struct Report {
     pub schema: u32,
     pub seed: u64,
-    /// Every round ended well, and every promise was kept.
+    /// Every round ended well, within the budget, and every promise was kept.
     pub well: bool,
     pub rounds: Vec<Round>,
     /// Why the run ended early.
     pub unhealed: Option<String>,
     pub outages: Vec<Outage>,
+    /// Outages beside what `hanode check --rto` allows.
+    pub compared: Vec<Compared>,
     pub writes: Option<Verdict>,
     pub lasted: f64,
 }
@@ -72,6 +75,7 @@ impl Report {
             rounds: Vec::new(),
             unhealed: None,
             outages: Vec::new(),
+            compared: Vec::new(),
             writes: None,
             lasted: 0.0,
         }
@@ -81,7 +85,8 @@ impl Report {
         self.lasted = record.lasted.as_secs_f64();
         self.outages = outages(&self.rounds);
         let verdict = record.verify()?;
-        self.well = self.unhealed.is_none() && verdict.promises_kept();
+        let within = self.compared.iter().all(Compared::within);
+        self.well = self.unhealed.is_none() && within && verdict.promises_kept();
         self.writes = Some(verdict);
         Ok(())
     }
@@ -145,23 +150,29 @@ pub fn table(report: &Report) -> String {
     }
     out.push('\n');
     if let Some(writes) = &report.writes {
-        out += &kept("PostgreSQL commits", &writes.postgres, "promised");
-        out += &kept("Redis, WAIT 1", &writes.redis_wait, "promised");
-        out += &kept("Redis, plain", &writes.redis_plain, "not promised");
+        out += &writes.to_string();
     }
     let _ = writeln!(out, "{} rounds in {:.0} s, seed {}", report.rounds.len(), report.lasted, report.seed);
-    match &report.unhealed {
-        Some(why) => out += why,
-        None if report.well => out += "every promise kept; nobody intervened",
-        None => out += "PROMISED WRITES ARE LOST",
-    }
-    out
+    out + &conclusion(report)
 }
 
-fn kept(what: &str, kept: &Kept, promise: &str) -> String {
-    let some: Vec<_> = kept.lost.iter().take(10).map(u64::to_string).collect();
-    let which = if some.is_empty() { String::new() } else { format!(": numbers {} …", some.join(", ")) };
-    format!("{what:<20}{:>8} acknowledged, {} lost ({promise}){which}\n", kept.acknowledged, kept.lost.len())
+fn conclusion(report: &Report) -> String {
+    let late = |c: &&Compared| !c.within();
+    let late = report.compared.iter().filter(late).map(|c| {
+        format!("OVER BUDGET: {}: {} after {:.1} s, {:.1} s at most", c.fault, c.until, c.seconds, c.at_most)
+    });
+    let mut all: Vec<String> = late.collect();
+    if report.writes.as_ref().is_some_and(|writes| !writes.promises_kept()) {
+        all.push("PROMISED WRITES ARE LOST".into());
+    }
+    all.extend(report.unhealed.clone());
+    if all.is_empty() {
+        let compared = report.compared.len();
+        all.push(format!(
+            "every promise kept, {compared} of {compared} outages within the budget; nobody intervened"
+        ));
+    }
+    all.join("\n")
 }
 
 #[cfg(test)]

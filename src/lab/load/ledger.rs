@@ -40,6 +40,20 @@ impl Ledger {
         self.last_failure = format!("{error:#}");
     }
 
+    /// All times without an acknowledgement that lasted at least so long.
+    pub fn gaps(&self, at_least: Duration, until: Duration) -> Vec<Gap> {
+        let mut last = Duration::ZERO;
+        let mut found = Vec::new();
+        for at in self.acknowledged.iter().map(|(_, at)| *at).chain([until]) {
+            let length = at.saturating_sub(last);
+            if length >= at_least {
+                found.push(Gap { from: last.as_secs_f64(), seconds: length.as_secs_f64() });
+            }
+            last = at;
+        }
+        found
+    }
+
     /// The longest gap that ends after `from`; one that has not ended counts up to `until`.
     pub fn longest_gap(&self, from: Duration, until: Duration) -> Gap {
         let first = self.acknowledged.partition_point(|(_, at)| *at <= from);
@@ -74,6 +88,8 @@ mod tests {
         assert_eq!(ledger.longest_gap(s(5), s(16)), Gap { from: 2.0, seconds: 7.0 });
         assert_eq!(ledger.longest_gap(s(9), s(16)), Gap { from: 10.0, seconds: 4.0 });
         assert_eq!(ledger.longest_gap(s(15), s(25)), Gap { from: 15.0, seconds: 10.0 });
+        let gap = |from, seconds| Gap { from, seconds };
+        assert_eq!(ledger.gaps(s(4), s(25)), [gap(2.0, 7.0), gap(10.0, 4.0), gap(15.0, 10.0)]);
         assert_eq!(Ledger::default().longest_gap(s(3), s(8)), Gap { from: 0.0, seconds: 8.0 });
     }
 }

@@ -86,6 +86,14 @@ pub struct Record {
     pub ledgers: Vec<(Service, Ledger)>,
 }
 
+impl Record {
+    /// All times without an acknowledged write that lasted at least so long.
+    pub fn gaps(&self, service: Service, at_least: Duration) -> Vec<Gap> {
+        let found = self.ledgers.iter().find(|(s, _)| *s == service);
+        found.map(|(_, ledger)| ledger.gaps(at_least, self.lasted)).unwrap_or_default()
+    }
+}
+
 impl Load {
     /// On a lab whose cluster is in service.
     pub fn start(lab: &Lab, access: &Access) -> Result<Load> {

@@ -5,6 +5,7 @@ use crate::interrupt;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,29 @@ pub struct Kept {
 impl Verdict {
     pub fn promises_kept(&self) -> bool {
         self.postgres.lost.is_empty() && self.redis_wait.lost.is_empty()
+    }
+}
+
+/// A line for each kind of write.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for (what, kept, promise) in [
+            ("PostgreSQL commits", &self.postgres, "promised"),
+            ("Redis, WAIT 1", &self.redis_wait, "promised"),
+            ("Redis, plain", &self.redis_plain, "not promised"),
+        ] {
+            write!(
+                f,
+                "{what:<20}{:>8} acknowledged, {} lost ({promise})",
+                kept.acknowledged,
+                kept.lost.len()
+            )?;
+            let some: Vec<_> = kept.lost.iter().take(10).map(u64::to_string).collect();
+            let which =
+                if some.is_empty() { String::new() } else { format!(": numbers {} …", some.join(", ")) };
+            writeln!(f, "{which}")?;
+        }
+        Ok(())
     }
 }
 
