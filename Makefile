@@ -90,6 +90,11 @@ setup-qemu:
 chaos: setup build
 	@sh tests/chaos.sh $(PROGRAM) $(or $(NODES),3) $(or $(ROUNDS),40) $(or $(SEED),1) $(or $(SCALE),1)
 
+# Faults of single servers and of the network under write load; a quarter of an hour, as root.
+.PHONY: test-faults
+test-faults: setup
+	cargo test --locked --test faults -- --ignored --nocapture --test-threads=1
+
 # Cuts the power after every step of the service; a quarter of an hour, as root.
 .PHONY: test-failpoints
 test-failpoints:

@@ -73,6 +73,9 @@ pub struct Answer {
     /// Which image this node runs: target, versions, build.
     #[serde(default)]
     pub image: BTreeMap<String, String>,
+    /// Data that did not fit the cluster's and was kept beside its place, for somebody to look at.
+    #[serde(default)]
+    pub kept_aside: Vec<String>,
     /// Services that are not well on this node, as it sees them itself.
     #[serde(default)]
     pub problems: Vec<String>,

@@ -9,6 +9,7 @@
 //! - Redis, its primary's power cut: `down-after`, a ping round to notice, a round to agree, an election among
 //!   the Sentinels and the promotion (asked for each second), then HAProxy's check.
 //! - The virtual IP: three advertisements missed and the skew of the priority (below one more).
+//! - A holder that is cut off: its HAProxy's checks of the other nodes fail, Keepalived's probe hears of it.
 //! - A HAProxy that hangs: Keepalived's probe fails `fall` times, then as above.
 //! - A lost node, from its launch: boot, the former self's key in etcd (`ttl`), etcd's join, then Patroni's clone, which
 //!   grows with the data and is counted here for an empty database.
@@ -29,6 +30,10 @@ const ADVERT: f64 = 1.0;
 const PROBE_INTERVAL: f64 = 1.0;
 const PROBE_TIMEOUT: f64 = 2.0;
 const PROBE_FALL: f64 = 2.0;
+const PEER_INTER: f64 = 1.0;
+const PEER_FASTINTER: f64 = 0.5;
+const PEER_FALL: f64 = 3.0;
+const PEER_TIMEOUT: f64 = 1.0;
 
 /// What the servers do of themselves: Patroni's question to another's REST port, Sentinel's own clock.
 const PATRONI_ASKS: f64 = 2.0;
@@ -52,6 +57,7 @@ pub enum Loss {
     RedisPrimary,
     VipHolder,
     HungHaproxy,
+    CutOffHolder,
     Node,
 }
 
@@ -89,6 +95,11 @@ pub fn budget(spec: &Spec) -> Budget {
         let probe = part("Keepalived's probe fails", hang - PROBE_INTERVAL, hang);
         let fault = "HAProxy hangs on the holder";
         rows.push(row(Loss::HungHaproxy, fault, "virtual IP elsewhere", vec![probe, vrrp()]));
+        let silent = PEER_INTER + PEER_FASTINTER * (PEER_FALL - 1.0) + PEER_TIMEOUT * PEER_FALL;
+        let checks = part("its checks of the others fail", silent - PEER_INTER, silent);
+        let told = part("Keepalived's probe is told so", PROBE_FALL - 1.0, PROBE_FALL * PROBE_INTERVAL);
+        let fault = "the holder is cut off from the others";
+        rows.push(row(Loss::CutOffHolder, fault, "virtual IP elsewhere", vec![checks, told, vrrp()]));
     }
     rows.push(lost_node(spec));
     Budget { schema: SCHEMA, rows }
@@ -202,6 +213,9 @@ mod tests {
         let haproxy = include_str!("../image/templates/haproxy.cfg");
         has(haproxy, format!("downinter {POSTGRES_DOWN_INTER}s fall 2 rise 1 "));
         has(haproxy, format!("default-server inter {REDIS_INTER}s fall 2 rise 1 "));
+        has(haproxy, format!("    timeout connect {PEER_TIMEOUT}s\n    timeout check {PEER_TIMEOUT}s\n"));
+        let fast = PEER_FASTINTER * 1e3;
+        has(haproxy, format!("check inter {PEER_INTER}s fastinter {fast}ms fall {PEER_FALL} "));
         let keepalived = include_str!("../image/templates/keepalived.conf");
         has(keepalived, format!("    advert_int {ADVERT}\n"));
         has(

@@ -295,6 +295,25 @@ fn warnings_name_what_will_bite() {
     }
 }
 
+/// With their primary the replicas that a write needs are a majority, whatever the cluster's size.
+#[test]
+fn min_replicas_grows_with_the_cluster() {
+    let grown = |min_replicas: &str| {
+        let more: String = (4..=5)
+            .map(|i| format!("[[node]]\nname = \"node{i}\"\naddress = \"192.168.18.2{i}\"\n"))
+            .collect();
+        let text = with("0.0.0.0/0", "10.0.0.0/8").replacen("min_replicas = 1", min_replicas, 1);
+        parse(&text.replacen("[postgres]", &format!("{more}[postgres]"), 1)).expect("a spec")
+    };
+    assert_eq!(grown("").redis.min_replicas, 2);
+    assert_eq!(grown("").confirming(), 2);
+    assert_eq!(warnings(&grown("")), []);
+    let kept = warnings(&grown("min_replicas = 1"));
+    assert!(kept.len() == 1 && kept[0].to_string().contains("WAIT 2"), "{kept:?}");
+    let three = parse(&with("min_replicas = 1", "")).expect("a spec");
+    assert_eq!(three.redis.min_replicas, 1);
+}
+
 proptest! {
     #[test]
     fn garbage_never_panics(text in "\\PC*") {

@@ -12,6 +12,8 @@ use std::path::Path;
 const INSTALL_ID: &str = "/var/lib/hanode/install-id";
 const IDENTITY: &str = "/var/lib/hanode/identity.json";
 const STATE: &str = "/var/lib/hanode/state.json";
+/// Within the name of what was moved out of the way.
+pub const ASIDE: &str = ".aside-";
 /// Lies in memory: it means this boot only.
 const BEGAN: &str = "/run/hanode/began";
 
@@ -138,6 +140,25 @@ fn held(root: &Path, target: &Target) -> Result<Data> {
             || ["dump.rdb", "appendonly.aof"].iter().any(|f| redis.join(f).exists()),
         sentinel: sentinel.lines().any(|l| l.starts_with("sentinel myid ")),
     })
+}
+
+/// What was moved out of a service's way and is still there: `NAME.aside-TIME` beside its data directory.
+pub fn kept_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for place in ["postgres_data", "redis_data"] {
+        let data = Path::new(target.path(place)?);
+        // PostgreSQL's directory is moved whole, of Redis' only what is in it.
+        let parent = if place == "redis_data" { Some(data) } else { data.parent() };
+        let Some(parent) = parent.and_then(Path::to_str) else { continue };
+        for entry in std::fs::read_dir(below(root, parent)).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.contains(ASIDE) {
+                found.push(format!("{parent}/{name}"));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 pub fn judge(data: Data, record: &Record) -> Disk {

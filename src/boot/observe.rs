@@ -45,6 +45,7 @@ pub fn own_answer(root: &Path, given: &Given, node: &str) -> Result<Answer> {
         phase: state.phase.name().into(),
         holds_vip: super::machine::Machine::read(root)?.holds(given.spec.network.vip),
         image: given.image.clone(),
+        kept_aside: disk::kept_aside(root, &given.target)?,
         problems: state.error.into_iter().map(|e| e.what).chain(state.waiting_for).collect(),
     })
 }

@@ -1,7 +1,7 @@
 //! Watches the node's services, says when all are well, and keeps `state.json` current for good.
 
 use super::state::{self, Phase, Trouble, UnitState};
-use super::{disk, given::Given, metrics, observe, run::node_units, units::Systemd};
+use super::{disk, given::Given, handover, metrics, observe, run::node_units, sessions, units::Systemd};
 use crate::health::local;
 use crate::plan::{self, Action, Plan};
 use anyhow::{Context, Result};
@@ -19,6 +19,10 @@ pub fn watch(root: &Path) -> Result<()> {
     let units = node_units(&given)?;
     let systemd = Systemd::connect()?;
     let access = given.access()?;
+    let (own, name) = (given.access()?, node.clone());
+    std::thread::spawn(move || handover::listen(own, &name));
+    let (at, target) = (root.to_path_buf(), given.target.clone());
+    std::thread::spawn(move || sessions::look_after(&at, &target));
     let mut measured: Option<Instant> = None;
     loop {
         let units = systemd.states(&units)?;

@@ -219,7 +219,8 @@ pub(super) fn set_aside(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let aside = dir.with_extension(format!("aside-{stamp}"));
+    let name = dir.file_name().context("a path without a name")?;
+    let aside = dir.with_file_name(format!("{}{}{stamp}", name.to_string_lossy(), disk::ASIDE));
     tracing::warn!("{} is not this cluster's; kept as {}", dir.display(), aside.display());
     std::fs::rename(dir, &aside).with_context(|| format!("moving {} aside", dir.display()))
 }

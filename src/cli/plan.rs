@@ -81,6 +81,7 @@ fn blank(access: &Access, node: &str) -> Answer {
         phase: String::new(),
         holds_vip: false,
         image: Default::default(),
+        kept_aside: Vec::new(),
         problems: Vec::new(),
     }
 }

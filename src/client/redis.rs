@@ -2,7 +2,7 @@
 
 use super::tls::{Credentials, TlsStream, connect};
 use anyhow::{Context, Result, bail, ensure};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
@@ -90,6 +90,30 @@ impl Redis {
         self.stream.get_mut().write_all(request.as_bytes())?;
         self.stream.get_mut().flush()?;
         read_value(&mut self.stream, MAX_DEPTH)
+    }
+
+    /// From here on this connection only listens.
+    pub fn subscribe(&mut self, channels: &[&str]) -> Result<()> {
+        self.ask(&[&["SUBSCRIBE"], channels].concat()).map(drop)
+    }
+
+    /// A message and its channel; `None` for what is none, and when nothing came within the timeout.
+    pub fn next_message(&mut self) -> Result<Option<(String, String)>> {
+        match self.stream.fill_buf() {
+            Ok([]) => bail!("the other side ended the connection"),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let Value::List(items) = read_value(&mut self.stream, MAX_DEPTH)? else { return Ok(None) };
+        Ok(match items.as_slice() {
+            [Value::Text(kind), Value::Text(channel), Value::Text(text)] if kind == "message" => {
+                Some((channel.clone(), text.clone()))
+            }
+            _ => None,
+        })
     }
 
     /// `INFO section` as key and value pairs.

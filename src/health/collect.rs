@@ -71,6 +71,7 @@ fn answered(node: &Node, answer: Answer) -> (NodeStatus, bool) {
         spec_hash: Some(answer.spec_hash),
         image: answer.image,
         haproxy: false,
+        kept_aside: answer.kept_aside,
         problems: answer.problems,
     };
     (status, answer.holds_vip)
@@ -110,6 +111,7 @@ fn unreachable(node: &Node, error: &anyhow::Error) -> NodeStatus {
         spec_hash: None,
         image: BTreeMap::new(),
         haproxy: false,
+        kept_aside: Vec::new(),
         problems: vec![format!("{error:#}")],
     }
 }

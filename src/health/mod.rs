@@ -67,6 +67,9 @@ pub struct NodeStatus {
     pub image: BTreeMap<String, String>,
     /// Whether HAProxy answers its health probe.
     pub haproxy: bool,
+    /// Data that did not fit the cluster's, kept for somebody to look at. No problem, but disk space.
+    #[serde(default)]
+    pub kept_aside: Vec<String>,
     pub problems: Vec<String>,
 }
 

@@ -23,6 +23,15 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
         let ends = format!("{} in {} days", first.name, first.days_left);
         out += &folded(&ends, "first to expire  ", "  ", width);
     }
+    for node in &status.nodes {
+        for path in &node.kept_aside {
+            let _ = writeln!(
+                out,
+                "kept aside  {}:{path} (not part of the cluster; remove it when done)",
+                node.name
+            );
+        }
+    }
     if status.healthy {
         out += "healthy\n";
     } else {

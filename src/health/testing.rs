@@ -18,6 +18,7 @@ pub fn well(spec: &Spec) -> Status {
         spec_hash: None,
         image: Default::default(),
         haproxy: true,
+        kept_aside: vec![],
         problems: vec![],
     };
     let etcd = |name: String| EtcdStatus {

@@ -27,6 +27,7 @@ fn answer(node: &str) -> Answer {
         phase: "identity".into(),
         holds_vip: false,
         image: Default::default(),
+        kept_aside: vec![],
         problems: vec![],
     }
 }

@@ -144,6 +144,12 @@ impl Spec {
         self.nodes.iter().find(|n| n.name == name)
     }
 
+    /// How many replicas must confirm a Redis write so that a majority of the nodes has it: whoever Sentinels
+    /// promote is one of a majority, and the furthest of it.
+    pub fn confirming(&self) -> usize {
+        self.majority() - 1
+    }
+
     /// How many nodes make a majority.
     pub fn majority(&self) -> usize {
         self.nodes.len() / 2 + 1

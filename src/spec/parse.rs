@@ -80,12 +80,13 @@ fn read(top: &Section, reader: &Reader) -> Spec {
     let network = network(top.section("network"));
     let nodes = nodes(top, reader);
     let second = nodes.get(1).map(|node| node.name.clone());
+    let confirming = nodes.len() / 2;
     let spec = Spec {
         schema,
         name,
         postgres: postgres(top.section("postgres")),
         patroni: patroni(top.section("patroni")),
-        redis: redis(top.section("redis"), second.unwrap_or_default()),
+        redis: redis(top.section("redis"), second.unwrap_or_default(), confirming),
         haproxy: haproxy(top.section("haproxy")),
         keepalived: keepalived(top.section("keepalived")),
         pki: Pki::stand_in(),
@@ -179,13 +180,14 @@ fn patroni(s: Section) -> Patroni {
     patroni
 }
 
-fn redis(s: Section, second_node: String) -> Redis {
+/// `confirming`: how many replicas are a majority of the nodes with their primary.
+fn redis(s: Section, second_node: String, confirming: usize) -> Redis {
     let redis = Redis {
         tls: s.flag("tls").unwrap_or(true),
         alt_names: s.texts("alt_names").unwrap_or_default(),
         initial_primary: s.text("initial_primary").unwrap_or(second_node),
         master_name: s.text("master_name").unwrap_or_else(|| "redis-cluster".into()),
-        min_replicas: s.number("min_replicas", 0..=254).unwrap_or(1),
+        min_replicas: s.number("min_replicas", 0..=254).unwrap_or(confirming.clamp(1, 254) as u32),
         port: port(&s, "port", 6378),
         vip_port: port(&s, "vip_port", 6379),
         sentinel_port: port(&s, "sentinel_port", 26378),

@@ -53,6 +53,16 @@ pub fn warnings(spec: &Spec) -> Vec<Fault> {
         "redis.min_replicas is 0: an isolated old primary goes on acknowledging writes that will be lost",
         "set min_replicas = 1",
     );
+    let (has, wants) = (spec.redis.min_replicas as usize, spec.confirming());
+    warn(
+        (1..wants).contains(&has),
+        &format!(
+            "redis.min_replicas is {has} with {} nodes: a primary that is cut off with as many replicas goes on \
+             acknowledging writes that will be lost",
+            spec.nodes.len()
+        ),
+        &format!("leave it out or set min_replicas = {wants}, and have clients WAIT {wants}"),
+    );
     warn(
         spec.nodes.len() > 7,
         "more than seven nodes: each one slows etcd's every write",

@@ -32,7 +32,16 @@ pub fn program() -> Vec<u8> {
 
 /// A cluster directory of the starter spec in `dir`, and its image under this name.
 pub fn cluster_with_image(dir: &Path, image: &str) -> (Cluster, PathBuf) {
-    let cluster = Cluster::init(&dir.join("demo"), spec::STARTER).unwrap();
+    edited_cluster_with_image(dir, image, &[])
+}
+
+/// The same with words of the spec replaced.
+pub fn edited_cluster_with_image(dir: &Path, image: &str, edits: &[(&str, &str)]) -> (Cluster, PathBuf) {
+    let text = edits.iter().fold(spec::STARTER.to_string(), |text, (from, to)| {
+        assert!(text.contains(from), "the starter spec has no {from:?}");
+        text.replace(from, to)
+    });
+    let cluster = Cluster::init(&dir.join("demo"), &text).unwrap();
     let out = dir.join(image);
     let baked = Baked {
         spec_text: &cluster.spec_text,

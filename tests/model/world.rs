@@ -175,6 +175,7 @@ impl World {
             phase: String::new(),
             holds_vip: false,
             image: BTreeMap::new(),
+            kept_aside: vec![],
             problems: vec![],
         }
     }

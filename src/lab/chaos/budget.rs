@@ -35,7 +35,7 @@ pub fn compare(budget: &Budget, round: &Round, scale: f64) -> Vec<Compared> {
     let measured = |loss| match loss {
         Loss::PostgresLeader => (gap(Service::Postgres), CLIENT),
         Loss::RedisPrimary => (gap(Service::RedisWait), CLIENT),
-        Loss::VipHolder | Loss::HungHaproxy => (gap(Service::Vip), CLIENT / 4.0),
+        Loss::VipHolder | Loss::HungHaproxy | Loss::CutOffHolder => (gap(Service::Vip), CLIENT / 4.0),
         Loss::Node => (round.well_after, LOOKS),
     };
     let losses = losses(struck).into_iter().filter_map(|loss| budget.of(loss));
@@ -63,6 +63,7 @@ fn losses(struck: &Struck) -> Vec<Loss> {
     match struck.fault {
         Fault::Disk => losses.push(Loss::Node),
         Fault::PauseHaproxy if held("VIP") => losses.push(Loss::HungHaproxy),
+        Fault::Split | Fault::Deaf | Fault::Mute if held("VIP") => losses.push(Loss::CutOffHolder),
         _ => {}
     }
     losses

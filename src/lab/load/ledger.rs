@@ -9,7 +9,7 @@ pub struct Ledger {
     pub attempted: u64,
     /// Number and time of each write that must be kept.
     pub acknowledged: Vec<(u64, Duration)>,
-    /// Answered, but not so that it binds: `WAIT 1` found no replica in time.
+    /// Answered, but not so that it binds: `WAIT` found too few replicas in time.
     pub unconfirmed: u64,
     pub failures: u64,
     pub last_failure: String,

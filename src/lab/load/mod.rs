@@ -38,7 +38,7 @@ pub enum Service {
     Vip,
     /// A row, committed.
     Postgres,
-    /// An item that `WAIT 1` confirmed.
+    /// An item that `WAIT` confirmed, from so many replicas that a majority of the nodes has it.
     RedisWait,
     /// An item that was acknowledged, no more: never promised.
     RedisPlain,
@@ -51,7 +51,7 @@ impl Service {
         match self {
             Service::Vip => "virtual IP",
             Service::Postgres => "PostgreSQL",
-            Service::RedisWait => "Redis WAIT 1",
+            Service::RedisWait => "Redis WAIT",
             Service::RedisPlain => "Redis",
         }
     }
@@ -66,6 +66,8 @@ struct Client {
     redis_tls: Option<Credentials>,
     redis_port: u16,
     redis_password: String,
+    /// How many replicas `WAIT` waits for: 1 of three nodes, 2 of five.
+    confirming: i64,
     probe_port: u16,
     /// Sets this load's data apart from that of any other.
     run: String,
@@ -202,6 +204,7 @@ impl Client {
             redis_tls: access.redis.clone(),
             redis_port: spec.redis.vip_port,
             redis_password: access.secrets.redis.clone(),
+            confirming: spec.confirming() as i64,
             probe_port: spec.haproxy.stats_port,
             run: crate::tree::hex(&rand::random::<[u8; 4]>()),
         }

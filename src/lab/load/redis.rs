@@ -23,8 +23,8 @@ pub fn push(redis: &mut Redis, client: &Client, number: u64) -> Result<bool> {
 
 pub fn push_and_wait(redis: &mut Redis, client: &Client, number: u64) -> Result<bool> {
     redis.ask(&["RPUSH", &key(&client.run, WAIT), &number.to_string()])?;
-    match redis.ask(&["WAIT", "1", WAIT_MS])? {
-        Value::Number(replicas) => Ok(replicas >= 1),
+    match redis.ask(&["WAIT", &client.confirming.to_string(), WAIT_MS])? {
+        Value::Number(replicas) => Ok(replicas >= client.confirming),
         other => bail!("WAIT answered {other:?}"),
     }
 }

@@ -41,7 +41,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         for (what, kept, promise) in [
             ("PostgreSQL commits", &self.postgres, "promised"),
-            ("Redis, WAIT 1", &self.redis_wait, "promised"),
+            ("Redis, WAIT", &self.redis_wait, "promised"),
             ("Redis, plain", &self.redis_plain, "not promised"),
         ] {
             write!(
