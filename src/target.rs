@@ -31,6 +31,8 @@ pub struct Target {
     /// Units that are enabled in every image (network, time client, SSH).
     #[serde(default)]
     pub enabled: Vec<String>,
+    /// How a running node takes up what is new in its bundle, in this order.
+    pub take_up: Vec<TakeUp>,
     /// What a node's configuration consists of.
     #[serde(rename = "file")]
     pub files: Vec<FileRule>,
@@ -109,6 +111,22 @@ pub struct FileRule {
     pub component: Option<String>,
 }
 
+/// Members of the bundle that a component's server reads only when told to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeUp {
+    pub component: String,
+    /// Paths on the node; one that ends in `/` stands for all below it.
+    pub files: Vec<String>,
+    pub on_change: OnChange,
+}
+
+impl TakeUp {
+    pub fn covers(&self, path: &str) -> bool {
+        self.files.iter().any(|f| if f.ends_with('/') { path.starts_with(f.as_str()) } else { path == f })
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleKind {
@@ -120,7 +138,7 @@ pub enum RuleKind {
     Crl,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnChange {
     #[default]

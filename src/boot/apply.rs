@@ -17,7 +17,7 @@ pub struct Node<'a> {
 }
 
 impl Node<'_> {
-    fn render(&self, plan: &Plan) -> Result<Vec<Entry>> {
+    pub(super) fn render(&self, plan: &Plan) -> Result<Vec<Entry>> {
         let given = self.given;
         let (service, cluster) = (read::crl(given.service_crl()?)?, read::crl(given.cluster_crl()?)?);
         let der = read::der(given.service_crl()?)?;
@@ -40,6 +40,7 @@ impl Node<'_> {
     /// All that no service's plan changes: the bundle's files first, since configuration names them.
     /// Returns the paths that changed.
     pub fn apply(&self) -> Result<Vec<String>> {
+        checkers::parameters(self.root, &self.given.target, &self.given.spec.postgres.parameters)?;
         let ids = Ids::read(self.root)?;
         let mut changed = write(self.root, &self.given.bundle.entries, Some(&ids))?;
         let target = &self.given.target;
@@ -56,6 +57,15 @@ impl Node<'_> {
         changed.extend(write(self.root, &last, Some(&ids))?);
         labels::restore(self.root, &changed)?;
         Ok(changed)
+    }
+
+    /// Runs the components' own checkers on what would be laid down, changing nothing. On a node whose earlier
+    /// files are there.
+    pub fn check(&self) -> Result<()> {
+        checkers::parameters(self.root, &self.given.target, &self.given.spec.postgres.parameters)?;
+        let rules = |entry: &Entry| self.given.target.rule_at(&entry.path);
+        let rendered = self.render(&Plan::waiting(&self.given.spec))?;
+        rendered.iter().try_for_each(|e| rules(e).map_or(Ok(()), |rule| checkers::check(self.root, rule, e)))
     }
 
     /// The files of one component that its service's plan decides.

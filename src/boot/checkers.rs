@@ -1,10 +1,11 @@
 //! The components' own offline checkers, on a configuration before it is laid down.
 
-use crate::target::FileRule;
+use crate::target::{FileRule, Target};
 use crate::tree::{Entry, Kind, below, replace};
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 const STAGE: &str = "/run/hanode/check";
 
@@ -22,11 +23,35 @@ pub fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
         Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
     std::fs::remove_file(&file)?;
     if !output.status.success() {
-        let said =
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        // One line: this goes to the console and into state.json.
-        let said: Vec<&str> = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-        bail!("{program} does not accept what would become {}: {}", entry.path, said.join(" | "));
+        bail!("{program} does not accept what would become {}: {}", entry.path, in_one_line(&output));
     }
     Ok(())
+}
+
+/// The operator's own parameters, names and values, as the installed PostgreSQL understands them. A name with a dot
+/// is an extension's, and taken as it is.
+pub fn parameters(root: &Path, target: &Target, parameters: &BTreeMap<String, String>) -> Result<()> {
+    let stage = below(root, STAGE).join("postgres");
+    std::fs::create_dir_all(&stage)?;
+    let quoted = |value: &String| value.replace('\\', "\\\\").replace('\'', "''");
+    let lines: Vec<String> =
+        parameters.iter().map(|(name, value)| format!("{name} = '{}'\n", quoted(value))).collect();
+    replace(&stage.join("postgresql.conf"), lines.concat().as_bytes(), 0o600, None)?;
+    let server = format!("{}/postgres", target.path("postgres_bin")?);
+    // It reads all of the file before it tells this one's value.
+    let output = Command::new(&server).args(["-C", "max_connections", "-D"]).arg(&stage).output();
+    let output = output.with_context(|| format!("running {server}"))?;
+    std::fs::remove_dir_all(&stage)?;
+    if !output.status.success() {
+        bail!("PostgreSQL does not accept what [postgres.parameters] says: {}", in_one_line(&output));
+    }
+    Ok(())
+}
+
+/// As it goes to the console and into state.json.
+fn in_one_line(output: &Output) -> String {
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said: Vec<&str> = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    said.join(" | ")
 }

@@ -2,16 +2,18 @@
 
 use super::gate::{self, Gate};
 use super::given::Given;
-use super::{answer, disk, metrics, observe, ready, recover, run};
+use super::{answer, disk, metrics, observe, ready, recover, run, take_up, update};
 use crate::health::{self, Form};
 use crate::plan;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+use tracing_subscriber::Layer;
 use tracing_subscriber::prelude::*;
+use tracing_subscriber::registry::LookupSpan;
 
 #[derive(Parser)]
 #[command(
@@ -28,6 +30,8 @@ struct Arguments {
 enum Verb {
     /// Run the first-boot sequence up to the start of the services (hanode-plan.service)
     Boot,
+    /// Mount the data volume, where the spec names one (hanode-data.service)
+    Storage,
     /// Block until a service may start, and lay down its files (ExecStartPre of its unit)
     Gate { service: Gate },
     /// Watch the node's services and keep state.json current (hanode-ready.service)
@@ -38,6 +42,15 @@ enum Verb {
     Metrics,
     /// Exit 0 if HAProxy on this machine answers its health probe (Keepalived's check)
     ProbeHealth { port: u16 },
+    /// Take up a new bundle or spec from /etc/hanode, disturbing the services as little as they allow
+    #[command(after_help = "\
+Copy bundle.tar.gz (and cluster.toml, where it changed) from the cluster directory to /etc/hanode on every node,
+then run this on one node after the other. It ends when the node is well again; what it cannot do without harm it
+refuses, changing nothing.")]
+    Apply,
+    /// Have Redis read its certificates anew (ExecReload of its unit)
+    #[command(hide = true)]
+    ReloadRedis,
     /// Show what is observed and what would be done, changing nothing
     Plan {
         /// Observations and plan as JSON
@@ -83,12 +96,16 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn console<S: tracing::Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time().with_target(false);
+    layer.with_ansi(std::io::stderr().is_terminal())
+}
+
 /// To the journal where systemd runs this, else to standard error.
 fn log() {
     let journal = std::env::var_os("INVOCATION_ID").and_then(|_| tracing_journald::layer().ok());
-    let console = journal
-        .is_none()
-        .then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time());
+    let console = journal.is_none().then(console);
     let journal = journal.map(|layer| layer.with_field_prefix(None));
     tracing_subscriber::registry()
         .with(tracing_subscriber::filter::LevelFilter::INFO)
@@ -101,6 +118,7 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
     let root = Path::new("/");
     match verb {
         Verb::Boot => run::run(root)?,
+        Verb::Storage => run::storage(root)?,
         Verb::Gate { service } => gate::pass(root, *service)?,
         Verb::Ready => ready::watch(root)?,
         Verb::Answer => answer::serve(root)?,
@@ -108,6 +126,8 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::ProbeHealth { port } => {
             return Ok(if healthy(*port) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Verb::Apply => update::update(root)?,
+        Verb::ReloadRedis => take_up::reload_redis(root)?,
         Verb::Plan { json } => show_plan(root, *json)?,
         Verb::Recover { from_this_node, yes_data_on_others_is_lost } => {
             recover::recover(root, *from_this_node, *yes_data_on_others_is_lost)?;

@@ -7,7 +7,7 @@ use crate::health::certificates;
 use crate::render::Templates;
 use crate::spec::{self, Spec};
 use crate::target::Target;
-use crate::tree::below;
+use crate::tree::{below, replace};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +17,10 @@ pub const SPEC_OVERRIDE: &str = "/etc/hanode/cluster.toml";
 pub const TARGET: &str = "/usr/lib/hanode/target.toml";
 pub const TEMPLATES: &str = "/usr/lib/hanode/templates";
 pub const IMAGE: &str = "/usr/lib/hanode/image.json";
+/// In memory: what this boot goes by.
+const IN_USE: &str = "/run/hanode/in-use";
+const IN_USE_BUNDLE: &str = "/run/hanode/in-use/bundle.tar.gz";
+const IN_USE_SPEC: &str = "/run/hanode/in-use/cluster.toml";
 
 pub struct Given {
     pub spec: Spec,
@@ -28,12 +32,36 @@ pub struct Given {
 }
 
 impl Given {
+    /// What this boot goes by; before it has adopted anything, what it is offered.
     pub fn load(root: &Path) -> Result<Given> {
-        let bundle_path = first_of(root, &[bundle::OVERRIDE, bundle::BAKED])?;
+        Given::read(
+            root,
+            &[IN_USE_BUNDLE, bundle::OVERRIDE, bundle::BAKED],
+            &[IN_USE_SPEC, SPEC_OVERRIDE, SPEC],
+        )
+    }
+
+    /// What the image brings and the operator laid over it, taken up already or not.
+    pub fn offered(root: &Path) -> Result<Given> {
+        Given::read(root, &[bundle::OVERRIDE, bundle::BAKED], &[SPEC_OVERRIDE, SPEC])
+    }
+
+    /// From here on this boot goes by it: a file that is laid into /etc/hanode later, perhaps not even whole yet,
+    /// changes nothing for a service that starts meanwhile.
+    pub fn adopt(&self, root: &Path) -> Result<()> {
+        let spec = text(root, first_of(root, &[SPEC_OVERRIDE, SPEC])?)?;
+        std::fs::create_dir_all(below(root, IN_USE))?;
+        let save = |path: &str, content: &[u8]| replace(&below(root, path), content, 0o600, None);
+        save(IN_USE_SPEC, spec.as_bytes())?;
+        save(IN_USE_BUNDLE, &self.bundle.pack()?)
+    }
+
+    fn read(root: &Path, bundles: &[&'static str], specs: &[&'static str]) -> Result<Given> {
+        let bundle_path = first_of(root, bundles)?;
         let bytes =
             std::fs::read(below(root, bundle_path)).with_context(|| format!("reading {bundle_path}"))?;
         Given {
-            spec: read_spec(root)?,
+            spec: read_spec(root, specs)?,
             target: Target::parse(&text(root, TARGET)?).with_context(|| TARGET.to_string())?,
             bundle: Bundle::read(&bytes).with_context(|| bundle_path.to_string())?,
             templates: Templates::load(&below(root, TEMPLATES))?,
@@ -101,8 +129,8 @@ impl Given {
     }
 }
 
-fn read_spec(root: &Path) -> Result<Spec> {
-    let path = first_of(root, &[SPEC_OVERRIDE, SPEC])?;
+fn read_spec(root: &Path, paths: &[&'static str]) -> Result<Spec> {
+    let path = first_of(root, paths)?;
     spec::parse(&text(root, path)?).map_err(|faults| anyhow::anyhow!("{path}:\n{faults}"))
 }
 

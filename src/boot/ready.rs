@@ -1,7 +1,10 @@
 //! Watches the node's services, says when all are well, and keeps `state.json` current for good.
 
+use super::dynamic::Dynamic;
 use super::state::{self, Phase, Trouble, UnitState};
-use super::{disk, given::Given, handover, metrics, observe, run::node_units, sessions, units::Systemd};
+use super::{
+    disk, given::Given, handover, metrics, observe, run::node_units, sessions, units::Systemd, update,
+};
 use crate::health::local;
 use crate::plan::{self, Action, Plan};
 use anyhow::{Context, Result};
@@ -24,6 +27,7 @@ pub fn watch(root: &Path) -> Result<()> {
     let (at, target) = (root.to_path_buf(), given.target.clone());
     std::thread::spawn(move || sessions::look_after(&at, &target));
     let mut measured: Option<Instant> = None;
+    let mut dynamic = Dynamic::default();
     loop {
         let units = systemd.states(&units)?;
         let mut problems = down(&units);
@@ -39,12 +43,14 @@ pub fn watch(root: &Path) -> Result<()> {
         }
         if problems.is_empty() {
             disk::mark_in_service(root, &local::etcd_member(&access, &node)?)?;
+            dynamic.look(root, &given, &node);
         }
         report(root, units, problems, plan.as_ref())?;
         if measured.is_none_or(|at| at.elapsed() >= FROM_THEN_ON) {
             metrics::keep(root, &given, &access, &node)?;
             measured = Some(Instant::now());
         }
+        update::go_on(root, &given, &node, &systemd)?;
         sleep(if state::load(root).phase == Phase::InService { FROM_THEN_ON } else { UNTIL_READY });
     }
 }
@@ -56,7 +62,7 @@ fn outlived(root: &Path, plan: &Plan) -> bool {
     resumed && plan.etcd.step.action == Action::Join
 }
 
-fn down(units: &[UnitState]) -> Vec<String> {
+pub(super) fn down(units: &[UnitState]) -> Vec<String> {
     let bad = units.iter().filter(|u| u.state != "active");
     bad.map(|u| format!("{} is {}", u.name, u.state)).collect()
 }

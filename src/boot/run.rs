@@ -6,9 +6,12 @@ use super::identity::{self, Pin};
 use super::machine::Machine;
 use super::state::{self, Phase, State, Trouble};
 use super::units::Systemd;
-use super::{disk, given::Given, metadata, observe, platform};
+use super::{disk, given::Given, metadata, observe, platform, take_up, volume};
 use crate::facts::MachineFacts;
-use crate::pki::read::certificate;
+use crate::pki::{
+    self,
+    read::{certificate, date},
+};
 use crate::plan::{self, Action, Plan};
 use crate::spec::VipMode;
 use crate::tree::below;
@@ -23,14 +26,28 @@ const CLOCK_PATIENCE: Duration = Duration::from_secs(600);
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a metadata service may be away or busy.
 const PLATFORM_PATIENCE: Duration = Duration::from_secs(60);
+/// A cloud may attach a volume some time after it started the machine.
+const VOLUME_PATIENCE: Duration = Duration::from_secs(120);
 const JOIN_SOCKET: &str = "hanode-join.socket";
 const JOIN_SOCKET_DROP_INS: &str = "/etc/systemd/system/hanode-join.socket.d/";
 const ROUND: Duration = Duration::from_millis(300);
 
 /// Runs to the start of the services. An error is on the console, in the journal and in `state.json`.
 pub fn run(root: &Path) -> Result<()> {
+    told(root, sequence)
+}
+
+/// Before that, and apart from it because nothing mounts for all from a sandbox: the data volume.
+pub fn storage(root: &Path) -> Result<()> {
+    told(root, |root, _| {
+        let given = Given::offered(root)?;
+        volume::mount(root, &given.spec, &given.target, VOLUME_PATIENCE)
+    })
+}
+
+fn told(root: &Path, work: impl FnOnce(&Path, &mut State) -> Result<()>) -> Result<()> {
     let mut state = State { schema: 1, ..State::default() };
-    let done = sequence(root, &mut state);
+    let done = work(root, &mut state);
     if let Err(error) = &done {
         let (what, place) = (format!("{error:#}"), state.phase.name().to_string());
         let fix = "correct this, then `systemctl restart hanode-plan` (or reboot)".to_string();
@@ -42,9 +59,10 @@ pub fn run(root: &Path) -> Result<()> {
 
 fn sequence(root: &Path, state: &mut State) -> Result<()> {
     state.enter(root, Phase::Identity, "finding out which node this machine is")?;
-    let given = Given::load(root)?;
+    let given = Given::offered(root)?;
+    given.adopt(root)?;
     let name = identify(root, &given, state)?;
-    wait_for_the_clock(&given)?;
+    wait_for_the_clock(root, &given, state)?;
     let machine = facts(root, &given, &name)?;
     let node = Node { root, given: &given, name: &name, machine: &machine };
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
@@ -55,6 +73,7 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     passed(root, "applied");
     let plan = wait_for_the_plan(&node, state)?;
     state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
+    take_up::remember(&node)?;
     start(root, &given)
 }
 
@@ -78,13 +97,15 @@ fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
     }
     disk::ensure_install_id(root)?;
     passed(root, "install-id");
-    if pinned.is_none() {
-        let pin = Pin {
-            schema: 1,
-            node: found.node.clone(),
-            instance_id: metadata.and_then(|m| m.instance_id),
-            machine_uuid: machine.uuid.clone(),
-        };
+    // A disk that moved, and its metadata with it, is at home where it is now.
+    let confirmed = metadata.as_ref().is_some_and(|m| m.node.as_ref() == Some(&found.node));
+    let pin = Pin {
+        schema: 1,
+        node: found.node.clone(),
+        instance_id: metadata.and_then(|m| m.instance_id),
+        machine_uuid: machine.uuid.clone(),
+    };
+    if pinned.is_none() || (confirmed && pinned.as_ref() != Some(&pin)) {
         disk::save_pin(root, &pin)?;
         passed(root, "pinned");
     }
@@ -103,21 +124,31 @@ fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
 }
 
 /// Certificates that are not valid yet mean a clock that is not right yet.
-fn wait_for_the_clock(given: &Given) -> Result<()> {
+fn wait_for_the_clock(root: &Path, given: &Given, state: &mut State) -> Result<()> {
     let certificate = certificate(given.node_certificate()?)?;
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
     let began = state::uptime_ms();
-    while now() < certificate.not_before {
+    while pki::now() < certificate.not_before {
         let waited = Duration::from_millis(state::uptime_ms() - began);
+        let early = format!(
+            "the clock says {}, the certificates begin at {}",
+            date(pki::now()),
+            date(certificate.not_before)
+        );
         ensure!(
             waited < CLOCK_PATIENCE,
-            "the clock is before the certificates' first valid second and was not set right in {} s; look at `chronyc sources`",
+            "{early}, and it was not set right in {} s; look at `chronyc sources`",
             CLOCK_PATIENCE.as_secs()
         );
+        if state.waiting_for.is_empty() {
+            state.waiting_for = vec!["the time client".into()];
+            state.enter(root, Phase::Identity, &early)?;
+            state::tell_console(&format!("waiting for the time client: {early}"));
+        }
         sleep(ROUND);
     }
+    state.waiting_for.clear();
     ensure!(
-        now() <= certificate.not_after,
+        pki::now() <= certificate.not_after,
         "the certificates in the bundle have expired; run `hanode certs renew`, then lay the new bundle at {}",
         crate::bundle::OVERRIDE
     );

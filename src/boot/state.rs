@@ -123,9 +123,13 @@ fn tell(phase: Phase, node: &str, sentence: &str) {
         }
     }
     if matches!(phase, Phase::WaitingForPeers | Phase::InService | Phase::Refused | Phase::Failed) {
-        // A console is a convenience: a machine without one goes on.
-        let _ = std::fs::write("/dev/console", format!("\r\nhanode: {node}: {name}: {sentence}\r\n"));
+        tell_console(&format!("{node}: {name}: {sentence}"));
     }
+}
+
+/// A console is a convenience: a machine without one goes on.
+pub fn tell_console(words: &str) {
+    let _ = std::fs::write("/dev/console", format!("\r\nhanode: {words}\r\n"));
 }
 
 pub fn uptime_ms() -> u64 {

@@ -2,6 +2,7 @@
 
 use super::state::UnitState;
 use anyhow::{Context, Result, ensure};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use zbus::block_on;
@@ -82,6 +83,15 @@ impl Systemd {
             ensure!(began.elapsed() < STOP_PATIENCE, "{} is {} and does not stop", unit.name, unit.state);
             sleep(Duration::from_millis(200));
         }
+    }
+
+    /// Has a unit take up its configuration, and waits for what comes of it.
+    pub fn reload(&self, unit: &str) -> Result<()> {
+        let output =
+            Command::new("systemctl").args(["reload", unit]).output().context("running systemctl")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "reloading {unit}: {}; see `journalctl -u {unit}`", said.trim());
+        Ok(())
     }
 
     /// Restarts a unit whose definition has just changed.

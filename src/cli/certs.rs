@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Show, issue, renew and revoke the cluster's certificates
 ///
 /// Every change makes a new generation of the bundle, which reaches the nodes with the next image, or laid
-/// down as /etc/hanode/bundle.tar.gz.
+/// down as /etc/hanode/bundle.tar.gz on every node, by `hanode apply` there, on one node after the other.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -120,14 +120,50 @@ impl Etcd {
     }
 }
 
+/// A key that only one holds at a time, and not for longer than its lease; let go when dropped.
+pub struct Lock {
+    etcd: Etcd,
+    lease: String,
+}
+
+impl Etcd {
+    /// `Err`: who holds it.
+    pub fn lock(self, key: &str, owner: &str, at_most: Duration) -> Result<Result<Lock, String>> {
+        let answer = self.call("/v3/lease/grant", json!({"TTL": at_most.as_secs().to_string()}))?;
+        let lease = answer["ID"].as_str().context("etcd's answer names no lease")?.to_string();
+        let lock = Lock { etcd: self, lease };
+        let coded = base64(key.as_bytes());
+        let put = json!({"key": coded, "value": base64(owner.as_bytes()), "lease": lock.lease});
+        let answer = lock.etcd.call(
+            "/v3/kv/txn",
+            json!({
+                "compare": [{"key": coded, "target": "CREATE", "result": "EQUAL", "createRevision": "0"}],
+                "success": [{"requestPut": put}],
+            }),
+        )?;
+        if answer["succeeded"].as_bool().unwrap_or(false) {
+            return Ok(Ok(lock));
+        }
+        let holder = lock.etcd.get(key)?.unwrap_or_default();
+        Ok(Err(String::from_utf8_lossy(&holder).into_owned()))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // It ends by itself too.
+        let _ = self.etcd.call("/v3/lease/revoke", json!({"ID": self.lease}));
+    }
+}
+
 fn members_of(answer: &Value) -> Result<Vec<Member>> {
     serde_json::from_value(answer["members"].clone()).context("etcd's answer holds no member list")
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// Standard base64, as the gateway wants keys and values.
-fn base64(bytes: &[u8]) -> String {
+/// Standard base64, as the gateway wants keys and values, and HTTP a password.
+pub(super) fn base64(bytes: &[u8]) -> String {
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
         let word = chunk.iter().fold(0u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));

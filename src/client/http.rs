@@ -1,5 +1,6 @@
 //! JSON over HTTP with mutual TLS, for etcd's gateway and Patroni's REST interface.
 
+use super::etcd::base64;
 use super::tls::Credentials;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -52,6 +53,13 @@ impl Http {
 
     pub fn post(&self, url: &str, body: &Value) -> Result<Answer> {
         read(self.agent.post(url).send_json(body).with_context(|| format!("POST {url}"))?)
+    }
+
+    /// With a name and password, as Patroni asks for where something is to change.
+    pub fn patch(&self, url: &str, (name, password): (&str, &str), body: &Value) -> Result<Answer> {
+        let login = format!("Basic {}", base64(format!("{name}:{password}").as_bytes()));
+        let request = self.agent.patch(url).header("Authorization", login);
+        read(request.send_json(body).with_context(|| format!("PATCH {url}"))?)
     }
 
     /// Like `post`, but anything except a 2xx is an error that quotes the answer.

@@ -73,6 +73,17 @@ impl Credentials {
             .with_single_cert(chain, key)?)
     }
 
+    /// Whether the server at the other end of `socket` shows this certificate.
+    pub fn is_shown(&self, address: IpAddr, mut socket: TcpStream, certificate: &[u8]) -> Result<bool> {
+        let name = ServerName::IpAddress(address.into());
+        let mut connection = ClientConnection::new(Arc::new(self.client_config()?), name)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket)?;
+        }
+        let wanted = CertificateDer::from_pem_slice(certificate).context("certificate is no PEM")?;
+        Ok(connection.peer_certificates().is_some_and(|shown| shown.first() == Some(&wanted)))
+    }
+
     /// Connects and shakes hands; `timeout` bounds the connection and each read and write.
     pub fn connect(&self, address: IpAddr, port: u16, timeout: Duration) -> Result<TlsStream> {
         let socket = connect(address, port, timeout)?;

@@ -8,6 +8,7 @@ mod judge;
 pub mod local;
 mod metrics;
 mod replace;
+mod shown;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -25,6 +26,7 @@ pub use collect::{collect, own};
 pub use judge::{judge, skew};
 pub use metrics::{metrics, node_metrics};
 pub use replace::hindrances;
+pub use shown::outdated;
 pub use table::{table, terminal_width};
 
 pub const SCHEMA: u32 = 1;

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, Copy)]
+#[allow(dead_code)]
 pub enum Firmware {
     Bios,
     Uefi,
@@ -16,9 +17,15 @@ pub struct Machine {
     begun: Instant,
 }
 
+#[allow(dead_code)]
 impl Machine {
     /// Boots `disk` with a seed; both stay as they are: what the machine writes is forgotten. `dir` takes its files.
     pub fn boot(firmware: Firmware, disk: &Path, seed: &Path, dir: &Path) -> Machine {
+        Machine::boot_with(firmware, disk, seed, dir, &[])
+    }
+
+    /// With further arguments for QEMU.
+    pub fn boot_with(firmware: Firmware, disk: &Path, seed: &Path, dir: &Path, more: &[String]) -> Machine {
         let console = dir.join(format!("{firmware:?}.log"));
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args([
@@ -40,6 +47,7 @@ impl Machine {
         qemu.arg("-serial").arg(format!("file:{}", console.display()));
         qemu.arg("-drive").arg(format!("file={},if=virtio,snapshot=on", disk.display()));
         qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,readonly=on", seed.display()));
+        qemu.args(more);
         if let Firmware::Uefi = firmware {
             let (code, variables) = ovmf();
             let own = dir.join("variables.fd");
@@ -59,17 +67,23 @@ impl Machine {
 
     /// Waits until one of the texts is on the console and returns which; panics with the console's end otherwise.
     pub fn wait_for<'a>(&mut self, texts: &[&'a str], patience: Duration) -> &'a str {
+        self.wait_for_after(0, texts, patience)
+    }
+
+    /// The same, of what comes on the console after so many bytes.
+    pub fn wait_for_after<'a>(&mut self, bytes: usize, texts: &[&'a str], patience: Duration) -> &'a str {
         let until = Instant::now() + patience;
         loop {
             let console = self.console();
+            let console = console.get(bytes..).unwrap_or_default();
             if let Some(found) = texts.iter().find(|text| console.contains(*text)) {
                 println!("{found:?} after {:.0} s", self.begun.elapsed().as_secs_f64());
                 return found;
             }
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the machine ended ({status}) before {texts:?}:\n{}", end_of(&console));
+                panic!("the machine ended ({status}) before {texts:?}:\n{}", end_of(console));
             }
-            assert!(Instant::now() < until, "no {texts:?} within {patience:?}:\n{}", end_of(&console));
+            assert!(Instant::now() < until, "no {texts:?} within {patience:?}:\n{}", end_of(console));
             std::thread::sleep(Duration::from_millis(250));
         }
     }
