@@ -17,7 +17,7 @@ PROGRAM = $(TARGET_DIR)/release/hanode
 help:
 	@echo 'make demo        build an image, run it as a cluster here, show that it works (minutes)'
 	@echo 'make test        set up and run all tests but the long ones'
-	@echo 'make test-vm     a node of the lab as an emulated machine (minutes)'
+	@echo 'make test-vm     a node of the lab as an emulated machine, an image made by Packer (minutes)'
 	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
 	@echo 'make build       the two programs, for a release'
 	@echo 'make install     programs, manual pages and completions, below PREFIX (/usr/local)'
@@ -47,7 +47,7 @@ test: setup
 
 .PHONY: test-vm
 test-vm: setup
-	cargo test --locked --test lab -- --ignored
+	cargo test --locked --test lab --test packer -- --ignored
 
 .PHONY: check
 check: setup-cargo
@@ -55,7 +55,7 @@ check: setup-cargo
 	cargo clippy --locked --all-targets -- -D warnings
 
 .PHONY: setup
-setup: setup-cargo setup-root setup-tools setup-qemu
+setup: setup-cargo setup-root setup-tools setup-qemu setup-packer
 
 # cargo itself says which version is too old; without it nothing does.
 .PHONY: setup-cargo
@@ -84,6 +84,10 @@ setup-qemu:
 	apt-get update -q; \
 	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(QEMU) || \
 	sh tests/install-from-backports.sh $(QEMU)
+
+.PHONY: setup-packer
+setup-packer:
+	@$(call installed,packer) || sh tests/install-packer.sh
 
 # A long run from nothing to nothing: `make chaos ROUNDS=40 SEED=1 NODES=3`. Five nodes are struck twice at once.
 .PHONY: chaos

@@ -7,13 +7,16 @@ use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Put a cluster into a mounted tree that has the components installed
+/// Put a cluster into a tree, or into the machine this runs in, and make it fit for copying
 ///
-/// The same bake as in `build`; inside a virtual machine, with `--root /`, it is what Packer runs.
+/// The same bake as in `build`. In a virtual machine, with `--root /`, it is what Packer runs: missing packages
+/// are installed (Debian's family), and what is the machine's own goes: keys, ids, logs, every way in. Safe to
+/// run twice.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  hanode bake demo --target debian-13 --root /mnt")]
+Examples:
+  hanode bake demo --target debian-13 --root /mnt
+  hanode bake demo --target debian-13 --root /          in a machine that is to become the image")]
 pub struct Bake {
     /// The cluster directory
     pub dir: PathBuf,

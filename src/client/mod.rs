@@ -1,5 +1,6 @@
 //! Clients of the servers on the nodes. Every call is bounded in time and in what it reads.
 
+pub mod deadline;
 pub mod etcd;
 pub mod http;
 pub mod redis;

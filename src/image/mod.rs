@@ -3,11 +3,13 @@
 mod assets;
 mod bake;
 mod base;
+mod clone;
 mod disk;
 mod ext4;
 mod format;
 mod inspect;
 mod overlay;
+mod packages;
 mod progress;
 mod record;
 pub mod scratch;

@@ -39,13 +39,13 @@ impl fmt::Display for Faults {
 }
 
 /// A spec is a page of text; what is far larger is something else.
-const LARGEST: usize = 256 * 1024;
+const LARGEST: usize = 64 * 1024;
 
 pub fn parse(text: &str) -> Result<Spec, Faults> {
     let alone =
         |line, what: &str, fix: &str| Faults(vec![Fault { line, what: what.into(), fix: fix.into() }]);
     if text.len() > LARGEST {
-        return Err(alone(0, "the spec is larger than 256 KiB", "is this file a cluster.toml?"));
+        return Err(alone(0, "the spec is larger than 64 KiB", "is this file a cluster.toml?"));
     }
     let reader = Reader::new(text);
     let document = DeTable::parse(text).map_err(|error| {

@@ -1,0 +1,3 @@
+target       = "ubuntu-20.04"
+ssh_username = "ubuntu" # of Ubuntu's cloud image
+disk_size    = "8192M"

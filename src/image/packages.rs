@@ -1,0 +1,51 @@
+//! A target's packages in a tree that somebody else made: the distribution's own cloud image, in a machine.
+
+use super::assets;
+use super::tool::{inside, run};
+use crate::target::Target;
+use crate::tree::{self, Entry, Ids};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Debian's word for it: no service starts while packages are configured.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs what is missing of the target's packages; nothing if all are there.
+pub fn ensure(root: &Path, target: &Target) -> Result<()> {
+    // Of other families the survey names what is missing.
+    if target.family != "debian" {
+        return Ok(());
+    }
+    let said = run(inside(root, "dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}${Package}\n"]))?;
+    let installed: BTreeSet<_> = said.text()?.lines().filter_map(|line| line.strip_prefix("ii ")).collect();
+    let wanted = target.base.packages.iter().map(String::as_str);
+    let missing: Vec<_> = wanted.filter(|p| !installed.contains(p)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut before = assets::entries("etc/systemd/system-preset", "/etc/systemd/system-preset");
+    before.extend(target.base.before.iter().map(|(path, text)| Entry::file(path, 0o644, text.as_bytes())));
+    before.push(Entry::file(POLICY, 0o755, "#!/bin/sh\nexit 101\n"));
+    if tree::below(root, POLICY).exists() {
+        bail!("{POLICY} exists: packages are being installed, or were when the machine went down; remove it");
+    }
+    tree::write(root, &before, Some(&Ids::read(root)?))?;
+    let done = install(root, &missing);
+    let removed =
+        std::fs::remove_file(tree::below(root, POLICY)).with_context(|| format!("removing {POLICY}"));
+    done.with_context(|| format!("installing {}", missing.join(" "))).and(removed)
+}
+
+fn install(root: &Path, packages: &[&str]) -> Result<()> {
+    let apt = || {
+        let mut apt = inside(root, "apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    };
+    run(apt().args(["-q", "update"]))?;
+    run(apt()
+        .args(["-qy", "-o", "Dpkg::Options::=--force-confold", "--no-install-recommends", "install"])
+        .args(packages))?;
+    Ok(())
+}
