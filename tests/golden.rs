@@ -65,6 +65,14 @@ fn revoked() {
     compare("revoked-container", &case, &["node1"]);
 }
 
+/// One node each: what differs from debian-13 is what the target's file says.
+#[test]
+fn other_distributions() {
+    for target in ["ubuntu-20.04", "centos-8"] {
+        compare(target, &Case::of(3).on(target), &["node1"]);
+    }
+}
+
 #[test]
 fn redacted_files_hold_no_password() {
     let mut case = Case::of(3);

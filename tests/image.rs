@@ -16,6 +16,7 @@ fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
     let baked = with_cluster.then_some(cluster);
     image::build(&Options {
         target: "debian-13",
+        sources: &[],
         out: &out,
         compress: false,
         baked,
@@ -188,6 +189,7 @@ fn faults_are_told_before_the_work() {
         let out = PathBuf::from(out);
         let options = Options {
             target: "debian-13",
+            sources: &[],
             out: &out,
             compress: false,
             baked: None,

@@ -3,6 +3,7 @@
 use super::Verdict;
 use crate::cluster::Cluster;
 use crate::image::{self, Baked, Options};
+use crate::target::Override;
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   hanode build demo --target debian-13 --out node.qcow2
+  hanode build demo --target centos-8 --out node.qcow2 --source baseos=http://mirror.example.org/baseos/
   hanode build --target debian-13 --base --out base.tar.gz      without a cluster")]
 pub struct Build {
     /// The cluster directory
@@ -26,6 +28,10 @@ pub struct Build {
     /// The image to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Take a source of the target from another address, e.g. a mirror; checksums and keys stay as the target
+    /// has them unless `,sha256=HEX` or `,key=FILE` follows
+    #[arg(long = "source", value_name = "NAME=URL")]
+    pub sources: Vec<Override>,
     /// Only the distribution with all components, nothing of a cluster
     #[arg(long)]
     pub base: bool,
@@ -40,8 +46,12 @@ impl Build {
             Some(dir) if !self.base => Some(Cluster::load(dir)?),
             _ => None,
         };
+        if let Some(caveat) = image::target(&self.target)?.1.caveat {
+            eprintln!("hanode: target {}: {caveat}", self.target);
+        }
         let built = image::build(&Options {
             target: &self.target,
+            sources: &self.sources,
             out: &self.out,
             compress: self.compress,
             baked: cluster.as_ref().map(baked),

@@ -24,6 +24,9 @@ pub fn check(dir: &Path) -> Result<Report> {
         for warning in spec::warnings(spec) {
             report.warn(&warning.what, &dir.join(SPEC).display().to_string(), &warning.fix);
         }
+        for (what, fix) in crate::image::doubts(spec)? {
+            report.warn(&what, &dir.join(SPEC).display().to_string(), &fix);
+        }
     }
     modes(dir, &mut report);
     let secrets = found(Secrets::load(&dir.join(SECRETS)), dir.join(SECRETS), &mut report);

@@ -6,19 +6,30 @@ use include_dir::{Dir, File, include_dir};
 
 static IMAGE: Dir = include_dir!("$CARGO_MANIFEST_DIR/image");
 
+/// What every target's file is continued with: which files a node is given.
+const FILES: &str = "files.toml";
+
 /// A target by name: its text, as it goes into the image, and what it says.
-pub fn target(name: &str) -> Result<(&'static str, Target)> {
+pub fn target(name: &str) -> Result<(String, Target)> {
     let Some(file) = IMAGE.get_file(format!("targets/{name}.toml")) else {
         bail!("no target {name:?}; there are: {}", targets().join(", "));
     };
-    let text = text(file)?;
-    let target = Target::parse(text).with_context(|| format!("image/targets/{name}.toml"))?;
+    let files = IMAGE.get_file(FILES).with_context(|| format!("image/{FILES} is missing"))?;
+    let text = format!("{}\n{}", text(file)?, text(files)?);
+    let target =
+        Target::parse(&text).with_context(|| format!("image/targets/{name}.toml and image/{FILES}"))?;
     Ok((text, target))
 }
 
 pub fn targets() -> Vec<String> {
     let stems = files("targets").into_iter().filter_map(|f| f.path().file_stem());
     stems.map(|stem| stem.to_string_lossy().into_owned()).collect()
+}
+
+/// A key ring of `image/keys`.
+pub fn key(name: &str) -> Result<&'static [u8]> {
+    let file = IMAGE.get_file(format!("keys/{name}"));
+    Ok(file.with_context(|| format!("image/keys has no {name}"))?.contents())
 }
 
 /// The files directly in a folder of `image/`, by name; none where there is no such folder.
@@ -37,7 +48,9 @@ pub fn entries(folder: &str, prefix: &str) -> Vec<Entry> {
         folders.extend(next.dirs());
         for file in next.files() {
             let inner = file.path().strip_prefix(folder).unwrap_or(file.path());
-            found.push(Entry::file(format!("{prefix}/{}", inner.display()), 0o644, file.contents()));
+            // What is embedded has lost its mode: a script is to be run.
+            let mode = if file.contents().starts_with(b"#!") { 0o755 } else { 0o644 };
+            found.push(Entry::file(format!("{prefix}/{}", inner.display()), mode, file.contents()));
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));

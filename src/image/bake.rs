@@ -24,7 +24,7 @@ pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) ->
     }
     packages::ensure(root, &target)?;
     let facts = Facts::of_base(root, &target, String::new(), installed_at(root)?)?;
-    let ground = Ground { target_text: text, target: &target, facts: &facts, program };
+    let ground = Ground { target_text: &text, target: &target, facts: &facts, program };
     let entries = overlay::entries(&ground, baked)?;
     let changed = tree::write(root, &entries, Some(&Ids::read(root)?))?;
     base::units(&target, root)?;

@@ -4,10 +4,10 @@
 use super::scratch::Scratch;
 use super::survey::Facts;
 use super::tool::{self, command, inside, run};
-use super::{assets, disk, progress::Steps, tarball};
+use super::{assets, disk, family::Family, progress::Steps, unpack};
 use crate::target::Target;
-use crate::tree::{self, Entry, Ids};
-use anyhow::{Context, Result, bail};
+use crate::tree::{self, Entry};
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -31,6 +31,7 @@ const LEFTOVERS: &[&str] = &[
     "var/lib/systemd/credential.secret",
     "var/cache/ldconfig/aux-cache",
     "var/cache/apt",
+    "var/cache/dnf",
     "var/lib/apt/lists",
     "var/lib/cloud",
     "run",
@@ -70,18 +71,8 @@ pub fn obtain(target: &Target, steps: &mut Steps) -> Result<Base> {
         return Base::open(dir);
     }
     tool::need_root("making a base")?;
-    tool::need(&[
-        "mmdebstrap",
-        "tar",
-        "chroot",
-        "mke2fs",
-        "debugfs",
-        "e2fsck",
-        "sgdisk",
-        "mkfs.vfat",
-        "mmd",
-        "mcopy",
-    ])?;
+    let tools = ["curl", "gpg", "tar", "debugfs", "e2fsck", "sgdisk", "mkfs.vfat", "mmd", "mcopy"];
+    tool::need(&[Family::of(target)?.tools(), &tools].concat())?;
     std::fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
     let _lock = lock(&cache.join(format!("{name}.lock")), steps)?;
     if dir.is_dir() {
@@ -109,8 +100,14 @@ fn id(target: &Target) -> Result<String> {
     let mut sum = Sha256::new();
     let data = (&target.name, &target.family, &target.base, &target.disk, &target.units, &target.paths);
     sum.update(serde_json::to_vec(&(data, &target.enabled, &target.masked))?);
+    sum.update(serde_json::to_vec(&(&target.sources, &target.versions))?);
     sum.update(serde_json::to_vec(&tree::manifest(&before(target)))?);
-    for source in [include_str!("base.rs"), include_str!("disk.rs"), include_str!("survey.rs")] {
+    let family = match Family::of(target)? {
+        Family::Debian => include_str!("debian.rs"),
+        Family::El => include_str!("el.rs"),
+    };
+    let recipe = [include_str!("base.rs"), include_str!("disk.rs"), include_str!("survey.rs")];
+    for source in recipe.into_iter().chain([family, include_str!("unpack.rs")]) {
         sum.update(source);
     }
     Ok(tree::hex(&sum.finalize()))
@@ -120,6 +117,9 @@ fn id(target: &Target) -> Result<String> {
 fn before(target: &Target) -> Vec<Entry> {
     let mut entries = assets::entries("base", "");
     entries.extend(assets::entries("etc/systemd/system-preset", "/etc/systemd/system-preset"));
+    for part in &target.base.parts {
+        entries.extend(assets::entries(&format!("parts/{part}"), ""));
+    }
     entries.extend(target.base.before.iter().map(|(path, text)| Entry::file(path, 0o644, text.as_bytes())));
     entries
 }
@@ -161,7 +161,12 @@ fn make(target: &Target, scratch: &Scratch, steps: &mut Steps) -> Result<()> {
     let id = id(target)?;
     let root = scratch.join("root");
     steps.begin(format!("installing {} (once; minutes)", target.name));
-    bootstrap(target, built_at, scratch, steps)?;
+    let note = |text: &str| steps.note(text);
+    let fetched = unpack::fetch(target, scratch, &note)?;
+    Family::of(target)?.install(target, &before(target), built_at, scratch, &note)?;
+    unpack::all(target, &fetched, &root)?;
+    run(&mut inside(&root, "systemd-sysusers"))?;
+    disk::kernel_links(&root)?;
     steps.begin("settling units, removing what is of this machine");
     units(target, &root)?;
     clean(&root)?;
@@ -170,40 +175,10 @@ fn make(target: &Target, scratch: &Scratch, steps: &mut Steps) -> Result<()> {
     std::fs::create_dir(&done)?;
     std::fs::write(done.join("base.json"), serde_json::to_vec(&facts)?)?;
     steps.begin("writing base.raw");
-    disk::write(&root, target.disk.size_mib, &id, &done.join("base.raw"), scratch)?;
+    disk::write(&root, &target.disk, &id, &done.join("base.raw"), scratch)?;
     steps.begin("writing base.tar");
     archive(&root, &done.join("base.tar"))?;
     steps.done();
-    Ok(())
-}
-
-fn bootstrap(target: &Target, mtime: u64, scratch: &Scratch, steps: &Steps) -> Result<()> {
-    let suite = match (target.family.as_str(), &target.base.suite) {
-        ("debian", Some(suite)) => suite,
-        (family, _) => bail!(
-            "{} is of the family {family:?}: a base can be made here for the family \"debian\" with a suite; use `hanode bake` on an installed tree",
-            target.name
-        ),
-    };
-    let mut archive = tar::Builder::new(Vec::new());
-    let root = Ids::parse("root:x:0:0::/:", "root:x:0:");
-    tarball::append(&mut archive, &before(target), &root, mtime)?;
-    scratch.write("before.tar", archive.into_inner()?)?;
-    let mut mmdebstrap = command("mmdebstrap");
-    mmdebstrap.args(["--mode=root", "--variant=apt", "--format=directory"]).current_dir(scratch.path());
-    mmdebstrap.arg(format!("--include={}", target.base.packages.join(",")));
-    for pattern in &target.base.exclude {
-        mmdebstrap.arg(match pattern.strip_prefix('!') {
-            Some(kept) => format!("--dpkgopt=path-include={kept}"),
-            None => format!("--dpkgopt=path-exclude={pattern}"),
-        });
-    }
-    mmdebstrap.arg("--essential-hook=tar-in before.tar /").arg(suite).arg("root");
-    tool::watch(&mut mmdebstrap, |line| {
-        if let Some(told) = line.strip_prefix("I: ") {
-            steps.note(told);
-        }
-    })?;
     Ok(())
 }
 

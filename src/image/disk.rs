@@ -3,6 +3,7 @@
 
 use super::scratch::Scratch;
 use super::tool::{command, inside, run};
+use crate::target;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -49,14 +50,14 @@ const MODULES: &[&str] = &[
     "reboot",
 ];
 
-/// Writes the disk of `size_mib` MiB to `out`. `id` decides every UUID on it.
-pub fn write(root: &Path, size_mib: u64, id: &str, out: &Path, scratch: &Scratch) -> Result<()> {
-    let sectors = size_mib * 1024 * 1024 / SECTOR;
+/// Writes a tree's disk to `out`. `id` decides every UUID on it.
+pub fn write(root: &Path, layout: &target::Disk, id: &str, out: &Path, scratch: &Scratch) -> Result<()> {
+    let sectors = layout.size_mib * 1024 * 1024 / SECTOR;
     // Whole file system blocks of 4 KiB.
     let root_sectors = sectors.saturating_sub(ROOT + GPT_SECTORS) / 8 * 8;
     let disk = OpenOptions::new().read(true).write(true).create_new(true).open(out)?;
     disk.set_len(sectors * SECTOR)?;
-    file_system(root, id, root_sectors, out).context("writing the root file system")?;
+    file_system(root, layout, id, root_sectors, out).context("writing the root file system")?;
     partitions(id, root_sectors, out).context("writing the partition table")?;
     let esp = efi(root, id, scratch).context("making the EFI system partition")?;
     copy_sparsely(&esp, &disk, ESP * SECTOR)?;
@@ -67,16 +68,37 @@ pub fn write(root: &Path, size_mib: u64, id: &str, out: &Path, scratch: &Scratch
 
 /// The tree's own mke2fs, by its own loader: the file system has no feature that the image's kernel and
 /// e2fsck do not know, and the same tree gives the same bytes.
-fn file_system(root: &Path, id: &str, sectors: u64, out: &Path) -> Result<()> {
+fn file_system(root: &Path, layout: &target::Disk, id: &str, sectors: u64, out: &Path) -> Result<()> {
     let uuid = uuid(id, "root");
     let libraries = format!("{0}/usr/lib/x86_64-linux-gnu:{0}/usr/lib64", root.display());
     let options = format!("offset={ROOT_OFFSET},hash_seed={uuid},root_owner=0:0,lazy_itable_init=0");
     let mut mke2fs = command(&root.join("lib64/ld-linux-x86-64.so.2").to_string_lossy());
     mke2fs.arg("--library-path").arg(libraries).arg(root.join("usr/sbin/mke2fs"));
     mke2fs.args(["-q", "-F", "-t", "ext4", "-L", ROOT_LABEL, "-U", &uuid, "-E", &options]);
-    // e2fsprogs before 1.47 know neither, and the image may be looked at or mended with one.
-    mke2fs.args(["-O", "^metadata_csum_seed,^orphan_file", "-d"]).arg(root).arg(out);
+    let without: Vec<_> = layout.ext4_without.iter().map(|feature| format!("^{feature}")).collect();
+    mke2fs.args(["-O", &without.join(","), "-d"]).arg(root).arg(out);
     run(mke2fs.arg(format!("{}k", sectors / 2)))?;
+    Ok(())
+}
+
+/// GRUB's configuration names /vmlinuz and /initrd.img; where the kernel's package makes no such links, this does.
+pub fn kernel_links(root: &Path) -> Result<()> {
+    for (link, prefixes) in [("vmlinuz", &["vmlinuz-"][..]), ("initrd.img", &["initrd.img-", "initramfs-"])] {
+        if root.join(link).exists() {
+            continue;
+        }
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(root.join("boot"))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if prefixes.iter().any(|p| name.starts_with(p)) && !name.contains("rescue") {
+                names.push(name);
+            }
+        }
+        names.sort();
+        let newest =
+            names.pop().with_context(|| format!("no {} in the tree's /boot", prefixes.join("* nor ")))?;
+        std::os::unix::fs::symlink(format!("boot/{newest}"), root.join(link))?;
+    }
     Ok(())
 }
 
@@ -138,7 +160,10 @@ fn bios(root: &Path, disk: &File) -> Result<()> {
 /// GRUB with its modules in one file, made by the tree's own GRUB (which cannot write to a pipe).
 fn grub(root: &Path, format: &str, more: &[&str]) -> Result<Vec<u8>> {
     const OUT: &str = "/tmp/hanode-grub";
-    let mut mkimage = inside(root, "grub-mkimage");
+    // Enterprise Linux calls it grub2.
+    let name =
+        ["grub-mkimage", "grub2-mkimage"].into_iter().find(|name| root.join("usr/bin").join(name).exists());
+    let mut mkimage = inside(root, name.context("no grub-mkimage in the tree's /usr/bin")?);
     mkimage.args(["-O", format, "-p", PREFIX, "-o", OUT]).args(MODULES).args(more);
     run(&mut mkimage)?;
     let at = crate::tree::below(root, OUT);

@@ -4,8 +4,12 @@ mod assets;
 mod bake;
 mod base;
 mod clone;
+mod debian;
 mod disk;
+mod el;
 mod ext4;
+mod family;
+mod fetch;
 mod format;
 mod inspect;
 mod overlay;
@@ -16,6 +20,7 @@ pub mod scratch;
 mod survey;
 mod tarball;
 pub mod tool;
+mod unpack;
 
 pub use assets::{target, targets};
 pub use bake::bake;
@@ -25,6 +30,8 @@ pub use overlay::{Baked, program};
 pub use progress::Steps;
 pub use record::{Cluster, Record};
 
+use crate::spec::Spec;
+use crate::target::Override;
 use crate::tree::Entry;
 use anyhow::{Context, Result, bail};
 use base::Base;
@@ -42,6 +49,8 @@ use tool::{command, run};
 pub struct Options<'a> {
     /// Name of a target, e.g. `debian-13`.
     pub target: &'a str,
+    /// Sources that are taken from elsewhere.
+    pub sources: &'a [Override],
     pub out: &'a Path,
     /// For qcow2: smaller, and slower to make.
     pub compress: bool,
@@ -76,12 +85,14 @@ pub fn build(options: &Options) -> Result<Built> {
         bail!("{}: only .qcow2 is compressed on demand", options.out.display());
     }
     scratch::check_output(options.out)?;
-    let (text, target) = assets::target(options.target)?;
+    let (text, mut target) = assets::target(options.target)?;
+    let pins = options.baked.as_ref().map(|baked| baked.spec.versions.clone()).unwrap_or_default();
+    target.choose(&pins, options.sources)?;
     tool::need(if format.is_archive() { &["cp"] } else { &["cp", "debugfs", "e2fsck", "qemu-img"] })?;
     let mut steps = Steps::new();
     let base = base::obtain(&target, &mut steps)?;
     steps.begin("baking");
-    let ground = Ground { target_text: text, target: &target, facts: &base.facts, program: options.program };
+    let ground = Ground { target_text: &text, target: &target, facts: &base.facts, program: options.program };
     let entries = overlay::entries(&ground, options.baked.as_ref())?;
     let scratch = Scratch::beside(options.out)?;
     let made = if format.is_archive() {
@@ -96,6 +107,24 @@ pub fn build(options: &Options) -> Result<Built> {
     let bytes = std::fs::metadata(options.out)?.blocks() * 512;
     let seconds = begun.elapsed().as_secs_f64();
     Ok(Built { schema: 1, path: options.out.into(), bytes, seconds, base: base.facts.base })
+}
+
+/// What is known against the versions that a spec asks for, each with what to do.
+pub fn doubts(spec: &Spec) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let all = targets().iter().map(|name| Ok(target(name)?.1)).collect::<Result<Vec<_>>>()?;
+    for (component, version) in &spec.versions {
+        if let Some(pitfall) = all.iter().find_map(|target| target.pitfall(component, version)) {
+            let fix = format!("leave versions.{component} out: each target's own version is sound");
+            found.push((pitfall.what.clone(), fix));
+        }
+        let able: Vec<_> = all.iter().filter(|t| t.can_pin(component)).map(|t| t.name.as_str()).collect();
+        if able.len() < all.len() {
+            let what = format!("versions.{component} cannot be had on every target");
+            found.push((what, format!("it holds for an image of {} only", able.join(" or "))));
+        }
+    }
+    Ok(found)
 }
 
 /// A target's base as a directory below `dir`, for looking into it or running its programs; made once for

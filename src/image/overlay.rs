@@ -151,7 +151,7 @@ mod tests {
     fn without_a_cluster_nothing_of_one_is_inside() {
         let (text, target) = assets::target("debian-13").unwrap();
         let facts = facts();
-        let entries = entries(&ground(&target, text, &facts), None).unwrap();
+        let entries = entries(&ground(&target, &text, &facts), None).unwrap();
         let paths: Vec<_> = entries.iter().map(|e| e.path.as_str()).collect();
         assert!(paths.contains(&"/usr/lib/hanode/target.toml"));
         assert!(paths.contains(&"/etc/systemd/system-preset/00-hanode.preset"));

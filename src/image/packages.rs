@@ -19,8 +19,11 @@ pub fn ensure(root: &Path, target: &Target) -> Result<()> {
     }
     let said = run(inside(root, "dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}${Package}\n"]))?;
     let installed: BTreeSet<_> = said.text()?.lines().filter_map(|line| line.strip_prefix("ii ")).collect();
-    let wanted = target.base.packages.iter().map(String::as_str);
-    let missing: Vec<_> = wanted.filter(|p| !installed.contains(p)).collect();
+    let wanted: Vec<_> = target.base.packages.iter().map(|p| target.versioned(p)).collect();
+    // `name=version`
+    let name = |wanted: &str| wanted.split('=').next().map(str::to_string).unwrap_or_default();
+    let missing: Vec<_> =
+        wanted.iter().map(String::as_str).filter(|p| !installed.contains(name(p).as_str())).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -1,9 +1,9 @@
 //! What is installed in a tree: which distribution, which packages, which version of each component.
 
-use super::tool::{inside, run};
-use crate::target::Target;
+use super::family::Family;
+use crate::target::{SourceKind, Target};
 use crate::tree::Ids;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub struct Facts {
 impl Facts {
     pub fn of_base(root: &Path, target: &Target, base: String, built_at: u64) -> Result<Facts> {
         let os = check_os(root, target)?;
-        let packages = packages(root)?;
+        let packages = Family::of(target)?.packages(root)?.into_iter().collect();
         let components = components(root, target, &packages)?;
         let (passwd, group) = (read(root, "etc/passwd")?, read(root, "etc/group")?);
         Ok(Facts { schema: 1, base, built_at, os, passwd, group, components, packages })
@@ -59,36 +59,43 @@ pub fn check_os(root: &Path, target: &Target) -> Result<String> {
     Ok(value("PRETTY_NAME"))
 }
 
-fn packages(root: &Path) -> Result<BTreeMap<String, String>> {
-    let said =
-        run(inside(root, "dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}\t${Package}\t${Version}\n"]))?;
-    let row = |line: &str| {
-        let (name, version) = line.strip_prefix("ii ")?.trim_start().split_once('\t')?;
-        Some((name.to_string(), version.to_string()))
-    };
-    Ok(said.text()?.lines().filter_map(row).collect())
-}
-
-/// A component's package is the one that brings its unit; PostgreSQL's, the one that brings its server.
+/// A component's package is the one that brings its unit; PostgreSQL's, the one that brings its server. What
+/// came without a package has the version that was fetched.
 fn components(
     root: &Path,
     target: &Target,
     packages: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>> {
-    let mut owned: Vec<_> =
-        target.units.iter().map(|(name, unit)| (name.as_str(), format!("*/systemd/system/{unit}"))).collect();
+    let mut owned: Vec<_> = target
+        .units
+        .iter()
+        .map(|(name, unit)| (name.as_str(), format!("/lib/systemd/system/{unit}")))
+        .collect();
     if let Some(bin) = target.paths.get("postgres_bin") {
         owned.push(("postgres", format!("{bin}/postgres")));
     }
+    let family = Family::of(target)?;
     let mut components = BTreeMap::new();
     for (component, file) in owned {
-        let said = run(inside(root, "dpkg-query").arg("-S").arg(&file)).with_context(|| {
+        let fetched = target.sources.get(component).is_some_and(|source| source.kind == SourceKind::File);
+        if let Some(version) = target.versions.get(component).filter(|_| fetched) {
+            let unit = format!("usr{file}");
+            ensure!(
+                root.join(&unit).exists(),
+                "{component} is not installed (/{unit}), and comes in no package of {}: begin with an image of `hanode build --base`",
+                target.name
+            );
+            components.insert(component.to_string(), version.clone());
+            continue;
+        }
+        // The package's list may name the directory that /lib is a link to.
+        let package = family.owner(root, &file).or_else(|_| family.owner(root, &format!("/usr{file}")));
+        let package = package.with_context(|| {
             format!(
                 "{component} is not installed ({file}); install first: {}",
                 target.base.packages.join(" ")
             )
         })?;
-        let package = said.text()?.split(':').next().unwrap_or_default().trim().to_string();
         let version =
             packages.get(&package).with_context(|| format!("package {package:?} has no version"))?;
         components.insert(component.to_string(), version.clone());

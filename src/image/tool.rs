@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 /// Program and the Debian package it comes in.
 const PACKAGES: &[(&str, &str)] = &[
     ("mmdebstrap", "mmdebstrap"),
+    ("curl", "curl"),
+    ("gpg", "gpg"),
+    ("mknod", "coreutils"),
+    ("unshare", "util-linux"),
     ("tar", "tar"),
     ("cp", "coreutils"),
     ("chroot", "coreutils"),

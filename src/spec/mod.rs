@@ -41,7 +41,13 @@ pub struct Spec {
     pub keepalived: Keepalived,
     pub pki: Pki,
     pub storage: Storage,
+    /// Component to the version that an image shall have instead of its target's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, String>,
 }
+
+/// What a spec may ask a version of.
+pub const COMPONENTS: [&str; 6] = ["postgres", "patroni", "etcd", "redis", "haproxy", "keepalived"];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Network {

@@ -91,6 +91,7 @@ fn read(top: &Section, reader: &Reader) -> Spec {
         keepalived: keepalived(top.section("keepalived")),
         pki: Pki::stand_in(),
         storage: storage(top.section("storage")),
+        versions: versions(top.section("versions")),
         network,
         nodes,
     };
@@ -221,6 +222,12 @@ fn storage(s: Section) -> Storage {
     let storage = Storage { data: s.text("data") };
     s.finish();
     storage
+}
+
+fn versions(s: Section) -> BTreeMap<String, String> {
+    let named = COMPONENTS.into_iter().filter_map(|key| Some((key.to_string(), s.text(key)?))).collect();
+    s.finish();
+    named
 }
 
 impl Pki {

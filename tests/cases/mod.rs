@@ -26,9 +26,8 @@ impl Case {
     pub fn of(nodes: u8) -> Self {
         let spec = spec(nodes);
         let plan = plan(&spec, Action::Begin, "node2");
-        let text = include_str!("../../image/targets/debian-13.toml");
         Case {
-            target: Target::parse(text).expect("the target's file is valid"),
+            target: target("debian-13"),
             machine: MachineFacts::assumed("host0", 24),
             plan,
             secrets: secrets(),
@@ -53,6 +52,12 @@ impl Case {
         render(&input).unwrap_or_else(|error| panic!("{node}: {error:#}"))
     }
 
+    /// The same cluster on another distribution.
+    pub fn on(mut self, name: &str) -> Self {
+        self.target = target(name);
+        self
+    }
+
     pub fn plain(mut self) -> Self {
         self.spec.postgres.tls = false;
         self.spec.redis.tls = false;
@@ -68,6 +73,10 @@ impl Case {
         self.plan = plan(&self.spec, action, primary);
         self
     }
+}
+
+fn target(name: &str) -> Target {
+    hanode::image::target(name).expect("the target's file is valid").1
 }
 
 pub fn address(number: u8) -> IpAddr {
@@ -124,6 +133,7 @@ pub fn spec(nodes: u8) -> Spec {
             crl_days: 3650,
         },
         storage: spec::Storage { data: None },
+        versions: Default::default(),
     }
 }
 

@@ -50,8 +50,14 @@ pub fn edited_cluster_with_image(dir: &Path, image: &str, edits: &[(&str, &str)]
         generation: cluster.bundle.stamp.generation,
     };
     let program = program();
-    let options =
-        Options { target: "debian-13", out: &out, compress: false, baked: Some(baked), program: &program };
+    let options = Options {
+        target: "debian-13",
+        sources: &[],
+        out: &out,
+        compress: false,
+        baked: Some(baked),
+        program: &program,
+    };
     image::build(&options).unwrap();
     (cluster, out)
 }

@@ -1,5 +1,9 @@
 //! A target: a distribution an image is built for, as data from `image/targets/*.toml`.
 
+mod source;
+
+pub use source::{Override, Pitfall, Source, SourceKind};
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -12,10 +16,20 @@ pub struct Target {
     pub family: String,
     /// `ID` and `VERSION_ID` of the tree's os-release.
     pub os_release: OsRelease,
+    /// What an operator must know before trusting an image of it; told at each build.
+    #[serde(default)]
+    pub caveat: Option<String>,
     pub base: Base,
     pub disk: Disk,
-    /// Component to its version's leading numbers (`haproxy = "3.0"`), for templates that differ by it.
+    /// Where everything comes from, by name; `--source NAME=URL` gives another address.
+    #[serde(rename = "source")]
+    pub sources: BTreeMap<String, Source>,
+    /// Component to its version: the whole one where the target chooses it, else the leading numbers of what
+    /// the archive has. A spec's `[versions]` may name others.
     pub versions: BTreeMap<String, String>,
+    /// Versions that are known to lose data or to let strangers in.
+    #[serde(default, rename = "pitfall")]
+    pub pitfalls: Vec<Pitfall>,
     /// Which differences in configuration apply; templates ask for these, not for version numbers.
     pub features: BTreeMap<String, bool>,
     pub paths: BTreeMap<String, String>,
@@ -51,7 +65,17 @@ pub struct Base {
     /// Debian family: the suite to bootstrap.
     #[serde(default)]
     pub suite: Option<String>,
+    /// Debian family: the tree shall have /bin, /lib and /sbin as links from the start.
+    #[serde(default)]
+    pub merge_usr: bool,
+    /// EL family, module streams: `redis:6` is enabled, `!postgresql` disabled.
+    #[serde(default)]
+    pub modules: Vec<String>,
+    /// What is installed; `{versions.NAME}` is replaced.
     pub packages: Vec<String>,
+    /// Folders of `image/parts` that lie in the tree before the first package is configured.
+    #[serde(default)]
+    pub parts: Vec<String>,
     /// Paths that are left out of the tree (dpkg `path-exclude` patterns); one that begins with `!` is kept.
     #[serde(default)]
     pub exclude: Vec<String>,
@@ -65,6 +89,8 @@ pub struct Base {
 pub struct Disk {
     /// Size of the disk as the machine sees it; the root file system grows at first boot.
     pub size_mib: u64,
+    /// Features of ext4 that the tree's mke2fs would take, and that its kernel or a neighbour's e2fsck lacks.
+    pub ext4_without: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
