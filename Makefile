@@ -17,7 +17,7 @@ PROGRAM = $(TARGET_DIR)/release/hanode
 help:
 	@echo 'make demo        build an image, run it as a cluster here, show that it works (minutes)'
 	@echo 'make test        set up and run all tests but the long ones'
-	@echo 'make test-vm     a node of the lab as an emulated machine, an image made by Packer (minutes)'
+	@echo 'make test-vm     what takes an emulated machine: disks, clock, virtual nodes, an image made by Packer (half an hour)'
 	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
 	@echo 'make build       the two programs, for a release'
 	@echo 'make install     programs, manual pages and completions, below PREFIX (/usr/local)'
@@ -47,7 +47,7 @@ test: setup
 
 .PHONY: test-vm
 test-vm: setup
-	cargo test --locked --test lab --test packer -- --ignored
+	cargo test --locked --test lab --test machine --test packer -- --ignored
 
 .PHONY: check
 check: setup-cargo

@@ -300,6 +300,8 @@ fn a_running_cluster_takes_up_what_is_new() {
     renewed(&running);
     revoked(&running);
     edited(&running);
+    logs_are_bounded(&running);
+    etcds_alarm_is_seen(&running);
 }
 
 /// A bundle cut short, another cluster's, another virtual IP: refused, and the node goes on with what it had.
@@ -346,6 +348,55 @@ fn renewed(running: &Running) {
     assert!(count.new_postgres > 20 && count.new_redis > 20, "{count:?}");
     assert_eq!((count.refused_postgres, count.refused_redis), (0, 0), "{count:?}");
     running.all_show_the_present_certificates();
+}
+
+/// Every file that a server writes to is rotated under it, and the journal has its bound.
+fn logs_are_bounded(running: &Running) {
+    let node = "node2";
+    let written = "for f in /var/log/redis/redis.log /var/log/redis/sentinel.log /var/log/patroni/patroni.log; do test -s $f || echo $f; done; \
+        ls /var/log/postgresql/postgresql-*.log > /dev/null";
+    assert_eq!(running.said(node, &["sh", "-c", written]), "");
+    for unit in ["etcd", "haproxy", "keepalived", "hanode-plan", "hanode-ready"] {
+        let lines = running.said(node, &["sh", "-c", &format!("journalctl -b -u {unit} -o cat | wc -l")]);
+        assert_ne!(lines, "0", "{unit} says nothing in the journal");
+    }
+    assert_eq!(running.said(node, &["systemctl", "is-enabled", "logrotate.timer"]), "enabled");
+    let old = "f=/var/log/postgresql/postgresql-2020-01-01_000000.log; echo old > $f; chown postgres: $f; touch -d 2020-01-01 $f; \
+        logrotate --force /etc/logrotate.conf && ! test -e $f && test -s /var/log/redis/redis.log.1";
+    running.said(node, &["sh", "-c", old]);
+    // Redis goes on in a file of the old name.
+    running.said(node, &["systemctl", "reload", "redis-server"]);
+    running.said(node, &["systemctl", "restart", "redis-sentinel"]);
+    running.said(node, &["sh", "-c", "sleep 1; test -s /var/log/redis/sentinel.log"]);
+    let journald = running.said(node, &["systemd-analyze", "cat-config", "systemd/journald.conf"]);
+    assert!(journald.lines().any(|l| l == "SystemMaxUse=256M"), "{journald}");
+    running.healthy();
+}
+
+/// What a full etcd says reaches the operator, and goes with the remedy of the README.
+fn etcds_alarm_is_seen(running: &Running) {
+    let member: Value = {
+        let status = running.status();
+        assert_eq!(status["healthy"], true);
+        status["etcd"][0].clone()
+    };
+    let access = hanode::cli::access(&running.cluster.dir).unwrap();
+    let alarm = |action: &str| {
+        let http = || hanode::client::http::Http::new(Some(&access.cluster), Duration::from_secs(5));
+        let body = serde_json::json!({"action": action, "alarm": "NOSPACE"});
+        running
+            .lab
+            .in_network(|| http()?.call("https://192.168.18.21:2379/v3/maintenance/alarm", &body))
+            .unwrap()
+            .unwrap()
+    };
+    alarm("ACTIVATE");
+    running.eventually(&format!("an alarm is seen, after {member}"), 20, || {
+        running.status()["problems"].to_string().contains("NOSPACE")
+    });
+    let etcdctl = "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/ssl/hanode/ca.crt --cert=/etc/ssl/hanode/etcd.crt --key=/etc/ssl/hanode/etcd.key";
+    running.said("node1", &["sh", "-c", &format!("{etcdctl} defrag --cluster && {etcdctl} alarm disarm")]);
+    running.healthy();
 }
 
 /// Certificates in use are revoked: the list comes into use once no node shows them any more, and their bearers
