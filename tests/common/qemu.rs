@@ -27,6 +27,8 @@ impl Machine {
     /// With further arguments for QEMU.
     pub fn boot_with(firmware: Firmware, disk: &Path, seed: &Path, dir: &Path, more: &[String]) -> Machine {
         let console = dir.join(format!("{firmware:?}.log"));
+        // What an earlier machine said there would be taken for this one's.
+        let _ = std::fs::remove_file(&console);
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args([
             "-machine",
