@@ -99,6 +99,11 @@ chaos: setup build
 test-faults: setup
 	cargo test --locked --test faults -- --ignored --nocapture --test-threads=1
 
+# A second machine of the same name, an old snapshot, most disks gone; minutes, as root.
+.PHONY: test-recover
+test-recover: setup
+	cargo test --locked --test recover -- --ignored --nocapture
+
 # Cuts the power after every step of the service; a quarter of an hour, as root.
 .PHONY: test-failpoints
 test-failpoints:

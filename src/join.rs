@@ -62,7 +62,7 @@ pub struct Answer {
     /// etcd's id of the member that this disk's log belongs to, once known.
     #[serde(default)]
     pub etcd_member: Option<String>,
-    /// How often this disk was booted.
+    /// This disk's age: boots, and half minutes in service.
     #[serde(default)]
     pub boots: u64,
     /// By the operator's word (`recover`) the data of this disk is the cluster's; until it is in service.

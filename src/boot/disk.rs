@@ -25,6 +25,7 @@ pub struct Record {
     pub genesis: Option<String>,
     /// Set, durably, before any service that takes clients' data is let go for the first time.
     pub served: bool,
+    /// How often it was booted, and for how many half minutes it was in service: see `age.rs`.
     pub boots: u64,
     /// The member that etcd's log on this disk belongs to.
     #[serde(default)]
@@ -85,7 +86,7 @@ pub fn mark_served(root: &Path) -> Result<()> {
 /// A snapshot from before the last boot that etcd knows of was restored: all data on it is a lost disk's.
 pub fn mark_stale(root: &Path, target: &Target, boots: u64) -> Result<()> {
     let record = record(root)?;
-    tracing::warn!("etcd counts {boots} boots of this node, this disk {}: an older snapshot", record.boots);
+    tracing::warn!("etcd has counted this node to {boots}, this disk to {}: an older snapshot", record.boots);
     let held = held(root, target)?;
     let stale = Data { sentinel: false, ..held };
     save_record(root, &Record { boots, stale, etcd_member: None, ..record })

@@ -5,7 +5,7 @@ use super::failpoint::passed;
 use super::rejoin::{self, Twins};
 use super::run::{facts, set_aside, towards_genesis};
 use super::succession::{self, Succession};
-use super::{disk, given::Given, observe, state};
+use super::{age, disk, given::Given, observe, state};
 use crate::plan::{self, Action, Observations, Plan, Step};
 use crate::render::sentinel;
 use crate::tree::below;
@@ -110,7 +110,7 @@ fn open(
             passed(node.root, "etcd-files");
         }
         Gate::Patroni => {
-            rejoin::remember_in_etcd(node)?;
+            age::remember(node.root, node.given, node.name)?;
             passed(node.root, "remembered");
         }
         Gate::Redis => {

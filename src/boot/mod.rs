@@ -3,6 +3,7 @@
 //! [`run`] is the plan unit, [`gate`] stands before each service, [`ready`] watches; all three read the
 //! same [`given`] facts, look at the same [`disk`], and leave decisions to [`crate::plan`].
 
+mod age;
 mod answer;
 mod apply;
 mod checkers;
@@ -28,6 +29,7 @@ mod sessions;
 mod state;
 mod succession;
 mod take_up;
+mod twin;
 mod units;
 mod update;
 pub mod volume;

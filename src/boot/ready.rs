@@ -1,5 +1,6 @@
 //! Watches the node's services, says when all are well, and keeps `state.json` current for good.
 
+use super::age::{Age, Count};
 use super::dynamic::Dynamic;
 use super::state::{self, Phase, Trouble, UnitState};
 use super::{
@@ -28,6 +29,7 @@ pub fn watch(root: &Path) -> Result<()> {
     std::thread::spawn(move || sessions::look_after(&at, &target));
     let mut measured: Option<Instant> = None;
     let mut dynamic = Dynamic::default();
+    let mut age = Age::new();
     loop {
         let units = systemd.states(&units)?;
         let mut problems = down(&units);
@@ -44,6 +46,14 @@ pub fn watch(root: &Path) -> Result<()> {
         if problems.is_empty() {
             disk::mark_in_service(root, &local::etcd_member(&access, &node)?)?;
             dynamic.look(root, &given, &node);
+            match age.grow(root, &given, &node) {
+                Ok(Some(Count::Behind)) => {
+                    tracing::warn!("this machine was put back to an earlier moment; its services join anew");
+                    node_units(&given)?.iter().try_for_each(|unit| systemd.restart(unit))?;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!("this node's age is not counted now: {error:#}"),
+            }
         }
         report(root, units, problems, plan.as_ref())?;
         if measured.is_none_or(|at| at.elapsed() >= FROM_THEN_ON) {

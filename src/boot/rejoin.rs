@@ -6,11 +6,11 @@ use super::apply::Node;
 use super::disk;
 use super::failpoint::passed;
 use super::run::clear_etcd;
+use super::twin;
 use crate::client::etcd::{Etcd, Member};
 use crate::observe;
 use crate::plan::{Action, Joining, Observations, Plan, Step, joining, peer_url};
 use anyhow::{Context, Result, bail};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,10 +78,8 @@ impl Twins {
     fn look(&mut self, node: &Node, etcd: &Etcd) -> Result<Option<Step>> {
         let spec = &node.given.spec;
         let own = spec.node(node.name).context("node vanished from the spec")?;
-        if answers_arp(&node.machine.interface, &own.address.to_string())? {
-            let reason =
-                format!("another machine answers for {} on this network: a living {}", own.address, own.name);
-            return Ok(Some(Step::new(Action::Refuse, reason)));
+        if twin::answered_elsewhere(&node.machine.interface, own.address, 2)? {
+            return Ok(Some(Step::new(Action::Refuse, twin::living(own.address, &own.name))));
         }
         if etcd.get(&observe::member_key(&spec.name, node.name))?.is_none() {
             return Ok(None);
@@ -100,19 +98,6 @@ impl Twins {
     }
 }
 
-/// Duplicate address detection by the distribution's tool.
-fn answers_arp(interface: &str, address: &str) -> Result<bool> {
-    let status = Command::new("arping")
-        .args(["-D", "-q", "-c", "2", "-w", "2", "-I", interface, address])
-        .status()
-        .context("running arping")?;
-    match status.code() {
-        Some(0) => Ok(false),
-        Some(1) => Ok(true),
-        _ => bail!("arping -D on {interface} failed ({status})"),
-    }
-}
-
 /// The start configuration must list exactly the members that etcd itself lists.
 fn with_members(plan: &Plan, name: &str, url: &str, members: &[Member]) -> Plan {
     let mut plan = plan.clone();
@@ -123,19 +108,4 @@ fn with_members(plan: &Plan, name: &str, url: &str, members: &[Member]) -> Plan 
         .map(|(m, u)| format!("{}={u}", if u == url { name } else { m.name.as_str() }))
         .collect();
     plan
-}
-
-/// Leaves in etcd what a restored snapshot of this disk could not know.
-pub fn remember_in_etcd(node: &Node) -> Result<()> {
-    let boots = disk::record(node.root)?.boots;
-    let key = observe::boots_key(&node.given.spec.name, node.name);
-    let credentials = node.given.credentials()?;
-    let mut last = None;
-    for n in &node.given.spec.nodes {
-        match Etcd::new(&credentials, n.address, TIMEOUT)?.put(&key, boots.to_string().as_bytes()) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.context("the spec has no nodes")?)
 }

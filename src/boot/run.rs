@@ -6,7 +6,7 @@ use super::identity::{self, Pin};
 use super::machine::Machine;
 use super::state::{self, Phase, State, Trouble};
 use super::units::Systemd;
-use super::{disk, given::Given, metadata, observe, platform, take_up, volume};
+use super::{disk, given::Given, metadata, observe, platform, take_up, twin, volume};
 use crate::facts::MachineFacts;
 use crate::pki::{
     self,
@@ -65,6 +65,7 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     wait_for_the_clock(root, &given, state)?;
     let machine = facts(root, &given, &name)?;
     let node = Node { root, given: &given, name: &name, machine: &machine };
+    twin::give_way(&node, state)?;
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
     let changed = node.apply()?;
     if changed.iter().any(|path| path.starts_with(JOIN_SOCKET_DROP_INS)) {

@@ -113,7 +113,7 @@ fn outdated(spec: &Spec, node: &str, members: &[Member], seen: &Observations) ->
     let own = &seen.own;
     if let Some(boots) = seen.boots_in_etcd.filter(|b| *b > own.boots) {
         return Some(format!(
-            "etcd counts {boots} boots of this node, this disk {}: it is an older snapshot",
+            "etcd has counted this node's age to {boots}, this disk to {}: it is an older snapshot",
             own.boots
         ));
     }

@@ -14,7 +14,7 @@ pub struct Observations {
     pub peers: Vec<Peer>,
     /// etcd's member list, if a quorum answered.
     pub etcd: Option<Vec<Member>>,
-    /// The boot counter that etcd keeps of this node: higher than the disk's own means an older disk.
+    /// This node's age as etcd has it: higher than the disk's own means an older disk.
     pub boots_in_etcd: Option<u64>,
     /// Whether Patroni's `initialize` key exists; `None` while etcd does not answer.
     pub initialize: Option<bool>,

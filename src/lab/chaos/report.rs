@@ -133,9 +133,10 @@ pub(super) fn line(number: usize, of: usize, round: &Round) -> String {
 
 pub fn table(report: &Report) -> String {
     let mut out = String::new();
+    let wide = report.outages.iter().map(|o| o.fault.len() + 2).max().unwrap_or_default().max(16);
     let _ = writeln!(
         out,
-        "{:<16}{:<16}{:>6}{:>8}{:>8}{:>8}",
+        "{:<wide$}{:<16}{:>6}{:>8}{:>8}{:>8}",
         "FAULT", "WITHOUT (s)", "TIMES", "MIN", "MEDIAN", "MAX"
     );
     let mut last = "";
@@ -144,7 +145,7 @@ pub fn table(report: &Report) -> String {
         last = &o.fault;
         let _ = writeln!(
             out,
-            "{fault:<16}{:<16}{:>6}{:>8.1}{:>8.1}{:>8.1}",
+            "{fault:<wide$}{:<16}{:>6}{:>8.1}{:>8.1}{:>8.1}",
             o.what, o.times, o.min, o.median, o.max
         );
     }
@@ -167,10 +168,11 @@ fn conclusion(report: &Report) -> String {
     }
     all.extend(report.unhealed.clone());
     if all.is_empty() {
-        let compared = report.compared.len();
-        all.push(format!(
-            "every promise kept, {compared} of {compared} outages within the budget; nobody intervened"
-        ));
+        let within = match report.compared.len() {
+            0 => String::new(),
+            all => format!("{all} outages within the budget; "),
+        };
+        all.push(format!("every promise kept; {within}nobody intervened"));
     }
     all.join("\n")
 }

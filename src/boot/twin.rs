@@ -1,0 +1,101 @@
+//! Another machine that answers for this node's address. Two of them cut each other off, so the one that comes
+//! later gives way: it takes the address off its interface, and goes on once nobody else has it.
+
+use super::apply::Node;
+use super::state::{Phase, State, Trouble};
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+const ROUND: Duration = Duration::from_secs(2);
+/// In memory: a reboot brings the address back by itself.
+const ASIDE: &str = "/run/hanode";
+
+/// Returns once this machine is the only one with its address.
+pub fn give_way(node: &Node, state: &mut State) -> Result<()> {
+    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+    let interface = &node.machine.interface;
+    match answered_elsewhere(interface, own.address, 1) {
+        Ok(false) => return Ok(()),
+        Ok(true) => {}
+        // Where it is a matter of life, before etcd's membership changes, this is asked again.
+        Err(error) => {
+            tracing::warn!("not known whether another machine has {}: {error:#}", own.address);
+            return Ok(());
+        }
+    }
+    let what = living(own.address, node.name);
+    state.error = Some(Trouble {
+        what: what.clone(),
+        place: format!("{interface}, from which this machine has taken the address meanwhile"),
+        fix: "switch one of the two off; this one goes on by itself once the address is free".into(),
+    });
+    let withdrawn = Withdrawn::from(node.root, interface, own.address)?;
+    state.enter(node.root, Phase::Refused, &what)?;
+    while answered_elsewhere(interface, own.address, 1)? {
+        sleep(ROUND);
+    }
+    withdrawn.back()?;
+    state.error = None;
+    Ok(())
+}
+
+pub fn living(address: IpAddr, name: &str) -> String {
+    format!("another machine answers for {address} on this network: a living {name}")
+}
+
+/// Duplicate address detection by the distribution's tool; for IPv6 the kernel does it by itself.
+pub fn answered_elsewhere(interface: &str, address: IpAddr, seconds: u8) -> Result<bool> {
+    if address.is_ipv6() {
+        return Ok(false);
+    }
+    let (seconds, address) = (seconds.to_string(), address.to_string());
+    let status = Command::new("arping")
+        .args(["-D", "-q", "-c", &seconds, "-w", &seconds, "-I", interface, &address])
+        .status()
+        .context("running arping")?;
+    match status.code() {
+        Some(0) => Ok(false),
+        Some(1) => Ok(true),
+        _ => bail!("arping -D on {interface} failed ({status})"),
+    }
+}
+
+/// An address taken off, and with it the routes that hang on it: kept as `ip` itself saves them.
+struct Withdrawn {
+    address: PathBuf,
+    routes: PathBuf,
+}
+
+impl Withdrawn {
+    fn from(root: &Path, interface: &str, address: IpAddr) -> Result<Withdrawn> {
+        let aside = crate::tree::below(root, ASIDE);
+        let kept = Withdrawn { address: aside.join("address.saved"), routes: aside.join("routes.saved") };
+        let address = address.to_string();
+        let saved = |at: &Path| File::create(at).with_context(|| format!("making {}", at.display()));
+        ip(Command::new("ip")
+            .args(["-4", "address", "save", "dev", interface, "to", &address])
+            .stdout(saved(&kept.address)?))?;
+        ip(Command::new("ip").args(["-4", "route", "save", "dev", interface]).stdout(saved(&kept.routes)?))?;
+        ip(Command::new("ip").args(["-4", "address", "flush", "dev", interface, "to", &address]))?;
+        Ok(kept)
+    }
+
+    fn back(self) -> Result<()> {
+        for (what, at) in [("address", &self.address), ("route", &self.routes)] {
+            let saved = File::open(at).with_context(|| format!("opening {}", at.display()))?;
+            ip(Command::new("ip").args([what, "restore"]).stdin(saved))?;
+        }
+        Ok(())
+    }
+}
+
+fn ip(command: &mut Command) -> Result<()> {
+    let status = command.status().context("running ip")?;
+    ensure!(status.success(), "{command:?} failed ({status})");
+    Ok(())
+}
