@@ -3,7 +3,7 @@
 # What building, booting and testing an image takes, apart from cargo.
 TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk dosfstools \
         e2fsprogs zstd iproute2 openssl ovmf openssh-client postgresql-client redis-tools curl gpg \
-        groff-base zsh fish python3-jsonschema python3-prometheus-client
+        groff-base zsh fish python3-jsonschema python3-prometheus-client faketime
 # In one go: where qemu-utils came from another suite than the default one, so must the rest (see setup-qemu).
 QEMU = qemu-system-x86 qemu-utils
 
@@ -103,6 +103,11 @@ test-faults: setup
 .PHONY: test-recover
 test-recover: setup
 	cargo test --locked --test recover -- --ignored --nocapture
+
+# What README quotes: `make bench RUNS=5`, as root, on a machine that does nothing else.
+.PHONY: bench
+bench: setup build
+	sh tests/bench.sh $(PROGRAM) $(or $(RUNS),3)
 
 # Cuts the power after every step of the service; a quarter of an hour, as root.
 .PHONY: test-failpoints

@@ -32,4 +32,6 @@ pub mod interrupt;
 #[cfg(feature = "desk")]
 pub mod lab;
 #[cfg(feature = "desk")]
+pub mod scratch;
+#[cfg(feature = "desk")]
 pub mod seed;

@@ -153,7 +153,7 @@ pub fn below(root: &Path, path: &str) -> PathBuf {
 pub fn write(root: &Path, entries: &[Entry], ids: Option<&Ids>) -> Result<Vec<String>> {
     let mut changed = Vec::new();
     for entry in entries {
-        let new = write_entry(root, entry, ids).with_context(|| format!("writing {}", entry.path))?;
+        let new = write_entry(root, entry, ids).with_context(|| format!("laying down {}", entry.path))?;
         if new {
             changed.push(entry.path.clone());
         }
@@ -217,7 +217,7 @@ pub fn replace(at: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) 
     })();
     if written.is_err() {
         let _ = std::fs::remove_file(&temporary);
-        return written;
+        return written.with_context(|| format!("writing {}", at.display()));
     }
     if let Some(parent) = at.parent() {
         std::fs::File::open(parent)?.sync_all()?;

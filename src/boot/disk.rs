@@ -187,5 +187,5 @@ fn save(root: &Path, path: &str, content: &[u8]) -> Result<()> {
     if let Some(parent) = at.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    replace(&at, content, 0o600, None).with_context(|| format!("writing {path}"))
+    replace(&at, content, 0o600, None)
 }

@@ -46,6 +46,12 @@ pub fn own_answer(root: &Path, given: &Given, node: &str) -> Result<Answer> {
         holds_vip: super::machine::Machine::read(root)?.holds(given.spec.network.vip),
         image: given.image.clone(),
         kept_aside: disk::kept_aside(root, &given.target)?,
-        problems: state.error.into_iter().map(|e| e.what).chain(state.waiting_for).collect(),
+        problems: problems(state.error.map(|error| error.what), state.waiting_for),
     })
+}
+
+/// What is wrong, once: an error in service is made of the same sentences.
+fn problems(error: Option<String>, waiting_for: Vec<String>) -> Vec<String> {
+    let more = error.filter(|error| *error != waiting_for.join("; "));
+    more.into_iter().chain(waiting_for).collect()
 }

@@ -46,7 +46,7 @@ pub fn storage(root: &Path) -> Result<()> {
 }
 
 fn told(root: &Path, work: impl FnOnce(&Path, &mut State) -> Result<()>) -> Result<()> {
-    let mut state = State { schema: 1, ..State::default() };
+    let mut state = State { schema: 1, origin_ms: state::origin_ms(root), ..State::default() };
     let done = work(root, &mut state);
     if let Err(error) = &done {
         let (what, place) = (format!("{error:#}"), state.phase.name().to_string());

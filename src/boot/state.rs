@@ -63,7 +63,10 @@ pub struct State {
     pub waiting_for: Vec<String>,
     pub error: Option<Trouble>,
     pub units: Vec<UnitState>,
-    /// Milliseconds after the kernel started at which each phase was first reached.
+    /// On the kernel's clock: when this machine began, which in a container is long after the kernel did.
+    #[serde(default)]
+    pub origin_ms: u64,
+    /// Milliseconds from there to the moment each phase was first reached.
     pub times_ms: BTreeMap<String, u64>,
 }
 
@@ -98,7 +101,7 @@ impl State {
     /// Enters a phase: noted with its time, told to the journal and, where it stays, to the console.
     pub fn enter(&mut self, root: &Path, phase: Phase, sentence: &str) -> Result<()> {
         let first = !self.times_ms.contains_key(phase.name());
-        self.times_ms.entry(phase.name().into()).or_insert(uptime_ms());
+        self.times_ms.entry(phase.name().into()).or_insert(uptime_ms().saturating_sub(self.origin_ms));
         let changed = first || self.phase != phase;
         self.phase = phase;
         if changed {
@@ -137,6 +140,14 @@ pub fn uptime_ms() -> u64 {
     since_boot.map_or(0, |t| t.tv_sec() as u64 * 1000 + t.tv_nsec() as u64 / 1_000_000)
 }
 
+/// When PID 1 started, on the kernel's clock.
+pub fn origin_ms(root: &Path) -> u64 {
+    let stat = std::fs::read_to_string(below(root, "/proc/1/stat")).unwrap_or_default();
+    // After the name in parentheses, which may hold anything: field 22 of proc(5), in hundredths of a second.
+    let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
+    started.unwrap_or(0u64) * 10
+}
+
 /// A gate's own word, in a file of its own: gates run side by side with all else.
 pub fn save_gate(root: &Path, gate: &str, step: &Step) -> Result<()> {
     let at = below(root, &format!("{GATES}/{gate}.json"));
@@ -159,4 +170,22 @@ pub fn gates(root: &Path) -> BTreeMap<String, Step> {
 pub fn steps(plan: &Plan) -> BTreeMap<String, Step> {
     let all = [("etcd", &plan.etcd.step), ("postgres", &plan.postgres), ("redis", &plan.redis.step)];
     all.into_iter().map(|(name, step)| (name.to_string(), step.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_count_from_where_this_machine_began() {
+        let root = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(root.path().join("proc/1")).expect("a directory");
+        let stat = format!("1 (a ) b) S {}", (4..=52).map(|n| n.to_string()).collect::<Vec<_>>().join(" "));
+        std::fs::write(root.path().join("proc/1/stat"), stat).expect("writing");
+        assert_eq!(origin_ms(root.path()), 220, "field 22, in hundredths of a second");
+        let mut state = State { origin_ms: uptime_ms().saturating_sub(60_000), ..State::default() };
+        state.enter(root.path(), Phase::Applying, "x").expect("entering");
+        let at = load(root.path()).times_ms["applying"];
+        assert!((60_000..70_000).contains(&at), "{at}");
+    }
 }

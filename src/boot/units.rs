@@ -59,7 +59,8 @@ impl Systemd {
 
     pub fn enable(&self, units: &[&str]) -> Result<()> {
         block_on(self.manager.enable_unit_files(units, false, true)).context("enabling units")?;
-        Ok(())
+        // Else every later systemctl warns that something changed on disk.
+        block_on(self.manager.reload()).context("reloading systemd's unit files")
     }
 
     /// Queues the start; whether it comes up is for [`super::ready`] to see.

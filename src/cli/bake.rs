@@ -1,7 +1,6 @@
 //! `hanode bake`
 
 use super::Verdict;
-use crate::cluster::Cluster;
 use crate::image;
 use anyhow::Result;
 use clap::Args;
@@ -30,7 +29,7 @@ pub struct Bake {
 
 impl Bake {
     pub fn run(&self) -> Result<Verdict> {
-        let cluster = Cluster::load(&self.dir)?;
+        let cluster = super::sound(&self.dir)?;
         let baked = super::build::baked(&cluster);
         let changed = image::bake(&self.root, &self.target, Some(&baked), &image::program()?)?;
         super::say(&format!("{} is baked: {} files changed", self.root.display(), changed.len()))?;

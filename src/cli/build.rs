@@ -43,7 +43,7 @@ pub struct Build {
 impl Build {
     pub fn run(&self) -> Result<Verdict> {
         let cluster = match &self.dir {
-            Some(dir) if !self.base => Some(Cluster::load(dir)?),
+            Some(dir) if !self.base => Some(super::sound(dir)?),
             _ => None,
         };
         if let Some(caveat) = image::target(&self.target)?.1.caveat {

@@ -37,7 +37,7 @@ impl Docs {
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     let parent = path.parent().context("a file is in a directory")?;
     std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
-    tree::replace(path, content, 0o644, None).with_context(|| format!("writing {}", path.display()))
+    tree::replace(path, content, 0o644, None)
 }
 
 /// Laid out as below /usr/share, the schema beside.

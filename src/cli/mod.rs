@@ -13,10 +13,11 @@ mod render;
 mod seed;
 mod status;
 
-use anyhow::Result;
+use crate::cluster::{self, Cluster};
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::interrupt;
@@ -115,6 +116,20 @@ pub fn main() -> ExitCode {
 fn complain(text: &str) {
     // Nobody is left to tell when this fails.
     let _ = writeln!(std::io::stderr(), "hanode: {text}");
+}
+
+/// A cluster directory that is fit to be baked: whatever `check` finds wrong would come out at a node's boot.
+pub fn sound(dir: &Path) -> Result<Cluster> {
+    let report = cluster::check(dir)?;
+    if report.faults.is_empty() {
+        return Cluster::load(dir);
+    }
+    let faults: Vec<String> = report.faults.iter().map(|fault| format!("fault: {fault}")).collect();
+    let count = match faults.len() {
+        1 => "1 fault".to_string(),
+        n => format!("{n} faults"),
+    };
+    bail!("{} has {count}: a node booted with it would refuse\n{}", dir.display(), faults.join("\n"))
 }
 
 /// Prints to standard output. A reader that has seen enough (`| head`) is no error.

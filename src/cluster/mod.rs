@@ -5,6 +5,7 @@ pub mod check;
 
 use crate::bundle::{Bundle, Stamp};
 use crate::pki::store::{Store, private_dir};
+use crate::scratch::Scratch;
 use crate::secrets::Secrets;
 use crate::spec::{self, Faults, Spec};
 use crate::tree;
@@ -36,11 +37,7 @@ impl Cluster {
         let spec = spec::parse(spec_text)?;
         refuse_existing(dir)?;
         let (parent, name) = split(dir)?;
-        let staged = tempfile::Builder::new()
-            .prefix(&format!(".{name}.hanode-new-"))
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .tempdir_in(&parent)
-            .with_context(|| format!("making a directory in {}", parent.display()))?;
+        let staged = Scratch::within(&parent, &format!(".{name}.hanode-new-"))?;
         fill(staged.path(), &spec, spec_text)?;
         // An empty directory in the way is replaced; anything else makes the rename fail.
         std::fs::rename(staged.path(), dir).with_context(|| format!("making {}", dir.display()))?;

@@ -16,7 +16,6 @@ mod overlay;
 mod packages;
 mod progress;
 mod record;
-pub mod scratch;
 mod survey;
 mod tarball;
 pub mod tool;
@@ -29,6 +28,8 @@ pub use inspect::{Inspection, inspect};
 pub use overlay::{Baked, program};
 pub use progress::Steps;
 pub use record::{Cluster, Record};
+
+pub use crate::scratch;
 
 use crate::spec::Spec;
 use crate::target::Override;

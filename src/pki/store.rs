@@ -297,7 +297,7 @@ fn text(path: &Path) -> Result<String> {
 }
 
 fn write(path: &Path, mode: u32, content: &str) -> Result<()> {
-    tree::replace(path, content.as_bytes(), mode, None).with_context(|| format!("writing {}", path.display()))
+    tree::replace(path, content.as_bytes(), mode, None)
 }
 
 fn bytes_of(serial: &str) -> Result<Vec<u8>> {

@@ -73,7 +73,7 @@ impl Seed {
     fn write_smbios(&self, out: &Path) -> Result<()> {
         scratch::check_output(out)?;
         let text = format!("{}\n", self.smbios()?);
-        tree::replace(out, text.as_bytes(), 0o600, None).with_context(|| format!("writing {}", out.display()))
+        tree::replace(out, text.as_bytes(), 0o600, None)
     }
 
     /// Has `write` make a file from the seed's files, and publishes it whole.

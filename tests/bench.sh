@@ -1,0 +1,59 @@
+#!/bin/sh
+# Measures what README quotes, with a release build: each number is the median of RUNS (3) runs, its command beside it.
+# As root, on a machine that does nothing else.
+set -eu
+hanode=${1:?usage: bench.sh PROGRAM [RUNS]}
+runs=${2:-3}
+dir=$(mktemp -d "${TMPDIR:-/tmp}/hanode-bench-XXXXXX")
+cluster=$dir/bench
+finish() {
+	code=$?
+	trap - EXIT INT TERM
+	[ ! -d "$cluster" ] || "$hanode" lab down "$cluster" || code=1
+	rm -rf "$dir"
+	exit $code
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
+told() { printf '%-58s %8s %-4s %s\n' "$1" "$2" "$3" "${4-}"; }
+mib() { du -m "$1" | cut -f1; }
+# The seconds that a build says it took go into a file.
+build() { "$hanode" build "$cluster" --target debian-13 --out "$dir/$1" $2 2>/dev/null | sed -n 's/.* MiB, \(.*\) s$/\1/p' >> "$dir/$3"; }
+
+"$hanode" init "$cluster" >/dev/null
+build node.qcow2 '' first
+for run in $(seq "$runs"); do
+	sed -i "s/^\(# \)\{0,1\}max_connections = .*/max_connections = $((200 + run))/" "$cluster/cluster.toml"
+	build node.qcow2 '' edit
+	build small.qcow2 --compress compress
+done
+build node.tar '' tar
+echo "$(date +%F), $(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg) before the launches; medians of $runs runs"
+told 'spec edit to qcow2' "$(median "$dir/edit")" s 'hanode build DIR --target debian-13 --out node.qcow2'
+told 'spec edit to compressed qcow2' "$(median "$dir/compress")" s '… --compress'
+told 'qcow2' "$(mib "$dir/node.qcow2")" MiB 'du -m node.qcow2'
+told 'compressed qcow2' "$(mib "$dir/small.qcow2")" MiB 'du -m small.qcow2'
+rm "$dir/node.qcow2" "$dir/small.qcow2"
+
+on() { "$hanode" lab exec "$cluster" --node node1 -- "$@"; }
+for run in $(seq "$runs"); do
+	"$hanode" lab up "$cluster" --image "$dir/node.tar" --timeout-scale 3 > "$dir/up" 2>&1 || { cat "$dir/up" >&2; exit 1; }
+	sed -n 's/^ *\([0-9.]*\) s  healthy, from launch.*/\1/p' "$dir/up" >> "$dir/healthy"
+	on cat /run/hanode/state.json > "$dir/state"
+	for phase in identity applying starting in-service; do
+		sed -n "s/^ *\"$phase\": \([0-9]*\).*/\1/p" "$dir/state" | awk '{ printf "%.1f\n", $1 / 1000 }' >> "$dir/$phase"
+	done
+	on systemctl show -P CPUUsageNSec hanode-plan | awk '{ printf "%.0f\n", $1 / 1e6 }' >> "$dir/cpu"
+	on sh -c 'sed -n "s/VmHWM:[^0-9]*\([0-9]*\) kB/\1/p" /proc/$(systemctl show -P MainPID hanode-ready)/status' |
+		awk '{ printf "%.1f\n", $1 / 1024 }' >> "$dir/memory"
+	"$hanode" lab down "$cluster" >/dev/null 2>&1
+done
+told 'launch of three nodes to a healthy cluster' "$(median "$dir/healthy")" s 'hanode lab up DIR --image node.tar'
+told '  node1: service begins, from the start of its PID 1' "$(median "$dir/identity")" s 'times_ms in /run/hanode/state.json'
+told '  node1: files are being laid down' "$(median "$dir/applying")" s
+told '  node1: all nodes heard, servers let go' "$(median "$dir/starting")" s
+told '  node1: in service' "$(median "$dir/in-service")" s
+told 'CPU time of the plan unit, checkers of servers included' "$(median "$dir/cpu")" ms 'systemctl show -P CPUUsageNSec hanode-plan'
+told 'peak memory of the watching service' "$(median "$dir/memory")" MiB 'VmHWM of hanode-ready'
