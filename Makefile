@@ -47,7 +47,7 @@ test: setup
 
 .PHONY: test-vm
 test-vm: setup
-	cargo test --locked --test lab --test machine --test packer -- --ignored
+	cargo test --locked --test lab --test machine --test cloud --test packer -- --ignored
 
 .PHONY: check
 check: setup-cargo

@@ -4,12 +4,14 @@
 
 mod common;
 
+use hanode::cluster::Cluster;
+use hanode::spec;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// Where a machine's bake and an image's may differ, and why.
 const DIFFERENT: &[&str] = &[
@@ -21,8 +23,8 @@ const DIFFERENT: &[&str] = &[
     "var/lib/hanode",
 ];
 
-/// What a booted machine has of its own; then the bake, twice. Standard output: what the second one says.
-const MACHINE: &str = r#"
+/// The target's tree as `$root`, what is written in `$2/upper`; the programs and the cluster in `/tmp/stage`.
+const TREE: &str = r#"
 exec 3>&1 >&2
 mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/root"
 root=$2/root
@@ -30,6 +32,11 @@ mount -t proc proc $root/proc
 mount -t tmpfs tmpfs $root/run
 mount -t tmpfs tmpfs $root/tmp
 cp -r "$2/stage" $root/tmp/stage
+bake() { chroot $root /tmp/stage/hanode bake /tmp/stage/cluster --target "${1-debian-13}" --root /; }
+"#;
+
+/// What a booted machine has of its own; then the bake, twice. Standard output: what the second one says.
+const MACHINE: &str = r#"
 echo vm-1 > $root/etc/hostname
 echo 0123456789abcdef0123456789abcdef > $root/etc/machine-id
 chroot $root ssh-keygen -A
@@ -42,13 +49,27 @@ echo id > $root/var/lib/hanode/install-id
 echo net > $root/etc/systemd/network/10-cloud-init-eth0.network
 chroot $root systemctl enable redis-server.service
 for file in redis/redis.conf haproxy/haproxy.cfg; do [ -e $root/etc/$file ]; done
-bake() { chroot $root /tmp/stage/hanode bake /tmp/stage/cluster --target "${1-debian-13}" --root /; }
 bake ubuntu-20.04 && exit 1
 bake
 bake >&3
 touch $root/var/lib/hanode/identity.json
 bake && exit 1
 rm $root/var/lib/hanode/identity.json
+"#;
+
+/// A running node's units, as systemd orders them; then with the one ordering that must not be.
+const ORDER: &str = r#"
+bake
+export SYSTEMD_OFFLINE=1
+chroot $root systemctl enable etcd patroni redis-server redis-sentinel haproxy keepalived
+# What cloud-init's generator does.
+ln -s /usr/lib/systemd/system/cloud-init.target $root/etc/systemd/system/multi-user.target.wants/
+verify() { chroot $root systemd-analyze verify --man=no multi-user.target cloud-init.target hanode-plan.service hanode-ready.service hanode-join.socket; }
+verify >&3 2>&3
+echo ---- >&3
+mkdir -p $root/etc/systemd/system/hanode-plan.service.d
+printf '[Unit]\nAfter=cloud-final.service\n' > $root/etc/systemd/system/hanode-plan.service.d/wrong.conf
+verify >&3 2>&3 || true
 "#;
 
 /// Type and permissions, owner, group, content's hash or link's target.
@@ -108,29 +129,41 @@ fn laid(upper: &Path) -> BTreeMap<String, Option<Row>> {
     rows
 }
 
+/// Runs the script on the target's own tree; a cluster directory is staged without its CAs' keys, as it is uploaded.
+fn in_tree(dir: &Path, cluster: &Path, script: &str) -> Output {
+    let stage = dir.join("stage");
+    for part in ["upper", "work", "root", "stage/cluster"] {
+        std::fs::create_dir_all(dir.join(part)).unwrap();
+    }
+    for part in ["cluster.toml", "secrets.toml", "bundle.tar.gz"] {
+        std::fs::copy(cluster.join(part), stage.join("cluster").join(part)).unwrap();
+    }
+    std::fs::copy(env!("CARGO_BIN_EXE_hanode"), stage.join("hanode")).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_hanode-firstboot"), stage.join("hanode-firstboot")).unwrap();
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "--uts", "sh", "-euc", &format!("{TREE}{script}"), "machine"]);
+    let output = shell.arg(common::debian()).arg(dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[test]
+fn nothing_waits_for_what_waits_for_it() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let cluster = Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap();
+    let output = in_tree(dir.path(), &cluster.dir, ORDER);
+    let said = String::from_utf8_lossy(&output.stdout);
+    let (right, wrong) = said.split_once("----").unwrap();
+    assert!(!right.contains("cycle") && !right.contains("hanode"), "{right}");
+    assert!(wrong.contains("Found ordering cycle"), "{wrong}");
+}
+
 #[test]
 fn a_machines_bake_is_an_images_bake() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (cluster, tar) = common::cluster_with_image(dir.path(), "node.tar");
-    // Without the CAs' keys, as it is uploaded.
-    let stage = dir.path().join("stage");
-    for part in ["upper", "work", "root", "stage/cluster"] {
-        std::fs::create_dir_all(dir.path().join(part)).unwrap();
-    }
-    for part in ["cluster.toml", "secrets.toml", "bundle.tar.gz"] {
-        std::fs::copy(cluster.dir.join(part), stage.join("cluster").join(part)).unwrap();
-    }
-    std::fs::copy(env!("CARGO_BIN_EXE_hanode"), stage.join("hanode")).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_hanode-firstboot"), stage.join("hanode-firstboot")).unwrap();
-
-    let mut machine = Command::new("unshare");
-    machine
-        .args(["--mount", "--uts", "sh", "-euc", MACHINE, "machine"])
-        .arg(common::debian())
-        .arg(dir.path());
-    let output = machine.output().unwrap();
+    let output = in_tree(dir.path(), &cluster.dir, MACHINE);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
     let second = String::from_utf8_lossy(&output.stdout);
     assert!(second.contains("0 files changed"), "the second bake: {second}");
     assert!(errors.contains("target ubuntu-20.04 is for") || errors.contains("no target"), "{errors}");

@@ -42,32 +42,69 @@ fn the_tag_is_found_in_what_each_version_recorded() {
     }
 }
 
-/// As root: in network and mount namespaces of its own, in the target's own tree.
-#[test]
-fn the_tag_is_found_where_cloud_inits_own_code_leaves_it() {
-    let tree = common::debian();
-    for platform in PLATFORMS {
+/// As root: in network and mount namespaces of its own. `version`: whose fixtures must come out.
+fn found_where_it_is_left(tree: &Path, version: &str, platforms: &[&str]) {
+    for platform in platforms {
         let dir = tempfile::tempdir().unwrap();
         let mut record = Command::new("sh");
-        record.arg(sources("tests/metadata/record.sh")).arg(&tree).arg(platform).arg(dir.path());
+        record.arg(sources("tests/metadata/record.sh")).arg(tree).arg(platform).arg(dir.path());
         let output = record.output().unwrap();
         assert!(output.status.success(), "{platform}: {}", String::from_utf8_lossy(&output.stderr));
         let now: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(now, recorded("25.1", platform), "{platform}: record the fixtures anew");
+        assert_eq!(now, recorded(version, platform), "{version} {platform}: record the fixtures anew");
         // The second time the file for root alone is gone, and the redacted one must do.
         for _ in 0..2 {
             let found = metadata::read(dir.path()).unwrap().unwrap();
-            assert_eq!(found.node.as_deref(), Some("node2"), "{platform}");
+            let told = metadata::parse(&recorded(version, platform)).node;
+            assert_eq!(found.node, told, "{version} {platform}");
             let _ = std::fs::remove_file(dir.path().join("run/cloud-init/instance-data-sensitive.json"));
         }
     }
 }
 
-/// Runs the tree's own cloud-init on files that are laid beside it.
+#[test]
+fn the_tag_is_found_where_cloud_inits_own_code_leaves_it() {
+    found_where_it_is_left(&common::debian(), "25.1", &PLATFORMS);
+}
+
+/// A Debian release with nothing but its cloud-init; kept, as making one takes minutes.
+fn release(suite: &str) -> PathBuf {
+    let tree = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tree-{suite}"));
+    if !tree.exists() {
+        let made = tree.with_extension("new");
+        let mut make = Command::new("mmdebstrap");
+        make.args(["--mode=root", "--variant=apt", "--format=directory", "--include=cloud-init", suite]);
+        let output = make.arg(&made).output().unwrap();
+        assert!(output.status.success(), "{suite}: {}", String::from_utf8_lossy(&output.stderr));
+        std::fs::rename(made, &tree).unwrap();
+    }
+    tree
+}
+
+#[test]
+#[ignore = "bootstraps two older releases, minutes: make test-vm"]
+fn older_versions_leave_the_tag_and_take_the_seeds() {
+    for (suite, version, platforms, renderers) in [
+        ("bookworm", "22.4", &PLATFORMS[..], &RENDERERS[..]),
+        ("bullseye", "20.4", &PLATFORMS[..6], &RENDERERS[..3]),
+    ] {
+        let tree = release(suite);
+        let said = cloud_init_of(&tree, &sources("cloud-init"), "cloud-init --version");
+        assert!(said.contains(version), "{suite} has {said}");
+        found_where_it_is_left(&tree, version, platforms);
+        every_renderer_makes_the_network(&tree, renderers);
+    }
+}
+
+/// Runs the target's own cloud-init on files that are laid beside it.
 fn cloud_init(dir: &Path, arguments: &str) -> String {
+    cloud_init_of(&common::debian(), dir, arguments)
+}
+
+fn cloud_init_of(tree: &Path, dir: &Path, arguments: &str) -> String {
     let script = "mount --bind \"$1\" \"$0/mnt\" && cd \"$0\" && exec chroot . sh -c \"cd /mnt && $2\" 2>&1";
     let mut run = Command::new("unshare");
-    run.args(["--mount", "sh", "-c", script]).arg(common::debian()).arg(dir).arg(arguments);
+    run.args(["--mount", "sh", "-c", script]).arg(tree).arg(dir).arg(arguments);
     let output = run.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{arguments}: {said}{}", String::from_utf8_lossy(&output.stderr));
@@ -105,39 +142,54 @@ fn a_key_that_cloud_init_does_not_know_is_not_valid() {
     assert!(said.contains("hanode_node"), "{said}");
 }
 
-#[test]
-fn a_seed_is_valid_and_every_renderer_makes_its_network() {
-    let dir = tempfile::tempdir().unwrap();
-    let four = common::spec();
+/// cloud-init's renderers and whom each serves; the first three are in every version.
+const RENDERERS: [(&str, &str); 5] = [
+    ("netplan", "ubuntu"),
+    ("eni", "debian"),
+    ("sysconfig", "centos"),
+    ("networkd", "debian"),
+    ("network-manager", "centos"),
+];
+
+/// A seed with everything in it, for either family of addresses, and its gateway.
+fn seeds() -> [(Seed, &'static str); 2] {
     let text = spec::STARTER.replace("192.168.18.0/24", "fd00:18::/64").replace("192.168.18.", "fd00:18::");
     let six = spec::parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
-    for (spec, gateway) in [(four, "192.168.18.1"), (six, "fd00:18::1")] {
-        let mac = "52:54:00:00:00:01".parse().unwrap();
+    [(common::spec(), "192.168.18.1"), (six, "fd00:18::1")].map(|(spec, gateway)| {
+        let (mac, address) = ("52:54:00:00:00:01".parse().unwrap(), gateway.parse().unwrap());
         let seed = Seed::of(&spec, "node2").unwrap();
-        let mut seed =
-            seed.with_network(&spec, mac, gateway.parse().ok(), &[gateway.parse().unwrap()]).unwrap();
+        let mut seed = seed.with_network(&spec, mac, Some(address), &[address]).unwrap();
         seed.ssh_key = Some("ssh-ed25519 AAAA operator\n".into());
         seed.late = vec![("/etc/hanode/bundle.tar.gz", vec![0; 6000])];
+        (seed, gateway)
+    })
+}
+
+fn every_renderer_makes_the_network(tree: &Path, renderers: &[(&str, &str)]) {
+    let dir = tempfile::tempdir().unwrap();
+    for (seed, gateway) in seeds() {
         seed.write_directory(dir.path()).unwrap();
-        valid(dir.path(), "user-data", "cloud-config");
-        for (renderer, distribution) in [
-            ("networkd", "debian"),
-            ("netplan", "ubuntu"),
-            ("eni", "debian"),
-            ("sysconfig", "centos"),
-            ("network-manager", "centos"),
-        ] {
-            let said = cloud_init(
-                dir.path(),
-                &format!(
-                    "cloud-init devel net-convert -p network-config -k yaml -O {renderer} -D {distribution} -d out -m eth0,52:54:00:00:00:01 && grep -rhE '{gateway}' out; rm -rf out"
-                ),
+        for (renderer, distribution) in renderers {
+            let convert = format!(
+                "cloud-init devel net-convert -p network-config -k yaml -O {renderer} -D {distribution} -d out \
+                 -m eth0,52:54:00:00:00:01 && grep -rhE '{gateway}' out; rm -rf out"
             );
+            let said = cloud_init_of(tree, dir.path(), &convert);
             // As name server and as gateway.
             let lines = said.lines().filter(|line| line.contains(gateway)).count();
             assert!(lines >= 2, "{renderer}: no default route:\n{said}");
         }
     }
+}
+
+#[test]
+fn a_seed_is_valid_and_every_renderer_makes_its_network() {
+    let dir = tempfile::tempdir().unwrap();
+    for (seed, _) in seeds() {
+        seed.write_directory(dir.path()).unwrap();
+        valid(dir.path(), "user-data", "cloud-config");
+    }
+    every_renderer_makes_the_network(&common::debian(), &RENDERERS);
 }
 
 /// EC2's metadata service, as far as hanode asks it: the first `busy` requests are answered with 503.

@@ -18,14 +18,16 @@ const PATIENCE: Duration = Duration::from_secs(600);
 #[test]
 fn the_image_boots_by_bios_and_by_uefi_and_waits_for_its_peers() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let iso = dir.path().join("node2.iso");
     let (_, target) = image::target("debian-13").unwrap();
     let (cluster, disk) = common::cluster_with_image(dir.path(), "node.qcow2");
     let seed = Seed::of(&cluster.spec, "node2").unwrap();
-    seed.with_network(&cluster.spec, Interface::Mac(MAC.into()), None, &[]).unwrap().write(&iso).unwrap();
+    let seed = seed.with_network(&cluster.spec, Interface::Mac(MAC.into()), None, &[]).unwrap();
 
-    for firmware in [Firmware::Bios, Firmware::Uefi] {
-        let mut machine = Machine::boot(firmware, &disk, &iso, dir.path());
+    // Both kinds of seed disks, too: ISO 9660 and vfat.
+    for (firmware, seed_disk) in [(Firmware::Bios, "node2.iso"), (Firmware::Uefi, "node2.img")] {
+        let seed_disk = dir.path().join(seed_disk);
+        seed.write(&seed_disk).unwrap();
+        let mut machine = Machine::boot(firmware, &disk, &seed_disk, dir.path());
         machine.wait_for(&["Linux version"], PATIENCE);
         machine.wait_for(&["node2 login:"], PATIENCE);
         machine.wait_for(&["hanode: node2: waiting-for-peers"], PATIENCE);
