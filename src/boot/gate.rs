@@ -114,6 +114,7 @@ fn open(
             passed(node.root, "remembered");
         }
         Gate::Redis => {
+            set_unreadable_aside(node, plan)?;
             node.apply_planned(plan, "redis")?;
             passed(node.root, "redis-files");
         }
@@ -143,6 +144,26 @@ fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
     }
 }
 
+/// A log that Redis cannot read (a disk was full) would keep a replica down for good, though others have all that
+/// was confirmed. A primary's is left where it is: that is for somebody to decide.
+fn set_unreadable_aside(node: &Node, plan: &Plan) -> Result<()> {
+    let target = &node.given.target;
+    let log = below(node.root, target.path("redis_log")?).join("redis.log");
+    let own = node.given.spec.node(node.name).map(|n| n.address);
+    let replica = plan.redis.primary.is_some() && plan.redis.primary != own;
+    if !replica || !gave_up_reading(&std::fs::read(&log).unwrap_or_default()) {
+        return Ok(());
+    }
+    let data = below(node.root, target.path("redis_data")?);
+    ["appendonlydir", "appendonly.aof", "dump.rdb"].iter().try_for_each(|part| set_aside(&data.join(part)))
+}
+
+/// Whether these were Redis' last words; a start that got further adds others.
+fn gave_up_reading(log: &[u8]) -> bool {
+    let end = String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned();
+    end.lines().last().is_some_and(|line| line.contains("reading the append only file"))
+}
+
 fn sentinel_file(node: &Node) -> Result<std::path::PathBuf> {
     Ok(below(node.root, node.given.target.path("redis_live")?).join("sentinel.conf"))
 }
@@ -162,4 +183,18 @@ fn resume_sentinel(node: &Node) -> Result<()> {
     plan.redis.primary = Some(primary);
     state::save_gate(node.root, "sentinel", &plan.redis.step)?;
     node.apply_planned(&plan, "sentinel")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_last_words_say_that_a_log_was_not_readable() {
+        let bad =
+            "1:S # Bad file format reading the append only file appendonly.aof.3.incr.aof: make a backup\n";
+        assert!(gave_up_reading(bad.as_bytes()));
+        assert!(!gave_up_reading(format!("{bad}2:S * Ready to accept connections tls\n").as_bytes()));
+        assert!(!gave_up_reading(b""));
+    }
 }
