@@ -19,6 +19,7 @@ help:
 	@echo 'make test        set up and run all tests but the long ones'
 	@echo 'make test-vm     what takes an emulated machine: disks, clock, virtual nodes, an image made by Packer (half an hour)'
 	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
+	@echo 'make test-model  the joining rules under very many histories (minutes)'
 	@echo 'make build       the two programs, for a release'
 	@echo 'make install     programs, manual pages and completions, below PREFIX (/usr/local)'
 
@@ -88,6 +89,11 @@ setup-qemu:
 .PHONY: setup-packer
 setup-packer:
 	@$(call installed,packer) || sh tests/install-packer.sh
+
+# Histories of the model by the hundred thousand, optimised: some minutes.
+.PHONY: test-model
+test-model: setup-cargo
+	PROPTEST_CASES=$(or $(CASES),200000) cargo test --locked --profile model --no-default-features --test model
 
 # A long run from nothing to nothing: `make chaos ROUNDS=40 SEED=1 NODES=3`. Five nodes are struck twice at once.
 .PHONY: chaos

@@ -4,6 +4,7 @@
 
 use crate::client::deadline::Deadline;
 use crate::client::tls::{Credentials, TlsStream};
+use crate::spec::Spec;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,6 +43,22 @@ pub struct Data {
     pub sentinel: bool,
 }
 
+/// The ids that etcd writes at the head of a log, in decimal as its interface has them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EtcdLog {
+    pub member: String,
+    pub cluster: String,
+}
+
+/// Which PostgreSQL cluster the data on a disk is of, and how far it goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Postgres {
+    /// PostgreSQL's own identifier of a cluster, the same on all copies.
+    pub system: String,
+    /// Timeline and position at which the log on this disk ends, once somebody needs to know.
+    pub end: Option<(u32, u64)>,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     pub schema: u32,
@@ -53,15 +70,20 @@ pub struct Answer {
     pub install_id: String,
     pub disk: Disk,
     pub data: Data,
+    #[serde(default)]
+    pub postgres: Option<Postgres>,
     /// The genesis that this disk has recorded.
     #[serde(default)]
     pub genesis: Option<String>,
     /// Whether the services were let go for that genesis in this boot.
     #[serde(default)]
     pub began: bool,
-    /// etcd's id of the member that this disk's log belongs to, once known.
+    /// etcd's id of the member that this disk last was in a living cluster.
     #[serde(default)]
     pub etcd_member: Option<String>,
+    /// Whose log it is, by its own head.
+    #[serde(default)]
+    pub etcd_log: Option<EtcdLog>,
     /// This disk's age: boots, and half minutes in service.
     #[serde(default)]
     pub boots: u64,
@@ -80,6 +102,34 @@ pub struct Answer {
     /// Services that are not well on this node, as it sees them itself.
     #[serde(default)]
     pub problems: Vec<String>,
+}
+
+impl Answer {
+    /// What a node says of itself on the first boot of a new disk.
+    pub fn blank(spec: &Spec, node: &str, generation: u64, install_id: &str) -> Answer {
+        Answer {
+            schema: SCHEMA,
+            cluster: spec.name.clone(),
+            node: node.into(),
+            generation,
+            spec_hash: spec.hash(),
+            install_id: install_id.into(),
+            disk: Disk::Blank,
+            data: Data::default(),
+            postgres: None,
+            genesis: None,
+            began: false,
+            etcd_member: None,
+            etcd_log: None,
+            boots: 1,
+            leads: false,
+            phase: String::new(),
+            holds_vip: false,
+            image: BTreeMap::new(),
+            kept_aside: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
 }
 
 /// Asks one node. `timeout` bounds connecting, and all that follows.

@@ -43,7 +43,7 @@ pub fn observe(access: &Access, own: Answer, servers: &[&Node]) -> Observations 
             .collect();
         let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next().unwrap_or_default();
         let sentinels = sentinels.into_iter().filter_map(|t| t.join().ok()?.ok()).collect();
-        let Known { members, initialize, boots } = etcd;
+        let Known { members, initialize, system, boots } = etcd;
         Observations {
             schema: 1,
             own: own.clone(),
@@ -51,6 +51,7 @@ pub fn observe(access: &Access, own: Answer, servers: &[&Node]) -> Observations 
             etcd: members,
             boots_in_etcd: boots,
             initialize,
+            system,
             sentinels,
         }
     })
@@ -71,6 +72,7 @@ fn heard(peer: &Node, asked: std::thread::Result<Result<Answer>>) -> Result<Answ
 struct Known {
     members: Option<Vec<Member>>,
     initialize: Option<bool>,
+    system: Option<String>,
     boots: Option<u64>,
 }
 
@@ -78,10 +80,11 @@ struct Known {
 fn ask_etcd(access: &Access, relay: &Node, node: &str) -> Result<Known> {
     let etcd = Etcd::new(&access.cluster, relay.address, TIMEOUT)?;
     let members = etcd.members()?;
-    let initialize = etcd.get(&initialize_key(&access.spec.name))?.is_some();
+    let initialize = etcd.get(&initialize_key(&access.spec.name))?;
     let boots = etcd.get(&boots_key(&access.spec.name, node))?;
     let boots = boots.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
-    Ok(Known { members: Some(members), initialize: Some(initialize), boots })
+    let system = initialize.clone().and_then(|text| String::from_utf8(text).ok()).filter(|s| !s.is_empty());
+    Ok(Known { members: Some(members), initialize: Some(initialize.is_some()), system, boots })
 }
 
 fn ask_sentinel(access: &Access, node: &Node) -> Result<Sentinel> {

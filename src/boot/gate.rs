@@ -5,7 +5,7 @@ use super::failpoint::passed;
 use super::rejoin::{self, Twins};
 use super::run::{facts, set_aside, towards_genesis};
 use super::succession::{self, Succession};
-use super::{age, disk, given::Given, observe, state};
+use super::{age, disk, given::Given, observe, state, wal};
 use crate::plan::{self, Action, Observations, Plan, Step};
 use crate::render::sentinel;
 use crate::tree::below;
@@ -72,6 +72,9 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
             }
         }
         state::save_gate(root, gate.component(), &step)?;
+        if gate == Gate::Patroni && seen.initialize == Some(false) && seen.own.data.postgres {
+            wal::measure(root, &given.target)?;
+        }
         if gate == Gate::Redis && plan.redis.promote_another {
             succession::promote_another(&node)?;
         }
@@ -87,10 +90,14 @@ fn open(
     seen: &Observations,
     (twins, succession): (&mut Twins, &mut Succession),
 ) -> Result<Option<Step>> {
-    if gate == Gate::Redis
-        && let Some(hindrance) = succession.awaited(node, &plan.redis)?
-    {
-        return Ok(Some(hindrance));
+    if gate == Gate::Redis {
+        if !seen.own.data.sentinel {
+            let reason = "this node's Sentinel comes first: data without its memory would be nobody's";
+            return Ok(Some(Step::new(Action::Wait, reason)));
+        }
+        if let Some(hindrance) = succession.awaited(node, &plan.redis)? {
+            return Ok(Some(hindrance));
+        }
     }
     if gate != Gate::Etcd {
         disk::mark_served(node.root)?;
@@ -106,11 +113,16 @@ fn open(
                 },
                 _ => plan.clone(),
             };
+            if plan.etcd.step.action != Action::Begin && !seen.own.began {
+                // Part of a living cluster now, and asked for should that be lost.
+                disk::mark_served(node.root)?;
+            }
             node.apply_planned(&joined, "etcd")?;
             passed(node.root, "etcd-files");
         }
         Gate::Patroni => {
             age::remember(node.root, node.given, node.name)?;
+            wal::forget(node.root)?;
             passed(node.root, "remembered");
         }
         Gate::Redis => {

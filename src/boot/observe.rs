@@ -1,9 +1,10 @@
 //! What this node knows: its own disk, and what the others say.
 
-use super::{disk, given::Given, state};
+use super::{disk, etcd_log, given::Given, state, wal};
 use crate::join::{self, Answer};
 use crate::observe;
 use crate::plan::Observations;
+use crate::tree::below;
 use anyhow::{Context, Result};
 use std::path::Path;
 
@@ -28,6 +29,8 @@ pub fn own_answer(root: &Path, given: &Given, node: &str) -> Result<Answer> {
     let record = disk::record(root)?;
     let data = disk::data(root, &given.target)?;
     let state = state::load(root);
+    let postgres = if data.postgres { wal::told(root, &given.target)? } else { None };
+    let logged = etcd_log::read(&below(root, given.target.path("etcd_data")?)).unwrap_or_default();
     Ok(Answer {
         schema: join::SCHEMA,
         cluster: given.spec.name.clone(),
@@ -37,9 +40,11 @@ pub fn own_answer(root: &Path, given: &Given, node: &str) -> Result<Answer> {
         install_id: disk::install_id(root)?.context("this disk has no install-id yet")?,
         disk: disk::judge(data, &record),
         data,
+        postgres,
         genesis: record.genesis,
         began: disk::began(root),
         etcd_member: record.etcd_member,
+        etcd_log: if data.etcd { logged } else { None },
         boots: record.boots,
         leads: record.leads,
         phase: state.phase.name().into(),

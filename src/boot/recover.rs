@@ -43,13 +43,18 @@ pub fn recover(root: &Path, from_this_node: bool, data_on_others_is_lost: bool) 
     let record = disk::record(root)?;
     disk::save_record(root, &disk::Record { leads: true, served: true, ..record })?;
     let systemd = Systemd::connect()?;
-    let units = node_units(&given)?;
+    let units = match recovery.etcd {
+        Etcd::Kept => vec![given.target.unit("sentinel")?, given.target.unit("redis")?],
+        Etcd::FromItsLog | Etcd::Anew => node_units(&given)?,
+    };
     systemd.stop(&units)?;
     let plan = alone(&node)?;
-    node.apply_planned(&plan, "etcd")?;
-    let member = begin_etcd(&node, recovery.etcd)?;
-    let record = disk::record(root)?;
-    disk::save_record(root, &disk::Record { etcd_member: Some(member), ..record })?;
+    if recovery.etcd != Etcd::Kept {
+        node.apply_planned(&plan, "etcd")?;
+        let member = begin_etcd(&node, recovery.etcd)?;
+        let record = disk::record(root)?;
+        disk::save_record(root, &disk::Record { etcd_member: Some(member), ..record })?;
+    }
     overrule_sentinels(&node, &plan, &recovery, &seen)?;
     units.iter().try_for_each(|unit| systemd.start(unit))?;
     println!(

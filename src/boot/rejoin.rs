@@ -78,8 +78,8 @@ impl Twins {
     fn look(&mut self, node: &Node, etcd: &Etcd) -> Result<Option<Step>> {
         let spec = &node.given.spec;
         let own = spec.node(node.name).context("node vanished from the spec")?;
-        if twin::answered_elsewhere(&node.machine.interface, own.address, 2)? {
-            return Ok(Some(Step::new(Action::Refuse, twin::living(own.address, &own.name))));
+        if let Some(refusal) = twin::refusal(node)? {
+            return Ok(Some(refusal));
         }
         if etcd.get(&observe::member_key(&spec.name, node.name))?.is_none() {
             return Ok(None);
@@ -88,7 +88,7 @@ impl Twins {
         let limit = Duration::from_secs(u64::from(spec.patroni.ttl + spec.patroni.loop_wait));
         Ok(Some(if since.elapsed() > limit {
             let reason = format!(
-                "a living Patroni keeps the key of {} in etcd: another machine has this name",
+                "a living Patroni keeps the key of {} in etcd: another machine has this name; switch one of them off",
                 own.name
             );
             Step::new(Action::Refuse, reason)

@@ -188,6 +188,8 @@ fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
         if plan.etcd.record.is_some() {
             continue;
         }
+        let twin = if plan.etcd.look_for_twin { twin::refusal(node)? } else { None };
+        let step = twin.as_ref().unwrap_or(step);
         let refused = step.action == Action::Refuse;
         state.error = refused.then(|| Trouble {
             what: step.reason.clone(),
@@ -220,11 +222,14 @@ pub(super) fn towards_genesis(node: &Node, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// What an interrupted genesis left of etcd is cleared; other data of unknown origin is kept aside.
+/// A log of etcd here is this genesis' own, and others may have its votes already: it stays. Of a half-written one
+/// nothing does, and other data of unknown origin is kept aside.
 fn begin(root: &Path, given: &Given) -> Result<()> {
     let data = disk::data(root, &given.target)?;
     let path = |name: &str| Ok::<_, anyhow::Error>(below(root, given.target.path(name)?));
-    clear_etcd(root, given)?;
+    if !data.etcd {
+        clear_etcd(root, given)?;
+    }
     if data.postgres {
         set_aside(&path("postgres_data")?)?;
     }

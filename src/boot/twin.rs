@@ -3,6 +3,7 @@
 
 use super::apply::Node;
 use super::state::{Phase, State, Trouble};
+use crate::plan::{Action, Step};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::net::IpAddr;
@@ -44,12 +45,20 @@ pub fn give_way(node: &Node, state: &mut State) -> Result<()> {
     Ok(())
 }
 
-pub fn living(address: IpAddr, name: &str) -> String {
+/// For where it is a matter of life: before etcd's membership changes, or while a cluster that should answer is silent.
+pub fn refusal(node: &Node) -> Result<Option<Step>> {
+    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+    let answered = answered_elsewhere(&node.machine.interface, own.address, 2)?;
+    let reason = || format!("{}; switch one of them off", living(own.address, &own.name));
+    Ok(answered.then(|| Step::new(Action::Refuse, reason())))
+}
+
+fn living(address: IpAddr, name: &str) -> String {
     format!("another machine answers for {address} on this network: a living {name}")
 }
 
 /// Duplicate address detection by the distribution's tool; for IPv6 the kernel does it by itself.
-pub fn answered_elsewhere(interface: &str, address: IpAddr, seconds: u8) -> Result<bool> {
+fn answered_elsewhere(interface: &str, address: IpAddr, seconds: u8) -> Result<bool> {
     if address.is_ipv6() {
         return Ok(false);
     }

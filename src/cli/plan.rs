@@ -2,12 +2,15 @@
 
 use super::{Verdict, say, say_json, status, table};
 use crate::health::Access;
-use crate::join::{self, Answer, Data, Disk};
+use crate::join::{Answer, Disk};
 use crate::observe::observe;
 use crate::plan::{self, Action, Observations, Plan, Step};
 use anyhow::{Result, ensure};
 use clap::Args;
 use std::path::PathBuf;
+
+/// The install-id that no disk has.
+const NEW_DISK: &str = "a new disk";
 
 /// Show what would happen if a node were re-imaged now
 ///
@@ -33,7 +36,8 @@ impl PlanVerb {
         let access = status::access(&self.dir)?;
         ensure!(access.spec.node(&self.node).is_some(), "no node {:?} in the spec", self.node);
         let servers: Vec<_> = access.spec.peers(&self.node).collect();
-        self.show(&access, observe(&access, blank(&access, &self.node), &servers))
+        let own = Answer::blank(&access.spec, &self.node, access.generation, NEW_DISK);
+        self.show(&access, observe(&access, own, &servers))
     }
 
     pub fn show(&self, access: &Access, seen: Observations) -> Result<Verdict> {
@@ -60,30 +64,6 @@ fn lines(plan: &Plan) -> Vec<Vec<String>> {
         vec![service.to_string(), format!("{:?}", step.action).to_lowercase(), step.reason.clone()]
     };
     vec![line("etcd", &plan.etcd.step), line("postgres", &plan.postgres), line("redis", &plan.redis.step)]
-}
-
-/// What a node says of itself on its first boot.
-fn blank(access: &Access, node: &str) -> Answer {
-    Answer {
-        schema: join::SCHEMA,
-        cluster: access.spec.name.clone(),
-        node: node.into(),
-        generation: access.generation,
-        spec_hash: access.spec.hash(),
-        install_id: "a new disk".into(),
-        disk: Disk::Blank,
-        data: Data::default(),
-        genesis: None,
-        began: false,
-        etcd_member: None,
-        boots: 1,
-        leads: false,
-        phase: String::new(),
-        holds_vip: false,
-        image: Default::default(),
-        kept_aside: Vec::new(),
-        problems: Vec::new(),
-    }
 }
 
 /// The same a moment later: the other services wait for etcd's membership.
@@ -116,17 +96,9 @@ mod tests {
             primary: spec.nodes[1].address,
             epoch: 0,
         };
-        let access = Access {
-            spec: spec.clone(),
-            secrets: crate::secrets::Secrets::generate(),
-            cluster: crate::client::tls::Credentials { ca: vec![], leaf: None },
-            redis: None,
-            certificates: vec![],
-            generation: 1,
-        };
         let seen = Observations {
             schema: 1,
-            own: blank(&access, "node3"),
+            own: Answer::blank(&spec, "node3", 1, NEW_DISK),
             peers: spec
                 .peers("node3")
                 .map(|n| Peer { name: n.name.clone(), answer: Err("x".into()) })
@@ -134,6 +106,7 @@ mod tests {
             etcd: Some(spec.nodes.iter().map(member).collect()),
             boots_in_etcd: Some(4),
             initialize: Some(true),
+            system: None,
             sentinels: spec.peers("node3").map(says).collect(),
         };
         assert_eq!(plan::plan(&spec, "node3", &seen).etcd.step.action, Action::Join);

@@ -47,6 +47,7 @@ impl EtcdStep {
             initial_cluster: spec.nodes.iter().map(|n| format!("{}={}", n.name, peer_url(n))).collect(),
             token: format!("{}-{}", spec.name, genesis.unwrap_or("unknown")),
             record: None,
+            look_for_twin: false,
         }
     }
 }
@@ -58,16 +59,19 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
     if own.began && !own.data.etcd {
         return step(Action::Begin, "all nodes agreed on this genesis and this boot is it".into());
     }
-    if own.data.etcd && (own.began || own.disk == Disk::Served || own.etcd_member.is_some() || shared(seen)) {
+    let ahead = ahead(seen).filter(|_| own.disk != Disk::Served);
+    let lives = own.began || own.disk == Disk::Served || own.etcd_member.is_some() || served(seen);
+    if own.data.etcd && (lives || ahead.is_some()) {
         return match seen.etcd.as_ref().and_then(|members| outdated(spec, node, members, seen)) {
             Some(reason) => step(Action::Join, reason),
-            None => step(Action::Resume, "this disk holds a write-ahead log of its own".into()),
+            None if lives => step(Action::Resume, "this disk holds a write-ahead log of its own".into()),
+            None => step(Action::Begin, "the genesis that this disk has a log of goes on".into()),
         };
     }
     if let Some(members) = &seen.etcd {
         return among_living(spec, node, members, own);
     }
-    if let Some(peer) = ahead(seen).filter(|_| own.disk != Disk::Served) {
+    if let Some(peer) = ahead {
         return match differs(own, peer) {
             Some(reason) => step(Action::Refuse, reason),
             None => step(Action::Begin, format!("{} has begun the genesis that this disk bears", peer.node)),
@@ -82,17 +86,22 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
     }
 }
 
-/// Whether another node went on with the genesis that this disk has a log of: then the log is part of a
-/// living cluster, and its quorum may hang on it.
-fn shared(seen: &Observations) -> bool {
-    let ours = |peer: &Answer| peer.genesis.is_some() && peer.genesis == seen.own.genesis;
-    seen.answers().any(|peer| ours(peer) && (peer.began || peer.disk == Disk::Served))
+/// Peers that bear the genesis written on this disk too.
+fn of_this_genesis(seen: &Observations) -> impl Iterator<Item = &Answer> {
+    seen.answers().filter(|peer| peer.genesis.is_some() && peer.genesis == seen.own.genesis)
 }
 
-/// A peer that has begun the genesis written on this disk too: that all disks bear it was seen there, and a
-/// disk lost since then is not asked again.
+/// Whether the cluster that this disk has a log of came to life: its quorum may hang on the log here.
+fn served(seen: &Observations) -> bool {
+    let cluster = |a: &Answer| a.etcd_log.as_ref().map(|log| log.cluster.clone());
+    let same = |peer: &&Answer| cluster(peer).is_some() && cluster(peer) == cluster(&seen.own);
+    of_this_genesis(seen).chain(seen.answers().filter(same)).any(|peer| peer.disk == Disk::Served)
+}
+
+/// A peer that has begun this disk's genesis: that all disks bear it was seen there, and a disk lost since
+/// then is not asked again.
 fn ahead(seen: &Observations) -> Option<&Answer> {
-    seen.answers().find(|peer| peer.began && peer.genesis.is_some() && peer.genesis == seen.own.genesis)
+    of_this_genesis(seen).find(|peer| peer.began)
 }
 
 /// A quorum answers: the cluster lives, so this node can only be one more of it.
@@ -118,7 +127,7 @@ fn outdated(spec: &Spec, node: &str, members: &[Member], seen: &Observations) ->
         ));
     }
     let listed = spec.node(node).and_then(|n| members.iter().find(|m| m.peer_urls.contains(&peer_url(n))));
-    match (listed, &own.etcd_member) {
+    match (listed, own.etcd_log.as_ref().map(|log| &log.member).or(own.etcd_member.as_ref())) {
         (None, _) => Some("a quorum no longer lists the member whose log is on this disk".into()),
         (Some(member), Some(id)) if member.id != *id => Some(format!(
             "a quorum lists this node as member {}, the log on this disk is member {id}'s",
@@ -141,7 +150,7 @@ fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
     if let Some(served) = peers.iter().copied().chain([own]).find(|p| p.disk == Disk::Served) {
         let reason =
             format!("{} has served: this cluster exists, and its etcd quorum must answer first", served.node);
-        return step(Action::Wait, reason);
+        return EtcdStep { look_for_twin: true, ..step(Action::Wait, reason) };
     }
     if let Some(other) = peers.iter().find(|p| p.began && p.genesis.as_deref() != Some(&agreed)) {
         let know = peers.iter().copied().chain([own]).filter(|p| p.genesis == other.genesis).count();

@@ -74,6 +74,9 @@ pub struct EtcdStep {
     /// All nodes agree on this genesis, but not every disk bears it yet: write it down, then look again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<String>,
+    /// A cluster that should answer does not: another machine may live under this node's address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub look_for_twin: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -18,6 +18,9 @@ pub struct Observations {
     pub boots_in_etcd: Option<u64>,
     /// Whether Patroni's `initialize` key exists; `None` while etcd does not answer.
     pub initialize: Option<bool>,
+    /// The identifier of the PostgreSQL cluster that this key holds, once it came to be.
+    #[serde(default)]
+    pub system: Option<String>,
     /// What the Sentinels that answered say, this node's own included.
     pub sentinels: Vec<Sentinel>,
 }

@@ -1,6 +1,7 @@
 //! PostgreSQL: Patroni does it right once etcd answers; what it must not do is begin a second cluster.
 
-use super::{Action, Observations, Step, choose, etcd};
+use super::{Action, Observations, Step, etcd};
+use crate::join::Answer;
 use crate::spec::Spec;
 
 pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
@@ -17,12 +18,16 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
         return Step::new(Action::Wait, "this node's etcd comes first");
     }
     if own.leads {
-        return Step::new(Action::Resume, "by the operator's word this node's data is the cluster's");
+        let action = if own.data.postgres { Action::Resume } else { Action::Begin };
+        return Step::new(action, "by the operator's word this node's data is the cluster's");
     }
     if let Some(chosen) = seen.chosen() {
         let reason =
             format!("by the operator's word the data of {} leads; it must be in service", chosen.node);
         return Step::new(Action::Wait, reason);
+    }
+    if let Some(reason) = another_cluster(seen) {
+        return Step::new(Action::Refuse, reason);
     }
     match initialize {
         true if own.data.postgres => {
@@ -36,12 +41,11 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
 /// etcd knows of no PostgreSQL cluster: it is new, or etcd lost what it knew.
 fn uninitialized(seen: &Observations) -> Step {
     let own = &seen.own;
-    if own.began {
-        return Step::new(Action::Begin, "all nodes agreed on this genesis and this boot is it");
-    }
     if own.data.postgres {
-        let what = "this disk has PostgreSQL data, but etcd knows of no cluster";
-        return Step::new(Action::Refuse, choose(what));
+        return furthest(seen);
+    }
+    if own.began && seen.answers().all(|peer| !peer.data.postgres) {
+        return Step::new(Action::Begin, "all nodes agreed on this genesis and this boot is it");
     }
     let Some(peers) = seen.all_peers() else {
         let silent = seen.silent().join(", ");
@@ -55,5 +59,54 @@ fn uninitialized(seen: &Observations) -> Step {
             Action::Begin,
             "no node has PostgreSQL data: the genesis was interrupted before there was any",
         ),
+    }
+}
+
+/// Whether the data on this disk is of another cluster than etcd knows. Only a person can know what it is good for.
+fn another_cluster(seen: &Observations) -> Option<String> {
+    let (known, here) = (seen.system.as_ref()?, &seen.own.postgres.as_ref()?.system);
+    (known != here).then(|| {
+        format!(
+            "the PostgreSQL data on this disk is of cluster {here}, this node's is {known}; \
+             move the data directory away, and this node clones its cluster's data"
+        )
+    })
+}
+
+/// etcd knows of no PostgreSQL cluster, but this disk has one: of all that have data, who has most starts first. The
+/// others then find a cluster that etcd knows, and Patroni brings them in step with it.
+fn furthest(seen: &Observations) -> Step {
+    const UNKNOWN: &str = "etcd knows of no PostgreSQL cluster";
+    let own = &seen.own;
+    let Some(peers) = seen.all_peers() else {
+        let silent = seen.silent().join(", ");
+        return Step::new(Action::Wait, format!("{UNKNOWN}, and {silent} may have data that goes further"));
+    };
+    let all = [own].into_iter().chain(peers).filter(|a| a.data.postgres);
+    let mut best: Option<(&Answer, (u32, u64))> = None;
+    for holder in all {
+        let Some((found, end)) = holder.postgres.as_ref().and_then(|p| Some((&p.system, p.end?))) else {
+            let reason = format!("{UNKNOWN}, and {} has yet to say how far its data goes", holder.node);
+            return Step::new(Action::Wait, reason);
+        };
+        if let Some(here) = own.postgres.as_ref().map(|p| &p.system).filter(|here| *here != found) {
+            let reason = format!(
+                "{UNKNOWN}, and the data of {} is of another one ({found}) than this node's ({here}); \
+                 move the data directory away that is not to be kept",
+                holder.node
+            );
+            return Step::new(Action::Refuse, reason);
+        }
+        let further = |(than, its): (&Answer, (u32, u64))| (its, &holder.node) < (end, &than.node);
+        if best.is_none_or(further) {
+            best = Some((holder, end));
+        }
+    }
+    match best {
+        Some((first, _)) if first.node != own.node => Step::new(
+            Action::Wait,
+            format!("{UNKNOWN}; the data of {} goes furthest, it starts first", first.node),
+        ),
+        _ => Step::new(Action::Resume, format!("{UNKNOWN}, and no node's data goes further than this one's")),
     }
 }

@@ -1,6 +1,6 @@
 //! Recovery by the operator's word: whether it is allowed now, what it costs, and how etcd is begun again.
 
-use super::Observations;
+use super::{Observations, redis};
 use crate::join::Answer;
 use crate::spec::Spec;
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Etcd {
+    /// As it is: others have its quorum, and only Redis has lost its memory.
+    Kept,
     /// On this disk's own log, with this node as the only member: Patroni's settings survive.
     FromItsLog,
     /// As a new cluster of one: Patroni makes itself known again from its own data.
@@ -26,7 +28,7 @@ pub struct Recovery {
 /// What recovering from this node means, or why it must not be.
 pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
     let own = &seen.own;
-    if seen.etcd.is_some() && !own.leads {
+    if seen.etcd.is_some() && !own.leads && redis::forgotten(spec, seen).is_none() {
         return Err(
             "etcd has a quorum: nothing needs to be recovered, lost nodes join it by themselves".into()
         );
@@ -34,7 +36,16 @@ pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
     if let Some(other) = seen.chosen() {
         return Err(format!("{} was already chosen; only one node's data can be the cluster's", other.node));
     }
-    if !own.data.postgres {
+    let epoch = seen.sentinels.iter().map(|s| s.epoch).max().unwrap_or(0) + 1;
+    // A quorum of others is never undone; one of this node alone is a recovery that was cut.
+    if seen.etcd.as_ref().is_some_and(|members| members.len() > 1 || !own.leads) {
+        if !own.data.redis {
+            return Err("this disk has no Redis data to keep; run this on a node that has".into());
+        }
+        let costs = vec!["every write to Redis that this node has not received is lost".to_string()];
+        return Ok(Recovery { etcd: Etcd::Kept, epoch, costs });
+    }
+    if !own.data.postgres && !none_has_postgres(seen) {
         return Err("this disk has no PostgreSQL data to keep; run this on a node that has".into());
     }
     let logs = seen.answers().chain([own]).filter(|a| a.data.etcd).count();
@@ -44,13 +55,20 @@ pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
             spec.nodes.len()
         ));
     }
-    let newest = seen.sentinels.iter().map(|s| s.epoch).max().unwrap_or(0);
     let etcd = if own.data.etcd { Etcd::FromItsLog } else { Etcd::Anew };
-    Ok(Recovery { etcd, epoch: newest + 1, costs: costs(seen) })
+    Ok(Recovery { etcd, epoch, costs: costs(seen) })
+}
+
+/// Every node answers, and PostgreSQL never came to be on any of the disks that are left.
+fn none_has_postgres(seen: &Observations) -> bool {
+    seen.all_peers().is_some_and(|peers| peers.iter().all(|p| !p.data.postgres))
 }
 
 fn costs(seen: &Observations) -> Vec<String> {
     let mut costs = vec!["every write that this node has not received is lost".to_string()];
+    if !seen.own.data.postgres {
+        costs.push("no node has PostgreSQL data: PostgreSQL begins empty".into());
+    }
     if !seen.own.data.redis {
         costs.push("this node has no Redis data: Redis begins empty".into());
     }

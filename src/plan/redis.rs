@@ -111,7 +111,7 @@ fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {
 }
 
 /// Every node answers, there is data, and too few Sentinels remember whose counts: nobody else will tell.
-fn forgotten(spec: &Spec, seen: &Observations) -> Option<String> {
+pub(super) fn forgotten(spec: &Spec, seen: &Observations) -> Option<String> {
     let peers = seen.all_peers()?;
     let all = || peers.iter().copied().chain([&seen.own]);
     let remember = all().filter(|a| a.data.sentinel).count();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::client::etcd::Member;
-use crate::join::{Answer, Data, Disk};
+use crate::join::{Answer, Data, Disk, EtcdLog, Postgres};
 use crate::spec;
 
 fn spec() -> Spec {
@@ -10,26 +10,7 @@ fn spec() -> Spec {
 }
 
 fn answer(node: &str) -> Answer {
-    Answer {
-        schema: 1,
-        cluster: "hspas".into(),
-        node: node.into(),
-        generation: 1,
-        spec_hash: "h".into(),
-        install_id: format!("disk-of-{node}"),
-        disk: Disk::Blank,
-        data: Data::default(),
-        genesis: None,
-        began: false,
-        etcd_member: None,
-        boots: 1,
-        leads: false,
-        phase: "identity".into(),
-        holds_vip: false,
-        image: Default::default(),
-        kept_aside: vec![],
-        problems: vec![],
-    }
+    Answer::blank(&spec(), node, 1, &format!("disk-of-{node}"))
 }
 
 /// node1 looks at three blank nodes that all answer.
@@ -42,6 +23,7 @@ fn blank() -> Observations {
         etcd: None,
         boots_in_etcd: None,
         initialize: None,
+        system: None,
         sentinels: vec![],
     }
 }
@@ -92,6 +74,10 @@ fn sentinels(named: [&str; 3]) -> Vec<Sentinel> {
         epoch: 1,
     })
     .collect()
+}
+
+fn log(member: &str, cluster: &str) -> Option<EtcdLog> {
+    Some(EtcdLog { member: member.into(), cluster: cluster.into() })
 }
 
 #[test]
@@ -193,6 +179,10 @@ fn an_older_disk_is_a_lost_disk() {
     assert_eq!(etcd(&seen).step.action, Action::Join, "this node was replaced meanwhile");
     seen.own.etcd_member = Some("id-node1".into());
     assert_eq!(etcd(&seen).step.action, Action::Resume);
+    (seen.own.etcd_member, seen.own.etcd_log) = (None, log("id-of-before", "g"));
+    assert_eq!(etcd(&seen).step.action, Action::Join, "cut before it was noted as in service; the log tells");
+    seen.own.etcd_log = log("id-node1", "g");
+    assert_eq!(etcd(&seen).step.action, Action::Resume);
     seen.etcd = Some(living()[1..].to_vec());
     assert_eq!(etcd(&seen).step.action, Action::Join, "this node was removed meanwhile");
 }
@@ -208,7 +198,9 @@ fn an_interrupted_genesis_is_begun_again_only_by_all() {
     (0..2).for_each(|i| peer(&mut seen, i).genesis = Some(id()));
     assert_eq!(etcd(&seen).step.action, Action::Begin);
     peer(&mut seen, 0).began = true;
-    assert_eq!(etcd(&seen).step.action, Action::Resume, "the others are under way with this very log");
+    assert_eq!(etcd(&seen).step.action, Action::Begin, "the others are under way with this very log");
+    (peer(&mut seen, 0).began, peer(&mut seen, 0).disk) = (false, Disk::Served);
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "it took clients' data: no genesis any more");
 }
 
 #[test]
@@ -233,7 +225,6 @@ fn postgres_begins_only_where_nobody_has_data() {
     seen.own.data.postgres = true;
     assert_eq!(postgres(&seen).action, Action::Resume);
     seen.initialize = Some(false);
-    assert_eq!(postgres(&seen).action, Action::Refuse);
     seen.own.data.postgres = false;
     assert_eq!(postgres(&seen).action, Action::Begin, "all answer, none has data");
     peer(&mut seen, 0).data.postgres = true;
@@ -243,6 +234,69 @@ fn postgres_begins_only_where_nobody_has_data() {
     assert_eq!(postgres(&seen).action, Action::Wait);
     seen.own.began = true;
     assert_eq!(postgres(&seen).action, Action::Begin);
+    peer(&mut seen, 0).data.postgres = true;
+    assert_eq!(postgres(&seen).action, Action::Wait, "late: others have begun, and etcd forgot them");
+}
+
+/// PostgreSQL data of the same cluster on node1 and node2, which etcd has forgotten.
+fn forgotten_postgres() -> Observations {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
+    (seen.etcd, seen.initialize) = (Some(living()), Some(false));
+    let data = |end| Some(Postgres { system: "77".into(), end });
+    (seen.own.data.postgres, seen.own.postgres) = (true, data(Some((1, 500))));
+    (peer(&mut seen, 0).data.postgres, peer(&mut seen, 0).postgres) = (true, data(Some((1, 400))));
+    seen
+}
+
+#[test]
+fn where_etcd_forgot_postgres_the_furthest_data_starts_first() {
+    let mut seen = forgotten_postgres();
+    let ends = |seen: &mut Observations, end| peer(seen, 0).postgres.as_mut().expect("data").end = end;
+    assert_eq!(postgres(&seen).action, Action::Resume);
+    ends(&mut seen, Some((1, 501)));
+    let step = postgres(&seen);
+    assert_eq!(step.action, Action::Wait);
+    assert!(step.reason.contains("node2"), "{}", step.reason);
+    ends(&mut seen, Some((2, 100)));
+    assert_eq!(postgres(&seen).action, Action::Wait, "it was promoted later: a newer timeline goes further");
+    ends(&mut seen, Some((1, 500)));
+    assert_eq!(postgres(&seen).action, Action::Resume, "as far: the first by name, and only that one");
+    ends(&mut seen, None);
+    assert_eq!(postgres(&seen).action, Action::Wait, "it has yet to say");
+    ends(&mut seen, Some((1, 400)));
+    seen.own.postgres.as_mut().expect("data").end = None;
+    assert_eq!(postgres(&seen).action, Action::Wait, "so has this node");
+    seen = forgotten_postgres();
+    seen.peers[1].answer = Err("gone".into());
+    let step = postgres(&seen);
+    assert_eq!(step.action, Action::Wait, "what it has may go further");
+    assert!(step.reason.contains("node3"), "{}", step.reason);
+    seen = forgotten_postgres();
+    (seen.own.data.postgres, seen.own.postgres) = (false, None);
+    assert_eq!(postgres(&seen).action, Action::Wait, "without data: only after those that have some");
+    seen.own.began = true;
+    (seen.own.data.postgres, seen.own.postgres) = (true, forgotten_postgres().own.postgres);
+    peer(&mut seen, 0).postgres = None;
+    assert_eq!(postgres(&seen).action, Action::Wait, "forgotten within the boot that began it");
+}
+
+#[test]
+fn postgres_data_of_another_cluster_is_for_a_person_to_judge() {
+    let mut seen = forgotten_postgres();
+    peer(&mut seen, 0).postgres.as_mut().expect("data").system = "78".into();
+    let step = postgres(&seen);
+    assert_eq!(step.action, Action::Refuse);
+    assert!(step.reason.contains("node2") && step.reason.contains("move"), "{}", step.reason);
+    seen = forgotten_postgres();
+    (seen.initialize, seen.system) = (Some(true), Some("77".into()));
+    assert_eq!(postgres(&seen).action, Action::Resume);
+    seen.system = Some("78".into());
+    let step = postgres(&seen);
+    assert_eq!(step.action, Action::Refuse);
+    assert!(step.reason.contains("move the data directory away"), "{}", step.reason);
+    (seen.own.data.postgres, seen.own.postgres) = (false, None);
+    assert_eq!(postgres(&seen).action, Action::Join, "moved away");
 }
 
 #[test]
@@ -368,6 +422,20 @@ fn where_too_few_logs_are_left_each_service_names_the_choice() {
 }
 
 #[test]
+fn a_few_sentinels_are_believed_only_where_no_data_lacks_a_memory() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.etcd) = (Disk::Served, true, Some(living()));
+    peer(&mut seen, 0).data = Data { redis: true, sentinel: true, ..Data::default() };
+    seen.sentinels = sentinels(["", "192.168.18.22", ""]);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.primary), (Action::Join, "192.168.18.22".parse().ok()));
+    peer(&mut seen, 1).data.redis = true;
+    assert_eq!(redis(&seen).step.action, Action::Refuse, "node3 may have been promoted since");
+    peer(&mut seen, 1).data.sentinel = true;
+    assert_eq!(redis(&seen).step.action, Action::Wait, "its Sentinel will tell");
+}
+
+#[test]
 fn forgotten_redis_names_the_choice() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (Disk::Served, true, true);
@@ -375,6 +443,50 @@ fn forgotten_redis_names_the_choice() {
     assert_eq!(redis(&seen).step.action, Action::Refuse, "data, and no Sentinel that remembers");
     seen.peers[0].answer = Err("gone".into());
     assert_eq!(redis(&seen).step.action, Action::Wait, "it may remember");
+}
+
+#[test]
+fn beside_a_living_cluster_a_log_of_another_genesis_does_not_count() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.genesis) = (Disk::Data, true, Some("other".into()));
+    seen.etcd = Some(living());
+    assert_eq!(etcd(&seen).step.action, Action::Join);
+    seen.own.genesis = Some("g".into());
+    (peer(&mut seen, 0).genesis, peer(&mut seen, 0).disk) = (Some("g".into()), Disk::Served);
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "of this one it does");
+    peer(&mut seen, 0).genesis = None;
+    assert_eq!(etcd(&seen).step.action, Action::Join);
+    (seen.own.etcd_log, peer(&mut seen, 0).etcd_log) = (log("id-node1", "c"), log("id-node2", "c"));
+    assert_eq!(
+        etcd(&seen).step.action,
+        Action::Resume,
+        "node2 is a newcomer of the cluster that this log is of"
+    );
+}
+
+#[test]
+fn while_a_served_cluster_is_silent_a_twin_is_looked_for() {
+    let mut seen = blank();
+    assert!(!etcd(&seen).look_for_twin, "all new");
+    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (Disk::Served, true));
+    assert!(etcd(&seen).look_for_twin, "this blank machine may stand where the living node should answer");
+    seen.peers[0].answer = Err("gone".into());
+    assert!(!etcd(&seen).look_for_twin, "that is why the cluster is silent");
+}
+
+#[test]
+fn a_member_that_never_started_is_one_again_after_its_disk_was_lost_too() {
+    let mut seen = blank();
+    let mut members = living();
+    members[0].client_urls.clear();
+    seen.etcd = Some(members);
+    let step = etcd(&seen).step;
+    assert_eq!(step.action, Action::Join);
+    assert!(step.reason.contains("never started"), "{}", step.reason);
+    seen.etcd = Some(living());
+    assert!(etcd(&seen).step.reason.contains("member id-node1"), "by its exact id");
+    seen.etcd = Some(living()[1..].to_vec());
+    assert!(etcd(&seen).step.reason.contains("does not list"), "{}", etcd(&seen).step.reason);
 }
 
 // --- by the operator's word ---
@@ -408,7 +520,14 @@ fn others_follow_the_chosen_node() {
 fn recovery_is_for_a_lost_quorum_and_a_node_with_data() {
     let why = |seen: &Observations| recovery(&spec(), seen).expect_err("refused");
     let mut seen = blank();
+    peer(&mut seen, 0).data.postgres = true;
     assert!(why(&seen).contains("no PostgreSQL data"));
+    peer(&mut seen, 0).data.postgres = false;
+    let costs = recovery(&spec(), &seen).expect("the only way on").costs;
+    assert!(costs.iter().any(|c| c.contains("PostgreSQL begins empty")), "{costs:?}");
+    seen.peers[0].answer = Err("gone".into());
+    assert!(why(&seen).contains("no PostgreSQL data"), "the silent one may have some");
+    seen = blank();
     (seen.own.data.postgres, seen.own.data.redis) = (true, true);
     let found = recovery(&spec(), &seen).expect("allowed");
     assert_eq!((found.etcd, found.epoch, found.costs.len()), (Etcd::Anew, 1, 1));
@@ -425,7 +544,25 @@ fn recovery_is_for_a_lost_quorum_and_a_node_with_data() {
     assert!(why(&seen).contains("node3 was already chosen"));
     peer(&mut seen, 1).leads = false;
     seen.etcd = Some(living());
+    seen.sentinels = sentinels(["192.168.18.22", "192.168.18.22", "192.168.18.22"]);
     assert!(why(&seen).contains("has a quorum"));
     seen.own.leads = true;
-    assert!(recovery(&spec(), &seen).is_ok(), "a recovery that was cut is completed");
+    let found = recovery(&spec(), &seen).expect("a recovery that was cut is completed");
+    assert_eq!(found.etcd, Etcd::Kept, "others have joined it since");
+    seen.etcd = Some(living()[..1].to_vec());
+    assert_eq!(recovery(&spec(), &seen).expect("still alone").etcd, Etcd::FromItsLog);
+}
+
+#[test]
+fn forgotten_redis_is_recovered_without_touching_etcd() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (Disk::Served, true, true);
+    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (Disk::Served, true));
+    seen.etcd = Some(living());
+    assert_eq!(redis(&seen).step.action, Action::Refuse);
+    let found = recovery(&spec(), &seen).expect("the way out that the refusal names");
+    assert_eq!((found.etcd, found.epoch, found.costs.len()), (Etcd::Kept, 1, 1));
+    seen.own.data.redis = false;
+    peer(&mut seen, 0).data.redis = true;
+    assert!(recovery(&spec(), &seen).expect_err("nothing to keep").contains("no Redis data"));
 }

@@ -153,6 +153,7 @@ pub fn plan(spec: &Spec, action: Action, primary: &str) -> Plan {
                 .collect(),
             token: "hspas-0a1b2c3d".into(),
             record: None,
+            look_for_twin: false,
         },
         postgres: step(),
         redis: RedisStep {

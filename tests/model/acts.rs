@@ -1,7 +1,7 @@
 //! What plan unit, gates, Sentinels and the operator do; the gates as spelled out in `boot`.
 
 use crate::world::{EtcdCluster, World};
-use hanode::plan::{Action, Joining, Observations, Plan, joining, peer_url, plan};
+use hanode::plan::{Action, Etcd, Joining, Observations, Plan, joining, peer_url, plan};
 
 impl World {
     /// One round of the plan unit, or of every gate that is not through yet.
@@ -49,9 +49,18 @@ impl World {
     }
 
     fn plan_unit(&mut self, i: usize) {
+        self.machines[i].refused.remove("twin");
         let (_, plan) = self.decide(i);
         self.genesis(i, &plan);
         self.machines[i].started = plan.etcd.step.action.opens();
+        if plan.etcd.look_for_twin && self.answers_arp(i) {
+            self.refuse_twin(i);
+        }
+    }
+
+    fn refuse_twin(&mut self, i: usize) {
+        let reason = "another machine answers; switch one of them off".to_string();
+        self.machines[i].refused.insert("twin", reason);
     }
 
     /// What the plan unit and etcd's gate do towards a genesis.
@@ -60,8 +69,7 @@ impl World {
         if let Some(genesis) = &plan.etcd.record {
             (m.disk.etcd, m.disk.genesis) = (None, Some(genesis.clone()));
         } else if plan.etcd.step.action == Action::Begin && !m.began {
-            m.began = true;
-            (m.disk.etcd, m.disk.postgres, m.disk.redis) = (None, false, None);
+            (m.began, m.disk.postgres, m.disk.redis) = (true, None, None);
         }
     }
 
@@ -74,8 +82,12 @@ impl World {
         let (seen, plan) = self.decide(i);
         self.genesis(i, &plan);
         match plan.etcd.step.action {
-            Action::Begin => self.start_new(i, &plan.etcd.token),
-            Action::Resume => self.machines[i].etcd_runs = true,
+            Action::Begin if self.machines[i].disk.etcd.is_none() => self.start_new(i, &plan.etcd.token),
+            Action::Begin | Action::Resume => {
+                // Part of a living cluster now, and asked for should that be lost.
+                let m = &mut self.machines[i];
+                (m.etcd_runs, m.disk.served) = (true, m.disk.served || !m.began);
+            }
             Action::Join => self.join(i, &seen),
             _ => {}
         }
@@ -83,9 +95,11 @@ impl World {
 
     /// A log that a quorum does not know any more: as `ready` sees it, and restarts etcd to pass its gate again.
     fn outlived(&mut self, i: usize) -> bool {
-        let alone = self.within_quorum(i).is_none() && self.quorum(i).is_some();
+        if self.within_quorum(i).is_some() || self.quorum(i).is_none() {
+            return false;
+        }
         let seen = self.look(i);
-        alone && plan(&self.spec, self.name(i), &seen).etcd.step.action == Action::Join
+        plan(&self.spec, self.name(i), &seen).etcd.step.action == Action::Join
     }
 
     fn start_new(&mut self, i: usize, token: &str) {
@@ -105,11 +119,16 @@ impl World {
 
     /// The guard of `boot/rejoin.rs`: another machine answers for the address, or Patroni's key of this name lives.
     fn twin(&self, i: usize) -> bool {
-        let m = &self.machines[i];
-        let same = |j: &usize| *j != i && self.machines[*j].who == m.who;
-        let answers_arp = |j: usize| self.hears(i, j);
         let keeps_key = |j: usize| self.machines[j].patroni_runs && self.quorum(j).is_some();
-        (0..self.machines.len()).filter(same).any(|j| answers_arp(j) || keeps_key(j))
+        self.answers_arp(i) || self.twins(i).any(keeps_key)
+    }
+
+    fn answers_arp(&self, i: usize) -> bool {
+        self.twins(i).any(|j| self.hears(i, j))
+    }
+
+    fn twins(&self, i: usize) -> impl Iterator<Item = usize> {
+        (0..self.machines.len()).filter(move |j| *j != i && self.machines[*j].who == self.machines[i].who)
     }
 
     fn join(&mut self, i: usize, seen: &Observations) {
@@ -118,8 +137,7 @@ impl World {
         let (now, before) = (self.members(&cluster), seen.etcd.clone().unwrap_or_default());
         let how = joining(&now, &url);
         if how != Joining::Take && self.twin(i) {
-            let reason = "another machine answers; switch one of them off".to_string();
-            self.machines[i].refused.insert("twin", reason);
+            self.refuse_twin(i);
             return;
         }
         if how != joining(&before, &url) {
@@ -133,6 +151,10 @@ impl World {
             assert!(!living, "evicted a living member");
             self.etcd.get_mut(&cluster).expect("cluster").members.retain(|(m, _, _)| m != id);
         }
+        if how == Joining::Take {
+            let voted = now.iter().any(|m| m.peer_urls.contains(&url) && !m.client_urls.is_empty());
+            assert!(!voted, "a member that had started began again without its log");
+        }
         let id = match how {
             Joining::Take => now.iter().find(|m| m.peer_urls.contains(&url)).expect("listed").id.clone(),
             _ => {
@@ -142,6 +164,7 @@ impl World {
             }
         };
         let m = &mut self.machines[i];
+        m.disk.served |= !m.began;
         (m.disk.etcd, m.disk.etcd_member, m.etcd_runs) = (Some((cluster, id.clone())), Some(id), true);
     }
 
@@ -170,24 +193,57 @@ impl World {
             return;
         }
         let Some(cluster) = self.quorum(i) else { return };
-        let data = (0..self.machines.len())
-            .filter(|j| self.machines[*j].disk.postgres && !self.replaced(*j))
-            .count();
+        let others = (0..self.machines.len()).filter(|j| *j != i && !self.replaced(*j));
+        let most = others.filter_map(|j| self.machines[j].disk.postgres).max();
+        let leads = self.leads_postgres(i);
         let m = &self.machines[i];
-        let cluster = self.etcd.get_mut(&cluster).expect("cluster");
-        cluster.boots.insert(m.who, m.disk.boots);
-        if !cluster.initialize {
-            let chosen = m.disk.leads && m.disk.postgres;
+        let entry = self.etcd.get_mut(&cluster).expect("cluster");
+        entry.boots.insert(m.who, m.disk.boots);
+        if !entry.initialize {
             assert!(
-                chosen || data == 0,
-                "a second cluster comes to be beside living data: {i} {:?} {:#?}",
-                plan.postgres,
+                m.disk.leads || m.disk.postgres >= most,
+                "a second cluster comes to be beside living data, or from less: {i} {:#?}",
                 self.machines
             );
-            cluster.initialize = true;
+            entry.initialize = true;
         }
+        self.serve(i);
+        let leader = leads.and_then(|j| self.machines[j].disk.postgres);
         let m = &mut self.machines[i];
-        (m.disk.served, m.disk.postgres, m.patroni_runs) = (true, true, true);
+        // A clone, or as Patroni rewinds; alone, with what is here.
+        (m.disk.postgres, m.patroni_runs) = (leader.or(m.disk.postgres).or(Some(0)), true);
+    }
+
+    /// Whoever has the lead by etcd's word: here, the first that runs within the quorum of `i`.
+    fn leads_postgres(&self, i: usize) -> Option<usize> {
+        let cluster = self.quorum(i)?;
+        (0..self.machines.len())
+            .find(|j| self.machines[*j].patroni_runs && self.within_quorum(*j).as_ref() == Some(&cluster))
+    }
+
+    /// Patroni's keys are deleted, as an operator can; those that run make themselves known again.
+    pub fn forget_postgres(&mut self) {
+        for i in 0..self.machines.len() {
+            let Some(cluster) = self.within_quorum(i) else { continue };
+            let known = self.leads_postgres(i).is_some();
+            self.etcd.get_mut(&cluster).expect("cluster").initialize &= known;
+        }
+    }
+
+    /// Clients' data comes to this disk from here on. At most one genesis ever: what a genesis begins, it begins
+    /// where no disk is left that served another cluster.
+    fn serve(&mut self, i: usize) {
+        self.machines[i].disk.served = true;
+        let Some(cluster) = self.quorum(i) else { return };
+        if !cluster.starts_with("recovered") {
+            let other = |j: &usize| {
+                let m = &self.machines[*j];
+                m.disk.of.as_ref().is_some_and(|of| *of != cluster) && !self.replaced(*j)
+            };
+            let found = (0..self.machines.len()).find(other);
+            assert!(found.is_none(), "a second genesis: {cluster} on {i}, beside {:#?}", self.machines);
+        }
+        self.machines[i].disk.of = Some(cluster);
     }
 
     fn gate_sentinel(&mut self, i: usize) {
@@ -201,6 +257,7 @@ impl World {
         let (_, plan) = self.decide(i);
         if let (true, Some(primary)) = (plan.redis.step.action.opens(), plan.redis.primary) {
             let primary = self.spec.nodes.iter().position(|n| n.address == primary).expect("a node");
+            self.serve(i);
             let m = &mut self.machines[i];
             (m.disk.served, m.disk.sentinel, m.sentinel_runs) = (true, Some((primary, 0)), true);
         }
@@ -210,19 +267,29 @@ impl World {
         if self.machines[i].redis_runs {
             return;
         }
+        let fresh = self.machines[i].seen.is_none();
         let (_, plan) = self.decide(i);
         if plan.redis.promote_another {
             self.failover(i);
         }
         let (true, Some(primary)) = (plan.redis.step.action.opens(), plan.redis.primary) else { return };
         let m = &self.machines[i];
+        if m.disk.sentinel.is_none() {
+            return;
+        }
         let leads = self.spec.nodes[m.who].address == primary;
+        let word = self.machines.iter().any(|m| m.disk.leads);
+        assert!(
+            !leads || !fresh || word || !self.named_by_majority_otherwise(i),
+            "a primary starts beside the one that a majority names"
+        );
         if leads && m.disk.redis.is_none() && !m.disk.leads && !self.named_by_majority_otherwise(i) {
             let has =
                 |j: usize| self.machines[j].disk.redis.is_some_and(|writes| writes > 0) && !self.replaced(j);
             let found = (0..self.machines.len()).any(has);
             assert!(!found, "an empty primary starts while a disk has data");
         }
+        self.serve(i);
         let m = &mut self.machines[i];
         (m.disk.served, m.redis_runs, m.redis_primary) = (true, true, leads);
         m.disk.redis = m.disk.redis.or(Some(0));
@@ -254,7 +321,7 @@ impl World {
                 continue;
             }
             let (data, who) = (m.disk.redis, m.who);
-            for j in self.all_at(p).filter(|j| *j != p).collect::<Vec<_>>() {
+            for j in self.all_at(p).filter(|j| *j != p && self.hears(*j, p)).collect::<Vec<_>>() {
                 let m = &mut self.machines[j];
                 let follows = m.disk.sentinel.is_some_and(|(named, _)| named == who);
                 if m.redis_runs && !m.redis_primary && follows {
@@ -289,7 +356,8 @@ impl World {
         self.replicate();
     }
 
-    /// Newer epochs spread; a primary that a majority cannot reach is replaced.
+    /// Newer epochs spread; a primary that a majority cannot reach is replaced, after a while: by then its
+    /// machine may be back.
     fn sentinels_agree(&mut self) {
         for i in 0..self.machines.len() {
             if !self.answers(i) || !self.machines[i].sentinel_runs {
@@ -301,7 +369,9 @@ impl World {
             m.disk.sentinel = Some((primary, epoch));
             m.redis_primary = m.redis_runs && primary == m.who;
             let alive = self.at(i, primary).is_some_and(|j| self.machines[j].redis_runs);
-            if !alive {
+            let m = &mut self.machines[i];
+            m.missed = if alive { 0 } else { m.missed + 1 };
+            if m.missed > self.patience {
                 self.failover(i);
             }
         }
@@ -310,8 +380,9 @@ impl World {
 
     pub fn crash(&mut self, i: usize) {
         let m = &mut self.machines[i];
-        let (who, disk, snapshot) = (m.who, std::mem::take(&mut m.disk), m.snapshot.take());
-        *m = crate::world::Machine { who, disk, snapshot, ..Default::default() };
+        let (who, disk, snapshot, lost) =
+            (m.who, std::mem::take(&mut m.disk), m.snapshot.take(), m.lost.take());
+        *m = crate::world::Machine { who, disk, snapshot, lost, ..Default::default() };
     }
 
     pub fn boot(&mut self, i: usize) {
@@ -335,20 +406,32 @@ impl World {
             disk.redis = disk.redis.map(|writes| writes + 1);
             self.replicate();
         }
+        let leader = (0..self.machines.len()).find_map(|i| self.leads_postgres(i));
+        if let Some(leader) = leader {
+            let commits = self.machines[leader].disk.postgres.map(|commits| commits + 1);
+            for j in self.all_at(leader).collect::<Vec<_>>() {
+                let m = &mut self.machines[j];
+                m.disk.postgres = if m.patroni_runs { commits } else { m.disk.postgres };
+            }
+        }
     }
 
     /// `hanode-firstboot recover` on this machine, as in `boot/recover.rs`; the others are rebooted.
-    pub fn recover(&mut self, i: usize) {
-        let token = format!("recovered{}", self.next());
-        let (id, who) = (format!("{token}/me"), self.machines[i].who);
-        let log =
-            self.machines[i].disk.etcd.clone().and_then(|(cluster, _)| self.etcd.get(&cluster).cloned());
-        let members = vec![(id.clone(), who, true)];
-        self.etcd.insert(token.clone(), EtcdCluster { members, ..log.unwrap_or_default() });
+    pub fn recover(&mut self, i: usize, etcd: Etcd) {
+        let who = self.machines[i].who;
+        if etcd != Etcd::Kept {
+            let token = format!("recovered{}", self.next());
+            let id = format!("{token}/me");
+            let log =
+                self.machines[i].disk.etcd.clone().and_then(|(cluster, _)| self.etcd.get(&cluster).cloned());
+            let members = vec![(id.clone(), who, true)];
+            self.etcd.insert(token.clone(), EtcdCluster { members, ..log.unwrap_or_default() });
+            let disk = &mut self.machines[i].disk;
+            (disk.etcd, disk.etcd_member) = (Some((token, id.clone())), Some(id));
+        }
         let epoch = self.machines.iter().filter_map(|m| m.disk.sentinel).map(|s| s.1).max().unwrap_or(0) + 1;
         let disk = &mut self.machines[i].disk;
-        (disk.etcd, disk.etcd_member, disk.leads) = (Some((token, id.clone())), Some(id), true);
-        disk.sentinel = Some((who, epoch));
+        (disk.leads, disk.sentinel) = (true, Some((who, epoch)));
         (0..self.machines.len()).filter(|j| self.machines[*j].up).collect::<Vec<_>>().into_iter().for_each(
             |j| {
                 self.crash(j);

@@ -1,7 +1,7 @@
 //! The machines of the model, their disks, and what they can see of each other.
 
 use hanode::client::etcd::Member;
-use hanode::join::{Answer, Data, Disk};
+use hanode::join::{Answer, Data, Disk, EtcdLog, Postgres};
 use hanode::plan::{Observations, Peer, Sentinel, peer_url};
 use hanode::spec::{self, Spec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +14,12 @@ pub struct DiskState {
     pub boots: u64,
     pub leads: bool,
     pub etcd_member: Option<String>,
-    /// Cluster (its token and incarnation) and member id that the log belongs to.
+    /// Cluster (its token) and member id that the log belongs to.
     pub etcd: Option<(String, String)>,
-    pub postgres: bool,
+    /// The cluster for which this disk took clients' data last.
+    pub of: Option<String>,
+    /// How many commits this copy holds.
+    pub postgres: Option<u64>,
     /// How many acknowledged writes this copy holds.
     pub redis: Option<u64>,
     /// Primary's identity and epoch, as this Sentinel remembers.
@@ -40,10 +43,13 @@ pub struct Machine {
     pub redis_runs: bool,
     pub redis_primary: bool,
     pub sentinel_runs: bool,
+    /// For how many looks its Sentinel has missed the primary.
+    pub missed: u32,
     /// What plan unit or gates refuse, and why.
     pub refused: BTreeMap<&'static str, String>,
     pub disk: DiskState,
     pub snapshot: Option<DiskState>,
+    pub lost: Option<DiskState>,
     /// What a slow machine saw before it comes to act on it.
     pub seen: Option<Observations>,
 }
@@ -60,13 +66,18 @@ pub struct World {
     pub spec: Spec,
     /// One for each node of the spec, and the twin.
     pub machines: Vec<Machine>,
+    /// Who cannot connect to whom: one way, or both.
     pub cut: BTreeSet<(usize, usize)>,
     pub etcd: BTreeMap<String, EtcdCluster>,
+    /// How many looks of anybody a primary may be missing before Sentinels replace it.
+    pub patience: u32,
+    /// What any node says on a new disk, made once.
+    blank: Answer,
     counter: u64,
 }
 
 impl World {
-    pub fn new(n: usize) -> World {
+    pub fn new(n: usize, patience: u32) -> World {
         let mut spec = spec::parse(spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
         let template = spec.nodes[0].clone();
         spec.nodes = (0..n)
@@ -77,8 +88,9 @@ impl World {
             })
             .collect();
         let machines = (0..=n).map(|i| Machine { who: i % n, ..Machine::default() }).collect();
+        let blank = Answer::blank(&spec, "", 1, "");
         let (cut, etcd) = (BTreeSet::new(), BTreeMap::new());
-        let mut world = World { spec, machines, cut, etcd, counter: 0 };
+        let mut world = World { spec, machines, cut, etcd, patience, blank, counter: 0 };
         (0..=n).for_each(|i| world.fresh_disk(i));
         world
     }
@@ -101,9 +113,9 @@ impl World {
         self.machines[i].up && !self.machines[i].frozen
     }
 
-    /// Whether machine `a` hears machine `b`.
+    /// Whether machine `a` can ask machine `b`.
     pub fn hears(&self, a: usize, b: usize) -> bool {
-        a == b || self.answers(a) && self.answers(b) && !self.cut.contains(&(a.min(b), a.max(b)))
+        a == b || self.answers(a) && self.answers(b) && !self.cut.contains(&(a, b))
     }
 
     /// The machine behind a node's address, as `from` finds it.
@@ -119,7 +131,7 @@ impl World {
         (0..self.spec.nodes.len()).filter_map(move |who| self.at(from, who))
     }
 
-    /// Members of a cluster that run and that `from` reaches.
+    /// Members of a cluster that run and that `from` exchanges messages with.
     fn runners(&self, cluster: &str, from: usize) -> usize {
         let has = |j: &usize| {
             let m = &self.machines[*j];
@@ -127,7 +139,7 @@ impl World {
             let listed = |id: &str| self.etcd[cluster].members.iter().any(|(member, _, _)| member == id);
             log.is_some_and(|(_, id)| listed(id))
         };
-        self.all_at(from).filter(has).count()
+        self.all_at(from).filter(|j| self.hears(*j, from)).filter(has).count()
     }
 
     /// Whether this machine's own etcd is part of a quorum.
@@ -149,7 +161,7 @@ impl World {
         let d = &m.disk;
         let data = Data {
             etcd: d.etcd.is_some(),
-            postgres: d.postgres,
+            postgres: d.postgres.is_some(),
             redis: d.redis.is_some(),
             sentinel: d.sentinel.is_some(),
         };
@@ -159,24 +171,18 @@ impl World {
             _ => Disk::Blank,
         };
         Answer {
-            schema: 1,
-            cluster: self.spec.name.clone(),
             node: self.name(i).into(),
-            generation: 1,
-            spec_hash: "h".into(),
             install_id: d.install_id.clone(),
             disk,
             data,
+            postgres: d.postgres.map(|commits| Postgres { system: "77".into(), end: Some((1, commits)) }),
             genesis: d.genesis.clone(),
             began: m.began,
             etcd_member: d.etcd_member.clone(),
+            etcd_log: d.etcd.clone().map(|(cluster, member)| EtcdLog { member, cluster }),
             boots: d.boots,
             leads: d.leads,
-            phase: String::new(),
-            holds_vip: false,
-            image: BTreeMap::new(),
-            kept_aside: vec![],
-            problems: vec![],
+            ..self.blank.clone()
         }
     }
 
@@ -197,7 +203,7 @@ impl World {
         let disk = &mut self.machines[i].disk;
         if let Some(boots) = boots.filter(|boots| *boots > disk.boots) {
             (disk.boots, disk.etcd_member, disk.etcd, disk.postgres, disk.redis) =
-                (boots, None, None, false, None);
+                (boots, None, None, None, None);
         }
         let peer = |who: usize| {
             let answer = self.at(i, who).map(|j| self.answer(j)).ok_or_else(|| "silent".to_string());
@@ -216,6 +222,7 @@ impl World {
             etcd: quorum.as_ref().map(|c| self.members(c)),
             boots_in_etcd: boots,
             initialize: quorum.as_ref().map(|c| self.etcd[c].initialize),
+            system: None,
             sentinels: self.all_at(i).filter_map(belief).collect(),
         }
     }
