@@ -50,12 +50,21 @@ impl World {
 
     fn plan_unit(&mut self, i: usize) {
         self.machines[i].refused.remove("twin");
+        if self.gives_way(i) {
+            return self.refuse_twin(i);
+        }
         let (_, plan) = self.decide(i);
         self.genesis(i, &plan);
         self.machines[i].started = plan.etcd.step.action.opens();
         if plan.etcd.look_for_twin && self.answers_arp(i) {
             self.refuse_twin(i);
         }
+    }
+
+    /// As in `boot/twin.rs`: the machine that comes later to an address that answers.
+    fn gives_way(&self, i: usize) -> bool {
+        let earlier = |j: &usize| self.machines[*j].since < self.machines[i].since;
+        self.twins(i).filter(earlier).any(|j| self.hears(i, j))
     }
 
     fn refuse_twin(&mut self, i: usize) {
@@ -168,12 +177,16 @@ impl World {
         (m.disk.etcd, m.disk.etcd_member, m.etcd_runs) = (Some((cluster, id.clone())), Some(id), true);
     }
 
-    /// A member that runs within a quorum makes its client URLs known.
+    /// A member that runs within a quorum makes its client URLs known, and Patroni its cluster, should etcd have
+    /// forgotten.
     fn publish(&mut self) {
         for i in 0..self.machines.len() {
             let Some(cluster) = self.within_quorum(i) else { continue };
             let id = self.machines[i].disk.etcd.clone().unwrap_or_default().1;
-            let members = &mut self.etcd.get_mut(&cluster).expect("cluster").members;
+            let patroni = self.machines[i].patroni_runs;
+            let entry = self.etcd.get_mut(&cluster).expect("cluster");
+            entry.initialize |= patroni;
+            let members = &mut entry.members;
             members.iter_mut().filter(|(m, _, _)| *m == id).for_each(|m| m.2 = true);
         }
     }
