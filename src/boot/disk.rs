@@ -1,6 +1,7 @@
 //! What this disk holds: its install-id, the pinned identity, how far it came, whose data.
 
 use super::identity::Pin;
+use super::keyspace;
 use crate::join::{Data, Disk};
 use crate::target::Target;
 use crate::tree::{below, hex, replace};
@@ -137,8 +138,7 @@ fn held(root: &Path, target: &Target) -> Result<Data> {
     Ok(Data {
         etcd: occupied(&etcd.join("member/wal")),
         postgres: postgres.join("PG_VERSION").exists(),
-        redis: occupied(&redis.join("appendonlydir"))
-            || ["dump.rdb", "appendonly.aof"].iter().any(|f| redis.join(f).exists()),
+        redis: keyspace::holds(&redis),
         sentinel: sentinel.lines().any(|l| l.starts_with("sentinel myid ")),
     })
 }

@@ -16,6 +16,7 @@ mod gate;
 pub mod given;
 mod handover;
 mod identity;
+mod keyspace;
 mod labels;
 mod machine;
 pub mod metadata;
