@@ -1,7 +1,7 @@
 //! `hanode bake`
 
 use super::Verdict;
-use crate::image;
+use crate::{cluster, image};
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub struct Bake {
 
 impl Bake {
     pub fn run(&self) -> Result<Verdict> {
-        let cluster = super::sound(&self.dir)?;
+        let cluster = super::sound(&self.dir, cluster::check_copy(&self.dir)?)?;
         let baked = super::build::baked(&cluster);
         let changed = image::bake(&self.root, &self.target, Some(&baked), &image::program()?)?;
         super::say(&format!("{} is baked: {} files changed", self.root.display(), changed.len()))?;

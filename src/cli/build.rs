@@ -1,7 +1,7 @@
 //! `hanode build`
 
 use super::Verdict;
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 use crate::image::{self, Baked, Options};
 use crate::target::Override;
 use anyhow::Result;
@@ -43,7 +43,7 @@ pub struct Build {
 impl Build {
     pub fn run(&self) -> Result<Verdict> {
         let cluster = match &self.dir {
-            Some(dir) if !self.base => Some(super::sound(dir)?),
+            Some(dir) if !self.base => Some(super::sound(dir, cluster::check(dir)?)?),
             _ => None,
         };
         if let Some(caveat) = image::target(&self.target)?.1.caveat {

@@ -13,7 +13,8 @@ mod render;
 mod seed;
 mod status;
 
-use crate::cluster::{self, Cluster};
+use crate::cluster::Cluster;
+use crate::pki::coverage::Report;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use std::io::{ErrorKind, Write};
@@ -118,9 +119,8 @@ fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "hanode: {text}");
 }
 
-/// A cluster directory that is fit to be baked: whatever `check` finds wrong would come out at a node's boot.
-pub fn sound(dir: &Path) -> Result<Cluster> {
-    let report = cluster::check(dir)?;
+/// A cluster directory that is fit to be baked: whatever is found wrong would come out at a node's boot.
+pub fn sound(dir: &Path, report: Report) -> Result<Cluster> {
     if report.faults.is_empty() {
         return Cluster::load(dir);
     }

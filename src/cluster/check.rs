@@ -8,6 +8,30 @@ use std::os::unix::fs::PermissionsExt;
 
 /// Everything that is wrong or will be. Fails only where `dir` is no cluster directory at all.
 pub fn check(dir: &Path) -> Result<Report> {
+    let Baked { spec, secrets, bundle, mut report } = baked(dir)?;
+    let store = Store::at(dir.join(PKI));
+    authorities(&store, spec.as_ref(), &mut report);
+    operator(&store, &mut report);
+    if let (Some(bundle), Some(secrets)) = (&bundle, &secrets) {
+        staleness(dir, &store, bundle, secrets, &mut report);
+    }
+    Ok(report)
+}
+
+/// The same of what a node is given. The copy that a machine is baked from holds no CA.
+pub fn check_copy(dir: &Path) -> Result<Report> {
+    baked(dir).map(|found| found.report)
+}
+
+/// What gets baked, as far as it can be read.
+struct Baked {
+    spec: Option<Spec>,
+    secrets: Option<Secrets>,
+    bundle: Option<Bundle>,
+    report: Report,
+}
+
+fn baked(dir: &Path) -> Result<Baked> {
     let mut report = Report::default();
     let spec = match load_spec(dir) {
         Ok((spec, _)) => Some(spec),
@@ -36,13 +60,7 @@ pub fn check(dir: &Path) -> Result<Report> {
         report.faults.extend(judged.faults);
         report.warnings.extend(judged.warnings);
     }
-    let store = Store::at(dir.join(PKI));
-    authorities(&store, spec.as_ref(), &mut report);
-    operator(&store, &mut report);
-    if let (Some(bundle), Some(secrets)) = (&bundle, &secrets) {
-        staleness(dir, &store, bundle, secrets, &mut report);
-    }
-    Ok(report)
+    Ok(Baked { spec, secrets, bundle, report })
 }
 
 /// The value, or a fault that says why there is none.

@@ -13,7 +13,7 @@ use crate::trouble::Trouble;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
-pub use check::check;
+pub use check::{check, check_copy};
 
 pub const SPEC: &str = "cluster.toml";
 pub const SECRETS: &str = "secrets.toml";
