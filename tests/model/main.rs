@@ -49,6 +49,8 @@ impl World {
             Event::Crash(i) => self.crash(i % n),
             // A twin comes alone: with disks lost beside it, it could be the node's replacement just as well.
             Event::Wipe(_) | Event::Rollback(_) if self.machines[n].up => {}
+            // A disk that was replaced counts as a log until a quorum says otherwise: with the others lost, nobody can.
+            Event::Wipe(_) if self.machines.iter().any(|m| self.removed(&m.disk)) => {}
             Event::Twin(_) if !self.machines[..n].iter().all(|m| m.disk.served) => {}
             Event::Wipe(i) => {
                 self.crash(i % n);
@@ -90,8 +92,11 @@ impl World {
 
     /// Where its cluster is still on other disks: else this would be another cluster's disk.
     fn put_back(&mut self, i: usize) {
-        let of = self.machines[i].lost.as_ref().and_then(|disk| disk.of.clone());
-        if of.is_some() && self.machines.iter().enumerate().any(|(j, m)| j != i && m.disk.of == of) {
+        let Some(disk) = self.machines[i].lost.clone() else { return };
+        let others = || self.machines.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, m)| &m.disk);
+        let logs = others().filter(|other| other.etcd.is_some() && !self.removed(other)).count();
+        let enough = !self.removed(&disk) || logs >= self.spec.majority();
+        if enough && disk.of.is_some() && others().any(|other| other.of == disk.of) {
             self.crash(i);
             self.machines[i].disk = self.machines[i].lost.take().expect("a disk");
         }

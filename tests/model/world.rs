@@ -142,6 +142,14 @@ impl World {
         self.all_at(from).filter(|j| self.hears(*j, from)).filter(has).count()
     }
 
+    /// Whether a disk has the log of a member that was replaced since.
+    pub fn removed(&self, disk: &DiskState) -> bool {
+        let listed = |(cluster, id): &(String, String)| {
+            self.etcd[cluster].members.iter().any(|(member, _, _)| member == id)
+        };
+        disk.etcd.as_ref().is_some_and(|log| !listed(log))
+    }
+
     /// Whether this machine's own etcd is part of a quorum.
     pub fn within_quorum(&self, i: usize) -> Option<String> {
         let m = &self.machines[i];
