@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -16,11 +16,20 @@ const ROUND: Duration = Duration::from_secs(2);
 /// In memory: a reboot brings the address back by itself.
 const ASIDE: &str = "/run/hanode";
 
+/// A question that was asked and takes its time; meanwhile the caller does something else.
+pub struct Asked(Result<Option<Child>>);
+
+/// Asks whether another machine has this node's address.
+pub fn ask(node: &Node) -> Result<Asked> {
+    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+    Ok(Asked(probe(&node.machine.interface, own.address)))
+}
+
 /// Returns once this machine is the only one with its address.
-pub fn give_way(node: &Node, state: &mut State) -> Result<()> {
+pub fn give_way(node: &Node, asked: Asked, state: &mut State) -> Result<()> {
     let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
     let interface = &node.machine.interface;
-    match answered_elsewhere(interface, own.address, 1) {
+    match asked.0.and_then(answered) {
         Ok(false) => return Ok(()),
         Ok(true) => {}
         // Where it is a matter of life, before etcd's membership changes, this is asked again.
@@ -37,7 +46,7 @@ pub fn give_way(node: &Node, state: &mut State) -> Result<()> {
     });
     let withdrawn = Withdrawn::from(node.root, interface, own.address)?;
     state.enter(node.root, Phase::Refused, &what)?;
-    while answered_elsewhere(interface, own.address, 1)? {
+    while answered(probe(interface, own.address)?)? {
         sleep(ROUND);
     }
     withdrawn.back()?;
@@ -48,7 +57,7 @@ pub fn give_way(node: &Node, state: &mut State) -> Result<()> {
 /// For where it is a matter of life: before etcd's membership changes, or while a cluster that should answer is silent.
 pub fn refusal(node: &Node) -> Result<Option<Step>> {
     let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
-    let answered = answered_elsewhere(&node.machine.interface, own.address, 2)?;
+    let answered = answered(probe(&node.machine.interface, own.address)?)?;
     let reason = || format!("{}; switch one of them off", living(own.address, &own.name));
     Ok(answered.then(|| Step::new(Action::Refuse, reason())))
 }
@@ -57,20 +66,24 @@ fn living(address: IpAddr, name: &str) -> String {
     format!("another machine answers for {address} on this network: a living {name}")
 }
 
-/// Duplicate address detection by the distribution's tool; for IPv6 the kernel does it by itself.
-fn answered_elsewhere(interface: &str, address: IpAddr, seconds: u8) -> Result<bool> {
+/// Duplicate address detection by the distribution's tool; for IPv6 the kernel does it by itself. Two seconds: on
+/// a busy machine it may hear the answer late.
+fn probe(interface: &str, address: IpAddr) -> Result<Option<Child>> {
     if address.is_ipv6() {
-        return Ok(false);
+        return Ok(None);
     }
-    let (seconds, address) = (seconds.to_string(), address.to_string());
-    let status = Command::new("arping")
-        .args(["-D", "-q", "-c", &seconds, "-w", &seconds, "-I", interface, &address])
-        .status()
-        .context("running arping")?;
+    let mut arping = Command::new("arping");
+    arping.args(["-D", "-q", "-c", "2", "-w", "2", "-I", interface, &address.to_string()]);
+    arping.spawn().map(Some).context("running arping")
+}
+
+fn answered(probe: Option<Child>) -> Result<bool> {
+    let Some(mut arping) = probe else { return Ok(false) };
+    let status = arping.wait()?;
     match status.code() {
         Some(0) => Ok(false),
         Some(1) => Ok(true),
-        _ => bail!("arping -D on {interface} failed ({status})"),
+        _ => bail!("arping -D failed ({status})"),
     }
 }
 
