@@ -28,6 +28,7 @@ mod recover;
 mod rejoin;
 mod run;
 mod sessions;
+mod standby;
 mod state;
 mod succession;
 mod take_up;

@@ -71,11 +71,12 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     if changed.iter().any(|path| path.starts_with(JOIN_SOCKET_DROP_INS)) {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }
-    twin::give_way(&node, twin, state)?;
     passed(root, "applied");
-    let plan = wait_for_the_plan(&node, state)?;
+    let plan = wait_for_the_plan(&node, twin, state)?;
     state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
     take_up::remember(&node)?;
+    state.cpu_ms = state::CpuTime::so_far();
+    state::save(root, state)?;
     start(root, &given)
 }
 
@@ -171,11 +172,18 @@ pub(super) fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFac
     }
 }
 
-/// Waiting for peers is a state, not a failure, and has no limit.
-fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
+/// Waiting for peers is a state, not a failure, and has no limit. Nothing is let go before the question about a twin
+/// is answered; meanwhile the peers are asked.
+fn wait_for_the_plan(node: &Node, twin: twin::Asked, state: &mut State) -> Result<Plan> {
+    let mut twin = Some(twin);
     loop {
         let seen = observe::look(node.root, node.given, node.name)?;
         let plan = plan::plan(&node.given.spec, node.name, &seen);
+        let opens = plan.etcd.step.action.opens();
+        if let Some(asked) = twin.take_if(|twin| opens || twin.is_answered()) {
+            twin::give_way(node, asked, state)?;
+            continue;
+        }
         towards_genesis(node, &plan)?;
         state.plan = state::steps(&plan);
         state.waiting_for = seen.silent().into_iter().map(String::from).collect();
