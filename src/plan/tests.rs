@@ -21,6 +21,7 @@ fn blank() -> Observations {
         own: answer("node1"),
         peers: peers.into(),
         etcd: None,
+        removed: vec![],
         boots_in_etcd: None,
         initialize: None,
         system: None,

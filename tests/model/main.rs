@@ -11,7 +11,7 @@ mod world;
 
 use hanode::plan::{Etcd, recovery};
 use proptest::prelude::*;
-use world::World;
+use world::{DiskState, World};
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
@@ -49,8 +49,8 @@ impl World {
             Event::Crash(i) => self.crash(i % n),
             // A twin comes alone: with disks lost beside it, it could be the node's replacement just as well.
             Event::Wipe(_) | Event::Rollback(_) if self.machines[n].up => {}
-            // A disk that was replaced counts as a log until a quorum says otherwise: with the others lost, nobody can.
-            Event::Wipe(_) if self.machines.iter().any(|m| self.removed(&m.disk)) => {}
+            // Discarded disks that are a quorum among themselves, with no other left, are the cluster of that day again.
+            Event::Wipe(i) if self.past(i % n, None) => {}
             Event::Twin(_) if !self.machines[..n].iter().all(|m| m.disk.served) => {}
             Event::Wipe(i) => {
                 self.crash(i % n);
@@ -66,7 +66,8 @@ impl World {
             Event::Snapshot(i) if !self.machines[i % n].disk.served => {}
             Event::Snapshot(i) => self.machines[i % n].snapshot = Some(self.machines[i % n].disk.clone()),
             Event::Rollback(i) => {
-                if let Some(old) = self.machines[i % n].snapshot.clone() {
+                let old = self.machines[i % n].snapshot.clone();
+                if let Some(old) = old.filter(|old| !self.past(i % n, Some(old))) {
                     self.crash(i % n);
                     self.machines[i % n].disk = old;
                 }
@@ -94,12 +95,19 @@ impl World {
     fn put_back(&mut self, i: usize) {
         let Some(disk) = self.machines[i].lost.clone() else { return };
         let others = || self.machines.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, m)| &m.disk);
-        let logs = others().filter(|other| other.etcd.is_some() && !self.removed(other)).count();
-        let enough = !self.removed(&disk) || logs >= self.spec.majority();
-        if enough && disk.of.is_some() && others().any(|other| other.of == disk.of) {
+        let past = self.past(i, Some(&disk));
+        if !past && disk.of.is_some() && others().any(|other| other.of == disk.of) {
             self.crash(i);
             self.machines[i].disk = self.machines[i].lost.take().expect("a disk");
         }
+    }
+
+    /// Whether with this disk in the machine, or a blank one, nothing but replaced members' logs would be left, and
+    /// of those a majority.
+    fn past(&self, i: usize, disk: Option<&DiskState>) -> bool {
+        let others = self.machines.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, m)| &m.disk);
+        let logs: Vec<_> = others.chain(disk).filter(|d| d.etcd.is_some()).collect();
+        logs.len() >= self.spec.majority() && logs.iter().all(|d| self.removed(d))
     }
 
     fn run_on(&mut self, rounds: usize) {
