@@ -36,6 +36,8 @@ enum Event {
     /// The operator does what a refusal names, in the midst of it.
     Obey,
     Write,
+    /// Some time without a further fault.
+    Settle,
 }
 
 impl World {
@@ -88,6 +90,7 @@ impl World {
             Event::Obey => self.obey_once(),
             Event::Mend => self.cut.clear(),
             Event::Write => self.write(),
+            Event::Settle => self.run_on(12),
         }
     }
 
@@ -203,6 +206,7 @@ fn event(lossy: bool) -> BoxedStrategy<Event> {
         1 => node().prop_map(Event::Twin),
         1 => Just(Event::Obey),
         1 => Just(Event::Forget),
+        3 => Just(Event::Settle),
     ];
     if lossy { prop_oneof![8 => faults, 1 => losses].boxed() } else { faults.boxed() }
 }
@@ -243,5 +247,26 @@ proptest! {
     fn without_lost_disks_every_history_ends_in_service(history in histories(false)) {
         let world = run(history);
         prop_assert!(world.healthy(), "{:#?}", world.machines);
+    }
+}
+
+/// Rare by chance: all serve, the last node's disk is replaced and comes back, and another's is lost just then.
+#[test]
+fn a_discarded_disk_in_place_of_a_lost_one_leaves_the_choice_to_the_operator() {
+    for n in [3, 5] {
+        let majority = n / 2 + 1;
+        let everybody = |event: fn(usize) -> Event| (0..n).map(event);
+        let mut history: Vec<Event> = everybody(Event::Boot).collect();
+        (0..20).for_each(|_| history.extend(everybody(Event::Tick)));
+        // All but as many as make a majority with the discarded one: replaced, joined, lost again.
+        history.extend([Event::Wipe(n - 1), Event::Boot(n - 1)]);
+        (0..20).for_each(|_| history.extend(everybody(Event::Tick)));
+        history.extend((majority - 1..n - 1).map(Event::Wipe));
+        history.push(Event::Return(n - 1));
+        let mut world = run((n, 40, history));
+        assert!(world.told("recover"), "{:#?}", world.machines);
+        assert!(world.told("disk that was replaced"), "{:#?}", world.machines);
+        world.obey();
+        assert!(world.healthy(), "{:#?}", world.machines);
     }
 }
