@@ -1,6 +1,7 @@
 //! Asking the others, for the plan: join ports, etcd, Sentinels; the same from a node as from the desk.
 
 use crate::client::etcd::{Etcd, Member};
+use crate::client::etcd_peer::EtcdPeer;
 use crate::client::redis::{Redis, watched};
 use crate::health::Access;
 use crate::join::{self, Answer};
@@ -37,18 +38,20 @@ pub fn observe(access: &Access, own: Answer, servers: &[&Node]) -> Observations 
         let peers: Vec<_> = spec.peers(node).map(|p| (p, threads.spawn(move || ask(p)))).collect();
         let etcds: Vec<_> = servers.iter().map(|n| threads.spawn(|| ask_etcd(access, n, node))).collect();
         let sentinels: Vec<_> = servers.iter().map(|n| threads.spawn(|| ask_sentinel(access, n))).collect();
-        let peers = peers
+        let peers: Vec<Peer> = peers
             .into_iter()
             .map(|(peer, thread)| Peer { name: peer.name.clone(), answer: heard(peer, thread.join()) })
             .collect();
         let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next().unwrap_or_default();
         let sentinels = sentinels.into_iter().filter_map(|t| t.join().ok()?.ok()).collect();
         let Known { members, initialize, system, boots } = etcd;
+        let removed = if members.is_none() { removed(access, &own, &peers, servers) } else { vec![] };
         Observations {
             schema: 1,
             own: own.clone(),
             peers,
             etcd: members,
+            removed,
             boots_in_etcd: boots,
             initialize,
             system,
@@ -85,6 +88,28 @@ fn ask_etcd(access: &Access, relay: &Node, node: &str) -> Result<Known> {
     let boots = boots.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
     let system = initialize.clone().and_then(|text| String::from_utf8(text).ok()).filter(|s| !s.is_empty());
     Ok(Known { members: Some(members), initialize: Some(initialize.is_some()), system, boots })
+}
+
+/// Without a quorum: whose log is none any more. That matters only where every node answers, and with more than one.
+fn removed(access: &Access, own: &Answer, peers: &[Peer], servers: &[&Node]) -> Vec<String> {
+    let Ok(mut all) = peers.iter().map(|p| p.answer.as_ref()).collect::<Result<Vec<_>, _>>() else {
+        return vec![];
+    };
+    all.push(own);
+    let logs: Vec<_> = all.iter().filter(|a| a.data.etcd).filter_map(|a| a.etcd_log.clone()).collect();
+    if logs.len() < 2 {
+        return vec![];
+    }
+    let ask = |relay: &Node| EtcdPeer::new(&access.cluster, relay.address, TIMEOUT)?.removed(&logs);
+    scope(|threads| {
+        let asked: Vec<_> = servers.iter().map(|n| threads.spawn(|| ask(n))).collect();
+        asked
+            .into_iter()
+            .filter_map(|t| t.join().ok()?.ok())
+            .flatten()
+            .map(|log| log.member.clone())
+            .collect()
+    })
 }
 
 fn ask_sentinel(access: &Access, node: &Node) -> Result<Sentinel> {

@@ -14,6 +14,9 @@ pub struct Observations {
     pub peers: Vec<Peer>,
     /// etcd's member list, if a quorum answered.
     pub etcd: Option<Vec<Member>>,
+    /// Members that were replaced, by the word of an etcd which knows of it, with a quorum or without.
+    #[serde(default)]
+    pub removed: Vec<String>,
     /// This node's age as etcd has it: higher than the disk's own means an older disk.
     pub boots_in_etcd: Option<u64>,
     /// Whether Patroni's `initialize` key exists; `None` while etcd does not answer.
@@ -50,6 +53,11 @@ impl Observations {
     /// The peers that did not answer, for a sentence.
     pub fn silent(&self) -> Vec<&str> {
         self.peers.iter().filter(|p| p.answer.is_err()).map(|p| p.name.as_str()).collect()
+    }
+
+    /// Whether etcd's log on this disk can still be part of a quorum: not if its member was replaced since.
+    pub fn has_log(&self, disk: &Answer) -> bool {
+        disk.data.etcd && !disk.member_of_log().is_some_and(|member| self.removed.contains(member))
     }
 
     /// The node that the operator chose to lead, this one excepted.
