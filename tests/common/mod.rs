@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod desk;
+pub mod fixture;
 pub mod lab;
 
 use hanode::cluster::Cluster;
