@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For a boot, emulated, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -31,11 +31,11 @@ fn sources(name: &str) -> PathBuf {
 }
 
 /// The example's cluster on a cloud, with addresses as the recorded metadata has them; and its image.
-fn on_a_cloud(dir: &Path, target: &str) -> PathBuf {
+fn on_a_cloud(dir: &Path) -> PathBuf {
     let text = std::fs::read_to_string(sources("cloud-init/cluster.toml")).unwrap();
     let cluster = Cluster::init(&dir.join("prod"), &text.replace("10.0.1.", "10.0.0.")).unwrap();
     let image = dir.join("node.qcow2");
-    common::build(target, Some(&cluster), &image);
+    common::build("debian-13", Some(&cluster), &image);
     image
 }
 
@@ -127,25 +127,27 @@ fn platform(name: &str, dir: &Path) -> (Vec<String>, Value, &'static str) {
     }
 }
 
-fn boots(dir: &Path, image: &Path, name: &str) {
-    let mut network = Network::new(SUBNET, dir);
-    let (firmware, control, datasource) = platform(name, dir);
-    let user_data = network.user_data(name);
-    network.dhcp(HOST);
-    network.metadata(name, &user_data, &control);
-    let mut machine = network.boot(image, MAC, &firmware);
-    machine.wait_for(&[WAITING], PATIENCE);
-    is_well(&network, &mut machine, HOST, "node2", "metadata", datasource);
-    // Each asks for what the operator gave it, and the example's key is what let the test in.
-    assert!(!network.asked().is_empty());
-}
-
 /// One machine at a time: two would only make each other slow.
-fn boots_as(platform: &str) {
+fn with_directory(test: impl FnOnce(&Path)) {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    boots(dir.path(), &on_a_cloud(dir.path(), "debian-13"), platform);
+    test(dir.path());
+}
+
+/// By a metadata service: the example's user-data lets the test in, the tag says which node it is.
+fn boots_as(name: &str) {
+    with_directory(|dir| {
+        let image = on_a_cloud(dir);
+        let mut network = Network::new(SUBNET, dir);
+        let (hardware, control, datasource) = platform(name, dir);
+        let user_data = network.user_data(name);
+        network.dhcp(MAC, HOST);
+        network.metadata(name, &user_data, &control);
+        let mut machine = network.boot(&image, MAC, &hardware);
+        machine.wait_for(&[WAITING], PATIENCE);
+        is_well(&network, &mut machine, HOST, "node2", "metadata", datasource);
+    });
 }
 
 #[test]
@@ -170,4 +172,163 @@ fn a_gce_machine_is_the_node_of_its_attribute() {
 #[ignore = "emulated, takes minutes: make test-vm"]
 fn an_azure_machine_is_the_node_of_its_tag() {
     boots_as("azure");
+}
+
+/// The starter's cluster, on a network without anybody but the test.
+fn at_home(dir: &Path, baked: bool) -> (Cluster, PathBuf, Network) {
+    let cluster = Cluster::init(&dir.join("prod"), hanode::spec::STARTER).unwrap();
+    let image = dir.join("node.raw");
+    common::build("debian-13", baked.then_some(&cluster), &image);
+    (cluster, image, Network::new("192.168.18", dir))
+}
+
+const NODE1: &str = "hanode: node1: waiting-for-peers";
+
+#[test]
+#[ignore = "emulated, takes minutes: make test-vm"]
+fn a_nocloud_machine_is_the_node_of_the_example() {
+    with_directory(|dir| {
+        let (_, image, network) = at_home(dir, true);
+        let example = |name: &str| std::fs::read(sources("cloud-init/nocloud").join(name)).unwrap();
+        let user_data = std::fs::read(network.user_data("nocloud")).unwrap();
+        let (meta_data, network_config) = (example("meta-data"), example("network-config"));
+        let files: [(&str, &[u8]); 3] =
+            [("meta-data", &meta_data), ("network-config", &network_config), ("user-data", &user_data)];
+        let mut machine = network.boot(&image, "52:54:00:00:00:01", &cd(dir, "CIDATA", &files));
+        machine.wait_for(&[NODE1], PATIENCE);
+        is_well(&network, &mut machine, 21, "node1", "metadata", "DataSourceNoCloud");
+    });
+}
+
+/// `late/`, with its real content as `hanode seed --bundle` writes it: an image without keys.
+#[test]
+#[ignore = "emulated, takes minutes: make test-vm"]
+fn an_image_without_a_cluster_is_given_it_at_launch() {
+    with_directory(|dir| {
+        let (cluster, image, network) = at_home(dir, false);
+        network.user_data("nocloud");
+        let seed = dir.join("node1.iso");
+        let mut hanode = Command::new(env!("CARGO_BIN_EXE_hanode"));
+        hanode.arg("seed").arg(&cluster.dir).args(["--node", "node1", "--bundle", "--ssh-key"]);
+        hanode.arg(dir.join("key.pub")).args(["--interface", MAC, "--gateway", "192.168.18.1", "--out"]);
+        assert!(hanode.arg(&seed).status().unwrap().success());
+        let drive = format!("file={},if=virtio,format=raw,readonly=on", seed.display());
+        let mut machine = network.boot(&image, MAC, &["-drive".into(), drive]);
+        machine.wait_for(&[NODE1], PATIENCE);
+        is_well(&network, &mut machine, 21, "node1", "metadata", "DataSourceNoCloud");
+    });
+}
+
+/// Stands in for open-vm-tools' program, which speaks to VMware's hypervisor alone: QEMU has no guestinfo.
+const RPCTOOL: &str = r#"#!/bin/sh
+case $1 in
+"info-get "*) cat "/opt/${1#info-get }" 2>/dev/null || { echo 'No value found' >&2; exit 1; } ;;
+esac
+"#;
+
+#[test]
+#[ignore = "emulated, takes minutes: make test-vm"]
+fn a_vmware_machine_is_the_node_of_its_guestinfo() {
+    with_directory(|dir| {
+        let (_, image, network) = at_home(dir, true);
+        let user_data = std::fs::read_to_string(network.user_data("vmware")).unwrap();
+        let meta_data = std::fs::read_to_string(sources("cloud-init/vmware/meta-data")).unwrap();
+        let mut commands = "rm /usr/bin/vmware-rpctool\n".to_string();
+        for (at, mode, text) in [
+            ("/usr/bin/vmware-rpctool", "0100755", RPCTOOL),
+            ("/opt/guestinfo.metadata", "0100644", &meta_data),
+            ("/opt/guestinfo.userdata", "0100644", &user_data),
+        ] {
+            let file = dir.join(Path::new(at).file_name().unwrap());
+            std::fs::write(&file, text).unwrap();
+            commands += &format!("write {} {at}\nset_inode_field {at} mode {mode}\n", file.display());
+        }
+        let script = dir.join("commands");
+        std::fs::write(&script, commands).unwrap();
+        let disk = format!("{}?offset=18874368", image.display());
+        let written = Command::new("debugfs").args(["-w", "-f"]).arg(script).arg(disk).output().unwrap();
+        assert!(written.status.success(), "{written:?}");
+        // What systemd asks first is the processor.
+        let system = "type=1,manufacturer=VMware,, Inc.,product=VMware Virtual Platform";
+        let processor = ["-cpu", "max,-hypervisor"].map(String::from);
+        let hardware = [smbios(&[system]), processor.into()].concat();
+        let mut machine = network.boot(&image, MAC, &hardware);
+        machine.wait_for(&[NODE1], PATIENCE);
+        is_well(&network, &mut machine, 21, "node1", "metadata", "DataSourceVMware");
+    });
+}
+
+/// A service that is busy, then slow, is waited for; what it says at later boots changes nothing of who this is.
+#[test]
+#[ignore = "emulated, takes minutes: make test-vm"]
+fn a_metadata_service_may_be_busy_slow_and_gone() {
+    with_directory(|dir| {
+        let image = on_a_cloud(dir);
+        let mut network = Network::new(SUBNET, dir);
+        let (hardware, slow, _) = platform("ec2", dir);
+        let user_data = network.user_data("ec2");
+        network.dhcp(MAC, HOST);
+        let with = |more: Value| {
+            let mut control = slow.clone();
+            control.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            control
+        };
+        network.metadata("ec2", &user_data, &with(json!({"status": 503})));
+        let mut machine = network.boot(&image, MAC, &hardware);
+        machine.wait_for(&["Linux version"], PATIENCE);
+        until(|| !network.asked().is_empty());
+        std::thread::sleep(Duration::from_secs(20));
+        network.control(&with(json!({"delay": 1})));
+        machine.wait_for(&[WAITING], PATIENCE);
+        let said = |command: &str| network.said(HOST, command, PATIENCE);
+        let source = || {
+            let state: Value = serde_json::from_str(&said("cat /run/hanode/state.json")).unwrap();
+            assert_eq!(state["node"], json!("node2"), "{state:#}");
+            state["identity_source"].as_str().unwrap().to_string()
+        };
+        assert_eq!(source(), "metadata");
+        comes_in_order(&said);
+
+        // The platform takes it for another instance.
+        let reboots = |control: Value, machine: &mut Machine| {
+            network.control(&control);
+            let before = machine.console().len();
+            said("systemctl reboot --no-block");
+            machine.wait_for_after(before, &[WAITING], PATIENCE);
+            assert_eq!(source(), "pinned");
+            comes_in_order(&said);
+            said("cloud-init query v1.instance_id")
+        };
+        let other = with(json!({"replace": {"i-0123456789abcdef0": "i-0fedcba9876543210"}}));
+        assert_eq!(reboots(other, &mut machine).trim(), "i-0fedcba9876543210");
+        // And at last it says nothing any more.
+        reboots(json!({"status": 503}), &mut machine);
+        assert!(!machine.console().contains("FAILED"), "{}", machine.console());
+    });
+}
+
+/// Nobody answers at all: cloud-init gives up, hanode too, and the machine's address says who it is.
+#[test]
+#[ignore = "emulated, takes minutes: make test-vm"]
+fn without_a_metadata_service_the_address_decides() {
+    with_directory(|dir| {
+        let image = on_a_cloud(dir);
+        let mut network = Network::new(SUBNET, dir);
+        network.dhcp(MAC, HOST);
+        let mut machine = network.boot(&image, MAC, &smbios(&[EC2]));
+        machine.wait_for(&[WAITING], PATIENCE);
+        let console = machine.console();
+        for unit in hanode::image::target("debian-13").unwrap().1.units.values() {
+            let started = console.lines().any(|l| l.contains("Start") && l.contains(unit.as_str()));
+            assert!(!started, "{unit} was started:\n{console}");
+        }
+    });
+}
+
+fn until(mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(300));
+    }
 }

@@ -11,11 +11,12 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
-fn lab(dir: &Path, release: &str) -> Lab {
+/// `program`: the image's, for the release's glibc.
+fn lab(dir: &Path, release: &str, program: &[u8]) -> Lab {
     let cluster = Cluster::init(&dir.join("demo"), spec::STARTER).unwrap();
     let image = dir.join("node.tar");
     let target = format!("{}/tests/targets/{release}.toml", env!("CARGO_MANIFEST_DIR"));
-    common::build(&target, Some(&cluster), &image);
+    common::build_with(program, &target, Some(&cluster), &image);
     Lab { cluster, image }
 }
 
@@ -82,7 +83,7 @@ fn comes_back_as_another_instance(lab: &Lab, node: &str) {
 #[ignore = "makes a base of another release, minutes: make test-vm"]
 fn debian_12_by_its_file_alone_is_a_cluster() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let lab = lab(dir.path(), "debian-12");
+    let lab = lab(dir.path(), "debian-12", &common::program());
     lab.up(&[]);
     for node in NODES {
         booted_well(&lab, node, "22.4");
@@ -94,4 +95,21 @@ fn debian_12_by_its_file_alone_is_a_cluster() {
     came_in_order(&lab, "node3", true);
     assert_eq!(lab.state("node3")["identity_source"], "pinned");
     lab.healthy_within(Duration::from_secs(120));
+}
+
+/// Its etcd is too old for a cluster; this is about its cloud-init and its systemd.
+#[test]
+#[ignore = "makes a base of another release, minutes: make test-vm"]
+fn debian_11_finds_itself_and_waits() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = std::fs::read(common::fixture::dist().join("hanode-firstboot")).unwrap();
+    let lab = lab(dir.path(), "debian-11", &program);
+    lab.up(&["--node", "node2"]);
+    booted_well(&lab, "node2", "20.4");
+    came_in_order(&lab, "node2", false);
+    let state = lab.state("node2");
+    assert_eq!(
+        (&state["phase"], &state["identity_source"]),
+        (&"waiting-for-peers".into(), &"metadata".into())
+    );
 }

@@ -52,8 +52,8 @@ impl Network {
         self.children.push(command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().unwrap());
     }
 
-    /// The one machine here is given this address by DHCP.
-    pub fn dhcp(&mut self, host: u8) {
+    /// The one machine here is given this address by DHCP, whichever client asks for it: cloud-init's own comes first.
+    pub fn dhcp(&mut self, mac: &str, host: u8) {
         let mut dnsmasq = self.inside("dnsmasq");
         let subnet = &self.subnet;
         dnsmasq.args([
@@ -71,7 +71,9 @@ impl Network {
             "--dhcp-authoritative",
         ]);
         dnsmasq.arg(format!("--dhcp-leasefile={}", self.dir.join("leases").display()));
-        dnsmasq.arg(format!("--dhcp-range={subnet}.{host},{subnet}.{host},1h"));
+        dnsmasq
+            .arg(format!("--dhcp-range={subnet}.0,static"))
+            .arg(format!("--dhcp-host={mac},id:*,{subnet}.{host},1h"));
         dnsmasq.arg(format!("--dhcp-option=option:router,{subnet}.1"));
         dnsmasq.arg("--address=/metadata.google.internal/169.254.169.254");
         self.keep(dnsmasq, "dnsmasq.log");

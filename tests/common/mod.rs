@@ -49,16 +49,19 @@ pub fn edited_cluster_with_image(dir: &Path, image: &str, edits: &[(&str, &str)]
     (cluster, out)
 }
 
-/// An image of a target, by its name or its own file.
-pub fn build(target: &str, cluster: Option<&Cluster>, out: &Path) {
+/// An image of a target, by its name or its own file, with this program.
+pub fn build_with(program: &[u8], target: &str, cluster: Option<&Cluster>, out: &Path) {
     let baked = cluster.map(|cluster| Baked {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
         bundle: &cluster.bundle_bytes,
         generation: cluster.bundle.stamp.generation,
     });
-    let program = program();
-    image::build(&Options { target, sources: &[], out, compress: false, baked, program: &program }).unwrap();
+    image::build(&Options { target, sources: &[], out, compress: false, baked, program }).unwrap();
+}
+
+pub fn build(target: &str, cluster: Option<&Cluster>, out: &Path) {
+    build_with(&program(), target, cluster, out);
 }
 
 /// Everything on this machine that the lab of one directory makes and `down` must take away.
