@@ -3,7 +3,7 @@
 # What building, booting and testing an image takes, apart from cargo.
 TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk dosfstools \
         e2fsprogs zstd iproute2 openssl ovmf openssh-client postgresql-client redis-tools curl gpg \
-        groff-base zsh fish python3-jsonschema python3-prometheus-client faketime
+        groff-base zsh fish python3-jsonschema python3-prometheus-client faketime apt-utils dnsmasq-base
 # In one go: where qemu-utils came from another suite than the default one, so must the rest (see setup-qemu).
 QEMU = qemu-system-x86 qemu-utils
 
@@ -21,6 +21,7 @@ help:
 	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
 	@echo 'make test-model  the joining rules under very many histories (minutes)'
 	@echo 'make build       the two programs, for a release'
+	@echo 'make dist        the same in dist/, for glibc $(GLIBC) and newer: what images of the old distributions take'
 	@echo 'make install     programs, manual pages and completions, below PREFIX (/usr/local)'
 
 .PHONY: demo
@@ -31,13 +32,34 @@ demo: setup build
 build: setup-cargo
 	cargo build --release --locked --bins
 
-# `hanode` finds the image's program in ../lib/hanode.
+# For the glibc of the oldest target, CentOS 8: linked by zig's linker, which knows what that had. Both tools are
+# pinned and live below target/. Every build is checked.
+GLIBC = 2.28
+ZIG_VERSION = 0.17.1
+ZIGBUILD_VERSION = 0.24.0
+ZIG = $(TARGET_DIR)/zig-$(ZIG_VERSION)-$(ZIGBUILD_VERSION)
+ZIG_MADE = $(TARGET_DIR)/x86_64-unknown-linux-gnu/release
+.PHONY: dist
+dist: setup-cargo $(ZIG)/made
+	PATH="$(abspath $(ZIG))/bin:$$PATH" cargo zigbuild --release --locked --bins --target x86_64-unknown-linux-gnu.$(GLIBC)
+	sh tests/check-glibc.sh $(GLIBC) $(ZIG_MADE)/hanode $(ZIG_MADE)/hanode-firstboot
+	install -D -t dist $(ZIG_MADE)/hanode $(ZIG_MADE)/hanode-firstboot
+
+$(ZIG)/made:
+	@python3 -c 'import ensurepip' 2>/dev/null || { echo 'making the tool chain takes python3-venv: apt-get install python3-venv' >&2; exit 1; }
+	rm -rf $(ZIG)
+	python3 -m venv $(ZIG)
+	$(ZIG)/bin/pip install --quiet --disable-pip-version-check ziglang==$(ZIG_VERSION) cargo-zigbuild==$(ZIGBUILD_VERSION)
+	touch $@
+
+# `hanode` finds the image's program in ../lib/hanode. BUILT=dist after `make dist`: images of the old targets too.
 PREFIX = /usr/local
+BUILT = $(TARGET_DIR)/release
 SHARE = $(DESTDIR)$(PREFIX)/share
 .PHONY: install
 install: build
-	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/hanode
-	install -D -m 755 $(PROGRAM)-firstboot $(DESTDIR)$(PREFIX)/lib/hanode/hanode-firstboot
+	install -D -m 755 $(BUILT)/hanode $(DESTDIR)$(PREFIX)/bin/hanode
+	install -D -m 755 $(BUILT)/hanode-firstboot $(DESTDIR)$(PREFIX)/lib/hanode/hanode-firstboot
 	made=$$(mktemp -d) && $(PROGRAM) docs --out $$made && install -d $(SHARE)/man && \
 	cp -R $$made/man1 $(SHARE)/man/ && rm -r $$made/man1 && cp -R $$made/. $(SHARE)/ && rm -r $$made
 
@@ -56,7 +78,7 @@ check: setup-cargo
 	cargo clippy --locked --all-targets -- -D warnings
 
 .PHONY: setup
-setup: setup-cargo setup-root setup-tools setup-qemu setup-packer
+setup: setup-cargo setup-root setup-tools setup-fetchers setup-qemu setup-packer
 
 # cargo itself says which version is too old; without it nothing does.
 .PHONY: setup-cargo
@@ -73,6 +95,15 @@ setup-root:
 .PHONY: setup-tools
 setup-tools:
 	@missing=; for p in $(TOOLS); do $(call installed,$$p) || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then apt-get update -q && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; fi
+
+# What fetches the programs of the old targets; npm and Python may well be there without a package.
+.PHONY: setup-fetchers
+setup-fetchers:
+	@missing=; command -v npm >/dev/null || missing="$$missing npm"; \
+	python3 -m pip --version >/dev/null 2>&1 || missing="$$missing python3-pip"; \
+	python3 -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	if [ -n "$$missing" ]; then apt-get update -q && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; fi
 

@@ -11,6 +11,7 @@ mod ext4;
 mod family;
 mod fetch;
 mod format;
+mod glibc;
 mod inspect;
 mod overlay;
 mod packages;

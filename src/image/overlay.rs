@@ -1,6 +1,7 @@
 //! What a bake adds to a tree: hanode itself, its units, its settings and, with a cluster, spec and bundle.
 
 use super::assets;
+use super::glibc;
 use super::record::{Cluster, Record};
 use super::survey::Facts;
 use crate::bundle;
@@ -51,6 +52,7 @@ pub fn program() -> Result<Vec<u8>> {
 
 /// Everything a bake puts into the tree, in the order it is written. Pure: the same input, the same entries.
 pub fn entries(ground: &Ground, baked: Option<&Baked>) -> Result<Vec<Entry>> {
+    glibc::check(ground.program, &ground.facts.packages)?;
     let at = |name: &str| format!("{HOME}/{name}");
     let mut entries = assets::entries("etc", "/etc");
     entries.extend(units(ground.target)?);

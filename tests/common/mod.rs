@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod desk;
+pub mod fixture;
 pub mod lab;
 
 use hanode::cluster::Cluster;
@@ -44,23 +45,23 @@ pub fn edited_cluster_with_image(dir: &Path, image: &str, edits: &[(&str, &str)]
     });
     let cluster = Cluster::init(&dir.join("demo"), &text).unwrap();
     let out = dir.join(image);
-    let baked = Baked {
+    build("debian-13", Some(&cluster), &out);
+    (cluster, out)
+}
+
+/// An image of a target, by its name or its own file, with this program.
+pub fn build_with(program: &[u8], target: &str, cluster: Option<&Cluster>, out: &Path) {
+    let baked = cluster.map(|cluster| Baked {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
         bundle: &cluster.bundle_bytes,
         generation: cluster.bundle.stamp.generation,
-    };
-    let program = program();
-    let options = Options {
-        target: "debian-13",
-        sources: &[],
-        out: &out,
-        compress: false,
-        baked: Some(baked),
-        program: &program,
-    };
-    image::build(&options).unwrap();
-    (cluster, out)
+    });
+    image::build(&Options { target, sources: &[], out, compress: false, baked, program }).unwrap();
+}
+
+pub fn build(target: &str, cluster: Option<&Cluster>, out: &Path) {
+    build_with(&program(), target, cluster, out);
 }
 
 /// Everything on this machine that the lab of one directory makes and `down` must take away.
