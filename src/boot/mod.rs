@@ -12,6 +12,7 @@ mod disk;
 mod dynamic;
 mod etcd_log;
 pub mod failpoint;
+mod firewall;
 mod gate;
 pub mod given;
 mod handover;

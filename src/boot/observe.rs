@@ -18,16 +18,8 @@ pub fn observe(root: &Path, given: &Given, node: &str) -> Result<Observations> {
 /// What this node knows before it asks anybody.
 pub fn unasked(root: &Path, given: &Given, node: &str) -> Result<Observations> {
     let peer = |peer: &Node| Peer { name: peer.name.clone(), answer: Err("not asked yet".into()) };
-    Ok(Observations {
-        schema: 1,
-        own: own_answer(root, given, node)?,
-        peers: given.spec.peers(node).map(peer).collect(),
-        etcd: None,
-        boots_in_etcd: None,
-        initialize: None,
-        system: None,
-        sentinels: Vec::new(),
-    })
+    let peers = given.spec.peers(node).map(peer).collect();
+    Ok(Observations::of_peers(own_answer(root, given, node)?, peers))
 }
 
 /// Looks in order to act: where etcd knows of later boots of this node, the disk's data is noted as stale first.

@@ -4,8 +4,14 @@ use super::age::{Age, Count};
 use super::dynamic::Dynamic;
 use super::state::{self, Phase, Trouble, UnitState};
 use super::{
-    disk, given::Given, handover, metrics, observe, run::node_units, sessions, standby::Standby,
-    units::Systemd, update,
+    disk,
+    given::Given,
+    handover, metrics, observe,
+    run::{node_units, watched_units},
+    sessions,
+    standby::Standby,
+    units::Systemd,
+    update,
 };
 use crate::health::local;
 use crate::plan::{self, Action, Plan};
@@ -23,7 +29,7 @@ const FROM_THEN_ON: Duration = Duration::from_secs(5);
 pub fn watch(root: &Path) -> Result<()> {
     let given = Given::load(root)?;
     let node = disk::pin(root)?.context("hanode-plan.service has not pinned an identity")?.node;
-    let units = node_units(&given)?;
+    let units = watched_units(&given)?;
     let systemd = Systemd::connect()?;
     let access = given.access()?;
     let (own, name) = (given.access()?, node.clone());

@@ -6,7 +6,7 @@ use super::identity::{self, Pin};
 use super::machine::Machine;
 use super::state::{self, Phase, State, Trouble};
 use super::units::Systemd;
-use super::{disk, given::Given, metadata, observe, platform, take_up, twin, volume};
+use super::{disk, firewall, given::Given, metadata, observe, platform, take_up, twin, volume};
 use crate::facts::MachineFacts;
 use crate::pki::{
     self,
@@ -68,6 +68,7 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     let twin = twin::ask(&node)?;
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
     let changed = node.apply()?;
+    firewall::enforce(&given.target)?;
     if changed.iter().any(|path| path.starts_with(JOIN_SOCKET_DROP_INS)) {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }
@@ -278,6 +279,13 @@ fn start(root: &Path, given: &Given) -> Result<()> {
     systemd.enable(&units)?;
     passed(root, "enabled");
     units.iter().try_for_each(|unit| systemd.start(unit))
+}
+
+/// What must run for the node to be well: its servers, and what guards them.
+pub(super) fn watched_units(given: &Given) -> Result<Vec<&str>> {
+    let mut units = node_units(given)?;
+    units.push(&given.target.firewall.unit);
+    Ok(units)
 }
 
 /// The units of a node, in an order that brings the slow ones under way first.

@@ -45,6 +45,21 @@ pub struct Sentinel {
 }
 
 impl Observations {
+    /// What is known where neither etcd nor Sentinels were asked, or none answered.
+    pub fn of_peers(own: Answer, peers: Vec<Peer>) -> Self {
+        Observations {
+            schema: 1,
+            own,
+            peers,
+            etcd: None,
+            removed: Vec::new(),
+            boots_in_etcd: None,
+            initialize: None,
+            system: None,
+            sentinels: Vec::new(),
+        }
+    }
+
     /// Every peer's answer, if every peer answered.
     pub fn all_peers(&self) -> Option<Vec<&Answer>> {
         self.peers.iter().map(|p| p.answer.as_ref().ok()).collect()

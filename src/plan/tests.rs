@@ -16,17 +16,7 @@ fn answer(node: &str) -> Answer {
 /// node1 looks at three blank nodes that all answer.
 fn blank() -> Observations {
     let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), answer: Ok(answer(n)) });
-    Observations {
-        schema: 1,
-        own: answer("node1"),
-        peers: peers.into(),
-        etcd: None,
-        removed: vec![],
-        boots_in_etcd: None,
-        initialize: None,
-        system: None,
-        sentinels: vec![],
-    }
+    Observations::of_peers(answer("node1"), peers.into())
 }
 
 fn id() -> String {

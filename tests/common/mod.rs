@@ -10,7 +10,7 @@ use hanode::image::{self, Baked, Options};
 use hanode::spec::{self, Spec};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 /// The starter spec.
 pub fn spec() -> Spec {
@@ -24,6 +24,20 @@ pub fn debian() -> PathBuf {
         image::tree(&target, Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
     });
     TREE.clone()
+}
+
+/// A tree that no target has, made by `make` at a path that is not there yet; once, under this name.
+pub fn tree_of(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock();
+    let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tree-{name}"));
+    if !at.is_dir() {
+        let unfinished = at.with_extension("unfinished");
+        let _ = std::fs::remove_dir_all(&unfinished);
+        make(&unfinished);
+        std::fs::rename(&unfinished, &at).unwrap();
+    }
+    at
 }
 
 /// The program of the image, as cargo built it for this test.
