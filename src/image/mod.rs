@@ -15,6 +15,7 @@ mod glibc;
 mod inspect;
 mod overlay;
 mod packages;
+mod parameters;
 mod progress;
 mod record;
 mod survey;

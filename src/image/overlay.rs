@@ -2,6 +2,7 @@
 
 use super::assets;
 use super::glibc;
+use super::parameters;
 use super::record::{Cluster, Record};
 use super::survey::Facts;
 use crate::bundle;
@@ -62,6 +63,8 @@ pub fn entries(ground: &Ground, baked: Option<&Baked>) -> Result<Vec<Entry>> {
     entries.push(Entry::file(at("target.toml"), 0o644, ground.target_text));
     entries.extend(assets::entries("templates", &at("templates")));
     if let Some(baked) = baked {
+        let version = ground.facts.components.get("postgres").map(String::as_str).unwrap_or_default();
+        parameters::check(baked.spec, &ground.facts.parameters, version)?;
         entries.push(Entry::file(at("spec.toml"), 0o644, baked.spec_text));
         entries.push(Entry::file(bundle::BAKED, 0o600, baked.bundle));
     }
@@ -144,7 +147,7 @@ mod tests {
     fn facts() -> Facts {
         serde_json::from_value(serde_json::json!({
             "schema": 1, "base": "b", "built_at": 7, "os": "Debian", "passwd": "", "group": "",
-            "components": {"etcd": "3.5.16"}, "packages": {"etcd-server": "3.5.16"},
+            "components": {"etcd": "3.5.16"}, "packages": {"etcd-server": "3.5.16"}, "parameters": ["work_mem"],
         }))
         .unwrap()
     }
