@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// What was put into the store, for people and for a later bake.
 const HOME: &str = "/usr/lib/hanode/selinux";
-const SETTINGS: &str = "/usr/lib/hanode/selinux/settings";
+const SETTINGS: &str = Selinux::SETTINGS;
 /// Above the distribution's own modules.
 const PRIORITY: &str = "400";
 

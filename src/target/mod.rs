@@ -109,6 +109,9 @@ pub struct Selinux {
 }
 
 impl Selinux {
+    /// Where a tree says what its policy was given.
+    pub const SETTINGS: &str = "/usr/lib/hanode/selinux/settings";
+
     /// The context of the longest pattern that matches.
     pub fn context(&self, path: &str) -> Option<String> {
         let matches = |pattern: &str| match pattern.strip_suffix("/**") {
