@@ -17,20 +17,20 @@ const CERTIFICATES: &str = include_str!("validators/certificates.sh");
 
 /// Lays `entries` over the Debian tree, runs the script in there, and returns what it printed.
 fn sandboxed(entries: &[Entry], script: &str) -> String {
-    let tree = common::debian();
+    sandboxed_in(&common::debian(), common::program(), entries, script)
+}
+
+/// The same in any tree, with a program that starts there.
+fn sandboxed_in(tree: &Path, program: Vec<u8>, entries: &[Entry], script: &str) -> String {
     let dir = tempfile::Builder::new().prefix("hanode-validate-").tempdir().expect("a temporary directory");
     for part in ["upper", "work", "root"] {
         std::fs::create_dir(dir.path().join(part)).expect("a directory");
     }
     let upper = dir.path().join("upper");
-    let ids = Ids::read(&tree).expect("the tree's users");
+    let ids = Ids::read(tree).expect("the tree's users");
     tree::write(&upper, entries, Some(&ids)).expect("writing the rendered files");
-    let lay = |from: &Path, to: &str| {
-        let to = tree::below(&upper, to);
-        std::fs::create_dir_all(to.parent().expect("a parent")).expect("a directory");
-        std::fs::copy(from, to).expect("copying the program");
-    };
-    lay(Path::new(env!("CARGO_BIN_EXE_hanode-firstboot")), "/usr/lib/hanode/hanode-firstboot");
+    let program = Entry::file("/usr/lib/hanode/hanode-firstboot", 0o755, program);
+    tree::write(&upper, &[program], Some(&ids)).expect("writing the program");
 
     let mut child = Command::new("unshare")
         .args(["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sh"])
@@ -76,6 +76,33 @@ fn one_node_serves() {
     let mut entries = case.render("node1");
     entries.push(Entry::file("/tmp-crl", 0o644, case.crl_der.clone()));
     sandboxed(&entries, include_str!("validators/one-node.sh"));
+}
+
+/// The old servers on what is rendered for them: HAProxy, Keepalived, PostgreSQL 12, Patroni 2.1.0, Redis 6.0, etcd.
+#[test]
+fn ubuntu_20_04_takes_its_files() {
+    let ground = common::fixture::ubuntu_20_04();
+    let tree = ground.tree();
+    let within =
+        |entries: &[Entry], script: &str| sandboxed_in(&tree, ground.program.clone(), entries, script);
+    let mut revoked = Case::of(3).on(ground.target);
+    revoked.revoked = true;
+    revoked.machine.process_events = false;
+    for case in [Case::of(3).on(ground.target), Case::of(3).on(ground.target).plain(), revoked] {
+        within(&case.render("node1"), include_str!("validators/checkers.sh"));
+    }
+    let mut case = Case::of(3).on(ground.target).planned(Action::Begin, "node1");
+    case.plan.etcd.initial_cluster.truncate(1);
+    let mut entries = case.render("node1");
+    entries.push(Entry::file("/tmp-crl", 0o644, case.crl_der.clone()));
+    within(&entries, include_str!("validators/one-node.sh"));
+    let mut case = Case::of(3).on(ground.target);
+    case.machine.process_events = false;
+    within(&case.render("node2"), include_str!("validators/keepalived.sh"));
+    let mut case = Case::of(3).on(ground.target);
+    let entries = side_by_side(&mut case);
+    let script = include_str!("validators/three-redis.sh");
+    within(&entries, &format!("set -- '--tls --cacert /etc/ssl/myca/root.crt'\n{script}"));
 }
 
 #[test]
