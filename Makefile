@@ -18,6 +18,7 @@ help:
 	@echo 'make demo        build an image, run it as a cluster here, show that it works (minutes)'
 	@echo 'make test        set up and run all tests but the long ones'
 	@echo 'make test-vm     what takes an emulated machine: disks, clock, virtual nodes, an image made by Packer (half an hour)'
+	@echo 'make test-targets  the old distributions as clusters, from what can be had of them (half an hour)'
 	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
 	@echo 'make test-model  the joining rules under very many histories (minutes)'
 	@echo 'make build       the two programs, for a release'
@@ -71,6 +72,11 @@ test: setup
 .PHONY: test-vm
 test-vm: setup
 	cargo test --locked --test lab --test machine --test cloud --test packer -- --ignored
+
+# Images of the old targets from their fixtures, run as clusters; half an hour.
+.PHONY: test-targets
+test-targets: setup
+	cargo test --locked --test cluster -- --ignored --nocapture --test-threads=1
 
 .PHONY: check
 check: setup-cargo

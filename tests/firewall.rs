@@ -102,7 +102,7 @@ fn guards(kind: &Kind, v6: bool, change: impl Fn(&mut Case)) {
         kind.script,
         include_str!("validators/firewall.sh")
     );
-    sandboxed(&(kind.tree)(), &entries, &script);
+    sandboxed(&(kind.tree)(), &common::program(), &entries, &script);
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn revoked() {
 /// One node each: what differs from debian-13 is what the target's file says.
 #[test]
 fn other_distributions() {
-    for target in ["ubuntu-20.04", "centos-8"] {
+    for target in ["ubuntu-20.04", "ubuntu-22.04", "centos-8"] {
         compare(target, &Case::of(3).on(target), &["node1"]);
     }
 }

@@ -9,12 +9,26 @@ use cases::Case;
 use hanode::plan::Action;
 use hanode::render::sentinel;
 use hanode::tree::{Entry, Kind};
+use std::path::Path;
 
 const CERTIFICATES: &str = include_str!("validators/certificates.sh");
 
 /// In the target's own tree, where the certificates that the files name are made first.
 fn sandboxed(entries: &[Entry], script: &str) -> String {
-    sandbox::sandboxed(&common::debian(), entries, &format!("{CERTIFICATES}\n{script}"))
+    sandboxed_in(&common::debian(), &common::program(), entries, script)
+}
+
+/// The same in any tree, with a program that starts there.
+fn sandboxed_in(tree: &Path, program: &[u8], entries: &[Entry], script: &str) -> String {
+    sandbox::sandboxed(
+        tree,
+        program,
+        entries,
+        &format!(
+            "{CERTIFICATES}
+{script}"
+        ),
+    )
 }
 
 #[test]
@@ -39,6 +53,32 @@ fn one_node_serves() {
     let mut entries = case.render("node1");
     entries.push(Entry::file("/tmp-crl", 0o644, case.crl_der.clone()));
     sandboxed(&entries, include_str!("validators/one-node.sh"));
+}
+
+/// The old servers on what is rendered for them: HAProxy, Keepalived, PostgreSQL 12, Patroni 2.1.0, Redis 6.0, etcd.
+#[test]
+fn ubuntu_20_04_takes_its_files() {
+    let ground = common::fixture::ubuntu_20_04();
+    let tree = ground.tree();
+    let within = |entries: &[Entry], script: &str| sandboxed_in(&tree, &ground.program, entries, script);
+    let mut revoked = Case::of(3).on(ground.target);
+    revoked.revoked = true;
+    revoked.machine.process_events = false;
+    for case in [Case::of(3).on(ground.target), Case::of(3).on(ground.target).plain(), revoked] {
+        within(&case.render("node1"), include_str!("validators/checkers.sh"));
+    }
+    let mut case = Case::of(3).on(ground.target).planned(Action::Begin, "node1");
+    case.plan.etcd.initial_cluster.truncate(1);
+    let mut entries = case.render("node1");
+    entries.push(Entry::file("/tmp-crl", 0o644, case.crl_der.clone()));
+    within(&entries, include_str!("validators/one-node.sh"));
+    let mut case = Case::of(3).on(ground.target);
+    case.machine.process_events = false;
+    within(&case.render("node2"), include_str!("validators/keepalived.sh"));
+    let mut case = Case::of(3).on(ground.target);
+    let entries = side_by_side(&mut case);
+    let script = include_str!("validators/three-redis.sh");
+    within(&entries, &format!("set -- '--tls --cacert /etc/ssl/myca/root.crt'\n{script}"));
 }
 
 #[test]

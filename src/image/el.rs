@@ -3,13 +3,12 @@
 
 use super::fetch;
 use super::scratch::Scratch;
-use super::tool::{self, command, inside, run};
+use super::tool::{self, command, inside, isolated, run};
 use crate::target::{Source, SourceKind, Target};
 use crate::tree::{self, Entry, Ids};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 pub const TOOLS: &[&str] = &["curl", "tar", "chroot", "gpg", "mknod", "unshare"];
 
@@ -50,18 +49,11 @@ pub fn install(target: &Target, before: &[Entry], scratch: &Scratch, note: &dyn 
 
 /// dnf of the tree, in its own namespaces: whatever it starts and mounts is gone with it.
 fn dnf(root: &Path, arguments: &[&str]) -> Result<String> {
-    let mut dnf = isolated(root);
-    dnf.args(["dnf", "--assumeyes", "--color=never", "--setopt=keepcache=False"]).args(arguments);
-    dnf.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root");
+    let mut dnf = isolated(root, "dnf");
+    dnf.args(["--assumeyes", "--color=never", "--setopt=keepcache=False"]).args(arguments);
+    dnf.env("HOME", "/root");
     let said = run(&mut dnf)?;
     Ok(format!("{}\n{}", String::from_utf8_lossy(&said.stdout), said.stderr))
-}
-
-fn isolated(root: &Path) -> Command {
-    let mut unshare = command("unshare");
-    unshare.args(["--mount", "--pid", "--fork", "--kill-child"]);
-    unshare.arg(format!("--mount-proc={}", root.join("proc").display())).arg("chroot").arg(root);
-    unshare
 }
 
 /// The line in which dnf or rpm tells of a script that failed; their exit code does not.

@@ -8,6 +8,7 @@ pub mod lab;
 use hanode::cluster::Cluster;
 use hanode::image::{self, Baked, Options};
 use hanode::spec::{self, Spec};
+use hanode::target::Override;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
@@ -17,12 +18,9 @@ pub fn spec() -> Spec {
     spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// The target's own tree, unpacked once for each base that there was.
+/// Debian 13's tree.
 pub fn debian() -> PathBuf {
-    static TREE: LazyLock<PathBuf> = LazyLock::new(|| {
-        let (_, target) = image::target("debian-13").unwrap();
-        image::tree(&target, Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
-    });
+    static TREE: LazyLock<PathBuf> = LazyLock::new(|| Ground::debian().tree());
     TREE.clone()
 }
 
@@ -46,6 +44,44 @@ pub fn program() -> Vec<u8> {
     std::fs::read(hanode).unwrap()
 }
 
+/// What an image is made for, from what, and with which program.
+pub struct Ground {
+    pub target: &'static str,
+    pub sources: Vec<Override>,
+    pub program: Vec<u8>,
+    /// Words of the starter spec that this target wants replaced.
+    pub edits: Vec<(&'static str, &'static str)>,
+}
+
+impl Ground {
+    pub fn debian() -> Ground {
+        Ground { target: "debian-13", sources: Vec::new(), program: program(), edits: Vec::new() }
+    }
+
+    /// A cluster directory in `dir`, and its image under this name.
+    pub fn cluster(&self, dir: &Path, image: &str, edits: &[(&str, &str)]) -> (Cluster, PathBuf) {
+        let all = self.edits.iter().chain(edits);
+        let text = all.fold(spec::STARTER.to_string(), |text, (from, to)| {
+            assert!(text.contains(from), "the starter spec has no {from:?}");
+            text.replace(from, to)
+        });
+        let cluster = Cluster::init(&dir.join("demo"), &text).unwrap();
+        let out = dir.join(image);
+        make(self.target, &self.sources, &self.program, Some(&cluster), &out);
+        (cluster, out)
+    }
+
+    /// The target's own tree, unpacked once for each base that there was.
+    pub fn tree(&self) -> PathBuf {
+        let text =
+            self.edits.iter().fold(spec::STARTER.to_string(), |text, (from, to)| text.replace(from, to));
+        let spec = spec::parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+        let (_, mut target) = image::target(self.target).unwrap();
+        target.choose(&spec.versions, &self.sources).unwrap();
+        image::tree(&target, Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
+    }
+}
+
 /// A cluster directory of the starter spec in `dir`, and its image under this name.
 pub fn cluster_with_image(dir: &Path, image: &str) -> (Cluster, PathBuf) {
     edited_cluster_with_image(dir, image, &[])
@@ -53,25 +89,22 @@ pub fn cluster_with_image(dir: &Path, image: &str) -> (Cluster, PathBuf) {
 
 /// The same with words of the spec replaced.
 pub fn edited_cluster_with_image(dir: &Path, image: &str, edits: &[(&str, &str)]) -> (Cluster, PathBuf) {
-    let text = edits.iter().fold(spec::STARTER.to_string(), |text, (from, to)| {
-        assert!(text.contains(from), "the starter spec has no {from:?}");
-        text.replace(from, to)
-    });
-    let cluster = Cluster::init(&dir.join("demo"), &text).unwrap();
-    let out = dir.join(image);
-    build("debian-13", Some(&cluster), &out);
-    (cluster, out)
+    Ground::debian().cluster(dir, image, edits)
 }
 
 /// An image of a target, by its name or its own file, with this program.
 pub fn build_with(program: &[u8], target: &str, cluster: Option<&Cluster>, out: &Path) {
+    make(target, &[], program, cluster, out);
+}
+
+fn make(target: &str, sources: &[Override], program: &[u8], cluster: Option<&Cluster>, out: &Path) {
     let baked = cluster.map(|cluster| Baked {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
         bundle: &cluster.bundle_bytes,
         generation: cluster.bundle.stamp.generation,
     });
-    image::build(&Options { target, sources: &[], out, compress: false, baked, program }).unwrap();
+    image::build(&Options { target, sources, out, compress: false, baked, program }).unwrap();
 }
 
 pub fn build(target: &str, cluster: Option<&Cluster>, out: &Path) {

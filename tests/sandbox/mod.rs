@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 const HELPERS: &str = include_str!("../validators/helpers.sh");
 
-/// Lays `entries` over a tree, runs the script in there, and returns what it printed.
-pub fn sandboxed(tree: &Path, entries: &[Entry], script: &str) -> String {
+/// Lays `entries` and the image's program over a tree, runs the script in there, and returns what it printed.
+pub fn sandboxed(tree: &Path, program: &[u8], entries: &[Entry], script: &str) -> String {
     let dir = tempfile::Builder::new().prefix("hanode-validate-").tempdir().expect("a temporary directory");
     for part in ["upper", "work", "root"] {
         std::fs::create_dir(dir.path().join(part)).expect("a directory");
@@ -17,12 +17,8 @@ pub fn sandboxed(tree: &Path, entries: &[Entry], script: &str) -> String {
     let upper = dir.path().join("upper");
     let ids = Ids::read(tree).expect("the tree's users");
     tree::write(&upper, entries, Some(&ids)).expect("writing the rendered files");
-    let lay = |from: &Path, to: &str| {
-        let to = tree::below(&upper, to);
-        std::fs::create_dir_all(to.parent().expect("a parent")).expect("a directory");
-        std::fs::copy(from, to).expect("copying the program");
-    };
-    lay(Path::new(env!("CARGO_BIN_EXE_hanode-firstboot")), "/usr/lib/hanode/hanode-firstboot");
+    let program = Entry::file("/usr/lib/hanode/hanode-firstboot", 0o755, program);
+    tree::write(&upper, &[program], Some(&ids)).expect("writing the program");
 
     let mut child = Command::new("unshare")
         .args(["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sh"])

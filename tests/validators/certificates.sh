@@ -1,19 +1,19 @@
-# Two CAs, their leaves and CRLs, where the rendered files look for them.
+# Two CAs, their leaves and CRLs, where the rendered files look for them; OpenSSL 1.1.1 suffices.
 mkdir -p /etc/ssl/hanode /etc/ssl/myca /etc/ssl/pgsql /etc/ssl/redis /etc/ssl/haproxy /tmp/ca
 chmod 0755 /etc/ssl/hanode /etc/ssl/myca /etc/ssl/pgsql /etc/ssl/redis
 sans=DNS:node1,DNS:node2,DNS:node3,DNS:localhost,IP:127.0.0.1,IP:192.168.18.20,IP:192.168.18.21,IP:192.168.18.22,IP:192.168.18.23
 
 authority() { # NAME
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 30 -subj "/CN=$1" \
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=$1" \
         -addext keyUsage=critical,keyCertSign,cRLSign -keyout "/tmp/ca/$1.key" -out "/tmp/ca/$1.crt"
     : > "/tmp/ca/$1.index"
     printf '[ca]\ndefault_ca = it\n[it]\ndatabase = /tmp/ca/%s.index\ndefault_md = sha256\n' "$1" > "/tmp/ca/$1.cnf"
 }
 leaf() { # CA OUT OWNER
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 30 -subj "/CN=$3" \
-        -CA "/tmp/ca/$1.crt" -CAkey "/tmp/ca/$1.key" -addext "subjectAltName=$sans" \
-        -addext extendedKeyUsage=serverAuth,clientAuth -addext basicConstraints=critical,CA:FALSE \
-        -keyout "$2.key" -out "$2.crt"
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$3" -keyout "$2.key" -out /tmp/ca/request
+    printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=critical,CA:FALSE\n' "$sans" > /tmp/ca/extensions
+    openssl x509 -req -in /tmp/ca/request -days 30 -CA "/tmp/ca/$1.crt" -CAkey "/tmp/ca/$1.key" \
+        -set_serial "0x$(openssl rand -hex 8)" -extfile /tmp/ca/extensions -out "$2.crt"
     chown "$3" "$2.key"
     chmod 0600 "$2.key"
 }

@@ -18,11 +18,12 @@ for name, value in parameters.items():
     print(name + " = \x27" + value.replace("\x27", "\x27\x27") + "\x27")
 ' > /tmp/postgresql.conf
 # PostgreSQL takes every parameter: it would refuse an unknown one or a bad value.
+bin=$(sed -n 's/^ *bin_dir: //p' /etc/patroni/config.yml)
 install -d -o postgres -g postgres /tmp/pg
-as postgres /usr/lib/postgresql/17/bin/initdb --pgdata=/tmp/pg --username=admin --auth=peer --no-sync > /tmp/initdb.log
+as postgres $bin/initdb --pgdata=/tmp/pg --username=admin --auth=peer --no-sync > /tmp/initdb.log
 cat /tmp/postgresql.conf >> /tmp/pg/postgresql.conf
-as postgres /usr/lib/postgresql/17/bin/postgres -D /tmp/pg -C shared_buffers
+as postgres $bin/postgres -D /tmp/pg -C shared_buffers
 while read -r name rest; do
-    as postgres /usr/lib/postgresql/17/bin/postgres -D /tmp/pg -C "$name" > /dev/null
+    as postgres $bin/postgres -D /tmp/pg -C "$name" > /dev/null
 done < /tmp/postgresql.conf
 echo CHECKED

@@ -18,4 +18,4 @@ ip link set host0 up
 for address in "$@"; do
     ip address add "$address/24" dev host0
 done
-exec chroot "$dir/root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root sh -eu
+exec chroot "$dir/root" /usr/bin/env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root sh -eu

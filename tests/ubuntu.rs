@@ -1,0 +1,262 @@
+//! Ubuntu 20.04's whole path, on an archive that has its names, versions, paths, units and users around the nearest
+//! programs that can be had; and what must end a build. `hanode` is the one of `make dist`. Needs root.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::fixture;
+use hanode::image::inspect;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A cluster directory, and `hanode build` of it.
+struct Site {
+    dir: tempfile::TempDir,
+    /// Its own cache shows what a build that failed leaves in it.
+    own_cache: bool,
+}
+
+impl Site {
+    fn new(own_cache: bool) -> Site {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let made =
+            Command::new(fixture::dist().join("hanode")).arg("init").arg(dir.path().join("demo")).output();
+        assert!(made.unwrap().status.success());
+        let site = Site { dir, own_cache };
+        site.pin(fixture::ETCD.1);
+        site
+    }
+
+    /// What stands in `[versions]`.
+    fn pin(&self, versions: &str) {
+        let at = self.dir.path().join("demo/cluster.toml");
+        let text = std::fs::read_to_string(&at).unwrap();
+        let (head, rest) = text.split_once("[versions]\n").unwrap();
+        let rest = rest.trim_start_matches(|c| c != '#');
+        std::fs::write(at, format!("{head}{versions}{rest}")).unwrap();
+    }
+
+    fn build(&self, out: &str, sources: &[String]) -> (bool, String) {
+        let mut hanode = Command::new(fixture::dist().join("hanode"));
+        hanode.current_dir(self.dir.path()).args(["build", "demo", "--target", "ubuntu-20.04", "--out", out]);
+        hanode.args(sources.iter().flat_map(|source| ["--source", source]));
+        if self.own_cache {
+            hanode.env("XDG_CACHE_HOME", self.dir.path().join("cache"));
+        }
+        let output = hanode.output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// The build fails, says each of these, and leaves neither an image nor a base nor working files.
+    #[track_caller]
+    fn refuses(&self, sources: &[String], told: &[&str]) {
+        let (built, said) = self.build("node.tar", sources);
+        assert!(!built, "it was built: {said}");
+        for piece in told {
+            assert!(said.contains(piece), "{piece:?} is not in\n{said}");
+        }
+        let names = |at: PathBuf| -> Vec<String> {
+            let entries = std::fs::read_dir(at).into_iter().flatten();
+            let mut names: Vec<_> =
+                entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        let here = names(self.dir.path().to_path_buf());
+        assert!(here.iter().all(|name| ["cache", "demo", "archive"].contains(&name.as_str())), "{here:?}");
+        let cached = names(self.dir.path().join("cache/hanode/base"));
+        assert!(cached.iter().all(|name| name.ends_with(".lock")), "{cached:?}");
+    }
+
+    /// The archive once more, to be spoilt: its files are links to the good one's.
+    fn archive(&self) -> PathBuf {
+        let at = self.dir.path().join("archive");
+        fixture::run(Command::new("cp").arg("-al").arg(fixture::ubuntu()).arg(&at));
+        at
+    }
+}
+
+/// The sources with one of them replaced.
+fn with(name: &str, text: String) -> Vec<String> {
+    let mut sources = fixture::ubuntu_sources();
+    let place = sources.iter_mut().find(|source| source.starts_with(&format!("{name}="))).unwrap();
+    *place = text;
+    sources
+}
+
+fn ubuntu_at(url: &str, key: &Path) -> Vec<String> {
+    with("ubuntu", format!("ubuntu={url},key={}", key.display()))
+}
+
+/// The one file below a directory whose name begins so.
+fn find(dir: &Path, prefix: &str) -> PathBuf {
+    let files = walkdir::WalkDir::new(dir).into_iter().map(|e| e.unwrap().into_path());
+    let mut files = files.filter(|at| at.file_name().unwrap().to_string_lossy().starts_with(prefix));
+    files.next().unwrap_or_else(|| panic!("no {prefix}* below {}", dir.display()))
+}
+
+#[test]
+fn the_whole_path_makes_an_image() {
+    let site = Site::new(false);
+    let (built, said) = site.build("node.raw", &fixture::ubuntu_sources());
+    assert!(built, "{said}");
+    let raw = site.dir.path().join("node.raw");
+    fixture::run(Command::new("e2fsck").arg("-fn").arg(format!("{}?offset={}", raw.display(), 36864 * 512)));
+    std::fs::remove_file(&raw).unwrap();
+    let (built, said) = site.build("node.tar", &fixture::ubuntu_sources());
+    assert!(built, "{said}");
+    let tar = site.dir.path().join("node.tar");
+    let image = inspect(&tar).unwrap().image;
+    assert_eq!(image.os, "Ubuntu 20.04.6 LTS");
+    for (component, version) in [
+        ("postgres", "12.22-0ubuntu0.20.04.4"),
+        ("patroni", "2.1.0"),
+        ("etcd", "3.5.1"),
+        ("redis", "6:6.2.14-1rl1~focal1"),
+        ("sentinel", "6:6.2.14-1rl1~focal1"),
+        ("haproxy", "2.0.13-2ubuntu0.5"),
+        ("keepalived", "1:2.0.19-2ubuntu0.2"),
+    ] {
+        assert_eq!(image.components[component], version, "{:?}", image.components);
+    }
+    let root = site.dir.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    fixture::run(Command::new("tar").args(["--numeric-owner", "-xf"]).arg(&tar).arg("-C").arg(&root));
+    as_a_target_wants_it(&root);
+}
+
+fn as_a_target_wants_it(root: &Path) {
+    let inside = |words: &[&str]| {
+        let output = Command::new("chroot").arg(root).args(words).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_string()
+    };
+    // The program that was put in starts on the tree's own glibc.
+    assert!(inside(&["hanode", "--version"]).contains(env!("CARGO_PKG_VERSION")));
+    let (_, target) = hanode::image::target("ubuntu-20.04").unwrap();
+    for unit in target.units.values() {
+        assert_eq!(inside(&["systemctl", "is-enabled", unit]), "disabled", "{unit}");
+    }
+    for unit in &target.enabled {
+        assert_eq!(inside(&["systemctl", "is-enabled", unit]), "enabled", "{unit}");
+    }
+    let none: [PathBuf; 0] = [];
+    for place in ["etc/postgresql", "var/lib/postgresql"] {
+        let entries: Vec<_> =
+            std::fs::read_dir(root.join(place)).into_iter().flatten().map(|e| e.unwrap().path()).collect();
+        assert_eq!(entries, none, "a PostgreSQL cluster was made");
+    }
+    let list = std::fs::read_to_string(root.join("etc/apt/sources.list")).unwrap();
+    for line in list.lines() {
+        let ring = line.split_once("[signed-by=").and_then(|(_, rest)| rest.split_once(']')).unwrap().0;
+        assert!(hanode::tree::below(root, ring).is_file(), "{line}");
+    }
+    assert_eq!(list.lines().count(), 4, "{list}");
+    assert!(inside(&["patroni", "--version"]).contains("2.1.0"));
+    assert!(inside(&["etcd", "--version"]).contains("3.5.1"));
+    assert!(inside(&["/usr/lib/postgresql/12/bin/postgres", "--version"]).contains("12.22"));
+}
+
+#[test]
+fn a_damaged_package_is_named() {
+    let site = Site::new(true);
+    let archive = site.archive();
+    let deb = find(&archive.join("ubuntu"), "haproxy_");
+    let mut bytes = std::fs::read(&deb).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::remove_file(&deb).unwrap();
+    std::fs::write(&deb, bytes).unwrap();
+    let sources = ubuntu_at(&format!("file://{}/ubuntu", archive.display()), &archive.join("key.asc"));
+    site.refuses(&sources, &["Hash Sum mismatch", "haproxy"]);
+}
+
+#[test]
+fn another_key_than_the_archives_is_not_believed() {
+    let site = Site::new(true);
+    let key = tempfile::tempdir().unwrap();
+    fixture::run(Command::new("sh").arg("tests/fixture/key.sh").arg(key.path()));
+    let url = format!("file://{}/ubuntu", fixture::ubuntu().display());
+    site.refuses(&ubuntu_at(&url, &key.path().join("key.asc")), &["ubuntu focal", "NO_PUBKEY"]);
+    // The target's own key counts where none is given.
+    site.refuses(&with("ubuntu", format!("ubuntu={url}")), &["ubuntu focal", "NO_PUBKEY"]);
+}
+
+#[test]
+fn a_file_with_another_checksum_is_not_believed() {
+    let site = Site::new(true);
+    let etcd = fixture::files()[0].split(',').next().unwrap().to_string();
+    let wrong = "0".repeat(64);
+    site.refuses(&with("etcd", format!("{etcd},sha256={wrong}")), &["source etcd", "SHA-256", &wrong]);
+    // Patroni's checksum is the target's own: the wheel must be that very one.
+    let ydiff = fixture::files()[2].split_once('=').unwrap().1.to_string();
+    site.refuses(&with("patroni", format!("patroni={ydiff}")), &["source patroni", "a6b9be83"]);
+}
+
+#[test]
+fn a_version_and_a_package_that_are_not_there_are_named() {
+    let site = Site::new(true);
+    site.pin(&format!("{}haproxy = \"2.0.99\"\n", fixture::ETCD.1));
+    site.refuses(&fixture::ubuntu_sources(), &["2.0.99-*", "haproxy"]);
+    site.pin(fixture::ETCD.1);
+    let elsewhere = format!("redis=file://{0}/ubuntu,key={0}/key.asc", fixture::ubuntu().display());
+    site.refuses(&with("redis", elsewhere), &["redis-server"]);
+}
+
+/// Of the first package that is configured: whose script it is makes no difference, but for the time it takes.
+#[test]
+fn a_package_whose_script_fails_is_named() {
+    let site = Site::new(true);
+    let archive = site.archive();
+    let deb = find(&archive.join("ubuntu"), "base-files");
+    let script = "dpkg-deb -R \"$1\" \"$2\"; printf '#!/bin/sh\\nexit 3\\n' > \"$2/DEBIAN/postinst\"; \
+         chmod 755 \"$2/DEBIAN/postinst\"; rm \"$1\"; dpkg-deb -b \"$2\" \"$1\"; rm -r \"$2\"";
+    let spoilt = site.dir.path().join("archive/spoilt");
+    fixture::run(Command::new("sh").args(["-euc", script, "sh"]).arg(&deb).arg(&spoilt));
+    // A link to the good archive's index must not be written through: release.sh makes its files anew.
+    let mut release = Command::new("sh");
+    release.arg("tests/fixture/release.sh").arg(archive.join("ubuntu")).arg(archive.join("secret.asc"));
+    fixture::run(release.args(["focal-updates", "main", "universe"]));
+    let sources = ubuntu_at(&format!("file://{}/ubuntu", archive.display()), &archive.join("key.asc"));
+    site.refuses(&sources, &["base-files", "post-installation script", "3"]);
+}
+
+/// Serves the files below a directory, and cuts the connection in the middle of those whose path contains `cut`.
+fn server(dir: PathBuf, cut: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let dir = dir.clone();
+            std::thread::spawn(move || answer(stream, &dir, cut));
+        }
+    });
+    url
+}
+
+fn answer(mut stream: std::net::TcpStream, dir: &Path, cut: &str) -> Option<()> {
+    let mut lines = BufReader::new(stream.try_clone().ok()?).lines().map_while(|line| line.ok());
+    let path = lines.next()?.split(' ').nth(1)?.replace("%7e", "~").replace("%3a", ":").replace("%2b", "+");
+    // To the end of the request: a connection that is closed with data unread is reset.
+    lines.find(|line| line.is_empty())?;
+    let Ok(content) = std::fs::read(hanode::tree::below(dir, &path)) else {
+        write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok()?;
+        return None;
+    };
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", content.len())
+        .ok()?;
+    let all = if path.contains(cut) { content.len() / 2 } else { content.len() };
+    stream.write_all(&content[..all]).ok()
+}
+
+#[test]
+fn an_interrupted_download_is_told() {
+    let site = Site::new(true);
+    let url = server(fixture::dir().join("programs"), "etcd");
+    let etcd =
+        fixture::files()[0].replace(&format!("file://{}", fixture::dir().join("programs").display()), &url);
+    site.refuses(&with("etcd", etcd), &["source etcd", "another address: --source etcd=URL"]);
+    let url = server(fixture::ubuntu().join("ubuntu"), "haproxy_");
+    site.refuses(&ubuntu_at(&url, &fixture::ubuntu().join("key.asc")), &["haproxy", "Failed to fetch"]);
+}
