@@ -3,7 +3,7 @@
 
 use super::scratch::Scratch;
 use super::survey::Facts;
-use super::tool::{self, command, inside, run};
+use super::tool::{self, command, inside, isolated, run};
 use super::{assets, disk, family::Family, progress::Steps, unpack};
 use crate::target::Target;
 use crate::tree::{self, Entry};
@@ -165,7 +165,8 @@ fn make(target: &Target, scratch: &Scratch, steps: &mut Steps) -> Result<()> {
     let fetched = unpack::fetch(target, scratch, &note)?;
     Family::of(target)?.install(target, &before(target), built_at, scratch, &note)?;
     unpack::all(target, &fetched, &root)?;
-    run(&mut inside(&root, "systemd-sysusers"))?;
+    // That of systemd 247 and earlier sets modes by way of /proc.
+    run(&mut isolated(&root, "systemd-sysusers"))?;
     disk::kernel_links(&root)?;
     steps.begin("settling units, removing what is of this machine");
     units(target, &root)?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// mmdebstrap's own: directories like /bin become links before the first package is unpacked.
 const MERGE_USR: &str = "/usr/share/mmdebstrap/hooks/merged-usr/setup00.sh";
 
-pub const TOOLS: &[&str] = &["mmdebstrap", "tar", "chroot"];
+pub const TOOLS: &[&str] = &["mmdebstrap", "tar", "chroot", "unshare"];
 
 /// Installs into `scratch/root`; `before` lies there before any package is configured.
 pub fn install(

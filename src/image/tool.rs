@@ -73,6 +73,15 @@ pub fn inside(root: &Path, program: &str) -> Command {
     command
 }
 
+/// The same with a /proc, in namespaces of its own: whatever it starts and mounts is gone with it.
+pub fn isolated(root: &Path, program: &str) -> Command {
+    let mut unshare = command("unshare");
+    unshare.args(["--mount", "--pid", "--fork", "--kill-child"]);
+    unshare.arg(format!("--mount-proc={}", root.join("proc").display()));
+    unshare.arg("chroot").arg(root).arg(program).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    unshare
+}
+
 /// What a program said.
 #[derive(Debug)]
 pub struct Said {
