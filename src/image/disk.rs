@@ -3,12 +3,12 @@
 
 use super::scratch::Scratch;
 use super::tool::{command, inside, run};
-use crate::target;
+use crate::{target, tree};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const SECTOR: u64 = 512;
 /// First sectors of the partitions, and where the root's last may be (the second GPT needs 33).
@@ -72,13 +72,22 @@ fn file_system(root: &Path, layout: &target::Disk, id: &str, sectors: u64, out: 
     let uuid = uuid(id, "root");
     let libraries = format!("{0}/usr/lib/x86_64-linux-gnu:{0}/usr/lib64", root.display());
     let options = format!("offset={ROOT_OFFSET},hash_seed={uuid},root_owner=0:0,lazy_itable_init=0");
-    let mut mke2fs = command(&root.join("lib64/ld-linux-x86-64.so.2").to_string_lossy());
+    let mut mke2fs = command(&loader(root).to_string_lossy());
     mke2fs.arg("--library-path").arg(libraries).arg(root.join("usr/sbin/mke2fs"));
     mke2fs.args(["-q", "-F", "-t", "ext4", "-L", ROOT_LABEL, "-U", &uuid, "-E", &options]);
     let without: Vec<_> = layout.ext4_without.iter().map(|feature| format!("^{feature}")).collect();
     mke2fs.args(["-O", &without.join(","), "-d"]).arg(root).arg(out);
     run(mke2fs.arg(format!("{}k", sectors / 2)))?;
     Ok(())
+}
+
+/// Where it is a link, glibc 2.31 and earlier of the Debian family have an absolute one: into the tree, not out of it.
+fn loader(root: &Path) -> PathBuf {
+    let at = root.join("lib64/ld-linux-x86-64.so.2");
+    match at.read_link() {
+        Ok(to) if to.is_absolute() => tree::below(root, &to.to_string_lossy()),
+        _ => at,
+    }
 }
 
 /// GRUB's configuration names /vmlinuz and /initrd.img; where the kernel's package makes no such links, this does.

@@ -25,7 +25,7 @@ pub fn install(target: &Target, before: &[Entry], scratch: &Scratch, note: &dyn 
         .with_context(|| format!("source {name}"))?;
     tree::write(&root, before, Some(&Ids::read(&root)?))?;
     let repositories = repositories(target, &root, scratch)?;
-    write_repositories(&repositories, &root, Repository::for_the_build)?;
+    write_repositories(&repositories, &root, |r| r.for_the_build())?;
     // The host's way to names, while packages are fetched; a link there would lead out of the tree.
     let resolver = root.join("etc/resolv.conf");
     let _ = std::fs::remove_file(&resolver);
@@ -48,7 +48,7 @@ pub fn install(target: &Target, before: &[Entry], scratch: &Scratch, note: &dyn 
         bail!("a package's script failed, and dnf went on: {failed}");
     }
     std::fs::remove_file(&resolver)?;
-    write_repositories(&repositories, &root, Repository::for_the_image)?;
+    write_repositories(&repositories, &root, |r| r.for_the_image())?;
     remove_excluded(target, &root)
 }
 
@@ -179,7 +179,7 @@ fn repositories<'a>(target: &'a Target, root: &Path, scratch: &Scratch) -> Resul
     made.collect()
 }
 
-fn write_repositories(all: &[Repository], root: &Path, text: fn(&Repository) -> String) -> Result<()> {
+fn write_repositories(all: &[Repository], root: &Path, text: impl Fn(&Repository) -> String) -> Result<()> {
     let dir = root.join(REPOSITORIES);
     for repository in all {
         let at = dir.join(format!("hanode-{}.repo", repository.name));
