@@ -105,6 +105,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Whose etcd's log on this disk is: by its own head, or where that cannot be read, as it was noted.
+    pub fn member_of_log(&self) -> Option<&String> {
+        self.etcd_log.as_ref().map(|log| &log.member).or(self.etcd_member.as_ref())
+    }
+
     /// What a node says of itself on the first boot of a new disk.
     pub fn blank(spec: &Spec, node: &str, generation: u64, install_id: &str) -> Answer {
         Answer {

@@ -55,8 +55,7 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
     let mut twins = Twins::default();
     let mut succession = Succession::at_start(root);
     loop {
-        let seen = observe::look(root, &given, node.name)?;
-        let plan = plan::plan(&given.spec, node.name, &seen);
+        let (seen, plan) = decide(&node, gate)?;
         if gate == Gate::Etcd {
             towards_genesis(&node, &plan)?;
         }
@@ -80,6 +79,21 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
         }
         sleep(ROUND);
     }
+}
+
+/// A genesis that this boot is to begin needs no word of others any more; asking etcds without a quorum takes seconds.
+fn decide(node: &Node, gate: Gate) -> Result<(Observations, Plan)> {
+    let plan = |seen: &Observations| plan::plan(&node.given.spec, node.name, seen);
+    if gate == Gate::Etcd {
+        let alone = observe::unasked(node.root, node.given, node.name)?;
+        let decided = plan(&alone);
+        if decided.etcd.step.action == Action::Begin {
+            return Ok((alone, decided));
+        }
+    }
+    let seen = observe::look(node.root, node.given, node.name)?;
+    let decided = plan(&seen);
+    Ok((seen, decided))
 }
 
 /// Does what must be true before the service starts; returns what hinders it, to look again.

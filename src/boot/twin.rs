@@ -25,6 +25,16 @@ pub fn ask(node: &Node) -> Result<Asked> {
     Ok(Asked(probe(&node.machine.interface, own.address)))
 }
 
+impl Asked {
+    /// Whether the answer is there, so that nobody would wait for it.
+    pub fn is_answered(&mut self) -> bool {
+        match &mut self.0 {
+            Ok(Some(arping)) => !matches!(arping.try_wait(), Ok(None)),
+            _ => true,
+        }
+    }
+}
+
 /// Returns once this machine is the only one with its address.
 pub fn give_way(node: &Node, asked: Asked, state: &mut State) -> Result<()> {
     let own = node.given.spec.node(node.name).context("node vanished from the spec")?;

@@ -104,6 +104,7 @@ mod tests {
                 .map(|n| Peer { name: n.name.clone(), answer: Err("x".into()) })
                 .collect(),
             etcd: Some(spec.nodes.iter().map(member).collect()),
+            removed: vec![],
             boots_in_etcd: Some(4),
             initialize: Some(true),
             system: None,

@@ -9,15 +9,18 @@ static IMAGE: Dir = include_dir!("$CARGO_MANIFEST_DIR/image");
 /// What every target's file is continued with: which files a node is given.
 const FILES: &str = "files.toml";
 
-/// A target by name: its text, as it goes into the image, and what it says.
+/// A target by name, or by the path of an operator's own file: its text, as it goes into the image, and what it says.
 pub fn target(name: &str) -> Result<(String, Target)> {
-    let Some(file) = IMAGE.get_file(format!("targets/{name}.toml")) else {
-        bail!("no target {name:?}; there are: {}", targets().join(", "));
+    let (at, own) = if name.contains('/') || name.ends_with(".toml") {
+        (name.to_string(), std::fs::read_to_string(name).with_context(|| format!("reading target {name}"))?)
+    } else if let Some(file) = IMAGE.get_file(format!("targets/{name}.toml")) {
+        (format!("image/targets/{name}.toml"), text(file)?.to_string())
+    } else {
+        bail!("no target {name:?}; there are: {}; or name a file of your own", targets().join(", "));
     };
     let files = IMAGE.get_file(FILES).with_context(|| format!("image/{FILES} is missing"))?;
-    let text = format!("{}\n{}", text(file)?, text(files)?);
-    let target =
-        Target::parse(&text).with_context(|| format!("image/targets/{name}.toml and image/{FILES}"))?;
+    let text = format!("{own}\n{}", text(files)?);
+    let target = Target::parse(&text).with_context(|| format!("{at} and image/{FILES}"))?;
     Ok((text, target))
 }
 

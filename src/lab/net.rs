@@ -31,6 +31,10 @@ impl Net {
 
     /// Makes what is missing of it; an interrupted run is completed by the next.
     pub fn make(&self, subnet: &IpNet, own: IpAddr) -> Result<()> {
+        // One that was killed while it made this left a name without a namespace.
+        if self.exists() && self.ip(&["link"]).is_err() {
+            self.remove()?;
+        }
         if !self.exists() {
             run(Command::new("ip").args(["netns", "add", &self.name]))?;
         }

@@ -16,16 +16,7 @@ fn answer(node: &str) -> Answer {
 /// node1 looks at three blank nodes that all answer.
 fn blank() -> Observations {
     let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), answer: Ok(answer(n)) });
-    Observations {
-        schema: 1,
-        own: answer("node1"),
-        peers: peers.into(),
-        etcd: None,
-        boots_in_etcd: None,
-        initialize: None,
-        system: None,
-        sentinels: vec![],
-    }
+    Observations::of_peers(answer("node1"), peers.into())
 }
 
 fn id() -> String {
@@ -419,6 +410,51 @@ fn where_too_few_logs_are_left_each_service_names_the_choice() {
     assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
     seen.peers[0].answer = Err("gone".into());
     assert_eq!(postgres(&seen).action, Action::Wait, "it may have a log");
+}
+
+/// node1 with its log, a blank node2, and on node3 a discarded disk: its member was replaced.
+fn a_discarded_disk() -> Observations {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.etcd_log) = (Disk::Served, true, log("id-node1", "c"));
+    seen.own.data.postgres = true;
+    let node3 = peer(&mut seen, 1);
+    (node3.disk, node3.data.etcd, node3.etcd_log) = (Disk::Served, true, log("id-of-before", "c"));
+    seen
+}
+
+#[test]
+fn a_replaced_members_log_is_none() {
+    let mut seen = a_discarded_disk();
+    assert_eq!(postgres(&seen).action, Action::Wait, "two of three could be a quorum");
+    assert!(recovery(&spec(), &seen).expect_err("refused").contains("comes back by itself"));
+    seen.removed = vec!["id-of-before".into()];
+    let step = postgres(&seen);
+    assert_eq!(step.action, Action::Refuse);
+    assert!(
+        step.reason.contains("1 of 3 nodes still have etcd's log, 2 are needed (on node3"),
+        "{}",
+        step.reason
+    );
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "its own log is one");
+    assert_eq!(recovery(&spec(), &seen).expect("allowed").etcd, Etcd::FromItsLog);
+    (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (Disk::Served, true);
+    assert_eq!(postgres(&seen).action, Action::Wait, "node2's may be a member's: its head cannot be read");
+    peer(&mut seen, 0).etcd_member = Some("id-of-before".into());
+    assert_eq!(postgres(&seen).action, Action::Refuse, "as it was noted beside the log");
+}
+
+#[test]
+fn a_discarded_disk_does_not_go_on_with_its_log() {
+    let mut seen = a_discarded_disk();
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "nobody has said so");
+    seen.removed = vec!["id-node1".into()];
+    assert_eq!(etcd(&seen).step.action, Action::Refuse, "one log of three is left, and it is not this one");
+    let costs = recovery(&spec(), &seen).expect("allowed").costs;
+    assert!(costs.iter().any(|c| c.contains("this disk was replaced since")), "{costs:?}");
+    (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (Disk::Served, true);
+    assert_eq!(etcd(&seen).step.action, Action::Wait, "for the quorum that two others can be");
+    seen.etcd = Some(living());
+    assert_eq!(etcd(&seen).step.action, Action::Join);
 }
 
 #[test]

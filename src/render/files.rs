@@ -32,6 +32,7 @@ fn applies(rule: &FileRule, input: &Input) -> Result<bool> {
         Some("redis_tls") => spec.redis.tls,
         Some("own_join_port") => spec.network.join_port != crate::join::PORT,
         Some("crl") => input.crl.der.is_some(),
+        Some(firewall @ ("nftables" | "ufw" | "firewalld")) => input.target.firewall.kind == firewall,
         Some(other) => bail!("unknown `when = {other:?}`"),
     })
 }

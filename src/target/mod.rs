@@ -35,6 +35,7 @@ pub struct Target {
     pub paths: BTreeMap<String, String>,
     /// Component to systemd unit: etcd, patroni, redis, sentinel, haproxy, keepalived.
     pub units: BTreeMap<String, String>,
+    pub firewall: Firewall,
     /// Component to the user its server runs as.
     pub users: BTreeMap<String, String>,
     #[serde(default)]
@@ -100,6 +101,21 @@ pub struct Selinux {
     pub contexts: BTreeMap<String, String>,
 }
 
+/// What keeps strangers from a node's ports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Firewall {
+    /// Which files apply, by their `when`: `nftables`, `ufw`, `firewalld`.
+    pub kind: String,
+    /// Loads them at boot, before there is a network; a reload takes up new ones.
+    pub unit: String,
+}
+
+impl Firewall {
+    /// What its files name as their component.
+    pub const COMPONENT: &str = "firewall";
+}
+
 /// One file of a node's configuration: from which template, whereto, whose, and how a change is taken up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -120,7 +136,8 @@ pub struct FileRule {
     pub group: String,
     #[serde(default = "world_readable")]
     pub mode: String,
-    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`, `own_join_port`.
+    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`, `own_join_port`,
+    /// or which firewall the target has.
     #[serde(default)]
     pub when: Option<String>,
     /// The service whose plan the content depends on (`etcd`, `redis`): its gate writes the file.
@@ -206,6 +223,9 @@ impl Target {
 
     /// The unit of a component, e.g. `redis-server.service`.
     pub fn unit(&self, component: &str) -> anyhow::Result<&str> {
+        if component == Firewall::COMPONENT {
+            return Ok(&self.firewall.unit);
+        }
         self.units
             .get(component)
             .map(String::as_str)

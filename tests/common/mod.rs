@@ -10,7 +10,7 @@ use hanode::image::{self, Baked, Options};
 use hanode::spec::{self, Spec};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 /// The starter spec.
 pub fn spec() -> Spec {
@@ -24,6 +24,20 @@ pub fn debian() -> PathBuf {
         image::tree(&target, Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
     });
     TREE.clone()
+}
+
+/// A tree that no target has, made by `make` at a path that is not there yet; once, under this name.
+pub fn tree_of(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock();
+    let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tree-{name}"));
+    if !at.is_dir() {
+        let unfinished = at.with_extension("unfinished");
+        let _ = std::fs::remove_dir_all(&unfinished);
+        make(&unfinished);
+        std::fs::rename(&unfinished, &at).unwrap();
+    }
+    at
 }
 
 /// The program of the image, as cargo built it for this test.
@@ -45,23 +59,23 @@ pub fn edited_cluster_with_image(dir: &Path, image: &str, edits: &[(&str, &str)]
     });
     let cluster = Cluster::init(&dir.join("demo"), &text).unwrap();
     let out = dir.join(image);
-    let baked = Baked {
+    build("debian-13", Some(&cluster), &out);
+    (cluster, out)
+}
+
+/// An image of a target, by its name or its own file, with this program.
+pub fn build_with(program: &[u8], target: &str, cluster: Option<&Cluster>, out: &Path) {
+    let baked = cluster.map(|cluster| Baked {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
         bundle: &cluster.bundle_bytes,
         generation: cluster.bundle.stamp.generation,
-    };
-    let program = program();
-    let options = Options {
-        target: "debian-13",
-        sources: &[],
-        out: &out,
-        compress: false,
-        baked: Some(baked),
-        program: &program,
-    };
-    image::build(&options).unwrap();
-    (cluster, out)
+    });
+    image::build(&Options { target, sources: &[], out, compress: false, baked, program }).unwrap();
+}
+
+pub fn build(target: &str, cluster: Option<&Cluster>, out: &Path) {
+    build_with(&program(), target, cluster, out);
 }
 
 /// Everything on this machine that the lab of one directory makes and `down` must take away.

@@ -150,6 +150,19 @@ impl World {
         disk.etcd.as_ref().is_some_and(|log| !listed(log))
     }
 
+    /// Members whose logs `asker` finds and of which it hears from an etcd that they were replaced.
+    fn known_removed(&self, asker: usize) -> Vec<String> {
+        let logs = || self.all_at(asker).filter_map(|j| Some((j, self.machines[j].disk.etcd.as_ref()?)));
+        let tells = |cluster: &str| {
+            logs().any(|(j, (of, _))| {
+                let m = &self.machines[j];
+                of == cluster && m.etcd_runs && !self.removed(&m.disk)
+            })
+        };
+        let dead = logs().filter(|(j, (cluster, _))| self.removed(&self.machines[*j].disk) && tells(cluster));
+        dead.map(|(_, (_, id))| id.clone()).collect()
+    }
+
     /// Whether this machine's own etcd is part of a quorum.
     pub fn within_quorum(&self, i: usize) -> Option<String> {
         let m = &self.machines[i];
@@ -228,6 +241,7 @@ impl World {
             own: self.answer(i),
             peers: (0..self.spec.nodes.len()).filter(|who| *who != me).map(peer).collect(),
             etcd: quorum.as_ref().map(|c| self.members(c)),
+            removed: self.known_removed(i),
             boots_in_etcd: boots,
             initialize: quorum.as_ref().map(|c| self.etcd[c].initialize),
             system: None,
