@@ -4,12 +4,18 @@
 
 mod common;
 
-use common::fixture::{self, run};
+use common::lab::{Lab, NODES, eventually};
+use common::{
+    centos::{self, run},
+    fixture,
+};
+use hanode::cluster::Cluster;
 use hanode::image::inspect;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A cluster directory, and `hanode build` of it with a cache of its own: what a build that failed leaves shows there.
 struct Site {
@@ -24,8 +30,8 @@ impl Site {
         run(Command::new(fixture::dist().join("hanode")).arg("init").arg(site.path("demo")));
         let at = site.path("demo/cluster.toml");
         let text = std::fs::read_to_string(&at).unwrap();
-        assert!(text.contains(fixture::ETCD.0));
-        std::fs::write(&at, text.replace(fixture::ETCD.0, fixture::ETCD.1)).unwrap();
+        assert!(text.contains(centos::ETCD.0));
+        std::fs::write(&at, text.replace(centos::ETCD.0, centos::ETCD.1)).unwrap();
         site
     }
 
@@ -67,7 +73,7 @@ impl Site {
 
 /// The sources with one of them replaced.
 fn with(name: &str, text: String) -> Vec<String> {
-    let mut sources = fixture::centos_sources();
+    let mut sources = centos::sources();
     let place = sources.iter_mut().find(|source| source.starts_with(&format!("{name}="))).unwrap();
     *place = text;
     sources
@@ -75,18 +81,18 @@ fn with(name: &str, text: String) -> Vec<String> {
 
 /// AppStream from another directory of the fixture.
 fn appstream(directory: &str) -> Vec<String> {
-    let at = fixture::centos().display().to_string();
+    let at = centos::fixture().display().to_string();
     with("appstream", format!("appstream=file://{at}/{directory},key={at}/centos.asc"))
 }
 
 #[test]
 fn the_whole_path_makes_an_image() {
     let site = Site::new(false);
-    site.build("node.raw", &fixture::centos_sources()).unwrap();
+    site.build("node.raw", &centos::sources()).unwrap();
     let raw = site.path("node.raw");
     run(Command::new("e2fsck").arg("-fn").arg(format!("{}?offset={}", raw.display(), 36864 * 512)));
     std::fs::remove_file(&raw).unwrap();
-    site.build("node.tar", &fixture::centos_sources()).unwrap();
+    site.build("node.tar", &centos::sources()).unwrap();
     let image = inspect(&site.path("node.tar")).unwrap().image;
     assert_eq!(image.os, "CentOS Linux 8");
     for (component, version) in [
@@ -145,13 +151,13 @@ fn as_a_target_wants_it(root: &Path) {
 fn a_damaged_package_is_named() {
     let site = Site::new(true);
     let spoilt = site.path("spoilt");
-    run(Command::new("cp").arg("-a").arg(fixture::centos().join("appstream")).arg(&spoilt));
+    run(Command::new("cp").arg("-a").arg(centos::fixture().join("appstream")).arg(&spoilt));
     let package = spoilt.join("Packages/keepalived-2.1.5-6.el8.x86_64.rpm");
     let mut bytes = std::fs::read(&package).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&package, bytes).unwrap();
-    let key = fixture::centos().join("centos.asc");
+    let key = centos::fixture().join("centos.asc");
     let source = format!("appstream=file://{},key={}", spoilt.display(), key.display());
     site.refuses(&with("appstream", source), &["keepalived-2.1.5-6.el8"]);
 }
@@ -163,14 +169,14 @@ fn a_package_that_nobody_signed_is_refused() {
 
 #[test]
 fn a_package_that_another_key_signed_is_refused() {
-    let at = fixture::centos().display().to_string();
+    let at = centos::fixture().display().to_string();
     let sources = with("pgdg", format!("pgdg=file://{at}/pgdg,key={at}/centos.asc"));
     Site::new(true).refuses(&sources, &["postgresql12", "GPG"]);
 }
 
 #[test]
 fn a_key_that_the_target_does_not_know_is_refused() {
-    let at = fixture::centos().display().to_string();
+    let at = centos::fixture().display().to_string();
     // The root file system brings a key of the right name that is not CentOS'.
     let sources = with("baseos", format!("baseos=file://{at}/baseos"));
     Site::new(true).refuses(&sources, &["source baseos", "which this target does not know"]);
@@ -178,7 +184,7 @@ fn a_key_that_the_target_does_not_know_is_refused() {
 
 #[test]
 fn a_root_file_system_with_another_checksum_is_refused() {
-    let at = fixture::centos().display().to_string();
+    let at = centos::fixture().display().to_string();
     let wrong = "0".repeat(64);
     let sources = with("root", format!("root=file://{at}/root.tar.xz,sha256={wrong}"));
     Site::new(true).refuses(&sources, &["source root", "SHA-256", &wrong]);
@@ -228,11 +234,75 @@ fn answer(mut stream: TcpStream, dir: &Path, cut: &str) -> Option<()> {
 
 #[test]
 fn a_download_that_breaks_off_is_told() {
-    let url = server(fixture::centos(), "haproxy-");
-    let key = fixture::centos().join("centos.asc");
+    let url = server(centos::fixture(), "haproxy-");
+    let key = centos::fixture().join("centos.asc");
     let source = format!("appstream={url}/appstream,key={}", key.display());
     Site::new(true).refuses(&with("appstream", source), &["haproxy-1.8.27-2.el8"]);
-    let url = server(fixture::centos(), "root.tar.xz");
+    let url = server(centos::fixture(), "root.tar.xz");
     let source = format!("root={url}/root.tar.xz,sha256={}", "0".repeat(64));
     Site::new(true).refuses(&with("root", source), &["source root: fetching"]);
+}
+
+#[test]
+#[ignore = "a quarter of an hour: make test-targets"]
+fn three_machines_of_it_become_a_cluster_and_stay_one() {
+    let site = Site::new(false);
+    site.build("node.tar", &centos::sources()).unwrap();
+    let cluster = Cluster::load(&site.path("demo")).unwrap();
+    let before = common::Traces::now(&cluster.dir);
+    let lab = Lab { cluster, image: site.path("node.tar") };
+    lab.up(&[]);
+    every_node_is_centos(&lab);
+    lab.psql("5432", "CREATE TABLE seen (n int PRIMARY KEY)").unwrap();
+    lab.psql("5432", "INSERT INTO seen VALUES (1)").unwrap();
+    assert_eq!(lab.redis(&["set", "seen", "1"]).as_deref(), Ok("OK"));
+
+    let leader = lab.holder("postgres", "leader").unwrap();
+    let standby = lab.holder("postgres", "sync_standby").unwrap();
+    lab.patroni("node1", &["switchover", "--master", &leader, "--candidate", &standby, "--force"]);
+    assert_eq!(lab.holder("postgres", "leader"), Some(standby));
+    assert_eq!(lab.sentinel("node1", &["sentinel", "failover", "redis-cluster"]), "OK");
+    lab.healthy_within(Duration::from_secs(120));
+    lab.psql("5432", "INSERT INTO seen VALUES (2)").unwrap();
+    assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("1"));
+
+    let leader = lab.holder("postgres", "leader").unwrap();
+    lab.kill(&[&leader]);
+    let begun = Instant::now();
+    eventually(Duration::from_secs(90), || lab.psql("5432", "INSERT INTO seen VALUES (3)"));
+    eprintln!("PostgreSQL writable {:.1} s after its leader's power cut", begun.elapsed().as_secs_f64());
+    eventually(Duration::from_secs(60), || lab.redis(&["set", "cut", "1"]));
+    lab.up(&[]);
+
+    for (part, role) in [("postgres", "leader"), ("redis", "master")] {
+        let node = lab.holder(part, role).unwrap();
+        let output = lab.hanode(&["lab", "reprovision"], &["--node", &node, "--timeout-scale", "2"]);
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "replacing {node}, {role}");
+    }
+    assert_eq!(lab.psql("5432", "SELECT count(*) FROM seen").as_deref(), Ok("3"));
+    assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("1"));
+    let dir = lab.cluster.dir.clone();
+    drop(lab);
+    assert_eq!(common::Traces::now(&dir), before);
+}
+
+/// Names and places are CentOS', and what it starts by itself is what the target says.
+fn every_node_is_centos(lab: &Lab) {
+    let members: serde_json::Value =
+        serde_json::from_str(&lab.patroni("node1", &["list", "--format", "json"])).unwrap();
+    let running = members.as_array().unwrap().iter().filter(|member| member["State"] == "running").count();
+    assert_eq!(running, 3, "{members:#}");
+    for node in NODES {
+        for unit in ["etcd", "patroni", "redis", "redis-sentinel", "haproxy", "keepalived", "firewalld"] {
+            assert_eq!(lab.said(node, &["systemctl", "is-active", unit]), "active", "{unit} on {node}");
+        }
+        assert_eq!(lab.said(node, &["readlink", "/etc/redis.conf"]), "/var/lib/redis/hanode/redis.conf");
+        let data = "/var/lib/pgsql/12/hanode/PG_VERSION";
+        assert_eq!(lab.said(node, &["cat", data]), "12");
+        assert_eq!(lab.said(node, &["stat", "-c", "%u", data]), "26");
+        assert_eq!(lab.said(node, &["systemctl", "--failed", "--no-legend", "--plain"]), "", "{node}");
+        let journal = lab.said(node, &["journalctl", "-b", "--no-pager"]);
+        assert!(!journal.contains("SECURITY VIOLATION") && !journal.contains("ordering cycle"), "{node}");
+    }
 }
