@@ -3,7 +3,7 @@
 # What building, booting and testing an image takes, apart from cargo.
 TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk dosfstools \
         e2fsprogs zstd iproute2 openssl ovmf openssh-client postgresql-client redis-tools curl gpg \
-        groff-base zsh fish python3-jsonschema python3-prometheus-client faketime apt-utils dnsmasq-base
+        groff-base zsh fish python3-jsonschema python3-prometheus-client faketime xz-utils apt-utils dnsmasq-base
 # In one go: where qemu-utils came from another suite than the default one, so must the rest (see setup-qemu).
 QEMU = qemu-system-x86 qemu-utils
 
@@ -73,10 +73,10 @@ test: setup
 test-vm: setup
 	cargo test --locked --test lab --test machine --test cloud --test packer -- --ignored
 
-# Images of the old targets from their fixtures, run as clusters; half an hour.
+# Images of the old targets from fixtures of their archives, run as clusters; half an hour, as root.
 .PHONY: test-targets
 test-targets: setup
-	cargo test --locked --test cluster -- --ignored --nocapture --test-threads=1
+	cargo test --locked --test cluster --test el -- --ignored --nocapture --test-threads=1
 
 .PHONY: check
 check: setup-cargo

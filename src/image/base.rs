@@ -109,7 +109,7 @@ fn id(target: &Target) -> Result<String> {
     }
     let family = match Family::of(target)? {
         Family::Debian => include_str!("debian.rs"),
-        Family::El => include_str!("el.rs"),
+        Family::El => concat!(include_str!("el.rs"), include_str!("enclosed.sh")),
     };
     let recipe = [include_str!("base.rs"), include_str!("disk.rs"), include_str!("survey.rs")];
     for source in recipe.into_iter().chain([family, include_str!("unpack.rs")]) {

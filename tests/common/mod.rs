@@ -1,6 +1,7 @@
 //! What several tests need: a spec, a real image of it, and an eye for what a lab might leave behind.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod centos;
 pub mod desk;
 pub mod fixture;
 pub mod lab;
