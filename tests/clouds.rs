@@ -142,6 +142,10 @@ fn boots_as(name: &str) {
         let mut network = Network::new(SUBNET, dir);
         let (hardware, control, datasource) = platform(name, dir);
         let user_data = network.user_data(name);
+        if name == "azure" {
+            // It names the machine's first user.
+            network.user = "admin";
+        }
         network.dhcp(MAC, HOST);
         network.metadata(name, &user_data, &control);
         let mut machine = network.boot(&image, MAC, &hardware);

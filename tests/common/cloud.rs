@@ -11,6 +11,8 @@ pub struct Network {
     name: String,
     subnet: String,
     dir: PathBuf,
+    /// Who may log in on the machine.
+    pub user: &'static str,
     children: Vec<Child>,
 }
 
@@ -25,7 +27,8 @@ impl Network {
     pub fn new(subnet: &str, dir: &Path) -> Network {
         let name = format!("hanode-cloud-{}", std::process::id());
         run(Command::new("ip").args(["netns", "add", &name]));
-        let network = Network { name, subnet: subnet.into(), dir: dir.into(), children: Vec::new() };
+        let network =
+            Network { name, subnet: subnet.into(), dir: dir.into(), user: "debian", children: Vec::new() };
         let gateway = format!("{subnet}.1/24");
         let words = [
             &["link", "set", "lo", "up"][..],
@@ -56,13 +59,7 @@ impl Network {
     pub fn dhcp(&mut self, mac: &str, host: u8) {
         let mut dnsmasq = self.inside("dnsmasq");
         let subnet = &self.subnet;
-        dnsmasq.args([
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--user=root",
-            "--log-facility=-",
-            "--log-dhcp",
-        ]);
+        dnsmasq.args(["--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--log-facility=-"]);
         dnsmasq.args([
             "--no-resolv",
             "--no-hosts",
@@ -120,7 +117,7 @@ impl Network {
             "ConnectTimeout=10",
         ]);
         ssh.args(["-o", "UserKnownHostsFile=/dev/null", "-i"]).arg(self.dir.join("key"));
-        ssh.arg(format!("debian@{}.{host}", self.subnet)).arg(format!("sudo sh -c '{command}'"));
+        ssh.arg(format!("{}@{}.{host}", self.user, self.subnet)).arg(format!("sudo sh -c '{command}'"));
         ssh.stdin(Stdio::null()).output().unwrap()
     }
 
