@@ -56,7 +56,7 @@ impl Network {
     }
 
     /// The one machine here is given this address by DHCP, whichever client asks for it: cloud-init's own comes first.
-    pub fn dhcp(&mut self, mac: &str, host: u8) {
+    pub fn dhcp(&mut self, mac: &str, host: u8, more: &[&str]) {
         let mut dnsmasq = self.inside("dnsmasq");
         let subnet = &self.subnet;
         dnsmasq.args(["--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--log-facility=-"]);
@@ -72,7 +72,7 @@ impl Network {
             .arg(format!("--dhcp-range={subnet}.0,static"))
             .arg(format!("--dhcp-host={mac},id:*,{subnet}.{host},1h"));
         dnsmasq.arg(format!("--dhcp-option=option:router,{subnet}.1"));
-        dnsmasq.arg("--address=/metadata.google.internal/169.254.169.254");
+        dnsmasq.arg("--address=/metadata.google.internal/169.254.169.254").args(more);
         self.keep(dnsmasq, "dnsmasq.log");
     }
 
