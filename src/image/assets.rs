@@ -71,8 +71,6 @@ pub fn name(file: &'static File<'static>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_target_may_be_a_file_of_ones_own() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/targets");
