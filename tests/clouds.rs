@@ -261,7 +261,7 @@ fn a_vmware_machine_is_the_node_of_its_guestinfo() {
         let system = "type=1,manufacturer=VMware,, Inc.,product=VMware Virtual Platform";
         let processor = ["-cpu", "max,-hypervisor"].map(String::from);
         let hardware = [smbios(&[system]), processor.into()].concat();
-        let mut machine = network.boot(&image, MAC, &hardware);
+        let mut machine = network.boot(&image, "00:50:56:00:00:01", &hardware);
         machine.wait_for(&[NODE1], PATIENCE);
         is_well(&network, &mut machine, 21, "node1", "metadata", "DataSourceVMware");
     });
