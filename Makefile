@@ -17,7 +17,7 @@ PROGRAM = $(TARGET_DIR)/release/hanode
 help:
 	@echo 'make demo        build an image, run it as a cluster here, show that it works (minutes)'
 	@echo 'make test        set up and run all tests but the long ones'
-	@echo 'make test-vm     what takes an emulated machine: disks, clock, virtual nodes, an image made by Packer (half an hour)'
+	@echo 'make test-vm     what takes an emulated machine: disks, clock, clouds, older releases, an image made by Packer (an hour)'
 	@echo 'make test-targets  the old distributions as clusters, from what can be had of them (half an hour)'
 	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
 	@echo 'make test-model  the joining rules under very many histories (minutes)'
@@ -71,7 +71,7 @@ test: setup
 
 .PHONY: test-vm
 test-vm: setup
-	cargo test --locked --test lab --test machine --test cloud --test packer -- --ignored
+	cargo test --locked --test lab --test machine --test cloud --test clouds --test releases --test packer -- --ignored --test-threads=1
 
 # Images of the old targets from fixtures of their archives, run as clusters; half an hour, as root.
 .PHONY: test-targets

@@ -75,7 +75,7 @@ fn comes_in_order(said: &dyn Fn(&str) -> String) {
     }
 }
 
-/// A disk for the machine's CD drive with these files.
+/// A CD with these files, in a drive that can be asked to eject it.
 fn cd(dir: &Path, label: &str, files: &[(&str, &[u8])]) -> Vec<String> {
     let (from, iso) = (dir.join(label), dir.join(format!("{label}.iso")));
     std::fs::create_dir_all(&from).unwrap();
@@ -85,7 +85,8 @@ fn cd(dir: &Path, label: &str, files: &[(&str, &[u8])]) -> Vec<String> {
     let mut xorriso = Command::new("xorriso");
     xorriso.args(["-as", "mkisofs", "-quiet", "-V", label, "-J", "-r", "-o"]).arg(&iso).arg(&from);
     assert!(xorriso.status().unwrap().success());
-    ["-drive".into(), format!("file={},if=virtio,format=raw,readonly=on", iso.display())].into()
+    let drive = format!("if=none,id=cd,format=raw,readonly=on,file={}", iso.display());
+    ["-drive", &drive, "-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=cd"].map(String::from).into()
 }
 
 fn smbios(parts: &[&str]) -> Vec<String> {
@@ -142,7 +143,15 @@ fn boots_as(name: &str) {
         let mut network = Network::new(SUBNET, dir);
         let (hardware, control, datasource) = platform(name, dir);
         let user_data = network.user_data(name);
-        network.dhcp(MAC, HOST);
+        if name == "azure" {
+            // It names the machine's first user, and tells the first interface from others by its routes.
+            network.user = "admin";
+            let routes =
+                ["0.0.0.0/0", "168.63.129.16/32", "169.254.169.254/32"].map(|to| format!("{to},10.0.0.1"));
+            network.dhcp(MAC, HOST, &[&format!("--dhcp-option=121,{}", routes.join(","))]);
+        } else {
+            network.dhcp(MAC, HOST, &[]);
+        }
         network.metadata(name, &user_data, &control);
         let mut machine = network.boot(&image, MAC, &hardware);
         machine.wait_for(&[WAITING], PATIENCE);
@@ -252,7 +261,7 @@ fn a_vmware_machine_is_the_node_of_its_guestinfo() {
         let system = "type=1,manufacturer=VMware,, Inc.,product=VMware Virtual Platform";
         let processor = ["-cpu", "max,-hypervisor"].map(String::from);
         let hardware = [smbios(&[system]), processor.into()].concat();
-        let mut machine = network.boot(&image, MAC, &hardware);
+        let mut machine = network.boot(&image, "00:50:56:00:00:01", &hardware);
         machine.wait_for(&[NODE1], PATIENCE);
         is_well(&network, &mut machine, 21, "node1", "metadata", "DataSourceVMware");
     });
@@ -267,7 +276,7 @@ fn a_metadata_service_may_be_busy_slow_and_gone() {
         let mut network = Network::new(SUBNET, dir);
         let (hardware, slow, _) = platform("ec2", dir);
         let user_data = network.user_data("ec2");
-        network.dhcp(MAC, HOST);
+        network.dhcp(MAC, HOST, &[]);
         let with = |more: Value| {
             let mut control = slow.clone();
             control.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -314,7 +323,7 @@ fn without_a_metadata_service_the_address_decides() {
     with_directory(|dir| {
         let image = on_a_cloud(dir);
         let mut network = Network::new(SUBNET, dir);
-        network.dhcp(MAC, HOST);
+        network.dhcp(MAC, HOST, &[]);
         let mut machine = network.boot(&image, MAC, &smbios(&[EC2]));
         machine.wait_for(&[WAITING], PATIENCE);
         let console = machine.console();

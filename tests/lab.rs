@@ -186,7 +186,7 @@ fn killed(image: &Path) {
     let before = common::Traces::now(&dir);
     let down = Down(&dir);
     let up = || Command::new(PROGRAM).args(["lab", "up", "--image"]).args([image, &dir]).spawn().unwrap();
-    for round in 0..12 {
+    for round in 0..8 {
         // Mostly while things are made, and some while nodes boot.
         let limit = if round % 3 == 0 { 6000 } else { 1500 };
         let moment = Duration::from_millis(rand::random::<u64>() % limit);

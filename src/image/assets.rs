@@ -73,3 +73,22 @@ pub fn text(file: &'static File<'static>) -> Result<&'static str> {
 pub fn name(file: &'static File<'static>) -> String {
     file.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_target_may_be_a_file_of_ones_own() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/targets");
+        for name in ["debian-11", "debian-12"] {
+            let (text, target) = super::target(&format!("{folder}/{name}.toml")).unwrap();
+            assert_eq!(target.name, name);
+            assert!(text.contains("[[file]]") && !target.files.is_empty(), "{name}");
+        }
+        for (name, told) in
+            [("./none.toml", "reading target ./none.toml"), ("debian-9", "a file of your own")]
+        {
+            let error = format!("{:#}", super::target(name).unwrap_err());
+            assert!(error.contains(told), "{error}");
+        }
+    }
+}

@@ -11,6 +11,8 @@ pub struct Network {
     name: String,
     subnet: String,
     dir: PathBuf,
+    /// Who may log in on the machine.
+    pub user: &'static str,
     children: Vec<Child>,
 }
 
@@ -25,7 +27,8 @@ impl Network {
     pub fn new(subnet: &str, dir: &Path) -> Network {
         let name = format!("hanode-cloud-{}", std::process::id());
         run(Command::new("ip").args(["netns", "add", &name]));
-        let network = Network { name, subnet: subnet.into(), dir: dir.into(), children: Vec::new() };
+        let network =
+            Network { name, subnet: subnet.into(), dir: dir.into(), user: "debian", children: Vec::new() };
         let gateway = format!("{subnet}.1/24");
         let words = [
             &["link", "set", "lo", "up"][..],
@@ -53,16 +56,10 @@ impl Network {
     }
 
     /// The one machine here is given this address by DHCP, whichever client asks for it: cloud-init's own comes first.
-    pub fn dhcp(&mut self, mac: &str, host: u8) {
+    pub fn dhcp(&mut self, mac: &str, host: u8, more: &[&str]) {
         let mut dnsmasq = self.inside("dnsmasq");
         let subnet = &self.subnet;
-        dnsmasq.args([
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--user=root",
-            "--log-facility=-",
-            "--log-dhcp",
-        ]);
+        dnsmasq.args(["--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--log-facility=-"]);
         dnsmasq.args([
             "--no-resolv",
             "--no-hosts",
@@ -75,7 +72,7 @@ impl Network {
             .arg(format!("--dhcp-range={subnet}.0,static"))
             .arg(format!("--dhcp-host={mac},id:*,{subnet}.{host},1h"));
         dnsmasq.arg(format!("--dhcp-option=option:router,{subnet}.1"));
-        dnsmasq.arg("--address=/metadata.google.internal/169.254.169.254");
+        dnsmasq.arg("--address=/metadata.google.internal/169.254.169.254").args(more);
         self.keep(dnsmasq, "dnsmasq.log");
     }
 
@@ -120,7 +117,7 @@ impl Network {
             "ConnectTimeout=10",
         ]);
         ssh.args(["-o", "UserKnownHostsFile=/dev/null", "-i"]).arg(self.dir.join("key"));
-        ssh.arg(format!("debian@{}.{host}", self.subnet)).arg(format!("sudo sh -c '{command}'"));
+        ssh.arg(format!("{}@{}.{host}", self.user, self.subnet)).arg(format!("sudo sh -c '{command}'"));
         ssh.stdin(Stdio::null()).output().unwrap()
     }
 
