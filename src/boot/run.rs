@@ -67,11 +67,12 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     let node = Node { root, given: &given, name: &name, machine: &machine };
     let twin = twin::ask(&node)?;
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
-    let changed = node.apply()?;
+    let changed = node.apply();
+    twin::give_way(&node, twin, state)?;
+    let changed = changed?;
     if changed.iter().any(|path| path.starts_with(JOIN_SOCKET_DROP_INS)) {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }
-    twin::give_way(&node, twin, state)?;
     passed(root, "applied");
     let plan = wait_for_the_plan(&node, state)?;
     state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
