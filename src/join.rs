@@ -72,6 +72,9 @@ pub struct Answer {
     pub data: Data,
     #[serde(default)]
     pub postgres: Option<Postgres>,
+    /// Redis has data here, and gave up reading it.
+    #[serde(default)]
+    pub redis_unreadable: bool,
     /// The genesis that this disk has recorded.
     #[serde(default)]
     pub genesis: Option<String>,
@@ -122,6 +125,7 @@ impl Answer {
             disk: Disk::Blank,
             data: Data::default(),
             postgres: None,
+            redis_unreadable: false,
             genesis: None,
             began: false,
             etcd_member: None,

@@ -26,6 +26,7 @@ mod observe;
 pub mod platform;
 mod ready;
 mod recover;
+mod redis_log;
 mod rejoin;
 mod run;
 mod sessions;

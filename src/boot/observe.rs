@@ -1,6 +1,6 @@
 //! What this node knows: its own disk, and what the others say.
 
-use super::{disk, etcd_log, given::Given, state, wal};
+use super::{disk, etcd_log, given::Given, redis_log, state, wal};
 use crate::join::{self, Answer};
 use crate::observe;
 use crate::plan::{Observations, Peer};
@@ -49,6 +49,7 @@ pub fn own_answer(root: &Path, given: &Given, node: &str) -> Result<Answer> {
         disk: disk::judge(data, &record),
         data,
         postgres,
+        redis_unreadable: data.redis && redis_log::unreadable(root, &given.target)?,
         genesis: record.genesis,
         began: disk::began(root),
         etcd_member: record.etcd_member,

@@ -68,8 +68,12 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     let node = Node { root, given: &given, name: &name, machine: &machine };
     let twin = twin::ask(&node)?;
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
-    let changed = node.apply()?;
-    firewall::enforce(&given.target)?;
+    let laid = node.apply().and_then(|changed| firewall::enforce(&given.target).map(|()| changed));
+    let changed = match laid {
+        Ok(changed) => changed,
+        // Whoever took the address off gives it back before this ends.
+        Err(error) => return twin::give_way(&node, twin, state).and(Err(error)),
+    };
     if changed.iter().any(|path| path.starts_with(JOIN_SOCKET_DROP_INS)) {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }

@@ -224,7 +224,7 @@ fn may_restart(old: &Given, name: &str) -> Result<Option<Lock>> {
     }
     let access = old.access()?;
     let status = health::collect(&access)?;
-    let (may, words) = health::replaceable(&access.spec, &status, name);
+    let (may, words) = health::replaceable(&access.spec, &status, name, false)?;
     ensure!(may, "services must be restarted, and now is not the time; nothing is changed: {words}");
     let key = format!("/hanode/{}/applying", access.spec.name);
     let own = access.spec.node(name).context("node vanished from the spec")?;

@@ -340,6 +340,31 @@ fn an_empty_primary_never_starts_before_another_is_promoted() {
 }
 
 #[test]
+fn a_primary_that_cannot_read_its_data_lets_another_go_on() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (Disk::Served, true, true);
+    (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
+    (seen.own.redis_unreadable, peer(&mut seen, 0).data.redis) = (true, true);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.promote_another), (Action::Wait, true));
+    peer(&mut seen, 0).redis_unreadable = true;
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.promote_another), (Action::Refuse, false), "nobody to promote");
+    assert!(step.step.reason.contains("redis-check-aof --fix"), "{}", step.step.reason);
+    peer(&mut seen, 0).data.redis = false;
+    assert_eq!(redis(&seen).step.action, Action::Refuse, "no genesis over data");
+    seen.peers[1].answer = Err("gone".into());
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.promote_another), (Action::Wait, false));
+    assert!(step.step.reason.contains("node3 may have a copy"), "{}", step.step.reason);
+    seen.own.redis_unreadable = false;
+    assert_eq!(redis(&seen).step.action, Action::Resume);
+    seen.own.redis_unreadable = true;
+    seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
+    assert_eq!(redis(&seen).step.action, Action::Resume, "a replica's gate sets it aside");
+}
+
+#[test]
 fn an_interrupted_genesis_of_redis_goes_on_where_nobody_has_data() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
@@ -537,6 +562,17 @@ fn the_chosen_node_leads_whatever_others_remember() {
     seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
     let step = redis(&seen);
     assert_eq!((step.step.action, step.primary), (Action::Resume, "192.168.18.21".parse().ok()));
+}
+
+#[test]
+fn the_chosen_node_must_be_able_to_read_redis_data() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.leads) = (Disk::Served, true);
+    seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
+    (seen.etcd, seen.own.redis_unreadable) = (Some(living()), true);
+    let step = redis(&seen).step;
+    assert_eq!(step.action, Action::Refuse);
+    assert!(step.reason.contains("redis-check-aof --fix"), "{}", step.reason);
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod world;
 
 use hanode::plan::{Etcd, recovery};
 use proptest::prelude::*;
-use world::{DiskState, World};
+use world::{DiskState, Machine, World};
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
@@ -24,6 +24,8 @@ enum Event {
     Return(usize),
     /// A power cut tears Sentinel's file.
     Tear(usize),
+    /// A full disk leaves Redis' log unreadable.
+    Spoil(usize),
     Snapshot(usize),
     Rollback(usize),
     Freeze(usize),
@@ -63,6 +65,10 @@ impl World {
             Event::Tear(i) => {
                 self.crash(i % n);
                 self.machines[i % n].disk.sentinel = None;
+            }
+            Event::Spoil(i) => {
+                self.crash(i % n);
+                self.machines[i % n].disk.spoilt = self.machines[i % n].disk.redis.is_some();
             }
             // Of a disk that serves: nobody restores a machine to before the cluster was.
             Event::Snapshot(i) if !self.machines[i % n].disk.served => {}
@@ -150,6 +156,8 @@ impl World {
             self.switch_one_off();
         } else if self.told("reboot") {
             self.reboot_who_began();
+        } else if self.told("redis-check-aof") {
+            self.mend_what_is_spoilt();
         } else if self.told("recover") {
             self.recover_the_best();
         }
@@ -169,6 +177,12 @@ impl World {
                 self.boot(i);
             }
         }
+    }
+
+    /// What can still be read is all there is.
+    fn mend_what_is_spoilt(&mut self) {
+        let told = |m: &&mut Machine| m.refused.values().any(|reason| reason.contains("redis-check-aof"));
+        self.machines.iter_mut().filter(told).for_each(|m| m.disk.spoilt = false);
     }
 
     /// Of those where the verb may run, with all that answer at hand: the one with the newest data.
@@ -201,6 +215,7 @@ fn event(lossy: bool) -> BoxedStrategy<Event> {
         2 => node().prop_map(Event::Wipe),
         1 => node().prop_map(Event::Return),
         1 => node().prop_map(Event::Tear),
+        1 => node().prop_map(Event::Spoil),
         2 => node().prop_map(Event::Snapshot),
         1 => node().prop_map(Event::Rollback),
         1 => node().prop_map(Event::Twin),

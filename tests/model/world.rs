@@ -22,6 +22,8 @@ pub struct DiskState {
     pub postgres: Option<u64>,
     /// How many acknowledged writes this copy holds.
     pub redis: Option<u64>,
+    /// Redis cannot read that copy.
+    pub spoilt: bool,
     /// Primary's identity and epoch, as this Sentinel remembers.
     pub sentinel: Option<(usize, u64)>,
 }
@@ -197,6 +199,7 @@ impl World {
             disk,
             data,
             postgres: d.postgres.map(|commits| Postgres { system: "77".into(), end: Some((1, commits)) }),
+            redis_unreadable: d.redis.is_some() && d.spoilt,
             genesis: d.genesis.clone(),
             began: m.began,
             etcd_member: d.etcd_member.clone(),
