@@ -200,6 +200,20 @@ for source in sys.argv[1:]:
     }
     let found = said("trying ports", lab.client(&[&["/usr/bin/python3", "-c", TRY], &sources[..]].concat()));
     assert_eq!(found, expected.trim());
+
+    // Whoever enables the distribution's own rules, which flush all others, keeps hanode's.
+    lab.said("node3", &["systemctl", "restart", "nftables"]);
+    lab.said("node3", &["nft", "list", "chain", "inet", "hanode", "clients"]);
+    lab.said("node3", &["systemctl", "reload", "nftables"]);
+    lab.said("node3", &["nft", "list", "chain", "inet", "hanode", "clients"]);
+    lab.said("node3", &["systemctl", "stop", "hanode-firewall"]);
+    eventually(Duration::from_secs(30), || {
+        let problems = lab.status()["problems"].to_string();
+        let told = problems.contains("hanode-firewall.service is inactive");
+        if told { Ok(()) } else { Err(format!("a node without its firewall: {problems}")) }
+    });
+    lab.said("node3", &["systemctl", "start", "hanode-firewall"]);
+    lab.healthy_within(Duration::from_secs(30));
 }
 
 /// Every password and key, looked for as an ordinary user wherever such a user may look.

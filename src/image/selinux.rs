@@ -88,3 +88,36 @@ pub fn label_lost_and_found(image: &Path, offset: u64) -> Result<()> {
     ensure!(complaint.is_none(), "labelling /lost+found: {}", said.stderr);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_that_mke2fs_makes_has_its_label() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("disk");
+        std::fs::File::create(&image).unwrap().set_len(18 << 20).unwrap();
+        let mut mke2fs = command("mke2fs");
+        run(mke2fs.args(["-q", "-t", "ext4", "-F", "-E", "offset=1048576"]).arg(&image).arg("16m")).unwrap();
+        label_lost_and_found(&image, 1 << 20).unwrap();
+        let device = format!("{}?offset=1048576", image.display());
+        let said = run(command("debugfs").args(["-R", "ea_list /lost+found"]).arg(device)).unwrap();
+        let said = said.text().unwrap();
+        assert!(said.contains("security.selinux") && said.contains("lost_found_t"), "{said}");
+        assert!(label_lost_and_found(&image, 0).is_err(), "no file system there");
+    }
+
+    #[test]
+    fn the_settings_name_the_specs_ports() {
+        let mut policy = assets::target("centos-8").unwrap().1.selinux.unwrap();
+        let mut spec = crate::spec::parse(crate::spec::STARTER).unwrap();
+        let told = |policy: &Selinux| settings(policy).unwrap();
+        assert!(told(&policy).contains("\nport -a -t redis_port_t -p tcp 6378\n"));
+        spec.redis.port = 16378;
+        take_ports(&mut policy, &spec).unwrap();
+        assert!(told(&policy).contains("\nport -a -t redis_port_t -p tcp 16378\n"));
+        policy.ports.remove("redis");
+        assert!(settings(&policy).is_err());
+    }
+}
