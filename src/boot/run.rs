@@ -6,7 +6,7 @@ use super::identity::{self, Pin};
 use super::machine::Machine;
 use super::state::{self, Phase, State, Trouble};
 use super::units::Systemd;
-use super::{disk, firewall, given::Given, metadata, observe, platform, take_up, twin, volume};
+use super::{disk, firewall, given::Given, labels, metadata, observe, platform, take_up, twin, volume};
 use crate::facts::MachineFacts;
 use crate::pki::{
     self,
@@ -63,6 +63,7 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     given.adopt(root)?;
     let name = identify(root, &given, state)?;
     wait_for_the_clock(root, &given, state)?;
+    labels::ports(root, given.target.selinux.as_ref(), &given.spec)?;
     let machine = facts(root, &given, &name)?;
     let node = Node { root, given: &given, name: &name, machine: &machine };
     let twin = twin::ask(&node)?;

@@ -162,13 +162,20 @@ fn postgres(access: &Access, spec: &Spec) -> Vec<PostgresStatus> {
     };
     let cluster = spec.nodes.iter().find_map(|n| ask(n).ok()).unwrap_or_default();
     let members = cluster["members"].as_array().cloned().unwrap_or_default();
+    let tells = members.iter().any(|m| m["state"] == "streaming");
+    let asked = || streams::from_leader(&Http::new(Some(&access.cluster), TIMEOUT)?, spec, &cluster);
+    let streaming = if tells { Vec::new() } else { asked().unwrap_or_default() };
     let of = |node: &Node| {
         let member = members.iter().find(|m| m["name"] == node.name.as_str()).cloned().unwrap_or_default();
         let text = |key: &str| member[key].as_str().unwrap_or_default().to_string();
         PostgresStatus {
             name: node.name.clone(),
             role: text("role"),
-            state: if member.is_null() { "unknown to Patroni".into() } else { text("state") },
+            state: match text("state") {
+                _ if member.is_null() => "unknown to Patroni".into(),
+                state if state == "running" && streaming.contains(&node.name) => "streaming".into(),
+                state => state,
+            },
             timeline: member["timeline"].as_i64(),
             lag: member["lag"].as_i64(),
         }

@@ -1,6 +1,6 @@
 //! One node's view of itself: is every service here doing its work?
 
-use super::Access;
+use super::{Access, streams};
 use crate::client::etcd::Etcd;
 use crate::client::http::Http;
 use crate::client::redis::Redis;
@@ -45,11 +45,19 @@ fn etcd(access: &Access, node: &Node) -> Result<()> {
 
 fn postgres(access: &Access, node: &Node) -> Result<()> {
     let url = format!("https://{}/patroni", SocketAddr::new(node.address, access.spec.patroni.restapi_port));
-    let body = Http::new(Some(&access.cluster), TIMEOUT)?.get(&url)?.body;
+    let http = Http::new(Some(&access.cluster), TIMEOUT)?;
+    let body = http.get(&url)?.body;
     let state = body["state"].as_str().unwrap_or("unknown");
     ensure!(state == "running", "{state}");
     let primary = matches!(body["role"].as_str(), Some("primary" | "master"));
-    let streams = body["replication_state"].as_str() == Some("streaming");
+    let streams = match body["replication_state"].as_str() {
+        Some(state) => state == "streaming",
+        None if primary => false,
+        None => {
+            let cluster = http.get(&url.replace("/patroni", "/cluster"))?.body;
+            streams::from_leader(&http, &access.spec, &cluster)?.contains(&node.name)
+        }
+    };
     ensure!(primary || streams, "replica does not stream yet");
     Ok(())
 }

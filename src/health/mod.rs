@@ -9,6 +9,7 @@ pub mod local;
 mod metrics;
 mod replace;
 mod shown;
+mod streams;
 mod table;
 #[cfg(test)]
 mod testing;

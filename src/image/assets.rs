@@ -29,6 +29,11 @@ pub fn targets() -> Vec<String> {
     stems.map(|stem| stem.to_string_lossy().into_owned()).collect()
 }
 
+/// Any one file of `image/`.
+pub fn file(name: &str) -> Result<&'static File<'static>> {
+    IMAGE.get_file(name).with_context(|| format!("image/{name} is missing"))
+}
+
 /// A key ring of `image/keys`.
 pub fn key(name: &str) -> Result<&'static [u8]> {
     let file = IMAGE.get_file(format!("keys/{name}"));

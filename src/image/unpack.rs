@@ -51,7 +51,37 @@ fn wheel(file: &Path, root: &Path, into: &str) -> Result<()> {
 fn archive(target: &Target, source: &Source, file: &Path, into: &Path) -> Result<()> {
     let mut tar = command("tar");
     tar.args(["--no-same-owner", "--no-same-permissions", "-xf"]).arg(file).arg("-C").arg(into);
+    // What it says of directories that the tree has already counts for nothing, links among them.
+    tar.args(["--no-overwrite-dir", "--keep-directory-symlink"]);
     tar.arg(format!("--strip-components={}", source.strip));
     run(tar.args(source.members.iter().map(|member| target.versioned(member))))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::assets;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// PLV8, as an operator would pack it: what the tree has already stays as it is.
+    #[test]
+    fn an_archive_of_files_below_the_root_leaves_the_trees_own_directories_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, root) = (dir.path().join("from"), dir.path().join("root"));
+        for made in [from.join("lib/postgresql"), root.join("usr/lib")] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        std::fs::write(from.join("lib/postgresql/plv8.so"), "it").unwrap();
+        std::fs::set_permissions(&from, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink("usr/lib", root.join("lib")).unwrap();
+        let file = dir.path().join("plv8.tar.gz");
+        run(command("tar").arg("-C").arg(&from).arg("-czf").arg(&file).arg(".")).unwrap();
+        let (_, target) = assets::target("ubuntu-20.04").unwrap();
+        let source = &target.sources["plv8"];
+        archive(&target, source, &file, &tree::below(&root, source.unpack.as_ref().unwrap())).unwrap();
+        assert!(root.join("lib").is_symlink());
+        assert_eq!(std::fs::read(root.join("usr/lib/postgresql/plv8.so")).unwrap(), b"it");
+        assert_eq!(root.metadata().unwrap().permissions().mode() & 0o777, 0o755);
+    }
 }

@@ -51,6 +51,13 @@ impl Net {
         self.ip(&["link", "set", BRIDGE, "up"])
     }
 
+    /// What goes there comes from this address, as if from a machine outside the subnet.
+    pub fn speak(&self, to: &IpNet, from: IpAddr) -> Result<()> {
+        let (to, from) = (to.to_string(), from.to_string());
+        self.ip(&["address", "replace", &from, "dev", BRIDGE])?;
+        self.ip(&["route", "replace", &to, "dev", BRIDGE, "src", &from])
+    }
+
     /// A tap device on the bridge, for a virtual machine.
     pub fn make_tap(&self, device: &str) -> Result<()> {
         if self.ip(&["link", "show", device]).is_err() {

@@ -18,6 +18,8 @@ use std::net::IpAddr;
 
 pub use parse::{Fault, Faults, parse};
 #[cfg(feature = "desk")]
+pub(crate) use reader::nearest;
+#[cfg(feature = "desk")]
 pub use schema::schema;
 pub use warn::warnings;
 

@@ -12,7 +12,11 @@ use std::path::PathBuf;
 #[serde(deny_unknown_fields)]
 pub struct Source {
     pub kind: SourceKind,
+    #[serde(default)]
     pub url: String,
+    /// Left out unless `--source` names it.
+    #[serde(default)]
+    pub optional: bool,
     /// apt: e.g. `focal`, `focal-updates`.
     #[serde(default)]
     pub suites: Vec<String>,
@@ -105,6 +109,8 @@ impl Target {
         for other in others {
             self.redirect(other)?;
         }
+        self.sources
+            .retain(|name, source| !source.optional || others.iter().any(|other| other.name == *name));
         for (name, source) in &self.sources {
             if matches!(source.kind, SourceKind::File | SourceKind::Root) {
                 self.checksum(name)?;
@@ -282,6 +288,18 @@ mod tests {
         for bad in ["pgdg", "pgdg=nowhere", "=http://x/", "pgdg=http://x/,sha256=12", "pgdg=http://x/,mode=1"]
         {
             assert!(bad.parse::<Override>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_optional_source_is_there_only_when_named() {
+        for name in ["ubuntu-20.04", "centos-8"] {
+            assert!(!chosen(name, &[], &[]).unwrap().sources.contains_key("plv8"));
+            let given = format!("plv8=https://example.org/plv8.tar.gz,sha256={}", "0".repeat(64));
+            let target = chosen(name, &[], &[&given]).unwrap();
+            assert_eq!(target.sources["plv8"].url, "https://example.org/plv8.tar.gz");
+            let bare = chosen(name, &[], &["plv8=https://example.org/plv8.tar.gz"]).unwrap_err().to_string();
+            assert!(bare.contains("give it as --source plv8=URL,sha256=HEX"), "{bare}");
         }
     }
 
