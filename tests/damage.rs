@@ -65,10 +65,11 @@ fn decided(lab: &Lab, node: &str, service: &str, action: &str, words: &str) {
     eventually(SOON, || {
         let step = &plan(lab, node)["plan"][service];
         let reason = step["reason"].as_str().unwrap_or_default();
-        match step["action"] == action && reason.contains(words) {
-            true => Ok(eprintln!("{node}: {service}: {reason}")),
-            false => Err(format!("{node} has not decided to {action} {service}: {step:#}")),
+        if step["action"] != action || !reason.contains(words) {
+            return Err(format!("{node} has not decided to {action} {service}: {step:#}"));
         }
+        eprintln!("{node}: {service}: {reason}");
+        Ok(())
     });
 }
 
