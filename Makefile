@@ -3,7 +3,7 @@
 # What building, booting and testing an image takes, apart from cargo.
 TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk dosfstools \
         e2fsprogs zstd iproute2 openssl ovmf openssh-client postgresql-client redis-tools curl gpg \
-        groff-base zsh fish python3-jsonschema python3-prometheus-client faketime apt-utils
+        groff-base zsh fish python3-jsonschema python3-prometheus-client faketime xz-utils apt-utils dnsmasq-base
 # In one go: where qemu-utils came from another suite than the default one, so must the rest (see setup-qemu).
 QEMU = qemu-system-x86 qemu-utils
 
@@ -17,7 +17,7 @@ PROGRAM = $(TARGET_DIR)/release/hanode
 help:
 	@echo 'make demo        build an image, run it as a cluster here, show that it works (minutes)'
 	@echo 'make test        set up and run all tests but the long ones'
-	@echo 'make test-vm     what takes an emulated machine: disks, clock, virtual nodes, an image made by Packer (half an hour)'
+	@echo 'make test-vm     what takes an emulated machine: disks, clock, clouds, older releases, an image made by Packer (an hour)'
 	@echo 'make test-targets  the old distributions as clusters, from what can be had of them (half an hour)'
 	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
 	@echo 'make test-model  the joining rules under very many histories (minutes)'
@@ -71,12 +71,12 @@ test: setup
 
 .PHONY: test-vm
 test-vm: setup
-	cargo test --locked --test lab --test machine --test cloud --test packer -- --ignored
+	cargo test --locked --test lab --test machine --test cloud --test clouds --test releases --test packer -- --ignored --test-threads=1
 
-# Images of the old targets from their fixtures, run as clusters; half an hour.
+# Images of the old targets from fixtures of their archives, run as clusters; half an hour, as root.
 .PHONY: test-targets
 test-targets: setup
-	cargo test --locked --test cluster -- --ignored --nocapture --test-threads=1
+	cargo test --locked --test cluster --test el -- --ignored --nocapture --test-threads=1
 
 .PHONY: check
 check: setup-cargo
@@ -142,10 +142,10 @@ chaos: setup build
 test-faults: setup
 	cargo test --locked --test faults -- --ignored --nocapture --test-threads=1
 
-# A second machine of the same name, an old snapshot, most disks gone; minutes, as root.
+# A second machine of the same name, old, torn, discarded and lost disks, the operator's word; a quarter of an hour, as root.
 .PHONY: test-recover
 test-recover: setup
-	cargo test --locked --test recover -- --ignored --nocapture
+	cargo test --locked --test recover --test damage -- --ignored --nocapture
 
 # What README quotes: `make bench RUNS=5`, as root, on a machine that does nothing else.
 .PHONY: bench

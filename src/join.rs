@@ -72,6 +72,9 @@ pub struct Answer {
     pub data: Data,
     #[serde(default)]
     pub postgres: Option<Postgres>,
+    /// Redis has data here, and gave up reading it.
+    #[serde(default)]
+    pub redis_unreadable: bool,
     /// The genesis that this disk has recorded.
     #[serde(default)]
     pub genesis: Option<String>,
@@ -105,6 +108,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Whose etcd's log on this disk is: by its own head, or where that cannot be read, as it was noted.
+    pub fn member_of_log(&self) -> Option<&String> {
+        self.etcd_log.as_ref().map(|log| &log.member).or(self.etcd_member.as_ref())
+    }
+
     /// What a node says of itself on the first boot of a new disk.
     pub fn blank(spec: &Spec, node: &str, generation: u64, install_id: &str) -> Answer {
         Answer {
@@ -117,6 +125,7 @@ impl Answer {
             disk: Disk::Blank,
             data: Data::default(),
             postgres: None,
+            redis_unreadable: false,
             genesis: None,
             began: false,
             etcd_member: None,

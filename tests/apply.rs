@@ -101,13 +101,22 @@ impl Running {
         self.outside(&["sh", "-c", &script]).unwrap().trim_start_matches("serial=").to_string()
     }
 
+    /// The same for a port that is the nodes' own.
+    fn shown_inside(&self, node: &str, port: u16, more: &str) -> String {
+        let address = self.cluster.spec.node(node).unwrap().address;
+        let script = format!(
+            "openssl s_client -connect {address}:{port} {more} </dev/null 2>/dev/null | openssl x509 -noout -serial"
+        );
+        self.said(node, &["sh", "-c", &script]).trim().trim_start_matches("serial=").to_string()
+    }
+
     /// By name of the leaf: what every server of a node shows.
     fn shown_by_all(&self, node: &str) -> Vec<(&'static str, String)> {
         let key = format!("{}/pki/cluster/operator.key", self.dir());
         let crt = format!("{}/pki/cluster/operator.crt", self.dir());
         let operator = ["-cert", crt.as_str(), "-key", key.as_str()];
         vec![
-            ("pgsql", self.shown(node, 5433, &["-starttls", "postgres"])),
+            ("pgsql", self.shown_inside(node, 5433, "-starttls postgres")),
             ("redis", self.shown(node, 6378, &[])),
             ("redis", self.shown(node, 26378, &[])),
             ("haproxy", self.shown(node, 6379, &[])),
@@ -460,7 +469,19 @@ fn revoked(running: &Running) {
 /// Edits of cluster.toml reach what runs: by reload, by restart, and in etcd where Patroni keeps it.
 fn edited(running: &Running) {
     let spec = &running.cluster.spec_text;
-    let edits = [("ttl = 20", "ttl = 25"), ("min_replicas = 1", "min_replicas = 2")];
+    let edits = [
+        ("ttl = 20", "ttl = 25"),
+        ("min_replicas = 1", "min_replicas = 2"),
+        ("clients = [\"0.0.0.0/0\"]", "clients = [\"192.168.18.0/24\"]"),
+    ];
+    running.outside(&["ip", "address", "add", "10.1.0.9/32", "dev", "br0"]).unwrap();
+    let from_elsewhere = |address: &str| {
+        let url = format!("http://{address}:7080/server.crl");
+        running.outside(&["curl", "-sS", "-o", "/dev/null", "--interface", "10.1.0.9", &url])
+    };
+    for node in &running.cluster.spec.nodes {
+        from_elsewhere(&node.address.to_string()).unwrap();
+    }
     let mut new = edits.iter().fold(spec.clone(), |text, (from, to)| {
         assert!(text.contains(from), "{from}");
         text.replace(from, to)
@@ -471,6 +492,10 @@ fn edited(running: &Running) {
     );
     std::fs::write(running.cluster.dir.join("cluster.toml"), new).unwrap();
     running.apply_everywhere();
+    for node in &running.cluster.spec.nodes {
+        let refused = from_elsewhere(&node.address.to_string()).unwrap_err();
+        assert!(refused.contains("Connection refused"), "{}: {refused}", node.name);
+    }
     let leader = || {
         let status = running.status();
         let rows = status["postgres"].as_array().unwrap().clone();

@@ -20,7 +20,10 @@ median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print (NR % 2) ? v[(NR + 1) 
 told() { printf '%-58s %8s %-4s %s\n' "$1" "$2" "$3" "${4-}"; }
 mib() { du -m "$1" | cut -f1; }
 # The seconds that a build says it took go into a file.
-build() { "$hanode" build "$cluster" --target debian-13 --out "$dir/$1" $2 2>/dev/null | sed -n 's/.* MiB, \(.*\) s$/\1/p' >> "$dir/$3"; }
+build() {
+	"$hanode" build "$cluster" --target debian-13 --out "$dir/$1" $2 > "$dir/said" 2> "$dir/errors" || { cat "$dir/errors" >&2; exit 1; }
+	sed -n 's/.* MiB, \(.*\) s$/\1/p' "$dir/said" >> "$dir/$3"
+}
 
 "$hanode" init "$cluster" >/dev/null
 build node.qcow2 '' first
@@ -45,7 +48,9 @@ for run in $(seq "$runs"); do
 	for phase in identity applying starting in-service; do
 		sed -n "s/^ *\"$phase\": \([0-9]*\).*/\1/p" "$dir/state" | awk '{ printf "%.1f\n", $1 / 1000 }' >> "$dir/$phase"
 	done
-	on systemctl show -P CPUUsageNSec hanode-plan | awk '{ printf "%.0f\n", $1 / 1e6 }' >> "$dir/cpu"
+	for part in own children; do
+		sed -n "s/^ *\"$part\": \([0-9]*\).*/\1/p" "$dir/state" >> "$dir/cpu-$part"
+	done
 	on sh -c 'sed -n "s/VmHWM:[^0-9]*\([0-9]*\) kB/\1/p" /proc/$(systemctl show -P MainPID hanode-ready)/status' |
 		awk '{ printf "%.1f\n", $1 / 1024 }' >> "$dir/memory"
 	"$hanode" lab down "$cluster" >/dev/null 2>&1
@@ -55,5 +60,6 @@ told '  node1: service begins, from the start of its PID 1' "$(median "$dir/iden
 told '  node1: files are being laid down' "$(median "$dir/applying")" s
 told '  node1: all nodes heard, servers let go' "$(median "$dir/starting")" s
 told '  node1: in service' "$(median "$dir/in-service")" s
-told 'CPU time of the plan unit, checkers of servers included' "$(median "$dir/cpu")" ms 'systemctl show -P CPUUsageNSec hanode-plan'
+told "CPU time of the plan unit" "$(median "$dir/cpu-own")" ms 'cpu_ms in /run/hanode/state.json'
+told "  and of the servers' checkers that it runs" "$(median "$dir/cpu-children")" ms
 told 'peak memory of the watching service' "$(median "$dir/memory")" MiB 'VmHWM of hanode-ready'

@@ -26,7 +26,12 @@ fn the_same_on_ubuntu_20_04() {
 
 fn from_the_first_boot_to_a_lost_disk(ground: &Ground) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let (cluster, image) = ground.cluster(dir.path(), "node.tar", &[]);
+    // The lab's own side is in neither list: it takes addresses that are, as machines elsewhere would have.
+    let lists = [
+        ("clients = [\"0.0.0.0/0\"]", "clients = [\"10.1.0.0/16\"]"),
+        ("# operators = [\"192.168.18.5/32\"]", "operators = [\"10.2.0.5/32\"]"),
+    ];
+    let (cluster, image) = ground.cluster(dir.path(), "node.tar", &lists);
     let before = common::Traces::now(&cluster.dir);
     let lab = Lab { cluster, image };
     a_node_alone_waits(&lab);
@@ -34,6 +39,7 @@ fn from_the_first_boot_to_a_lost_disk(ground: &Ground) {
     lab.up(&[]);
     what_an_operator_checks(&lab);
     what_a_client_sees(&lab);
+    strangers_are_kept_out(&lab);
     no_secret_is_readable(&lab);
     roles_move_by_hand(&lab);
     let load = lab.load();
@@ -66,6 +72,8 @@ fn a_node_alone_waits(lab: &Lab) {
         let active = lab.on("node1", &["systemctl", "is-active", unit]);
         assert_eq!(String::from_utf8_lossy(&active.stdout).trim(), "inactive", "{unit}");
     }
+    // The firewall is there before any of them.
+    lab.said("node1", &["nft", "list", "chain", "inet", "hanode", "clients"]);
     assert!(
         !lab.on("node1", &["test", "-e", "/var/lib/etcd/hanode"]).status.success(),
         "etcd has a directory"
@@ -163,6 +171,51 @@ fn what_a_client_sees(lab: &Lab) {
     said("revocation list", lab.client(&["sh", "-c", &script]));
 }
 
+/// Who reaches what: a stranger in the nodes' own network no more than one elsewhere.
+fn strangers_are_kept_out(lab: &Lab) {
+    const TRY: &str = r"
+import socket, sys
+def opens(source, target, port):
+    with socket.socket() as s:
+        s.settimeout(3)
+        s.bind((source, 0))
+        return s.connect_ex((target, port)) == 0
+for source in sys.argv[1:]:
+    for target in '192.168.18.20', '192.168.18.21':
+        ports = 2379, 2380, 5432, 5433, 5434, 6378, 6379, 7000, 7080, 7081, 8008, 26378
+        print(source, target, *(port for port in ports if opens(source, target, port)))
+";
+    let strangers = ["192.168.18.1", "192.168.18.99", "172.16.0.9"];
+    for address in ["192.168.18.99/32", "172.16.0.9/32"] {
+        said(address, lab.client(&["ip", "address", "add", address, "dev", "br0"]));
+    }
+    let sources = [&["10.2.0.5", "10.1.0.1"], &strangers[..]].concat();
+    // On the virtual IP listens what listens everywhere; on the first node everything.
+    let mut expected = String::from(
+        "10.2.0.5 192.168.18.20 7000 7081\n10.2.0.5 192.168.18.21 2379 6378 7000 7081 8008 26378\n\
+         10.1.0.1 192.168.18.20 5432 5434 6379 7000 7080\n10.1.0.1 192.168.18.21 5432 5434 6379 7000 7080\n",
+    );
+    for stranger in strangers {
+        expected += &format!("{stranger} 192.168.18.20\n{stranger} 192.168.18.21\n");
+    }
+    let found = said("trying ports", lab.client(&[&["/usr/bin/python3", "-c", TRY], &sources[..]].concat()));
+    assert_eq!(found, expected.trim());
+
+    // Whoever enables the distribution's own rules, which flush all others, keeps hanode's.
+    lab.said("node3", &["systemctl", "restart", "nftables"]);
+    lab.said("node3", &["nft", "list", "chain", "inet", "hanode", "clients"]);
+    lab.said("node3", &["systemctl", "reload", "nftables"]);
+    lab.said("node3", &["nft", "list", "chain", "inet", "hanode", "clients"]);
+    lab.said("node3", &["systemctl", "stop", "hanode-firewall"]);
+    eventually(Duration::from_secs(30), || {
+        let problems = lab.status()["problems"].to_string();
+        let told = problems.contains("hanode-firewall.service is inactive");
+        if told { Ok(()) } else { Err(format!("a node without its firewall: {problems}")) }
+    });
+    lab.said("node3", &["systemctl", "start", "hanode-firewall"]);
+    lab.healthy_within(Duration::from_secs(30));
+}
+
 /// Every password and key, looked for as an ordinary user wherever such a user may look.
 fn no_secret_is_readable(lab: &Lab) {
     let secrets = toml::from_str::<toml::Table>(&lab.cluster.secrets.to_toml()).unwrap();
@@ -237,6 +290,14 @@ fn ok(answer: String) -> Result<String, String> {
 fn all_at_once(lab: &Lab) {
     lab.kill(&NODES);
     lab.up(&[]);
+    for node in NODES {
+        let since = |unit: &str| {
+            let asked = ["systemctl", "show", "--value", "-p", "ActiveEnterTimestampMonotonic", unit];
+            lab.said(node, &asked).parse::<u64>().unwrap()
+        };
+        let (firewall, network) = (since("hanode-firewall.service"), since("network-pre.target"));
+        assert!(0 < firewall && firewall < network, "{node}: the firewall came after the network");
+    }
     assert_eq!(lab.psql("5432", "SELECT count(*) FROM seen WHERE n >= 42").as_deref(), Ok("4"));
     assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("42"));
 }

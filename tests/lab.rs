@@ -7,7 +7,7 @@ mod common;
 
 use hanode::lab::{self, Lab, Options, Probe};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -179,6 +179,32 @@ fn interrupted(image: &Path) {
     assert_eq!(common::Traces::now(dir), before);
 }
 
+/// The kill that no program hears of comes at any moment: what `up` had begun goes all the same, or is completed.
+fn killed(image: &Path) {
+    let home = tempfile::tempdir().unwrap();
+    let dir = hanode::cluster::Cluster::init(&home.path().join("demo"), hanode::spec::STARTER).unwrap().dir;
+    let before = common::Traces::now(&dir);
+    let down = Down(&dir);
+    let up = || Command::new(PROGRAM).args(["lab", "up", "--image"]).args([image, &dir]).spawn().unwrap();
+    for round in 0..8 {
+        // Mostly while things are made, and some while nodes boot.
+        let limit = if round % 3 == 0 { 6000 } else { 1500 };
+        let moment = Duration::from_millis(rand::random::<u64>() % limit);
+        let mut begun = up();
+        std::thread::sleep(moment);
+        begun.kill().unwrap();
+        begun.wait().unwrap();
+        if round % 4 == 3 {
+            let again = self::up(&options(&dir, image, false, &["node3"]));
+            again.unwrap_or_else(|error| panic!("up after a kill at {moment:?}: {error:#}"));
+        }
+        lab::down(&dir).unwrap_or_else(|error| panic!("down after a kill at {moment:?}: {error:#}"));
+        assert_eq!(common::Traces::now(&dir), before, "after a kill at {moment:?}");
+        assert!(!dir.join(".lab").exists(), "after a kill at {moment:?}");
+    }
+    drop(down);
+}
+
 /// One node as a virtual machine: seeded by ISO, reached by ssh, switched off both ways.
 fn machine(image: &Path) {
     let dir = tempfile::Builder::new().prefix("a lab, with: odd name").tempdir().unwrap();
@@ -228,6 +254,11 @@ fn nothing_is_left_after_a_crash() {
 #[test]
 fn interrupt_takes_back_what_was_begun() {
     with_image("node.tar", interrupted);
+}
+
+#[test]
+fn nothing_is_left_of_an_up_that_was_killed() {
+    with_image("node.qcow2", killed);
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn a_twin_is_refused(lab: &Lab) {
         let what = state["error"]["what"].as_str().unwrap_or_default();
         match (state["phase"].as_str(), what.contains("another machine")) {
             (Some("refused"), true) => {
-                eprintln!("the twin of {victim}: {what}");
+                eprintln!("the twin of {victim}: {what}; {}", state["times_ms"]);
                 Ok(())
             }
             _ => Err(format!("the twin is not refused: {state:#}")),

@@ -3,55 +3,32 @@
 
 mod cases;
 mod common;
+mod sandbox;
 
-use cases::{Case, address};
+use cases::Case;
 use hanode::plan::Action;
 use hanode::render::sentinel;
-use hanode::tree::{self, Entry, Ids, Kind};
-use std::io::Write;
+use hanode::tree::{Entry, Kind};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-const HELPERS: &str = include_str!("validators/helpers.sh");
 const CERTIFICATES: &str = include_str!("validators/certificates.sh");
 
-/// Lays `entries` over the Debian tree, runs the script in there, and returns what it printed.
+/// In the target's own tree, where the certificates that the files name are made first.
 fn sandboxed(entries: &[Entry], script: &str) -> String {
-    sandboxed_in(&common::debian(), common::program(), entries, script)
+    sandboxed_in(&common::debian(), &common::program(), entries, script)
 }
 
 /// The same in any tree, with a program that starts there.
-fn sandboxed_in(tree: &Path, program: Vec<u8>, entries: &[Entry], script: &str) -> String {
-    let dir = tempfile::Builder::new().prefix("hanode-validate-").tempdir().expect("a temporary directory");
-    for part in ["upper", "work", "root"] {
-        std::fs::create_dir(dir.path().join(part)).expect("a directory");
-    }
-    let upper = dir.path().join("upper");
-    let ids = Ids::read(tree).expect("the tree's users");
-    tree::write(&upper, entries, Some(&ids)).expect("writing the rendered files");
-    let program = Entry::file("/usr/lib/hanode/hanode-firstboot", 0o755, program);
-    tree::write(&upper, &[program], Some(&ids)).expect("writing the program");
-
-    let mut child = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sh"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/validators/sandbox.sh"))
-        .args([tree.as_os_str(), dir.path().as_os_str()])
-        .args([1, 2, 3, 4, 5, 0].map(|n| address(n).to_string()))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("unshare runs");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let script = format!("exec 2>&1\n{HELPERS}\n{CERTIFICATES}\n{script}");
-    stdin.write_all(script.as_bytes()).expect("the script goes in");
-    drop(stdin);
-    let output = child.wait_with_output().expect("the sandbox ends");
-    let said =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("CHECKED"), "{}\n{said}", output.status);
-    println!("{said}");
-    said
+fn sandboxed_in(tree: &Path, program: &[u8], entries: &[Entry], script: &str) -> String {
+    sandbox::sandboxed(
+        tree,
+        program,
+        entries,
+        &format!(
+            "{CERTIFICATES}
+{script}"
+        ),
+    )
 }
 
 #[test]
@@ -83,8 +60,7 @@ fn one_node_serves() {
 fn ubuntu_20_04_takes_its_files() {
     let ground = common::fixture::ubuntu_20_04();
     let tree = ground.tree();
-    let within =
-        |entries: &[Entry], script: &str| sandboxed_in(&tree, ground.program.clone(), entries, script);
+    let within = |entries: &[Entry], script: &str| sandboxed_in(&tree, &ground.program, entries, script);
     let mut revoked = Case::of(3).on(ground.target);
     revoked.revoked = true;
     revoked.machine.process_events = false;

@@ -16,14 +16,15 @@ pub fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
     };
     let stage = below(root, STAGE);
     std::fs::create_dir_all(&stage)?;
-    let file = stage.join(rule.component.as_deref().unwrap_or("file"));
+    let component = rule.component.as_deref().unwrap_or(program);
+    let file = stage.join(component);
     replace(&file, content, 0o600, None)?;
     let arguments = arguments.iter().map(|a| a.replace("{file}", &file.to_string_lossy()));
     let output =
         Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
     std::fs::remove_file(&file)?;
     if !output.status.success() {
-        bail!("{program} does not accept what would become {}: {}", entry.path, in_one_line(&output));
+        bail!("{component} does not accept what would become {}: {}", entry.path, in_one_line(&output));
     }
     Ok(())
 }
@@ -53,5 +54,26 @@ fn in_one_line(output: &Output) -> String {
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let said: Vec<&str> = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    said.join(" | ")
+    if said.is_empty() { format!("it says nothing ({})", output.status) } else { said.join(" | ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checker_that_ends_without_a_word_is_told_by_its_end() {
+        let root = tempfile::tempdir().unwrap();
+        let entry = Entry::file("/etc/x.conf", 0o600, "x");
+        let said = |script: &str| {
+            let rule = format!("path = '/etc/x.conf'\ncomponent = 'x'\ncheck = ['sh', '-c', '{script}']");
+            let rule: FileRule = toml::from_str(&rule).unwrap();
+            check(root.path(), &rule, &entry).map_err(|error| error.to_string())
+        };
+        assert_eq!(said("true"), Ok(()));
+        let silent = said("kill -TERM $$").unwrap_err();
+        assert!(silent.starts_with("x does not accept what would become /etc/x.conf:"), "{silent}");
+        assert!(silent.contains("signal: 15"), "{silent}");
+        assert!(said("echo line 7; exit 1").unwrap_err().ends_with("line 7"));
+    }
 }

@@ -76,7 +76,7 @@ Without the flags it says what would be lost and changes nothing.")]
         #[arg(long)]
         json: bool,
         /// Print it in Prometheus' text format
-        #[arg(long, conflicts_with = "json")]
+        #[arg(long, conflicts_with_all = ["json", "replace"])]
         metrics: bool,
         /// Instead, say whether a node (this one, if none is named) may be taken away now, and why not
         #[arg(long, value_name = "NODE", num_args = 0..=1)]
@@ -135,16 +135,17 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::Status { json, metrics, replace: None } => {
             return health::show(&Given::load(root)?.access()?, Form::of(*json, *metrics));
         }
-        Verb::Status { replace: Some(node), .. } => return may_go(root, node.as_deref()),
+        Verb::Status { json, replace: Some(node), .. } => return may_go(root, node.as_deref(), *json),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn may_go(root: &Path, node: Option<&str>) -> Result<ExitCode> {
+fn may_go(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCode> {
     let access = Given::load(root)?.access()?;
     let own = disk::pin(root)?.context("this disk has no identity yet")?.node;
-    let status = health::collect(&access)?;
-    let (may, words) = health::replaceable(&access.spec, &status, node.unwrap_or(&own));
+    let node = node.unwrap_or(&own);
+    health::known(&access.spec, node)?;
+    let (may, words) = health::replaceable(&access.spec, &health::collect(&access)?, node, json)?;
     println!("{words}");
     Ok(if may { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -3,6 +3,7 @@
 use super::identity::Pin;
 use super::keyspace;
 use crate::join::{Data, Disk};
+use crate::render::sentinel;
 use crate::target::Target;
 use crate::tree::{below, hex, replace};
 use anyhow::{Context, Result};
@@ -53,11 +54,20 @@ pub fn ensure_install_id(root: &Path) -> Result<String> {
     if let Some(id) = install_id(root)? {
         return Ok(id);
     }
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let id = hex(&bytes);
+    let id = random_hex(16)?;
     save(root, INSTALL_ID, id.as_bytes())?;
     Ok(id)
+}
+
+/// As a Sentinel gives itself one.
+pub fn sentinel_id() -> Result<String> {
+    random_hex(20)
+}
+
+fn random_hex(length: usize) -> Result<String> {
+    let mut bytes = vec![0; length];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(hex(&bytes))
 }
 
 pub fn pin(root: &Path) -> Result<Option<Pin>> {
@@ -148,7 +158,7 @@ fn held(root: &Path, target: &Target) -> Result<Data> {
         etcd: occupied(&etcd.join("member/wal")),
         postgres: postgres.join("PG_VERSION").exists(),
         redis: keyspace::holds(&redis),
-        sentinel: sentinel.lines().any(|l| l.starts_with("sentinel myid ")),
+        sentinel: sentinel::intact(&sentinel),
     })
 }
 

@@ -5,7 +5,7 @@ use super::failpoint::passed;
 use super::rejoin::{self, Twins};
 use super::run::{facts, set_aside, towards_genesis};
 use super::succession::{self, Succession};
-use super::{age, disk, given::Given, observe, state, wal};
+use super::{age, disk, given::Given, observe, redis_log, state, wal};
 use crate::plan::{self, Action, Observations, Plan, Step};
 use crate::render::sentinel;
 use crate::tree::below;
@@ -55,8 +55,7 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
     let mut twins = Twins::default();
     let mut succession = Succession::at_start(root);
     loop {
-        let seen = observe::look(root, &given, node.name)?;
-        let plan = plan::plan(&given.spec, node.name, &seen);
+        let (seen, plan) = decide(&node, gate)?;
         if gate == Gate::Etcd {
             towards_genesis(&node, &plan)?;
         }
@@ -82,6 +81,21 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
     }
 }
 
+/// A genesis that this boot is to begin needs no word of others any more; asking etcds without a quorum takes seconds.
+fn decide(node: &Node, gate: Gate) -> Result<(Observations, Plan)> {
+    let plan = |seen: &Observations| plan::plan(&node.given.spec, node.name, seen);
+    if gate == Gate::Etcd {
+        let alone = observe::unasked(node.root, node.given, node.name)?;
+        let decided = plan(&alone);
+        if decided.etcd.step.action == Action::Begin {
+            return Ok((alone, decided));
+        }
+    }
+    let seen = observe::look(node.root, node.given, node.name)?;
+    let decided = plan(&seen);
+    Ok((seen, decided))
+}
+
 /// Does what must be true before the service starts; returns what hinders it, to look again.
 fn open(
     node: &Node,
@@ -96,6 +110,9 @@ fn open(
             return Ok(Some(Step::new(Action::Wait, reason)));
         }
         if let Some(hindrance) = succession.awaited(node, &plan.redis)? {
+            return Ok(Some(hindrance));
+        }
+        if let Some(hindrance) = fetch_from_primary(node, plan, seen)? {
             return Ok(Some(hindrance));
         }
     }
@@ -126,11 +143,11 @@ fn open(
             passed(node.root, "remembered");
         }
         Gate::Redis => {
-            set_unreadable_aside(node, plan)?;
             node.apply_planned(plan, "redis")?;
             passed(node.root, "redis-files");
         }
         Gate::Sentinel => {
+            forget_torn_memory(node)?;
             node.apply_planned(plan, "sentinel")?;
             passed(node.root, "sentinel-files");
         }
@@ -156,34 +173,38 @@ fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
     }
 }
 
-/// A log that Redis cannot read (a disk was full) would keep a replica down for good, though others have all that
-/// was confirmed. A primary's is left where it is: that is for somebody to decide.
-fn set_unreadable_aside(node: &Node, plan: &Plan) -> Result<()> {
-    let target = &node.given.target;
-    let log = below(node.root, target.path("redis_log")?).join("redis.log");
+/// A replica without data it can read fetches all from its primary, so that must be there: else Sentinels might
+/// promote the empty one. Data that cannot be read would keep it down for good; it is kept, but out of the way.
+fn fetch_from_primary(node: &Node, plan: &Plan, seen: &Observations) -> Result<Option<Step>> {
     let own = node.given.spec.node(node.name).map(|n| n.address);
-    let replica = plan.redis.primary.is_some() && plan.redis.primary != own;
-    if !replica || !gave_up_reading(&std::fs::read(&log).unwrap_or_default()) {
-        return Ok(());
+    let lacks = seen.own.redis_unreadable || plan.redis.step.action == Action::Join;
+    let Some(primary) = plan.redis.primary.filter(|p| lacks && Some(*p) != own) else { return Ok(None) };
+    if !succession::leads(node, primary) {
+        let reason = format!("{primary} is to be followed, and does not answer as primary yet");
+        return Ok(Some(Step::new(Action::Wait, reason)));
     }
-    let data = below(node.root, target.path("redis_data")?);
-    ["appendonlydir", "appendonly.aof", "dump.rdb"].iter().try_for_each(|part| set_aside(&data.join(part)))
-}
-
-/// Whether these were Redis' last words; a start that got further adds others.
-fn gave_up_reading(log: &[u8]) -> bool {
-    let end = String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned();
-    end.lines().last().is_some_and(|line| line.contains("reading the append only file"))
+    if seen.own.redis_unreadable {
+        let data = below(node.root, node.given.target.path("redis_data")?);
+        redis_log::DATA.iter().try_for_each(|part| set_aside(&data.join(part)))?;
+    }
+    Ok(None)
 }
 
 fn sentinel_file(node: &Node) -> Result<std::path::PathBuf> {
     Ok(below(node.root, node.given.target.path("redis_live")?).join("sentinel.conf"))
 }
 
-/// Intact means: it knows itself and whom it watches.
 fn has_its_own_file(node: &Node) -> Result<bool> {
-    let text = std::fs::read_to_string(sentinel_file(node)?).unwrap_or_default();
-    Ok(sentinel::monitored(&text).is_some() && text.lines().any(|l| l.starts_with("sentinel myid ")))
+    Ok(sentinel::intact(&std::fs::read_to_string(sentinel_file(node)?).unwrap_or_default()))
+}
+
+fn forget_torn_memory(node: &Node) -> Result<()> {
+    let at = sentinel_file(node)?;
+    if at.exists() && !has_its_own_file(node)? {
+        tracing::warn!("{} is torn; this Sentinel learns from the others", at.display());
+        std::fs::remove_file(&at).with_context(|| format!("removing {}", at.display()))?;
+    }
+    Ok(())
 }
 
 /// A Sentinel that remembers starts before anything is decided: others decide by what it remembers.
@@ -195,18 +216,4 @@ fn resume_sentinel(node: &Node) -> Result<()> {
     plan.redis.primary = Some(primary);
     state::save_gate(node.root, "sentinel", &plan.redis.step)?;
     node.apply_planned(&plan, "sentinel")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_last_words_say_that_a_log_was_not_readable() {
-        let bad =
-            "1:S # Bad file format reading the append only file appendonly.aof.3.incr.aof: make a backup\n";
-        assert!(gave_up_reading(bad.as_bytes()));
-        assert!(!gave_up_reading(format!("{bad}2:S * Ready to accept connections tls\n").as_bytes()));
-        assert!(!gave_up_reading(b""));
-    }
 }

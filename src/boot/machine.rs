@@ -81,10 +81,7 @@ fn ones(mask: IpAddr) -> u8 {
 
 fn uuid(root: &Path) -> Option<String> {
     // In a container the firmware is the host's, the same for all; its manager gives each one its own.
-    let container = std::fs::read(root.join("proc/1/environ")).ok().and_then(|environ| {
-        let environ = String::from_utf8_lossy(&environ).into_owned();
-        environ.split('\0').find_map(|v| v.strip_prefix("container_uuid=").map(String::from))
-    });
+    let container = std::fs::read_to_string(root.join("run/host/container-uuid")).ok();
     let firmware = || {
         if root.join("run/systemd/container").exists() {
             return None;

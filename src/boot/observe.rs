@@ -1,9 +1,10 @@
 //! What this node knows: its own disk, and what the others say.
 
-use super::{disk, etcd_log, given::Given, state, wal};
+use super::{disk, etcd_log, given::Given, redis_log, state, wal};
 use crate::join::{self, Answer};
 use crate::observe;
-use crate::plan::Observations;
+use crate::plan::{Observations, Peer};
+use crate::spec::Node;
 use crate::tree::below;
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -12,6 +13,13 @@ pub fn observe(root: &Path, given: &Given, node: &str) -> Result<Observations> {
     let (access, own) = (given.access()?, own_answer(root, given, node)?);
     let servers: Vec<_> = access.spec.nodes.iter().collect();
     Ok(observe::observe(&access, own, &servers))
+}
+
+/// What this node knows before it asks anybody.
+pub fn unasked(root: &Path, given: &Given, node: &str) -> Result<Observations> {
+    let peer = |peer: &Node| Peer { name: peer.name.clone(), answer: Err("not asked yet".into()) };
+    let peers = given.spec.peers(node).map(peer).collect();
+    Ok(Observations::of_peers(own_answer(root, given, node)?, peers))
 }
 
 /// Looks in order to act: where etcd knows of later boots of this node, the disk's data is noted as stale first.
@@ -41,6 +49,7 @@ pub fn own_answer(root: &Path, given: &Given, node: &str) -> Result<Answer> {
         disk: disk::judge(data, &record),
         data,
         postgres,
+        redis_unreadable: data.redis && redis_log::unreadable(root, &given.target)?,
         genesis: record.genesis,
         began: disk::began(root),
         etcd_member: record.etcd_member,

@@ -4,7 +4,14 @@ use super::age::{Age, Count};
 use super::dynamic::Dynamic;
 use super::state::{self, Phase, Trouble, UnitState};
 use super::{
-    disk, given::Given, handover, metrics, observe, run::node_units, sessions, units::Systemd, update,
+    disk,
+    given::Given,
+    handover, metrics, observe,
+    run::{node_units, watched_units},
+    sessions,
+    standby::Standby,
+    units::Systemd,
+    update,
 };
 use crate::health::local;
 use crate::plan::{self, Action, Plan};
@@ -14,13 +21,15 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const UNTIL_READY: Duration = Duration::from_millis(500);
+/// Just in service: its neighbours are coming up too, and a leader has a standby to name.
+const AT_FIRST: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(1));
 const FROM_THEN_ON: Duration = Duration::from_secs(5);
 
 /// Never returns but by an error: systemd stops it.
 pub fn watch(root: &Path) -> Result<()> {
     let given = Given::load(root)?;
     let node = disk::pin(root)?.context("hanode-plan.service has not pinned an identity")?.node;
-    let units = node_units(&given)?;
+    let units = watched_units(&given)?;
     let systemd = Systemd::connect()?;
     let access = given.access()?;
     let (own, name) = (given.access()?, node.clone());
@@ -30,6 +39,8 @@ pub fn watch(root: &Path) -> Result<()> {
     let mut measured: Option<Instant> = None;
     let mut dynamic = Dynamic::default();
     let mut age = Age::new();
+    let mut standby = Standby::default();
+    let mut well_since: Option<Instant> = None;
     loop {
         let units = systemd.states(&units)?;
         let mut problems = down(&units);
@@ -43,6 +54,7 @@ pub fn watch(root: &Path) -> Result<()> {
             tracing::warn!("a quorum does not know etcd's log on this disk any more; etcd joins anew");
             systemd.restart(given.target.unit("etcd")?)?;
         }
+        standby.look(&access, &node);
         if problems.is_empty() {
             disk::mark_in_service(root, &local::etcd_member(&access, &node)?)?;
             dynamic.look(root, &given, &node);
@@ -61,7 +73,18 @@ pub fn watch(root: &Path) -> Result<()> {
             measured = Some(Instant::now());
         }
         update::go_on(root, &given, &node, &systemd)?;
-        sleep(if state::load(root).phase == Phase::InService { FROM_THEN_ON } else { UNTIL_READY });
+        let well = state::load(root).phase == Phase::InService;
+        well_since = if well { well_since.or(Some(Instant::now())) } else { None };
+        sleep(pause(well_since.map(|since| since.elapsed())));
+    }
+}
+
+/// Until the next look, by how long all has been well.
+fn pause(well: Option<Duration>) -> Duration {
+    match well {
+        None => UNTIL_READY,
+        Some(well) if well < AT_FIRST.0 => AT_FIRST.1,
+        Some(_) => FROM_THEN_ON,
     }
 }
 

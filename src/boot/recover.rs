@@ -154,7 +154,8 @@ fn overrule_sentinels(node: &Node, plan: &Plan, recovery: &Recovery, seen: &Obse
     let old = std::fs::read_to_string(&at).unwrap_or_default();
     let epoch = recovery.epoch.max(sentinel::epoch(&old) + 1);
     let own = spec.node(&seen.own.node).context("node vanished from the spec")?;
-    let kept = sentinel::overruled(&old, &spec.redis.master_name, own.address, spec.redis.port, epoch);
+    let id = sentinel::id(&old).map_or_else(disk::sentinel_id, |id| Ok(id.to_string()))?;
+    let kept = sentinel::overruled(&id, &spec.redis.master_name, own.address, spec.redis.port, epoch);
     replace(&at, kept.as_bytes(), 0o600, None)?;
     node.apply_planned(plan, "sentinel")
 }

@@ -6,7 +6,7 @@ use super::identity::{self, Pin};
 use super::machine::Machine;
 use super::state::{self, Phase, State, Trouble};
 use super::units::Systemd;
-use super::{disk, given::Given, metadata, observe, platform, take_up, twin, volume};
+use super::{disk, firewall, given::Given, labels, metadata, observe, platform, take_up, twin, volume};
 use crate::facts::MachineFacts;
 use crate::pki::{
     self,
@@ -63,19 +63,26 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     given.adopt(root)?;
     let name = identify(root, &given, state)?;
     wait_for_the_clock(root, &given, state)?;
+    labels::ports(root, given.target.selinux.as_ref(), &given.spec)?;
     let machine = facts(root, &given, &name)?;
     let node = Node { root, given: &given, name: &name, machine: &machine };
     let twin = twin::ask(&node)?;
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
-    let changed = node.apply()?;
+    let laid = node.apply().and_then(|changed| firewall::enforce(&given.target).map(|()| changed));
+    let changed = match laid {
+        Ok(changed) => changed,
+        // Whoever took the address off gives it back before this ends.
+        Err(error) => return twin::give_way(&node, twin, state).and(Err(error)),
+    };
     if changed.iter().any(|path| path.starts_with(JOIN_SOCKET_DROP_INS)) {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }
-    twin::give_way(&node, twin, state)?;
     passed(root, "applied");
-    let plan = wait_for_the_plan(&node, state)?;
+    let plan = wait_for_the_plan(&node, twin, state)?;
     state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
     take_up::remember(&node)?;
+    state.cpu_ms = state::CpuTime::so_far();
+    state::save(root, state)?;
     start(root, &given)
 }
 
@@ -170,11 +177,18 @@ pub(super) fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFac
     }
 }
 
-/// Waiting for peers is a state, not a failure, and has no limit.
-fn wait_for_the_plan(node: &Node, state: &mut State) -> Result<Plan> {
+/// Waiting for peers is a state, not a failure, and has no limit. Nothing is let go before the question about a twin
+/// is answered; meanwhile the peers are asked.
+fn wait_for_the_plan(node: &Node, twin: twin::Asked, state: &mut State) -> Result<Plan> {
+    let mut twin = Some(twin);
     loop {
         let seen = observe::look(node.root, node.given, node.name)?;
         let plan = plan::plan(&node.given.spec, node.name, &seen);
+        let opens = plan.etcd.step.action.opens();
+        if let Some(asked) = twin.take_if(|twin| opens || twin.is_answered()) {
+            twin::give_way(node, asked, state)?;
+            continue;
+        }
         towards_genesis(node, &plan)?;
         state.plan = state::steps(&plan);
         state.waiting_for = seen.silent().into_iter().map(String::from).collect();
@@ -268,6 +282,13 @@ fn start(root: &Path, given: &Given) -> Result<()> {
     systemd.enable(&units)?;
     passed(root, "enabled");
     units.iter().try_for_each(|unit| systemd.start(unit))
+}
+
+/// What must run for the node to be well: its servers, and what guards them.
+pub(super) fn watched_units(given: &Given) -> Result<Vec<&str>> {
+    let mut units = node_units(given)?;
+    units.push(&given.target.firewall.unit);
+    Ok(units)
 }
 
 /// The units of a node, in an order that brings the slow ones under way first.

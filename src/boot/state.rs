@@ -68,6 +68,32 @@ pub struct State {
     pub origin_ms: u64,
     /// Milliseconds from there to the moment each phase was first reached.
     pub times_ms: BTreeMap<String, u64>,
+    /// What the plan unit cost, by the time it ended.
+    #[serde(default)]
+    pub cpu_ms: CpuTime,
+}
+
+/// Milliseconds of processor time.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuTime {
+    pub own: u64,
+    /// Of the programs that it ran: the servers' checkers, above all.
+    pub children: u64,
+}
+
+impl CpuTime {
+    pub fn so_far() -> CpuTime {
+        use nix::sys::resource::{UsageWho, getrusage};
+        let of = |who| {
+            getrusage(who).map_or(0, |usage| {
+                [usage.user_time(), usage.system_time()]
+                    .iter()
+                    .map(|t| t.tv_sec() as u64 * 1000 + t.tv_usec() as u64 / 1000)
+                    .sum()
+            })
+        };
+        CpuTime { own: of(UsageWho::RUSAGE_SELF), children: of(UsageWho::RUSAGE_CHILDREN) }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -59,6 +59,12 @@ impl Succession {
     }
 }
 
+/// Whether Redis at this address is a primary and says so.
+pub fn leads(node: &Node, address: IpAddr) -> bool {
+    let said = ask(node, address, |redis| redis.info("replication"));
+    said.is_ok_and(|said| said.get("role").is_some_and(|role| role == "master"))
+}
+
 /// Whether a replica was linked to the primary of this address during its present life.
 fn followed(replica: &Fields, primary: IpAddr) -> bool {
     let is = |key: &str, value: &str| replica.get(key).is_some_and(|v| v == value);

@@ -4,47 +4,59 @@
 use super::apply::Node;
 use super::state::{Phase, State, Trouble};
 use crate::plan::{Action, Step};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::thread::sleep;
+use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 const ROUND: Duration = Duration::from_secs(2);
 /// In memory: a reboot brings the address back by itself.
 const ASIDE: &str = "/run/hanode";
 
-/// A question that was asked and takes its time; meanwhile the caller does something else.
-pub struct Asked(Result<Option<Child>>);
+/// A question that takes its time; meanwhile the caller does something else.
+pub struct Asked(JoinHandle<Result<Option<Withdrawn>>>);
 
-/// Asks whether another machine has this node's address.
+/// Asks whether another machine has this node's address. Should one answer, this one lets go of it at once: each
+/// moment in which both have it, that one is cut off from somebody.
 pub fn ask(node: &Node) -> Result<Asked> {
     let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
-    Ok(Asked(probe(&node.machine.interface, own.address)))
+    let (root, interface, address) = (node.root.to_path_buf(), node.machine.interface.clone(), own.address);
+    Ok(Asked(spawn(move || match answered(probe(&interface, address)?)? {
+        true => Withdrawn::from(&root, &interface, address).map(Some),
+        false => Ok(None),
+    })))
+}
+
+impl Asked {
+    /// Whether the answer is there, so that nobody would wait for it.
+    pub fn is_answered(&self) -> bool {
+        self.0.is_finished()
+    }
 }
 
 /// Returns once this machine is the only one with its address.
 pub fn give_way(node: &Node, asked: Asked, state: &mut State) -> Result<()> {
     let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
     let interface = &node.machine.interface;
-    match asked.0.and_then(answered) {
-        Ok(false) => return Ok(()),
-        Ok(true) => {}
+    let asked = asked.0.join().unwrap_or_else(|_| Err(anyhow!("asking for it failed")));
+    let withdrawn = match asked {
+        Ok(None) => return Ok(()),
+        Ok(Some(withdrawn)) => withdrawn,
         // Where it is a matter of life, before etcd's membership changes, this is asked again.
         Err(error) => {
             tracing::warn!("not known whether another machine has {}: {error:#}", own.address);
             return Ok(());
         }
-    }
+    };
     let what = living(own.address, node.name);
     state.error = Some(Trouble {
         what: what.clone(),
         place: format!("{interface}, from which this machine has taken the address meanwhile"),
         fix: "switch one of the two off; this one goes on by itself once the address is free".into(),
     });
-    let withdrawn = Withdrawn::from(node.root, interface, own.address)?;
     state.enter(node.root, Phase::Refused, &what)?;
     while answered(probe(interface, own.address)?)? {
         sleep(ROUND);

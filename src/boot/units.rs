@@ -88,10 +88,18 @@ impl Systemd {
 
     /// Has a unit take up its configuration, and waits for what comes of it.
     pub fn reload(&self, unit: &str) -> Result<()> {
-        let output =
-            Command::new("systemctl").args(["reload", unit]).output().context("running systemctl")?;
+        self.run("reload", unit)
+    }
+
+    /// Any verb of systemctl, to its end.
+    pub fn run(&self, verb: &str, unit: &str) -> Result<()> {
+        let output = Command::new("systemctl").args([verb, unit]).output().context("running systemctl")?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "reloading {unit}: {}; see `journalctl -u {unit}`", said.trim());
+        ensure!(
+            output.status.success(),
+            "systemctl {verb} {unit}: {}; see `journalctl -u {unit}`",
+            said.trim()
+        );
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use super::given::Given;
 use super::ready::down;
-use super::run::{facts, node_units};
+use super::run::{facts, watched_units};
 use super::units::Systemd;
 use super::{apply, disk, take_up};
 use crate::bundle::Bundle;
@@ -112,6 +112,7 @@ fn sound(old: &Given, new: &Given) -> Result<()> {
 fn fixed_differences(old: &Spec, new: &Spec) -> Vec<String> {
     let mut like_old = new.clone();
     like_old.network.clients = old.network.clients.clone();
+    like_old.network.operators = old.network.operators.clone();
     like_old.postgres.synchronous = old.postgres.synchronous;
     like_old.postgres.parameters = old.postgres.parameters.clone();
     like_old.postgres.alt_names = old.postgres.alt_names.clone();
@@ -223,7 +224,7 @@ fn may_restart(old: &Given, name: &str) -> Result<Option<Lock>> {
     }
     let access = old.access()?;
     let status = health::collect(&access)?;
-    let (may, words) = health::replaceable(&access.spec, &status, name);
+    let (may, words) = health::replaceable(&access.spec, &status, name, false)?;
     ensure!(may, "services must be restarted, and now is not the time; nothing is changed: {words}");
     let key = format!("/hanode/{}/applying", access.spec.name);
     let own = access.spec.node(name).context("node vanished from the spec")?;
@@ -237,7 +238,7 @@ fn may_restart(old: &Given, name: &str) -> Result<Option<Lock>> {
 }
 
 fn wait_until_well(given: &Given, name: &str, systemd: &Systemd) -> Result<()> {
-    let (access, units, began) = (given.access()?, node_units(given)?, Instant::now());
+    let (access, units, began) = (given.access()?, watched_units(given)?, Instant::now());
     let node = given.spec.node(name).context("node vanished from the spec")?;
     loop {
         let mut problems = down(&systemd.states(&units)?);
@@ -267,6 +268,8 @@ mod tests {
         new.postgres.parameters.insert("work_mem".into(), "8MB".into());
         (new.patroni.ttl, new.redis.min_replicas, new.postgres.synchronous) = (30, 0, false);
         new.haproxy.extra.insert("global".into(), vec!["nbthread 2".into()]);
+        new.network.clients = vec!["10.0.0.0/8".parse().unwrap()];
+        new.network.operators = Some(vec!["192.168.18.5/32".parse().unwrap()]);
         assert!(fixed_differences(&old, &new).is_empty());
         (new.network.vip, new.redis.port) = ("192.168.18.19".parse().unwrap(), 6377);
         new.patroni.restapi_port = 8010;

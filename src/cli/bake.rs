@@ -19,7 +19,7 @@ Examples:
 pub struct Bake {
     /// The cluster directory
     pub dir: PathBuf,
-    /// The distribution in the tree, e.g. debian-13
+    /// The distribution in the tree, e.g. debian-13, or a target's file of your own
     #[arg(long, value_name = "T")]
     pub target: String,
     /// The tree

@@ -22,7 +22,7 @@ pub struct Build {
     /// The cluster directory
     #[arg(required_unless_present = "base")]
     pub dir: Option<PathBuf>,
-    /// The distribution, e.g. debian-13
+    /// The distribution, e.g. debian-13, or a target's file of your own
     #[arg(long, value_name = "T")]
     pub target: String,
     /// The image to write

@@ -173,6 +173,13 @@ fn scale(text: &str) -> Result<f64, String> {
 
 impl Lab {
     pub fn run(&self) -> Result<Verdict> {
+        if let Verb::Up { common: Common { dir, .. }, .. }
+        | Verb::Reprovision { common: Common { dir, .. }, .. }
+        | Verb::Roll { dir, .. }
+        | Verb::Chaos { dir, .. } = &self.verb
+        {
+            lab::bear_mark(dir)?;
+        }
         match &self.verb {
             Verb::Up { common, image, vm, timeout_scale } => {
                 up(common, image.as_deref(), *vm, *timeout_scale)

@@ -1,11 +1,11 @@
 //! `hanode plan`
 
 use super::{Verdict, say, say_json, status, table};
-use crate::health::Access;
+use crate::health::{self, Access};
 use crate::join::{Answer, Disk};
 use crate::observe::observe;
 use crate::plan::{self, Action, Observations, Plan, Step};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -34,7 +34,7 @@ pub struct PlanVerb {
 impl PlanVerb {
     pub fn run(&self) -> Result<Verdict> {
         let access = status::access(&self.dir)?;
-        ensure!(access.spec.node(&self.node).is_some(), "no node {:?} in the spec", self.node);
+        health::known(&access.spec, &self.node)?;
         let servers: Vec<_> = access.spec.peers(&self.node).collect();
         let own = Answer::blank(&access.spec, &self.node, access.generation, NEW_DISK);
         self.show(&access, observe(&access, own, &servers))
@@ -104,6 +104,7 @@ mod tests {
                 .map(|n| Peer { name: n.name.clone(), answer: Err("x".into()) })
                 .collect(),
             etcd: Some(spec.nodes.iter().map(member).collect()),
+            removed: vec![],
             boots_in_etcd: Some(4),
             initialize: Some(true),
             system: None,

@@ -33,6 +33,7 @@ pub struct Status {
 impl Status {
     pub fn run(&self) -> Result<Verdict> {
         let access = access(&self.dir)?;
+        self.replace.iter().try_for_each(|node| health::known(&access.spec, node))?;
         let status = health::collect(&access)?;
         match &self.replace {
             Some(node) => show_replace(&access, &status, node, self.json),
@@ -47,13 +48,8 @@ pub fn show(status: &health::Status, form: Form) -> Result<Verdict> {
 }
 
 pub fn show_replace(access: &Access, status: &health::Status, node: &str, json: bool) -> Result<Verdict> {
-    let (may, words) = health::replaceable(&access.spec, status, node);
-    match json {
-        true => super::say_json(&serde_json::json!({
-            "schema": 1, "node": node, "may_go": may, "hindrances": health::hindrances(&access.spec, status, node),
-        }))?,
-        false => super::say(&words)?,
-    }
+    let (may, words) = health::replaceable(&access.spec, status, node, json)?;
+    super::say(&words)?;
     Ok(if may { Verdict::Well } else { Verdict::NotWell })
 }
 

@@ -48,7 +48,12 @@ impl Http {
     }
 
     pub fn get(&self, url: &str) -> Result<Answer> {
-        read(self.agent.get(url).call().with_context(|| format!("GET {url}"))?)
+        self.get_with(url, &[])
+    }
+
+    pub fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        let request = headers.iter().fold(self.agent.get(url), |r, (name, value)| r.header(*name, *value));
+        read(request.call().with_context(|| format!("GET {url}"))?)
     }
 
     pub fn post(&self, url: &str, body: &Value) -> Result<Answer> {

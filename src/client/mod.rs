@@ -2,6 +2,7 @@
 
 pub mod deadline;
 pub mod etcd;
+pub mod etcd_peer;
 pub mod http;
 pub mod redis;
 pub mod tls;

@@ -18,6 +18,7 @@ use crate::bundle::Bundle;
 use crate::client::tls::Credentials;
 use crate::secrets::Secrets;
 use crate::spec::Spec;
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -148,13 +149,26 @@ pub fn problems_but_skew(access: &Access, status: &Status) -> Vec<String> {
     status.problems.iter().filter(|p| !skew.contains(p)).cloned().collect()
 }
 
-/// Says in a sentence each whether a node may be taken away now.
-pub fn replaceable(spec: &Spec, status: &Status, node: &str) -> (bool, String) {
+/// Says in a sentence each, or as JSON, whether a node may be taken away now.
+pub fn replaceable(spec: &Spec, status: &Status, node: &str, json: bool) -> Result<(bool, String)> {
+    known(spec, node)?;
     let found = hindrances(spec, status, node);
-    match found.is_empty() {
-        true => (true, format!("{node} may be taken away now")),
-        false => (false, format!("{node} must stay for now:\n  - {}", found.join("\n  - "))),
-    }
+    let may = found.is_empty();
+    let words = match (json, may) {
+        (true, _) => serde_json::to_string_pretty(&serde_json::json!({
+            "schema": 1, "node": node, "may_go": may, "hindrances": found,
+        }))?,
+        (_, true) => format!("{node} may be taken away now"),
+        _ => format!("{node} must stay for now:\n  - {}", found.join("\n  - ")),
+    };
+    Ok((may, words))
+}
+
+/// A node that the spec does not have is a slip of the pen, and said to be one.
+pub fn known(spec: &Spec, node: &str) -> Result<()> {
+    let names: Vec<&str> = spec.nodes.iter().map(|n| n.name.as_str()).collect();
+    ensure!(names.contains(&node), "the spec has no node {node:?}; there are: {}", names.join(", "));
+    Ok(())
 }
 
 /// How a status is shown.

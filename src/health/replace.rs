@@ -5,10 +5,7 @@ use crate::spec::{Spec, VipMode};
 
 /// Why taking `node` away now would cost more than that node; empty when it may go.
 pub fn hindrances(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
-    let Some(own) = spec.node(node) else {
-        let known: Vec<&str> = spec.nodes.iter().map(|n| n.name.as_str()).collect();
-        return vec![format!("the spec has no node {node:?}; there are: {}", known.join(", "))];
-    };
+    let address = spec.node(node).map(|n| n.address);
     let mut found = Vec::new();
     etcd(spec, status, node, &mut found);
     postgres(spec, status, node, &mut found);
@@ -22,7 +19,7 @@ pub fn hindrances(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
     }
     if status.sentinel.primary.is_none() {
         found.push("no majority of Sentinels names a Redis primary".into());
-    } else if status.sentinel.primary == Some(own.address) && sentinels < spec.majority() {
+    } else if status.sentinel.primary == address && sentinels < spec.majority() {
         found.push(format!("{node} is Redis' primary, and the others could not choose a new one"));
     }
     let others =

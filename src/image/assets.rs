@@ -9,21 +9,29 @@ static IMAGE: Dir = include_dir!("$CARGO_MANIFEST_DIR/image");
 /// What every target's file is continued with: which files a node is given.
 const FILES: &str = "files.toml";
 
-/// A target by name: its text, as it goes into the image, and what it says.
+/// A target by name, or by the path of an operator's own file: its text, as it goes into the image, and what it says.
 pub fn target(name: &str) -> Result<(String, Target)> {
-    let Some(file) = IMAGE.get_file(format!("targets/{name}.toml")) else {
-        bail!("no target {name:?}; there are: {}", targets().join(", "));
+    let (at, own) = if name.contains('/') || name.ends_with(".toml") {
+        (name.to_string(), std::fs::read_to_string(name).with_context(|| format!("reading target {name}"))?)
+    } else if let Some(file) = IMAGE.get_file(format!("targets/{name}.toml")) {
+        (format!("image/targets/{name}.toml"), text(file)?.to_string())
+    } else {
+        bail!("no target {name:?}; there are: {}; or name a file of your own", targets().join(", "));
     };
     let files = IMAGE.get_file(FILES).with_context(|| format!("image/{FILES} is missing"))?;
-    let text = format!("{}\n{}", text(file)?, text(files)?);
-    let target =
-        Target::parse(&text).with_context(|| format!("image/targets/{name}.toml and image/{FILES}"))?;
+    let text = format!("{own}\n{}", text(files)?);
+    let target = Target::parse(&text).with_context(|| format!("{at} and image/{FILES}"))?;
     Ok((text, target))
 }
 
 pub fn targets() -> Vec<String> {
     let stems = files("targets").into_iter().filter_map(|f| f.path().file_stem());
     stems.map(|stem| stem.to_string_lossy().into_owned()).collect()
+}
+
+/// Any one file of `image/`.
+pub fn file(name: &str) -> Result<&'static File<'static>> {
+    IMAGE.get_file(name).with_context(|| format!("image/{name} is missing"))
 }
 
 /// A key ring of `image/keys`.
@@ -64,4 +72,23 @@ pub fn text(file: &'static File<'static>) -> Result<&'static str> {
 /// A file's last path component.
 pub fn name(file: &'static File<'static>) -> String {
     file.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_target_may_be_a_file_of_ones_own() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/targets");
+        for name in ["debian-11", "debian-12"] {
+            let (text, target) = super::target(&format!("{folder}/{name}.toml")).unwrap();
+            assert_eq!(target.name, name);
+            assert!(text.contains("[[file]]") && !target.files.is_empty(), "{name}");
+        }
+        for (name, told) in
+            [("./none.toml", "reading target ./none.toml"), ("debian-9", "a file of your own")]
+        {
+            let error = format!("{:#}", super::target(name).unwrap_err());
+            assert!(error.contains(told), "{error}");
+        }
+    }
 }

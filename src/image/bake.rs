@@ -2,7 +2,7 @@
 
 use super::overlay::{self, Baked, Ground};
 use super::survey::{self, Facts};
-use super::{assets, base, clone, packages, tool};
+use super::{assets, base, clone, packages, selinux, tool};
 use crate::tree::{self, Ids};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
@@ -14,7 +14,7 @@ const PIN: &str = "/var/lib/hanode/identity.json";
 /// Bakes into the tree at `root` and takes out what no copy of it may have; returns the paths that changed.
 pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) -> Result<Vec<String>> {
     tool::need_root("baking into a tree")?;
-    let (text, target) = assets::target(target)?;
+    let (text, mut target) = assets::target(target)?;
     survey::check_os(root, &target)?;
     if tree::below(root, PIN).exists() {
         bail!(
@@ -28,6 +28,11 @@ pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) ->
     let entries = overlay::entries(&ground, baked)?;
     let changed = tree::write(root, &entries, Some(&Ids::read(root)?))?;
     base::units(&target, root)?;
+    if let Some(policy) = &mut target.selinux {
+        baked.map_or(Ok(()), |baked| selinux::take_ports(policy, baked.spec))?;
+        selinux::settle(policy, root)?;
+        selinux::label(policy, root, &entries.into_iter().map(|e| e.path).collect::<Vec<_>>())?;
+    }
     clone::forget(root)?;
     Ok(changed)
 }

@@ -4,7 +4,7 @@
 use super::scratch::Scratch;
 use super::survey::Facts;
 use super::tool::{self, command, inside, isolated, run};
-use super::{assets, disk, family::Family, progress::Steps, unpack};
+use super::{assets, disk, family::Family, progress::Steps, selinux, unpack};
 use crate::target::Target;
 use crate::tree::{self, Entry};
 use anyhow::{Context, Result};
@@ -102,9 +102,14 @@ fn id(target: &Target) -> Result<String> {
     sum.update(serde_json::to_vec(&(data, &target.enabled, &target.masked))?);
     sum.update(serde_json::to_vec(&(&target.sources, &target.versions))?);
     sum.update(serde_json::to_vec(&tree::manifest(&before(target)))?);
+    if let Some(policy) = &target.selinux {
+        sum.update(selinux::settings(policy)?);
+        sum.update(selinux::module(policy)?);
+        sum.update(include_str!("selinux.rs"));
+    }
     let family = match Family::of(target)? {
         Family::Debian => include_str!("debian.rs"),
-        Family::El => include_str!("el.rs"),
+        Family::El => concat!(include_str!("el.rs"), include_str!("enclosed.sh")),
     };
     let recipe = [include_str!("base.rs"), include_str!("disk.rs"), include_str!("survey.rs")];
     for source in recipe.into_iter().chain([family, include_str!("unpack.rs")]) {
@@ -171,12 +176,22 @@ fn make(target: &Target, scratch: &Scratch, steps: &mut Steps) -> Result<()> {
     steps.begin("settling units, removing what is of this machine");
     units(target, &root)?;
     clean(&root)?;
+    if let Some(policy) = &target.selinux {
+        steps.begin("setting up SELinux");
+        selinux::settle(policy, &root)?;
+    }
     let facts = Facts::of_base(&root, target, id.clone(), built_at)?;
+    if let Some(policy) = &target.selinux {
+        selinux::label(policy, &root, &["/".into()])?;
+    }
     let done = scratch.join("done");
     std::fs::create_dir(&done)?;
     std::fs::write(done.join("base.json"), serde_json::to_vec(&facts)?)?;
     steps.begin("writing base.raw");
     disk::write(&root, &target.disk, &id, &done.join("base.raw"), scratch)?;
+    if target.selinux.is_some() {
+        selinux::label_lost_and_found(&done.join("base.raw"), disk::ROOT_OFFSET)?;
+    }
     steps.begin("writing base.tar");
     archive(&root, &done.join("base.tar"))?;
     steps.done();

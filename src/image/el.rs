@@ -3,15 +3,16 @@
 
 use super::fetch;
 use super::scratch::Scratch;
-use super::tool::{self, command, inside, isolated, run};
+use super::tool::{self, command, inside, run};
 use crate::target::{Source, SourceKind, Target};
 use crate::tree::{self, Entry, Ids};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-pub const TOOLS: &[&str] = &["curl", "tar", "chroot", "gpg", "mknod", "unshare"];
+pub const TOOLS: &[&str] = &["curl", "tar", "chroot", "gpg", "unshare", "mount"];
 
+const ENCLOSED: &str = include_str!("enclosed.sh");
 const REPOSITORIES: &str = "etc/yum.repos.d";
 
 /// Installs into `scratch/root`; `before` lies there before any package is installed.
@@ -20,40 +21,64 @@ pub fn install(target: &Target, before: &[Entry], scratch: &Scratch, note: &dyn 
     let name = target.sources.iter().find(|(_, source)| source.kind == SourceKind::Root);
     let (name, _) = name.context("its file names no source of the kind \"root\"")?;
     note("fetching the root file system");
-    unpack_root(&fetch::file(target, name, scratch)?, &root, scratch)?;
-    devices(&root)?;
+    unpack_root(&fetch::file(target, name, scratch)?, &root, scratch)
+        .with_context(|| format!("source {name}"))?;
     tree::write(&root, before, Some(&Ids::read(&root)?))?;
-    repositories(target, &root, scratch)?;
-    // The host's way to names, while packages are fetched.
+    let repositories = repositories(target, &root, scratch)?;
+    write_repositories(&repositories, &root, |r| r.for_the_build())?;
+    // The host's way to names, while packages are fetched; a link there would lead out of the tree.
     let resolver = root.join("etc/resolv.conf");
+    let _ = std::fs::remove_file(&resolver);
     std::fs::copy("/etc/resolv.conf", &resolver).context("copying /etc/resolv.conf")?;
+    let dnf = Dnf { root: &root, repositories: &repositories, note };
     for module in &target.base.modules {
         note(&format!("module {module}"));
         let (verb, stream) = match module.strip_prefix('!') {
             Some(name) => ("disable", name),
             None => ("enable", module.as_str()),
         };
-        dnf(&root, &["module", verb, stream]).with_context(|| format!("module {module}"))?;
+        dnf.run(&["module", verb, stream]).with_context(|| format!("module {module}"))?;
     }
     let packages: Vec<_> = target.base.packages.iter().map(|p| target.versioned(p)).collect();
     let mut install = vec!["install", "--setopt=install_weak_deps=False", "--setopt=tsflags=nodocs"];
     install.extend(packages.iter().map(String::as_str));
     note("dnf install");
-    let said = dnf(&root, &install).context("installing the packages")?;
+    let said = dnf.run(&install).context("installing the packages")?;
     if let Some(failed) = failed_scriptlet(&said) {
         bail!("a package's script failed, and dnf went on: {failed}");
     }
     std::fs::remove_file(&resolver)?;
+    write_repositories(&repositories, &root, |r| r.for_the_image())?;
     remove_excluded(target, &root)
 }
 
-/// dnf of the tree, in its own namespaces: whatever it starts and mounts is gone with it.
-fn dnf(root: &Path, arguments: &[&str]) -> Result<String> {
-    let mut dnf = isolated(root, "dnf");
-    dnf.args(["--assumeyes", "--color=never", "--setopt=keepcache=False"]).args(arguments);
-    dnf.env("HOME", "/root");
-    let said = run(&mut dnf)?;
-    Ok(format!("{}\n{}", String::from_utf8_lossy(&said.stdout), said.stderr))
+/// dnf of the tree.
+struct Dnf<'a> {
+    root: &'a Path,
+    repositories: &'a [Repository<'a>],
+    note: &'a dyn Fn(&str),
+}
+
+impl Dnf<'_> {
+    /// Everything it says.
+    fn run(&self, arguments: &[&str]) -> Result<String> {
+        let mut dnf = command("unshare");
+        dnf.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", ENCLOSED, "enclosed"]);
+        dnf.arg(self.root);
+        for repository in self.repositories {
+            if let Some(host) = repository.directory() {
+                dnf.arg(host).arg(repository.place());
+            }
+        }
+        dnf.args(["--", "dnf", "--assumeyes", "--color=never", "--setopt=keepcache=False"]).args(arguments);
+        dnf.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root").env("SYSTEMD_OFFLINE", "1");
+        let said = tool::watch(&mut dnf, |line| {
+            if let Some((_, package)) = line.split_once("Installing       : ") {
+                (self.note)(package.trim());
+            }
+        })?;
+        Ok(said.stderr)
+    }
 }
 
 /// The line in which dnf or rpm tells of a script that failed; their exit code does not.
@@ -97,19 +122,44 @@ fn untar(archive: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("unpacking {}", archive.display()))
 }
 
-/// What packages' scripts expect of /dev.
-fn devices(root: &Path) -> Result<()> {
-    for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
-        let at = root.join("dev").join(name);
-        if !at.exists() {
-            run(command("mknod").args(["-m", "666"]).arg(at).args(["c", "1", &minor.to_string()]))?;
-        }
+/// A repository, and the key that counts for it, as a path of the tree.
+struct Repository<'a> {
+    name: &'a str,
+    source: &'a Source,
+    key: String,
+}
+
+impl Repository<'_> {
+    /// One that is a directory of this machine.
+    fn directory(&self) -> Option<&Path> {
+        let path = self.source.url.strip_prefix("file:")?;
+        Some(Path::new(path.strip_prefix("//").unwrap_or(path)))
     }
-    Ok(())
+
+    /// Where dnf finds that.
+    fn place(&self) -> String {
+        format!("/run/hanode-source/{}", self.name)
+    }
+
+    fn for_the_build(&self) -> String {
+        let local = self.directory().map(|_| format!("file://{}", self.place()));
+        self.text(local.as_ref().unwrap_or(&self.source.url), true)
+    }
+
+    /// A directory of the machine that built the image is nothing to the image.
+    fn for_the_image(&self) -> String {
+        self.text(&self.source.url, self.directory().is_none())
+    }
+
+    fn text(&self, url: &str, enabled: bool) -> String {
+        let (name, enabled) = (self.name, u8::from(enabled));
+        let key = &self.key;
+        format!("[{name}]\nname={name}\nbaseurl={url}\nenabled={enabled}\ngpgcheck=1\ngpgkey=file://{key}\n")
+    }
 }
 
 /// The target's repositories instead of those that the tree came with; signatures are always checked.
-fn repositories(target: &Target, root: &Path, scratch: &Scratch) -> Result<()> {
+fn repositories<'a>(target: &'a Target, root: &Path, scratch: &Scratch) -> Result<Vec<Repository<'a>>> {
     let dir = root.join(REPOSITORIES);
     std::fs::create_dir_all(&dir)?;
     for file in std::fs::read_dir(&dir)? {
@@ -117,20 +167,25 @@ fn repositories(target: &Target, root: &Path, scratch: &Scratch) -> Result<()> {
     }
     let keys = PathBuf::from("/etc/pki/rpm-gpg");
     std::fs::create_dir_all(tree::below(root, &keys.to_string_lossy()))?;
-    for (name, source) in target.sources.iter().filter(|(_, source)| source.kind == SourceKind::Dnf) {
+    let sources = target.sources.iter().filter(|(_, source)| source.kind == SourceKind::Dnf);
+    let made = sources.map(|(name, source)| {
         let ring = fetch::key_ring(name, source, root, scratch)?;
         let ring = ring.with_context(|| format!("source {name} names no key"))?;
         let key = keys.join(ring.file_name().context("a key ring without a name")?);
-        std::fs::copy(&ring, tree::below(root, &key.to_string_lossy()))?;
-        let text = repository(name, source, &key.to_string_lossy());
-        tree::replace(&dir.join(format!("hanode-{name}.repo")), text.as_bytes(), 0o644, None)?;
-    }
-    Ok(())
+        let key = key.to_string_lossy().into_owned();
+        std::fs::copy(&ring, tree::below(root, &key))?;
+        Ok(Repository { name, source, key })
+    });
+    made.collect()
 }
 
-fn repository(name: &str, source: &Source, key: &str) -> String {
-    let url = &source.url;
-    format!("[{name}]\nname={name}\nbaseurl={url}\nenabled=1\ngpgcheck=1\ngpgkey=file://{key}\n")
+fn write_repositories(all: &[Repository], root: &Path, text: impl Fn(&Repository) -> String) -> Result<()> {
+    let dir = root.join(REPOSITORIES);
+    for repository in all {
+        let at = dir.join(format!("hanode-{}.repo", repository.name));
+        tree::replace(&at, text(repository).as_bytes(), 0o644, None)?;
+    }
+    Ok(())
 }
 
 /// rpm has no way to leave a path out for good, so it goes afterwards.
@@ -179,7 +234,22 @@ mod tests {
     #[test]
     fn every_repository_checks_signatures() {
         let (_, target) = crate::image::target("centos-8").unwrap();
-        let text = repository("pgdg", &target.sources["pgdg"], "/etc/pki/rpm-gpg/hanode-pgdg.asc");
-        assert!(text.contains("\ngpgcheck=1\ngpgkey=file:///etc/pki/rpm-gpg/hanode-pgdg.asc\n"), "{text}");
+        let mut source = target.sources["pgdg"].clone();
+        let text = |source: &Source| {
+            let key = "/etc/pki/rpm-gpg/hanode-pgdg.asc".to_string();
+            let repository = Repository { name: "pgdg", source, key };
+            [repository.for_the_build(), repository.for_the_image()]
+        };
+        let checked = "\nenabled=1\ngpgcheck=1\ngpgkey=file:///etc/pki/rpm-gpg/hanode-pgdg.asc\n";
+        for text in text(&source) {
+            assert!(text.contains(&source.url) && text.contains(checked), "{text}");
+        }
+        source.url = "file:///mirror".into();
+        let [build, image] = text(&source);
+        assert!(
+            build.contains("baseurl=file:///run/hanode-source/pgdg\n") && build.contains(checked),
+            "{build}"
+        );
+        assert!(image.contains("enabled=0\ngpgcheck=1\n"), "{image}");
     }
 }

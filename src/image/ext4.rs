@@ -112,6 +112,8 @@ fn script(
             if present.insert(dir.to_string()) {
                 writeln!(out, "mkdir \"{dir}\"")?;
                 set(&mut out, dir, 0o040755, (0, 0), mtime)?;
+                // As the first file in it, which is what the policy says of all such directories.
+                label(&mut out, dir, entry)?;
             }
         }
         let path = &entry.path;
@@ -139,11 +141,16 @@ fn script(
         };
         let owner = (ids.uid(&entry.owner)?, ids.gid(&entry.group)?);
         set(&mut out, path, kind | entry.mode, owner, mtime)?;
-        if let Some(label) = &entry.label {
-            writeln!(out, "ea_set \"{path}\" security.selinux {label}")?;
-        }
+        label(&mut out, path, entry)?;
     }
     Ok(out)
+}
+
+fn label(out: &mut String, path: &str, entry: &Entry) -> std::fmt::Result {
+    match &entry.label {
+        Some(label) => writeln!(out, "ea_set \"{path}\" security.selinux {label}"),
+        None => Ok(()),
+    }
 }
 
 fn set(out: &mut String, path: &str, mode: u32, owner: (u32, u32), mtime: u64) -> std::fmt::Result {

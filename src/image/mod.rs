@@ -15,8 +15,10 @@ mod glibc;
 mod inspect;
 mod overlay;
 mod packages;
+mod parameters;
 mod progress;
 mod record;
+pub mod selinux;
 mod survey;
 mod tarball;
 pub mod tool;
@@ -90,6 +92,9 @@ pub fn build(options: &Options) -> Result<Built> {
     let (text, mut target) = assets::target(options.target)?;
     let pins = options.baked.as_ref().map(|baked| baked.spec.versions.clone()).unwrap_or_default();
     target.choose(&pins, options.sources)?;
+    if let (Some(policy), Some(baked)) = (&mut target.selinux, &options.baked) {
+        selinux::take_ports(policy, baked.spec)?;
+    }
     tool::need(if format.is_archive() { &["cp"] } else { &["cp", "debugfs", "e2fsck", "qemu-img"] })?;
     let mut steps = Steps::new();
     let base = base::obtain(&target, &mut steps)?;

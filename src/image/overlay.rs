@@ -2,11 +2,12 @@
 
 use super::assets;
 use super::glibc;
+use super::parameters;
 use super::record::{Cluster, Record};
 use super::survey::Facts;
 use crate::bundle;
 use crate::spec::Spec;
-use crate::target::{Selinux, Target};
+use crate::target::Target;
 use crate::tree::{self, Entry};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -62,11 +63,13 @@ pub fn entries(ground: &Ground, baked: Option<&Baked>) -> Result<Vec<Entry>> {
     entries.push(Entry::file(at("target.toml"), 0o644, ground.target_text));
     entries.extend(assets::entries("templates", &at("templates")));
     if let Some(baked) = baked {
+        let version = ground.facts.components.get("postgres").map(String::as_str).unwrap_or_default();
+        parameters::check(baked.spec, &ground.facts.parameters, version)?;
         entries.push(Entry::file(at("spec.toml"), 0o644, baked.spec_text));
         entries.push(Entry::file(bundle::BAKED, 0o600, baked.bundle));
     }
     for entry in &mut entries {
-        entry.label = label(ground.target.selinux.as_ref(), &entry.path);
+        entry.label = label(ground.target, &entry.path);
     }
     entries.push(record(ground, baked, &entries)?);
     Ok(entries)
@@ -82,7 +85,7 @@ fn record(ground: &Ground, baked: Option<&Baked>, entries: &[Entry]) -> Result<E
     let mut text = serde_json::to_vec_pretty(&record)?;
     text.push(b'\n');
     let entry = Entry::file(super::record::PATH, 0o644, text);
-    let label = label(ground.target.selinux.as_ref(), &entry.path);
+    let label = label(ground.target, &entry.path);
     Ok(entry.labelled(label))
 }
 
@@ -120,22 +123,14 @@ fn links(name: &str, text: &str) -> Vec<Entry> {
     links
 }
 
-/// The context of a path: the longest pattern that matches it.
-fn label(selinux: Option<&Selinux>, path: &str) -> Option<String> {
-    let matches = |pattern: &&String| match pattern.strip_suffix("/**") {
-        Some(dir) => path == dir || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')),
-        None => path == *pattern,
-    };
-    let contexts = &selinux?.contexts;
-    let best = contexts.keys().filter(matches).max_by_key(|pattern| pattern.trim_end_matches("/**").len())?;
-    contexts.get(best).cloned()
+fn label(target: &Target, path: &str) -> Option<String> {
+    target.selinux.as_ref().and_then(|policy| policy.context(path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tree::Kind;
-    use std::collections::BTreeMap;
 
     fn ground<'a>(target: &'a Target, text: &'a str, facts: &'a Facts) -> Ground<'a> {
         Ground { target_text: text, target, facts, program: b"program" }
@@ -144,7 +139,7 @@ mod tests {
     fn facts() -> Facts {
         serde_json::from_value(serde_json::json!({
             "schema": 1, "base": "b", "built_at": 7, "os": "Debian", "passwd": "", "group": "",
-            "components": {"etcd": "3.5.16"}, "packages": {"etcd-server": "3.5.16"},
+            "components": {"etcd": "3.5.16"}, "packages": {"etcd-server": "3.5.16"}, "parameters": ["work_mem"],
         }))
         .unwrap()
     }
@@ -184,18 +179,5 @@ mod tests {
                 "/etc/systemd/system/y.target.requires/a.service",
             ]
         );
-    }
-
-    #[test]
-    fn the_longest_pattern_gives_the_label() {
-        let contexts = [("/etc/**", "etc_t"), ("/etc/ssl/**", "cert_t"), ("/etc/ssl/x", "own_t")];
-        let contexts: BTreeMap<_, _> = contexts.map(|(k, v)| (k.to_string(), v.to_string())).into();
-        let selinux = Selinux { contexts };
-        let of = |path| label(Some(&selinux), path);
-        assert_eq!(of("/etc/ssl/x").unwrap(), "own_t");
-        assert_eq!(of("/etc/ssl/y").unwrap(), "cert_t");
-        assert_eq!(of("/etc/sslx").unwrap(), "etc_t");
-        assert_eq!(of("/usr"), None);
-        assert_eq!(label(None, "/etc/ssl/x"), None);
     }
 }

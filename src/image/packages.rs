@@ -17,6 +17,11 @@ pub fn ensure(root: &Path, target: &Target) -> Result<()> {
     if target.family != "debian" {
         return Ok(());
     }
+    // What a base has that comes in no package.
+    let parts: Vec<Entry> =
+        target.base.parts.iter().flat_map(|part| assets::entries(&format!("parts/{part}"), "")).collect();
+    let ids = Ids::read(root)?;
+    tree::write(root, &parts, Some(&ids))?;
     let said = run(inside(root, "dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}${Package}\n"]))?;
     let installed: BTreeSet<_> = said.text()?.lines().filter_map(|line| line.strip_prefix("ii ")).collect();
     let wanted: Vec<_> = target.base.packages.iter().map(|p| target.versioned(p)).collect();
@@ -33,7 +38,7 @@ pub fn ensure(root: &Path, target: &Target) -> Result<()> {
     if tree::below(root, POLICY).exists() {
         bail!("{POLICY} exists: packages are being installed, or were when the machine went down; remove it");
     }
-    tree::write(root, &before, Some(&Ids::read(root)?))?;
+    tree::write(root, &before, Some(&ids))?;
     let done = install(root, &missing);
     let removed =
         std::fs::remove_file(tree::below(root, POLICY)).with_context(|| format!("removing {POLICY}"));

@@ -1,6 +1,6 @@
 //! What is installed in a tree: which distribution, which packages, which version of each component.
 
-use super::family::Family;
+use super::{family::Family, parameters};
 use crate::target::{SourceKind, Target};
 use crate::tree::Ids;
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +22,8 @@ pub struct Facts {
     pub components: BTreeMap<String, String>,
     /// Every installed package.
     pub packages: BTreeMap<String, String>,
+    /// What PostgreSQL's configuration may name.
+    pub parameters: Vec<String>,
 }
 
 impl Facts {
@@ -30,7 +32,8 @@ impl Facts {
         let packages = Family::of(target)?.packages(root)?.into_iter().collect();
         let components = components(root, target, &packages)?;
         let (passwd, group) = (read(root, "etc/passwd")?, read(root, "etc/group")?);
-        Ok(Facts { schema: 1, base, built_at, os, passwd, group, components, packages })
+        let parameters = parameters::known(root, target)?;
+        Ok(Facts { schema: 1, base, built_at, os, passwd, group, components, packages, parameters })
     }
 
     pub fn ids(&self) -> Ids {

@@ -15,7 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mmdebstrap", "mmdebstrap"),
     ("curl", "curl"),
     ("gpg", "gpg"),
-    ("mknod", "coreutils"),
+    ("mount", "mount"),
     ("unshare", "util-linux"),
     ("tar", "tar"),
     ("cp", "coreutils"),

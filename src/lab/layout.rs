@@ -122,6 +122,22 @@ fn free_address(spec: &Spec) -> Result<IpAddr> {
     }
 }
 
+/// Which address the lab's own side speaks from, where the spec lets in others than its `outside`: an operator's to
+/// the nodes, a client's to the virtual IP.
+pub fn sources(spec: &Spec, outside: IpAddr) -> Vec<(IpNet, IpAddr)> {
+    let network = &spec.network;
+    // An answer to another network goes by the nodes' gateway, which they have with IPv4 alone.
+    let other = |allowed: &[IpNet]| match allowed.iter().any(|net| net.contains(&outside)) {
+        true => None,
+        false => allowed.iter().find(|net| net.addr().is_ipv4() && outside.is_ipv4())?.hosts().next(),
+    };
+    let nodes = spec.nodes.iter().map(|n| n.address);
+    let to_nodes =
+        other(network.operators()).into_iter().flat_map(|from| nodes.clone().map(move |to| (to, from)));
+    let to_vip = other(&network.clients).map(|from| (network.vip, from));
+    to_nodes.chain(to_vip).map(|(to, from)| (to.into(), from)).collect()
+}
+
 /// Sets a lab apart from every other on this host: a hash of its cluster directory's path.
 pub fn id(cluster: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
@@ -146,6 +162,20 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_labs_own_side_is_among_those_the_spec_lets_in() {
+        let mut spec = crate::spec::parse(crate::spec::STARTER).unwrap();
+        let outside = "192.168.18.1".parse().unwrap();
+        assert_eq!(sources(&spec, outside), []);
+        spec.network.clients = vec!["fd00::/64".parse().unwrap(), "10.1.0.0/16".parse().unwrap()];
+        let vip = ("192.168.18.20/32".parse().unwrap(), "10.1.0.1".parse().unwrap());
+        assert_eq!(sources(&spec, outside), [vip]);
+        spec.network.operators = Some(vec!["10.2.0.5/32".parse().unwrap()]);
+        let found = sources(&spec, outside);
+        assert_eq!(found.len(), 4);
+        assert_eq!(found[0], ("192.168.18.21/32".parse().unwrap(), "10.2.0.5".parse().unwrap()));
+    }
 
     #[test]
     fn a_default_route_is_only_written_where_cloud_init_can_read_it() {

@@ -13,6 +13,7 @@ mod down;
 mod image;
 mod layout;
 pub mod load;
+mod mark;
 mod net;
 pub mod node;
 mod process;
@@ -22,6 +23,7 @@ mod vm;
 
 pub use down::down;
 pub use layout::{Layout, Node};
+pub use mark::bear as bear_mark;
 pub use up::{Options, Probe, Report, up};
 
 use crate::seed::Interface;

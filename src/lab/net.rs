@@ -31,6 +31,10 @@ impl Net {
 
     /// Makes what is missing of it; an interrupted run is completed by the next.
     pub fn make(&self, subnet: &IpNet, own: IpAddr) -> Result<()> {
+        // One that was killed while it made this left a name without a namespace.
+        if self.exists() && self.ip(&["link"]).is_err() {
+            self.remove()?;
+        }
         if !self.exists() {
             run(Command::new("ip").args(["netns", "add", &self.name]))?;
         }
@@ -45,6 +49,13 @@ impl Net {
         }
         self.ip(&words)?;
         self.ip(&["link", "set", BRIDGE, "up"])
+    }
+
+    /// What goes there comes from this address, as if from a machine outside the subnet.
+    pub fn speak(&self, to: &IpNet, from: IpAddr) -> Result<()> {
+        let (to, from) = (to.to_string(), from.to_string());
+        self.ip(&["address", "replace", &from, "dev", BRIDGE])?;
+        self.ip(&["route", "replace", &to, "dev", BRIDGE, "src", &from])
     }
 
     /// A tap device on the bridge, for a virtual machine.

@@ -99,7 +99,12 @@ impl Run<'_> {
             lab.node(node)?;
         }
         let lock = lab.lock()?;
-        self.step("network", || lab.net.make(&lab.layout.subnet, lab.layout.outside))?;
+        self.step("network", || {
+            lab.net.make(&lab.layout.subnet, lab.layout.outside)?;
+            layout::sources(spec, lab.layout.outside)
+                .iter()
+                .try_for_each(|(to, from)| lab.net.speak(to, *from))
+        })?;
         self.step("image", || image::prepare(&lab.layout.image, &state(dir), options.vm))?;
         drop(lock);
         let launch = Instant::now();

@@ -61,7 +61,7 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
     }
     let ahead = ahead(seen).filter(|_| own.disk != Disk::Served);
     let lives = own.began || own.disk == Disk::Served || own.etcd_member.is_some() || served(seen);
-    if own.data.etcd && (lives || ahead.is_some()) {
+    if seen.has_log(own) && (lives || ahead.is_some()) {
         return match seen.etcd.as_ref().and_then(|members| outdated(spec, node, members, seen)) {
             Some(reason) => step(Action::Join, reason),
             None if lives => step(Action::Resume, "this disk holds a write-ahead log of its own".into()),
@@ -82,7 +82,7 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
             Action::Wait,
             format!("no etcd quorum answers, and {} not heard of yet", seen.silent().join(", ")),
         ),
-        Some(peers) => among_all(spec, own, &peers),
+        Some(peers) => among_all(spec, seen, &peers),
     }
 }
 
@@ -127,7 +127,7 @@ fn outdated(spec: &Spec, node: &str, members: &[Member], seen: &Observations) ->
         ));
     }
     let listed = spec.node(node).and_then(|n| members.iter().find(|m| m.peer_urls.contains(&peer_url(n))));
-    match (listed, own.etcd_log.as_ref().map(|log| &log.member).or(own.etcd_member.as_ref())) {
+    match (listed, own.member_of_log()) {
         (None, _) => Some("a quorum no longer lists the member whose log is on this disk".into()),
         (Some(member), Some(id)) if member.id != *id => Some(format!(
             "a quorum lists this node as member {}, the log on this disk is member {id}'s",
@@ -138,13 +138,14 @@ fn outdated(spec: &Spec, node: &str, members: &[Member], seen: &Observations) ->
 }
 
 /// No quorum, but every node answers: only now can a new cluster come to be.
-fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
+fn among_all(spec: &Spec, seen: &Observations, peers: &[&Answer]) -> EtcdStep {
+    let own = &seen.own;
     let agreed = genesis_id(peers.iter().map(|p| p.install_id.as_str()).chain([own.install_id.as_str()]));
     let step = |action, reason: String| EtcdStep::plain(spec, Step::new(action, reason), Some(&agreed));
     if let Some(reason) = peers.iter().find_map(|peer| differs(own, peer)) {
         return step(Action::Refuse, reason);
     }
-    if let Some(reason) = lost_for_good(spec, own, peers) {
+    if let Some(reason) = lost_for_good(spec, seen) {
         return step(Action::Refuse, reason);
     }
     if let Some(served) = peers.iter().copied().chain([own]).find(|p| p.disk == Disk::Served) {
@@ -178,13 +179,22 @@ fn among_all(spec: &Spec, own: &Answer, peers: &[&Answer]) -> EtcdStep {
 }
 
 /// Every node answers, some have served, and too few have etcd's log: waiting longer brings nothing back.
-pub(super) fn lost_for_good(spec: &Spec, own: &Answer, peers: &[&Answer]) -> Option<String> {
-    let all = || peers.iter().copied().chain([own]);
-    let logs = all().filter(|a| a.data.etcd).count();
+pub(super) fn lost_for_good(spec: &Spec, seen: &Observations) -> Option<String> {
+    let peers = seen.all_peers()?;
+    let all = || peers.iter().copied().chain([&seen.own]);
+    let logs = all().filter(|a| seen.has_log(a)).count();
     let lost = all().any(|a| a.disk == Disk::Served) && logs < spec.majority();
+    let dead: Vec<&str> =
+        all().filter(|a| a.data.etcd && !seen.has_log(a)).map(|a| a.node.as_str()).collect();
+    let replaced = match dead.as_slice() {
+        [] => String::new(),
+        dead => format!(" (on {} lies that of a disk that was replaced since)", dead.join(", ")),
+    };
     lost.then(|| {
         let (nodes, needed) = (spec.nodes.len(), spec.majority());
-        super::choose(&format!("{logs} of {nodes} nodes still have etcd's log, {needed} are needed"))
+        super::choose(&format!(
+            "{logs} of {nodes} nodes still have etcd's log, {needed} are needed{replaced}"
+        ))
     })
 }
 

@@ -14,6 +14,9 @@ pub struct Observations {
     pub peers: Vec<Peer>,
     /// etcd's member list, if a quorum answered.
     pub etcd: Option<Vec<Member>>,
+    /// Members that were replaced, by the word of an etcd which knows of it, with a quorum or without.
+    #[serde(default)]
+    pub removed: Vec<String>,
     /// This node's age as etcd has it: higher than the disk's own means an older disk.
     pub boots_in_etcd: Option<u64>,
     /// Whether Patroni's `initialize` key exists; `None` while etcd does not answer.
@@ -42,6 +45,21 @@ pub struct Sentinel {
 }
 
 impl Observations {
+    /// What is known where neither etcd nor Sentinels were asked, or none answered.
+    pub fn of_peers(own: Answer, peers: Vec<Peer>) -> Self {
+        Observations {
+            schema: 1,
+            own,
+            peers,
+            etcd: None,
+            removed: Vec::new(),
+            boots_in_etcd: None,
+            initialize: None,
+            system: None,
+            sentinels: Vec::new(),
+        }
+    }
+
     /// Every peer's answer, if every peer answered.
     pub fn all_peers(&self) -> Option<Vec<&Answer>> {
         self.peers.iter().map(|p| p.answer.as_ref().ok()).collect()
@@ -50,6 +68,11 @@ impl Observations {
     /// The peers that did not answer, for a sentence.
     pub fn silent(&self) -> Vec<&str> {
         self.peers.iter().filter(|p| p.answer.is_err()).map(|p| p.name.as_str()).collect()
+    }
+
+    /// Whether etcd's log on this disk can still be part of a quorum: not if its member was replaced since.
+    pub fn has_log(&self, disk: &Answer) -> bool {
+        disk.data.etcd && !disk.member_of_log().is_some_and(|member| self.removed.contains(member))
     }
 
     /// The node that the operator chose to lead, this one excepted.

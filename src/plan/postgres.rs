@@ -7,8 +7,7 @@ use crate::spec::Spec;
 pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
     let own = &seen.own;
     let Some(initialize) = seen.initialize else {
-        let lost = seen.all_peers().and_then(|peers| etcd::lost_for_good(spec, own, &peers));
-        return match lost {
+        return match etcd::lost_for_good(spec, seen) {
             Some(reason) => Step::new(Action::Refuse, reason),
             None => Step::new(Action::Wait, "no etcd quorum answers, so nobody knows who leads"),
         };

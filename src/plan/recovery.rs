@@ -48,7 +48,7 @@ pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
     if !own.data.postgres && !none_has_postgres(seen) {
         return Err("this disk has no PostgreSQL data to keep; run this on a node that has".into());
     }
-    let logs = seen.answers().chain([own]).filter(|a| a.data.etcd).count();
+    let logs = seen.answers().chain([own]).filter(|a| seen.has_log(a)).count();
     if logs >= spec.majority() && !own.leads {
         return Err(format!(
             "{logs} of {} nodes still have etcd's log: their quorum comes back by itself; see their `hanode status`",
@@ -66,6 +66,11 @@ fn none_has_postgres(seen: &Observations) -> bool {
 
 fn costs(seen: &Observations) -> Vec<String> {
     let mut costs = vec!["every write that this node has not received is lost".to_string()];
+    if seen.own.data.etcd && !seen.has_log(&seen.own) {
+        costs.push(
+            "this disk was replaced since: what it holds is older than what its replacement had".into(),
+        );
+    }
     if !seen.own.data.postgres {
         costs.push("no node has PostgreSQL data: PostgreSQL begins empty".into());
     }

@@ -16,6 +16,13 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep 
     // Before any Sentinel is asked: those that outlived the loss remember what was.
     let chosen = if own.leads { Some(own) } else { seen.chosen() };
     if let Some(primary) = chosen.and_then(|c| spec.node(&c.node)) {
+        if own.leads && own.data.redis && own.redis_unreadable {
+            return step(
+                Action::Refuse,
+                format!("Redis cannot read the data chosen by the operator's word; {MEND}"),
+                None,
+            );
+        }
         let action = if own.leads || own.data.redis { Action::Resume } else { Action::Join };
         let reason = format!("by the operator's word the data of {} is the cluster's", primary.name);
         return step(action, reason, Some(primary.address));
@@ -76,6 +83,9 @@ fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> Redis
         let action = if has_data { Action::Resume } else { Action::Join };
         return step(action, format!("the Sentinels name {primary} as the primary"), Some(primary));
     }
+    if has_data && seen.own.redis_unreadable {
+        return unreadable(seen);
+    }
     if has_data {
         return step(Action::Resume, "the Sentinels name this node, and its data is here", Some(primary));
     }
@@ -88,6 +98,24 @@ fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> Redis
             RedisStep { promote_another: true, ..step(Action::Wait, reason, None) }
         }
     }
+}
+
+const MEND: &str = "here, or on a node whose data is rather to be kept, run redis-check-aof --fix, which cuts off what \
+                    cannot be read: Redis then starts by itself";
+
+/// This node is the primary by name, and its Redis cannot read what it has: whoever has a copy goes on in its place.
+fn unreadable(seen: &Observations) -> RedisStep {
+    const HERE: &str = "Sentinels name this node, but Redis cannot read its data here";
+    if seen.answers().any(|p| p.data.redis && !p.redis_unreadable) {
+        let reason = format!("{HERE}: another must be promoted first");
+        return RedisStep { promote_another: true, ..step(Action::Wait, reason, None) };
+    }
+    if seen.all_peers().is_none() {
+        let silent = seen.silent().join(", ");
+        return step(Action::Wait, format!("{HERE}, and {silent} may have a copy"), None);
+    }
+    let reason = format!("{HERE}, and no other node has a copy that can be read; {MEND}");
+    step(Action::Refuse, reason, None)
 }
 
 fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {

@@ -16,16 +16,7 @@ fn answer(node: &str) -> Answer {
 /// node1 looks at three blank nodes that all answer.
 fn blank() -> Observations {
     let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), answer: Ok(answer(n)) });
-    Observations {
-        schema: 1,
-        own: answer("node1"),
-        peers: peers.into(),
-        etcd: None,
-        boots_in_etcd: None,
-        initialize: None,
-        system: None,
-        sentinels: vec![],
-    }
+    Observations::of_peers(answer("node1"), peers.into())
 }
 
 fn id() -> String {
@@ -349,6 +340,31 @@ fn an_empty_primary_never_starts_before_another_is_promoted() {
 }
 
 #[test]
+fn a_primary_that_cannot_read_its_data_lets_another_go_on() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (Disk::Served, true, true);
+    (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
+    (seen.own.redis_unreadable, peer(&mut seen, 0).data.redis) = (true, true);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.promote_another), (Action::Wait, true));
+    peer(&mut seen, 0).redis_unreadable = true;
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.promote_another), (Action::Refuse, false), "nobody to promote");
+    assert!(step.step.reason.contains("redis-check-aof --fix"), "{}", step.step.reason);
+    peer(&mut seen, 0).data.redis = false;
+    assert_eq!(redis(&seen).step.action, Action::Refuse, "no genesis over data");
+    seen.peers[1].answer = Err("gone".into());
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.promote_another), (Action::Wait, false));
+    assert!(step.step.reason.contains("node3 may have a copy"), "{}", step.step.reason);
+    seen.own.redis_unreadable = false;
+    assert_eq!(redis(&seen).step.action, Action::Resume);
+    seen.own.redis_unreadable = true;
+    seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
+    assert_eq!(redis(&seen).step.action, Action::Resume, "a replica's gate sets it aside");
+}
+
+#[test]
 fn an_interrupted_genesis_of_redis_goes_on_where_nobody_has_data() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
@@ -419,6 +435,51 @@ fn where_too_few_logs_are_left_each_service_names_the_choice() {
     assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
     seen.peers[0].answer = Err("gone".into());
     assert_eq!(postgres(&seen).action, Action::Wait, "it may have a log");
+}
+
+/// node1 with its log, a blank node2, and on node3 a discarded disk: its member was replaced.
+fn a_discarded_disk() -> Observations {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.etcd_log) = (Disk::Served, true, log("id-node1", "c"));
+    seen.own.data.postgres = true;
+    let node3 = peer(&mut seen, 1);
+    (node3.disk, node3.data.etcd, node3.etcd_log) = (Disk::Served, true, log("id-of-before", "c"));
+    seen
+}
+
+#[test]
+fn a_replaced_members_log_is_none() {
+    let mut seen = a_discarded_disk();
+    assert_eq!(postgres(&seen).action, Action::Wait, "two of three could be a quorum");
+    assert!(recovery(&spec(), &seen).expect_err("refused").contains("comes back by itself"));
+    seen.removed = vec!["id-of-before".into()];
+    let step = postgres(&seen);
+    assert_eq!(step.action, Action::Refuse);
+    assert!(
+        step.reason.contains("1 of 3 nodes still have etcd's log, 2 are needed (on node3"),
+        "{}",
+        step.reason
+    );
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "its own log is one");
+    assert_eq!(recovery(&spec(), &seen).expect("allowed").etcd, Etcd::FromItsLog);
+    (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (Disk::Served, true);
+    assert_eq!(postgres(&seen).action, Action::Wait, "node2's may be a member's: its head cannot be read");
+    peer(&mut seen, 0).etcd_member = Some("id-of-before".into());
+    assert_eq!(postgres(&seen).action, Action::Refuse, "as it was noted beside the log");
+}
+
+#[test]
+fn a_discarded_disk_does_not_go_on_with_its_log() {
+    let mut seen = a_discarded_disk();
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "nobody has said so");
+    seen.removed = vec!["id-node1".into()];
+    assert_eq!(etcd(&seen).step.action, Action::Refuse, "one log of three is left, and it is not this one");
+    let costs = recovery(&spec(), &seen).expect("allowed").costs;
+    assert!(costs.iter().any(|c| c.contains("this disk was replaced since")), "{costs:?}");
+    (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (Disk::Served, true);
+    assert_eq!(etcd(&seen).step.action, Action::Wait, "for the quorum that two others can be");
+    seen.etcd = Some(living());
+    assert_eq!(etcd(&seen).step.action, Action::Join);
 }
 
 #[test]
@@ -501,6 +562,17 @@ fn the_chosen_node_leads_whatever_others_remember() {
     seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
     let step = redis(&seen);
     assert_eq!((step.step.action, step.primary), (Action::Resume, "192.168.18.21".parse().ok()));
+}
+
+#[test]
+fn the_chosen_node_must_be_able_to_read_redis_data() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.leads) = (Disk::Served, true);
+    seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
+    (seen.etcd, seen.own.redis_unreadable) = (Some(living()), true);
+    let step = redis(&seen).step;
+    assert_eq!(step.action, Action::Refuse);
+    assert!(step.reason.contains("redis-check-aof --fix"), "{}", step.reason);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{Input, templates::fill};
 use crate::plan::Action;
 use crate::spec::VipMode;
-use crate::target::{FileRule, RuleKind, Selinux, Target};
+use crate::target::{FileRule, RuleKind, Target};
 use crate::tree::{Entry, Kind};
 use anyhow::{Context, Result, bail};
 use tera::Tera;
@@ -32,6 +32,7 @@ fn applies(rule: &FileRule, input: &Input) -> Result<bool> {
         Some("redis_tls") => spec.redis.tls,
         Some("own_join_port") => spec.network.join_port != crate::join::PORT,
         Some("crl") => input.crl.der.is_some(),
+        Some(firewall @ ("nftables" | "ufw" | "firewalld")) => input.target.firewall.kind == firewall,
         Some(other) => bail!("unknown `when = {other:?}`"),
     })
 }
@@ -69,7 +70,7 @@ fn entry(rule: &FileRule, input: &Input, engine: &Tera, context: &tera::Context)
     };
     let path = place(&rule.path, input.target)?;
     let mode = u32::from_str_radix(&rule.mode, 8).with_context(|| format!("mode {:?}", rule.mode))?;
-    let label = input.target.selinux.as_ref().and_then(|policy| label(policy, &path));
+    let label = input.target.selinux.as_ref().and_then(|policy| policy.context(&path));
     let mode = if matches!(kind, Kind::Link(_)) { 0o777 } else { mode };
     Ok(Entry { path, kind, mode, owner: rule.owner.clone(), group: rule.group.clone(), label })
 }
@@ -88,33 +89,4 @@ fn place(pattern: &str, target: &Target) -> Result<String> {
     path.push_str(rest);
     anyhow::ensure!(path.starts_with('/'), "{path:?} is not an absolute path");
     Ok(path)
-}
-
-/// The context of the longest pattern that matches.
-fn label(policy: &Selinux, path: &str) -> Option<String> {
-    let matches = |pattern: &str| match pattern.strip_suffix("/**") {
-        Some(dir) => path == dir || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')),
-        None => path == pattern,
-    };
-    let best = policy.contexts.iter().filter(|(p, _)| matches(p)).max_by_key(|(p, _)| p.len());
-    best.map(|(_, context)| context.clone())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_pattern_labels() {
-        let contexts =
-            [("/etc/**", "etc_t"), ("/etc/redis/**", "redis_conf_t"), ("/etc/hosts", "net_conf_t")];
-        let contexts = contexts.map(|(p, c)| (p.to_string(), c.to_string())).into();
-        let policy = Selinux { contexts };
-        let of = |path| label(&policy, path);
-        assert_eq!(of("/etc/redis/redis.conf").as_deref(), Some("redis_conf_t"));
-        assert_eq!(of("/etc/redis").as_deref(), Some("redis_conf_t"));
-        assert_eq!(of("/etc/redis-other").as_deref(), Some("etc_t"));
-        assert_eq!(of("/etc/hosts").as_deref(), Some("net_conf_t"));
-        assert_eq!(of("/var/lib"), None);
-    }
 }

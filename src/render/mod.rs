@@ -3,6 +3,7 @@
 
 mod context;
 mod files;
+mod firewall;
 mod parameters;
 mod passwords;
 pub mod sentinel;

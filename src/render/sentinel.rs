@@ -29,6 +29,18 @@ pub fn merge(fresh: &str, old: &str) -> String {
     out.join("\n") + "\n"
 }
 
+/// Whether this file holds a Sentinel's whole memory. A power cut may have torn it; one that lacks its end or its own
+/// id would keep Sentinel from starting, or have it take half a line for the truth.
+pub fn intact(text: &str) -> bool {
+    text.ends_with('\n') && !text.contains('\0') && monitored(text).is_some() && id(text).is_some()
+}
+
+/// A Sentinel's own id.
+pub fn id(text: &str) -> Option<&str> {
+    let id = text.lines().find_map(|line| line.trim().strip_prefix("sentinel myid "))?;
+    (id.len() == 40 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+}
+
 /// The primary that a Sentinel's file watches.
 pub fn monitored(text: &str) -> Option<std::net::IpAddr> {
     text.lines().find_map(Monitor::parse)?.ip.parse().ok()
@@ -38,18 +50,16 @@ pub fn monitored(text: &str) -> Option<std::net::IpAddr> {
 pub fn epoch(text: &str) -> u64 {
     let epochs = text.lines().filter(|l| l.starts_with("sentinel ")).filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        matches!(words[1], "current-epoch" | "config-epoch" | "leader-epoch")
+        matches!(*words.get(1)?, "current-epoch" | "config-epoch" | "leader-epoch")
             .then(|| words.last()?.parse().ok())?
     });
     epochs.max().unwrap_or(0)
 }
 
 /// What is left of a Sentinel's memory when the operator has chosen the primary: its id, and the new epoch.
-pub fn overruled(old: &str, master: &str, primary: std::net::IpAddr, port: u16, epoch: u64) -> String {
-    let id: String =
-        old.lines().filter(|l| l.starts_with("sentinel myid ")).map(|l| format!("{}\n", l.trim())).collect();
+pub fn overruled(id: &str, master: &str, primary: std::net::IpAddr, port: u16, epoch: u64) -> String {
     format!(
-        "{id}sentinel monitor {master} {primary} {port} 1\nsentinel config-epoch {master} {epoch}\n\
+        "sentinel myid {id}\nsentinel monitor {master} {primary} {port} 1\nsentinel config-epoch {master} {epoch}\n\
          sentinel leader-epoch {master} {epoch}\nsentinel current-epoch {epoch}\n"
     )
 }
@@ -112,12 +122,28 @@ mod tests {
         assert_eq!(epoch(REWRITTEN), 1);
         assert_eq!(epoch("sentinel monitor a 1.2.3.4 1 2\nsentinel\n"), 0);
         let primary = "192.168.18.21".parse().expect("an address");
-        let merged = merge(FRESH, &overruled(REWRITTEN, "redis-cluster", primary, 6378, 7));
+        let merged =
+            merge(FRESH, &overruled(id(REWRITTEN).expect("an id"), "redis-cluster", primary, 6378, 7));
         let has = |line: &str| merged.lines().any(|l| l == line);
         assert!(has("sentinel monitor redis-cluster 192.168.18.21 6378 3"), "{merged}");
         assert!(has("sentinel config-epoch redis-cluster 7") && has("sentinel current-epoch 7"), "{merged}");
         assert!(has("sentinel myid 26afef012466c725c0a513916ca611f7b10aed96"), "{merged}");
         assert!(!merged.contains("known-"), "{merged}");
+    }
+
+    #[test]
+    fn a_torn_file_is_no_memory() {
+        assert!(intact(REWRITTEN));
+        let id = REWRITTEN.find("sentinel myid ").expect("an id");
+        for cut in 0..REWRITTEN.len() {
+            let torn = &REWRITTEN[..cut];
+            let whole_lines = torn.ends_with('\n') && cut > id + 54 && monitored(torn).is_some();
+            assert_eq!(intact(torn), whole_lines, "cut after {cut} bytes");
+            // Nothing falls over it either.
+            (epoch(torn), merge(FRESH, torn));
+        }
+        assert!(!intact(&(REWRITTEN[..1000].to_string() + &"\0".repeat(96) + "\n")));
+        assert_eq!(epoch("sentinel \n"), 0);
     }
 
     #[test]

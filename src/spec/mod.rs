@@ -18,6 +18,8 @@ use std::net::IpAddr;
 
 pub use parse::{Fault, Faults, parse};
 #[cfg(feature = "desk")]
+pub(crate) use reader::nearest;
+#[cfg(feature = "desk")]
 pub use schema::schema;
 pub use warn::warnings;
 
@@ -54,9 +56,18 @@ pub struct Network {
     pub subnet: IpNet,
     /// Who may reach the ports on the virtual IP.
     pub clients: Vec<IpNet>,
+    /// Where `hanode status` may be run from; unset: the subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operators: Option<Vec<IpNet>>,
     pub vip: IpAddr,
     pub vip_mode: VipMode,
     pub join_port: u16,
+}
+
+impl Network {
+    pub fn operators(&self) -> &[IpNet] {
+        self.operators.as_deref().unwrap_or(std::slice::from_ref(&self.subnet))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

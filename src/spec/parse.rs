@@ -116,6 +116,7 @@ fn network(s: Section) -> Network {
     let network = Network {
         subnet,
         clients: s.nets("clients").unwrap_or_else(|| vec![IpNet::new_assert(nowhere, 0)]),
+        operators: s.nets("operators"),
         vip,
         vip_mode: match s.choice("vip_mode", &["vrrp", "external"]) {
             Some("external") => VipMode::External,

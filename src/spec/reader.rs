@@ -382,7 +382,7 @@ fn name_of(c: char) -> String {
 }
 
 /// The known key closest to `name`, when it is close enough to be meant.
-fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+pub fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let limit = (name.chars().count() / 3).clamp(1, 4);
     let ranked = known.iter().map(|key| (distance(name, key), *key));
     ranked.filter(|(distance, _)| *distance <= limit).min().map(|(_, key)| key)

@@ -18,6 +18,11 @@ pub fn warnings(spec: &Spec) -> Vec<Fault> {
         "list the networks your applications are in",
     );
     warn(
+        spec.network.operators().iter().any(|net| net.prefix_len() == 0),
+        "network.operators lets the whole world reach etcd, Patroni, Redis and Sentinel on the nodes",
+        "list the machines that `hanode status` is run on",
+    );
+    warn(
         spec.network.clients.is_empty(),
         "network.clients is empty: nothing but the nodes reaches the ports on the vip",
         "list the networks your applications are in",

@@ -35,6 +35,7 @@ pub struct Target {
     pub paths: BTreeMap<String, String>,
     /// Component to systemd unit: etcd, patroni, redis, sentinel, haproxy, keepalived.
     pub units: BTreeMap<String, String>,
+    pub firewall: Firewall,
     /// Component to the user its server runs as.
     pub users: BTreeMap<String, String>,
     #[serde(default)]
@@ -93,11 +94,49 @@ pub struct Disk {
     pub ext4_without: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Selinux {
+    /// The policy's name.
+    pub store: String,
+    /// Files of `image/selinux`: what `semanage import` is given, and hanode's own module.
+    pub settings: String,
+    pub module: String,
+    /// Ports that the settings name; a spec's own replace them.
+    pub ports: BTreeMap<String, u16>,
     /// Path pattern (an absolute path, or one that ends in `/**`) to context; the longest match wins.
     pub contexts: BTreeMap<String, String>,
+}
+
+impl Selinux {
+    /// Where a tree says what its policy was given.
+    pub const SETTINGS: &str = "/usr/lib/hanode/selinux/settings";
+
+    /// The context of the longest pattern that matches.
+    pub fn context(&self, path: &str) -> Option<String> {
+        let matches = |pattern: &str| match pattern.strip_suffix("/**") {
+            Some(dir) => path == dir || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')),
+            None => path == pattern,
+        };
+        let best = self.contexts.iter().filter(|(pattern, _)| matches(pattern));
+        best.max_by_key(|(pattern, _)| pattern.trim_end_matches("/**").len())
+            .map(|(_, context)| context.clone())
+    }
+}
+
+/// What keeps strangers from a node's ports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Firewall {
+    /// Which files apply, by their `when`: `nftables`, `ufw`, `firewalld`.
+    pub kind: String,
+    /// Loads them at boot, before there is a network; a reload takes up new ones.
+    pub unit: String,
+}
+
+impl Firewall {
+    /// What its files name as their component.
+    pub const COMPONENT: &str = "firewall";
 }
 
 /// One file of a node's configuration: from which template, whereto, whose, and how a change is taken up.
@@ -120,7 +159,8 @@ pub struct FileRule {
     pub group: String,
     #[serde(default = "world_readable")]
     pub mode: String,
-    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`, `own_join_port`.
+    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`, `own_join_port`,
+    /// or which firewall the target has.
     #[serde(default)]
     pub when: Option<String>,
     /// The service whose plan the content depends on (`etcd`, `redis`): its gate writes the file.
@@ -206,9 +246,31 @@ impl Target {
 
     /// The unit of a component, e.g. `redis-server.service`.
     pub fn unit(&self, component: &str) -> anyhow::Result<&str> {
+        if component == Firewall::COMPONENT {
+            return Ok(&self.firewall.unit);
+        }
         self.units
             .get(component)
             .map(String::as_str)
             .ok_or_else(|| anyhow::anyhow!("target {} names no unit for {component}", self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_pattern_labels() {
+        let contexts =
+            [("/etc/**", "etc_t"), ("/etc/redis/**", "redis_conf_t"), ("/etc/hosts", "net_conf_t")];
+        let contexts = contexts.map(|(p, c)| (p.to_string(), c.to_string())).into();
+        let policy = Selinux { contexts, ..Selinux::default() };
+        let of = |path| policy.context(path);
+        assert_eq!(of("/etc/redis/redis.conf").as_deref(), Some("redis_conf_t"));
+        assert_eq!(of("/etc/redis").as_deref(), Some("redis_conf_t"));
+        assert_eq!(of("/etc/redis-other").as_deref(), Some("etc_t"));
+        assert_eq!(of("/etc/hosts").as_deref(), Some("net_conf_t"));
+        assert_eq!(of("/var/lib"), None);
     }
 }

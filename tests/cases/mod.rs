@@ -91,6 +91,7 @@ pub fn spec(nodes: u8) -> Spec {
         network: spec::Network {
             subnet: net("192.168.18.0/24"),
             clients: vec![net("0.0.0.0/0")],
+            operators: None,
             vip: address(0),
             vip_mode: VipMode::Vrrp,
             join_port: 7081,

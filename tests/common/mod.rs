@@ -1,6 +1,7 @@
 //! What several tests need: a spec, a real image of it, and an eye for what a lab might leave behind.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod centos;
 pub mod desk;
 pub mod fixture;
 pub mod lab;
@@ -11,7 +12,7 @@ use hanode::spec::{self, Spec};
 use hanode::target::Override;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 /// The starter spec.
 pub fn spec() -> Spec {
@@ -22,6 +23,20 @@ pub fn spec() -> Spec {
 pub fn debian() -> PathBuf {
     static TREE: LazyLock<PathBuf> = LazyLock::new(|| Ground::debian().tree());
     TREE.clone()
+}
+
+/// A tree that no target has, made by `make` at a path that is not there yet; once, under this name.
+pub fn tree_of(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock();
+    let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tree-{name}"));
+    if !at.is_dir() {
+        let unfinished = at.with_extension("unfinished");
+        let _ = std::fs::remove_dir_all(&unfinished);
+        make(&unfinished);
+        std::fs::rename(&unfinished, &at).unwrap();
+    }
+    at
 }
 
 /// The program of the image, as cargo built it for this test.
@@ -53,21 +68,7 @@ impl Ground {
         });
         let cluster = Cluster::init(&dir.join("demo"), &text).unwrap();
         let out = dir.join(image);
-        let baked = Baked {
-            spec_text: &cluster.spec_text,
-            spec: &cluster.spec,
-            bundle: &cluster.bundle_bytes,
-            generation: cluster.bundle.stamp.generation,
-        };
-        let options = Options {
-            target: self.target,
-            sources: &self.sources,
-            out: &out,
-            compress: false,
-            baked: Some(baked),
-            program: &self.program,
-        };
-        image::build(&options).unwrap();
+        make(self.target, &self.sources, &self.program, Some(&cluster), &out);
         (cluster, out)
     }
 
@@ -90,6 +91,25 @@ pub fn cluster_with_image(dir: &Path, image: &str) -> (Cluster, PathBuf) {
 /// The same with words of the spec replaced.
 pub fn edited_cluster_with_image(dir: &Path, image: &str, edits: &[(&str, &str)]) -> (Cluster, PathBuf) {
     Ground::debian().cluster(dir, image, edits)
+}
+
+/// An image of a target, by its name or its own file, with this program.
+pub fn build_with(program: &[u8], target: &str, cluster: Option<&Cluster>, out: &Path) {
+    make(target, &[], program, cluster, out);
+}
+
+fn make(target: &str, sources: &[Override], program: &[u8], cluster: Option<&Cluster>, out: &Path) {
+    let baked = cluster.map(|cluster| Baked {
+        spec_text: &cluster.spec_text,
+        spec: &cluster.spec,
+        bundle: &cluster.bundle_bytes,
+        generation: cluster.bundle.stamp.generation,
+    });
+    image::build(&Options { target, sources, out, compress: false, baked, program }).unwrap();
+}
+
+pub fn build(target: &str, cluster: Option<&Cluster>, out: &Path) {
+    build_with(&program(), target, cluster, out);
 }
 
 /// Everything on this machine that the lab of one directory makes and `down` must take away.

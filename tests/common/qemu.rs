@@ -26,29 +26,28 @@ impl Machine {
 
     /// With further arguments for QEMU.
     pub fn boot_with(firmware: Firmware, disk: &Path, seed: &Path, dir: &Path, more: &[String]) -> Machine {
+        let qemu = Command::new("qemu-system-x86_64");
+        // A network nobody is on: the machine has an interface and no peer.
+        let mut all: Vec<String> =
+            ["-no-reboot", "-netdev", "hubport,id=n,hubid=0", "-device"].map(String::from).into();
+        all.push(format!("virtio-net-pci,netdev=n,mac={MAC}"));
+        all.extend(["-drive".into(), format!("file={},if=virtio,format=raw,readonly=on", seed.display())]);
+        all.extend_from_slice(more);
+        Machine::start(qemu, firmware, disk, dir, &all)
+    }
+
+    /// `qemu`: the program, perhaps in a namespace of its own. It has a disk and nothing else but what `more` adds.
+    pub fn start(mut qemu: Command, firmware: Firmware, disk: &Path, dir: &Path, more: &[String]) -> Machine {
         let console = dir.join(format!("{firmware:?}.log"));
         // What an earlier machine said there would be taken for this one's.
         let _ = std::fs::remove_file(&console);
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args([
-            "-machine",
-            "q35",
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-            "-m",
-            "1024",
-            "-smp",
-            "2",
-        ]);
-        qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-device", "virtio-rng-pci"]);
-        // A network nobody is on: the machine has an interface and no peer.
-        qemu.args(["-netdev", "hubport,id=n,hubid=0"]);
-        qemu.arg("-device").arg(format!("virtio-net-pci,netdev=n,mac={MAC}"));
+        qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-m", "1024", "-smp", "2"]);
+        qemu.args(["-nodefaults", "-display", "none", "-device", "virtio-rng-pci"]);
+        if !more.iter().any(|word| word == "-cpu") {
+            qemu.args(["-cpu", "max"]);
+        }
         qemu.arg("-serial").arg(format!("file:{}", console.display()));
         qemu.arg("-drive").arg(format!("file={},if=virtio,snapshot=on", disk.display()));
-        qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,readonly=on", seed.display()));
         qemu.args(more);
         if let Firmware::Uefi = firmware {
             let (code, variables) = ovmf();

@@ -17,7 +17,7 @@ mkdir -p "$root/sys/class/net" "$root/sys/class/dmi/id"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 mknod -m 666 "$root/dev/null" c 1 3 && mknod -m 666 "$root/dev/urandom" c 1 9
 printf '127.0.0.1 localhost\n' > "$root/etc/hosts"
-cp "$here/record.py" "$root/run/record.py"
+cp "$here/record.py" "$here/endpoints.py" "$root/run"
 env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 chroot "$root" timeout 120 python3 /run/record.py "$platform"
 mkdir -p "$out/run/cloud-init"
 cp "$root"/run/cloud-init/instance-data*.json "$out/run/cloud-init"

@@ -2,6 +2,7 @@
 
 use crate::world::{EtcdCluster, World};
 use hanode::plan::{Action, Etcd, Joining, Observations, Plan, joining, peer_url, plan};
+use std::net::IpAddr;
 
 impl World {
     /// One round of the plan unit, or of every gate that is not through yet.
@@ -291,6 +292,19 @@ impl World {
             return;
         }
         let leads = self.spec.nodes[m.who].address == primary;
+        // As `boot/gate.rs` does: what is to be fetched must be there.
+        let lacks = m.disk.spoilt || plan.redis.step.action == Action::Join;
+        if lacks && !leads {
+            if !self.leads_redis(i, primary) {
+                return;
+            }
+            let disk = &mut self.machines[i].disk;
+            (disk.redis, disk.spoilt) = (disk.redis.filter(|_| !disk.spoilt), false);
+        }
+        let m = &mut self.machines[i];
+        m.disk.spoilt &= m.disk.redis.is_some();
+        assert!(!m.disk.spoilt, "Redis starts on what it cannot read");
+        let m = &self.machines[i];
         let word = self.machines.iter().any(|m| m.disk.leads);
         assert!(
             !leads || !fresh || word || !self.named_by_majority_otherwise(i),
@@ -307,6 +321,11 @@ impl World {
         (m.disk.served, m.redis_runs, m.redis_primary) = (true, true, leads);
         m.disk.redis = m.disk.redis.or(Some(0));
         self.replicate();
+    }
+
+    fn leads_redis(&self, from: usize, primary: IpAddr) -> bool {
+        let who = self.spec.nodes.iter().position(|n| n.address == primary).expect("a node");
+        self.at(from, who).is_some_and(|j| self.machines[j].redis_runs && self.machines[j].redis_primary)
     }
 
     /// A slow machine may start as the primary it was: Sentinels that have moved on turn it at once.

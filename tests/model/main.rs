@@ -11,7 +11,7 @@ mod world;
 
 use hanode::plan::{Etcd, recovery};
 use proptest::prelude::*;
-use world::World;
+use world::{DiskState, Machine, World};
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
@@ -24,6 +24,8 @@ enum Event {
     Return(usize),
     /// A power cut tears Sentinel's file.
     Tear(usize),
+    /// A full disk leaves Redis' log unreadable.
+    Spoil(usize),
     Snapshot(usize),
     Rollback(usize),
     Freeze(usize),
@@ -36,6 +38,8 @@ enum Event {
     /// The operator does what a refusal names, in the midst of it.
     Obey,
     Write,
+    /// Some time without a further fault.
+    Settle,
 }
 
 impl World {
@@ -49,8 +53,8 @@ impl World {
             Event::Crash(i) => self.crash(i % n),
             // A twin comes alone: with disks lost beside it, it could be the node's replacement just as well.
             Event::Wipe(_) | Event::Rollback(_) if self.machines[n].up => {}
-            // A disk that was replaced counts as a log until a quorum says otherwise: with the others lost, nobody can.
-            Event::Wipe(_) if self.machines.iter().any(|m| self.removed(&m.disk)) => {}
+            // Discarded disks that are a quorum among themselves, with no other left, are the cluster of that day again.
+            Event::Wipe(i) if self.past(i % n, None) => {}
             Event::Twin(_) if !self.machines[..n].iter().all(|m| m.disk.served) => {}
             Event::Wipe(i) => {
                 self.crash(i % n);
@@ -62,11 +66,16 @@ impl World {
                 self.crash(i % n);
                 self.machines[i % n].disk.sentinel = None;
             }
+            Event::Spoil(i) => {
+                self.crash(i % n);
+                self.machines[i % n].disk.spoilt = self.machines[i % n].disk.redis.is_some();
+            }
             // Of a disk that serves: nobody restores a machine to before the cluster was.
             Event::Snapshot(i) if !self.machines[i % n].disk.served => {}
             Event::Snapshot(i) => self.machines[i % n].snapshot = Some(self.machines[i % n].disk.clone()),
             Event::Rollback(i) => {
-                if let Some(old) = self.machines[i % n].snapshot.clone() {
+                let old = self.machines[i % n].snapshot.clone();
+                if let Some(old) = old.filter(|old| !self.past(i % n, Some(old))) {
                     self.crash(i % n);
                     self.machines[i % n].disk = old;
                 }
@@ -87,6 +96,7 @@ impl World {
             Event::Obey => self.obey_once(),
             Event::Mend => self.cut.clear(),
             Event::Write => self.write(),
+            Event::Settle => self.run_on(12),
         }
     }
 
@@ -94,12 +104,19 @@ impl World {
     fn put_back(&mut self, i: usize) {
         let Some(disk) = self.machines[i].lost.clone() else { return };
         let others = || self.machines.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, m)| &m.disk);
-        let logs = others().filter(|other| other.etcd.is_some() && !self.removed(other)).count();
-        let enough = !self.removed(&disk) || logs >= self.spec.majority();
-        if enough && disk.of.is_some() && others().any(|other| other.of == disk.of) {
+        let past = self.past(i, Some(&disk));
+        if !past && disk.of.is_some() && others().any(|other| other.of == disk.of) {
             self.crash(i);
             self.machines[i].disk = self.machines[i].lost.take().expect("a disk");
         }
+    }
+
+    /// Whether with this disk in the machine, or a blank one, nothing but replaced members' logs would be left, and
+    /// of those a majority.
+    fn past(&self, i: usize, disk: Option<&DiskState>) -> bool {
+        let others = self.machines.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, m)| &m.disk);
+        let logs: Vec<_> = others.chain(disk).filter(|d| d.etcd.is_some()).collect();
+        logs.len() >= self.spec.majority() && logs.iter().all(|d| self.removed(d))
     }
 
     fn run_on(&mut self, rounds: usize) {
@@ -139,6 +156,8 @@ impl World {
             self.switch_one_off();
         } else if self.told("reboot") {
             self.reboot_who_began();
+        } else if self.told("redis-check-aof") {
+            self.mend_what_is_spoilt();
         } else if self.told("recover") {
             self.recover_the_best();
         }
@@ -158,6 +177,12 @@ impl World {
                 self.boot(i);
             }
         }
+    }
+
+    /// What can still be read is all there is.
+    fn mend_what_is_spoilt(&mut self) {
+        let told = |m: &&mut Machine| m.refused.values().any(|reason| reason.contains("redis-check-aof"));
+        self.machines.iter_mut().filter(told).for_each(|m| m.disk.spoilt = false);
     }
 
     /// Of those where the verb may run, with all that answer at hand: the one with the newest data.
@@ -190,11 +215,13 @@ fn event(lossy: bool) -> BoxedStrategy<Event> {
         2 => node().prop_map(Event::Wipe),
         1 => node().prop_map(Event::Return),
         1 => node().prop_map(Event::Tear),
+        1 => node().prop_map(Event::Spoil),
         2 => node().prop_map(Event::Snapshot),
         1 => node().prop_map(Event::Rollback),
         1 => node().prop_map(Event::Twin),
         1 => Just(Event::Obey),
         1 => Just(Event::Forget),
+        3 => Just(Event::Settle),
     ];
     if lossy { prop_oneof![8 => faults, 1 => losses].boxed() } else { faults.boxed() }
 }
@@ -235,5 +262,26 @@ proptest! {
     fn without_lost_disks_every_history_ends_in_service(history in histories(false)) {
         let world = run(history);
         prop_assert!(world.healthy(), "{:#?}", world.machines);
+    }
+}
+
+/// Rare by chance: all serve, the last node's disk is replaced and comes back, and another's is lost just then.
+#[test]
+fn a_discarded_disk_in_place_of_a_lost_one_leaves_the_choice_to_the_operator() {
+    for n in [3, 5] {
+        let majority = n / 2 + 1;
+        let everybody = |event: fn(usize) -> Event| (0..n).map(event);
+        let mut history: Vec<Event> = everybody(Event::Boot).collect();
+        (0..20).for_each(|_| history.extend(everybody(Event::Tick)));
+        // All but as many as make a majority with the discarded one: replaced, joined, lost again.
+        history.extend([Event::Wipe(n - 1), Event::Boot(n - 1)]);
+        (0..20).for_each(|_| history.extend(everybody(Event::Tick)));
+        history.extend((majority - 1..n - 1).map(Event::Wipe));
+        history.push(Event::Return(n - 1));
+        let mut world = run((n, 40, history));
+        assert!(world.told("recover"), "{:#?}", world.machines);
+        assert!(world.told("disk that was replaced"), "{:#?}", world.machines);
+        world.obey();
+        assert!(world.healthy(), "{:#?}", world.machines);
     }
 }

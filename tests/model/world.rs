@@ -22,6 +22,8 @@ pub struct DiskState {
     pub postgres: Option<u64>,
     /// How many acknowledged writes this copy holds.
     pub redis: Option<u64>,
+    /// Redis cannot read that copy.
+    pub spoilt: bool,
     /// Primary's identity and epoch, as this Sentinel remembers.
     pub sentinel: Option<(usize, u64)>,
 }
@@ -150,6 +152,19 @@ impl World {
         disk.etcd.as_ref().is_some_and(|log| !listed(log))
     }
 
+    /// Members whose logs `asker` finds and of which it hears from an etcd that they were replaced.
+    fn known_removed(&self, asker: usize) -> Vec<String> {
+        let logs = || self.all_at(asker).filter_map(|j| Some((j, self.machines[j].disk.etcd.as_ref()?)));
+        let tells = |cluster: &str| {
+            logs().any(|(j, (of, _))| {
+                let m = &self.machines[j];
+                of == cluster && m.etcd_runs && !self.removed(&m.disk)
+            })
+        };
+        let dead = logs().filter(|(j, (cluster, _))| self.removed(&self.machines[*j].disk) && tells(cluster));
+        dead.map(|(_, (_, id))| id.clone()).collect()
+    }
+
     /// Whether this machine's own etcd is part of a quorum.
     pub fn within_quorum(&self, i: usize) -> Option<String> {
         let m = &self.machines[i];
@@ -184,6 +199,7 @@ impl World {
             disk,
             data,
             postgres: d.postgres.map(|commits| Postgres { system: "77".into(), end: Some((1, commits)) }),
+            redis_unreadable: d.redis.is_some() && d.spoilt,
             genesis: d.genesis.clone(),
             began: m.began,
             etcd_member: d.etcd_member.clone(),
@@ -228,6 +244,7 @@ impl World {
             own: self.answer(i),
             peers: (0..self.spec.nodes.len()).filter(|who| *who != me).map(peer).collect(),
             etcd: quorum.as_ref().map(|c| self.members(c)),
+            removed: self.known_removed(i),
             boots_in_etcd: boots,
             initialize: quorum.as_ref().map(|c| self.etcd[c].initialize),
             system: None,

@@ -57,5 +57,13 @@ fn each_service_may_hold_a_node_back() {
         "node3",
         "no other node could hold the virtual IP",
     );
-    names_why(|_| {}, "node9", "the spec has no node");
+}
+
+#[test]
+fn a_node_that_is_not_there_is_a_slip_of_the_pen() {
+    let slip = crate::health::replaceable(&spec(), &well(&spec()), "node9", false).expect_err("no such node");
+    assert!(
+        slip.to_string().contains("the spec has no node \"node9\"; there are: node1, node2, node3"),
+        "{slip}"
+    );
 }

@@ -1,0 +1,132 @@
+//! Who may reach which of a node's ports: what every firewall's template lists in its own words.
+
+use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Spec, VipMode};
+use ipnet::IpNet;
+use serde::Serialize;
+use std::net::IpAddr;
+
+/// Ports that are open to the same networks, and to nobody else.
+#[derive(Debug, PartialEq, Serialize)]
+struct Guard {
+    name: &'static str,
+    what: &'static str,
+    ports: Vec<u16>,
+    /// Networks from which they may be reached, by family.
+    v4: Vec<IpNet>,
+    v6: Vec<IpNet>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Guards {
+    ports: Vec<Guard>,
+    /// The nodes themselves: VRRP is for them alone.
+    nodes_v4: Vec<IpNet>,
+    nodes_v6: Vec<IpNet>,
+    /// Every port that is in some guard.
+    all: Vec<u16>,
+}
+
+pub(super) fn guards(spec: &Spec) -> Guards {
+    let (pg, redis, haproxy) = (&spec.postgres, &spec.redis, &spec.haproxy);
+    let nodes: Vec<IpNet> = spec.nodes.iter().map(|n| n.address.into()).collect();
+    let (clients, operators) = (&spec.network.clients[..], spec.network.operators());
+    let everywhere: [IpNet; 2] = [IpAddr::from([0; 4]), IpAddr::from([0; 16])].map(anywhere);
+    let guard = |name, what, ports: &[u16], from: &[&[IpNet]]| {
+        let (v4, v6) = families([&[&nodes[..]][..], from].concat().concat());
+        Guard { name, what, ports: ports.to_vec(), v4, v6 }
+    };
+    // A load balancer probes from addresses that only its maker knows; HAProxy tells strangers /health and no more.
+    let watchers = match spec.network.vip_mode {
+        VipMode::Vrrp => [clients, operators],
+        VipMode::External => [&everywhere[..], &[]],
+    };
+    let ports = vec![
+        guard("nodes", "etcd's peers, PostgreSQL", &[ETCD_PEER_PORT, pg.port], &[]),
+        guard(
+            "desk",
+            "what hanode status asks too: etcd, Patroni, Redis, Sentinel, join port",
+            &[
+                ETCD_CLIENT_PORT,
+                spec.patroni.restapi_port,
+                redis.port,
+                redis.sentinel_port,
+                spec.network.join_port,
+            ],
+            &[operators],
+        ),
+        guard(
+            "clients",
+            "PostgreSQL and Redis by HAProxy, the revocation list",
+            &[pg.vip_port, pg.vip_read_port, redis.vip_port, haproxy.crl_port],
+            &[clients],
+        ),
+        guard("watchers", "HAProxy's statistics, health, metrics", &[haproxy.stats_port], &watchers),
+    ];
+    let all = ports.iter().flat_map(|guard| guard.ports.clone()).collect();
+    let (nodes_v4, nodes_v6) = families(nodes);
+    Guards { ports, nodes_v4, nodes_v6, all }
+}
+
+fn anywhere(address: IpAddr) -> IpNet {
+    IpNet::new_assert(address, 0)
+}
+
+/// Without what another one covers: some firewalls refuse networks that overlap.
+fn families(nets: Vec<IpNet>) -> (Vec<IpNet>, Vec<IpNet>) {
+    let mut nets: Vec<IpNet> = nets.iter().map(IpNet::trunc).collect();
+    nets.sort();
+    nets.dedup();
+    let covered = |net: &IpNet| nets.iter().any(|other| other != net && other.contains(net));
+    nets.iter().filter(|net| !covered(net)).partition(|net| matches!(net, IpNet::V4(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec;
+
+    fn starter() -> Spec {
+        spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    fn of(spec: &Spec, name: &str) -> Vec<String> {
+        let all = guards(spec).ports;
+        let guard = all.iter().find(|g| g.name == name).expect("a guard");
+        guard.v4.iter().chain(&guard.v6).map(IpNet::to_string).collect()
+    }
+
+    #[test]
+    fn nobody_but_whom_the_spec_names() {
+        let mut spec = starter();
+        let nodes = ["192.168.18.21/32", "192.168.18.22/32", "192.168.18.23/32"];
+        assert_eq!(of(&spec, "nodes"), nodes);
+        assert_eq!(of(&spec, "desk"), ["192.168.18.0/24"]);
+        assert_eq!(of(&spec, "clients"), ["0.0.0.0/0"]);
+        spec.network.operators = Some(vec!["fd00::5/128".parse().expect("a network")]);
+        spec.network.clients = ["10.1.2.3/8", "10.2.0.0/16"].map(|n| n.parse().expect("a network")).into();
+        assert_eq!(of(&spec, "desk"), [&nodes[..], &["fd00::5/128"]].concat());
+        assert_eq!(of(&spec, "clients"), [&["10.0.0.0/8"], &nodes[..]].concat());
+        assert_eq!(of(&spec, "watchers").len(), 5);
+        spec.network.vip_mode = VipMode::External;
+        assert_eq!(of(&spec, "watchers"), ["0.0.0.0/0", "::/0"]);
+    }
+
+    /// A port of the spec that no guard has would be open to all on a distribution that closes nothing by itself.
+    #[test]
+    fn every_port_of_the_spec_is_guarded_once() {
+        let spec = starter();
+        let mut guarded = guards(&spec).all;
+        guarded.sort_unstable();
+        let mut ports = vec![ETCD_CLIENT_PORT, ETCD_PEER_PORT];
+        fn collect(value: &serde_json::Value, ports: &mut Vec<u16>) {
+            for (key, value) in value.as_object().into_iter().flatten() {
+                let port = value.as_u64().filter(|_| key == "port" || key.ends_with("_port"));
+                ports.extend(port.map(|p| p as u16));
+                collect(value, ports);
+            }
+        }
+        collect(&serde_json::to_value(&spec).expect("JSON"), &mut ports);
+        ports.sort_unstable();
+        assert_eq!(guarded, ports);
+    }
+}

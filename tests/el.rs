@@ -1,0 +1,308 @@
+//! CentOS 8's whole path, on repositories that have its names, versions, paths, units and users around the nearest
+//! programs that can be had; and what must end a build. `hanode` is the one of `make dist`. Needs root.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::lab::{Lab, NODES, eventually};
+use common::{
+    centos::{self, run},
+    fixture,
+};
+use hanode::cluster::Cluster;
+use hanode::image::inspect;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A cluster directory, and `hanode build` of it with a cache of its own: what a build that failed leaves shows there.
+struct Site {
+    dir: tempfile::TempDir,
+    own_cache: bool,
+}
+
+impl Site {
+    fn new(own_cache: bool) -> Site {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let site = Site { dir, own_cache };
+        run(Command::new(fixture::dist().join("hanode")).arg("init").arg(site.path("demo")));
+        let at = site.path("demo/cluster.toml");
+        let text = std::fs::read_to_string(&at).unwrap();
+        assert!(text.contains(centos::ETCD.0));
+        std::fs::write(&at, text.replace(centos::ETCD.0, centos::ETCD.1)).unwrap();
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn build(&self, out: &str, sources: &[String]) -> Result<(), String> {
+        let mut hanode = Command::new(fixture::dist().join("hanode"));
+        hanode.current_dir(self.dir.path()).args(["build", "demo", "--target", "centos-8", "--out", out]);
+        hanode.args(sources.iter().flat_map(|source| ["--source", source]));
+        if self.own_cache {
+            hanode.env("XDG_CACHE_HOME", self.path("cache"));
+        }
+        let output = hanode.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(said) }
+    }
+
+    /// The build fails, says each of these, and leaves no image, no base, no working files and no mount.
+    #[track_caller]
+    fn refuses(&self, sources: &[String], told: &[&str]) {
+        let said = self.build("node.tar", sources).expect_err("it was built");
+        for piece in told {
+            assert!(said.contains(piece), "{piece:?} is not in\n{said}");
+        }
+        let names = |at: &Path| -> Vec<String> {
+            let entries = std::fs::read_dir(at).into_iter().flatten();
+            entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
+        };
+        let here = names(self.dir.path());
+        assert!(here.iter().all(|name| ["cache", "demo", "spoilt"].contains(&name.as_str())), "{here:?}");
+        let cached = names(&self.path("cache/hanode/base"));
+        assert!(cached.iter().all(|name| name.ends_with(".lock")), "{cached:?}");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "{mounts}");
+    }
+}
+
+/// The sources with one of them replaced.
+fn with(name: &str, text: String) -> Vec<String> {
+    let mut sources = centos::sources();
+    let place = sources.iter_mut().find(|source| source.starts_with(&format!("{name}="))).unwrap();
+    *place = text;
+    sources
+}
+
+/// AppStream from another directory of the fixture.
+fn appstream(directory: &str) -> Vec<String> {
+    let at = centos::fixture().display().to_string();
+    with("appstream", format!("appstream=file://{at}/{directory},key={at}/centos.asc"))
+}
+
+#[test]
+fn the_whole_path_makes_an_image() {
+    let site = Site::new(false);
+    site.build("node.raw", &centos::sources()).unwrap();
+    let raw = site.path("node.raw");
+    run(Command::new("e2fsck").arg("-fn").arg(format!("{}?offset={}", raw.display(), 36864 * 512)));
+    std::fs::remove_file(&raw).unwrap();
+    site.build("node.tar", &centos::sources()).unwrap();
+    let image = inspect(&site.path("node.tar")).unwrap().image;
+    assert_eq!(image.os, "CentOS Linux 8");
+    for (component, version) in [
+        ("postgres", "12.22-1PGDG.rhel8"),
+        ("patroni", "2.1.0"),
+        ("etcd", "3.5.1"),
+        ("redis", "6.0.9-5.module_el8.4.0+956+a52e9aa4"),
+        ("sentinel", "6.0.9-5.module_el8.4.0+956+a52e9aa4"),
+        ("haproxy", "1.8.27-2.el8"),
+        ("keepalived", "2.1.5-6.el8"),
+    ] {
+        assert_eq!(image.components[component], version, "{:?}", image.components);
+    }
+    let root = site.path("root");
+    std::fs::create_dir(&root).unwrap();
+    run(Command::new("tar").args(["--numeric-owner", "-xf"]).arg(site.path("node.tar")).arg("-C").arg(&root));
+    as_a_target_wants_it(&root);
+}
+
+fn as_a_target_wants_it(root: &Path) {
+    let inside = |words: &[&str]| {
+        let output = Command::new("chroot").arg(root).args(words).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_string()
+    };
+    // The program that was put in starts on the tree's own glibc.
+    assert!(inside(&["hanode", "--version"]).contains(env!("CARGO_PKG_VERSION")));
+    let (_, target) = hanode::image::target("centos-8").unwrap();
+    for unit in target.units.values() {
+        assert_eq!(inside(&["systemctl", "is-enabled", unit]), "disabled", "{unit}");
+    }
+    for unit in &target.enabled {
+        assert_eq!(inside(&["systemctl", "is-enabled", unit]), "enabled", "{unit}");
+    }
+    for unit in &target.masked {
+        assert_eq!(inside(&["systemctl", "is-enabled", unit]), "masked", "{unit}");
+    }
+    // Its repositories are dnf's; directories of the machine that built it are nothing to it.
+    for name in ["baseos", "appstream", "pgdg"] {
+        let text = std::fs::read_to_string(root.join(format!("etc/yum.repos.d/hanode-{name}.repo"))).unwrap();
+        assert!(text.contains("\ngpgcheck=1\n") && text.contains("\nenabled=0\n"), "{text}");
+    }
+    assert!(inside(&["patroni", "--version"]).contains("2.1.0"));
+    assert!(inside(&["etcd", "--version"]).contains("3.5.1"));
+    assert!(inside(&["/usr/pgsql-12/bin/postgres", "--version"]).contains("12.22"));
+    assert_eq!(inside(&["id", "-u", "postgres"]), "26");
+    assert_eq!(std::fs::read_dir(root.join("var/lib/pgsql/12/data")).unwrap().count(), 0);
+    // Made in a container, the initial RAM disk must still find the disk of whichever machine it boots.
+    let held = inside(&["sh", "-c", "lsinitrd /boot/initramfs-*.img"]);
+    assert!(held.contains("virtio_blk.ko") && held.contains("ext4.ko"), "{held}");
+    for (path, to) in [("etc/redis.conf", "redis.conf"), ("etc/redis-sentinel.conf", "redis-sentinel.conf")] {
+        assert!(root.join(path).is_file(), "{to} is not in its place");
+    }
+}
+
+#[test]
+fn a_damaged_package_is_named() {
+    let site = Site::new(true);
+    let spoilt = site.path("spoilt");
+    run(Command::new("cp").arg("-a").arg(centos::fixture().join("appstream")).arg(&spoilt));
+    let package = spoilt.join("Packages/keepalived-2.1.5-6.el8.x86_64.rpm");
+    let mut bytes = std::fs::read(&package).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&package, bytes).unwrap();
+    let key = centos::fixture().join("centos.asc");
+    let source = format!("appstream=file://{},key={}", spoilt.display(), key.display());
+    site.refuses(&with("appstream", source), &["keepalived-2.1.5-6.el8"]);
+}
+
+#[test]
+fn a_package_that_nobody_signed_is_refused() {
+    Site::new(true).refuses(&appstream("unsigned"), &["haproxy-1.8.27-4.el8", "is not signed"]);
+}
+
+#[test]
+fn a_package_that_another_key_signed_is_refused() {
+    let at = centos::fixture().display().to_string();
+    let sources = with("pgdg", format!("pgdg=file://{at}/pgdg,key={at}/centos.asc"));
+    Site::new(true).refuses(&sources, &["postgresql12", "GPG"]);
+}
+
+#[test]
+fn a_key_that_the_target_does_not_know_is_refused() {
+    let at = centos::fixture().display().to_string();
+    // The root file system brings a key of the right name that is not CentOS'.
+    let sources = with("baseos", format!("baseos=file://{at}/baseos"));
+    Site::new(true).refuses(&sources, &["source baseos", "which this target does not know"]);
+}
+
+#[test]
+fn a_root_file_system_with_another_checksum_is_refused() {
+    let at = centos::fixture().display().to_string();
+    let wrong = "0".repeat(64);
+    let sources = with("root", format!("root=file://{at}/root.tar.xz,sha256={wrong}"));
+    Site::new(true).refuses(&sources, &["source root", "SHA-256", &wrong]);
+    // CentOS' own checksum, where none is given.
+    let sources = with("root", format!("root=file://{at}/root.tar.xz"));
+    Site::new(true).refuses(&sources, &["source root", "029d1873"]);
+}
+
+#[test]
+fn a_module_stream_that_is_not_there_is_named() {
+    Site::new(true).refuses(&appstream("streamless"), &["module redis:6"]);
+}
+
+#[test]
+#[ignore = "installs everything, minutes: make test-targets"]
+fn a_package_whose_script_fails_is_named_though_dnf_is_content() {
+    Site::new(true).refuses(&appstream("failing"), &["a package's script failed", "haproxy"]);
+}
+
+/// Serves the files below a directory, and cuts the connection in the middle of those whose path contains `cut`.
+fn server(dir: PathBuf, cut: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let dir = dir.clone();
+            std::thread::spawn(move || answer(stream, &dir, cut));
+        }
+    });
+    url
+}
+
+fn answer(mut stream: TcpStream, dir: &Path, cut: &str) -> Option<()> {
+    let mut lines = BufReader::new(stream.try_clone().ok()?).lines().map_while(|line| line.ok());
+    let path = lines.next()?.split(' ').nth(1)?.replace("%2b", "+").replace("%2B", "+");
+    // To the end of the request: a connection that is closed with data unread is reset.
+    lines.find(|line| line.is_empty())?;
+    let Ok(content) = std::fs::read(hanode::tree::below(dir, &path)) else {
+        write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok()?;
+        return None;
+    };
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", content.len())
+        .ok()?;
+    let all = if path.contains(cut) { content.len() / 2 } else { content.len() };
+    stream.write_all(&content[..all]).ok()
+}
+
+#[test]
+fn a_download_that_breaks_off_is_told() {
+    let url = server(centos::fixture(), "haproxy-");
+    let key = centos::fixture().join("centos.asc");
+    let source = format!("appstream={url}/appstream,key={}", key.display());
+    Site::new(true).refuses(&with("appstream", source), &["haproxy-1.8.27-2.el8"]);
+    let url = server(centos::fixture(), "root.tar.xz");
+    let source = format!("root={url}/root.tar.xz,sha256={}", "0".repeat(64));
+    Site::new(true).refuses(&with("root", source), &["source root: fetching"]);
+}
+
+#[test]
+#[ignore = "a quarter of an hour: make test-targets"]
+fn three_machines_of_it_become_a_cluster_and_stay_one() {
+    let site = Site::new(false);
+    site.build("node.tar", &centos::sources()).unwrap();
+    let cluster = Cluster::load(&site.path("demo")).unwrap();
+    let before = common::Traces::now(&cluster.dir);
+    let lab = Lab { cluster, image: site.path("node.tar") };
+    lab.up(&[]);
+    every_node_is_centos(&lab);
+    lab.psql("5432", "CREATE TABLE seen (n int PRIMARY KEY)").unwrap();
+    lab.psql("5432", "INSERT INTO seen VALUES (1)").unwrap();
+    assert_eq!(lab.redis(&["set", "seen", "1"]).as_deref(), Ok("OK"));
+
+    let leader = lab.holder("postgres", "leader").unwrap();
+    let standby = lab.holder("postgres", "sync_standby").unwrap();
+    lab.patroni("node1", &["switchover", "--master", &leader, "--candidate", &standby, "--force"]);
+    assert_eq!(lab.holder("postgres", "leader"), Some(standby));
+    assert_eq!(lab.sentinel("node1", &["sentinel", "failover", "redis-cluster"]), "OK");
+    lab.healthy_within(Duration::from_secs(120));
+    lab.psql("5432", "INSERT INTO seen VALUES (2)").unwrap();
+    assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("1"));
+
+    let leader = lab.holder("postgres", "leader").unwrap();
+    lab.kill(&[&leader]);
+    let begun = Instant::now();
+    eventually(Duration::from_secs(90), || lab.psql("5432", "INSERT INTO seen VALUES (3)"));
+    eprintln!("PostgreSQL writable {:.1} s after its leader's power cut", begun.elapsed().as_secs_f64());
+    eventually(Duration::from_secs(60), || lab.redis(&["set", "cut", "1"]));
+    lab.up(&[]);
+
+    for (part, role) in [("postgres", "leader"), ("redis", "master")] {
+        let node = lab.holder(part, role).unwrap();
+        let output = lab.hanode(&["lab", "reprovision"], &["--node", &node, "--timeout-scale", "2"]);
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "replacing {node}, {role}");
+    }
+    assert_eq!(lab.psql("5432", "SELECT count(*) FROM seen").as_deref(), Ok("3"));
+    assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("1"));
+    let dir = lab.cluster.dir.clone();
+    drop(lab);
+    assert_eq!(common::Traces::now(&dir), before);
+}
+
+/// Names and places are CentOS', and what it starts by itself is what the target says.
+fn every_node_is_centos(lab: &Lab) {
+    let members: serde_json::Value =
+        serde_json::from_str(&lab.patroni("node1", &["list", "--format", "json"])).unwrap();
+    let running = members.as_array().unwrap().iter().filter(|member| member["State"] == "running").count();
+    assert_eq!(running, 3, "{members:#}");
+    for node in NODES {
+        for unit in ["etcd", "patroni", "redis", "redis-sentinel", "haproxy", "keepalived", "firewalld"] {
+            assert_eq!(lab.said(node, &["systemctl", "is-active", unit]), "active", "{unit} on {node}");
+        }
+        assert_eq!(lab.said(node, &["readlink", "/etc/redis.conf"]), "/var/lib/redis/hanode/redis.conf");
+        let data = "/var/lib/pgsql/12/hanode/PG_VERSION";
+        assert_eq!(lab.said(node, &["cat", data]), "12");
+        assert_eq!(lab.said(node, &["stat", "-c", "%u", data]), "26");
+        assert_eq!(lab.said(node, &["systemctl", "--failed", "--no-legend", "--plain"]), "", "{node}");
+        let journal = lab.said(node, &["journalctl", "-b", "--no-pager"]);
+        assert!(!journal.contains("SECURITY VIOLATION") && !journal.contains("ordering cycle"), "{node}");
+    }
+}
