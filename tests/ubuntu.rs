@@ -199,7 +199,8 @@ fn a_version_and_a_package_that_are_not_there_are_named() {
     site.pin(&format!("{}haproxy = \"2.0.99\"\n", fixture::ETCD.1));
     site.refuses(&fixture::ubuntu_sources(), &["2.0.99-*", "haproxy"]);
     site.pin(fixture::ETCD.1);
-    let elsewhere = format!("redis=file://{0}/ubuntu,key={0}/key.asc", fixture::ubuntu().display());
+    // Ubuntu's own archive in place of Redis': at another path, since apt complains of one that is named twice.
+    let elsewhere = format!("redis=file://{0}/ubuntu,key={0}/key.asc", site.archive().display());
     site.refuses(&with("redis", elsewhere), &["redis-server"]);
 }
 
