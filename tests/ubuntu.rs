@@ -155,7 +155,6 @@ fn as_a_target_wants_it(root: &Path) {
     assert_eq!(list.lines().count(), 4, "{list}");
     assert!(inside(&["patroni", "--version"]).contains("2.1.0"));
     assert!(inside(&["etcd", "--version"]).contains("3.5.1"));
-    assert!(inside(&["/usr/lib/postgresql/12/bin/postgres", "--version"]).contains("12.22"));
 }
 
 #[test]
@@ -200,7 +199,8 @@ fn a_version_and_a_package_that_are_not_there_are_named() {
     site.pin(&format!("{}haproxy = \"2.0.99\"\n", fixture::ETCD.1));
     site.refuses(&fixture::ubuntu_sources(), &["2.0.99-*", "haproxy"]);
     site.pin(fixture::ETCD.1);
-    let elsewhere = format!("redis=file://{0}/ubuntu,key={0}/key.asc", fixture::ubuntu().display());
+    // Ubuntu's own archive in place of Redis': at another path, since apt complains of one that is named twice.
+    let elsewhere = format!("redis=file://{0}/ubuntu,key={0}/key.asc", site.archive().display());
     site.refuses(&with("redis", elsewhere), &["redis-server"]);
 }
 
@@ -237,7 +237,7 @@ fn server(dir: PathBuf, cut: &'static str) -> String {
 
 fn answer(mut stream: std::net::TcpStream, dir: &Path, cut: &str) -> Option<()> {
     let mut lines = BufReader::new(stream.try_clone().ok()?).lines().map_while(|line| line.ok());
-    let path = lines.next()?.split(' ').nth(1)?.replace("%7e", "~").replace("%3a", ":").replace("%2b", "+");
+    let path = lines.next()?.split(' ').nth(1)?.replace("%7e", "~").replace("%2b", "+").replace("%25", "%");
     // To the end of the request: a connection that is closed with data unread is reset.
     lines.find(|line| line.is_empty())?;
     let Ok(content) = std::fs::read(hanode::tree::below(dir, &path)) else {

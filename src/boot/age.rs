@@ -45,7 +45,7 @@ impl Age {
             return Ok(Some(Count::Behind));
         }
         // The disk first: etcd is never ahead of the disk that it counts.
-        disk::save_record(root, &disk::Record { boots: record.boots + 1, ..record })?;
+        disk::amend(root, |record| record.boots += 1)?;
         remember(root, given, node)?;
         Ok(Some(Count::Grown))
     }

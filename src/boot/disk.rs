@@ -13,6 +13,7 @@ use std::path::Path;
 
 const INSTALL_ID: &str = "/var/lib/hanode/install-id";
 const IDENTITY: &str = "/var/lib/hanode/identity.json";
+const HOME: &str = "/var/lib/hanode";
 const STATE: &str = "/var/lib/hanode/state.json";
 /// Within the name of what was moved out of the way.
 pub const ASIDE: &str = ".aside-";
@@ -81,42 +82,50 @@ pub fn record(root: &Path) -> Result<Record> {
     Ok(load(root, STATE)?.unwrap_or(Record { schema: 1, ..Record::default() }))
 }
 
-pub fn save_record(root: &Path, record: &Record) -> Result<()> {
-    save(root, STATE, &serde_json::to_vec_pretty(record)?)
+/// Changes the record, one process at a time: the services' gates, the plan and the watch all keep theirs in it, and
+/// a gate that wrote what another had not yet changed would take that back.
+pub fn amend(root: &Path, change: impl FnOnce(&mut Record)) -> Result<()> {
+    let dir = below(root, HOME);
+    std::fs::create_dir_all(&dir)?;
+    let turn = std::fs::File::open(&dir)?;
+    turn.lock().with_context(|| format!("locking {}", dir.display()))?;
+    let before = record(root)?;
+    let mut after = before.clone();
+    change(&mut after);
+    if after == before { Ok(()) } else { save(root, STATE, &serde_json::to_vec_pretty(&after)?) }
 }
 
 /// From here on this disk is one that clients' data may be on.
 pub fn mark_served(root: &Path) -> Result<()> {
-    let record = record(root)?;
-    if record.served {
-        return Ok(());
-    }
-    save_record(root, &Record { served: true, ..record })
+    amend(root, |record| record.served = true)
 }
 
 /// A snapshot from before the last boot that etcd knows of was restored: all data on it is a lost disk's.
 pub fn mark_stale(root: &Path, target: &Target, boots: u64) -> Result<()> {
-    let record = record(root)?;
-    tracing::warn!("etcd has counted this node to {boots}, this disk to {}: an older snapshot", record.boots);
     let held = held(root, target)?;
-    let stale = Data { sentinel: false, ..held };
-    save_record(root, &Record { boots, stale, etcd_member: None, ..record })
+    amend(root, |record| {
+        tracing::warn!(
+            "etcd has counted this node to {boots}, this disk to {}: an older snapshot",
+            record.boots
+        );
+        record.boots = boots;
+        record.stale = Data { sentinel: false, ..held };
+        record.etcd_member = None;
+    })
 }
 
 /// Stale data of one service is out of the way.
 pub fn unmark_stale(root: &Path, clear: impl FnOnce(&mut Data)) -> Result<()> {
-    let mut record = record(root)?;
-    let before = record.stale;
-    clear(&mut record.stale);
-    if record.stale == before { Ok(()) } else { save_record(root, &record) }
+    amend(root, |record| clear(&mut record.stale))
 }
 
 /// In service as this member: by its id a disk is known that comes back after it was replaced. The operator's
 /// word, where there was one, has done its work.
 pub fn mark_in_service(root: &Path, member: &str) -> Result<()> {
-    let before = record(root)?;
-    let after = Record { leads: false, etcd_member: Some(member.into()), ..before.clone() };
-    if after == before { Ok(()) } else { save_record(root, &after) }
+    amend(root, |record| {
+        record.leads = false;
+        record.etcd_member = Some(member.into());
+    })
 }
 
 pub fn began(root: &Path) -> bool {
@@ -198,4 +207,23 @@ fn save(root: &Path, path: &str, content: &[u8]) -> Result<()> {
         std::fs::create_dir_all(parent)?;
     }
     replace(&at, content, 0o600, None)
+}
+
+#[cfg(test)]
+mod amend_tests {
+    use super::*;
+
+    #[test]
+    fn changes_at_the_same_time_are_all_kept() {
+        let root = tempfile::tempdir().unwrap();
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| (0..25).for_each(|_| amend(root.path(), |r| r.boots += 1).unwrap()));
+            }
+            threads.spawn(|| mark_served(root.path()).unwrap());
+            threads.spawn(|| mark_in_service(root.path(), "1234").unwrap());
+        });
+        let kept = record(root.path()).unwrap();
+        assert_eq!((kept.boots, kept.served, kept.etcd_member.as_deref()), (100, true, Some("1234")));
+    }
 }

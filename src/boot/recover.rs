@@ -40,8 +40,7 @@ pub fn recover(root: &Path, from_this_node: bool, data_on_others_is_lost: bool) 
     );
     let machine = facts(root, &given, &name)?;
     let node = Node { root, given: &given, name: &name, machine: &machine };
-    let record = disk::record(root)?;
-    disk::save_record(root, &disk::Record { leads: true, served: true, ..record })?;
+    disk::amend(root, |record| (record.leads, record.served) = (true, true))?;
     let systemd = Systemd::connect()?;
     let units = match recovery.etcd {
         Etcd::Kept => vec![given.target.unit("sentinel")?, given.target.unit("redis")?],
@@ -52,8 +51,7 @@ pub fn recover(root: &Path, from_this_node: bool, data_on_others_is_lost: bool) 
     if recovery.etcd != Etcd::Kept {
         node.apply_planned(&plan, "etcd")?;
         let member = begin_etcd(&node, recovery.etcd)?;
-        let record = disk::record(root)?;
-        disk::save_record(root, &disk::Record { etcd_member: Some(member), ..record })?;
+        disk::amend(root, |record| record.etcd_member = Some(member))?;
     }
     overrule_sentinels(&node, &plan, &recovery, &seen)?;
     units.iter().try_for_each(|unit| systemd.start(unit))?;

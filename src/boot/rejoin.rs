@@ -23,8 +23,7 @@ pub fn etcd(node: &Node, plan: &Plan, seen: &Observations, twins: &mut Twins) ->
     if joining(members, &url) == Joining::Take {
         clear_etcd(node.root, node.given)?;
         let listed = members.iter().find(|m| m.peer_urls.contains(&url)).map(|m| m.id.clone());
-        let record = disk::record(node.root)?;
-        disk::save_record(node.root, &disk::Record { etcd_member: listed, ..record })?;
+        disk::amend(node.root, |record| record.etcd_member = listed)?;
         return Ok(Ok(with_members(plan, node.name, &url, members)));
     }
     let etcd = relay(node)?;
@@ -46,8 +45,7 @@ pub fn etcd(node: &Node, plan: &Plan, seen: &Observations, twins: &mut Twins) ->
     match etcd.add(&url) {
         Ok((id, members)) => {
             passed(node.root, "etcd-added");
-            let record = disk::record(node.root)?;
-            disk::save_record(node.root, &disk::Record { etcd_member: Some(id), ..record })?;
+            disk::amend(node.root, |record| record.etcd_member = Some(id))?;
             Ok(Ok(with_members(plan, node.name, &url, &members)))
         }
         // The others count their own connections first ("unhealthy cluster"): look again.

@@ -118,8 +118,7 @@ fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
         disk::save_pin(root, &pin)?;
         passed(root, "pinned");
     }
-    let record = disk::record(root)?;
-    disk::save_record(root, &disk::Record { boots: record.boots + 1, ..record })?;
+    disk::amend(root, |record| record.boots += 1)?;
     passed(root, "booted");
     state.node = Some(found.node.clone());
     state.identity_source = Some(found.source.into());
@@ -226,8 +225,7 @@ pub(super) fn towards_genesis(node: &Node, plan: &Plan) -> Result<()> {
     if let Some(genesis) = &plan.etcd.record {
         // A log of an earlier genesis, never in service, would else be taken for this one's.
         clear_etcd(node.root, node.given)?;
-        let record = disk::record(node.root)?;
-        disk::save_record(node.root, &disk::Record { genesis: Some(genesis.clone()), ..record })?;
+        disk::amend(node.root, |record| record.genesis = Some(genesis.clone()))?;
         passed(node.root, "genesis-recorded");
     }
     if plan.etcd.step.action == Action::Begin && !disk::began(node.root) {

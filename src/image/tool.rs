@@ -161,9 +161,13 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<_> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
+/// The last lines; and of those before them what apt and dpkg call an error, which much may follow.
+fn tail(text: &str, count: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    let (before, last) = lines.split_at(lines.len().saturating_sub(count));
+    let telling = before.iter().filter(|line| line.starts_with("E: ") || line.starts_with("dpkg: error"));
+    let all: Vec<_> = telling.take(count).chain(last).copied().collect();
+    all.join("\n")
 }
 
 #[cfg(test)]
@@ -180,6 +184,13 @@ mod tests {
     fn a_failure_carries_the_last_words() {
         let failed = run(command("sh").args(["-c", "echo no space >&2; exit 3"])).unwrap_err().to_string();
         assert!(failed.contains("no space") && failed.contains("exit status: 3"), "{failed}");
+    }
+
+    #[test]
+    fn an_error_is_told_though_much_follows_it() {
+        let said = format!("I: fetching\nE: Failed to fetch x\n{}", "   - SHA256:0\n".repeat(20));
+        assert!(tail(&said, 15).starts_with("E: Failed to fetch x\n   - SHA256:0\n"), "{}", tail(&said, 15));
+        assert_eq!(tail("one\ntwo\n", 15), "one\ntwo");
     }
 
     #[test]
