@@ -85,7 +85,7 @@ fn members(lab: &Lab, node: &str) -> Vec<String> {
 /// A power cut tears the file in the midst of a line, behind its id or before it.
 fn a_torn_sentinel_file_is_learned_anew(lab: &Lab) {
     keep(lab, 1);
-    let primary = lab.holder("redis", "primary").unwrap();
+    let primary = lab.holder("redis", "master").unwrap();
     let replica = others(&primary)[0];
     for (node, part) in [(primary.as_str(), 2), (replica, 3)] {
         lab.inner().power_off(node).unwrap();
@@ -106,13 +106,13 @@ fn a_torn_sentinel_file_is_learned_anew(lab: &Lab) {
 /// While it runs: its Redis ends and finds its log spoilt. Others have all it had.
 fn a_primary_that_cannot_read_its_log_is_succeeded(lab: &Lab) {
     keep(lab, 2);
-    let primary = lab.holder("redis", "primary").unwrap();
+    let primary = lab.holder("redis", "master").unwrap();
     let begun = std::time::Instant::now();
     shell(lab, &primary, &format!("{SPOIL}; systemctl kill --signal=KILL redis-server"));
     eventually(SOON, || lab.redis(&["set", "again", "yes"]));
     eprintln!("Redis writable {:.1} s after its primary's log was spoilt", begun.elapsed().as_secs_f64());
     lab.healthy_within(SOON);
-    assert_ne!(lab.holder("redis", "primary").as_ref(), Some(&primary));
+    assert_ne!(lab.holder("redis", "master").as_ref(), Some(&primary));
     shell(lab, &primary, "ls -d /var/lib/redis/appendonlydir.aside-*; rm -r /var/lib/redis/*.aside-*");
     kept(lab, 2);
 }
@@ -120,7 +120,7 @@ fn a_primary_that_cannot_read_its_log_is_succeeded(lab: &Lab) {
 /// A full disk below all of them, say: nobody else can go on, so an operator must.
 fn where_nobody_can_read_redis_the_choice_is_named(lab: &Lab) {
     keep(lab, 3);
-    let primary = lab.holder("redis", "primary").unwrap();
+    let primary = lab.holder("redis", "master").unwrap();
     for node in others(&primary).into_iter().chain([primary.as_str()]) {
         shell(lab, node, &format!("systemctl stop redis-server; {SPOIL}"));
     }
@@ -142,7 +142,7 @@ fn where_nobody_can_read_redis_the_choice_is_named(lab: &Lab) {
 fn forgotten_redis_is_recovered_alone(lab: &Lab) {
     keep(lab, 4);
     let (primary, leader) =
-        (lab.holder("redis", "primary").unwrap(), lab.holder("postgres", "leader").unwrap());
+        (lab.holder("redis", "master").unwrap(), lab.holder("postgres", "leader").unwrap());
     let before = members(lab, "node1");
     for node in NODES {
         shell(lab, node, "systemctl stop redis-server redis-sentinel");

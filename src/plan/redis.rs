@@ -4,6 +4,7 @@
 //! its replicas erase theirs: so this is decided at every start.
 
 use super::{Action, Observations, RedisStep, Step, choose, etcd};
+use crate::join::Answer;
 use crate::spec::Spec;
 use std::net::IpAddr;
 
@@ -17,11 +18,9 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep 
     let chosen = if own.leads { Some(own) } else { seen.chosen() };
     if let Some(primary) = chosen.and_then(|c| spec.node(&c.node)) {
         if own.leads && own.data.redis && own.redis_unreadable {
-            return step(
-                Action::Refuse,
-                format!("Redis cannot read the data chosen by the operator's word; {MEND}"),
-                None,
-            );
+            let reason = "Redis cannot read the data chosen by the operator's word; on this node run redis-check-aof \
+                          --fix, which cuts off what cannot be read: Redis then starts by itself";
+            return step(Action::Refuse, reason, None);
         }
         let action = if own.leads || own.data.redis { Action::Resume } else { Action::Join };
         let reason = format!("by the operator's word the data of {} is the cluster's", primary.name);
@@ -83,39 +82,50 @@ fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> Redis
         let action = if has_data { Action::Resume } else { Action::Join };
         return step(action, format!("the Sentinels name {primary} as the primary"), Some(primary));
     }
-    if has_data && seen.own.redis_unreadable {
-        return unreadable(seen);
-    }
-    if has_data {
+    if has_data && !seen.own.redis_unreadable {
         return step(Action::Resume, "the Sentinels name this node, and its data is here", Some(primary));
     }
     match seen.all_peers() {
-        Some(peers) if peers.iter().all(|p| !p.data.redis) => {
+        Some(peers) if !has_data && peers.iter().all(|p| !p.data.redis) => {
             at_genesis(spec, seen, "no node has Redis data: the genesis was interrupted before there was any")
         }
-        _ => {
-            let reason = "Sentinels name this node, but its data is gone: another must be promoted first";
-            RedisStep { promote_another: true, ..step(Action::Wait, reason, None) }
-        }
+        _ => succeeded(seen, has_data),
     }
 }
 
-const MEND: &str = "here, or on a node whose data is rather to be kept, run redis-check-aof --fix, which cuts off what \
-                    cannot be read: Redis then starts by itself";
+/// The primary by name has no data that its Redis can read: whoever has a copy goes on in its place.
+fn succeeded(seen: &Observations, has_data: bool) -> RedisStep {
+    if let Some(reason) = nobody_can_read(seen) {
+        return step(Action::Refuse, reason, None);
+    }
+    // Of a node without data the silent ones' Sentinels know best; data that may yet be mended is not given up for theirs.
+    let promote_another = seen.answers().any(readable) || !has_data;
+    let why = if has_data { "Redis cannot read its data here" } else { "its data is gone" };
+    let silent = seen.silent().join(", ");
+    let reason = match promote_another {
+        true => format!("Sentinels name this node, but {why}: another must be promoted first"),
+        false => format!("Sentinels name this node, but {why}, and {silent} may have a copy"),
+    };
+    RedisStep { promote_another, ..step(Action::Wait, reason, None) }
+}
 
-/// This node is the primary by name, and its Redis cannot read what it has: whoever has a copy goes on in its place.
-fn unreadable(seen: &Observations) -> RedisStep {
-    const HERE: &str = "Sentinels name this node, but Redis cannot read its data here";
-    if seen.answers().any(|p| p.data.redis && !p.redis_unreadable) {
-        let reason = format!("{HERE}: another must be promoted first");
-        return RedisStep { promote_another: true, ..step(Action::Wait, reason, None) };
-    }
-    if seen.all_peers().is_none() {
-        let silent = seen.silent().join(", ");
-        return step(Action::Wait, format!("{HERE}, and {silent} may have a copy"), None);
-    }
-    let reason = format!("{HERE}, and no other node has a copy that can be read; {MEND}");
-    step(Action::Refuse, reason, None)
+fn readable(node: &Answer) -> bool {
+    node.data.redis && !node.redis_unreadable
+}
+
+/// Every node answers, and wherever there is data, Redis gave up reading it: only a person can say what is to be lost.
+fn nobody_can_read(seen: &Observations) -> Option<String> {
+    let peers = seen.all_peers()?;
+    let all = || peers.iter().copied().chain([&seen.own]);
+    let have: Vec<&str> = all().filter(|a| a.data.redis).map(|a| a.node.as_str()).collect();
+    let lost = !have.is_empty() && !all().any(readable);
+    lost.then(|| {
+        format!(
+            "Redis cannot read its data on {}, and no other node has a copy; on the one whose data is to be kept run \
+             redis-check-aof --fix, which cuts off what cannot be read: Redis then starts by itself",
+            have.join(", ")
+        )
+    })
 }
 
 fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {

@@ -359,7 +359,12 @@ fn a_primary_that_cannot_read_its_data_lets_another_go_on() {
     assert!(step.step.reason.contains("node3 may have a copy"), "{}", step.step.reason);
     seen.own.redis_unreadable = false;
     assert_eq!(redis(&seen).step.action, Action::Resume);
-    seen.own.redis_unreadable = true;
+    (seen.own.data.redis, seen.peers[1].answer) = (false, Ok(answer("node3")));
+    (peer(&mut seen, 0).data.redis, peer(&mut seen, 0).redis_unreadable) = (true, true);
+    let step = redis(&seen).step;
+    assert_eq!(step.action, Action::Refuse, "its own data is gone, and the only copy cannot be read");
+    assert!(step.reason.contains("cannot read its data on node2, and"), "{}", step.reason);
+    (seen.own.data.redis, seen.own.redis_unreadable) = (true, true);
     seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
     assert_eq!(redis(&seen).step.action, Action::Resume, "a replica's gate sets it aside");
 }

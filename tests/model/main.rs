@@ -11,7 +11,7 @@ mod world;
 
 use hanode::plan::{Etcd, recovery};
 use proptest::prelude::*;
-use world::{DiskState, Machine, World};
+use world::{DiskState, World};
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
@@ -179,10 +179,11 @@ impl World {
         }
     }
 
-    /// What can still be read is all there is.
+    /// What can still be read is all there is: of the chosen node, or of the one that holds most.
     fn mend_what_is_spoilt(&mut self) {
-        let told = |m: &&mut Machine| m.refused.values().any(|reason| reason.contains("redis-check-aof"));
-        self.machines.iter_mut().filter(told).for_each(|m| m.disk.spoilt = false);
+        let spoilt = self.machines.iter_mut().filter(|m| m.disk.spoilt);
+        let kept = spoilt.max_by_key(|m| (m.disk.leads, m.disk.redis));
+        kept.into_iter().for_each(|m| m.disk.spoilt = false);
     }
 
     /// Of those where the verb may run, with all that answer at hand: the one with the newest data.
