@@ -220,6 +220,8 @@ pub fn replace(at: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) 
         return written.with_context(|| format!("writing {}", at.display()));
     }
     if let Some(parent) = at.parent() {
+        // A bare name lies in the directory that this runs in.
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         std::fs::File::open(parent)?.sync_all()?;
     }
     Ok(())

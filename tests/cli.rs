@@ -160,3 +160,15 @@ fn check_names_what_does_not_fit() {
     fs::remove_file(desk.path("pki/service/ca.key")).expect("removing");
     desk.one_fault("the service CA cannot sign");
 }
+
+/// As every example writes it: no directory before the name.
+#[test]
+fn an_output_is_named_without_a_directory() {
+    let desk = Desk::new();
+    desk.done("seed demo --node node1 --out node1.smbios");
+    let told = fs::read_to_string(desk.home.path().join("node1.smbios")).expect("the string");
+    assert_eq!(told, "ds=nocloud;i=hspas-node1;h=node1;hanode_node=node1\n");
+    desk.done("seed demo --node node1 --out node1.iso");
+    desk.done("render demo --target debian-13 --node node1 --out out");
+    assert!(desk.home.path().join("out.manifest.json").is_file());
+}
