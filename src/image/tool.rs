@@ -165,9 +165,11 @@ fn end(child: &mut Child) {
 fn tail(text: &str, count: usize) -> String {
     let lines: Vec<_> = text.lines().collect();
     let (before, last) = lines.split_at(lines.len().saturating_sub(count));
-    let telling = before.iter().filter(|line| line.starts_with("E: ") || line.starts_with("dpkg: error"));
-    let all: Vec<_> = telling.take(count).chain(last).copied().collect();
-    all.join("\n")
+    let dpkg = |at: usize| lines[at].starts_with("dpkg: error");
+    // dpkg says in one line of which package it speaks, and in the next what happened.
+    let telling = |at: &usize| lines[*at].starts_with("E: ") || dpkg(*at) || (*at > 0 && dpkg(at - 1));
+    let telling = (0..before.len()).filter(telling).take(count).map(|at| lines[at]);
+    telling.chain(last.iter().copied()).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -190,6 +192,9 @@ mod tests {
     fn an_error_is_told_though_much_follows_it() {
         let said = format!("I: fetching\nE: Failed to fetch x\n{}", "   - SHA256:0\n".repeat(20));
         assert!(tail(&said, 15).starts_with("E: Failed to fetch x\n   - SHA256:0\n"), "{}", tail(&said, 15));
+        let said =
+            format!("dpkg: error processing package x\n its script failed\n{}", "and so on\n".repeat(20));
+        assert!(tail(&said, 15).contains("x\n its script failed\n"), "{}", tail(&said, 15));
         assert_eq!(tail("one\ntwo\n", 15), "one\ntwo");
     }
 
