@@ -80,8 +80,8 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     assert!(own_ports(&root, "redis_port_t").is_empty());
 
     settle(&policy, &root).unwrap();
-    assert_eq!(own_ports(&root, "redis_port_t"), ["tcp6378,26378"]);
-    assert_eq!(own_ports(&root, "postgresql_port_t"), ["tcp5433"]);
+    assert_eq!(own_ports(&root, "redis_port_t"), ["6378,26378"]);
+    assert_eq!(own_ports(&root, "postgresql_port_t"), ["5433"]);
     let settings = inside(&root, &["semanage", "export", "-S", "targeted"]);
     for on in ["haproxy_connect_any", "keepalived_connect_any"] {
         assert!(settings.contains(&format!("boolean -m -1 {on}")), "{settings}");
