@@ -140,7 +140,7 @@ mod tests {
             let whole_lines = torn.ends_with('\n') && cut > id + 54 && monitored(torn).is_some();
             assert_eq!(intact(torn), whole_lines, "cut after {cut} bytes");
             // Nothing falls over it either.
-            (epoch(torn), merge(FRESH, torn));
+            let _ = (epoch(torn), merge(FRESH, torn));
         }
         assert!(!intact(&(REWRITTEN[..1000].to_string() + &"\0".repeat(96) + "\n")));
         assert_eq!(epoch("sentinel \n"), 0);
