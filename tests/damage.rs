@@ -89,6 +89,7 @@ fn a_torn_sentinel_file_is_learned_anew(lab: &Lab) {
     let replica = others(&primary)[0];
     for (node, part) in [(primary.as_str(), 2), (replica, 3)] {
         lab.inner().power_off(node).unwrap();
+        the_desk_counts_without_the_node(lab, others(node)[0]);
         let tear = |root: &std::path::Path| {
             let at = root.join("var/lib/redis/hanode/sentinel.conf");
             let text = std::fs::read_to_string(&at)?;
@@ -101,6 +102,14 @@ fn a_torn_sentinel_file_is_learned_anew(lab: &Lab) {
         assert!(journal.contains("is torn; this Sentinel learns from the others"), "{node}");
         kept(lab, 1);
     }
+}
+
+/// Beside a dead node: what answers now is a quorum only with the node that would be re-imaged.
+fn the_desk_counts_without_the_node(lab: &Lab, node: &str) {
+    let dir = lab.cluster.dir.to_str().unwrap();
+    let asked = lab.client(&[env!("CARGO_BIN_EXE_hanode"), "plan", dir, "--node", node, "--json"]);
+    let said: Value = serde_json::from_slice(&asked.stdout).unwrap();
+    assert_eq!(said["plan"]["etcd"]["action"], "wait", "{said:#}");
 }
 
 /// While it runs: its Redis ends and finds its log spoilt. Others have all it had.
@@ -211,4 +220,5 @@ fn a_discarded_disk_is_no_part_of_a_quorum(lab: &Lab) {
     lab.said(&survivor, &[FIRSTBOOT, "recover", "--from-this-node", "--yes-data-on-others-is-lost"]);
     lab.up(&[]);
     kept(lab, 7);
+    lab.etcd_agrees(&survivor);
 }

@@ -141,4 +141,5 @@ fn the_operator_chooses(lab: &Lab) {
     eprintln!("healthy {:.1} s after the operator's word", begun.elapsed().as_secs_f64());
     assert_eq!(lab.psql("5432", "SELECT count(*) FROM kept").as_deref(), Ok("2000"));
     assert_eq!(lab.redis(&["get", "kept"]).as_deref(), Ok("2000"));
+    lab.etcd_agrees(&survivor);
 }

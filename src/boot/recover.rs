@@ -76,14 +76,37 @@ fn alone(node: &Node) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Runs etcd once as a cluster of one and makes it forget who led; returns this member's id.
+/// Begins etcd anew as a cluster of one, with what its log on this disk knew and what still holds; returns the member's
+/// id. The log itself does not go on: the last thing that it applied before a power cut may not be in it as committed,
+/// `--force-new-cluster` drops that from the log and not from the data, and members that join later would hold other
+/// data than this one for good.
 fn begin_etcd(node: &Node, how: Etcd) -> Result<String> {
-    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
-    if how == Etcd::Anew {
-        // A directory without a log is a half-written one.
-        super::run::clear_etcd(node.root, node.given)?;
+    let known = if how == Etcd::FromItsLog { what_it_knew(node)? } else { Vec::new() };
+    // A directory without a log is a half-written one.
+    super::run::clear_etcd(node.root, node.given)?;
+    let (mut running, etcd, member) = alone_in_etcd(node, false)?;
+    for (key, value) in known {
+        etcd.put(&key, &value)?;
     }
-    let mut running = Running(start_etcd(node, how)?);
+    running.end()?;
+    Ok(member)
+}
+
+/// All keys but those that hang on a lease, and those that say who led.
+fn what_it_knew(node: &Node) -> Result<Vec<(String, Vec<u8>)>> {
+    let (mut running, etcd, _) = alone_in_etcd(node, true)?;
+    let scope = &node.given.spec.name;
+    let forgotten = FORGOTTEN.map(|key| format!("/service/{scope}/{key}"));
+    let mut known = etcd.lasting("/")?;
+    known.retain(|(key, _)| !forgotten.contains(key));
+    running.end()?;
+    Ok(known)
+}
+
+/// A running etcd whose only member is this node, and that member's id.
+fn alone_in_etcd(node: &Node, on_its_log: bool) -> Result<(Running, Client, String)> {
+    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+    let mut running = Running(start_etcd(node, on_its_log)?);
     let etcd = Client::new(&node.given.credentials()?, own.address, TIMEOUT)?;
     let began = Instant::now();
     let members = loop {
@@ -99,15 +122,11 @@ fn begin_etcd(node: &Node, how: Etcd) -> Result<String> {
         }
     };
     ensure!(members.len() == 1, "etcd still lists {} members", members.len());
-    for key in FORGOTTEN {
-        etcd.delete(&format!("/service/{}/{key}", node.given.spec.name))?;
-    }
-    running.end()?;
-    Ok(members[0].id.clone())
+    Ok((running, etcd, members[0].id.clone()))
 }
 
 /// As its unit would, with the flag that only this moment may use.
-fn start_etcd(node: &Node, how: Etcd) -> Result<Child> {
+fn start_etcd(node: &Node, on_its_log: bool) -> Result<Child> {
     use std::os::unix::process::CommandExt;
     let target = &node.given.target;
     let user = target.users.get("etcd").context("target names no user for etcd")?;
@@ -116,7 +135,7 @@ fn start_etcd(node: &Node, how: Etcd) -> Result<Child> {
     let lines = env.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once('='));
     let mut command = Command::new("etcd");
     command.envs(lines).env("ETCD_LOG_LEVEL", "warn").uid(ids.uid(user)?).gid(ids.gid(user)?);
-    if how == Etcd::FromItsLog {
+    if on_its_log {
         command.arg("--force-new-cluster");
     }
     let log = std::fs::File::create(below(node.root, LOG))?;

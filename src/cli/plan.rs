@@ -1,14 +1,18 @@
 //! `hanode plan`
 
 use super::{Verdict, say, say_json, status, table};
+use crate::client::etcd::Etcd;
 use crate::health::{self, Access};
 use crate::join::{Answer, Disk};
 use crate::observe::observe;
 use crate::plan::{self, Action, Observations, Plan, Step};
+use crate::spec::Node;
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
+use std::time::Duration;
 
+const TIMEOUT: Duration = Duration::from_millis(1500);
 /// The install-id that no disk has.
 const NEW_DISK: &str = "a new disk";
 
@@ -37,7 +41,13 @@ impl PlanVerb {
         health::known(&access.spec, &self.node)?;
         let servers: Vec<_> = access.spec.peers(&self.node).collect();
         let own = Answer::blank(&access.spec, &self.node, access.generation, NEW_DISK);
-        self.show(&access, observe(&access, own, &servers))
+        let mut seen = observe(&access, own, &servers);
+        let well = servers.iter().filter(|n| in_a_quorum(&access, n)).count();
+        if well < access.spec.majority() {
+            // The quorum that answers is one with the very node that would be gone.
+            (seen.etcd, seen.initialize, seen.system, seen.boots_in_etcd) = (None, None, None, None);
+        }
+        self.show(&access, seen)
     }
 
     pub fn show(&self, access: &Access, seen: Observations) -> Result<Verdict> {
@@ -57,6 +67,12 @@ impl PlanVerb {
         }
         Ok(if well { Verdict::Well } else { Verdict::NotWell })
     }
+}
+
+/// Whether the etcd of this very node is part of a quorum: it answers only then.
+fn in_a_quorum(access: &Access, node: &Node) -> bool {
+    let etcd = Etcd::new(&access.cluster, node.address, TIMEOUT);
+    etcd.is_ok_and(|etcd| etcd.members().is_ok())
 }
 
 fn lines(plan: &Plan) -> Vec<Vec<String>> {

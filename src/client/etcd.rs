@@ -98,6 +98,19 @@ impl Etcd {
         }
     }
 
+    /// Keys that begin like this and hang on no lease, with their values.
+    pub fn lasting(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut end = prefix.as_bytes().to_vec();
+        *end.last_mut().context("an empty prefix")? += 1;
+        let answer =
+            self.call("/v3/kv/range", json!({"key": base64(prefix.as_bytes()), "range_end": base64(&end)}))?;
+        let bytes =
+            |of: &Value| unbase64(of.as_str().unwrap_or_default()).context("no base64 in etcd's answer");
+        let found = answer["kvs"].as_array().into_iter().flatten();
+        let lasting = found.filter(|kv| matches!(kv["lease"].as_str(), None | Some("0")));
+        lasting.map(|kv| Ok((String::from_utf8(bytes(&kv["key"])?)?, bytes(&kv["value"])?))).collect()
+    }
+
     pub fn put(&self, key: &str, value: &[u8]) -> Result<()> {
         self.call("/v3/kv/put", json!({"key": base64(key.as_bytes()), "value": base64(value)})).map(drop)
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Etcd {
     /// As it is: others have its quorum, and only Redis has lost its memory.
     Kept,
-    /// On this disk's own log, with this node as the only member: Patroni's settings survive.
+    /// As a new cluster of one that knows what this disk's own log knew: Patroni's settings survive.
     FromItsLog,
     /// As a new cluster of one: Patroni makes itself known again from its own data.
     Anew,

@@ -87,7 +87,7 @@ fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> Redis
     }
     match seen.all_peers() {
         Some(peers) if !has_data && peers.iter().all(|p| !p.data.redis) => {
-            at_genesis(spec, seen, "no node has Redis data: the genesis was interrupted before there was any")
+            at_genesis(spec, seen, "no node has Redis data: nothing was ever written, so it begins empty")
         }
         _ => succeeded(seen, has_data),
     }
@@ -135,7 +135,7 @@ fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {
         return at_genesis(
             spec,
             seen,
-            "no node has Redis data: the genesis was interrupted before there was any",
+            "no node has Redis data: nothing was ever written, so it begins empty",
         );
     }
     if let Some(reason) = forgotten(spec, seen) {

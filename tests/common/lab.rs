@@ -3,6 +3,7 @@
 use hanode::cluster::Cluster;
 use hanode::lab::load::Load;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -119,6 +120,19 @@ impl Lab {
 
     pub fn patroni(&self, node: &str, words: &[&str]) -> String {
         self.said(node, &[&["patronictl", "-c", "/etc/patroni/config.yml"], words].concat())
+    }
+
+    /// All members of etcd hold the same: a hash over the data up to one revision is the same on each.
+    pub fn etcd_agrees(&self, node: &str) {
+        let etcdctl = "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/ssl/hanode/ca.crt \
+                       --cert=/etc/ssl/hanode/etcd.crt --key=/etc/ssl/hanode/etcd.key";
+        let script = format!(
+            "rev=$({etcdctl} get / -w json | tr ',{{}}' '\\n' | sed -n 's/^\"revision\"://p'); \
+                              {etcdctl} endpoint hashkv --cluster --rev=$rev"
+        );
+        let said = self.said(node, &["sh", "-ec", &script]);
+        let hashes: BTreeSet<&str> = said.lines().filter_map(|l| l.split(", ").nth(1)).collect();
+        assert!(hashes.len() == 1 && said.lines().count() == NODES.len(), "etcd's members differ: {said}");
     }
 
     /// The node with a role in a part of the status.
