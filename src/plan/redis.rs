@@ -28,7 +28,9 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep 
     }
     // An epoch above zero means that Sentinels have already promoted another while this node was late.
     let promoted = seen.sentinels.iter().any(|s| s.epoch > 0);
-    if own.began && !own.data.redis && !promoted {
+    // Its Sentinels may be silent just now, but where it has been written to, Redis has begun.
+    let written = seen.answers().any(|peer| peer.data.redis);
+    if own.began && !own.data.redis && !promoted && !written {
         return at_genesis(spec, seen, "all nodes agreed on this genesis and this boot is it");
     }
     match named(spec, seen).or_else(|| all_that_remember(spec, seen)) {

@@ -306,6 +306,10 @@ fn redis_begins_at_genesis_once_etcd_has_its_quorum() {
         (Action::Join, "192.168.18.23".parse().ok()),
         "late: another was promoted"
     );
+    seen.sentinels = vec![];
+    assert_eq!(redis(&seen).step.action, Action::Begin, "nothing was ever written");
+    peer(&mut seen, 1).data.redis = true;
+    assert_ne!(redis(&seen).step.action, Action::Begin, "late, and the Sentinels that know it are silent");
 }
 
 #[test]
