@@ -28,6 +28,8 @@ const APPLY: &str = "hanode-apply.service";
 const HELD: &str = "/run/hanode/in-use/held-back";
 const TIMEOUT: Duration = Duration::from_secs(3);
 const WELL_PATIENCE: Duration = Duration::from_secs(180);
+/// The node before this one has just been restarted: its neighbours may take a moment to find it well.
+const TURN_PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn update(root: &Path) -> Result<()> {
     let (old, mut new) = (Given::load(root)?, Given::offered(root)?);
@@ -223,9 +225,19 @@ fn may_restart(old: &Given, name: &str) -> Result<Option<Lock>> {
         return Ok(None);
     }
     let access = old.access()?;
-    let status = health::collect(&access)?;
-    let (may, words) = health::replaceable(&access.spec, &status, name, false)?;
-    ensure!(may, "services must be restarted, and now is not the time; nothing is changed: {words}");
+    let began = Instant::now();
+    loop {
+        let status = health::collect(&access)?;
+        let (may, words) = health::replaceable(&access.spec, &status, name, false)?;
+        if may {
+            break;
+        }
+        ensure!(
+            began.elapsed() < TURN_PATIENCE,
+            "services must be restarted, and now is not the time; nothing is changed: {words}"
+        );
+        sleep(Duration::from_secs(1));
+    }
     let key = format!("/hanode/{}/applying", access.spec.name);
     let own = access.spec.node(name).context("node vanished from the spec")?;
     let etcd = Etcd::new(&access.cluster, own.address, TIMEOUT)?;
