@@ -1,7 +1,7 @@
 //! The names under `[postgres.parameters]`, held against the PostgreSQL that is installed: a wrong one is found where the
 //! image is made, not where it boots. Values are for the node, whose PostgreSQL reads them before it starts.
 
-use super::tool::{self, inside};
+use super::tool::{self, isolated};
 use crate::spec::{Spec, nearest};
 use crate::target::Target;
 use anyhow::{Result, bail};
@@ -10,7 +10,7 @@ use std::path::Path;
 /// Every parameter that the tree's PostgreSQL knows.
 pub fn known(root: &Path, target: &Target) -> Result<Vec<String>> {
     let server = format!("{}/postgres", target.path("postgres_bin")?);
-    let said = tool::run(inside(root, &server).arg("--describe-config"))?;
+    let said = tool::run(isolated(root, &server).arg("--describe-config"))?;
     let name = |line: &str| line.split('\t').next().map(|name| name.trim().to_ascii_lowercase());
     Ok(said.text()?.lines().filter_map(name).filter(|name| !name.is_empty()).collect())
 }
