@@ -133,6 +133,11 @@ fn every_node_tells_prometheus(lab: &Lab, login: &str) {
         [print(s.name, *s.labels.values(), s.value) for f in read(sys.stdin.read()) for s in f.samples]";
     let mut told = String::new();
     for node in &lab.cluster.spec.nodes {
+        // Others may see that all is well before the node itself does.
+        eventually(Duration::from_secs(30), || match lab.state(&node.name)["phase"].as_str() {
+            Some("in-service") => Ok(()),
+            other => Err(format!("{}: phase {other:?}", node.name)),
+        });
         let at = format!("http://{}:7000/metrics", node.address);
         assert!(outcome(lab.client(&["curl", "-sSf", &at])).is_err(), "metrics without the password");
         let script = format!("curl -sSf -u {login} {at} | /usr/bin/python3 -c '{SCRIPT}'");

@@ -30,7 +30,7 @@ login="SELECT current_user, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 within 20 says '^dbadmin|t$' through dbadmin-0123456789-not-for-use "$login" "host=localhost hostaddr=192.168.18.20 port=5432 user=dbadmin"
 within 20 says '^dbadmin|t$' through dbadmin-0123456789-not-for-use "$login" "host=localhost hostaddr=192.168.18.20 port=5434 user=dbadmin"
 says 'password authentication failed' through wrong "$login" "host=localhost hostaddr=192.168.18.21 port=5433 user=dbadmin"
-says 'no encryption' env PGPASSWORD=dbadmin-0123456789-not-for-use psql "host=192.168.18.21 port=5433 user=dbadmin dbname=postgres sslmode=disable"
+says 'no encryption\|SSL off' env PGPASSWORD=dbadmin-0123456789-not-for-use psql "host=192.168.18.21 port=5433 user=dbadmin dbname=postgres sslmode=disable"
 sql --username=admin --dbname=postgres --command='SHOW synchronous_commit' --command='SHOW ssl' --command='SHOW max_connections' --command='SHOW data_checksums'
 # Run again, it changes nothing and complains of nothing.
 as postgres psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --file=/etc/patroni/roles.sql "host=/run/postgresql port=5433 user=admin dbname=postgres"
