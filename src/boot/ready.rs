@@ -24,6 +24,8 @@ const UNTIL_READY: Duration = Duration::from_millis(500);
 /// Just in service: its neighbours are coming up too, and a leader has a standby to name.
 const AT_FIRST: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(1));
 const FROM_THEN_ON: Duration = Duration::from_secs(5);
+/// For etcd to get as far as its gate's first word: until then that gate's last one, of the start before, still stands.
+const AT_ITS_GATE: Duration = Duration::from_secs(30);
 
 /// Never returns but by an error: systemd stops it.
 pub fn watch(root: &Path) -> Result<()> {
@@ -37,6 +39,7 @@ pub fn watch(root: &Path) -> Result<()> {
     let (at, target) = (root.to_path_buf(), given.target.clone());
     std::thread::spawn(move || sessions::look_after(&at, &target));
     let mut measured: Option<Instant> = None;
+    let mut asked_anew: Option<Instant> = None;
     let mut dynamic = Dynamic::default();
     let mut age = Age::new();
     let mut standby = Standby::default();
@@ -50,7 +53,9 @@ pub fn watch(root: &Path) -> Result<()> {
             true => Some(plan::plan(&given.spec, &node, &observe::observe(root, &given, &node)?)),
             false => None,
         };
-        if plan.as_ref().is_some_and(|plan| outlived(root, plan)) {
+        let undisturbed = asked_anew.is_none_or(|at| at.elapsed() > AT_ITS_GATE);
+        if undisturbed && plan.as_ref().is_some_and(|plan| outlived(root, plan)) {
+            asked_anew = Some(Instant::now());
             tracing::warn!("a quorum does not know etcd's log on this disk any more; etcd joins anew");
             systemd.restart(given.target.unit("etcd")?)?;
         }
