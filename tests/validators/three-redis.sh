@@ -44,7 +44,7 @@ done
 within 20 says '^OK$' through SET key value
 fails says 192.168.18.22 sentinel 1 GET-MASTER-ADDR-BY-NAME redis-cluster
 # Sentinel makes the old primary a replica when it finds the time: on a busy machine that takes a while.
-within 60 says min_slaves_good_slaves:2 through INFO replication
+within 120 says min_slaves_good_slaves:2 through INFO replication
 
 echo "Redis rewrites its files for all to read; nobody gets that far"
 says '^700 redis' stat -c '%a %U' /srv/node1/live
