@@ -44,7 +44,7 @@ done
 within 20 says '^OK$' through SET key value
 fails says 192.168.18.22 sentinel 1 GET-MASTER-ADDR-BY-NAME redis-cluster
 # Sentinel makes the old primary a replica when it finds the time: on a busy machine that takes a while.
-within 60 says min_slaves_good_slaves:2 through INFO replication
+within 120 says min_slaves_good_slaves:2 through INFO replication
 
 echo "Redis rewrites its files for all to read; nobody gets that far"
 says '^700 redis' stat -c '%a %U' /srv/node1/live
@@ -56,7 +56,10 @@ echo "=== end"
 echo "a lone primary refuses writes, but is reached"
 primary=$(sentinel 2 GET-MASTER-ADDR-BY-NAME redis-cluster | head -n 1)
 for node in 1 2 3; do
-    [ 192.168.18.2$node = "$primary" ] || cli redis-0123456789-not-for-use 192.168.18.2$node 6378 SHUTDOWN NOSAVE FORCE
+    [ 192.168.18.2$node != "$primary" ] || continue
+    # FORCE is known from 7.0 on, which may want it.
+    cli redis-0123456789-not-for-use 192.168.18.2$node 6378 SHUTDOWN NOSAVE FORCE > /tmp/out 2>&1 || true
+    ! grep -q 'syntax error' /tmp/out || cli redis-0123456789-not-for-use 192.168.18.2$node 6378 SHUTDOWN NOSAVE
 done
 within 20 says NOREPLICAS through SET key other
 says '^value$' through GET key
