@@ -26,7 +26,7 @@ fn old_firewalls() -> PathBuf {
         let mut mmdebstrap = Command::new("mmdebstrap");
         mmdebstrap.args(["--mode=root", "--variant=apt"]);
         mmdebstrap.arg("--include=ufw,firewalld,iptables,dbus,iproute2,python3");
-        mmdebstrap.args(["bullseye"]).arg(out).arg("http://deb.debian.org/debian");
+        mmdebstrap.args(["bullseye"]).arg(out).arg(common::mirror());
         assert!(mmdebstrap.status().expect("mmdebstrap").success());
     })
 }

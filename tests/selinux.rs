@@ -17,7 +17,7 @@ fn tree() -> PathBuf {
         mmdebstrap.args(["--mode=root", "--variant=apt"]).arg(
             "--include=selinux-policy-default,policycoreutils,policycoreutils-python-utils,semodule-utils,setools",
         );
-        mmdebstrap.arg("trixie").arg(out).arg("http://deb.debian.org/debian");
+        mmdebstrap.arg("trixie").arg(out).arg(common::mirror());
         assert!(mmdebstrap.status().unwrap().success());
         for part in ["etc/selinux", "usr/share/selinux", "var/lib/selinux"] {
             std::fs::rename(out.join(part).join("default"), out.join(part).join("targeted")).unwrap();

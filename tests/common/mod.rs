@@ -12,6 +12,7 @@ use hanode::spec::{self, Spec};
 use hanode::target::Override;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 
 /// The starter spec.
@@ -37,6 +38,14 @@ pub fn tree_of(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
         std::fs::rename(&unfinished, &at).unwrap();
     }
     at
+}
+
+/// Where this machine's own packages of Debian come from.
+pub fn mirror() -> String {
+    let suite = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixture/suite.sh");
+    let output = Command::new("sh").args(["-euc", &format!(". {suite}; echo \"$MIRROR\"")]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_string()
 }
 
 /// The program of the image, as cargo built it for this test.
