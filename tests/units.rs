@@ -35,6 +35,7 @@ const KNOWN: &[&str] = &[
     "EnvironmentFile",
     "ExecReload",
     "ExecStart",
+    "ExecStartPost",
     "ExecStartPre",
     "ExecStop",
     "Group",
