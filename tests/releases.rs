@@ -96,20 +96,3 @@ fn debian_12_by_its_file_alone_is_a_cluster() {
     assert_eq!(lab.state("node3")["identity_source"], "pinned");
     lab.healthy_within(Duration::from_secs(120));
 }
-
-/// Its etcd is too old for a cluster; this is about its cloud-init and its systemd.
-#[test]
-#[ignore = "makes a base of another release, minutes: make test-vm"]
-fn debian_11_finds_itself_and_waits() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let program = std::fs::read(common::fixture::dist().join("hanode-firstboot")).unwrap();
-    let lab = lab(dir.path(), "debian-11", &program);
-    lab.up(&["--node", "node2"]);
-    booted_well(&lab, "node2", "20.4");
-    came_in_order(&lab, "node2", false);
-    let state = lab.state("node2");
-    assert_eq!(
-        (&state["phase"], &state["identity_source"]),
-        (&"waiting-for-peers".into(), &"metadata".into())
-    );
-}

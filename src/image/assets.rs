@@ -79,11 +79,9 @@ mod tests {
     #[test]
     fn a_target_may_be_a_file_of_ones_own() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/targets");
-        for name in ["debian-11", "debian-12"] {
-            let (text, target) = super::target(&format!("{folder}/{name}.toml")).unwrap();
-            assert_eq!(target.name, name);
-            assert!(text.contains("[[file]]") && !target.files.is_empty(), "{name}");
-        }
+        let (text, target) = super::target(&format!("{folder}/debian-12.toml")).unwrap();
+        assert_eq!(target.name, "debian-12");
+        assert!(text.contains("[[file]]") && !target.files.is_empty());
         for (name, told) in
             [("./none.toml", "reading target ./none.toml"), ("debian-9", "a file of your own")]
         {
