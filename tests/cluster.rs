@@ -7,7 +7,7 @@ mod common;
 
 use common::Ground;
 use common::lab::{Lab, NODES, eventually, outcome, said};
-use hanode::lab::load::Load;
+use hanode::lab::load::{Load, Service};
 use serde_json::Value;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -43,6 +43,7 @@ fn from_the_first_boot_to_a_lost_disk(ground: &Ground) {
     no_secret_is_readable(&lab);
     roles_move_by_hand(&lab);
     let load = lab.load();
+    a_clean_shutdown_hands_over(&lab, &load);
     a_power_cut_is_survived(&lab);
     all_at_once(&lab);
     a_lost_disk_is_replaced(&lab);
@@ -277,6 +278,19 @@ fn roles_move_by_hand(lab: &Lab) {
     assert_ne!(lab.holder("redis", "master").as_deref(), Some("node2"));
     lab.psql("5432", "INSERT INTO seen VALUES (43)").unwrap();
     assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("42"));
+}
+
+/// Redis' primary shuts down in order: another is promoted before it stops, so nobody waits until Sentinels miss it.
+fn a_clean_shutdown_hands_over(lab: &Lab, load: &Load) {
+    let primary = lab.holder("redis", "master").unwrap();
+    let from = load.now();
+    lab.inner().shutdown(&primary).unwrap();
+    eventually(Duration::from_secs(60), || lab.redis(&["set", "handed", "over"]).and_then(ok));
+    let gap = load.longest_gap(Service::RedisWait, from).seconds;
+    eprintln!("Redis' primary shut down: {gap:.1} s without a confirmed write");
+    // Sentinel's down-after alone.
+    assert!(gap < 5.0, "{gap} s without a confirmed write while {primary} shut down");
+    lab.up(&[]);
 }
 
 /// The leader of PostgreSQL and the primary of Redis lose power, and come back on their disks.

@@ -2,7 +2,7 @@
 
 use super::gate::{self, Gate};
 use super::given::Given;
-use super::{answer, disk, metrics, observe, ready, recover, run, take_up, update};
+use super::{answer, disk, metrics, observe, ready, recover, run, step_down, take_up, update};
 use crate::health::{self, Form};
 use crate::plan;
 use anyhow::{Context, Result};
@@ -51,6 +51,9 @@ refuses, changing nothing.")]
     /// Have Redis read its certificates anew (ExecReload of its unit)
     #[command(hide = true)]
     ReloadRedis,
+    /// Have another Redis promoted if this one is primary and about to stop (ExecStop of its unit)
+    #[command(hide = true)]
+    StepDown,
     /// Show what is observed and what would be done, changing nothing
     Plan {
         /// Observations and plan as JSON
@@ -127,6 +130,7 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
             return Ok(if healthy(*port) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Verb::Apply => update::update(root)?,
+        Verb::StepDown => step_down::step_down(root)?,
         Verb::ReloadRedis => take_up::reload_redis(root)?,
         Verb::Plan { json } => show_plan(root, *json)?,
         Verb::Recover { from_this_node, yes_data_on_others_is_lost } => {

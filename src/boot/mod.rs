@@ -32,6 +32,7 @@ mod run;
 mod sessions;
 mod standby;
 mod state;
+mod step_down;
 mod succession;
 mod take_up;
 mod twin;

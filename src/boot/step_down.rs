@@ -1,0 +1,69 @@
+//! Redis' primary steps down before it stops: a failover that is asked for costs less than one that the Sentinels
+//! must first miss it for, and with [`super::handover`] on the other nodes it loses no write.
+
+use super::{disk, given::Given, handover::redis};
+use crate::client::redis::{Redis, Value};
+use crate::health::Access;
+use crate::spec::Node;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// A failover takes a second or two; a machine that shuts down with all others must not wait for one in vain.
+const PATIENCE: Duration = Duration::from_secs(8);
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Returns once another is primary, or when none can be; only a primary that replicas follow has anything to do.
+pub fn step_down(root: &Path) -> Result<()> {
+    let access = Given::load(root)?.access()?;
+    let name = disk::pin(root)?.context("this disk has no identity yet")?.node;
+    let own = access.spec.node(&name).context("node vanished from the spec")?;
+    if !leads(&access, own)? {
+        return Ok(());
+    }
+    let Some(peer) = access.spec.peers(&name).find(|peer| asked(&access, peer, own)) else {
+        bail!("no Sentinel has a replica for it; it stops as primary");
+    };
+    tracing::info!("{}'s Sentinel has another Redis promoted, since this one stops", peer.name);
+    let begun = Instant::now();
+    while leads(&access, own)? {
+        if begun.elapsed() > PATIENCE {
+            bail!("nobody was promoted within {PATIENCE:?}; it stops as primary");
+        }
+        sleep(AGAIN);
+    }
+    Ok(())
+}
+
+/// Whether this Redis is a primary with a replica that has what it has.
+fn leads(access: &Access, own: &Node) -> Result<bool> {
+    let said = redis(access, own.address)?.info("replication")?;
+    let replicas = said.iter().filter(|(key, _)| key.starts_with("slave"));
+    let mut replicas = replicas.filter(|(_, value)| value.contains("state=online"));
+    Ok(said.get("role").is_some_and(|role| role == "master") && replicas.next().is_some())
+}
+
+/// Whether this peer's Sentinel, which takes `own` for the primary, has begun a failover or is at one.
+fn asked(access: &Access, peer: &Node, own: &Node) -> bool {
+    let ask = || -> Result<bool> {
+        let (port, password) = (access.spec.redis.sentinel_port, &access.secrets.sentinel);
+        let mut sentinel = Redis::connect(access.redis.as_ref(), peer.address, port, password, TIMEOUT)?;
+        let name = &access.spec.redis.master_name;
+        let Value::List(primary) = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name])? else {
+            return Ok(false);
+        };
+        if primary.first() != Some(&Value::Text(own.address.to_string())) {
+            return Ok(false);
+        }
+        Ok(match sentinel.command(&["SENTINEL", "FAILOVER", name])? {
+            Value::Error(why) => why.starts_with("INPROG"),
+            _ => true,
+        })
+    };
+    ask().unwrap_or_else(|error| {
+        tracing::info!("{}'s Sentinel: {error:#}", peer.name);
+        false
+    })
+}
