@@ -24,6 +24,7 @@ fn damaged_disks_cost_nothing_that_others_have() {
     let lab = Lab { cluster, image };
     lab.up(&[]);
     lab.psql("5432", "CREATE TABLE kept (n int)").unwrap();
+    an_etcd_that_holds_other_data_is_named(&lab);
     a_torn_sentinel_file_is_learned_anew(&lab);
     a_primary_that_cannot_read_its_log_is_succeeded(&lab);
     where_nobody_can_read_redis_the_choice_is_named(&lab);
@@ -80,6 +81,31 @@ fn members(lab: &Lab, node: &str) -> Vec<String> {
     let mut ids: Vec<_> = list.iter().map(|m| m["ID"].as_str().unwrap().to_string()).collect();
     ids.sort();
     ids
+}
+
+/// Bits rot in its file, which has no checksums: nothing but its peers can tell.
+fn an_etcd_that_holds_other_data_is_named(lab: &Lab) {
+    const ETCDCTL: &str = "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/ssl/hanode/ca.crt \
+        --cert=/etc/ssl/hanode/etcd.crt --key=/etc/ssl/hanode/etcd.key";
+    let node = "node3";
+    shell(lab, node, &format!("{ETCDCTL} put /kept hanode-sound; sleep 1; systemctl stop etcd"));
+    let rot =
+        "sed s/hanode-sound/hanode-wrong/ \"$db\" >/run/rotten; cat /run/rotten >\"$db\"; rm /run/rotten";
+    shell(lab, node, &format!("db=/var/lib/etcd/hanode/member/snap/db; {rot}; systemctl start etcd"));
+    eventually(SOON, || {
+        let problems = lab.status()["problems"].clone();
+        let named = "node3: etcd: it does not hold what the other members hold";
+        if problems == serde_json::json!([named]) { Ok(()) } else { Err(format!("{problems:#}")) }
+    });
+    // What README says.
+    shell(
+        lab,
+        node,
+        "systemctl stop etcd; mv /var/lib/etcd/hanode /var/lib/etcd/hanode.aside; systemctl start etcd",
+    );
+    lab.healthy_within(SOON);
+    lab.etcd_agrees(node);
+    shell(lab, node, &format!("{ETCDCTL} get /kept | grep hanode-sound; {ETCDCTL} del /kept"));
 }
 
 /// A power cut tears the file in the midst of a line, behind its id or before it.

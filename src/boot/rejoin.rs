@@ -7,6 +7,7 @@ use super::disk;
 use super::failpoint::passed;
 use super::run::clear_etcd;
 use super::twin;
+use super::units::Systemd;
 use crate::client::etcd::{Etcd, Member};
 use crate::observe;
 use crate::plan::{Action, Joining, Observations, Plan, Step, joining, peer_url};
@@ -79,7 +80,7 @@ impl Twins {
         if let Some(refusal) = twin::refusal(node)? {
             return Ok(Some(refusal));
         }
-        if etcd.get(&observe::member_key(&spec.name, node.name))?.is_none() {
+        if own_patroni_runs(node)? || etcd.get(&observe::member_key(&spec.name, node.name))?.is_none() {
             return Ok(None);
         }
         let since = *self.key_since.get_or_insert_with(Instant::now);
@@ -94,6 +95,13 @@ impl Twins {
             Step::new(Action::Wait, format!("the key of the former {} in etcd has not expired yet", own.name))
         }))
     }
+}
+
+/// Then the key is its own: it keeps it by the other nodes' etcds while this one's has lost its data. At a boot it waits
+/// for etcd.
+fn own_patroni_runs(node: &Node) -> Result<bool> {
+    let unit = node.given.target.unit("patroni")?;
+    Ok(Systemd::connect()?.states(&[unit])?.iter().any(|unit| unit.state == "active"))
 }
 
 /// The start configuration must list exactly the members that etcd itself lists.

@@ -27,6 +27,14 @@ pub struct Etcd {
     base: String,
 }
 
+/// A hash over all that one member holds up to a revision. Members that compacted up to the same one hold the same or
+/// have different hashes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Content {
+    pub hash: u64,
+    pub compacted: i64,
+}
+
 /// What one member says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemberStatus {
@@ -34,6 +42,8 @@ pub struct MemberStatus {
     pub leader: String,
     pub version: String,
     pub db_bytes: u64,
+    /// How far its data goes.
+    pub revision: i64,
     pub errors: Vec<String>,
 }
 
@@ -84,8 +94,24 @@ impl Etcd {
             leader: text(&answer["leader"]),
             version: text(&answer["version"]),
             db_bytes: text(&answer["dbSize"]).parse().unwrap_or_default(),
+            revision: text(&answer["header"]["revision"]).parse().unwrap_or_default(),
             errors: answer["errors"].as_array().map(|a| a.iter().map(text).collect()).unwrap_or_default(),
         })
+    }
+
+    /// `None` of a release whose gateway does not offer it (before 3.5.5 or so).
+    pub fn content(&self, revision: i64) -> Result<Option<Content>> {
+        let url = format!("{}/v3/maintenance/hashkv", self.base);
+        let answer = self.http.post(&url, &json!({"revision": revision.to_string()}))?;
+        match answer.status {
+            404 => Ok(None),
+            200 => {
+                let compacted = answer.body["compact_revision"].as_str().and_then(|r| r.parse().ok());
+                let hash = answer.body["hash"].as_u64().context("etcd's answer holds no hash")?;
+                Ok(Some(Content { hash, compacted: compacted.unwrap_or_default() }))
+            }
+            status => bail!("hashing up to revision {revision}: status {status}: {}", answer.body),
+        }
     }
 
     /// The value of one key, read from a quorum.

@@ -45,6 +45,7 @@ pub fn collect(access: &Access) -> Result<Status> {
             certificates: certificates(access)?,
         })
     })?;
+    contents(access, &mut status.etcd);
     status.problems = judge(spec, access.generation, &status);
     status.healthy = status.problems.is_empty();
     Ok(status)
@@ -137,6 +138,8 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
             leader: !status.leader.is_empty() && status.leader == status.member,
             version: status.version,
             db_bytes: status.db_bytes,
+            revision: status.revision,
+            content: None,
             alarms: status.errors.iter().filter(|e| e.contains("alarm")).count(),
             error: (!status.errors.is_empty()).then(|| status.errors.join("; ")),
         },
@@ -147,9 +150,28 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
             version: String::new(),
             db_bytes: 0,
             alarms: 0,
+            revision: 0,
+            content: None,
             error: Some(format!("{error:#}")),
         },
     }
+}
+
+/// Asked once it is known how far all of them have come.
+fn contents(access: &Access, members: &mut [EtcdStatus]) {
+    let Some(revision) = members.iter().map(|m| m.revision).filter(|r| *r > 0).min() else { return };
+    let ask = |node: &Node| -> Option<Content> {
+        let asked = Etcd::new(&access.cluster, node.address, TIMEOUT).and_then(|etcd| etcd.content(revision));
+        asked.unwrap_or_else(|error| {
+            tracing::debug!("{}: etcd: {error:#}", node.name);
+            None
+        })
+    };
+    scope(|threads| {
+        for (member, node) in members.iter_mut().zip(&access.spec.nodes).filter(|(m, _)| m.revision > 0) {
+            threads.spawn(|| member.content = ask(node));
+        }
+    });
 }
 
 /// Any one Patroni knows of all members; the first of `spec`'s nodes that answers is asked.

@@ -1,6 +1,7 @@
 //! What is wrong with a cluster that looks like this. Pure; every problem names its node.
 
-use super::Status;
+use super::{EtcdStatus, Status};
+use crate::client::etcd::Content;
 use crate::spec::{Spec, VipMode};
 
 /// A leaf this close to its end is a problem; a list or a CA is one at half its life.
@@ -57,6 +58,17 @@ fn etcd(status: &Status, problems: &mut Vec<String>) {
     if !status.etcd.iter().any(|m| m.leader) {
         problems.push("etcd has no leader".into());
     }
+    problems.extend(differing(&status.etcd));
+}
+
+/// Members that hold other data than the rest; where no majority agrees, all of them.
+fn differing(members: &[EtcdStatus]) -> Vec<String> {
+    let told = || members.iter().filter_map(|m| Some((m, m.content.as_ref()?)));
+    let differ = |a: &Content, b: &Content| a.compacted == b.compacted && a.hash != b.hash;
+    let from = |own: &Content| told().filter(|(_, other)| differ(own, other)).count();
+    let odd = told().filter(|(_, content)| 2 * from(content) >= told().count());
+    odd.map(|(member, _)| format!("{}: etcd: it does not hold what the other members hold", member.name))
+        .collect()
 }
 
 fn postgres(spec: &Spec, status: &Status, problems: &mut Vec<String>) {
@@ -129,5 +141,28 @@ fn certificates(status: &Status, problems: &mut Vec<String>) {
         } else if left < early {
             problems.push(format!("{name} expires in {left} days; run `hanode certs renew`"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn a_member_that_holds_other_data_is_named() {
+        let spec = testing::spec();
+        let told = |contents: [Option<(u64, i64)>; 3]| {
+            let mut status = testing::well(&spec);
+            for (member, content) in status.etcd.iter_mut().zip(contents) {
+                member.content = content.map(|(hash, compacted)| Content { hash, compacted });
+            }
+            differing(&status.etcd).iter().map(|p| p[..5].to_string()).collect::<Vec<_>>()
+        };
+        assert!(told([None, None, None]).is_empty(), "an older release");
+        assert!(told([Some((1, 5)), Some((1, 5)), Some((1, 5))]).is_empty());
+        assert!(told([Some((1, 5)), Some((2, 9)), Some((1, 5))]).is_empty(), "compacted just now");
+        assert_eq!(told([Some((1, 5)), Some((1, 5)), Some((2, 5))]), ["node3"]);
+        assert_eq!(told([Some((1, 5)), None, Some((2, 5))]), ["node1", "node3"], "nobody knows which");
     }
 }

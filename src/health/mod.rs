@@ -15,6 +15,7 @@ mod table;
 mod testing;
 
 use crate::bundle::Bundle;
+use crate::client::etcd::Content;
 use crate::client::tls::Credentials;
 use crate::secrets::Secrets;
 use crate::spec::Spec;
@@ -85,6 +86,12 @@ pub struct EtcdStatus {
     pub version: String,
     pub db_bytes: u64,
     pub alarms: usize,
+    /// How far its data goes; 0 if it does not answer.
+    #[serde(default)]
+    pub revision: i64,
+    /// What it holds up to the revision that all members have; not known of older releases.
+    #[serde(default)]
+    pub content: Option<Content>,
     pub error: Option<String>,
 }
 

@@ -28,6 +28,8 @@ pub fn well(spec: &Spec) -> Status {
         version: String::new(),
         db_bytes: 0,
         alarms: 0,
+        revision: 7,
+        content: None,
         error: None,
     };
     let postgres = |name: String| {

@@ -56,7 +56,8 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
     let own = &seen.own;
     let genesis = own.genesis.as_deref();
     let step = |action, reason: String| EtcdStep::plain(spec, Step::new(action, reason), genesis);
-    if own.began && !own.data.etcd {
+    // A member that was in service since has more to its name than this genesis.
+    if own.began && !own.data.etcd && own.etcd_member.is_none() {
         return step(Action::Begin, "all nodes agreed on this genesis and this boot is it".into());
     }
     let ahead = ahead(seen).filter(|_| own.disk != Disk::Served);

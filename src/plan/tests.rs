@@ -195,6 +195,17 @@ fn an_interrupted_genesis_is_begun_again_only_by_all() {
 }
 
 #[test]
+fn a_log_that_is_lost_after_its_genesis_is_no_genesis_again() {
+    let mut seen = blank();
+    seen.own.began = true;
+    assert_eq!(etcd(&seen).step.action, Action::Begin);
+    seen.own.etcd_member = Some("id-node1".into());
+    assert_ne!(etcd(&seen).step.action, Action::Begin, "nobody's quorum answers");
+    seen.etcd = Some(living());
+    assert_eq!(etcd(&seen).step.action, Action::Join);
+}
+
+#[test]
 fn joining_goes_by_the_peer_url() {
     let mut seen = blank();
     seen.etcd = Some(living());
