@@ -3,7 +3,7 @@
 //! A connection carries no request: the server sends one [`Answer`] as JSON and closes.
 
 use crate::client::deadline::Deadline;
-use crate::client::tls::{Credentials, TlsStream};
+use crate::client::tls::Credentials;
 use crate::spec::Spec;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -143,9 +143,7 @@ impl Answer {
 
 /// Asks one node. `timeout` bounds connecting, and all that follows.
 pub fn ask(credentials: &Credentials, address: IpAddr, port: u16, timeout: Duration) -> Result<Answer> {
-    let TlsStream { conn: mut tls, sock: socket } = credentials.connect(address, port, timeout)?;
-    let mut socket = Deadline::within(&socket, timeout);
-    let stream = rustls::Stream::new(&mut tls, &mut socket);
+    let stream = credentials.connect(address, port, timeout)?;
     let mut text = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut text).or_else(closed_without_notice)?;
     parse(&text)
@@ -178,7 +176,7 @@ pub fn serve(
     timeout: Duration,
     answer: impl FnOnce() -> Result<Answer>,
 ) -> Result<()> {
-    let mut socket = Deadline::within(&socket, timeout);
+    let mut socket = Deadline::within(socket, timeout);
     let mut tls = rustls::ServerConnection::new(Arc::new(credentials.server_config(crl)?))?;
     // The other side must have proved who it is before it hears anything.
     while tls.is_handshaking() {

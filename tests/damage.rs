@@ -25,6 +25,7 @@ fn damaged_disks_cost_nothing_that_others_have() {
     lab.up(&[]);
     lab.psql("5432", "CREATE TABLE kept (n int)").unwrap();
     an_etcd_that_holds_other_data_is_named(&lab);
+    a_plan_made_anew_brings_the_watcher(&lab);
     a_torn_sentinel_file_is_learned_anew(&lab);
     a_primary_that_cannot_read_its_log_is_succeeded(&lab);
     where_nobody_can_read_redis_the_choice_is_named(&lab);
@@ -106,6 +107,19 @@ fn an_etcd_that_holds_other_data_is_named(lab: &Lab) {
     lab.healthy_within(SOON);
     lab.etcd_agrees(node);
     shell(lab, node, &format!("{ETCDCTL} get /kept | grep hanode-sound; {ETCDCTL} del /kept"));
+}
+
+/// After a plan that failed the watcher has not started; the operator does what the message says.
+fn a_plan_made_anew_brings_the_watcher(lab: &Lab) {
+    let replica = others(&lab.holder("redis", "master").unwrap())[0];
+    shell(lab, replica, "systemctl stop hanode-ready; systemctl restart hanode-plan");
+    eventually(SOON, || {
+        match lab.on(replica, &["systemctl", "is-active", "hanode-ready"]).status.success() {
+            true => Ok(()),
+            false => Err(format!("nobody watches {replica}")),
+        }
+    });
+    lab.healthy_within(SOON);
 }
 
 /// A power cut tears the file in the midst of a line, behind its id or before it.
@@ -246,6 +260,9 @@ fn a_discarded_disk_is_no_part_of_a_quorum(lab: &Lab) {
     assert_eq!(refused.status.code(), Some(1), "{told}");
     assert!(told.contains("1 of 3 nodes still have etcd's log, 2 are needed"), "{told}");
     assert!(told.contains(&format!("(on {replaced} lies that of a disk that was replaced since)")), "{told}");
+    // Its servers wait for an operator; the boot is done, and whoever waits for that goes on.
+    lab.said(&survivor, &["timeout", "60", "cloud-init", "status", "--wait"]);
+    lab.said(&survivor, &["systemctl", "is-active", "multi-user.target"]);
     lab.said(&survivor, &[FIRSTBOOT, "recover", "--from-this-node", "--yes-data-on-others-is-lost"]);
     lab.up(&[]);
     kept(lab, 7);

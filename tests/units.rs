@@ -83,6 +83,7 @@ const KNOWN: &[&str] = &[
     "SystemCallFilter",
     "TimeoutStartSec",
     "TimeoutStopSec",
+    "TriggerLimitIntervalSec",
     "Type",
     "UMask",
     "User",

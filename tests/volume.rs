@@ -112,6 +112,10 @@ fn a_blank_volume_is_taken_and_found_again_by_a_new_image() {
     assert_eq!(mounts(), 5);
     disk.unmount();
     assert!(!first.join("var/lib/hanode/install-id").exists(), "it lies on the root disk");
+    // The machine comes back without it, beside another disk that happens to be blank.
+    let blank = Disk::new(dir.path(), "blank");
+    refused(&first, &spec(&blank.device), "this machine had a volume, and");
+    assert!(std::fs::read(&blank.file).unwrap().iter().all(|byte| *byte == 0), "it was written to");
 
     // Another image, whose users have other numbers, finds it by its label.
     run("e2label", &[&disk.device, "hanode-test-07"]);

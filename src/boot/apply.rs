@@ -55,7 +55,9 @@ impl Node<'_> {
             }
         }
         changed.extend(write(self.root, &last, Some(&ids))?);
-        labels::restore(self.root, &changed)?;
+        // Of all, not only of what changed: a run before this one may have been cut, or ended by a checker.
+        let all = [&self.given.bundle.entries, &first, &last].into_iter().flatten();
+        labels::restore(self.root, &all.map(|entry| entry.path.clone()).collect::<Vec<_>>())?;
         Ok(changed)
     }
 

@@ -17,7 +17,7 @@ const HOME: &str = "/var/lib/hanode";
 const STATE: &str = "/var/lib/hanode/state.json";
 /// Within the name of what was moved out of the way.
 pub const ASIDE: &str = ".aside-";
-/// Lies in memory: it means this boot only.
+/// Lies in memory: it means this boot only, and only until the node is in service.
 const BEGAN: &str = "/run/hanode/began";
 
 /// How far this disk came; versioned, since a newer image may find an older one's.
@@ -120,12 +120,16 @@ pub fn unmark_stale(root: &Path, clear: impl FnOnce(&mut Data)) -> Result<()> {
 }
 
 /// In service as this member: by its id a disk is known that comes back after it was replaced. The operator's
-/// word, where there was one, has done its work.
+/// word, where there was one, has done its work; and so has the genesis: what is lost from now on is lost.
 pub fn mark_in_service(root: &Path, member: &str) -> Result<()> {
     amend(root, |record| {
         record.leads = false;
         record.etcd_member = Some(member.into());
-    })
+    })?;
+    match std::fs::remove_file(below(root, BEGAN)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(BEGAN),
+        _ => Ok(()),
+    }
 }
 
 pub fn began(root: &Path) -> bool {
@@ -224,6 +228,9 @@ mod amend_tests {
             threads.spawn(|| mark_in_service(root.path(), "1234").unwrap());
         });
         let kept = record(root.path()).unwrap();
+        mark_began(root.path(), "agreed").unwrap();
+        mark_in_service(root.path(), "1234").unwrap();
+        assert!(!began(root.path()), "a genesis is over once its node is in service");
         assert_eq!((kept.boots, kept.served, kept.etcd_member.as_deref()), (100, true, Some("1234")));
     }
 }

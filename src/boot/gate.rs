@@ -166,7 +166,7 @@ fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
         }
         Gate::Redis if stale.redis => {
             let redis = dir("redis_data")?;
-            ["appendonlydir", "dump.rdb"].iter().try_for_each(|part| set_aside(&redis.join(part)))?;
+            redis_log::DATA.iter().try_for_each(|part| set_aside(&redis.join(part)))?;
             disk::unmark_stale(node.root, |stale| stale.redis = false)
         }
         _ => Ok(()),

@@ -24,6 +24,8 @@ const IN_USE_SPEC: &str = "/run/hanode/in-use/cluster.toml";
 
 pub struct Given {
     pub spec: Spec,
+    /// As it was written, comments and all.
+    spec_text: String,
     pub target: Target,
     pub bundle: Bundle,
     pub templates: Templates,
@@ -49,10 +51,9 @@ impl Given {
     /// From here on this boot goes by it: a file that is laid into /etc/hanode later, perhaps not even whole yet,
     /// changes nothing for a service that starts meanwhile.
     pub fn adopt(&self, root: &Path) -> Result<()> {
-        let spec = text(root, first_of(root, &[SPEC_OVERRIDE, SPEC])?)?;
         std::fs::create_dir_all(below(root, IN_USE))?;
         let save = |path: &str, content: &[u8]| replace(&below(root, path), content, 0o600, None);
-        save(IN_USE_SPEC, spec.as_bytes())?;
+        save(IN_USE_SPEC, self.spec_text.as_bytes())?;
         save(IN_USE_BUNDLE, &self.bundle.pack()?)
     }
 
@@ -60,8 +61,10 @@ impl Given {
         let bundle_path = first_of(root, bundles)?;
         let bytes =
             std::fs::read(below(root, bundle_path)).with_context(|| format!("reading {bundle_path}"))?;
+        let (spec, spec_text) = read_spec(root, specs)?;
         Given {
-            spec: read_spec(root, specs)?,
+            spec,
+            spec_text,
             target: Target::parse(&text(root, TARGET)?).with_context(|| TARGET.to_string())?,
             bundle: Bundle::read(&bytes).with_context(|| bundle_path.to_string())?,
             templates: Templates::load(&below(root, TEMPLATES))?,
@@ -129,9 +132,11 @@ impl Given {
     }
 }
 
-fn read_spec(root: &Path, paths: &[&'static str]) -> Result<Spec> {
+fn read_spec(root: &Path, paths: &[&'static str]) -> Result<(Spec, String)> {
     let path = first_of(root, paths)?;
-    spec::parse(&text(root, path)?).map_err(|faults| anyhow::anyhow!("{path}:\n{faults}"))
+    let text = text(root, path)?;
+    let spec = spec::parse(&text).map_err(|faults| anyhow::anyhow!("{path}:\n{faults}"))?;
+    Ok((spec, text))
 }
 
 /// The first of `paths` that exists; an image without the last one is not hanode's.

@@ -47,7 +47,13 @@ pub fn identify(
     metadata: Option<&Metadata>,
     pin: Option<&Pin>,
 ) -> Result<Identity, IdentityError> {
-    let claim = claimed(spec, machine, metadata)?;
+    let claim = match (claimed(spec, machine, metadata), pin) {
+        (Err(contradiction), Some(pin)) if same_machine(pin, machine, metadata) => {
+            let warning = format!("{contradiction}; it stays {}, as pinned on its disk", pin.node);
+            return Ok(pinned(pin, Some(warning)));
+        }
+        (claim, _) => claim?,
+    };
     match (pin, claim) {
         (None, None) => Err(IdentityError::Unidentified(names(spec))),
         (None, Some((source, node))) => Ok(Identity { node, source, warning: None }),
@@ -194,6 +200,11 @@ mod tests {
             Ok(("node1".into(), "pinned")),
             "same machine, wrong tag"
         );
+        let itself = machine("node1", "192.168.18.21", "u-1");
+        for wrong in ["node2", "node9"] {
+            let found = look(&itself, Some(&metadata(wrong, "", "i-1")), Some(&pin("node1")));
+            assert_eq!(found, Ok(("node1".into(), "pinned")), "with its own address, and called {wrong}");
+        }
     }
 
     #[test]

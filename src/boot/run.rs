@@ -6,8 +6,11 @@ use super::identity::{self, Pin};
 use super::machine::Machine;
 use super::state::{self, Phase, State, Trouble};
 use super::units::Systemd;
-use super::{disk, firewall, given::Given, labels, metadata, observe, platform, take_up, twin, volume};
+use super::{
+    disk, firewall, given::Given, labels, metadata, observe, platform, redis_log, take_up, twin, volume,
+};
 use crate::facts::MachineFacts;
+use crate::join;
 use crate::pki::{
     self,
     read::{certificate, date},
@@ -28,8 +31,8 @@ const ADDRESS_PATIENCE: Duration = Duration::from_secs(120);
 const PLATFORM_PATIENCE: Duration = Duration::from_secs(60);
 /// A cloud may attach a volume some time after it started the machine.
 const VOLUME_PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const READY: &str = "hanode-ready.service";
 const JOIN_SOCKET: &str = "hanode-join.socket";
-const JOIN_SOCKET_DROP_INS: &str = "/etc/systemd/system/hanode-join.socket.d/";
 const ROUND: Duration = Duration::from_millis(300);
 
 /// Runs to the start of the services. An error is on the console, in the journal and in `state.json`.
@@ -46,7 +49,7 @@ pub fn storage(root: &Path) -> Result<()> {
 }
 
 fn told(root: &Path, work: impl FnOnce(&Path, &mut State) -> Result<()>) -> Result<()> {
-    let mut state = State { schema: 1, origin_ms: state::origin_ms(root), ..State::default() };
+    let mut state = State::anew(root);
     let done = work(root, &mut state);
     if let Err(error) = &done {
         let (what, place) = (format!("{error:#}"), state.phase.name().to_string());
@@ -64,17 +67,18 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     let name = identify(root, &given, state)?;
     wait_for_the_clock(root, &given, state)?;
     labels::ports(root, given.target.selinux.as_ref(), &given.spec)?;
+    twin::take_back(root);
     let machine = facts(root, &given, &name)?;
     let node = Node { root, given: &given, name: &name, machine: &machine };
     let twin = twin::ask(&node)?;
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
-    let laid = node.apply().and_then(|changed| firewall::enforce(&given.target).map(|()| changed));
-    let changed = match laid {
-        Ok(changed) => changed,
+    let laid = node.apply().and_then(|_| firewall::enforce(&given.target));
+    if let Err(error) = laid {
         // Whoever took the address off gives it back before this ends.
-        Err(error) => return twin::give_way(&node, twin, state).and(Err(error)),
-    };
-    if changed.iter().any(|path| path.starts_with(JOIN_SOCKET_DROP_INS)) {
+        return twin::give_way(&node, twin, state).and(Err(error));
+    }
+    // Its port lies in a drop-in that was perhaps laid down by a run that did not come this far.
+    if given.spec.network.join_port != join::PORT {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }
     passed(root, "applied");
@@ -247,7 +251,8 @@ fn begin(root: &Path, given: &Given) -> Result<()> {
         set_aside(&path("postgres_data")?)?;
     }
     if data.redis {
-        set_aside(&path("redis_data")?.join("appendonlydir"))?;
+        let redis = path("redis_data")?;
+        redis_log::DATA.iter().try_for_each(|part| set_aside(&redis.join(part)))?;
     }
     let genesis = disk::record(root)?.genesis.context("a genesis begins without having been recorded")?;
     disk::mark_began(root, &genesis)
@@ -281,13 +286,16 @@ fn start(root: &Path, given: &Given) -> Result<()> {
     let systemd = Systemd::connect()?;
     systemd.enable(&units)?;
     passed(root, "enabled");
-    units.iter().try_for_each(|unit| systemd.start(unit))
+    units.iter().try_for_each(|unit| systemd.start(unit))?;
+    // After a plan that failed and was made anew nobody else starts it.
+    systemd.start(READY)
 }
 
 /// What must run for the node to be well: its servers, and what guards them.
 pub(super) fn watched_units(given: &Given) -> Result<Vec<&str>> {
     let mut units = node_units(given)?;
     units.push(&given.target.firewall.unit);
+    units.push(JOIN_SOCKET);
     Ok(units)
 }
 

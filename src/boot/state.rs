@@ -5,7 +5,10 @@ use crate::tree::{below, replace};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 const STATE: &str = "/run/hanode/state.json";
 const GATES: &str = "/run/hanode/gates";
@@ -71,7 +74,19 @@ pub struct State {
     /// What the plan unit cost, by the time it ended.
     #[serde(default)]
     pub cpu_ms: CpuTime,
+    #[serde(skip)]
+    told: Option<Told>,
 }
+
+/// What journal and console heard last, and when.
+#[derive(Debug, Clone)]
+struct Told {
+    at: Instant,
+    sentence: String,
+}
+
+/// A reason may change with every look.
+const TOLD_AGAIN: Duration = Duration::from_secs(30);
 
 /// Milliseconds of processor time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -124,13 +139,21 @@ pub fn save(root: &Path, state: &State) -> Result<()> {
 }
 
 impl State {
-    /// Enters a phase: noted with its time, told to the journal and, where it stays, to the console.
+    /// Nothing is known yet.
+    pub fn anew(root: &Path) -> State {
+        State { schema: 1, origin_ms: origin_ms(root), ..State::default() }
+    }
+
+    /// Enters a phase: noted with its time, told to the journal and, where it stays, to the console; told anew, now and
+    /// then, when the reason for staying has changed.
     pub fn enter(&mut self, root: &Path, phase: Phase, sentence: &str) -> Result<()> {
         let first = !self.times_ms.contains_key(phase.name());
         self.times_ms.entry(phase.name().into()).or_insert(uptime_ms().saturating_sub(self.origin_ms));
-        let changed = first || self.phase != phase;
+        let another = |told: &Told| told.sentence != sentence && told.at.elapsed() > TOLD_AGAIN;
+        let changed = first || self.phase != phase || self.told.as_ref().is_some_and(another);
         self.phase = phase;
         if changed {
+            self.told = Some(Told { at: Instant::now(), sentence: sentence.into() });
             tell(phase, self.node.as_deref().unwrap_or("unknown node"), sentence);
         }
         save(root, self)
@@ -156,9 +179,12 @@ fn tell(phase: Phase, node: &str, sentence: &str) {
     }
 }
 
-/// A console is a convenience: a machine without one goes on.
+/// A console is a convenience: a machine without one goes on, and so does one where somebody stopped its output.
 pub fn tell_console(words: &str) {
-    let _ = std::fs::write("/dev/console", format!("\r\nhanode: {words}\r\n"));
+    let mut how = std::fs::OpenOptions::new();
+    how.write(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY);
+    let told = how.open("/dev/console");
+    let _ = told.and_then(|mut console| console.write_all(format!("\r\nhanode: {words}\r\n").as_bytes()));
 }
 
 pub fn uptime_ms() -> u64 {

@@ -23,17 +23,18 @@ type Fields = BTreeMap<String, String>;
 pub struct Succession {
     /// Whether Redis has run since this machine started: then its page cache has all that it acknowledged.
     ran: bool,
-    since: Instant,
+    /// The first hindrance.
+    since: Option<Instant>,
 }
 
 impl Succession {
     pub fn at_start(root: &Path) -> Succession {
         let ran = state::gates(root).get("redis").is_some_and(|step| step.action.opens());
-        Succession { ran, since: Instant::now() }
+        Succession { ran, since: None }
     }
 
     /// The successor that must come first, or has come already, where the Sentinels still name this node.
-    pub fn awaited(&self, node: &Node, redis: &RedisStep) -> Result<Option<Step>> {
+    pub fn awaited(&mut self, node: &Node, redis: &RedisStep) -> Result<Option<Step>> {
         let own = node.given.spec.node(node.name).map(|n| n.address);
         let again = redis.step.action == Action::Resume && redis.primary == own;
         let Some(own) = own.filter(|_| again) else { return Ok(None) };
@@ -46,7 +47,7 @@ impl Succession {
             } else {
                 continue;
             };
-            if self.since.elapsed() > PATIENCE {
+            if self.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                 tracing::warn!("this has not come to pass, going on without: {reason}");
                 return Ok(None);
             }

@@ -105,10 +105,23 @@ struct Withdrawn {
     routes: PathBuf,
 }
 
+/// What an earlier run took off and had no time to give back. Whether it may stay is asked anew.
+pub fn take_back(root: &Path) {
+    let kept = Withdrawn::below(root);
+    match kept.address.exists() && kept.routes.exists() {
+        true => kept.back().unwrap_or_else(|error| tracing::warn!("{error:#}")),
+        false => {}
+    }
+}
+
 impl Withdrawn {
-    fn from(root: &Path, interface: &str, address: IpAddr) -> Result<Withdrawn> {
+    fn below(root: &Path) -> Withdrawn {
         let aside = crate::tree::below(root, ASIDE);
-        let kept = Withdrawn { address: aside.join("address.saved"), routes: aside.join("routes.saved") };
+        Withdrawn { address: aside.join("address.saved"), routes: aside.join("routes.saved") }
+    }
+
+    fn from(root: &Path, interface: &str, address: IpAddr) -> Result<Withdrawn> {
+        let kept = Withdrawn::below(root);
         let address = address.to_string();
         let saved = |at: &Path| File::create(at).with_context(|| format!("making {}", at.display()));
         ip(Command::new("ip")
@@ -124,7 +137,10 @@ impl Withdrawn {
             let saved = File::open(at).with_context(|| format!("opening {}", at.display()))?;
             ip(Command::new("ip").args([what, "restore"]).stdin(saved))?;
         }
-        Ok(())
+        [self.address, self.routes]
+            .iter()
+            .try_for_each(std::fs::remove_file)
+            .context("removing what was kept")
     }
 }
 

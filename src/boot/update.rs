@@ -3,7 +3,7 @@
 
 use super::given::Given;
 use super::ready::down;
-use super::run::{facts, watched_units};
+use super::run::{READY, facts, watched_units};
 use super::units::Systemd;
 use super::{apply, disk, take_up};
 use crate::bundle::Bundle;
@@ -21,7 +21,6 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const READY: &str = "hanode-ready.service";
 /// Goes on with a revocation list that was held back.
 const APPLY: &str = "hanode-apply.service";
 /// Says, while it is there, that the list of the bundle in use is an older one.

@@ -23,9 +23,13 @@ use std::time::{Duration, Instant};
 const MOUNT: &str = "/var/lib/hanode-data";
 /// Says whose volume this is.
 const MARK: &str = "hanode-volume.json";
+/// On the root disk, below what is mounted there: this machine had its volume once.
+const HAD: &str = "had-volume";
 /// The label of a volume that the spec names by its path.
 const LABEL: &str = "hanode-data";
 const PAUSE: Duration = Duration::from_millis(500);
+/// Such a part of the patience is the volume's alone.
+const BLANK_AFTER: u32 = 4;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Mark {
@@ -47,6 +51,11 @@ pub fn mount(root: &Path, spec: &Spec, target: &Target, patience: Duration) -> R
     if !mounted(&home)? {
         let device = awaited(name, patience)?;
         if device::content(&device)? == Content::Blank {
+            ensure!(
+                !home.join(HAD).exists(),
+                "this machine had a volume, and {} is blank: attach the volume; if its data is to be given up, remove {MOUNT}/{HAD}",
+                device.display()
+            );
             tracing::info!("{} is blank: formatting it as {name}", device.display());
             device::format(&device, name.strip_prefix("LABEL=").unwrap_or(LABEL))?;
         }
@@ -55,6 +64,7 @@ pub fn mount(root: &Path, spec: &Spec, target: &Target, patience: Duration) -> R
             grow(&device)?;
         }
         std::fs::create_dir_all(&home)?;
+        replace(&home.join(HAD), b"", 0o600, None)?;
         run(Command::new("mount").args(["-o", "noatime,nodev,nosuid"]).arg(&device).arg(&home))?;
         if let Err(error) = own(&home, &spec.name).with_context(|| format!("{name} ({})", device.display())) {
             let _ = run(Command::new("umount").arg(&home));
@@ -82,19 +92,24 @@ fn parts(target: &Target) -> Result<Vec<Part>> {
     ])
 }
 
-/// A volume may be attached while the machine boots. Never is there a start without it.
+/// A volume may be attached while the machine boots. Never is there a start without it. Until it has had its time, a blank
+/// disk beside it (an instance's own, say) is not taken for a new one.
 fn awaited(name: &str, patience: Duration) -> Result<PathBuf> {
     let began = Instant::now();
     loop {
-        match device::find(name)? {
-            Found::One(device) => return Ok(device),
-            Found::None(_) if began.elapsed() < patience => sleep(PAUSE),
-            Found::None(why) => bail!("no data volume: {why}; attach it"),
-            Found::Several(devices) => bail!(
-                "no volume is {name}, and {} are blank: nobody says which one is meant; detach the others, or format it: mkfs.ext4 -L {} DEVICE",
-                devices.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(" and "),
-                name.strip_prefix("LABEL=").unwrap_or(LABEL)
-            ),
+        let (found, waited) = (device::find(name)?, began.elapsed());
+        match found {
+            Found::Named(device) => return Ok(device),
+            Found::Nothing(why) if waited >= patience => bail!("no data volume: {why}; attach it"),
+            Found::Blank(disks) if waited >= patience / BLANK_AFTER => match disks.as_slice() {
+                [one] => return Ok(one.clone()),
+                several => bail!(
+                    "no volume is {name}, and {} are blank: nobody says which one is meant; detach the others, or format it: mkfs.ext4 -L {} DEVICE",
+                    several.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(" and "),
+                    name.strip_prefix("LABEL=").unwrap_or(LABEL)
+                ),
+            },
+            _ => sleep(PAUSE),
         }
     }
 }

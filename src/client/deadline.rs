@@ -5,14 +5,19 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-pub struct Deadline<'a> {
-    socket: &'a TcpStream,
+pub struct Deadline {
+    socket: TcpStream,
     end: Instant,
 }
 
-impl<'a> Deadline<'a> {
-    pub fn within(socket: &'a TcpStream, patience: Duration) -> Self {
+impl Deadline {
+    pub fn within(socket: TcpStream, patience: Duration) -> Self {
         Deadline { socket, end: Instant::now() + patience }
+    }
+
+    /// Another exchange has its own time.
+    pub fn renew(&mut self, patience: Duration) {
+        self.end = Instant::now() + patience;
     }
 
     fn left(&self) -> Result<Option<Duration>> {
@@ -22,14 +27,14 @@ impl<'a> Deadline<'a> {
     }
 }
 
-impl Read for Deadline<'_> {
+impl Read for Deadline {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.socket.set_read_timeout(self.left()?)?;
         self.socket.read(buffer)
     }
 }
 
-impl Write for Deadline<'_> {
+impl Write for Deadline {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         self.socket.set_write_timeout(self.left()?)?;
         self.socket.write(bytes)

@@ -1,12 +1,14 @@
 //! The few words of Redis' protocol that asking a server or a Sentinel takes.
 
+use super::deadline::Deadline;
 use super::tls::{Credentials, TlsStream, connect};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Bounds on what an answer may hold, whoever sends it.
+const MAX_ANSWER: u64 = 8 << 20;
 const MAX_LINE: u64 = 64 << 10;
 const MAX_BULK: usize = 4 << 20;
 const MAX_ITEMS: usize = 4096;
@@ -24,7 +26,7 @@ pub enum Value {
 
 enum Stream {
     Tls(Box<TlsStream>),
-    Plain(TcpStream),
+    Plain(Deadline),
 }
 
 impl Read for Stream {
@@ -52,12 +54,23 @@ impl Write for Stream {
     }
 }
 
+impl Stream {
+    fn socket(&mut self) -> &mut Deadline {
+        match self {
+            Stream::Tls(s) => &mut s.sock,
+            Stream::Plain(s) => s,
+        }
+    }
+}
+
 pub struct Redis {
     stream: BufReader<Stream>,
+    /// For one question and its answer.
+    timeout: Duration,
 }
 
 impl Redis {
-    /// `credentials`: `None` where the spec turns TLS off for Redis.
+    /// `credentials`: `None` where the spec turns TLS off for Redis. `timeout` bounds the connection, and each exchange.
     pub fn connect(
         credentials: Option<&Credentials>,
         address: IpAddr,
@@ -67,9 +80,9 @@ impl Redis {
     ) -> Result<Self> {
         let stream = match credentials {
             Some(credentials) => Stream::Tls(Box::new(credentials.connect(address, port, timeout)?)),
-            None => Stream::Plain(connect(address, port, timeout)?),
+            None => Stream::Plain(Deadline::within(connect(address, port, timeout)?, timeout)),
         };
-        let mut redis = Redis { stream: BufReader::new(stream) };
+        let mut redis = Redis { stream: BufReader::new(stream), timeout };
         redis.ask(&["AUTH", password]).context("authenticating")?;
         Ok(redis)
     }
@@ -87,9 +100,11 @@ impl Redis {
         for word in words {
             request += &format!("${}\r\n{word}\r\n", word.len());
         }
-        self.stream.get_mut().write_all(request.as_bytes())?;
-        self.stream.get_mut().flush()?;
-        read_value(&mut self.stream, MAX_DEPTH)
+        let stream = self.stream.get_mut();
+        stream.socket().renew(self.timeout);
+        stream.write_all(request.as_bytes())?;
+        stream.flush()?;
+        read_value(&mut (&mut self.stream).take(MAX_ANSWER), MAX_DEPTH)
     }
 
     /// From here on this connection only listens.
@@ -99,6 +114,7 @@ impl Redis {
 
     /// A message and its channel; `None` for what is none, and when nothing came within the timeout.
     pub fn next_message(&mut self) -> Result<Option<(String, String)>> {
+        self.stream.get_mut().socket().renew(self.timeout);
         match self.stream.fill_buf() {
             Ok([]) => bail!("the other side ended the connection"),
             Ok(_) => {}
@@ -107,7 +123,9 @@ impl Redis {
             }
             Err(error) => return Err(error.into()),
         }
-        let Value::List(items) = read_value(&mut self.stream, MAX_DEPTH)? else { return Ok(None) };
+        let Value::List(items) = read_value(&mut (&mut self.stream).take(MAX_ANSWER), MAX_DEPTH)? else {
+            return Ok(None);
+        };
         Ok(match items.as_slice() {
             [Value::Text(kind), Value::Text(channel), Value::Text(text)] if kind == "message" => {
                 Some((channel.clone(), text.clone()))
@@ -223,6 +241,21 @@ mod tests {
         ] {
             assert!(parse(bytes).is_err(), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_drips_is_given_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            while socket.write_all(b"+").is_ok() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let (begun, timeout) = (std::time::Instant::now(), Duration::from_millis(300));
+        assert!(Redis::connect(None, [127, 0, 0, 1].into(), port, "secret", timeout).is_err());
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     }
 
     proptest! {

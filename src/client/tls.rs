@@ -1,5 +1,6 @@
 //! Mutual TLS as all parts use it: the CA that must have signed the other side, and one's own leaf.
 
+use super::deadline::Deadline;
 use anyhow::{Context, Result};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
@@ -22,7 +23,7 @@ pub struct Leaf {
     pub key: Vec<u8>,
 }
 
-pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
+pub type TlsStream = StreamOwned<ClientConnection, Deadline>;
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -84,12 +85,12 @@ impl Credentials {
         Ok(connection.peer_certificates().is_some_and(|shown| shown.first() == Some(&wanted)))
     }
 
-    /// Connects and shakes hands; `timeout` bounds the connection and each read and write.
+    /// Connects; `timeout` bounds that, and then the handshake and all that is read and written.
     pub fn connect(&self, address: IpAddr, port: u16, timeout: Duration) -> Result<TlsStream> {
         let socket = connect(address, port, timeout)?;
         let connection =
             ClientConnection::new(Arc::new(self.client_config()?), ServerName::IpAddress(address.into()))?;
-        Ok(StreamOwned::new(connection, socket))
+        Ok(StreamOwned::new(connection, Deadline::within(socket, timeout)))
     }
 }
 

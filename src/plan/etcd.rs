@@ -56,8 +56,7 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
     let own = &seen.own;
     let genesis = own.genesis.as_deref();
     let step = |action, reason: String| EtcdStep::plain(spec, Step::new(action, reason), genesis);
-    // A member that was in service since has more to its name than this genesis.
-    if own.began && !own.data.etcd && own.etcd_member.is_none() {
+    if own.began && !own.data.etcd {
         return step(Action::Begin, "all nodes agreed on this genesis and this boot is it".into());
     }
     let ahead = ahead(seen).filter(|_| own.disk != Disk::Served);
@@ -79,10 +78,7 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
         };
     }
     match seen.all_peers() {
-        None => step(
-            Action::Wait,
-            format!("no etcd quorum answers, and {} not heard of yet", seen.silent().join(", ")),
-        ),
+        None => step(Action::Wait, format!("no etcd quorum answers, and {}", seen.not_heard())),
         Some(peers) => among_all(spec, seen, &peers),
     }
 }

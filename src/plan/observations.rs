@@ -70,6 +70,12 @@ impl Observations {
         self.peers.iter().filter(|p| p.answer.is_err()).map(|p| p.name.as_str()).collect()
     }
 
+    /// Who did not answer, and why each did not.
+    pub fn not_heard(&self) -> String {
+        let why = self.peers.iter().filter_map(|p| Some(format!("{}: {}", p.name, p.answer.as_ref().err()?)));
+        format!("{} not heard of yet ({})", self.silent().join(", "), why.collect::<Vec<_>>().join("; "))
+    }
+
     /// Whether etcd's log on this disk can still be part of a quorum: not if its member was replaced since.
     pub fn has_log(&self, disk: &Answer) -> bool {
         disk.data.etcd && !disk.member_of_log().is_some_and(|member| self.removed.contains(member))

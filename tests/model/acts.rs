@@ -339,6 +339,7 @@ impl World {
     /// The operator's word is spent once this node is in service with others that follow.
     fn ready(&mut self, i: usize) {
         if self.in_service(i) && self.group(i).len() >= self.spec.majority() {
+            self.machines[i].began = false;
             let disk = &mut self.machines[i].disk;
             disk.leads = false;
             disk.etcd_member = disk.etcd.clone().map(|(_, id)| id);

@@ -1,7 +1,7 @@
 //! Block devices: which one is meant, and whether there is anything on it.
 
 use super::run;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -11,11 +11,12 @@ use std::process::Command;
 const LOOKED_AT: u64 = 1 << 20;
 
 pub enum Found {
-    One(PathBuf),
-    /// Why there is none.
-    None(String),
-    /// Blank disks, one of which is meant.
-    Several(Vec<PathBuf>),
+    /// What the spec names.
+    Named(PathBuf),
+    /// Disks with nothing on them, one of which may become it.
+    Blank(Vec<PathBuf>),
+    /// Why there is neither.
+    Nothing(String),
 }
 
 #[derive(Debug, PartialEq)]
@@ -29,25 +30,33 @@ pub enum Content {
 pub fn find(name: &str) -> Result<Found> {
     if name.starts_with('/') {
         let there = Path::new(name).exists();
-        return Ok(if there { Found::One(name.into()) } else { Found::None(format!("there is no {name}")) });
+        return Ok(match there {
+            true => Found::Named(name.into()),
+            false => Found::Nothing(format!("there is no {name}")),
+        });
     }
     let mut blkid = Command::new("blkid");
     let output =
         blkid.args(["-c", "/dev/null", "-o", "device", "-t", name]).output().context("running blkid")?;
+    // 2: no device is called so.
+    ensure!(
+        matches!(output.status.code(), Some(0 | 2)),
+        "blkid -t {name}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     let devices: Vec<PathBuf> = String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect();
     match devices.as_slice() {
-        [one] => return Ok(Found::One(one.clone())),
+        [one] => return Ok(Found::Named(one.clone())),
         [] => {}
         several => {
             let several = several.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(" and ");
             bail!("{several} are all called {name}; detach the wrong ones");
         }
     }
-    let mut blank = if name.starts_with("LABEL=") { blank_disks()? } else { Vec::new() };
-    Ok(match blank.len() {
-        0 => Found::None(format!("no device is {name}, and no disk is blank")),
-        1 => Found::One(blank.remove(0)),
-        _ => Found::Several(blank),
+    let blank = if name.starts_with("LABEL=") { blank_disks()? } else { Vec::new() };
+    Ok(match blank.is_empty() {
+        true => Found::Nothing(format!("no device is {name}, and no disk is blank")),
+        false => Found::Blank(blank),
     })
 }
 
