@@ -15,7 +15,7 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Patroni's `initialize` key, below its default namespace.
-fn initialize_key(scope: &str) -> String {
+pub fn initialize_key(scope: &str) -> String {
     format!("/service/{scope}/initialize")
 }
 
@@ -27,6 +27,16 @@ pub fn boots_key(scope: &str, node: &str) -> String {
 /// Patroni's key of a living member; it goes away by itself within the ttl.
 pub fn member_key(scope: &str, node: &str) -> String {
     format!("/service/{scope}/members/{node}")
+}
+
+/// Below it, each living member's key.
+pub fn members_prefix(scope: &str) -> String {
+    member_key(scope, "")
+}
+
+/// Who leads, as long as it does.
+pub fn leader_key(scope: &str) -> String {
+    format!("/service/{scope}/leader")
 }
 
 /// What `own` can know beside its own disk. `servers`: whose etcd and Sentinel are asked.
@@ -44,13 +54,14 @@ pub fn observe(access: &Access, own: Answer, servers: &[&Node]) -> Observations 
         let peers = peers.join().unwrap_or_default();
         let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next().unwrap_or_default();
         let sentinels = sentinels.into_iter().filter_map(|t| t.join().ok()?.ok()).collect();
-        let Known { members, initialize, system, boots } = etcd;
+        let Known { members, initialize, bootstrapping, system, boots } = etcd;
         let removed = if members.is_none() { removed(access, &own, &peers, servers) } else { vec![] };
         Observations {
             etcd: members,
             removed,
             boots_in_etcd: boots,
             initialize,
+            bootstrapping,
             system,
             sentinels,
             ..Observations::of_peers(own.clone(), peers)
@@ -93,6 +104,7 @@ fn heard(peer: &Node, asked: std::thread::Result<Result<Answer>>) -> Result<Answ
 struct Known {
     members: Option<Vec<Member>>,
     initialize: Option<bool>,
+    bootstrapping: bool,
     system: Option<String>,
     boots: Option<u64>,
 }
@@ -105,7 +117,13 @@ fn ask_etcd(access: &Access, relay: &Node, node: &str) -> Result<Known> {
     let boots = etcd.get(&boots_key(&access.spec.name, node))?;
     let boots = boots.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
     let system = initialize.clone().and_then(|text| String::from_utf8(text).ok()).filter(|s| !s.is_empty());
-    Ok(Known { members: Some(members), initialize: Some(initialize.is_some()), system, boots })
+    Ok(Known {
+        members: Some(members),
+        initialize: Some(initialize.is_some()),
+        bootstrapping: initialize.is_some_and(|text| text.is_empty()),
+        system,
+        boots,
+    })
 }
 
 /// Without a quorum: whose log is none any more. That matters only where every node answers, and with more than one.

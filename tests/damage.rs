@@ -233,6 +233,8 @@ fn the_furthest_postgres_starts_first(lab: &Lab) {
     );
     for node in &behind {
         shell(lab, node, "systemctl start --no-block patroni");
+    }
+    for node in &behind {
         decided(lab, node, "postgres", "wait", &format!("{leader} has yet to say how far its data goes"));
     }
     shell(lab, &leader, "systemctl start --no-block patroni");

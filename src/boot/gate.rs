@@ -2,6 +2,7 @@
 
 use super::apply::Node;
 use super::failpoint::passed;
+use super::first_start::FirstStart;
 use super::rejoin::{self, Twins};
 use super::run::{facts, set_aside, towards_genesis};
 use super::succession::{self, Succession};
@@ -54,6 +55,7 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
     }
     let mut twins = Twins::default();
     let mut succession = Succession::at_start(root);
+    let mut first_start = FirstStart::default();
     loop {
         let (seen, plan) = decide(&node, gate)?;
         if gate == Gate::Etcd {
@@ -73,6 +75,9 @@ pub fn pass(root: &Path, gate: Gate) -> Result<()> {
         state::save_gate(root, gate.component(), &step)?;
         if gate == Gate::Patroni && seen.initialize == Some(false) && seen.own.data.postgres {
             wal::measure(root, &given.target)?;
+        }
+        if gate == Gate::Patroni {
+            first_start.look(&node, &seen)?;
         }
         if gate == Gate::Redis && plan.redis.promote_another {
             succession::promote_another(&node)?;

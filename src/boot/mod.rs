@@ -13,6 +13,7 @@ mod dynamic;
 mod etcd_log;
 pub mod failpoint;
 mod firewall;
+mod first_start;
 mod gate;
 pub mod given;
 mod handover;

@@ -108,9 +108,8 @@ struct Withdrawn {
 /// What an earlier run took off and had no time to give back. Whether it may stay is asked anew.
 pub fn take_back(root: &Path) {
     let kept = Withdrawn::below(root);
-    match kept.address.exists() && kept.routes.exists() {
-        true => kept.back().unwrap_or_else(|error| tracing::warn!("{error:#}")),
-        false => {}
+    if kept.address.exists() && kept.routes.exists() {
+        kept.back().unwrap_or_else(|error| tracing::warn!("{error:#}"));
     }
 }
 

@@ -123,6 +123,7 @@ mod tests {
             removed: vec![],
             boots_in_etcd: Some(4),
             initialize: Some(true),
+            bootstrapping: false,
             system: None,
             sentinels: spec.peers("node3").map(says).collect(),
         };

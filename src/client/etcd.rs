@@ -124,17 +124,24 @@ impl Etcd {
         }
     }
 
+    /// The values of all keys that begin like this.
+    pub fn values(&self, prefix: &str) -> Result<Vec<Vec<u8>>> {
+        self.range(prefix)?.iter().map(|kv| bytes(&kv["value"])).collect()
+    }
+
     /// Keys that begin like this and hang on no lease, with their values.
     pub fn lasting(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let found = self.range(prefix)?;
+        let lasting = found.iter().filter(|kv| matches!(kv["lease"].as_str(), None | Some("0")));
+        lasting.map(|kv| Ok((String::from_utf8(bytes(&kv["key"])?)?, bytes(&kv["value"])?))).collect()
+    }
+
+    fn range(&self, prefix: &str) -> Result<Vec<Value>> {
         let mut end = prefix.as_bytes().to_vec();
         *end.last_mut().context("an empty prefix")? += 1;
         let answer =
             self.call("/v3/kv/range", json!({"key": base64(prefix.as_bytes()), "range_end": base64(&end)}))?;
-        let bytes =
-            |of: &Value| unbase64(of.as_str().unwrap_or_default()).context("no base64 in etcd's answer");
-        let found = answer["kvs"].as_array().into_iter().flatten();
-        let lasting = found.filter(|kv| matches!(kv["lease"].as_str(), None | Some("0")));
-        lasting.map(|kv| Ok((String::from_utf8(bytes(&kv["key"])?)?, bytes(&kv["value"])?))).collect()
+        Ok(answer["kvs"].as_array().cloned().unwrap_or_default())
     }
 
     pub fn put(&self, key: &str, value: &[u8]) -> Result<()> {
@@ -193,6 +200,10 @@ impl Drop for Lock {
         // It ends by itself too.
         let _ = self.etcd.call("/v3/lease/revoke", json!({"ID": self.lease}));
     }
+}
+
+fn bytes(of: &Value) -> Result<Vec<u8>> {
+    unbase64(of.as_str().unwrap_or_default()).context("no base64 in etcd's answer")
 }
 
 fn members_of(answer: &Value) -> Result<Vec<Member>> {

@@ -21,6 +21,9 @@ pub struct Observations {
     pub boots_in_etcd: Option<u64>,
     /// Whether Patroni's `initialize` key exists; `None` while etcd does not answer.
     pub initialize: Option<bool>,
+    /// Whether it is empty: some Patroni has begun PostgreSQL's first start and is not done, or will never be.
+    #[serde(default)]
+    pub bootstrapping: bool,
     /// The identifier of the PostgreSQL cluster that this key holds, once it came to be.
     #[serde(default)]
     pub system: Option<String>,
@@ -55,6 +58,7 @@ impl Observations {
             removed: Vec::new(),
             boots_in_etcd: None,
             initialize: None,
+            bootstrapping: false,
             system: None,
             sentinels: Vec::new(),
         }

@@ -28,6 +28,13 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
     if let Some(reason) = another_cluster(seen) {
         return Step::new(Action::Refuse, reason);
     }
+    if seen.bootstrapping && !own.began {
+        let reason = match own.data.postgres {
+            true => "PostgreSQL's first start was cut on this node; it is begun again",
+            false => "PostgreSQL's first start has begun on some node and is not done",
+        };
+        return Step::new(Action::Wait, reason);
+    }
     match initialize {
         true if own.data.postgres => {
             Step::new(Action::Resume, "this disk has data of the cluster that etcd knows")

@@ -230,6 +230,23 @@ fn postgres_begins_only_where_nobody_has_data() {
 }
 
 /// PostgreSQL data of the same cluster on node1 and node2, which etcd has forgotten.
+#[test]
+fn a_first_start_that_was_cut_is_waited_for_until_its_mark_is_gone() {
+    let mut seen = blank();
+    seen.etcd = Some(living());
+    (seen.initialize, seen.bootstrapping) = (Some(true), true);
+    (seen.own.data.etcd, seen.own.etcd_member) = (true, Some("id-node1".into()));
+    seen.own.began = true;
+    assert_eq!(postgres(&seen).action, Action::Join, "in the boot of the genesis Patroni itself waits");
+    seen.own.began = false;
+    assert_eq!(postgres(&seen).action, Action::Wait);
+    seen.own.data.postgres = true;
+    assert_eq!(postgres(&seen).action, Action::Wait, "half a data directory is none");
+    assert!(postgres(&seen).reason.contains("was cut on this node"));
+    (seen.initialize, seen.bootstrapping, seen.own.data.postgres) = (Some(false), false, false);
+    assert_eq!(postgres(&seen).action, Action::Begin);
+}
+
 fn forgotten_postgres() -> Observations {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);

@@ -246,6 +246,7 @@ impl World {
             etcd: quorum.as_ref().map(|c| self.members(c)),
             removed: self.known_removed(i),
             boots_in_etcd: boots,
+            bootstrapping: false,
             initialize: quorum.as_ref().map(|c| self.etcd[c].initialize),
             system: None,
             sentinels: self.all_at(i).filter_map(belief).collect(),

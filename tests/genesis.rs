@@ -1,0 +1,53 @@
+//! The first start of PostgreSQL, cut: whoever began it loses its power, or its disk, in the midst. Needs root.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::lab::{Lab, NODES};
+use hanode::lab;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[test]
+#[ignore = "takes minutes: make test-recover"]
+fn a_first_start_that_is_cut_is_begun_again() {
+    for lose_the_disk in [false, true] {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let (cluster, image) = common::cluster_with_image(dir.path(), "node.tar");
+        let lab = Lab { cluster, image };
+        cut(&lab, lose_the_disk);
+        lab.up(&[]);
+        // What comes last in a first start.
+        lab.psql("5432", "CREATE TABLE kept AS SELECT 1 AS n").unwrap();
+    }
+}
+
+/// Launches all, and takes the power from the one that makes PostgreSQL's data directory as soon as there is one.
+fn cut(lab: &Lab, lose_the_disk: bool) {
+    let mut up = Command::new(env!("CARGO_BIN_EXE_hanode"));
+    up.args(["lab", "up"]).arg(&lab.cluster.dir).arg("--image").arg(&lab.image).stderr(Stdio::null());
+    let mut up = up.spawn().unwrap();
+    let begun = Instant::now();
+    let victim = loop {
+        assert!(begun.elapsed() < PATIENCE, "no first start within {PATIENCE:?}");
+        let Ok(open) = lab::Lab::open(&lab.cluster.dir) else { continue };
+        let begins = |node: &&str| {
+            let at = ["test", "-e", "/var/lib/postgresql/17/hanode/PG_VERSION"];
+            open.exec_output(node, &at).is_ok_and(|output| output.status.success())
+        };
+        if let Some(node) = NODES.into_iter().find(begins) {
+            open.power_off(node).unwrap();
+            break node;
+        }
+    };
+    eprintln!("{victim} loses its {}", if lose_the_disk { "disk" } else { "power" });
+    // An interrupted one would take its nodes with it.
+    up.kill().unwrap();
+    up.wait().unwrap();
+    let inner = lab.inner();
+    if lose_the_disk {
+        inner.discard_disk(victim).unwrap();
+    }
+}
