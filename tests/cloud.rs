@@ -4,7 +4,7 @@
 
 mod common;
 
-use hanode::boot::{metadata, platform};
+use hanode::boot::identity::{metadata, platform};
 use hanode::seed::Seed;
 use hanode::spec;
 use std::io::{BufRead, BufReader, Write};

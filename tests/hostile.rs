@@ -4,7 +4,7 @@
 
 use flate2::read::GzDecoder;
 use flate2::{Compression, write::GzEncoder};
-use hanode::boot::metadata;
+use hanode::boot::identity::metadata;
 use hanode::bundle::Bundle;
 use hanode::client::tls::{Credentials, Leaf};
 use hanode::cluster::Cluster;

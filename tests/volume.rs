@@ -3,7 +3,7 @@
 
 mod common;
 
-use hanode::boot::volume;
+use hanode::boot::disk::volume;
 use hanode::spec::Spec;
 use hanode::target::Target;
 use sha2::{Digest, Sha256};

@@ -1,8 +1,10 @@
 //! `hanode-firstboot`: what systemd, Keepalived and an operator on a node call.
 
-use super::gate::{self, Gate};
-use super::given::Given;
-use super::{answer, disk, metrics, observe, ready, recover, run, step_down, take_up, update};
+use crate::boot::disk;
+use crate::boot::given::Given;
+use crate::boot::start::gate::{self, Gate};
+use crate::boot::start::{observe, recover, run};
+use crate::boot::watch::{answer, metrics, ready, step_down, take_up, update};
 use crate::health::{self, Form};
 use crate::plan;
 use anyhow::{Context, Result};
@@ -177,7 +179,7 @@ fn show_plan(root: &Path, json: bool) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&both)?);
         return Ok(());
     }
-    for (service, step) in super::state::steps(&plan) {
+    for (service, step) in crate::boot::state::steps(&plan) {
         println!("{service:<9} {:<7} {}", format!("{:?}", step.action).to_lowercase(), step.reason);
     }
     Ok(())

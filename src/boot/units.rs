@@ -1,12 +1,16 @@
 //! systemd over D-Bus: enabling, starting and looking at units.
 
-use super::state::UnitState;
+use crate::boot::given::Given;
+use crate::boot::state::UnitState;
+use crate::spec::VipMode;
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use zbus::block_on;
 
+pub const READY: &str = "hanode-ready.service";
+pub const JOIN_SOCKET: &str = "hanode-join.socket";
 /// PostgreSQL may have to write all it holds in memory.
 const STOP_PATIENCE: Duration = Duration::from_secs(180);
 
@@ -119,4 +123,25 @@ impl Systemd {
         let listed = block_on(self.manager.list_units_by_names(units)).context("listing units")?;
         Ok(listed.into_iter().map(|u| UnitState { name: u.0, state: u.3 }).collect())
     }
+}
+
+/// What must run for the node to be well: its servers, and what guards them.
+pub fn watched(given: &Given) -> Result<Vec<&str>> {
+    let mut units = of_node(given)?;
+    units.push(&given.target.firewall.unit);
+    units.push(JOIN_SOCKET);
+    Ok(units)
+}
+
+/// The units of a node, in an order that brings the slow ones under way first.
+pub fn of_node(given: &Given) -> Result<Vec<&str>> {
+    let vrrp = given.spec.network.vip_mode == VipMode::Vrrp;
+    let components = ["etcd", "patroni", "sentinel", "redis", "haproxy", "keepalived"];
+    components.iter().filter(|c| vrrp || **c != "keepalived").map(|c| given.target.unit(c)).collect()
+}
+
+/// Those that do not run, for a sentence each.
+pub fn down(units: &[UnitState]) -> Vec<String> {
+    let bad = units.iter().filter(|u| u.state != "active");
+    bad.map(|u| format!("{} is {}", u.name, u.state)).collect()
 }

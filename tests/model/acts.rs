@@ -62,7 +62,7 @@ impl World {
         }
     }
 
-    /// As in `boot/twin.rs`: the machine that comes later to an address that answers.
+    /// As in `boot/identity/twin.rs`: the machine that comes later to an address that answers.
     fn gives_way(&self, i: usize) -> bool {
         let earlier = |j: &usize| self.machines[*j].since < self.machines[i].since;
         self.twins(i).filter(earlier).any(|j| self.hears(i, j))
@@ -127,7 +127,7 @@ impl World {
         (m.disk.etcd, m.etcd_runs) = (Some((token.into(), id)), true);
     }
 
-    /// The guard of `boot/rejoin.rs`: another machine answers for the address, or Patroni's key of this name lives.
+    /// The guard of `boot/start/rejoin.rs`: another machine answers for the address, or Patroni's key of this name lives.
     fn twin(&self, i: usize) -> bool {
         let keeps_key = |j: usize| self.machines[j].patroni_runs && self.quorum(j).is_some();
         self.answers_arp(i) || self.twins(i).any(keeps_key)
@@ -292,7 +292,7 @@ impl World {
             return;
         }
         let leads = self.spec.nodes[m.who].address == primary;
-        // As `boot/gate.rs` does: what is to be fetched must be there.
+        // As `boot/start/gate.rs` does: what is to be fetched must be there.
         let lacks = m.disk.spoilt || plan.redis.step.action == Action::Join;
         if lacks && !leads {
             if !self.leads_redis(i, primary) {
@@ -449,7 +449,7 @@ impl World {
         }
     }
 
-    /// `hanode-firstboot recover` on this machine, as in `boot/recover.rs`; the others are rebooted.
+    /// `hanode-firstboot recover` on this machine, as in `boot/start/recover.rs`; the others are rebooted.
     pub fn recover(&mut self, i: usize, etcd: Etcd) {
         let who = self.machines[i].who;
         if etcd != Etcd::Kept {

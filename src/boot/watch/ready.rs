@@ -1,18 +1,14 @@
 //! Watches the node's services, says when all are well, and keeps `state.json` current for good.
 
-use super::age::{Age, Count};
 use super::dynamic::Dynamic;
-use super::state::{self, Phase, Trouble, UnitState};
-use super::{
-    disk,
-    given::Given,
-    handover, metrics, observe,
-    run::{node_units, watched_units},
-    sessions,
-    standby::Standby,
-    units::Systemd,
-    update,
-};
+use super::standby::Standby;
+use super::{handover, metrics, sessions, update};
+use crate::boot::disk;
+use crate::boot::disk::age::{Age, Count};
+use crate::boot::given::Given;
+use crate::boot::start::observe;
+use crate::boot::state::{self, Phase, Trouble, UnitState};
+use crate::boot::units::{self, Systemd, down};
 use crate::health::local;
 use crate::plan::{self, Action, Plan};
 use anyhow::{Context, Result};
@@ -31,7 +27,7 @@ const AT_ITS_GATE: Duration = Duration::from_secs(30);
 pub fn watch(root: &Path) -> Result<()> {
     let given = Given::load(root)?;
     let node = disk::pin(root)?.context("hanode-plan.service has not pinned an identity")?.node;
-    let units = watched_units(&given)?;
+    let units = units::watched(&given)?;
     let systemd = Systemd::connect()?;
     let access = given.access()?;
     let (own, name) = (given.access()?, node.clone());
@@ -66,7 +62,7 @@ pub fn watch(root: &Path) -> Result<()> {
             match age.grow(root, &given, &node) {
                 Ok(Some(Count::Behind)) => {
                     tracing::warn!("this machine was put back to an earlier moment; its services join anew");
-                    node_units(&given)?.iter().try_for_each(|unit| systemd.restart(unit))?;
+                    units::of_node(&given)?.iter().try_for_each(|unit| systemd.restart(unit))?;
                 }
                 Ok(_) => {}
                 Err(error) => tracing::warn!("this node's age is not counted now: {error:#}"),
@@ -98,11 +94,6 @@ fn pause(well: Option<Duration>) -> Duration {
 fn outlived(root: &Path, plan: &Plan) -> bool {
     let resumed = state::gates(root).get("etcd").is_some_and(|step| step.action == Action::Resume);
     resumed && plan.etcd.step.action == Action::Join
-}
-
-pub(super) fn down(units: &[UnitState]) -> Vec<String> {
-    let bad = units.iter().filter(|u| u.state != "active");
-    bad.map(|u| format!("{} is {}", u.name, u.state)).collect()
 }
 
 fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Option<&Plan>) -> Result<()> {

@@ -1,12 +1,15 @@
 //! What stands before etcd, Patroni, Redis and Sentinel at every start: it opens when the plan does.
 
 use super::apply::Node;
-use super::failpoint::passed;
 use super::first_start::FirstStart;
+use super::observe;
 use super::rejoin::{self, Twins};
 use super::run::{facts, set_aside, towards_genesis};
 use super::succession::{self, Succession};
-use super::{age, disk, given::Given, observe, redis_log, state, wal};
+use crate::boot::disk::{self, age, redis_log, wal};
+use crate::boot::failpoint::passed;
+use crate::boot::given::Given;
+use crate::boot::state;
 use crate::plan::{self, Action, Observations, Plan, Step};
 use crate::render::sentinel;
 use crate::tree::below;

@@ -4,9 +4,11 @@
 //! recovery that was cut is completed by running it again.
 
 use super::apply::Node;
-use super::run::{facts, node_units};
-use super::units::Systemd;
-use super::{disk, given::Given, observe};
+use super::observe;
+use super::run::facts;
+use crate::boot::disk;
+use crate::boot::given::Given;
+use crate::boot::units::{self, Systemd};
 use crate::client::etcd::Etcd as Client;
 use crate::plan::{Action, Etcd, Observations, Plan, Recovery, Step, peer_url, recovery};
 use crate::render::sentinel;
@@ -44,7 +46,7 @@ pub fn recover(root: &Path, from_this_node: bool, data_on_others_is_lost: bool) 
     let systemd = Systemd::connect()?;
     let units = match recovery.etcd {
         Etcd::Kept => vec![given.target.unit("sentinel")?, given.target.unit("redis")?],
-        Etcd::FromItsLog | Etcd::Anew => node_units(&given)?,
+        Etcd::FromItsLog | Etcd::Anew => units::of_node(&given)?,
     };
     systemd.stop(&units)?;
     let plan = alone(&node)?;
@@ -83,7 +85,7 @@ fn alone(node: &Node) -> Result<Plan> {
 fn begin_etcd(node: &Node, how: Etcd) -> Result<String> {
     let known = if how == Etcd::FromItsLog { what_it_knew(node)? } else { Vec::new() };
     // A directory without a log is a half-written one.
-    super::run::clear_etcd(node.root, node.given)?;
+    crate::boot::start::run::clear_etcd(node.root, node.given)?;
     let (mut running, etcd, member) = alone_in_etcd(node, false)?;
     for (key, value) in known {
         etcd.put(&key, &value)?;

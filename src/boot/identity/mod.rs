@@ -1,7 +1,12 @@
 //! Identity: which node of the spec this machine is. Sources that disagree are an error, never a guess.
 
-use super::machine::Machine;
-use super::metadata::Metadata;
+pub(in crate::boot) mod machine;
+pub mod metadata;
+pub mod platform;
+pub(in crate::boot) mod twin;
+
+use crate::boot::identity::machine::Machine;
+use crate::boot::identity::metadata::Metadata;
 use crate::spec::Spec;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -85,7 +90,11 @@ fn claimed(
     let mut claims: Vec<(&'static str, String)> = Vec::new();
     if let Some(node) = metadata.and_then(|m| m.node.as_ref()) {
         if spec.node(node).is_none() {
-            return Err(IdentityError::Unknown(super::metadata::KEY, node.clone(), names(spec)));
+            return Err(IdentityError::Unknown(
+                crate::boot::identity::metadata::KEY,
+                node.clone(),
+                names(spec),
+            ));
         }
         claims.push(("metadata", node.clone()));
     }
@@ -126,7 +135,7 @@ fn names(spec: &Spec) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boot::machine::Interface;
+    use crate::boot::identity::machine::Interface;
     use crate::spec;
 
     fn machine(hostname: &str, address: &str, uuid: &str) -> Machine {

@@ -1,7 +1,8 @@
 //! This node's metrics: the ready service keeps them in a file, and one unprivileged process per question hands it
 //! to HAProxy, which asks over a socket of its own and lets in whom the statistics page lets in.
 
-use super::{given::Given, observe};
+use crate::boot::given::Given;
+use crate::boot::start::observe;
 use crate::health::{self, Access};
 use crate::tree::{below, replace};
 use anyhow::{Context, Result, ensure};

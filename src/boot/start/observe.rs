@@ -1,6 +1,8 @@
 //! What this node knows: its own disk, and what the others say.
 
-use super::{disk, etcd_log, given::Given, redis_log, state, wal};
+use crate::boot::disk::{self, etcd_log, redis_log, wal};
+use crate::boot::given::Given;
+use crate::boot::state;
 use crate::join::{self, Answer};
 use crate::observe;
 use crate::plan::{Observations, Peer};
@@ -57,7 +59,7 @@ pub fn own_answer(root: &Path, given: &Given, node: &str) -> Result<Answer> {
         boots: record.boots,
         leads: record.leads,
         phase: state.phase.name().into(),
-        holds_vip: super::machine::Machine::read(root)?.holds(given.spec.network.vip),
+        holds_vip: crate::boot::identity::machine::Machine::read(root)?.holds(given.spec.network.vip),
         image: given.image.clone(),
         kept_aside: disk::kept_aside(root, &given.target)?,
         problems: problems(state.error.map(|error| error.what), state.waiting_for),

@@ -4,7 +4,7 @@
 //! primary again before the Sentinels noticed, the replicas would throw that away to be its copies.
 
 use super::apply::Node;
-use super::state;
+use crate::boot::state;
 use crate::client::redis::{Redis, Value};
 use crate::plan::{Action, RedisStep, Step};
 use anyhow::{Result, bail};

@@ -1,7 +1,9 @@
 //! Redis' primary steps down before it stops: a failover that is asked for costs less than one that the Sentinels
 //! must first miss it for, and with [`super::handover`] on the other nodes it loses no write.
 
-use super::{disk, given::Given, handover::redis};
+use super::handover::redis;
+use crate::boot::disk;
+use crate::boot::given::Given;
 use crate::client::redis::{Redis, Value};
 use crate::health::Access;
 use crate::spec::Node;

@@ -1,8 +1,9 @@
 //! What the running services were last given, component by component: so that a change is taken up once, in the
 //! way that disturbs least, and also where an earlier attempt was cut short.
 
-use super::apply::Node;
-use super::{disk, given::Given};
+use crate::boot::disk;
+use crate::boot::given::Given;
+use crate::boot::start::apply::Node;
 use crate::client::redis::Redis;
 use crate::plan::{Action, Plan};
 use crate::target::OnChange;

@@ -3,7 +3,7 @@
 //! What hanode last put there is noted beside them. So what an operator changed with `patronictl edit-config`
 //! stays until the spec changes, and a setting that left the spec is taken back.
 
-use super::given::Given;
+use crate::boot::given::Given;
 use crate::client::etcd::Etcd;
 use crate::client::http::Http;
 use crate::join;

@@ -1,11 +1,12 @@
 //! `apply`: a new bundle or spec from /etc/hanode on a running node. Each service takes it up in the way that
 //! disturbs it least; what would do harm is refused before anything is changed.
 
-use super::given::Given;
-use super::ready::down;
-use super::run::{READY, facts, watched_units};
-use super::units::Systemd;
-use super::{apply, disk, take_up};
+use super::take_up;
+use crate::boot::disk;
+use crate::boot::given::Given;
+use crate::boot::start::apply;
+use crate::boot::start::run::facts;
+use crate::boot::units::{self, READY, Systemd, down};
 use crate::bundle::Bundle;
 use crate::client::etcd::{Etcd, Lock};
 use crate::health::{self, local};
@@ -249,7 +250,7 @@ fn may_restart(old: &Given, name: &str) -> Result<Option<Lock>> {
 }
 
 fn wait_until_well(given: &Given, name: &str, systemd: &Systemd) -> Result<()> {
-    let (access, units, began) = (given.access()?, watched_units(given)?, Instant::now());
+    let (access, units, began) = (given.access()?, units::watched(given)?, Instant::now());
     let node = given.spec.node(name).context("node vanished from the spec")?;
     loop {
         let mut problems = down(&systemd.states(&units)?);

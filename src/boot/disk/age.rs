@@ -1,7 +1,8 @@
 //! A count that only grows, kept on this disk and in etcd: of boots, and of half minutes in service. A disk
 //! whose count is behind etcd's is an older snapshot of itself, and counts as lost.
 
-use super::{disk, given::Given};
+use crate::boot::disk;
+use crate::boot::given::Given;
 use crate::client::etcd::Etcd;
 use crate::observe::boots_key;
 use anyhow::{Context, Result};

@@ -6,7 +6,7 @@
 
 mod device;
 
-use super::labels;
+use crate::boot::labels;
 use crate::spec::Spec;
 use crate::target::Target;
 use crate::tree::{Ids, below, replace};

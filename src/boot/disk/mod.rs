@@ -1,7 +1,13 @@
 //! What this disk holds: its install-id, the pinned identity, how far it came, whose data.
 
-use super::identity::Pin;
-use super::keyspace;
+pub(in crate::boot) mod age;
+pub(in crate::boot) mod etcd_log;
+mod keyspace;
+pub(in crate::boot) mod redis_log;
+pub mod volume;
+pub(in crate::boot) mod wal;
+
+use crate::boot::identity::Pin;
 use crate::join::{Data, Disk};
 use crate::render::sentinel;
 use crate::target::Target;

@@ -1,7 +1,7 @@
 //! The firewall, in force before any server starts. Without it none does: a node that strangers can reach is not
 //! what the spec describes.
 
-use super::units::Systemd;
+use crate::boot::units::Systemd;
 use crate::target::Target;
 use anyhow::{Context, Result};
 

@@ -1,14 +1,16 @@
 //! The plan unit: from a machine that could be any node to one whose services may start.
 
 use super::apply::Node;
-use super::failpoint::passed;
-use super::identity::{self, Pin};
-use super::machine::Machine;
-use super::state::{self, Phase, State, Trouble};
-use super::units::Systemd;
-use super::{
-    disk, firewall, given::Given, labels, metadata, observe, platform, redis_log, take_up, twin, volume,
-};
+use super::{firewall, observe};
+use crate::boot::disk::{self, redis_log, volume};
+use crate::boot::failpoint::passed;
+use crate::boot::given::Given;
+use crate::boot::identity::machine::Machine;
+use crate::boot::identity::{self, Pin, metadata, platform, twin};
+use crate::boot::labels;
+use crate::boot::state::{self, Phase, State, Trouble};
+use crate::boot::units::{self, JOIN_SOCKET, READY, Systemd};
+use crate::boot::watch::take_up;
 use crate::facts::MachineFacts;
 use crate::join;
 use crate::pki::{
@@ -16,7 +18,6 @@ use crate::pki::{
     read::{certificate, date},
 };
 use crate::plan::{self, Action, Plan};
-use crate::spec::VipMode;
 use crate::tree::below;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -31,8 +32,6 @@ const ADDRESS_PATIENCE: Duration = Duration::from_secs(120);
 const PLATFORM_PATIENCE: Duration = Duration::from_secs(60);
 /// A cloud may attach a volume some time after it started the machine.
 const VOLUME_PATIENCE: Duration = Duration::from_secs(120);
-pub(super) const READY: &str = "hanode-ready.service";
-const JOIN_SOCKET: &str = "hanode-join.socket";
 const ROUND: Duration = Duration::from_millis(300);
 
 /// Runs to the start of the services. An error is on the console, in the journal and in `state.json`.
@@ -167,7 +166,7 @@ fn wait_for_the_clock(root: &Path, given: &Given, state: &mut State) -> Result<(
     Ok(())
 }
 
-pub(super) fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFacts> {
+pub fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFacts> {
     let node = given.spec.node(name).context("node vanished from the spec")?;
     let began = state::uptime_ms();
     loop {
@@ -225,7 +224,7 @@ fn wait_for_the_plan(node: &Node, twin: twin::Asked, state: &mut State) -> Resul
 
 /// Writes an agreed genesis down, or makes this boot the one that begins it: of the plan unit, and of etcd's
 /// gate, where a quorum that let the plan unit pass was lost again.
-pub(super) fn towards_genesis(node: &Node, plan: &Plan) -> Result<()> {
+pub fn towards_genesis(node: &Node, plan: &Plan) -> Result<()> {
     if let Some(genesis) = &plan.etcd.record {
         // A log of an earlier genesis, never in service, would else be taken for this one's.
         clear_etcd(node.root, node.given)?;
@@ -259,7 +258,7 @@ fn begin(root: &Path, given: &Given) -> Result<()> {
 }
 
 /// Of etcd nothing may stay, a half-written directory included.
-pub(super) fn clear_etcd(root: &Path, given: &Given) -> Result<()> {
+pub fn clear_etcd(root: &Path, given: &Given) -> Result<()> {
     let dir = below(root, given.target.path("etcd_data")?);
     match std::fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -269,7 +268,7 @@ pub(super) fn clear_etcd(root: &Path, given: &Given) -> Result<()> {
     }
 }
 
-pub(super) fn set_aside(dir: &Path) -> Result<()> {
+pub fn set_aside(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
@@ -282,26 +281,11 @@ pub(super) fn set_aside(dir: &Path) -> Result<()> {
 
 /// Queues every unit; their gates and systemd's ordering do the rest.
 fn start(root: &Path, given: &Given) -> Result<()> {
-    let units = node_units(given)?;
+    let units = units::of_node(given)?;
     let systemd = Systemd::connect()?;
     systemd.enable(&units)?;
     passed(root, "enabled");
     units.iter().try_for_each(|unit| systemd.start(unit))?;
     // After a plan that failed and was made anew nobody else starts it.
     systemd.start(READY)
-}
-
-/// What must run for the node to be well: its servers, and what guards them.
-pub(super) fn watched_units(given: &Given) -> Result<Vec<&str>> {
-    let mut units = node_units(given)?;
-    units.push(&given.target.firewall.unit);
-    units.push(JOIN_SOCKET);
-    Ok(units)
-}
-
-/// The units of a node, in an order that brings the slow ones under way first.
-pub(super) fn node_units(given: &Given) -> Result<Vec<&str>> {
-    let vrrp = given.spec.network.vip_mode == VipMode::Vrrp;
-    let components = ["etcd", "patroni", "sentinel", "redis", "haproxy", "keepalived"];
-    components.iter().filter(|c| vrrp || **c != "keepalived").map(|c| given.target.unit(c)).collect()
 }

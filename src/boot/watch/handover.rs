@@ -110,7 +110,7 @@ fn perform(access: &Arc<Access>, own: IpAddr, act: &Act) {
     }
 }
 
-pub(super) fn redis(access: &Access, address: IpAddr) -> Result<Redis> {
+pub fn redis(access: &Access, address: IpAddr) -> Result<Redis> {
     Redis::connect(access.redis.as_ref(), address, access.spec.redis.port, &access.secrets.redis, TIMEOUT)
         .with_context(|| format!("Redis of {address}"))
 }

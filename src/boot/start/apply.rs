@@ -1,6 +1,8 @@
 //! Rendered files on their way to the disk: checked first, then laid down whole, then labelled.
 
-use super::{checkers, given::Given, labels};
+use super::checkers;
+use crate::boot::given::Given;
+use crate::boot::labels;
 use crate::facts::MachineFacts;
 use crate::pki::read;
 use crate::plan::Plan;
@@ -17,7 +19,7 @@ pub struct Node<'a> {
 }
 
 impl Node<'_> {
-    pub(super) fn render(&self, plan: &Plan) -> Result<Vec<Entry>> {
+    pub fn render(&self, plan: &Plan) -> Result<Vec<Entry>> {
         let given = self.given;
         let (service, cluster) = (read::crl(given.service_crl()?)?, read::crl(given.cluster_crl()?)?);
         let der = read::der(given.service_crl()?)?;

@@ -1,8 +1,8 @@
 //! Another machine that answers for this node's address. Two of them cut each other off, so the one that comes
 //! later gives way: it takes the address off its interface, and goes on once nobody else has it.
 
-use super::apply::Node;
-use super::state::{Phase, State, Trouble};
+use crate::boot::start::apply::Node;
+use crate::boot::state::{Phase, State, Trouble};
 use crate::plan::{Action, Step};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::File;

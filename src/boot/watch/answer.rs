@@ -1,6 +1,8 @@
 //! One connection to the join port, handed over by systemd on standard input.
 
-use super::{disk, given::Given, observe};
+use crate::boot::disk;
+use crate::boot::given::Given;
+use crate::boot::start::observe;
 use crate::bundle;
 use crate::join;
 use crate::pki::read;

@@ -3,11 +3,11 @@
 //! Removing a member is the one act here that could hurt a living node, so it is guarded: see [`Twins`].
 
 use super::apply::Node;
-use super::disk;
-use super::failpoint::passed;
 use super::run::clear_etcd;
-use super::twin;
-use super::units::Systemd;
+use crate::boot::disk;
+use crate::boot::failpoint::passed;
+use crate::boot::identity::twin;
+use crate::boot::units::Systemd;
 use crate::client::etcd::{Etcd, Member};
 use crate::observe;
 use crate::plan::{Action, Joining, Observations, Plan, Step, joining, peer_url};
