@@ -20,6 +20,8 @@ enum Event {
     Boot(usize),
     Crash(usize),
     Wipe(usize),
+    /// etcd's directory is gone while everything else runs on.
+    LoseLog(usize),
     /// The disk that was last wiped was only taken out, and comes back.
     Return(usize),
     /// A power cut tears Sentinel's file.
@@ -52,14 +54,21 @@ impl World {
             Event::Boot(i) => self.boot(i % n),
             Event::Crash(i) => self.crash(i % n),
             // A twin comes alone: with disks lost beside it, it could be the node's replacement just as well.
-            Event::Wipe(_) | Event::Rollback(_) if self.machines[n].up => {}
+            Event::Wipe(_) | Event::LoseLog(_) | Event::Rollback(_) if self.machines[n].up => {}
             // Discarded disks that are a quorum among themselves, with no other left, are the cluster of that day again.
-            Event::Wipe(i) if self.past(i % n, None) => {}
+            Event::Wipe(i) | Event::LoseLog(i) if self.past(i % n, None) => {}
             Event::Twin(_) if !self.machines[..n].iter().all(|m| m.disk.served) => {}
             Event::Wipe(i) => {
                 self.crash(i % n);
                 self.machines[i % n].lost = Some(self.machines[i % n].disk.clone());
                 self.fresh_disk(i % n);
+            }
+            Event::LoseLog(i) => {
+                let m = &mut self.machines[i % n];
+                // Before it was in service a node cannot know that there was one.
+                if m.etcd_runs && m.disk.etcd_member.is_some() {
+                    (m.etcd_runs, m.disk.etcd) = (false, None);
+                }
             }
             Event::Return(i) => self.put_back(i % n),
             Event::Tear(i) => {
@@ -214,6 +223,7 @@ fn event(lossy: bool) -> BoxedStrategy<Event> {
     ];
     let losses = prop_oneof![
         2 => node().prop_map(Event::Wipe),
+        1 => node().prop_map(Event::LoseLog),
         1 => node().prop_map(Event::Return),
         1 => node().prop_map(Event::Tear),
         1 => node().prop_map(Event::Spoil),
