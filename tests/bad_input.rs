@@ -77,6 +77,23 @@ fn a_directory_that_does_not_fit_together_makes_no_image() {
     refused(&mut hanode(&desk, "check demo"), desk.home.path(), &["truncated", "certs issue"]);
 }
 
+#[test]
+fn a_seed_is_not_made_of_what_cannot_work() {
+    let desk = Desk::new();
+    let home = desk.home.path();
+    let seed = |words: &str| hanode(&desk, &format!("seed demo --node node1 --out node1.iso {words}"));
+    for name in ["52-54-00-00-00-01", "52:54:00:00:00:1", "", "eth 0"] {
+        let ran = ran(seed("").args(["--interface", name]));
+        assert!(ran.code == 2 && ran.err.contains("52:54:00:00:00:01"), "{name:?}: {}", ran.err);
+    }
+    std::fs::write(home.join("key"), "-----BEGIN OPENSSH PRIVATE KEY-----\nhush\n").unwrap();
+    refused(&mut seed("--ssh-key key"), home, &["key is a private key", "key.pub"]);
+    refused(&mut seed("--interface eth0 --gateway 10.0.0.1"), home, &["10.0.0.1", "192.168.18.0/24"]);
+    desk.edit("cluster.toml", "192.168.18.23", "192.168.18.33");
+    refused(&mut seed("--bundle"), home, &["does not cover 192.168.18.33", "hanode certs issue"]);
+    assert_eq!(ran(&mut seed("")).code, 0, "names alone take no certificates");
+}
+
 /// A file system of a size and kind, gone with the value.
 struct Mounted(PathBuf);
 
