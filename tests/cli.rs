@@ -172,3 +172,36 @@ fn an_output_is_named_without_a_directory() {
     desk.done("render demo --target debian-13 --node node1 --out out");
     assert!(desk.home.path().join("out.manifest.json").is_file());
 }
+
+#[test]
+fn a_render_replaces_a_render_and_nothing_else() {
+    let desk = Desk::new();
+    let home = desk.home.path();
+    let render =
+        |more: &str| desk.hanode(&format!("render demo --target debian-13 --node node1 --out {more}"));
+    let before = walk(home);
+    for out in ["..", "/", "demo", "."] {
+        let ran = render(out);
+        assert!(ran.code == 1 && ran.err.contains("--out"), "{out}: {}", ran.err);
+    }
+    assert_eq!(walk(home), before, "something was written before it was refused");
+
+    assert_eq!(render("out").code, 0);
+    let keepalived = home.join("out/etc/keepalived/keepalived.conf");
+    let vrrp =
+        toml::from_str::<toml::Table>(&fs::read_to_string(desk.path("secrets.toml")).expect("secrets"))
+            .expect("TOML")["vrrp"]
+            .to_string();
+    let vrrp = vrrp.trim_matches('"');
+    assert!(fs::read_to_string(&keepalived).expect("a file").contains(vrrp));
+    assert_eq!(render("out --redact").code, 0);
+    assert!(!fs::read_to_string(&keepalived).expect("a file").contains(vrrp));
+    desk.edit("cluster.toml", "vip_mode = \"vrrp\"", "vip_mode = \"external\"");
+    assert_eq!(render("out --redact").code, 0);
+    assert!(!keepalived.exists(), "a file of the former render is still there");
+
+    fs::write(home.join("out/etc/mine"), "x").expect("a file");
+    let ran = render("out");
+    assert!(ran.code == 1 && ran.err.contains("out/etc/mine") && ran.err.contains("--out"), "{}", ran.err);
+    assert!(home.join("out/etc/mine").exists());
+}
