@@ -94,6 +94,13 @@ fn a_seed_is_not_made_of_what_cannot_work() {
     assert_eq!(ran(&mut seed("")).code, 0, "names alone take no certificates");
 }
 
+#[test]
+fn a_bake_leaves_no_authority_in_the_tree() {
+    let desk = Desk::new();
+    let words = ["demo/pki/service/ca.key", "cluster.toml, secrets.toml and bundle.tar.gz alone"];
+    refused(&mut hanode(&desk, "bake demo --target debian-13 --root ."), desk.home.path(), &words);
+}
+
 /// A file system of a size and kind, gone with the value.
 struct Mounted(PathBuf);
 

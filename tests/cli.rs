@@ -118,6 +118,23 @@ fn check_tells_all_faults_of_the_spec_with_their_lines() {
     desk.one_fault("this is not TOML");
 }
 
+/// What `init`, `--help` and the starter's head say to do after an edit leads to a cluster that is well.
+#[test]
+fn the_printed_order_of_steps_works_after_an_edit() {
+    let desk = Desk { home: tempfile::tempdir().expect("a directory") };
+    let next = desk.done("init demo");
+    let help = desk.done("--help");
+    for text in [&next, &help, hanode::spec::STARTER] {
+        let at = |verb: &str| text.find(verb).unwrap_or_else(|| panic!("{verb} is not in\n{text}"));
+        assert!(at("hanode certs issue") < at("hanode check"), "{text}");
+    }
+    desk.edit("cluster.toml", "192.168.18.23", "192.168.18.33");
+    let faults = desk.json("check demo --json")["faults"].to_string();
+    assert!(faults.contains("hanode certs issue demo, then") && !faults.contains("DIR"), "{faults}");
+    desk.done("certs issue demo");
+    desk.done("check demo");
+}
+
 #[test]
 fn check_names_what_does_not_fit() {
     let desk = Desk::new();

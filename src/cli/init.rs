@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Make a new cluster directory: spec, CAs, certificates, passwords, bundle
 ///
-/// The spec in DIR/cluster.toml is yours to edit; after that run `hanode check DIR` and `hanode certs issue
+/// The spec in DIR/cluster.toml is yours to edit; after that run `hanode certs issue DIR` and `hanode check
 /// DIR`. An existing cluster is never touched.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -56,8 +56,8 @@ impl Init {
             "\n\
              Next:\n  \
                edit {dir}/cluster.toml        names, addresses, ports\n  \
-               hanode check {dir}             is it sound?\n  \
-               hanode certs issue {dir}       certificates for the new names and addresses\n\n\
+               hanode certs issue {dir}       certificates for the new names and addresses\n  \
+               hanode check {dir}             is it sound?\n\n\
              {dir}/pki holds the CA keys and {dir}/secrets.toml the passwords: keep both to yourself, and a backup."
         ))?;
         Ok(Verdict::Well)

@@ -36,7 +36,8 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 From nothing to a running cluster:
   hanode init demo                                            names, addresses, CAs, passwords
-  hanode check demo                                           after editing demo/cluster.toml
+  hanode certs issue demo                                     after editing demo/cluster.toml
+  hanode check demo                                           is it sound?
   hanode build demo --target debian-13 --out node.qcow2       one image for every node
   hanode seed demo --node node1 --out node1.iso               which node a machine is
   hanode lab up demo --image node.qcow2                       the same, here and now
