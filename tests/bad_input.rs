@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HANODE: &str = env!("CARGO_BIN_EXE_hanode");
 
@@ -201,7 +201,11 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// Struck by a signal after so long; its exit code, if it had the time to have one.
 fn struck(desk: &Desk, words: &str, signal: Signal, after: Duration) -> Option<i32> {
-    let mut child = hanode(desk, words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    signalled(&mut hanode(desk, words), signal, after)
+}
+
+fn signalled(command: &mut Command, signal: Signal, after: Duration) -> Option<i32> {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(after);
     let _ = kill(Pid::from_raw(child.id() as i32), signal);
     child.wait().unwrap().code()
@@ -235,6 +239,27 @@ fn a_build_may_be_interrupted_or_killed_at_any_moment() {
     }
     assert!(interrupted >= 3, "nearly every build was over before it was struck");
     desk.done("check demo");
+}
+
+/// On a network of its own where nobody answers, so that it waits.
+const ALONE: &str = "ip link add lan type bridge && ip address add 192.168.18.5/24 dev lan && ip link set lan up && exec \"$@\"";
+
+#[test]
+fn who_only_looks_ends_at_the_first_interrupt() {
+    let desk = Desk::new();
+    for words in ["status demo", "plan demo --node node2"] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM] {
+            let mut alone = Command::new("unshare");
+            alone.args(["-n", "sh", "-c", ALONE, "sh", HANODE]).args(words.split_whitespace());
+            let begun = Instant::now();
+            let code = signalled(alone.current_dir(desk.home.path()), signal, Duration::from_secs(1));
+            let took = begun.elapsed();
+            assert!(
+                code == Some(130) && took < Duration::from_millis(1500),
+                "{words}: {code:?} after {took:?}"
+            );
+        }
+    }
 }
 
 #[test]
