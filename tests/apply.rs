@@ -473,7 +473,7 @@ fn edited(running: &Running) {
     let spec = &running.cluster.spec_text;
     let edits = [
         ("ttl = 20", "ttl = 25"),
-        ("min_replicas = 1", "min_replicas = 2"),
+        ("# min_replicas = 1", "min_replicas = 2"),
         ("clients = [\"0.0.0.0/0\"]", "clients = [\"192.168.18.0/24\"]"),
     ];
     running.outside(&["ip", "address", "add", "10.1.0.9/32", "dev", "br0"]).unwrap();

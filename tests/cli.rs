@@ -50,6 +50,17 @@ fn init_refuses_what_is_not_empty_and_leaves_nothing_behind() {
     assert!(!desk.home.path().join("new").exists());
     fs::remove_file(desk.path("file")).expect("removing");
     desk.done("init demo");
+
+    let (place, link) = (desk.home.path().join("place"), desk.home.path().join("link"));
+    fs::create_dir(&place).expect("a directory");
+    std::os::unix::fs::symlink("place", &link).expect("a link");
+    let mut inside = assert_cmd::Command::cargo_bin("hanode").expect("the program");
+    let out = inside.current_dir(&place).args(["init", "."]).output().expect("running it");
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && told.contains("the directory you are in"), "{told}");
+    desk.done("init link");
+    desk.done("check link");
+    assert!(place.join("cluster.toml").exists());
 }
 
 #[test]
@@ -59,10 +70,12 @@ fn usage_help_and_missing_directories() {
         "",
         "nonsense",
         "init",
+        "init demo --nodes 4",
         "check",
         "certs",
         "certs revoke demo",
         "build --out x",
+        "build demo --target debian-13 --base --out x.tar",
         "lab up demo --timeout-scale 0",
     ] {
         assert_eq!(desk.hanode(words).code, 2, "{words}");
@@ -168,6 +181,15 @@ fn check_names_what_does_not_fit() {
     fs::copy(desk.path("pki/cluster/leaves/etcd.key"), desk.path("pki/cluster/leaves/node.key"))
         .expect("copying");
     assert!(desk.done("certs issue demo").contains("issued node (its key was another's)"));
+    desk.done("check demo");
+
+    let leaf = desk.path("pki/service/leaves/pgsql.key");
+    fs::remove_file(&leaf).expect("removing");
+    desk.one_fault("pki/ is not whole: reading demo/pki/service/leaves/pgsql.key");
+    desk.done("certs issue demo");
+    fs::remove_file(desk.path("pki/generation")).expect("removing");
+    desk.one_fault("pki/ is not whole: reading demo/pki/generation");
+    desk.done("certs issue demo");
     desk.done("check demo");
 
     desk.edit("cluster.toml", "name = \"hspas\" ", "name = \"other\" ");

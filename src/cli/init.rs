@@ -24,7 +24,7 @@ pub struct Init {
     #[arg(long, value_name = "FILE")]
     spec: Option<PathBuf>,
     /// How many nodes the starter spec is to have
-    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "spec", value_parser = clap::value_parser!(u8).range(3..=9))]
+    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "spec", value_parser = odd)]
     nodes: u8,
 }
 
@@ -64,6 +64,11 @@ impl Init {
     }
 }
 
+fn odd(text: &str) -> Result<u8, &'static str> {
+    let number = text.parse().ok().filter(|n| (3..=9).contains(n) && n % 2 == 1);
+    number.ok_or("a cluster has 3, 5, 7 or 9 nodes: a majority must be possible")
+}
+
 /// The starter spec with further nodes after its last one.
 fn starter(nodes: u8) -> String {
     let last = "[[node]]\nname = \"node3\"\naddress = \"192.168.18.23\"\n";
@@ -82,7 +87,12 @@ mod tests {
         for nodes in [3, 5, 9] {
             let spec = spec::parse(&starter(nodes)).unwrap_or_else(|faults| panic!("{faults}"));
             assert_eq!(spec.nodes.len(), usize::from(nodes));
+            assert_eq!(odd(&nodes.to_string()), Ok(nodes));
+            let own = |fault: &spec::Fault| fault.what.contains("min_replicas");
+            assert!(!spec::warnings(&spec).iter().any(own), "the starter is warned of itself");
         }
-        assert!(spec::parse(&starter(4)).is_err(), "an even number is a fault like any other");
+        for wrong in ["", "2", "4", "11", "x"] {
+            assert!(odd(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -156,9 +156,19 @@ fn staleness(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, repo
     let place = dir.join(BUNDLE).display().to_string();
     let fix = format!("hanode certs issue {}", dir.display());
     if bundle.secrets != *secrets {
+        let fix = format!("put the old ones back into {SECRETS}; for a cluster that never ran: {fix}");
         report.fault(format!("the bundle has other passwords than {SECRETS}"), &place, &fix);
     }
-    let (Ok(members), Ok(generation)) = (store.members(), store.generation()) else { return };
+    let (members, generation) = match (store.members(), store.generation()) {
+        (Ok(members), Ok(generation)) => (members, generation),
+        (members, generation) => {
+            for error in [members.err(), generation.err()].into_iter().flatten() {
+                let what = format!("{PKI}/ is not whole: {error:#}");
+                report.fault(what, &dir.join(PKI).display().to_string(), &fix);
+            }
+            return;
+        }
+    };
     let Stamp { cluster, generation: packed, .. } = &bundle.stamp;
     let now = Bundle::new(cluster, *packed, bundle.secrets.clone(), members);
     if *packed < generation || now.entries != bundle.entries {
