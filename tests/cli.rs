@@ -212,6 +212,33 @@ fn an_output_is_named_without_a_directory() {
     assert!(desk.home.path().join("out.manifest.json").is_file());
 }
 
+/// Every `hanode seed` that the pages print is run, and lets its user in.
+#[test]
+fn printed_seeds_are_made_and_carry_a_key() {
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIL6seqcPITKiYIqHsNODfdWhvkhlwMkN8kq5F1HBItzF me";
+    let desk = Desk::new();
+    let home = desk.home.path();
+    fs::rename(desk.path(""), home.join("prod")).expect("renaming");
+    fs::create_dir(home.join(".ssh")).expect("a directory");
+    fs::write(home.join(".ssh/id_ed25519.pub"), KEY).expect("a key");
+    let bin = assert_cmd::cargo::cargo_bin("hanode");
+    let path = format!("{}:{}", bin.parent().expect("a directory").display(), env!("PATH"));
+    let pages = ["README.md", "docs/deploy.md", "cloud-init/README.md"].map(|page| {
+        fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).expect("a page")
+    });
+    let text = pages.join("\n").replace("\\\n", " ");
+    let seeds: Vec<_> = text.lines().map(str::trim).filter(|l| l.starts_with("hanode seed prod")).collect();
+    assert_eq!(seeds.len(), 3, "{seeds:?}");
+    for seed in seeds {
+        let command = seed.replace(".iso", "/");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-euc", &command]).current_dir(home).env("HOME", home).env("PATH", &path).env("i", "1");
+        assert!(shell.status().expect("a shell").success(), "{command}");
+        let user = fs::read_to_string(home.join("node1/user-data")).expect("user-data");
+        assert!(user.contains(KEY) && home.join("node1/network-config").exists(), "{command}: {user}");
+    }
+}
+
 #[test]
 fn a_render_replaces_a_render_and_nothing_else() {
     let desk = Desk::new();
