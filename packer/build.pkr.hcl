@@ -50,7 +50,7 @@ build {
     output         = "${var.output}/${var.image_name}.qcow2.{{ .ChecksumType }}"
   }
   post-processor "manifest" {
-    output     = "${var.image_name}-manifest.json"
+    output     = "${dirname(var.output)}/${var.image_name}-manifest.json"
     strip_path = true
     custom_data = {
       target = var.target

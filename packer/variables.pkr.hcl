@@ -17,12 +17,12 @@ variable "cluster" {
 
 variable "programs" {
   type        = string
-  description = "The directory with hanode and hanode-firstboot, built for this target."
+  description = "The directory with hanode and hanode-firstboot, as `make dist` fills dist/."
 }
 
 variable "output" {
   type        = string
-  description = "Where image, checksum and manifest go. It must not exist."
+  description = "Where image and checksum of the QEMU builder go, IMAGE_NAME-manifest.json beside it. It must not exist."
   default     = "node-image"
 }
 

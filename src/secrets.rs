@@ -41,7 +41,8 @@ pub const ROLES: [&str; 9] = [
 
 const HEAD: &str = "\
 # The passwords of this cluster, one per role. Whoever reads this file owns its data.
-# A change reaches the nodes with the next image or bundle: hanode certs issue DIR makes one.
+# A cluster keeps those that it began with: nodes that run refuse a bundle with others. For a new cluster you may
+# write your own, then: hanode certs issue DIR.
 
 ";
 

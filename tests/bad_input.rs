@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HANODE: &str = env!("CARGO_BIN_EXE_hanode");
 
@@ -75,6 +75,30 @@ fn a_directory_that_does_not_fit_together_makes_no_image() {
     let bundle = desk.path("bundle.tar.gz");
     std::fs::write(&bundle, &std::fs::read(&bundle).unwrap()[..1000]).unwrap();
     refused(&mut hanode(&desk, "check demo"), desk.home.path(), &["truncated", "certs issue"]);
+}
+
+#[test]
+fn a_seed_is_not_made_of_what_cannot_work() {
+    let desk = Desk::new();
+    let home = desk.home.path();
+    let seed = |words: &str| hanode(&desk, &format!("seed demo --node node1 --out node1.iso {words}"));
+    for name in ["52-54-00-00-00-01", "52:54:00:00:00:1", "", "eth 0"] {
+        let ran = ran(seed("").args(["--interface", name]));
+        assert!(ran.code == 2 && ran.err.contains("52:54:00:00:00:01"), "{name:?}: {}", ran.err);
+    }
+    std::fs::write(home.join("key"), "-----BEGIN OPENSSH PRIVATE KEY-----\nhush\n").unwrap();
+    refused(&mut seed("--ssh-key key"), home, &["key is a private key", "key.pub"]);
+    refused(&mut seed("--interface eth0 --gateway 10.0.0.1"), home, &["10.0.0.1", "192.168.18.0/24"]);
+    desk.edit("cluster.toml", "192.168.18.23", "192.168.18.33");
+    refused(&mut seed("--bundle"), home, &["does not cover 192.168.18.33", "hanode certs issue"]);
+    assert_eq!(ran(&mut seed("")).code, 0, "names alone take no certificates");
+}
+
+#[test]
+fn a_bake_leaves_no_authority_in_the_tree() {
+    let desk = Desk::new();
+    let words = ["demo/pki/service/ca.key", "cluster.toml, secrets.toml and bundle.tar.gz alone"];
+    refused(&mut hanode(&desk, "bake demo --target debian-13 --root ."), desk.home.path(), &words);
 }
 
 /// A file system of a size and kind, gone with the value.
@@ -177,7 +201,11 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// Struck by a signal after so long; its exit code, if it had the time to have one.
 fn struck(desk: &Desk, words: &str, signal: Signal, after: Duration) -> Option<i32> {
-    let mut child = hanode(desk, words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    signalled(&mut hanode(desk, words), signal, after)
+}
+
+fn signalled(command: &mut Command, signal: Signal, after: Duration) -> Option<i32> {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(after);
     let _ = kill(Pid::from_raw(child.id() as i32), signal);
     child.wait().unwrap().code()
@@ -211,6 +239,27 @@ fn a_build_may_be_interrupted_or_killed_at_any_moment() {
     }
     assert!(interrupted >= 3, "nearly every build was over before it was struck");
     desk.done("check demo");
+}
+
+/// On a network of its own where nobody answers, so that it waits.
+const ALONE: &str = "ip link add lan type bridge && ip address add 192.168.18.5/24 dev lan && ip link set lan up && exec \"$@\"";
+
+#[test]
+fn who_only_looks_ends_at_the_first_interrupt() {
+    let desk = Desk::new();
+    for words in ["status demo", "plan demo --node node2"] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM] {
+            let mut alone = Command::new("unshare");
+            alone.args(["-n", "sh", "-c", ALONE, "sh", HANODE]).args(words.split_whitespace());
+            let begun = Instant::now();
+            let code = signalled(alone.current_dir(desk.home.path()), signal, Duration::from_secs(1));
+            let took = begun.elapsed();
+            assert!(
+                code == Some(130) && took < Duration::from_millis(1500),
+                "{words}: {code:?} after {took:?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -164,12 +164,28 @@ fn certificates_live_through_issue_renew_and_revoke() {
 }
 
 #[test]
-fn changed_passwords_reach_the_bundle() {
+fn other_passwords_are_for_a_new_cluster() {
     let desk = Desk::new();
     desk.edit("secrets.toml", "redis = \"", "redis = \"x");
-    desk.one_fault("other passwords");
-    assert_eq!(desk.done("certs issue demo"), "packed bundle generation 2\n");
+    desk.one_fault("the bundle has other passwords than secrets.toml");
+    let ran = desk.hanode("certs issue demo");
+    assert_eq!((ran.code, ran.out.as_str()), (0, "packed bundle generation 2\n"));
+    let warning = "hanode: warning: secrets.toml has other passwords than bundle generation 1";
+    assert!(ran.err.starts_with(warning), "{}", ran.err);
     desk.done("check demo");
+    desk.done("certs renew demo");
+}
+
+/// By its own name, not by that of the copy in which changes are prepared.
+#[test]
+fn a_missing_ca_key_is_named() {
+    let desk = Desk::new();
+    fs::remove_file(desk.path("pki/service/ca.key")).expect("removing");
+    for words in ["certs issue demo", "certs renew demo"] {
+        let ran = desk.hanode(words);
+        assert!(ran.code == 1 && ran.err.contains("demo/pki/service/ca.key"), "{}", ran.err);
+        assert!(!ran.err.contains("hanode-new"), "{}", ran.err);
+    }
 }
 
 #[test]
@@ -219,7 +235,7 @@ fn certificates_of_another_cluster_are_told_apart() {
     fs::copy(other.path("bundle.tar.gz"), desk.path("bundle.tar.gz")).expect("copying");
     let report = desk.json("check demo --json");
     assert_eq!(report["well"], false, "{report:#}");
-    desk.done("certs issue demo");
+    assert_eq!(desk.hanode("certs issue demo").code, 0);
     desk.done("check demo");
 }
 

@@ -50,6 +50,17 @@ fn init_refuses_what_is_not_empty_and_leaves_nothing_behind() {
     assert!(!desk.home.path().join("new").exists());
     fs::remove_file(desk.path("file")).expect("removing");
     desk.done("init demo");
+
+    let (place, link) = (desk.home.path().join("place"), desk.home.path().join("link"));
+    fs::create_dir(&place).expect("a directory");
+    std::os::unix::fs::symlink("place", &link).expect("a link");
+    let mut inside = assert_cmd::Command::cargo_bin("hanode").expect("the program");
+    let out = inside.current_dir(&place).args(["init", "."]).output().expect("running it");
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && told.contains("the directory you are in"), "{told}");
+    desk.done("init link");
+    desk.done("check link");
+    assert!(place.join("cluster.toml").exists());
 }
 
 #[test]
@@ -59,10 +70,12 @@ fn usage_help_and_missing_directories() {
         "",
         "nonsense",
         "init",
+        "init demo --nodes 4",
         "check",
         "certs",
         "certs revoke demo",
         "build --out x",
+        "build demo --target debian-13 --base --out x.tar",
         "lab up demo --timeout-scale 0",
     ] {
         assert_eq!(desk.hanode(words).code, 2, "{words}");
@@ -118,6 +131,23 @@ fn check_tells_all_faults_of_the_spec_with_their_lines() {
     desk.one_fault("this is not TOML");
 }
 
+/// What `init`, `--help` and the starter's head say to do after an edit leads to a cluster that is well.
+#[test]
+fn the_printed_order_of_steps_works_after_an_edit() {
+    let desk = Desk { home: tempfile::tempdir().expect("a directory") };
+    let next = desk.done("init demo");
+    let help = desk.done("--help");
+    for text in [&next, &help, hanode::spec::STARTER] {
+        let at = |verb: &str| text.find(verb).unwrap_or_else(|| panic!("{verb} is not in\n{text}"));
+        assert!(at("hanode certs issue") < at("hanode check"), "{text}");
+    }
+    desk.edit("cluster.toml", "192.168.18.23", "192.168.18.33");
+    let faults = desk.json("check demo --json")["faults"].to_string();
+    assert!(faults.contains("hanode certs issue demo, then") && !faults.contains("DIR"), "{faults}");
+    desk.done("certs issue demo");
+    desk.done("check demo");
+}
+
 #[test]
 fn check_names_what_does_not_fit() {
     let desk = Desk::new();
@@ -153,6 +183,15 @@ fn check_names_what_does_not_fit() {
     assert!(desk.done("certs issue demo").contains("issued node (its key was another's)"));
     desk.done("check demo");
 
+    let leaf = desk.path("pki/service/leaves/pgsql.key");
+    fs::remove_file(&leaf).expect("removing");
+    desk.one_fault("pki/ is not whole: reading demo/pki/service/leaves/pgsql.key");
+    desk.done("certs issue demo");
+    fs::remove_file(desk.path("pki/generation")).expect("removing");
+    desk.one_fault("pki/ is not whole: reading demo/pki/generation");
+    desk.done("certs issue demo");
+    desk.done("check demo");
+
     desk.edit("cluster.toml", "name = \"hspas\" ", "name = \"other\" ");
     desk.one_fault("the bundle is of cluster hspas, not other");
     desk.done("certs issue demo");
@@ -171,4 +210,64 @@ fn an_output_is_named_without_a_directory() {
     desk.done("seed demo --node node1 --out node1.iso");
     desk.done("render demo --target debian-13 --node node1 --out out");
     assert!(desk.home.path().join("out.manifest.json").is_file());
+}
+
+/// Every `hanode seed` that the pages print is run, and lets its user in.
+#[test]
+fn printed_seeds_are_made_and_carry_a_key() {
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIL6seqcPITKiYIqHsNODfdWhvkhlwMkN8kq5F1HBItzF me";
+    let desk = Desk::new();
+    let home = desk.home.path();
+    fs::rename(desk.path(""), home.join("prod")).expect("renaming");
+    fs::create_dir(home.join(".ssh")).expect("a directory");
+    fs::write(home.join(".ssh/id_ed25519.pub"), KEY).expect("a key");
+    let bin = assert_cmd::cargo::cargo_bin("hanode");
+    let path = format!("{}:{}", bin.parent().expect("a directory").display(), env!("PATH"));
+    let pages = ["README.md", "docs/deploy.md", "cloud-init/README.md"].map(|page| {
+        fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).expect("a page")
+    });
+    let text = pages.join("\n").replace("\\\n", " ");
+    let seeds: Vec<_> = text.lines().map(str::trim).filter(|l| l.starts_with("hanode seed prod")).collect();
+    assert_eq!(seeds.len(), 3, "{seeds:?}");
+    for seed in seeds {
+        let command = seed.replace(".iso", "/");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-euc", &command]).current_dir(home).env("HOME", home).env("PATH", &path).env("i", "1");
+        assert!(shell.status().expect("a shell").success(), "{command}");
+        let user = fs::read_to_string(home.join("node1/user-data")).expect("user-data");
+        assert!(user.contains(KEY) && home.join("node1/network-config").exists(), "{command}: {user}");
+    }
+}
+
+#[test]
+fn a_render_replaces_a_render_and_nothing_else() {
+    let desk = Desk::new();
+    let home = desk.home.path();
+    let render =
+        |more: &str| desk.hanode(&format!("render demo --target debian-13 --node node1 --out {more}"));
+    let before = walk(home);
+    for out in ["..", "/", "demo", "."] {
+        let ran = render(out);
+        assert!(ran.code == 1 && ran.err.contains("--out"), "{out}: {}", ran.err);
+    }
+    assert_eq!(walk(home), before, "something was written before it was refused");
+
+    assert_eq!(render("out").code, 0);
+    let keepalived = home.join("out/etc/keepalived/keepalived.conf");
+    let vrrp =
+        toml::from_str::<toml::Table>(&fs::read_to_string(desk.path("secrets.toml")).expect("secrets"))
+            .expect("TOML")["vrrp"]
+            .to_string();
+    let vrrp = vrrp.trim_matches('"');
+    assert!(fs::read_to_string(&keepalived).expect("a file").contains(vrrp));
+    assert_eq!(render("out --redact").code, 0);
+    assert!(!fs::read_to_string(&keepalived).expect("a file").contains(vrrp));
+    desk.edit("cluster.toml", "vip_mode = \"vrrp\"", "vip_mode = \"external\"");
+    assert_eq!(render("out --redact").code, 0);
+    assert!(!keepalived.exists(), "a file of the former render is still there");
+
+    fs::write(home.join("out/etc/mine"), "x").expect("a file");
+    let ran = render("out");
+    assert!(ran.code == 1 && ran.err.contains("out/etc/mine") && ran.err.contains("--out"), "{}", ran.err);
+    assert!(home.join("out/etc/mine").exists());
 }

@@ -83,6 +83,35 @@ fn every_builder_is_valid_with_every_target() {
     }
 }
 
+/// README's commands, each whole on one line.
+fn printed() -> Vec<String> {
+    let readme = std::fs::read_to_string(templates().join("README.md")).unwrap();
+    let code: Vec<_> = readme.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    code.join("\n").replace("\\\n", " ").lines().map(|line| line.trim().to_string()).collect()
+}
+
+#[test]
+fn readmes_commands_are_valid_in_the_layout_it_makes() {
+    let dir = desk();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::rename(at("bin"), at("dist")).unwrap();
+    std::fs::rename(at("seed"), at("packer-seed")).unwrap();
+    std::fs::rename(at("key"), at("packer-key")).unwrap();
+    std::os::unix::fs::symlink(templates(), at("packer")).unwrap();
+    let commands = printed();
+    assert!(commands[0].starts_with("umask 077"), "{commands:#?}");
+    let builds: Vec<_> = commands.iter().filter(|c| c.starts_with("packer build ")).collect();
+    assert_eq!(builds.len(), 3, "{commands:#?}");
+    for build in builds {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &build.replacen("build", "validate", 1)]).current_dir(dir.path());
+        shell.env("CHECKPOINT_DISABLE", "1").env("PACKER_CONFIG_DIR", dir.path()).env("HOME", dir.path());
+        shell.env("KEY", at("packer-key")).env("PKR_VAR_vcenter_password", "secret");
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{build}: {}", said(&output));
+    }
+}
+
 #[test]
 fn what_is_missing_or_unknown_is_not_valid() {
     let dir = desk();

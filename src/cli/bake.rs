@@ -1,10 +1,13 @@
 //! `hanode bake`
 
 use super::Verdict;
+use crate::cluster::PKI;
+use crate::pki::{Ca, store::Store};
+use crate::trouble::Trouble;
 use crate::{cluster, image};
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Put a cluster into a tree, or into the machine this runs in, and make it fit for copying
 ///
@@ -30,9 +33,26 @@ pub struct Bake {
 impl Bake {
     pub fn run(&self) -> Result<Verdict> {
         let cluster = super::sound(&self.dir, cluster::check_copy(&self.dir)?)?;
+        no_authority_inside(&self.dir, &self.root)?;
         let baked = super::build::baked(&cluster);
         let changed = image::bake(&self.root, &self.target, Some(&baked), &image::program()?)?;
         super::say(&format!("{} is baked: {} files changed", self.root.display(), changed.len()))?;
         Ok(Verdict::Well)
     }
+}
+
+/// A CA's key that lies in the tree would be in every copy of the image.
+fn no_authority_inside(dir: &Path, root: &Path) -> Result<()> {
+    let real = |path: &Path| path.canonicalize().with_context(|| format!("reading {}", path.display()));
+    let store = Store::at(dir.join(PKI));
+    for key in Ca::ALL.map(|ca| store.ca_dir(ca).join("ca.key")) {
+        if key.exists() && real(&key)?.starts_with(real(root)?) {
+            bail!(Trouble::new(
+                "a CA's key lies in the tree that becomes the image",
+                key.display().to_string(),
+                "bake from a directory with cluster.toml, secrets.toml and bundle.tar.gz alone"
+            ));
+        }
+    }
+    Ok(())
 }

@@ -20,7 +20,7 @@ Examples:
   hanode build --target debian-13 --base --out base.tar.gz      without a cluster")]
 pub struct Build {
     /// The cluster directory
-    #[arg(required_unless_present = "base")]
+    #[arg(required_unless_present = "base", conflicts_with = "base")]
     pub dir: Option<PathBuf>,
     /// The distribution, e.g. debian-13, or a target's file of your own
     #[arg(long, value_name = "T")]
@@ -43,8 +43,8 @@ pub struct Build {
 impl Build {
     pub fn run(&self) -> Result<Verdict> {
         let cluster = match &self.dir {
-            Some(dir) if !self.base => Some(super::sound(dir, cluster::check(dir)?)?),
-            _ => None,
+            Some(dir) => Some(super::sound(dir, cluster::check(dir)?)?),
+            None => None,
         };
         if let Some(caveat) = image::target(&self.target)?.1.caveat {
             eprintln!("hanode: target {}: {caveat}", self.target);

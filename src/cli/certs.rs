@@ -94,6 +94,9 @@ impl Certs {
 }
 
 fn tell(outcome: Outcome, json: bool) -> Result<()> {
+    for warning in &outcome.warnings {
+        super::complain(&format!("warning: {warning}"));
+    }
     if json {
         return say_json(&outcome);
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Make a new cluster directory: spec, CAs, certificates, passwords, bundle
 ///
-/// The spec in DIR/cluster.toml is yours to edit; after that run `hanode check DIR` and `hanode certs issue
+/// The spec in DIR/cluster.toml is yours to edit; after that run `hanode certs issue DIR` and `hanode check
 /// DIR`. An existing cluster is never touched.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -24,7 +24,7 @@ pub struct Init {
     #[arg(long, value_name = "FILE")]
     spec: Option<PathBuf>,
     /// How many nodes the starter spec is to have
-    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "spec", value_parser = clap::value_parser!(u8).range(3..=9))]
+    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "spec", value_parser = odd)]
     nodes: u8,
 }
 
@@ -56,12 +56,17 @@ impl Init {
             "\n\
              Next:\n  \
                edit {dir}/cluster.toml        names, addresses, ports\n  \
-               hanode check {dir}             is it sound?\n  \
-               hanode certs issue {dir}       certificates for the new names and addresses\n\n\
+               hanode certs issue {dir}       certificates for the new names and addresses\n  \
+               hanode check {dir}             is it sound?\n\n\
              {dir}/pki holds the CA keys and {dir}/secrets.toml the passwords: keep both to yourself, and a backup."
         ))?;
         Ok(Verdict::Well)
     }
+}
+
+fn odd(text: &str) -> Result<u8, &'static str> {
+    let number = text.parse().ok().filter(|n| (3..=9).contains(n) && n % 2 == 1);
+    number.ok_or("a cluster has 3, 5, 7 or 9 nodes: a majority must be possible")
 }
 
 /// The starter spec with further nodes after its last one.
@@ -82,7 +87,12 @@ mod tests {
         for nodes in [3, 5, 9] {
             let spec = spec::parse(&starter(nodes)).unwrap_or_else(|faults| panic!("{faults}"));
             assert_eq!(spec.nodes.len(), usize::from(nodes));
+            assert_eq!(odd(&nodes.to_string()), Ok(nodes));
+            let own = |fault: &spec::Fault| fault.what.contains("min_replicas");
+            assert!(!spec::warnings(&spec).iter().any(own), "the starter is warned of itself");
         }
-        assert!(spec::parse(&starter(4)).is_err(), "an even number is a fault like any other");
+        for wrong in ["", "2", "4", "11", "x"] {
+            assert!(odd(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -172,6 +172,10 @@ fn scale(text: &str) -> Result<f64, String> {
 }
 
 impl Lab {
+    pub fn only_looks(&self) -> bool {
+        matches!(self.verb, Verb::Status { .. })
+    }
+
     pub fn run(&self) -> Result<Verdict> {
         if let Verb::Up { common: Common { dir, .. }, .. }
         | Verb::Reprovision { common: Common { dir, .. }, .. }

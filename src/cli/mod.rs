@@ -36,7 +36,8 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 From nothing to a running cluster:
   hanode init demo                                            names, addresses, CAs, passwords
-  hanode check demo                                           after editing demo/cluster.toml
+  hanode certs issue demo                                     after editing demo/cluster.toml
+  hanode check demo                                           is it sound?
   hanode build demo --target debian-13 --out node.qcow2       one image for every node
   hanode seed demo --node node1 --out node1.iso               which node a machine is
   hanode lab up demo --image node.qcow2                       the same, here and now
@@ -75,6 +76,15 @@ pub enum Verdict {
 }
 
 impl Verb {
+    /// Whether nothing is left behind by an end on the spot.
+    fn only_looks(&self) -> bool {
+        match self {
+            Verb::Check(_) | Verb::Plan(_) | Verb::Status(_) => true,
+            Verb::Lab(lab) => lab.only_looks(),
+            _ => false,
+        }
+    }
+
     fn run(&self) -> Result<Verdict> {
         match self {
             Verb::Init(verb) => verb.run(),
@@ -99,7 +109,8 @@ impl Verb {
 /// Runs the command line; wrong usage ends in clap, with 2.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = interrupt::install().and_then(|()| cli.verb.run());
+    let last = if cli.verb.only_looks() { interrupt::AT_ONCE } else { interrupt::PATIENCE };
+    let outcome = interrupt::install(last).and_then(|()| cli.verb.run());
     match outcome {
         Ok(Verdict::Well) => ExitCode::SUCCESS,
         Ok(Verdict::NotWell) => ExitCode::FAILURE,

@@ -7,15 +7,19 @@ use crate::image;
 use crate::pki::read;
 use crate::plan::{self, Action};
 use crate::render::{self, Crl, Input, Templates};
+use crate::scratch::Scratch;
 use crate::tree::{self, Ids};
-use anyhow::{Context, Result, ensure};
+use crate::trouble::Trouble;
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Write a node's configuration files below a directory, to read or to compare
 ///
 /// What is written is what the node's first boot would write, from the same code. Beside OUT appears
-/// OUT.manifest.json with every file's mode, owner, label and hash.
+/// OUT.manifest.json with every file's mode, owner, label and hash. OUT is new, empty, or of a former render, which
+/// makes way.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -65,14 +69,11 @@ impl Render {
             self.node,
             known()
         );
+        let out = Out::new(&self.out)?;
         let entries = self.entries(&cluster)?;
-        std::fs::create_dir_all(&self.out).with_context(|| format!("making {}", self.out.display()))?;
-        tree::write(&self.out, &entries, None::<&Ids>)?;
-        let manifest = manifest_path(&self.out)?;
-        let mut text = serde_json::to_vec_pretty(&tree::manifest(&entries))?;
-        text.push(b'\n');
-        tree::replace(&manifest, &text, 0o644, None)?;
-        super::say(&format!("{}: {} entries; {}", self.out.display(), entries.len(), manifest.display()))?;
+        out.publish(&entries)?;
+        let (dir, manifest) = (self.out.display(), out.manifest.display());
+        super::say(&format!("{dir}: {} entries; {manifest}", entries.len()))?;
         Ok(Verdict::Well)
     }
 
@@ -108,9 +109,68 @@ impl Render {
     }
 }
 
-/// `OUT.manifest.json`, beside the directory.
-fn manifest_path(out: &Path) -> Result<PathBuf> {
-    let full = std::path::absolute(out)?;
-    let name = full.file_name().context("give --out a directory with a name")?.to_string_lossy().into_owned();
-    Ok(full.with_file_name(format!("{name}.manifest.json")))
+/// The directory that is rendered into, and `OUT.manifest.json` beside it.
+struct Out {
+    dir: PathBuf,
+    manifest: PathBuf,
+}
+
+impl Out {
+    /// Refuses a directory that holds anything which no render put there.
+    fn new(out: &Path) -> Result<Out> {
+        let dir = match out.canonicalize() {
+            Ok(dir) => dir,
+            Err(_) => std::path::absolute(out)?,
+        };
+        let name =
+            dir.file_name().with_context(|| format!("{}: give --out a new directory", out.display()))?;
+        let mut manifest = name.to_os_string();
+        manifest.push(".manifest.json");
+        let out = Out { manifest: dir.with_file_name(manifest), dir };
+        if out.dir.exists() {
+            out.holds_a_render()?;
+        }
+        Ok(out)
+    }
+
+    fn holds_a_render(&self) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            path: String,
+        }
+        let manifest = std::fs::read(&self.manifest).unwrap_or_default();
+        let rows: Vec<Row> = serde_json::from_slice(&manifest).unwrap_or_default();
+        let made: BTreeSet<PathBuf> = rows.iter().map(|row| tree::below(&self.dir, &row.path)).collect();
+        for found in walkdir::WalkDir::new(&self.dir) {
+            let found = found.with_context(|| format!("reading {}", self.dir.display()))?;
+            let ours = found.file_type().is_dir() || made.contains(found.path());
+            if !ours {
+                let place = found.path().display().to_string();
+                bail!(Trouble::new(
+                    "this is of no former render, and a render replaces the whole directory",
+                    place,
+                    "name a new directory with --out"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole of it takes the place of what was there.
+    fn publish(&self, entries: &[tree::Entry]) -> Result<()> {
+        let making = || format!("making {}", self.dir.display());
+        let parent = self.dir.parent().with_context(making)?;
+        std::fs::create_dir_all(parent).with_context(making)?;
+        let scratch = Scratch::beside(&self.dir)?;
+        let (new, old) = (scratch.join("new"), scratch.join("old"));
+        std::fs::create_dir(&new).with_context(making)?;
+        tree::write(&new, entries, None::<&Ids>)?;
+        let mut text = serde_json::to_vec_pretty(&tree::manifest(entries))?;
+        text.push(b'\n');
+        if self.dir.exists() {
+            std::fs::rename(&self.dir, old).with_context(making)?;
+        }
+        std::fs::rename(new, &self.dir).with_context(making)?;
+        tree::replace(&self.manifest, &text, 0o644, None)
+    }
 }

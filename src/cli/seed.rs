@@ -2,10 +2,9 @@
 
 use super::Verdict;
 use crate::boot::given;
-use crate::cluster::Cluster;
 use crate::seed::{self, Interface};
 use crate::{bundle, cluster};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -18,7 +17,8 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   hanode seed demo --node node1 --out node1.iso
-  hanode seed demo --node node1 --interface 52:54:00:00:00:01 --gateway 192.168.18.1 --out node1.iso
+  hanode seed demo --node node1 --interface 52:54:00:00:00:01 --gateway 192.168.18.1 \
+      --ssh-key ~/.ssh/id_ed25519.pub --out node1.iso
   hanode seed demo --node node1 --bundle --out node1/       user-data for an image built with --base")]
 pub struct Seed {
     /// The cluster directory
@@ -38,7 +38,7 @@ pub struct Seed {
     /// A name server; may be repeated
     #[arg(long, value_name = "IP", requires = "interface")]
     pub nameserver: Vec<IpAddr>,
-    /// A file with a public key that may log in as root
+    /// A file with public keys that may log in, as root and as the image's own user; without it nobody can
     #[arg(long, value_name = "FILE")]
     pub ssh_key: Option<PathBuf>,
     /// Carry spec and bundle, for an image without a cluster: the seed is then as secret as an image
@@ -54,11 +54,10 @@ impl Seed {
             seed = seed.with_network(&spec, interface.clone(), self.gateway, &self.nameserver)?;
         }
         if let Some(file) = &self.ssh_key {
-            let key = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-            seed.ssh_key = Some(key);
+            seed.ssh_key = Some(seed::public_keys(file)?);
         }
         if self.bundle {
-            let cluster = Cluster::load(&self.dir)?;
+            let cluster = super::sound(&self.dir, cluster::check(&self.dir)?)?;
             let spec = (given::SPEC_OVERRIDE, cluster.spec_text.into_bytes());
             seed.late = vec![spec, (bundle::OVERRIDE, cluster.bundle_bytes)];
         }

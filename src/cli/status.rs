@@ -15,7 +15,7 @@ Examples:
   hanode status demo
   hanode status demo --replace node2 && echo 'node2 may go'
   hanode status demo --json | jq -r '.problems[]'
-  hanode status demo --metrics > /var/lib/prometheus/node-exporter/hanode.prom")]
+  F=/var/lib/prometheus/node-exporter/hanode.prom; hanode status demo --metrics > $F.new; mv $F.new $F")]
 pub struct Status {
     /// The cluster directory
     pub dir: PathBuf,

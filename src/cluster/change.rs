@@ -5,6 +5,7 @@
 
 use super::{BUNDLE, PKI, SECRETS, load_bundle, load_spec};
 use crate::bundle::Bundle;
+use crate::pki::Ca;
 use crate::pki::store::Store;
 use crate::secrets::Secrets;
 use crate::spec::Spec;
@@ -25,6 +26,8 @@ pub struct Outcome {
     pub changed: bool,
     /// What was done, a sentence each.
     pub done: Vec<String>,
+    /// What the operator may not have meant.
+    pub warnings: Vec<String>,
 }
 
 /// Brings leaves, revocation lists and bundle in line with the spec, the secrets and the calendar.
@@ -48,14 +51,22 @@ fn change(dir: &Path, act: impl FnOnce(&Store, &Spec) -> Result<Vec<String>>) ->
     let _lock = lock(dir)?;
     let pki = dir.join(PKI);
     let staged = Staged::copy_of(&pki)?;
+    // What is missing is told by its own name, not by the copy's.
+    Ca::ALL.into_iter().try_for_each(|ca| Store::at(&pki).authority(ca).map(drop))?;
     let store = Store::at(&staged.0);
     let mut done = act(&store, &spec)?;
 
     let old = load_bundle(dir).ok().map(|(bundle, _)| bundle);
-    let last = store.generation().unwrap_or(0).max(old.as_ref().map_or(0, |b| b.stamp.generation));
+    let (known, mut warnings) = (store.generation(), Vec::new());
+    let last = known.as_ref().map_or(0, |known| *known).max(old.as_ref().map_or(0, |b| b.stamp.generation));
     let same = Bundle::new(&spec.name, last, secrets.clone(), store.members()?);
-    if done.is_empty() && old.as_ref() == Some(&same) {
-        return Ok(Outcome { schema: 1, generation: last, changed: false, done });
+    if known.is_ok() && done.is_empty() && old.as_ref() == Some(&same) {
+        return Ok(Outcome { schema: 1, generation: last, changed: false, done, warnings });
+    }
+    if old.is_some_and(|old| old.stamp.cluster == spec.name && old.secrets != secrets) {
+        warnings.push(format!(
+            "{SECRETS} has other passwords than bundle generation {last}: nodes that run refuse them, a new cluster takes them"
+        ));
     }
     let generation = last + 1;
     store.set_generation(generation)?;
@@ -63,7 +74,7 @@ fn change(dir: &Path, act: impl FnOnce(&Store, &Spec) -> Result<Vec<String>>) ->
     staged.take_place_of(&pki)?;
     tree::replace(&dir.join(BUNDLE), &bundle.pack()?, 0o600, None)?;
     done.push(format!("packed bundle generation {generation}"));
-    Ok(Outcome { schema: 1, generation, changed: true, done })
+    Ok(Outcome { schema: 1, generation, changed: true, done, warnings })
 }
 
 /// Two changes at once would each lose the other's serials. Released when the file is closed.

@@ -11,7 +11,7 @@ pub fn check(dir: &Path) -> Result<Report> {
     let Baked { spec, secrets, bundle, mut report } = baked(dir)?;
     let store = Store::at(dir.join(PKI));
     authorities(&store, spec.as_ref(), &mut report);
-    operator(&store, &mut report);
+    operator(dir, &store, &mut report);
     if let (Some(bundle), Some(secrets)) = (&bundle, &secrets) {
         staleness(dir, &store, bundle, secrets, &mut report);
     }
@@ -56,7 +56,7 @@ fn baked(dir: &Path) -> Result<Baked> {
     let secrets = found(Secrets::load(&dir.join(SECRETS)), dir.join(SECRETS), &mut report);
     let bundle = found(load_bundle(dir), dir.join(BUNDLE), &mut report).map(|(bundle, _)| bundle);
     if let (Some(spec), Some(bundle)) = (&spec, &bundle) {
-        let judged = examine(bundle, spec, pki::now());
+        let judged = examine(bundle, spec, pki::now()).for_directory(dir);
         report.faults.extend(judged.faults);
         report.warnings.extend(judged.warnings);
     }
@@ -116,7 +116,7 @@ fn authorities(store: &Store, spec: Option<&Spec>, report: &mut Report) {
 }
 
 /// The one leaf that no bundle holds.
-fn operator(store: &Store, report: &mut Report) {
+fn operator(dir: &Path, store: &Store, report: &mut Report) {
     for leaf in LEAVES.iter().filter(|leaf| leaf.paths.is_none()) {
         let place = store.leaf_file(leaf, "crt").display().to_string();
         let sound = store.leaf(leaf).and_then(|pair| {
@@ -125,7 +125,7 @@ fn operator(store: &Store, report: &mut Report) {
             read::key_matches(cert, key)?;
             read::certificate(cert)
         });
-        let fix = "hanode certs issue DIR";
+        let fix = &format!("hanode certs issue {}", dir.display());
         match sound {
             Err(error) => report.fault(format!("the {} certificate: {error:#}", leaf.name), &place, fix),
             Ok(cert) => match cert.standing(pki::now()) {
@@ -156,9 +156,19 @@ fn staleness(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, repo
     let place = dir.join(BUNDLE).display().to_string();
     let fix = format!("hanode certs issue {}", dir.display());
     if bundle.secrets != *secrets {
+        let fix = format!("put the old ones back into {SECRETS}; for a cluster that never ran: {fix}");
         report.fault(format!("the bundle has other passwords than {SECRETS}"), &place, &fix);
     }
-    let (Ok(members), Ok(generation)) = (store.members(), store.generation()) else { return };
+    let (members, generation) = match (store.members(), store.generation()) {
+        (Ok(members), Ok(generation)) => (members, generation),
+        (members, generation) => {
+            for error in [members.err(), generation.err()].into_iter().flatten() {
+                let what = format!("{PKI}/ is not whole: {error:#}");
+                report.fault(what, &dir.join(PKI).display().to_string(), &fix);
+            }
+            return;
+        }
+    };
     let Stamp { cluster, generation: packed, .. } = &bundle.stamp;
     let now = Bundle::new(cluster, *packed, bundle.secrets.clone(), members);
     if *packed < generation || now.entries != bundle.entries {

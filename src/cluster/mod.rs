@@ -36,11 +36,12 @@ impl Cluster {
     pub fn init(dir: &Path, spec_text: &str) -> Result<Cluster> {
         let spec = spec::parse(spec_text)?;
         refuse_existing(dir)?;
-        let (parent, name) = split(dir)?;
+        let full = dir.canonicalize().or_else(|_| std::path::absolute(dir))?;
+        let (parent, name) = split(&full)?;
         let staged = Scratch::within(&parent, &format!(".{name}.hanode-new-"))?;
         fill(staged.path(), &spec, spec_text)?;
         // An empty directory in the way is replaced; anything else makes the rename fail.
-        std::fs::rename(staged.path(), dir).with_context(|| format!("making {}", dir.display()))?;
+        std::fs::rename(staged.path(), &full).with_context(|| format!("making {}", dir.display()))?;
         Cluster::load(dir)
     }
 
@@ -79,6 +80,13 @@ fn refuse_existing(dir: &Path) -> Result<()> {
     if dir.join(SPEC).exists() {
         return refuse("there is a cluster already", "edit its cluster.toml, or name another directory");
     }
+    // Whoever stood in a directory that is replaced would be nowhere.
+    if std::env::current_dir().is_ok_and(|here| dir.canonicalize().is_ok_and(|dir| dir == here)) {
+        return refuse(
+            "this is the directory you are in, and a new one is made",
+            "name one in it, or go to another",
+        );
+    }
     match std::fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
         Ok(true) => Ok(()),
         Ok(false) => refuse("the directory is not empty", "name a new one"),
@@ -89,8 +97,7 @@ fn refuse_existing(dir: &Path) -> Result<()> {
 
 /// A directory's parent, which must exist, and its own name.
 fn split(dir: &Path) -> Result<(PathBuf, String)> {
-    let full = std::path::absolute(dir)?;
-    let (Some(parent), Some(name)) = (full.parent(), full.file_name()) else {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
         bail!("{} cannot hold a cluster: name a directory", dir.display())
     };
     if !parent.is_dir() {

@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 const HOME: &str = "/usr/lib/hanode";
+/// Where an operator lays a newer bundle or spec.
+const OPERATORS: &str = "/etc/hanode";
 const UNITS: &str = "/usr/lib/systemd/system";
 const ADMIN_UNITS: &str = "/etc/systemd/system";
 
@@ -58,6 +60,7 @@ pub fn entries(ground: &Ground, baked: Option<&Baked>) -> Result<Vec<Entry>> {
     let mut entries = assets::entries("etc", "/etc");
     entries.extend(units(ground.target)?);
     entries.push(Entry::dir(HOME, 0o755));
+    entries.push(Entry::dir(OPERATORS, 0o700));
     entries.push(Entry::file(at("hanode-firstboot"), 0o755, ground.program));
     entries.push(Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"));
     entries.push(Entry::file(at("target.toml"), 0o644, ground.target_text));
@@ -152,6 +155,9 @@ mod tests {
         let paths: Vec<_> = entries.iter().map(|e| e.path.as_str()).collect();
         assert!(paths.contains(&"/usr/lib/hanode/target.toml"));
         assert!(paths.contains(&"/etc/systemd/system-preset/00-hanode.preset"));
+        let place =
+            entries.iter().find(|e| e.path == "/etc/hanode").expect("where an operator lays a bundle");
+        assert_eq!((&place.kind, place.mode), (&Kind::Dir, 0o700));
         assert!(!paths.contains(&"/usr/lib/hanode/spec.toml"));
         assert!(!paths.contains(&bundle::BAKED));
     }

@@ -6,6 +6,7 @@ use super::{Ca, LEAVES, Leaf};
 use crate::bundle::Bundle;
 use crate::spec::Spec;
 use crate::trouble::Trouble;
+use std::path::Path;
 
 /// What is wrong now, and what soon will be.
 #[derive(Debug, Default, Clone, PartialEq, serde::Serialize)]
@@ -17,6 +18,14 @@ pub struct Report {
 impl Report {
     pub fn fault(&mut self, what: impl Into<String>, place: &str, fix: &str) {
         self.faults.push(Trouble::new(what, place, fix));
+    }
+
+    /// With the name of the cluster directory in place of `DIR`, where there is one.
+    pub fn for_directory(mut self, dir: &Path) -> Report {
+        for trouble in self.faults.iter_mut().chain(&mut self.warnings) {
+            trouble.fix = trouble.fix.replace("DIR", &dir.display().to_string());
+        }
+        self
     }
 
     pub fn warn(&mut self, what: impl Into<String>, place: &str, fix: &str) {

@@ -7,7 +7,11 @@ use crate::image::tool::{self, command, run};
 use crate::tree;
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::Path;
+
+/// All that a seed may have.
+const FILES: [&str; 3] = ["meta-data", "user-data", "network-config"];
 
 /// cloud-init reads a vfat disk of any size; this one holds the largest user-data that clouds take.
 const VFAT_BYTES: u64 = 1 << 20;
@@ -28,10 +32,20 @@ impl Seed {
         }
     }
 
-    /// Writes the files into a directory, which is made if need be.
+    /// Writes the files into a directory, which is made if need be. What another seed left there would be read too.
     pub fn write_directory(&self, at: &Path) -> Result<()> {
         std::fs::create_dir_all(at).with_context(|| format!("making {}", at.display()))?;
-        for (name, text) in self.files()? {
+        let files = self.files()?;
+        for stale in FILES.into_iter().filter(|name| files.iter().all(|(own, _)| own != name)) {
+            let at = at.join(stale);
+            match std::fs::remove_file(&at) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("removing {}", at.display()));
+                }
+                _ => {}
+            }
+        }
+        for (name, text) in files {
             let at = at.join(name);
             tree::replace(&at, text.as_bytes(), 0o600, None)
                 .with_context(|| format!("writing {}", at.display()))?;
@@ -125,6 +139,15 @@ mod tests {
             let said = run(command("mtype").arg("-i").arg(&vfat).arg(format!("::/{name}"))).unwrap();
             assert_eq!(said.text().unwrap(), text);
         }
+    }
+
+    #[test]
+    fn a_directory_holds_nothing_of_the_seed_before() {
+        let dir = tempfile::tempdir().unwrap();
+        with_network().write_directory(dir.path()).unwrap();
+        assert!(dir.path().join("network-config").exists());
+        seed().write_directory(dir.path()).unwrap();
+        assert!(!dir.path().join("network-config").exists());
     }
 
     #[test]

@@ -2,9 +2,12 @@
 //! directory, a string for the firmware.
 
 mod form;
+mod key;
 
-use crate::spec::Spec;
-use anyhow::{Context, Result};
+pub use key::public_keys;
+
+use crate::spec::{Spec, is_interface};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::fmt::Write;
@@ -20,7 +23,7 @@ pub struct Seed {
     pub node: String,
     /// Without one the machine asks DHCP, or keeps what it has.
     pub network: Option<Network>,
-    /// A public key that may log in as root.
+    /// Public keys, one a line, that may log in: as root, and as the image's own user.
     pub ssh_key: Option<String>,
     /// For an image without a cluster: what is to be laid into the machine, path and content.
     pub late: Vec<(&'static str, Vec<u8>)>,
@@ -43,13 +46,18 @@ pub enum Interface {
 }
 
 impl std::str::FromStr for Interface {
-    type Err = std::convert::Infallible;
+    type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let pairs: Vec<_> = text.split(':').collect();
         let hex = |p: &&str| p.len() == 2 && p.chars().all(|c| c.is_ascii_hexdigit());
-        let mac = pairs.len() == 6 && pairs.iter().all(hex);
-        Ok(if mac { Interface::Mac(text.into()) } else { Interface::Name(text.into()) })
+        if pairs.len() == 6 && pairs.iter().all(hex) {
+            Ok(Interface::Mac(text.into()))
+        } else if is_interface(text) {
+            Ok(Interface::Name(text.into()))
+        } else {
+            Err("give a name as `ip link` shows it, or a MAC address such as 52:54:00:00:00:01")
+        }
     }
 }
 
@@ -80,6 +88,9 @@ impl Seed {
     ) -> Result<Seed> {
         let node = spec.node(&self.node).with_context(|| format!("no node {:?} in the spec", self.node))?;
         let (address, prefix) = (node.address, spec.network.subnet.prefix_len());
+        if let Some(gateway) = gateway {
+            reachable(spec, gateway)?;
+        }
         self.network =
             Some(Network { interface, address, prefix, gateway, nameservers: nameservers.to_vec() });
         Ok(self)
@@ -101,7 +112,8 @@ impl Seed {
     fn user_data(&self) -> Result<String> {
         let mut user = String::from("#cloud-config\n");
         if let Some(key) = &self.ssh_key {
-            writeln!(user, "disable_root: false\nssh_authorized_keys:\n  - {}", quoted(key.trim()))?;
+            user += "disable_root: false\nssh_authorized_keys:\n";
+            key.lines().try_for_each(|key| writeln!(user, "  - {}", quoted(key)))?;
         }
         if !self.late.is_empty() {
             user += "write_files:\n";
@@ -115,6 +127,23 @@ impl Seed {
         }
         Ok(user)
     }
+}
+
+/// Whether the nodes reach this gateway, and it is none of theirs.
+fn reachable(spec: &Spec, gateway: IpAddr) -> Result<()> {
+    let net = spec.network.subnet;
+    let on_link = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local()) && net.addr().is_ipv6();
+    let host = net.contains(&gateway)
+        && gateway != net.network()
+        && !(gateway.is_ipv4() && gateway == net.broadcast());
+    ensure!(
+        on_link || host,
+        "the gateway {gateway} is no machine of the nodes' network {net}: give the router's address in it"
+    );
+    let own =
+        spec.nodes.iter().map(|n| n.address).chain([spec.network.vip]).any(|address| address == gateway);
+    ensure!(!own, "the gateway {gateway} is an address of the cluster itself: give the router's");
+    Ok(())
 }
 
 impl Network {
@@ -218,5 +247,29 @@ write_files:
     fn a_mac_address_is_known_from_a_name() {
         assert!(matches!("52:54:00:AB:00:01".parse().unwrap(), Interface::Mac(_)));
         assert!(matches!("enp1s0".parse().unwrap(), Interface::Name(_)));
+        for neither in ["", "52-54-00-00-00-01", "52:54:00:00:00:1", "eth 0", "averyverylongname"] {
+            assert!(neither.parse::<Interface>().is_err(), "{neither:?}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_is_a_machine_of_the_nodes_network() {
+        let spec = crate::spec::parse(crate::spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
+        let with = |gateway: &str| {
+            let seed = Seed::of(&spec, "node1").unwrap();
+            seed.with_network(&spec, "eth0".parse().unwrap(), Some(gateway.parse().unwrap()), &[])
+        };
+        with("192.168.18.1").unwrap();
+        for (gateway, why) in [
+            ("192.168.19.1", "no machine of the nodes' network"),
+            ("fd00::1", "no machine of the nodes' network"),
+            ("192.168.18.0", "no machine of the nodes' network"),
+            ("192.168.18.255", "no machine of the nodes' network"),
+            ("192.168.18.21", "the cluster itself"),
+            ("192.168.18.20", "the cluster itself"),
+        ] {
+            let said = with(gateway).unwrap_err().to_string();
+            assert!(said.contains(gateway) && said.contains(why), "{said}");
+        }
     }
 }

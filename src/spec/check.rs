@@ -112,6 +112,9 @@ fn inside(path: &str, who: &str, address: IpAddr, subnet: IpNet, at: &Reader) {
     }
 }
 
+/// A host name's limit in POSIX; Linux itself has room for one more.
+const LONGEST_NAME: usize = 63;
+
 fn nodes(spec: &Spec, at: &Reader) {
     let count = spec.nodes.len();
     if count < 3 || count.is_multiple_of(2) {
@@ -132,6 +135,9 @@ fn nodes(spec: &Spec, at: &Reader) {
             if !is_host_name(name) || name.eq_ignore_ascii_case("localhost") {
                 let what = format!("\"{}\" cannot be a node's {key}", printable(name));
                 at.fault(&path(key), what, "use letters, digits and -, as for a host name");
+            } else if name.len() > LONGEST_NAME {
+                let what = format!("\"{name}\" has more than {LONGEST_NAME} characters");
+                at.fault(&path(key), what, "shorten it: Linux takes no longer name for a machine");
             } else if at.is_good(&path(key)) {
                 distinct(&mut names, name.to_ascii_lowercase(), &path(key), "names and host names", at);
             }
@@ -218,6 +224,13 @@ fn parameters(spec: &Spec, at: &Reader) {
         } else if let Some(why) = governed(name) {
             at.fault(&path, format!("{name} cannot be passed through"), format!("leave it out: {why}"));
         }
+    }
+    // HAProxy's own limit is computed with it.
+    if let Some(value) = spec.postgres.parameters.get("max_connections")
+        && !value.parse().is_ok_and(|n| (1..=262_143).contains(&n))
+    {
+        let what = format!("max_connections = {} is no number that PostgreSQL takes", printable(value));
+        at.fault("postgres.parameters.max_connections", what, "give a whole number from 1 to 262143");
     }
 }
 

@@ -20,6 +20,8 @@ pub use parse::{Fault, Faults, parse};
 #[cfg(feature = "desk")]
 pub(crate) use reader::nearest;
 #[cfg(feature = "desk")]
+pub(crate) use rules::is_interface;
+#[cfg(feature = "desk")]
 pub use schema::schema;
 pub use warn::warnings;
 

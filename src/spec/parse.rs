@@ -104,6 +104,11 @@ fn port(section: &Section, key: &'static str, default: u16) -> u16 {
     section.number(key, 1..=65535).unwrap_or(default)
 }
 
+/// Of a server that does not run as root.
+fn high_port(section: &Section, key: &'static str, default: u16) -> u16 {
+    section.number(key, 1024..=65535).unwrap_or(default)
+}
+
 fn network(s: Section) -> Network {
     let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let subnet = s.required(
@@ -162,7 +167,7 @@ fn postgres(s: Section) -> Postgres {
         tls: s.flag("tls").unwrap_or(true),
         alt_names: s.texts("alt_names").unwrap_or_default(),
         synchronous: s.flag("synchronous").unwrap_or(true),
-        port: port(&s, "port", 5433),
+        port: high_port(&s, "port", 5433),
         vip_port: port(&s, "vip_port", 5432),
         vip_read_port: port(&s, "vip_read_port", 5434),
         parameters,
@@ -176,7 +181,7 @@ fn patroni(s: Section) -> Patroni {
         ttl: s.number("ttl", 20..=3600).unwrap_or(20),
         loop_wait: s.number("loop_wait", 1..=600).unwrap_or(10),
         retry_timeout: s.number("retry_timeout", 3..=600).unwrap_or(5),
-        restapi_port: port(&s, "restapi_port", 8008),
+        restapi_port: high_port(&s, "restapi_port", 8008),
     };
     s.finish();
     patroni
@@ -190,9 +195,9 @@ fn redis(s: Section, second_node: String, confirming: usize) -> Redis {
         initial_primary: s.text("initial_primary").unwrap_or(second_node),
         master_name: s.text("master_name").unwrap_or_else(|| "redis-cluster".into()),
         min_replicas: s.number("min_replicas", 0..=254).unwrap_or(confirming.clamp(1, 254) as u32),
-        port: port(&s, "port", 6378),
+        port: high_port(&s, "port", 6378),
         vip_port: port(&s, "vip_port", 6379),
-        sentinel_port: port(&s, "sentinel_port", 26378),
+        sentinel_port: high_port(&s, "sentinel_port", 26378),
     };
     s.finish();
     redis

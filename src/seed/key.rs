@@ -1,0 +1,78 @@
+//! Public keys of SSH, as files hold them.
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use std::path::Path;
+
+/// The keys in a file, one a line; it may hold comments, too.
+pub fn public_keys(file: &Path) -> Result<String> {
+    let place = file.display();
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading {place}"))?;
+    ensure!(
+        !text.contains("PRIVATE KEY"),
+        "{place} is a private key, which no machine may get: give the public one, {place}.pub"
+    );
+    let mut keys = String::new();
+    for (number, line) in text.lines().map(str::trim).enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        ensure!(
+            is_public_key(line),
+            "{place}:{}: this is no public key; one is a line as in ~/.ssh/id_ed25519.pub",
+            number + 1
+        );
+        keys += line;
+        keys.push('\n');
+    }
+    ensure!(!keys.is_empty(), "{place} holds no public key");
+    Ok(keys)
+}
+
+/// The kind of key, then the key in base64, which begins with the same word; then perhaps a comment.
+fn is_public_key(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let (Some(kind), Some(key)) = (words.next(), words.next()) else { return false };
+    let named = [&(kind.len() as u32).to_be_bytes()[..], kind.as_bytes()].concat();
+    BASE64.decode(key).is_ok_and(|key| key.len() > named.len() && key.starts_with(&named))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIL6seqcPITKiYIqHsNODfdWhvkhlwMkN8kq5F1HBItzF admin@example.org";
+
+    fn read(text: &str) -> Result<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        public_keys(file.path())
+    }
+
+    #[test]
+    fn one_key_or_several() {
+        assert_eq!(read(KEY).unwrap(), format!("{KEY}\n"));
+        let several = read(&format!("# mine\n{KEY}\r\n\n  {KEY}\n")).unwrap();
+        assert_eq!(several, format!("{KEY}\n{KEY}\n"));
+    }
+
+    #[test]
+    fn what_is_none_is_refused_and_not_repeated() {
+        for (text, why) in [
+            ("", "holds no public key"),
+            ("# nothing\n", "holds no public key"),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nhush\n", "is a private key"),
+            ("hush hush", ":1: this is no public key"),
+            ("ssh-ed25519", ":1: this is no public key"),
+            (
+                "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIL6seqcPITKiYIqHsNODfdWhvkhlwMkN8kq5F1HBItzF",
+                ":1: this is no public key",
+            ),
+        ] {
+            let said = read(text).unwrap_err().to_string();
+            assert!(said.contains(why) && !said.contains("hush"), "{text:?}: {said}");
+        }
+    }
+}
