@@ -1,0 +1,102 @@
+//! The operator's word: when it is asked for, and what follows.
+
+use super::*;
+
+#[test]
+fn where_too_few_logs_are_left_each_service_names_the_choice() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data) =
+        (Disk::Served, Data { etcd: true, postgres: true, redis: true, sentinel: true });
+    let step = postgres(&seen);
+    assert_eq!(step.action, Action::Refuse);
+    assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
+    seen.peers[0].answer = Err("gone".into());
+    assert_eq!(postgres(&seen).action, Action::Wait, "it may have a log");
+}
+
+#[test]
+fn the_chosen_node_leads_whatever_others_remember() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.leads) = (Disk::Served, true);
+    seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
+    (seen.etcd, seen.initialize) = (Some(living()), Some(false));
+    assert_eq!(postgres(&seen).action, Action::Resume, "Patroni makes itself known from this data");
+    seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.primary), (Action::Resume, "192.168.18.21".parse().ok()));
+}
+
+#[test]
+fn the_chosen_node_must_be_able_to_read_redis_data() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.leads) = (Disk::Served, true);
+    seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
+    (seen.etcd, seen.own.redis_unreadable) = (Some(living()), true);
+    let step = redis(&seen).step;
+    assert_eq!(step.action, Action::Refuse);
+    assert!(step.reason.contains("redis-check-aof --fix"), "{}", step.reason);
+}
+
+#[test]
+fn others_follow_the_chosen_node() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.postgres) = (Disk::Served, true, true);
+    (seen.etcd, seen.initialize) = (Some(living()), Some(true));
+    peer(&mut seen, 1).leads = true;
+    let step = postgres(&seen);
+    assert_eq!(step.action, Action::Wait, "it would contend for the lead");
+    assert!(step.reason.contains("node3"), "{}", step.reason);
+    let step = redis(&seen);
+    assert_eq!((step.step.action, step.primary), (Action::Join, "192.168.18.23".parse().ok()));
+}
+
+#[test]
+fn recovery_is_for_a_lost_quorum_and_a_node_with_data() {
+    let why = |seen: &Observations| recovery(&spec(), seen).expect_err("refused");
+    let mut seen = blank();
+    peer(&mut seen, 0).data.postgres = true;
+    assert!(why(&seen).contains("no PostgreSQL data"));
+    peer(&mut seen, 0).data.postgres = false;
+    let costs = recovery(&spec(), &seen).expect("the only way on").costs;
+    assert!(costs.iter().any(|c| c.contains("PostgreSQL begins empty")), "{costs:?}");
+    seen.peers[0].answer = Err("gone".into());
+    assert!(why(&seen).contains("no PostgreSQL data"), "the silent one may have some");
+    seen = blank();
+    (seen.own.data.postgres, seen.own.data.redis) = (true, true);
+    let found = recovery(&spec(), &seen).expect("allowed");
+    assert_eq!((found.etcd, found.epoch, found.costs.len()), (Etcd::Anew, 1, 1));
+    seen.own.data.etcd = true;
+    seen.sentinels = sentinels(["192.168.18.22", "", ""]);
+    let found = recovery(&spec(), &seen).expect("allowed");
+    assert_eq!((found.etcd, found.epoch), (Etcd::FromItsLog, 2), "above what any Sentinel remembers");
+    peer(&mut seen, 0).data.etcd = true;
+    assert!(why(&seen).contains("comes back by itself"));
+    seen.peers[0].answer = Err("gone".into());
+    let costs = recovery(&spec(), &seen).expect("allowed").costs;
+    assert!(costs.iter().any(|c| c.contains("node2 does not answer")), "{costs:?}");
+    peer(&mut seen, 1).leads = true;
+    assert!(why(&seen).contains("node3 was already chosen"));
+    peer(&mut seen, 1).leads = false;
+    seen.etcd = Some(living());
+    seen.sentinels = sentinels(["192.168.18.22", "192.168.18.22", "192.168.18.22"]);
+    assert!(why(&seen).contains("has a quorum"));
+    seen.own.leads = true;
+    let found = recovery(&spec(), &seen).expect("a recovery that was cut is completed");
+    assert_eq!(found.etcd, Etcd::Kept, "others have joined it since");
+    seen.etcd = Some(living()[..1].to_vec());
+    assert_eq!(recovery(&spec(), &seen).expect("still alone").etcd, Etcd::FromItsLog);
+}
+
+#[test]
+fn forgotten_redis_is_recovered_without_touching_etcd() {
+    let mut seen = blank();
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (Disk::Served, true, true);
+    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (Disk::Served, true));
+    seen.etcd = Some(living());
+    assert_eq!(redis(&seen).step.action, Action::Refuse);
+    let found = recovery(&spec(), &seen).expect("the way out that the refusal names");
+    assert_eq!((found.etcd, found.epoch, found.costs.len()), (Etcd::Kept, 1, 1));
+    seen.own.data.redis = false;
+    peer(&mut seen, 0).data.redis = true;
+    assert!(recovery(&spec(), &seen).expect_err("nothing to keep").contains("no Redis data"));
+}
