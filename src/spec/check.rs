@@ -1,7 +1,8 @@
 //! The rules that hold between the values of a spec.
 
-use super::reader::{Reader, printable};
+use super::reader::Reader;
 use super::rules::*;
+use super::words::printable;
 use super::*;
 use std::collections::btree_map::Entry;
 use std::fmt;

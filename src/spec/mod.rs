@@ -10,6 +10,7 @@ mod rules;
 #[cfg(feature = "desk")]
 mod schema;
 mod warn;
+mod words;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -18,12 +19,12 @@ use std::net::IpAddr;
 
 pub use parse::{Fault, Faults, parse};
 #[cfg(feature = "desk")]
-pub(crate) use reader::nearest;
-#[cfg(feature = "desk")]
 pub(crate) use rules::is_interface;
 #[cfg(feature = "desk")]
 pub use schema::schema;
 pub use warn::warnings;
+#[cfg(feature = "desk")]
+pub(crate) use words::nearest;
 
 /// The commented `cluster.toml` that `hanode init` writes.
 pub const STARTER: &str = include_str!("cluster.toml");
