@@ -4,15 +4,29 @@
 
 mod common;
 
+use hanode::bundle::Bundle;
+use hanode::cluster::Cluster;
 use hanode::image::{self, Baked, Options, inspect};
+use hanode::spec;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+
+/// An edition of one cluster's bundle.
+fn edition(generation: u64) -> Vec<u8> {
+    static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap()
+    });
+    let Bundle { secrets, entries, .. } = CLUSTER.bundle.clone();
+    Bundle::new(&CLUSTER.spec.name, generation, secrets, entries).pack().unwrap()
+}
 
 fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
-    let spec = common::spec();
     let out = dir.join(name);
-    let cluster = Baked { spec_text: "# the spec\n", spec: &spec, bundle: b"the bundle", generation: 3 };
+    let (spec, bundle) = (common::spec(), edition(3));
+    let cluster = Baked { spec_text: spec::STARTER, spec: &spec, bundle: &bundle, generation: 3 };
     let baked = with_cluster.then_some(cluster);
     image::build(&Options {
         target: "debian-13",
@@ -102,13 +116,13 @@ fn an_archive_repeats_and_holds_what_it_should() {
 
 /// The same bake as in an image, into a tree: another edition of the bundle is the only thing that differs.
 fn a_tree_takes_a_second_bake(root: &Path) {
-    let spec = common::spec();
-    let baked = Baked { spec_text: "# the spec\n", spec: &spec, bundle: b"a newer bundle", generation: 4 };
+    let (spec, newer) = (common::spec(), edition(4));
+    let baked = Baked { spec_text: spec::STARTER, spec: &spec, bundle: &newer, generation: 4 };
     let mut changed = image::bake(root, "debian-13", Some(&baked), &common::program()).unwrap();
     changed.sort();
     assert_eq!(changed, ["/usr/lib/hanode/bundle.tar.gz", "/usr/lib/hanode/image.json"]);
     let bundle = root.join("usr/lib/hanode/bundle.tar.gz");
-    assert_eq!(std::fs::read(&bundle).unwrap(), b"a newer bundle");
+    assert_eq!(std::fs::read(&bundle).unwrap(), newer);
     assert_eq!(bundle.metadata().unwrap().mode() & 0o7777, 0o600);
 
     let release = root.join("usr/lib/os-release");
@@ -200,7 +214,7 @@ fn an_image_without_a_cluster_has_none() {
 
 #[test]
 fn faults_are_told_before_the_work() {
-    let spec = |out: &str| {
+    let told = |out: &str| {
         let out = PathBuf::from(out);
         let options = Options {
             target: "debian-13",
@@ -212,7 +226,7 @@ fn faults_are_told_before_the_work() {
         };
         format!("{:#}", image::build(&options).unwrap_err())
     };
-    assert!(spec("node.iso").contains("ending"));
-    assert!(spec("/no/such/place/node.raw").contains("/no/such/place"));
-    assert!(spec("/proc/node.raw").contains("/proc: cannot write here"), "{}", spec("/proc/node.raw"));
+    assert!(told("node.iso").contains("ending"));
+    assert!(told("/no/such/place/node.raw").contains("/no/such/place"));
+    assert!(told("/proc/node.raw").contains("/proc: cannot write here"), "{}", told("/proc/node.raw"));
 }

@@ -1,6 +1,7 @@
 //! The bake into a tree that somebody else made: a mounted image, or `/` inside a virtual machine.
 
 use super::overlay::{self, Baked, Ground};
+use super::rehearse::rehearse;
 use super::survey::{self, Facts};
 use super::{assets, base, clone, packages, selinux, tool};
 use crate::tree::{self, Ids};
@@ -22,6 +23,7 @@ pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) ->
             root.display()
         );
     }
+    baked.map_or(Ok(()), |baked| rehearse(baked, &target))?;
     packages::ensure(root, &target)?;
     let facts = Facts::of_base(root, &target, String::new(), installed_at(root)?)?;
     let ground = Ground { target_text: &text, target: &target, facts: &facts, program };

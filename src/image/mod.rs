@@ -18,6 +18,7 @@ mod packages;
 mod parameters;
 mod progress;
 mod record;
+mod rehearse;
 pub mod selinux;
 mod survey;
 mod tarball;
@@ -95,6 +96,7 @@ pub fn build(options: &Options) -> Result<Built> {
     if let (Some(policy), Some(baked)) = (&mut target.selinux, &options.baked) {
         selinux::take_ports(policy, baked.spec)?;
     }
+    options.baked.as_ref().map_or(Ok(()), |baked| rehearse::rehearse(baked, &target))?;
     tool::need(if format.is_archive() { &["cp"] } else { &["cp", "debugfs", "e2fsck", "qemu-img"] })?;
     let mut steps = Steps::new();
     let base = base::obtain(&target, &mut steps)?;
