@@ -32,8 +32,10 @@ fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
         target: "debian-13",
         sources: &[],
         out: &out,
+        fresh: false,
         compress: false,
         baked,
+        bare: false,
         program: &common::program(),
     })
     .unwrap();
@@ -220,8 +222,10 @@ fn faults_are_told_before_the_work() {
             target: "debian-13",
             sources: &[],
             out: &out,
+            fresh: false,
             compress: false,
             baked: None,
+            bare: false,
             program: &common::program(),
         };
         format!("{:#}", image::build(&options).unwrap_err())
@@ -229,4 +233,15 @@ fn faults_are_told_before_the_work() {
     assert!(told("node.iso").contains("ending"));
     assert!(told("/no/such/place/node.raw").contains("/no/such/place"));
     assert!(told("/proc/node.raw").contains("/proc: cannot write here"), "{}", told("/proc/node.raw"));
+}
+
+#[test]
+fn what_is_missing_to_look_into_an_image_is_named() {
+    let dir = temporary();
+    let image = dir.path().join("node.qcow2");
+    std::fs::write(&image, "").unwrap();
+    let mut hanode = Command::new(env!("CARGO_BIN_EXE_hanode"));
+    let output = hanode.env("PATH", dir.path()).arg("inspect").arg(&image).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("qemu-img; apt-get install") && said.contains("qemu-utils"), "{said}");
 }

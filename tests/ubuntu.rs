@@ -148,11 +148,7 @@ fn as_a_target_wants_it(root: &Path) {
         assert_eq!(entries, none, "a PostgreSQL cluster was made");
     }
     let list = std::fs::read_to_string(root.join("etc/apt/sources.list")).unwrap();
-    for line in list.lines() {
-        let ring = line.split_once("[signed-by=").and_then(|(_, rest)| rest.split_once(']')).unwrap().0;
-        assert!(hanode::tree::below(root, ring).is_file(), "{line}");
-    }
-    assert_eq!(list.lines().count(), 4, "{list}");
+    assert_eq!(list, "", "directories of the machine that built it are nothing to it");
     assert!(inside(&["patroni", "--version"]).contains("2.1.0"));
     assert!(inside(&["etcd", "--version"]).contains("3.5.1"));
 }

@@ -114,11 +114,36 @@ fn make(target: &str, sources: &[Override], program: &[u8], cluster: Option<&Clu
         bundle: &cluster.bundle_bytes,
         generation: cluster.bundle.stamp.generation,
     });
-    image::build(&Options { target, sources, out, compress: false, baked, program }).unwrap();
+    image::build(&Options {
+        target,
+        sources,
+        out,
+        fresh: false,
+        compress: false,
+        baked,
+        bare: false,
+        program,
+    })
+    .unwrap();
 }
 
 pub fn build(target: &str, cluster: Option<&Cluster>, out: &Path) {
     build_with(&program(), target, cluster, out);
+}
+
+/// The files of a tree that have no SELinux label, a line each.
+pub fn unlabelled(root: &Path) -> String {
+    const FIND: &str = r"
+import os, sys
+for top, dirs, files in os.walk(sys.argv[1]):
+    for name in files + dirs:
+        # What is mounted there has labels of its own.
+        if name != 'proc' and 'security.selinux' not in os.listxattr(os.path.join(top, name), follow_symlinks=False):
+            print(os.path.join(top, name))
+";
+    let output = Command::new("python3").args(["-c", FIND]).arg(root).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Everything on this machine that the lab of one directory makes and `down` must take away.
