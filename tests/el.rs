@@ -108,8 +108,33 @@ fn the_whole_path_makes_an_image() {
     }
     let root = site.path("root");
     std::fs::create_dir(&root).unwrap();
-    run(Command::new("tar").args(["--numeric-owner", "-xf"]).arg(site.path("node.tar")).arg("-C").arg(&root));
+    let mut tar = Command::new("tar");
+    tar.args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "-xf"]).arg(site.path("node.tar"));
+    run(tar.arg("-C").arg(&root));
     as_a_target_wants_it(&root);
+    a_bake_labels_all_it_writes(&site, &root);
+}
+
+/// Into a tree of that image, whose etcd must be the one that is asked for.
+fn a_bake_labels_all_it_writes(site: &Site, root: &Path) {
+    let bake = || {
+        let mut hanode = Command::new(fixture::dist().join("hanode"));
+        hanode.args(["bake", "--target", "centos-8", "--root"]).arg(root).arg(site.path("demo"));
+        hanode.output().unwrap()
+    };
+    let link = "etc/systemd/system/multi-user.target.wants/sshd.service";
+    std::fs::remove_file(root.join(link)).unwrap();
+    std::fs::write(root.join("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    let output = bake();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(common::unlabelled(root), "", "files without a label");
+
+    let at = site.path("demo/cluster.toml");
+    let text = std::fs::read_to_string(&at).unwrap();
+    std::fs::write(&at, text.replace("3.5.1", "3.5.21")).unwrap();
+    let output = bake();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("etcd 3.5.1, and 3.5.21 is asked for"), "{said}");
 }
 
 fn as_a_target_wants_it(root: &Path) {
