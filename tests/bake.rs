@@ -158,7 +158,7 @@ fn in_tree(dir: &Path, cluster: &Path, script: &str) -> Output {
 
 #[test]
 fn nothing_waits_for_what_waits_for_it() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let cluster = Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap();
     let output = in_tree(dir.path(), &cluster.dir, ORDER);
     let said = String::from_utf8_lossy(&output.stdout);
@@ -169,7 +169,7 @@ fn nothing_waits_for_what_waits_for_it() {
 
 #[test]
 fn a_machines_bake_is_an_images_bake() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let (cluster, tar) = common::cluster_with_image(dir.path(), "node.tar");
     let output = in_tree(dir.path(), &cluster.dir, MACHINE);
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 
 /// A cluster directory, and `hanode build` of it with a cache of its own: what a build that failed leaves shows there.
 struct Site {
-    dir: tempfile::TempDir,
+    dir: common::Place,
     own_cache: bool,
 }
 
 impl Site {
     fn new(own_cache: bool) -> Site {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let dir = common::place();
         let site = Site { dir, own_cache };
         run(Command::new(fixture::dist().join("hanode")).arg("init").arg(site.path("demo")));
         let at = site.path("demo/cluster.toml");

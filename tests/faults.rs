@@ -25,7 +25,7 @@ struct Bench {
     cluster: Cluster,
     access: Access,
     lab: Lab,
-    _dir: tempfile::TempDir,
+    _dir: common::Place,
 }
 
 impl Drop for Bench {
@@ -53,7 +53,7 @@ impl Bench {
 
     /// With these words of the spec replaced.
     fn edited(edit: &[(&str, &str)]) -> Bench {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let dir = common::place();
         let (cluster, image): (Cluster, PathBuf) =
             common::edited_cluster_with_image(dir.path(), "node.tar", edit);
         let access = hanode::cli::access(&cluster.dir).unwrap();

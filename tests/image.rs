@@ -42,10 +42,6 @@ fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
     out
 }
 
-fn temporary() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -60,7 +56,7 @@ fn names(dir: &Path) -> Vec<String> {
 
 #[test]
 fn a_raw_image_is_whole_and_says_what_it_is() {
-    let dir = temporary();
+    let dir = common::place();
     let raw = build(dir.path(), "node.raw", true);
     assert_eq!(raw.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(names(dir.path()), ["node.raw"], "working files were left");
@@ -88,7 +84,7 @@ fn a_raw_image_is_whole_and_says_what_it_is() {
 
 #[test]
 fn every_format_holds_the_same_record() {
-    let dir = temporary();
+    let dir = common::place();
     let record = |name: &str| {
         let file = build(dir.path(), name, true);
         let record = serde_json::to_value(inspect(&file).unwrap().image).unwrap();
@@ -103,7 +99,7 @@ fn every_format_holds_the_same_record() {
 
 #[test]
 fn an_archive_repeats_and_holds_what_it_should() {
-    let dir = temporary();
+    let dir = common::place();
     let archive = build(dir.path(), "node.tar", true);
     run(Command::new("cmp").arg(&archive).arg(build(dir.path(), "again.tar", true)));
     let root = dir.path().join("root");
@@ -208,7 +204,7 @@ fn own_units_have_few_powers(root: &Path) {
 
 #[test]
 fn an_image_without_a_cluster_has_none() {
-    let dir = temporary();
+    let dir = common::place();
     let image = inspect(&build(dir.path(), "base.tar", false)).unwrap().image;
     assert_eq!(image.cluster, None);
     assert!(!image.entries.iter().any(|row| row["path"] == "/usr/lib/hanode/bundle.tar.gz"));
@@ -237,7 +233,7 @@ fn faults_are_told_before_the_work() {
 
 #[test]
 fn what_is_missing_to_look_into_an_image_is_named() {
-    let dir = temporary();
+    let dir = common::place();
     let image = dir.path().join("node.qcow2");
     std::fs::write(&image, "").unwrap();
     let mut hanode = Command::new(env!("CARGO_BIN_EXE_hanode"));

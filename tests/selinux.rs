@@ -68,7 +68,7 @@ fn context(root: &Path, path: &str) -> String {
 
 #[test]
 fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let root = dir.path().join("root");
     assert!(Command::new("cp").arg("-a").arg(tree()).arg(&root).status().unwrap().success());
     std::fs::write(root.join("names.cil"), include_str!("selinux/names.cil")).unwrap();

@@ -13,14 +13,14 @@ use std::process::Command;
 
 /// A cluster directory, and `hanode build` of it.
 struct Site {
-    dir: tempfile::TempDir,
+    dir: common::Place,
     /// Its own cache shows what a build that failed leaves in it.
     own_cache: bool,
 }
 
 impl Site {
     fn new(own_cache: bool) -> Site {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let dir = common::place();
         let made =
             Command::new(fixture::dist().join("hanode")).arg("init").arg(dir.path().join("demo")).output();
         assert!(made.unwrap().status.success());
