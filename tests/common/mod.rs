@@ -5,6 +5,7 @@ pub mod centos;
 pub mod desk;
 pub mod fixture;
 pub mod lab;
+pub mod site;
 
 use hanode::cluster::Cluster;
 use hanode::image::{self, Baked, Options};
