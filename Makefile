@@ -19,8 +19,12 @@ help:
 	@echo 'make test        set up and run all tests but the long ones'
 	@echo 'make test-vm     what takes an emulated machine: disks, clock, clouds, older releases, an image made by Packer (an hour)'
 	@echo 'make test-targets  the old distributions as clusters, from what can be had of them (half an hour)'
+	@echo 'make test-faults   single servers and the network broken under write load (a quarter of an hour)'
+	@echo 'make test-recover  twins, old, torn and lost disks, what an operator decides (a quarter of an hour)'
+	@echo 'make test-failpoints  the power cut after every step of the service (a quarter of an hour)'
 	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
 	@echo 'make test-model  the joining rules under very many histories (minutes)'
+	@echo 'make bench       times, sizes, what the service itself takes (minutes; RUNS=)'
 	@echo 'make build       the two programs, for a release'
 	@echo 'make dist        the same in dist/, for glibc $(GLIBC) and newer: what images of the old distributions take'
 	@echo 'make install     programs, manual pages and completions, below PREFIX (/usr/local)'
@@ -155,5 +159,5 @@ bench: setup build
 
 # Cuts the power after every step of the service; a quarter of an hour, as root.
 .PHONY: test-failpoints
-test-failpoints:
+test-failpoints: setup
 	cargo test --locked --features failpoints --test failpoints -- --ignored --nocapture

@@ -299,7 +299,7 @@ fn redis(credentials: Option<&Credentials>, password: &str) -> anyhow::Result<Re
 
 #[test]
 fn a_running_cluster_takes_up_what_is_new() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let (cluster, image) = common::cluster_with_image(dir.path(), "node.tar");
     let up = ["--image", image.to_str().unwrap(), "--timeout-scale", "3"];
     let output = Command::new(HANODE).args(["lab", "up"]).arg(&cluster.dir).args(up).output().unwrap();

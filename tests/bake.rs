@@ -17,6 +17,8 @@ use std::process::{Command, Output};
 const DIFFERENT: &[&str] = &[
     // Names the base it was made from and when; a machine has none.
     "usr/lib/hanode/image.json",
+    // Its root had a password, which is locked.
+    "etc/shadow",
     // A machine that booted has these directories, emptied; the image's base never had them.
     "root/.ssh",
     "var/lib/cloud",
@@ -42,6 +44,11 @@ echo 0123456789abcdef0123456789abcdef > $root/etc/machine-id
 chroot $root ssh-keygen -A
 mkdir -p $root/root/.ssh $root/var/lib/cloud/instances/i-1 $root/var/log/journal/0123 $root/var/lib/hanode
 echo key > $root/root/.ssh/authorized_keys
+echo 'root:word' | chroot $root chpasswd
+echo history > $root/root/.bash_history
+echo key > $root/etc/ssl/private/ssl-cert-snakeoil.key
+echo certificate > $root/etc/ssl/certs/ssl-cert-snakeoil.pem
+ln -s ssl-cert-snakeoil.pem $root/etc/ssl/certs/0123abcd.0
 echo data > $root/var/lib/cloud/instances/i-1/user-data.txt
 echo log > $root/var/log/journal/0123/system.journal
 echo log > $root/var/log/cloud-init.log
@@ -50,7 +57,9 @@ echo net > $root/etc/systemd/network/10-cloud-init-eth0.network
 chroot $root systemctl enable redis-server.service
 for file in redis/redis.conf haproxy/haproxy.cfg; do [ -e $root/etc/$file ]; done
 bake ubuntu-20.04 && exit 1
+grep '^root:[$]' $root/etc/shadow
 bake
+grep '^root:!:' $root/etc/shadow
 bake >&3
 touch $root/var/lib/hanode/identity.json
 bake && exit 1
@@ -149,7 +158,7 @@ fn in_tree(dir: &Path, cluster: &Path, script: &str) -> Output {
 
 #[test]
 fn nothing_waits_for_what_waits_for_it() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let cluster = Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap();
     let output = in_tree(dir.path(), &cluster.dir, ORDER);
     let said = String::from_utf8_lossy(&output.stdout);
@@ -160,7 +169,7 @@ fn nothing_waits_for_what_waits_for_it() {
 
 #[test]
 fn a_machines_bake_is_an_images_bake() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let (cluster, tar) = common::cluster_with_image(dir.path(), "node.tar");
     let output = in_tree(dir.path(), &cluster.dir, MACHINE);
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -69,16 +69,12 @@ fn the_tag_is_found_where_cloud_inits_own_code_leaves_it() {
 
 /// A Debian release with nothing but its cloud-init; kept, as making one takes minutes.
 fn release(suite: &str) -> PathBuf {
-    let tree = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tree-{suite}"));
-    if !tree.exists() {
-        let made = tree.with_extension("new");
+    common::tree_of(suite, |out| {
         let mut make = Command::new("mmdebstrap");
         make.args(["--mode=root", "--variant=apt", "--format=directory", "--include=cloud-init", suite]);
-        let output = make.arg(&made).output().unwrap();
+        let output = make.arg(out).output().unwrap();
         assert!(output.status.success(), "{suite}: {}", String::from_utf8_lossy(&output.stderr));
-        std::fs::rename(made, &tree).unwrap();
-    }
-    tree
+    })
 }
 
 #[test]

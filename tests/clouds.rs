@@ -132,7 +132,7 @@ fn platform(name: &str, dir: &Path) -> (Vec<String>, Value, &'static str) {
 fn with_directory(test: impl FnOnce(&Path)) {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     test(dir.path());
 }
 

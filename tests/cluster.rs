@@ -25,7 +25,7 @@ fn the_same_on_ubuntu_20_04() {
 }
 
 fn from_the_first_boot_to_a_lost_disk(ground: &Ground) {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     // The lab's own side is in neither list: it takes addresses that are, as machines elsewhere would have.
     let lists = [
         ("clients = [\"0.0.0.0/0\"]", "clients = [\"10.1.0.0/16\"]"),
@@ -240,20 +240,27 @@ fn no_secret_is_readable(lab: &Lab) {
     let secrets = toml::from_str::<toml::Table>(&lab.cluster.secrets.to_toml()).unwrap();
     let mut needles: Vec<String> = secrets.values().map(|v| v.as_str().unwrap().to_string()).collect();
     needles.push("PRIVATE KEY-----".into());
-    let pattern = needles.join("\n");
-    let script = "cat > /tmp/needles; chmod 644 /tmp/needles; \
+    let look = "printf '%s\\n' \"$NEEDLES\" > /tmp/needles; chmod 644 /tmp/needles; \
         runuser -u nobody -- grep -rlsIF -f /tmp/needles /etc /run /var /usr/lib/hanode /home /root /srv /opt --exclude-dir=needles; \
         for p in /proc/[0-9]*; do runuser -u nobody -- sh -c \"tr '\\\\0' '\\\\n' < $p/cmdline; tr '\\\\0' '\\\\n' < $p/environ\" 2>/dev/null; done | grep -vF needles | grep -cF -f /tmp/needles; \
-        journalctl -b --no-pager | grep -cF -f /tmp/needles; rm /tmp/needles; true";
+        journalctl -b --no-pager | grep -cF -f /tmp/needles; rm /tmp/needles";
+    let found = |node: &str, script: &str| {
+        let needles = format!("NEEDLES={}", needles.join("\n"));
+        lab.said(node, &["env", &needles, "sh", "-c", script])
+    };
     for node in NODES {
-        let feed = format!("printf '%s\\n' \"$NEEDLES\" | {{ {script} ; }}");
-        let needles = format!("NEEDLES={pattern}");
-        let found = lab.said(node, &["env", &needles, "sh", "-c", &feed]);
         assert_eq!(
-            found, "0\n0",
+            found(node, &format!("{look}; true")),
+            "0\n0",
             "an ordinary user of {node} finds secrets (files, then processes, then journal)"
         );
     }
+    // That it would be found: one in a file, one in a process, one in the journal.
+    let plant = "needle=${NEEDLES%%[[:space:]]*}; echo \"$needle\" > /var/tmp/planted; \
+        env -i CONTROL=$needle setpriv --reuid=65534 --regid=65534 --clear-groups sleep 60 > /dev/null 2>&1 & \
+        echo \"$needle\" | systemd-cat; journalctl --sync";
+    let planted = found("node3", &format!("{plant}; {look}; kill $!; rm /var/tmp/planted"));
+    assert_eq!(planted, "/var/tmp/planted\n1\n1", "what was planted on node3 is not all that is found");
 }
 
 /// Every commit acknowledged since the load began, and every Redis write that `WAIT 1` confirmed.

@@ -18,7 +18,7 @@ const SPOIL: &str = "printf 'garbage\\r\\n' >>$(ls /var/lib/redis/appendonlydir/
 #[test]
 #[ignore = "takes minutes: make test-recover"]
 fn damaged_disks_cost_nothing_that_others_have() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let (cluster, image) = common::cluster_with_image(dir.path(), "node.tar");
     let before = common::Traces::now(&cluster.dir);
     let lab = Lab { cluster, image };

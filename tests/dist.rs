@@ -9,7 +9,7 @@ use std::process::Command;
 
 #[test]
 fn both_programs_start_in_debian_11() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     common::fixture::debs("start", &["libc-bin"]);
     let unpack = "while read -r deb; do dpkg-deb -x \"$deb\" \"$1\"; done";
     let list = std::fs::File::open(common::fixture::dir().join("debs/start.list")).unwrap();

@@ -5,78 +5,21 @@
 mod common;
 
 use common::lab::{Lab, NODES, eventually};
-use common::{
-    centos::{self, run},
-    fixture,
-};
+use common::site::{self, Site, server};
+use common::{centos, fixture::run};
 use hanode::cluster::Cluster;
 use hanode::image::inspect;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A cluster directory, and `hanode build` of it with a cache of its own: what a build that failed leaves shows there.
-struct Site {
-    dir: tempfile::TempDir,
-    own_cache: bool,
-}
-
-impl Site {
-    fn new(own_cache: bool) -> Site {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let site = Site { dir, own_cache };
-        run(Command::new(fixture::dist().join("hanode")).arg("init").arg(site.path("demo")));
-        let at = site.path("demo/cluster.toml");
-        let text = std::fs::read_to_string(&at).unwrap();
-        assert!(text.contains(centos::ETCD.0));
-        std::fs::write(&at, text.replace(centos::ETCD.0, centos::ETCD.1)).unwrap();
-        site
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn build(&self, out: &str, sources: &[String]) -> Result<(), String> {
-        let mut hanode = Command::new(fixture::dist().join("hanode"));
-        hanode.current_dir(self.dir.path()).args(["build", "demo", "--target", "centos-8", "--out", out]);
-        hanode.args(sources.iter().flat_map(|source| ["--source", source]));
-        if self.own_cache {
-            hanode.env("XDG_CACHE_HOME", self.path("cache"));
-        }
-        let output = hanode.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(said) }
-    }
-
-    /// The build fails, says each of these, and leaves no image, no base, no working files and no mount.
-    #[track_caller]
-    fn refuses(&self, sources: &[String], told: &[&str]) {
-        let said = self.build("node.tar", sources).expect_err("it was built");
-        for piece in told {
-            assert!(said.contains(piece), "{piece:?} is not in\n{said}");
-        }
-        let names = |at: &Path| -> Vec<String> {
-            let entries = std::fs::read_dir(at).into_iter().flatten();
-            entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
-        };
-        let here = names(self.dir.path());
-        assert!(here.iter().all(|name| ["cache", "demo", "spoilt"].contains(&name.as_str())), "{here:?}");
-        let cached = names(&self.path("cache/hanode/base"));
-        assert!(cached.iter().all(|name| name.ends_with(".lock")), "{cached:?}");
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "{mounts}");
-    }
+fn site(own_cache: bool) -> Site {
+    Site::new("centos-8", own_cache)
 }
 
 /// The sources with one of them replaced.
 fn with(name: &str, text: String) -> Vec<String> {
-    let mut sources = centos::sources();
-    let place = sources.iter_mut().find(|source| source.starts_with(&format!("{name}="))).unwrap();
-    *place = text;
-    sources
+    site::with(centos::sources(), name, text)
 }
 
 /// AppStream from another directory of the fixture.
@@ -87,12 +30,8 @@ fn appstream(directory: &str) -> Vec<String> {
 
 #[test]
 fn the_whole_path_makes_an_image() {
-    let site = Site::new(false);
-    site.build("node.raw", &centos::sources()).unwrap();
-    let raw = site.path("node.raw");
-    run(Command::new("e2fsck").arg("-fn").arg(format!("{}?offset={}", raw.display(), 36864 * 512)));
-    std::fs::remove_file(&raw).unwrap();
-    site.build("node.tar", &centos::sources()).unwrap();
+    let site = site(false);
+    let root = site.image(&centos::sources());
     let image = inspect(&site.path("node.tar")).unwrap().image;
     assert_eq!(image.os, "CentOS Linux 8");
     for (component, version) in [
@@ -106,10 +45,28 @@ fn the_whole_path_makes_an_image() {
     ] {
         assert_eq!(image.components[component], version, "{:?}", image.components);
     }
-    let root = site.path("root");
-    std::fs::create_dir(&root).unwrap();
-    run(Command::new("tar").args(["--numeric-owner", "-xf"]).arg(site.path("node.tar")).arg("-C").arg(&root));
     as_a_target_wants_it(&root);
+    a_bake_labels_all_it_writes(&site, &root);
+}
+
+/// Into a tree of that image, whose etcd must be the one that is asked for.
+fn a_bake_labels_all_it_writes(site: &Site, root: &Path) {
+    let bake = || {
+        let mut hanode = site.hanode();
+        hanode.args(["bake", "--target", "centos-8", "--root"]).arg(root).arg(site.path("demo"));
+        hanode.output().unwrap()
+    };
+    let link = "etc/systemd/system/multi-user.target.wants/sshd.service";
+    std::fs::remove_file(root.join(link)).unwrap();
+    std::fs::write(root.join("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    let output = bake();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(common::unlabelled(root), "", "files without a label");
+
+    site.pin("[versions]\netcd = \"3.5.21\"\n");
+    let output = bake();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("etcd 3.5.1, and 3.5.21 is asked for"), "{said}");
 }
 
 fn as_a_target_wants_it(root: &Path) {
@@ -134,11 +91,8 @@ fn as_a_target_wants_it(root: &Path) {
         let link = std::fs::read_link(root.join("etc/systemd/system").join(unit)).unwrap();
         assert_eq!(link, Path::new("/dev/null"), "{unit}");
     }
-    // Its repositories are dnf's; directories of the machine that built it are nothing to it.
-    for name in ["baseos", "appstream", "pgdg"] {
-        let text = std::fs::read_to_string(root.join(format!("etc/yum.repos.d/hanode-{name}.repo"))).unwrap();
-        assert!(text.contains("\ngpgcheck=1\n") && text.contains("\nenabled=0\n"), "{text}");
-    }
+    // Directories of the machine that built it are nothing to it.
+    assert_eq!(std::fs::read_dir(root.join("etc/yum.repos.d")).unwrap().count(), 0);
     assert!(inside(&["patroni", "--version"]).contains("2.1.0"));
     assert!(inside(&["etcd", "--version"]).contains("3.5.1"));
     assert!(inside(&["/usr/pgsql-12/bin/postgres", "--version"]).contains("12.22"));
@@ -155,7 +109,7 @@ fn as_a_target_wants_it(root: &Path) {
 
 #[test]
 fn a_damaged_package_is_named() {
-    let site = Site::new(true);
+    let site = site(true);
     let spoilt = site.path("spoilt");
     run(Command::new("cp").arg("-a").arg(centos::fixture().join("appstream")).arg(&spoilt));
     let package = spoilt.join("Packages/keepalived-2.1.5-6.el8.x86_64.rpm");
@@ -170,14 +124,14 @@ fn a_damaged_package_is_named() {
 
 #[test]
 fn a_package_that_nobody_signed_is_refused() {
-    Site::new(true).refuses(&appstream("unsigned"), &["haproxy-1.8.27-4.el8", "is not signed"]);
+    site(true).refuses(&appstream("unsigned"), &["haproxy-1.8.27-4.el8", "is not signed"]);
 }
 
 #[test]
 fn a_package_that_another_key_signed_is_refused() {
     let at = centos::fixture().display().to_string();
     let sources = with("pgdg", format!("pgdg=file://{at}/pgdg,key={at}/centos.asc"));
-    Site::new(true).refuses(&sources, &["postgresql12", "GPG"]);
+    site(true).refuses(&sources, &["postgresql12", "GPG"]);
 }
 
 #[test]
@@ -185,7 +139,7 @@ fn a_key_that_the_target_does_not_know_is_refused() {
     let at = centos::fixture().display().to_string();
     // The root file system brings a key of the right name that is not CentOS'.
     let sources = with("baseos", format!("baseos=file://{at}/baseos"));
-    Site::new(true).refuses(&sources, &["source baseos", "which this target does not know"]);
+    site(true).refuses(&sources, &["source baseos", "which this target does not know"]);
 }
 
 #[test]
@@ -193,49 +147,21 @@ fn a_root_file_system_with_another_checksum_is_refused() {
     let at = centos::fixture().display().to_string();
     let wrong = "0".repeat(64);
     let sources = with("root", format!("root=file://{at}/root.tar.xz,sha256={wrong}"));
-    Site::new(true).refuses(&sources, &["source root", "SHA-256", &wrong]);
+    site(true).refuses(&sources, &["source root", "SHA-256", &wrong]);
     // CentOS' own checksum, where none is given.
     let sources = with("root", format!("root=file://{at}/root.tar.xz"));
-    Site::new(true).refuses(&sources, &["source root", "029d1873"]);
+    site(true).refuses(&sources, &["source root", "029d1873"]);
 }
 
 #[test]
 fn a_module_stream_that_is_not_there_is_named() {
-    Site::new(true).refuses(&appstream("streamless"), &["module redis:6"]);
+    site(true).refuses(&appstream("streamless"), &["module redis:6"]);
 }
 
 #[test]
 #[ignore = "installs everything, minutes: make test-targets"]
 fn a_package_whose_script_fails_is_named_though_dnf_is_content() {
-    Site::new(true).refuses(&appstream("failing"), &["a package's script failed", "haproxy"]);
-}
-
-/// Serves the files below a directory, and cuts the connection in the middle of those whose path contains `cut`.
-fn server(dir: PathBuf, cut: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let dir = dir.clone();
-            std::thread::spawn(move || answer(stream, &dir, cut));
-        }
-    });
-    url
-}
-
-fn answer(mut stream: TcpStream, dir: &Path, cut: &str) -> Option<()> {
-    let mut lines = BufReader::new(stream.try_clone().ok()?).lines().map_while(|line| line.ok());
-    let path = lines.next()?.split(' ').nth(1)?.replace("%2b", "+").replace("%2B", "+");
-    // To the end of the request: a connection that is closed with data unread is reset.
-    lines.find(|line| line.is_empty())?;
-    let Ok(content) = std::fs::read(hanode::tree::below(dir, &path)) else {
-        write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok()?;
-        return None;
-    };
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", content.len())
-        .ok()?;
-    let all = if path.contains(cut) { content.len() / 2 } else { content.len() };
-    stream.write_all(&content[..all]).ok()
+    site(true).refuses(&appstream("failing"), &["a package's script failed", "haproxy"]);
 }
 
 #[test]
@@ -243,16 +169,16 @@ fn a_download_that_breaks_off_is_told() {
     let url = server(centos::fixture(), "haproxy-");
     let key = centos::fixture().join("centos.asc");
     let source = format!("appstream={url}/appstream,key={}", key.display());
-    Site::new(true).refuses(&with("appstream", source), &["haproxy-1.8.27-2.el8"]);
+    site(true).refuses(&with("appstream", source), &["haproxy-1.8.27-2.el8"]);
     let url = server(centos::fixture(), "root.tar.xz");
     let source = format!("root={url}/root.tar.xz,sha256={}", "0".repeat(64));
-    Site::new(true).refuses(&with("root", source), &["source root: fetching"]);
+    site(true).refuses(&with("root", source), &["source root: fetching"]);
 }
 
 #[test]
 #[ignore = "a quarter of an hour: make test-targets"]
 fn three_machines_of_it_become_a_cluster_and_stay_one() {
-    let site = Site::new(false);
+    let site = site(false);
     site.build("node.tar", &centos::sources()).unwrap();
     let cluster = Cluster::load(&site.path("demo")).unwrap();
     let before = common::Traces::now(&cluster.dir);

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// One test, not two: two emulated machines at once only make each other slow.
 #[test]
 fn the_image_boots_by_bios_and_by_uefi_and_waits_for_its_peers() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let (_, target) = image::target("debian-13").unwrap();
     let (cluster, disk) = common::cluster_with_image(dir.path(), "node.qcow2");
     let seed = Seed::of(&cluster.spec, "node2").unwrap();

@@ -4,30 +4,42 @@
 
 mod common;
 
+use hanode::bundle::Bundle;
+use hanode::cluster::Cluster;
 use hanode::image::{self, Baked, Options, inspect};
+use hanode::spec;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+
+/// An edition of one cluster's bundle.
+fn edition(generation: u64) -> Vec<u8> {
+    static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap()
+    });
+    let Bundle { secrets, entries, .. } = CLUSTER.bundle.clone();
+    Bundle::new(&CLUSTER.spec.name, generation, secrets, entries).pack().unwrap()
+}
 
 fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
-    let spec = common::spec();
     let out = dir.join(name);
-    let cluster = Baked { spec_text: "# the spec\n", spec: &spec, bundle: b"the bundle", generation: 3 };
+    let (spec, bundle) = (common::spec(), edition(3));
+    let cluster = Baked { spec_text: spec::STARTER, spec: &spec, bundle: &bundle, generation: 3 };
     let baked = with_cluster.then_some(cluster);
     image::build(&Options {
         target: "debian-13",
         sources: &[],
         out: &out,
+        fresh: false,
         compress: false,
         baked,
+        bare: false,
         program: &common::program(),
     })
     .unwrap();
     out
-}
-
-fn temporary() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
 fn run(command: &mut Command) -> String {
@@ -44,7 +56,7 @@ fn names(dir: &Path) -> Vec<String> {
 
 #[test]
 fn a_raw_image_is_whole_and_says_what_it_is() {
-    let dir = temporary();
+    let dir = common::place();
     let raw = build(dir.path(), "node.raw", true);
     assert_eq!(raw.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(names(dir.path()), ["node.raw"], "working files were left");
@@ -72,7 +84,7 @@ fn a_raw_image_is_whole_and_says_what_it_is() {
 
 #[test]
 fn every_format_holds_the_same_record() {
-    let dir = temporary();
+    let dir = common::place();
     let record = |name: &str| {
         let file = build(dir.path(), name, true);
         let record = serde_json::to_value(inspect(&file).unwrap().image).unwrap();
@@ -87,7 +99,7 @@ fn every_format_holds_the_same_record() {
 
 #[test]
 fn an_archive_repeats_and_holds_what_it_should() {
-    let dir = temporary();
+    let dir = common::place();
     let archive = build(dir.path(), "node.tar", true);
     run(Command::new("cmp").arg(&archive).arg(build(dir.path(), "again.tar", true)));
     let root = dir.path().join("root");
@@ -102,13 +114,13 @@ fn an_archive_repeats_and_holds_what_it_should() {
 
 /// The same bake as in an image, into a tree: another edition of the bundle is the only thing that differs.
 fn a_tree_takes_a_second_bake(root: &Path) {
-    let spec = common::spec();
-    let baked = Baked { spec_text: "# the spec\n", spec: &spec, bundle: b"a newer bundle", generation: 4 };
+    let (spec, newer) = (common::spec(), edition(4));
+    let baked = Baked { spec_text: spec::STARTER, spec: &spec, bundle: &newer, generation: 4 };
     let mut changed = image::bake(root, "debian-13", Some(&baked), &common::program()).unwrap();
     changed.sort();
     assert_eq!(changed, ["/usr/lib/hanode/bundle.tar.gz", "/usr/lib/hanode/image.json"]);
     let bundle = root.join("usr/lib/hanode/bundle.tar.gz");
-    assert_eq!(std::fs::read(&bundle).unwrap(), b"a newer bundle");
+    assert_eq!(std::fs::read(&bundle).unwrap(), newer);
     assert_eq!(bundle.metadata().unwrap().mode() & 0o7777, 0o600);
 
     let release = root.join("usr/lib/os-release");
@@ -192,7 +204,7 @@ fn own_units_have_few_powers(root: &Path) {
 
 #[test]
 fn an_image_without_a_cluster_has_none() {
-    let dir = temporary();
+    let dir = common::place();
     let image = inspect(&build(dir.path(), "base.tar", false)).unwrap().image;
     assert_eq!(image.cluster, None);
     assert!(!image.entries.iter().any(|row| row["path"] == "/usr/lib/hanode/bundle.tar.gz"));
@@ -200,19 +212,32 @@ fn an_image_without_a_cluster_has_none() {
 
 #[test]
 fn faults_are_told_before_the_work() {
-    let spec = |out: &str| {
+    let told = |out: &str| {
         let out = PathBuf::from(out);
         let options = Options {
             target: "debian-13",
             sources: &[],
             out: &out,
+            fresh: false,
             compress: false,
             baked: None,
+            bare: false,
             program: &common::program(),
         };
         format!("{:#}", image::build(&options).unwrap_err())
     };
-    assert!(spec("node.iso").contains("ending"));
-    assert!(spec("/no/such/place/node.raw").contains("/no/such/place"));
-    assert!(spec("/proc/node.raw").contains("/proc: cannot write here"), "{}", spec("/proc/node.raw"));
+    assert!(told("node.iso").contains("ending"));
+    assert!(told("/no/such/place/node.raw").contains("/no/such/place"));
+    assert!(told("/proc/node.raw").contains("/proc: cannot write here"), "{}", told("/proc/node.raw"));
+}
+
+#[test]
+fn what_is_missing_to_look_into_an_image_is_named() {
+    let dir = common::place();
+    let image = dir.path().join("node.qcow2");
+    std::fs::write(&image, "").unwrap();
+    let mut hanode = Command::new(env!("CARGO_BIN_EXE_hanode"));
+    let output = hanode.env("PATH", dir.path()).arg("inspect").arg(&image).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("qemu-img; apt-get install") && said.contains("qemu-utils"), "{said}");
 }

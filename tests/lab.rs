@@ -71,7 +71,7 @@ fn machine_id(lab: &Lab, node: &str) -> String {
 
 /// A whole life of three nodes of this image.
 fn life(image: &Path) {
-    let dir = tempfile::Builder::new().prefix("a lab, with: odd name").tempdir().unwrap();
+    let dir = common::place_named("a lab, with: odd name");
     let dir = dir.path();
     let before = common::Traces::now(dir);
     lab::down(dir).expect("down without a lab");
@@ -135,7 +135,7 @@ fn life(image: &Path) {
 
 /// What a crash of everything leaves behind still goes: no state, no keeper, nodes that run on.
 fn crash(image: &Path) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = common::place();
     let dir = dir.path();
     let before = common::Traces::now(dir);
     let down = Down(dir);
@@ -151,7 +151,7 @@ fn crash(image: &Path) {
 
 /// Ctrl-C leaves what was there before, and nothing else.
 fn interrupted(image: &Path) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = common::place();
     let dir = dir.path();
     let before = common::Traces::now(dir);
     let down = Down(dir);
@@ -181,7 +181,7 @@ fn interrupted(image: &Path) {
 
 /// The kill that no program hears of comes at any moment: what `up` had begun goes all the same, or is completed.
 fn killed(image: &Path) {
-    let home = tempfile::tempdir().unwrap();
+    let home = common::place();
     let dir = hanode::cluster::Cluster::init(&home.path().join("demo"), hanode::spec::STARTER).unwrap().dir;
     let before = common::Traces::now(&dir);
     let down = Down(&dir);
@@ -207,7 +207,7 @@ fn killed(image: &Path) {
 
 /// One node as a virtual machine: seeded by ISO, reached by ssh, switched off both ways.
 fn machine(image: &Path) {
-    let dir = tempfile::Builder::new().prefix("a lab, with: odd name").tempdir().unwrap();
+    let dir = common::place_named("a lab, with: odd name");
     let dir = dir.path();
     let before = common::Traces::now(dir);
     let down = Down(dir);
@@ -236,7 +236,7 @@ fn machine(image: &Path) {
 fn with_image(name: &str, test: fn(&Path)) {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     test(&common::cluster_with_image(dir.path(), name).1);
 }
 

@@ -91,7 +91,7 @@ fn on_volume(volume: &Path, path: &str) -> Value {
 #[test]
 #[ignore = "emulated, takes minutes: make test-vm"]
 fn a_data_volume_outlives_its_machine() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let dir = dir.path();
     let edits = [("# data = \"LABEL=hanode-data\"", "data = \"LABEL=hanode-data\"")];
     let (cluster, image) = common::edited_cluster_with_image(dir, "node.qcow2", &edits);
@@ -159,7 +159,7 @@ fn a_data_volume_outlives_its_machine() {
 #[test]
 #[ignore = "emulated, takes minutes: make test-vm"]
 fn a_clock_that_is_wrong_is_waited_for() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let dir = dir.path();
     let (cluster, image) = common::cluster_with_image(dir, "node.qcow2");
     let now = hanode::pki::read::date(hanode::pki::now());

@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(120);
 #[test]
 #[ignore = "takes minutes: make test-recover"]
 fn nobody_is_fooled_and_the_operator_decides() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let (cluster, image) = common::cluster_with_image(dir.path(), "node.tar");
     let before = common::Traces::now(&cluster.dir);
     let lab = Lab { cluster, image };

@@ -82,7 +82,7 @@ fn comes_back_as_another_instance(lab: &Lab, node: &str) {
 #[test]
 #[ignore = "makes a base of another release, minutes: make test-vm"]
 fn debian_12_by_its_file_alone_is_a_cluster() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let lab = lab(dir.path(), "debian-12", &common::program());
     lab.up(&[]);
     for node in NODES {

@@ -68,7 +68,7 @@ fn context(root: &Path, path: &str) -> String {
 
 #[test]
 fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = common::place();
     let root = dir.path().join("root");
     assert!(Command::new("cp").arg("-a").arg(tree()).arg(&root).status().unwrap().success());
     std::fs::write(root.join("names.cil"), include_str!("selinux/names.cil")).unwrap();
@@ -118,15 +118,5 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
         assert_eq!(context(&root, path), wanted, "{path}");
         assert_eq!(policy.context(path).as_deref(), Some(&*wanted), "{path}");
     }
-    const UNLABELLED: &str = r"
-import os, sys
-for top, dirs, files in os.walk(sys.argv[1]):
-    for name in files + dirs:
-        # What is mounted there has labels of its own.
-        if name != 'proc' and 'security.selinux' not in os.listxattr(os.path.join(top, name), follow_symlinks=False):
-            print(os.path.join(top, name))
-";
-    let output = Command::new("python3").args(["-c", UNLABELLED]).arg(&root).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "files without a label");
-    assert!(output.status.success());
+    assert_eq!(common::unlabelled(&root), "", "files without a label");
 }

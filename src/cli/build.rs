@@ -17,6 +17,7 @@ use std::path::PathBuf;
 Examples:
   hanode build demo --target debian-13 --out node.qcow2
   hanode build demo --target centos-8 --out node.qcow2 --source baseos=http://mirror.example.org/baseos/
+  hanode build demo --target debian-13 --out node.qcow2 --fresh    with the packages of today
   hanode build --target debian-13 --base --out base.tar.gz      without a cluster")]
 pub struct Build {
     /// The cluster directory
@@ -32,9 +33,13 @@ pub struct Build {
     /// has them unless `,sha256=HEX` or `,key=FILE` follows
     #[arg(long = "source", value_name = "NAME=URL")]
     pub sources: Vec<Override>,
-    /// Only the distribution with all components, nothing of a cluster
+    /// Only the distribution with all components, nothing of a cluster; with a cluster directory, in its versions
     #[arg(long)]
     pub base: bool,
+    /// Install the distribution's packages anew, as they are today, in place of the cached ones: an image is patched by
+    /// building it again
+    #[arg(long)]
+    pub fresh: bool,
     /// Smaller and slower, where the format can be compressed
     #[arg(long)]
     pub compress: bool,
@@ -53,12 +58,13 @@ impl Build {
             target: &self.target,
             sources: &self.sources,
             out: &self.out,
+            fresh: self.fresh,
             compress: self.compress,
             baked: cluster.as_ref().map(baked),
+            bare: self.base,
             program: &image::program()?,
         })?;
-        let mib = built.bytes.div_ceil(1 << 20);
-        super::say(&format!("{} is built: {mib} MiB, {:.1} s", built.path.display(), built.seconds))?;
+        super::say(&built.to_string())?;
         Ok(Verdict::Well)
     }
 }

@@ -38,7 +38,7 @@ Examples:
         /// The image to run; needed the first time
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
-        /// Boot the disk image in QEMU instead of containers
+        /// Boot the disk image in QEMU instead of containers; a lab that is there stays what it is
         #[arg(long)]
         vm: bool,
         /// Multiply every wait, for a slow machine
@@ -48,8 +48,8 @@ Examples:
     /// Show which nodes run and how they are
     #[command(after_help = "Example:\n  hanode lab status demo --json")]
     Status {
-        #[command(flatten)]
-        common: Common,
+        /// The cluster directory
+        dir: PathBuf,
         /// Print it as JSON
         #[arg(long)]
         json: bool,
@@ -152,8 +152,8 @@ Exit status 0 when the cluster was well after every round and no promised write 
     /// Stop all nodes and remove their disks
     #[command(after_help = "Example:\n  hanode lab down demo")]
     Down {
-        #[command(flatten)]
-        common: Common,
+        /// The cluster directory
+        dir: PathBuf,
     },
 }
 
@@ -188,9 +188,9 @@ impl Lab {
             Verb::Up { common, image, vm, timeout_scale } => {
                 up(common, image.as_deref(), *vm, *timeout_scale)
             }
-            Verb::Status { common, json, replace } => {
-                let access = status::access(&common.dir)?;
-                let found = lab::status(&common.dir, || health::collect(&access))??;
+            Verb::Status { dir, json, replace } => {
+                let access = status::access(dir)?;
+                let found = lab::status(dir, || health::collect(&access))??;
                 match replace {
                     Some(node) => status::show_replace(&access, &found, node, *json),
                     None => status::show(&found, Form::of(*json, false)),
@@ -220,17 +220,19 @@ impl Lab {
             Verb::Chaos { dir, rounds, seed, faults, json, timeout_scale } => {
                 chaos(dir, *rounds, *seed, faults, *json, *timeout_scale)
             }
-            Verb::Down { common } => lab::down(&common.dir).map(|()| Verdict::Well),
+            Verb::Down { dir } => lab::down(dir).map(|()| Verdict::Well),
         }
     }
 }
 
 fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Result<Verdict> {
     let access = status::access(&common.dir)?;
-    let image = match image {
-        Some(image) => image.to_path_buf(),
+    // Of a lab that is there already.
+    let (image, vm) = match image {
+        Some(image) => (image.to_path_buf(), vm),
         None => {
-            lab::Lab::open(&common.dir).context("a new lab needs --image FILE")?.layout.image.path.clone()
+            let lab = lab::Lab::open(&common.dir).context("a new lab needs --image FILE")?;
+            (lab.layout.image.path.clone(), lab.layout.vm)
         }
     };
     let options = Options {
@@ -298,4 +300,18 @@ fn exec(common: &Common, command: &[String]) -> Result<Verdict> {
     };
     let status = lab::exec(&common.dir, node, command)?;
     Ok(if status.success() { Verdict::Well } else { Verdict::NotWell })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Cli;
+    use clap::Parser;
+
+    #[test]
+    fn the_whole_lab_goes_down_or_nothing() {
+        let takes = |words: &str| Cli::try_parse_from(words.split(' ')).is_ok();
+        assert!(takes("hanode lab down demo") && takes("hanode lab status demo"));
+        assert!(!takes("hanode lab down demo --node node2"), "the others would go with it");
+        assert!(!takes("hanode lab status demo --node node2"));
+    }
 }

@@ -43,7 +43,7 @@ pub struct Render {
     /// What the services would do at this boot
     #[arg(long, value_enum, default_value = "genesis")]
     pub plan: Plan,
-    /// Put *** in place of every password
+    /// Put REDACTED- and the role's name in place of every password
     #[arg(long)]
     pub redact: bool,
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::client::etcd::Etcd;
 use crate::client::http::Http;
 use crate::client::redis::{Redis, Value, Watched, watched};
+use crate::client::tls;
 use crate::join::{self, Answer};
 use crate::pki::read;
 use crate::spec::{Node, VipMode};
@@ -23,7 +24,7 @@ pub fn collect(access: &Access) -> Result<Status> {
         let rediss: Vec<_> = nodes.iter().map(|n| threads.spawn(|| redis(access, n))).collect();
         let sentinels: Vec<_> = nodes.iter().map(|n| threads.spawn(|| sentinel(access, n))).collect();
         let patroni = threads.spawn(|| postgres(access, spec));
-        let vip = threads.spawn(|| haproxy_answers(spec.network.vip, spec.haproxy.stats_port));
+        let vip = threads.spawn(|| vip_answers(spec));
         let all = |failed: &str| anyhow::anyhow!("{failed}: a thread failed");
         let nodes =
             joins.into_iter().map(|t| t.join().map_err(|_| all("nodes"))).collect::<Result<Vec<_>>>()?;
@@ -96,7 +97,7 @@ pub fn own(access: &Access, node: &Node, answer: Answer) -> Result<Status> {
         vip: VipStatus {
             address: spec.network.vip,
             holders: holders.into_iter().collect(),
-            answers: haproxy_answers(spec.network.vip, spec.haproxy.stats_port),
+            answers: vip_answers(spec),
         },
         certificates: certificates(access)?,
         nodes: vec![seen],
@@ -123,6 +124,17 @@ fn haproxy_answers(address: IpAddr, port: u16) -> bool {
         Ok(Http::new(None, TIMEOUT)?.get(&url)?.status)
     };
     probe().is_ok_and(|status| status == 200)
+}
+
+/// A load balancer need not forward the health probe's port: of one it counts whether it takes clients' connections.
+fn vip_answers(spec: &Spec) -> bool {
+    let vip = spec.network.vip;
+    match spec.network.vip_mode {
+        VipMode::Vrrp => haproxy_answers(vip, spec.haproxy.stats_port),
+        VipMode::External => [spec.postgres.vip_port, spec.redis.vip_port]
+            .into_iter()
+            .all(|port| tls::connect(vip, port, TIMEOUT).is_ok()),
+    }
 }
 
 fn etcd(access: &Access, node: &Node) -> EtcdStatus {

@@ -33,7 +33,7 @@ pub fn node_metrics(status: &Status) -> String {
     all.extend(redis(status));
     all.push(one(
         "hanode_vip_answers",
-        "Whether HAProxy answers on the virtual IP, as seen from here.",
+        "Whether HAProxy, or a load balancer, answers on the virtual IP, as seen from here.",
         truth(status.vip.answers),
     ));
     let ends = status.certificates.iter().map(|c| (vec![("file", c.name.clone())], c.not_after as f64));

@@ -130,7 +130,7 @@ pub struct SentinelStatus {
 pub struct VipStatus {
     pub address: IpAddr,
     pub holders: Vec<String>,
-    /// Whether HAProxy answers there, as seen from here.
+    /// Whether HAProxy answers there, or a load balancer takes connections, as seen from here.
     pub answers: bool,
 }
 

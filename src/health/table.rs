@@ -17,7 +17,7 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
         Some(table) => table,
         None => rows.iter().map(|row| paragraph(row, width)).collect(),
     };
-    let answers = if status.vip.answers { "answers" } else { "does not answer" };
+    let answers = if status.vip.answers { "answers" } else { "does not answer here" };
     let _ = writeln!(out, "\nvirtual IP  {} {answers}", status.vip.address);
     if let Some(first) = status.certificates.iter().min_by_key(|c| c.days_left) {
         let ends = format!("{} in {} days", first.name, first.days_left);

@@ -1,10 +1,13 @@
 //! The bake into a tree that somebody else made: a mounted image, or `/` inside a virtual machine.
 
 use super::overlay::{self, Baked, Ground};
+use super::record::{self, Record};
+use super::rehearse::rehearse;
 use super::survey::{self, Facts};
 use super::{assets, base, clone, packages, selinux, tool};
+use crate::target::{SourceKind, Target};
 use crate::tree::{self, Ids};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -22,19 +25,45 @@ pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) ->
             root.display()
         );
     }
+    if let Some(baked) = baked {
+        target.pin(&baked.spec.versions)?;
+        rehearse(baked, &target)?;
+    }
+    fetched_as_asked(root, &target)?;
     packages::ensure(root, &target)?;
     let facts = Facts::of_base(root, &target, String::new(), installed_at(root)?)?;
     let ground = Ground { target_text: &text, target: &target, facts: &facts, program };
     let entries = overlay::entries(&ground, baked)?;
     let changed = tree::write(root, &entries, Some(&Ids::read(root)?))?;
     base::units(&target, root)?;
+    clone::forget(root)?;
     if let Some(policy) = &mut target.selinux {
         baked.map_or(Ok(()), |baked| selinux::take_ports(policy, baked.spec))?;
         selinux::settle(policy, root)?;
-        selinux::label(policy, root, &entries.into_iter().map(|e| e.path).collect::<Vec<_>>())?;
+        // All that a bake writes: entries, links of units, what was forgotten, and the policy itself.
+        let mut written = vec!["/etc".to_string(), "/var/lib/selinux".into()];
+        written.extend(entries.into_iter().map(|entry| entry.path));
+        selinux::label(policy, root, &written)?;
     }
-    clone::forget(root)?;
     Ok(changed)
+}
+
+/// What comes in no package has the version that the tree was built with: a bake brings no other.
+fn fetched_as_asked(root: &Path, target: &Target) -> Result<()> {
+    let Ok(text) = std::fs::read(tree::below(root, record::PATH)) else { return Ok(()) };
+    let record: Record = serde_json::from_slice(&text)
+        .with_context(|| format!("{} in {}: not of this version", record::PATH, root.display()))?;
+    for (name, _) in target.sources.iter().filter(|(_, source)| source.kind == SourceKind::File) {
+        if let (Some(has), Some(asked)) = (record.components.get(name), target.versions.get(name)) {
+            ensure!(
+                has == asked,
+                "{} holds {name} {has}, and {asked} is asked for: begin with an image of `hanode build DIR --base`, which \
+                 takes the versions of its cluster.toml",
+                root.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// When the tree's packages last changed: a second bake says the same as the first.

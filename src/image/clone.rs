@@ -1,12 +1,14 @@
-//! What a machine that ran has of its own, and no copy of it may have: identity, keys, ways in, logs, and
-//! what cloud-init did for it.
+//! What a tree has of its own, and no copy of it may have: identity, keys, ways in, logs, and what cloud-init did for
+//! it. A machine that ran has it, and a base fresh from its packages too.
 
 use crate::tree;
 use anyhow::{Context, Result};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Files that go, and directories whose content goes. The last component may end in `*`.
+/// Files that go, and directories whose content goes. A component may hold one `*`. What sudo grants the user that
+/// cloud-init made stays: it opens no way in, and Packer shuts the machine down by it.
 const OWN: &[&str] = &[
     "etc/hostname",
     "etc/ssh/ssh_host_*",
@@ -17,9 +19,14 @@ const OWN: &[&str] = &[
     "etc/subuid-",
     "etc/subgid-",
     "etc/.pwd.lock",
+    "etc/ssl/private/ssl-cert-snakeoil.key",
+    "etc/ssl/certs/ssl-cert-snakeoil.pem",
     "root/.ssh",
     "root/.bash_history",
     "root/.cache",
+    "home/*/.ssh",
+    "home/*/.bash_history",
+    "home/*/.cache",
     // The network as cloud-init wrote it for this machine, for whichever renderer.
     "etc/netplan/50-cloud-init.yaml",
     "etc/systemd/network/10-cloud-init-*",
@@ -40,6 +47,7 @@ const OWN: &[&str] = &[
     "var/lib/systemd/timesync",
     "var/cache/apt",
     "var/cache/dnf",
+    "var/cache/debconf/*-old",
     "var/cache/ldconfig/aux-cache",
     "var/lib/apt/lists",
     "var/lib/dpkg/status-old",
@@ -52,9 +60,8 @@ pub fn forget(root: &Path) -> Result<()> {
             remove(&path).with_context(|| format!("removing {}", path.display()))?;
         }
     }
-    for home in children(&root.join("home")) {
-        remove(&home.join(".ssh")).with_context(|| format!("removing the keys in {}", home.display()))?;
-    }
+    dangling_links(&root.join("etc/ssl/certs"))?;
+    lock_passwords(&root.join("etc/shadow")).context("locking the passwords in etc/shadow")?;
     // The journal has a directory for each machine-id.
     for journal in children(&root.join("var/log/journal")) {
         fs::remove_dir_all(&journal).with_context(|| format!("removing {}", journal.display()))?;
@@ -69,31 +76,75 @@ pub fn forget(root: &Path) -> Result<()> {
     tree::replace(&root.join("etc/machine-id"), b"", 0o444, None)
 }
 
+/// A directory stays, without its content.
+pub fn empty(dir: &Path) -> Result<()> {
+    for path in children(dir) {
+        let gone = if path.is_dir() && !path.is_symlink() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        gone.with_context(|| format!("removing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn remove(at: &Path) -> Result<()> {
+    if at.is_dir() && !at.is_symlink() {
+        empty(at)?;
+    } else if at.is_symlink() || at.exists() {
+        fs::remove_file(at)?;
+    }
+    Ok(())
+}
+
 fn children(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 fn matching(root: &Path, pattern: &str) -> Vec<PathBuf> {
-    let path = root.join(pattern);
-    let Some((dir, prefix)) = pattern.strip_suffix('*').and_then(|p| p.rsplit_once('/')) else {
-        return vec![path];
-    };
-    let begins = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix));
-    children(&root.join(dir)).into_iter().filter(begins).collect()
+    pattern.split('/').fold(vec![root.to_path_buf()], |found, part| match part.split_once('*') {
+        None => found.iter().map(|at| at.join(part)).collect(),
+        Some((begin, end)) => {
+            let fits = |path: &PathBuf| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end))
+            };
+            found.iter().flat_map(|at| children(at)).filter(fits).collect()
+        }
+    })
 }
 
-/// A directory stays, without its content; everything else goes.
-fn remove(at: &Path) -> Result<()> {
-    if at.is_dir() && !at.is_symlink() {
-        for path in children(at) {
-            if path.is_dir() && !path.is_symlink() {
-                fs::remove_dir_all(path)?;
-            } else {
-                fs::remove_file(path)?;
-            }
+/// The certificate directory has links by hash to what was removed.
+fn dangling_links(dir: &Path) -> Result<()> {
+    for path in children(dir) {
+        if path.is_symlink() && !path.exists() && path.read_link()?.is_relative() {
+            fs::remove_file(path)?;
         }
-    } else if at.is_symlink() || at.exists() {
-        fs::remove_file(at)?;
+    }
+    Ok(())
+}
+
+/// A password that is none stays as the distribution writes it: `*`, `!`, `!!`.
+fn lock_passwords(shadow: &Path) -> Result<()> {
+    if !shadow.exists() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(shadow)?;
+    let locked = |line: &str| {
+        let mut fields: Vec<&str> = line.split(':').collect();
+        match fields.get_mut(1) {
+            Some(password) if password.is_empty() || !password.chars().all(|c| "*!".contains(c)) => {
+                *password = "!"
+            }
+            _ => {}
+        }
+        fields.join(":") + "\n"
+    };
+    let new: String = text.lines().map(locked).collect();
+    if new != text {
+        let was = shadow.metadata()?;
+        tree::replace(shadow, new.as_bytes(), was.mode() & 0o7777, Some((was.uid(), was.gid())))?;
     }
     Ok(())
 }
@@ -114,13 +165,21 @@ mod tests {
             "etc/ssh/ssh_host_ed25519_key",
             "root/.ssh/authorized_keys",
             "home/admin/.ssh/authorized_keys",
+            "home/admin/.bash_history",
+            "etc/ssl/private/ssl-cert-snakeoil.key",
+            "var/cache/debconf/config.dat-old",
             "var/lib/cloud/instances/i-1/user-data.txt",
             "var/lib/hanode/install-id",
             "var/log/journal/0123/system.journal",
             "var/log/postgresql/old.log",
             "etc/systemd/network/10-cloud-init-eth0.network",
         ];
-        let kept = ["etc/ssh/sshd_config", "home/admin/.profile", "etc/systemd/network/20-mine.network"];
+        let kept = [
+            "etc/ssh/sshd_config",
+            "home/admin/.profile",
+            "etc/systemd/network/20-mine.network",
+            "var/cache/debconf/config.dat",
+        ];
         own.iter().chain(&kept).for_each(|name| put(name));
         forget(root.path()).unwrap();
         for name in own {
@@ -132,5 +191,20 @@ mod tests {
         assert!(root.path().join("var/log/postgresql").is_dir());
         assert_eq!(fs::read(root.path().join("etc/machine-id")).unwrap(), b"");
         forget(root.path()).unwrap();
+    }
+
+    #[test]
+    fn no_password_opens_a_copy() {
+        let root = tempfile::tempdir().unwrap();
+        let shadow = root.path().join("shadow");
+        fs::write(
+            &shadow,
+            "root:$6$x$y:1:0:99:7:::\nbin:*:1::::::\nnone::1::::::\nnever:!!:1::::::\nold:!$6$x:1::::::\n",
+        )
+        .unwrap();
+        lock_passwords(&shadow).unwrap();
+        let locked = "root:!:1:0:99:7:::\nbin:*:1::::::\nnone:!:1::::::\nnever:!!:1::::::\nold:!:1::::::\n";
+        assert_eq!(fs::read_to_string(&shadow).unwrap(), locked);
+        lock_passwords(&root.path().join("none")).unwrap();
     }
 }

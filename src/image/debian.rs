@@ -80,10 +80,11 @@ fn repositories<'a>(target: &'a Target, scratch: &Scratch) -> Result<Vec<Reposit
     made.collect()
 }
 
-/// The image's own list of sources, with the key rings where it will find them.
+/// The image's own list of sources, with the key rings where it will find them. A directory of the machine that built
+/// the image is nothing to the image.
 fn keep_sources(repositories: &[Repository], root: &Path) -> Result<()> {
     let mut list = String::new();
-    for repository in repositories {
+    for repository in repositories.iter().filter(|repository| !repository.source.is_local()) {
         let Some(ring) = &repository.ring else {
             list += &repository.lines(None);
             continue;
@@ -114,4 +115,31 @@ pub fn packages(root: &Path) -> Result<Vec<(String, String)>> {
 pub fn owner(root: &Path, file: &str) -> Result<String> {
     let said = tool::run(inside(root, "dpkg-query").arg("-S").arg(format!("*{file}")))?;
     Ok(said.text()?.split(':').next().unwrap_or_default().trim().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_has_sources_it_can_reach_and_their_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        for part in ["usr/share/keyrings", "etc/apt"] {
+            std::fs::create_dir_all(root.join(part)).unwrap();
+        }
+        let (_, target) = super::super::target("debian-13").unwrap();
+        let mut source = target.sources.into_values().find(|source| source.kind == SourceKind::Apt).unwrap();
+        let list = |source: &Source| {
+            let ring = dir.path().join("hanode.gpg");
+            std::fs::write(&ring, "key").unwrap();
+            keep_sources(&[Repository { source, ring: Some(ring) }], &root).unwrap();
+            std::fs::read_to_string(root.join("etc/apt/sources.list")).unwrap()
+        };
+        let kept = list(&source);
+        let line = format!("deb [signed-by=/usr/share/keyrings/hanode.gpg] {}", source.url);
+        assert!(kept.starts_with(&line) && root.join("usr/share/keyrings/hanode.gpg").is_file(), "{kept}");
+        source.url = "file:/srv/mirror".into();
+        assert_eq!(list(&source), "", "a directory of the machine that builds");
+    }
 }

@@ -25,7 +25,7 @@ pub fn install(target: &Target, before: &[Entry], scratch: &Scratch, note: &dyn 
         .with_context(|| format!("source {name}"))?;
     tree::write(&root, before, Some(&Ids::read(&root)?))?;
     let repositories = repositories(target, &root, scratch)?;
-    write_repositories(&repositories, &root, |r| r.for_the_build())?;
+    write_repositories(&repositories, &root, |r| Some(r.for_the_build()))?;
     // The host's way to names, while packages are fetched; a link there would lead out of the tree.
     let resolver = root.join("etc/resolv.conf");
     let _ = std::fs::remove_file(&resolver);
@@ -143,18 +143,17 @@ impl Repository<'_> {
 
     fn for_the_build(&self) -> String {
         let local = self.directory().map(|_| format!("file://{}", self.place()));
-        self.text(local.as_ref().unwrap_or(&self.source.url), true)
+        self.text(local.as_ref().unwrap_or(&self.source.url))
     }
 
     /// A directory of the machine that built the image is nothing to the image.
-    fn for_the_image(&self) -> String {
-        self.text(&self.source.url, self.directory().is_none())
+    fn for_the_image(&self) -> Option<String> {
+        (!self.source.is_local()).then(|| self.text(&self.source.url))
     }
 
-    fn text(&self, url: &str, enabled: bool) -> String {
-        let (name, enabled) = (self.name, u8::from(enabled));
-        let key = &self.key;
-        format!("[{name}]\nname={name}\nbaseurl={url}\nenabled={enabled}\ngpgcheck=1\ngpgkey=file://{key}\n")
+    fn text(&self, url: &str) -> String {
+        let (name, key) = (self.name, &self.key);
+        format!("[{name}]\nname={name}\nbaseurl={url}\nenabled=1\ngpgcheck=1\ngpgkey=file://{key}\n")
     }
 }
 
@@ -179,11 +178,19 @@ fn repositories<'a>(target: &'a Target, root: &Path, scratch: &Scratch) -> Resul
     made.collect()
 }
 
-fn write_repositories(all: &[Repository], root: &Path, text: impl Fn(&Repository) -> String) -> Result<()> {
+/// One without a text goes.
+fn write_repositories(
+    all: &[Repository],
+    root: &Path,
+    text: impl Fn(&Repository) -> Option<String>,
+) -> Result<()> {
     let dir = root.join(REPOSITORIES);
     for repository in all {
         let at = dir.join(format!("hanode-{}.repo", repository.name));
-        tree::replace(&at, text(repository).as_bytes(), 0o644, None)?;
+        match text(repository) {
+            Some(text) => tree::replace(&at, text.as_bytes(), 0o644, None)?,
+            None => std::fs::remove_file(&at)?,
+        }
     }
     Ok(())
 }
@@ -238,18 +245,18 @@ mod tests {
         let text = |source: &Source| {
             let key = "/etc/pki/rpm-gpg/hanode-pgdg.asc".to_string();
             let repository = Repository { name: "pgdg", source, key };
-            [repository.for_the_build(), repository.for_the_image()]
+            (repository.for_the_build(), repository.for_the_image())
         };
         let checked = "\nenabled=1\ngpgcheck=1\ngpgkey=file:///etc/pki/rpm-gpg/hanode-pgdg.asc\n";
-        for text in text(&source) {
-            assert!(text.contains(&source.url) && text.contains(checked), "{text}");
-        }
+        let (build, image) = text(&source);
+        assert!(build.contains(&source.url) && build.contains(checked), "{build}");
+        assert_eq!(image, Some(build), "the image has the same");
         source.url = "file:///mirror".into();
-        let [build, image] = text(&source);
+        let (build, image) = text(&source);
         assert!(
             build.contains("baseurl=file:///run/hanode-source/pgdg\n") && build.contains(checked),
             "{build}"
         );
-        assert!(image.contains("enabled=0\ngpgcheck=1\n"), "{image}");
+        assert_eq!(image, None, "a directory of the machine that builds");
     }
 }

@@ -2,9 +2,9 @@
 
 use super::ext4::Ext4;
 use super::format::Format;
-use super::record::{PATH, Record};
+use super::record::{PATH, Record, day};
 use super::scratch::Scratch;
-use super::tool::{command, run};
+use super::tool::{self, command, run};
 use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 use serde::Serialize;
@@ -25,6 +25,11 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
     if !file.is_file() {
         bail!("{}: no such file", file.display());
     }
+    tool::need(match format {
+        Format::Tar | Format::TarGz => &[],
+        Format::Raw => &["debugfs"],
+        Format::Qcow2 | Format::Vmdk => &["debugfs", "qemu-img"],
+    })?;
     let text = match format {
         Format::Tar => last_member(tar::Archive::new(File::open(file)?).entries_with_seek()?),
         Format::TarGz => {
@@ -110,7 +115,8 @@ impl std::fmt::Display for Inspection {
         writeln!(f, "{}", self.file)?;
         writeln!(f, "  target      {} ({})", image.target, image.os)?;
         writeln!(f, "  hanode      {}", image.hanode)?;
-        writeln!(f, "  base        {}", image.base.id.get(..16).unwrap_or("made elsewhere"))?;
+        let base = image.base.id.get(..16).unwrap_or("made elsewhere");
+        writeln!(f, "  base        {base}, packages of {}", day(image.base.built_at))?;
         match &image.cluster {
             Some(cluster) => {
                 writeln!(f, "  cluster     {}", cluster.name)?;

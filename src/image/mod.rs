@@ -3,6 +3,7 @@
 mod assets;
 mod bake;
 mod base;
+mod cache;
 mod clone;
 mod debian;
 mod disk;
@@ -18,6 +19,7 @@ mod packages;
 mod parameters;
 mod progress;
 mod record;
+mod rehearse;
 pub mod selinux;
 mod survey;
 mod tarball;
@@ -38,7 +40,7 @@ use crate::spec::Spec;
 use crate::target::Override;
 use crate::tree::Entry;
 use anyhow::{Context, Result, bail};
-use base::Base;
+use cache::Base;
 use ext4::Ext4;
 use flate2::{Compression, write::GzEncoder};
 use overlay::Ground;
@@ -56,10 +58,14 @@ pub struct Options<'a> {
     /// Sources that are taken from elsewhere.
     pub sources: &'a [Override],
     pub out: &'a Path,
+    /// The base is made anew, of the packages that its sources have today.
+    pub fresh: bool,
     /// For qcow2: smaller, and slower to make.
     pub compress: bool,
-    /// `None`: an image without a cluster.
+    /// `None`: an image without a cluster, in the target's own versions.
     pub baked: Option<Baked<'a>>,
+    /// Of the cluster only the choice of versions and ports; nothing of it goes in.
+    pub bare: bool,
     /// The bytes of `hanode-firstboot`; [`program`] finds them.
     pub program: &'a [u8],
 }
@@ -73,11 +79,14 @@ pub struct Built {
     pub bytes: u64,
     pub seconds: f64,
     pub base: String,
+    /// The day of the base's packages.
+    pub packages: String,
 }
 
 impl std::fmt::Display for Built {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} MiB in {:.1} s", self.path.display(), self.bytes >> 20, self.seconds)
+        let (path, mib) = (self.path.display(), self.bytes.div_ceil(1 << 20));
+        write!(f, "{path} is built: {mib} MiB, {:.1} s, packages of {}", self.seconds, self.packages)
     }
 }
 
@@ -95,12 +104,13 @@ pub fn build(options: &Options) -> Result<Built> {
     if let (Some(policy), Some(baked)) = (&mut target.selinux, &options.baked) {
         selinux::take_ports(policy, baked.spec)?;
     }
+    options.baked.as_ref().map_or(Ok(()), |baked| rehearse::rehearse(baked, &target))?;
     tool::need(if format.is_archive() { &["cp"] } else { &["cp", "debugfs", "e2fsck", "qemu-img"] })?;
     let mut steps = Steps::new();
-    let base = base::obtain(&target, &mut steps)?;
+    let base = cache::obtain(&target, options.fresh, &mut steps)?;
     steps.begin("baking");
     let ground = Ground { target_text: &text, target: &target, facts: &base.facts, program: options.program };
-    let entries = overlay::entries(&ground, options.baked.as_ref())?;
+    let entries = overlay::entries(&ground, options.baked.as_ref().filter(|_| !options.bare))?;
     let scratch = Scratch::beside(options.out)?;
     let made = if format.is_archive() {
         archive(&base, &entries, format, &scratch, &mut steps)
@@ -113,7 +123,8 @@ pub fn build(options: &Options) -> Result<Built> {
     use std::os::unix::fs::MetadataExt;
     let bytes = std::fs::metadata(options.out)?.blocks() * 512;
     let seconds = begun.elapsed().as_secs_f64();
-    Ok(Built { schema: 1, path: options.out.into(), bytes, seconds, base: base.facts.base })
+    let (packages, id) = (record::day(base.facts.built_at), base.facts.base.clone());
+    Ok(Built { schema: 1, path: options.out.into(), bytes, seconds, base: id, packages })
 }
 
 /// What is known against the versions that a spec asks for, each with what to do.
@@ -138,8 +149,8 @@ pub fn doubts(spec: &Spec) -> Result<Vec<(String, String)>> {
 /// each base.
 pub fn tree(target: &crate::target::Target, dir: &Path) -> Result<PathBuf> {
     let mut steps = Steps::new();
-    let base = base::obtain(target, &mut steps)?;
-    let at = dir.join(format!("tree-{}", base.facts.base));
+    let base = cache::obtain(target, false, &mut steps)?;
+    let at = dir.join(format!("tree-{}-{}", base.facts.base, base.facts.built_at));
     if at.is_dir() {
         return Ok(at);
     }

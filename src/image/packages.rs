@@ -5,7 +5,6 @@ use super::tool::{inside, run};
 use crate::target::Target;
 use crate::tree::{self, Entry, Ids};
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Debian's word for it: no service starts while packages are configured.
@@ -22,13 +21,15 @@ pub fn ensure(root: &Path, target: &Target) -> Result<()> {
         target.base.parts.iter().flat_map(|part| assets::entries(&format!("parts/{part}"), "")).collect();
     let ids = Ids::read(root)?;
     tree::write(root, &parts, Some(&ids))?;
-    let said = run(inside(root, "dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}${Package}\n"]))?;
-    let installed: BTreeSet<_> = said.text()?.lines().filter_map(|line| line.strip_prefix("ii ")).collect();
+    let said =
+        run(inside(root, "dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}${Package}=${Version}\n"]))?;
+    let installed: Vec<_> = said.text()?.lines().filter_map(|line| line.strip_prefix("ii ")).collect();
     let wanted: Vec<_> = target.base.packages.iter().map(|p| target.versioned(p)).collect();
-    // `name=version`
-    let name = |wanted: &str| wanted.split('=').next().map(str::to_string).unwrap_or_default();
-    let missing: Vec<_> =
-        wanted.iter().map(String::as_str).filter(|p| !installed.contains(name(p).as_str())).collect();
+    let missing: Vec<_> = wanted
+        .iter()
+        .map(String::as_str)
+        .filter(|wanted| !installed.iter().any(|has| is_wanted(has, wanted)))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -56,4 +57,29 @@ fn install(root: &Path, packages: &[&str]) -> Result<()> {
         .args(["-qy", "-o", "Dpkg::Options::=--force-confold", "--no-install-recommends", "install"])
         .args(packages))?;
     Ok(())
+}
+
+/// `has`: `name=version`. `wanted`: a name, or `name=version`, which may end in `*`.
+fn is_wanted(has: &str, wanted: &str) -> bool {
+    match (wanted.contains('='), wanted.strip_suffix('*')) {
+        (false, _) => has.split_once('=').is_some_and(|(name, _)| name == wanted),
+        (true, Some(begin)) => has.starts_with(begin),
+        (true, None) => has == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_wanted;
+
+    #[test]
+    fn another_version_than_the_one_asked_for_is_missing() {
+        let has = "postgresql-12=12.22-1.pgdg20.04+1";
+        for wanted in ["postgresql-12", "postgresql-12=12.22-*", "postgresql-12=12.22-1.pgdg20.04+1"] {
+            assert!(is_wanted(has, wanted), "{wanted}");
+        }
+        for wanted in ["postgresql", "postgresql-12=12.7-*", "postgresql-12=12.2"] {
+            assert!(!is_wanted(has, wanted), "{wanted}");
+        }
+    }
 }

@@ -39,6 +39,12 @@ pub struct Cluster {
     pub bundle_generation: u64,
 }
 
+/// A time in seconds since 1970, as the day in UTC.
+pub fn day(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|s| time::OffsetDateTime::from_unix_timestamp(s).ok());
+    time.map_or_else(|| "an unknown day".into(), |time| time.date().to_string())
+}
+
 impl Record {
     pub fn new(target: &Target, facts: &Facts, cluster: Option<Cluster>, rows: Vec<Row>) -> Result<Record> {
         Ok(Record {

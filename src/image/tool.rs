@@ -10,14 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// Program and the Debian package it comes in.
+/// Program and the Debian package it comes in, where that has another name.
 const PACKAGES: &[(&str, &str)] = &[
-    ("mmdebstrap", "mmdebstrap"),
-    ("curl", "curl"),
-    ("gpg", "gpg"),
-    ("mount", "mount"),
     ("unshare", "util-linux"),
-    ("tar", "tar"),
+    ("nsenter", "util-linux"),
+    ("setsid", "util-linux"),
+    ("ip", "iproute2"),
+    ("systemd-nspawn", "systemd-container"),
     ("cp", "coreutils"),
     ("chroot", "coreutils"),
     ("sgdisk", "gdisk"),
@@ -28,7 +27,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("debugfs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("qemu-img", "qemu-utils"),
-    ("xorriso", "xorriso"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("ssh", "openssh-client"),
+    ("ssh-keygen", "openssh-client"),
 ];
 
 /// Where a program lies; `sbin` counts even if the caller's PATH lacks it.
@@ -46,6 +47,7 @@ pub fn need(names: &[&str]) -> Result<()> {
     }
     let mut packages: Vec<_> =
         missing.iter().map(|m| PACKAGES.iter().find(|(p, _)| p == m).map_or(*m, |(_, pkg)| pkg)).collect();
+    packages.sort_unstable();
     packages.dedup();
     bail!("missing on this machine: {}; apt-get install {}", missing.join(", "), packages.join(" "))
 }

@@ -31,7 +31,9 @@ pub struct Report {
     pub stopped: Option<String>,
     /// Every second and more without an acknowledged write.
     pub outages: BTreeMap<Service, Vec<Gap>>,
-    pub writes: Verdict,
+    pub writes: Option<Verdict>,
+    /// Why nobody knows what became of the writes.
+    pub unread: Option<String>,
     pub lasted: f64,
 }
 
@@ -56,7 +58,7 @@ pub fn roll(mut lab: Lab, access: &Access, image: &Path, timeout_scale: f64) -> 
     let problems = health::problems_but_skew(access, &run.status()?);
     ensure!(problems.is_empty(), "the cluster is not well to begin with: {}", problems.join("; "));
     let load = Load::start(&lab, access)?;
-    let flows = wait_until(PATIENCE, || {
+    let flows = wait_until(run.limit, || {
         interrupt::interrupted() || Service::ALL.iter().all(|s| load.acknowledged(*s) > 0)
     });
     interrupt::check()?;
@@ -64,15 +66,20 @@ pub fn roll(mut lab: Lab, access: &Access, image: &Path, timeout_scale: f64) -> 
     let mut steps = Vec::new();
     let stopped = match run.all(&load, &mut steps) {
         Ok(()) => None,
-        Err(error) if error.is::<Stopped>() => Some(format!("{error:#}")),
-        Err(error) => return Err(error),
+        Err(error) => Some(format!("{error:#}")),
     };
+    interrupt::check()?;
     let record = load.stop();
-    let writes = record.verify()?;
+    // A cluster that did not come back may not let them be read: the report is told all the same.
+    let (writes, unread) = match record.verify() {
+        Ok(verdict) => (Some(verdict), None),
+        Err(error) => (None, Some(format!("{error:#}"))),
+    };
+    interrupt::check()?;
     let outages = Service::ALL.map(|s| (s, record.gaps(s, OUTAGE)));
-    let well = stopped.is_none() && writes.promises_kept();
+    let well = stopped.is_none() && writes.as_ref().is_some_and(Verdict::promises_kept);
     let lasted = record.lasted.as_secs_f64();
-    Ok(Report { schema: 1, well, steps, stopped, outages: outages.into(), writes, lasted })
+    Ok(Report { schema: 1, well, steps, stopped, outages: outages.into(), writes, unread, lasted })
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -185,12 +192,36 @@ pub fn table(report: &Report) -> String {
             gaps.len()
         );
     }
-    out += &report.writes.to_string();
-    let _ = writeln!(out, "{} nodes replaced in {:.0} s", report.steps.len(), report.lasted);
-    match &report.stopped {
-        Some(why) => out += why,
-        None if report.well => out += "every promise kept",
-        None => out += "PROMISED WRITES ARE LOST",
+    if let Some(writes) = &report.writes {
+        out += &writes.to_string();
     }
-    out
+    let _ = writeln!(out, "{} nodes replaced in {:.0} s", report.steps.len(), report.lasted);
+    let unread = report.unread.as_ref().map(|why| format!("NOBODY KNOWS WHAT BECAME OF THE WRITES: {why}"));
+    let lost = report.writes.as_ref().is_some_and(|writes| !writes.promises_kept());
+    let lost = lost.then(|| "PROMISED WRITES ARE LOST".to_string());
+    let faults: Vec<String> = [lost, unread, report.stopped.clone()].into_iter().flatten().collect();
+    out + &if faults.is_empty() { "every promise kept".into() } else { faults.join("\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_back_leaves_the_report() {
+        let report = Report {
+            schema: 1,
+            well: false,
+            steps: vec![],
+            stopped: Some("the new node1 did not bring the cluster back".into()),
+            outages: BTreeMap::from([(Service::Postgres, vec![Gap { from: 1.0, seconds: 300.0 }])]),
+            writes: None,
+            unread: Some("reading back from PostgreSQL: refused".into()),
+            lasted: 400.0,
+        };
+        let told = table(&report);
+        for piece in ["300.0 s in all", "from PostgreSQL: refused", "did not bring the cluster back"] {
+            assert!(told.contains(piece) && !told.contains("every promise kept"), "{told}");
+        }
+    }
 }

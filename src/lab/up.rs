@@ -2,10 +2,11 @@
 
 use super::diagnose::{self, Boot};
 use super::layout::{self, Image, Layout};
-use super::{Lab, down, image, process, state, vm};
+use super::{Lab, down, image, state, vm};
+use crate::image::tool;
 use crate::interrupt::Interrupted;
 use crate::spec::Spec;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ pub fn up(
     stop: &AtomicBool,
 ) -> Result<Report> {
     needs_root()?;
-    needs_tools(options.vm)?;
+    needs_tools(&options.image, options.vm)?;
     let dir =
         options.dir.canonicalize().with_context(|| format!("no directory {}", options.dir.display()))?;
     let new = !state(&dir).exists();
@@ -303,32 +304,15 @@ pub(super) fn needs_root() -> Result<()> {
     Ok(())
 }
 
-/// What runs a lab, and the Debian package that brings it.
-const TOOLS: [(&str, &str); 5] = [
-    ("ip", "iproute2"),
-    ("nsenter", "util-linux"),
-    ("setsid", "util-linux"),
-    ("mount", "mount"),
-    ("tar", "tar"),
-];
-const CONTAINER_TOOLS: [(&str, &str); 1] = [("systemd-nspawn", "systemd-container")];
-const VM_TOOLS: [(&str, &str); 5] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("qemu-img", "qemu-utils"),
-    ("xorriso", "xorriso"),
-    ("ssh", "openssh-client"),
-    ("ssh-keygen", "openssh-client"),
-];
+const TOOLS: [&str; 5] = ["ip", "nsenter", "setsid", "mount", "tar"];
+const CONTAINER_TOOLS: [&str; 2] = ["systemd-nspawn", "mke2fs"];
+const VM_TOOLS: [&str; 5] = ["qemu-system-x86_64", "qemu-img", "xorriso", "ssh", "ssh-keygen"];
 
-fn needs_tools(vm: bool) -> Result<()> {
+fn needs_tools(image: &Path, vm: bool) -> Result<()> {
+    let compact = matches!(image::Format::of(image)?, image::Format::Qcow2 | image::Format::Vmdk);
     let more = if vm { &VM_TOOLS[..] } else { &CONTAINER_TOOLS };
-    let mut packages: Vec<_> =
-        TOOLS.iter().chain(more).filter(|t| !process::found(t.0)).map(|t| t.1).collect();
-    packages.dedup();
-    if !packages.is_empty() {
-        bail!("the lab needs programs that are not here: apt-get install {}", packages.join(" "));
-    }
-    Ok(())
+    let disk: &[&str] = if compact && !vm { &["qemu-img"] } else { &[] };
+    tool::need(&[&TOOLS, more, disk].concat())
 }
 
 #[cfg(test)]

@@ -98,6 +98,13 @@ impl std::str::FromStr for Override {
     }
 }
 
+impl Source {
+    /// Whether it is a directory or a file of the machine that builds.
+    pub fn is_local(&self) -> bool {
+        ["file:", "copy:"].iter().any(|scheme| self.url.starts_with(scheme))
+    }
+}
+
 fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
@@ -119,7 +126,8 @@ impl Target {
         Ok(())
     }
 
-    fn pin(&mut self, pins: &BTreeMap<String, String>) -> Result<()> {
+    /// Takes other versions than its own.
+    pub fn pin(&mut self, pins: &BTreeMap<String, String>) -> Result<()> {
         for (component, version) in pins {
             ensure!(
                 self.can_pin(component),

@@ -5,22 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// The etcd that can be had, in the spec.
-pub const ETCD: (&str, &str) = ("[versions]\n", "[versions]\netcd = \"3.5.1\"\n");
-
-/// Standard output of a command run among the sources; it must succeed.
-pub fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
-    assert!(output.status.success(), "{command:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
-}
-
 /// The directory of it.
 pub fn fixture() -> PathBuf {
     static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixture/el.sh");
-        PathBuf::from(run(Command::new("sh").arg(script).arg(fixture::dir())))
+        PathBuf::from(fixture::run(Command::new("sh").arg(script).arg(fixture::dir())))
     });
     MADE.clone()
 }
@@ -29,7 +18,7 @@ pub fn fixture() -> PathBuf {
 /// checksums stay.
 pub fn sources() -> Vec<String> {
     let (at, programs) = (fixture(), fixture::dir().join("programs"));
-    let sum = |file: &Path| run(Command::new("sha256sum").arg(file))[..64].to_string();
+    let sum = |file: &Path| fixture::run(Command::new("sha256sum").arg(file))[..64].to_string();
     let (root, etcd) = (at.join("root.tar.xz"), programs.join("etcd-v3.5.1-linux-amd64.tar.gz"));
     let repository =
         |name: &str, key: &str| format!("{name}=file://{0}/{name},key={0}/{key}.asc", at.display());

@@ -1,6 +1,6 @@
 //! A network with a platform on it: DHCP, names, and the platform's metadata service; and a machine there.
 
-use crate::qemu::{Firmware, Machine};
+use crate::qemu::{Firmware, Machine, dies_with_us};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -22,10 +22,24 @@ fn run(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+const PREFIX: &str = "hanode-cloud-";
+
+/// Networks of tests that were killed; their processes died with them.
+fn sweep() {
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX);
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            run(Command::new("ip").args(["netns", "delete", &name]));
+        }
+    }
+}
+
 impl Network {
     /// `subnet`: the first three numbers of its addresses. `dir` takes its files.
     pub fn new(subnet: &str, dir: &Path) -> Network {
-        let name = format!("hanode-cloud-{}", std::process::id());
+        sweep();
+        let name = format!("{PREFIX}{}", std::process::id());
         run(Command::new("ip").args(["netns", "add", &name]));
         let network =
             Network { name, subnet: subnet.into(), dir: dir.into(), user: "debian", children: Vec::new() };
@@ -49,9 +63,10 @@ impl Network {
         command
     }
 
-    fn keep(&mut self, mut command: Command, log: &str) {
+    fn keep(&mut self, command: Command, log: &str) {
         let log = std::fs::File::create(self.dir.join(log)).unwrap();
         let errors = log.try_clone().unwrap();
+        let mut command = dies_with_us(&command);
         self.children.push(command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().unwrap());
     }
 

@@ -5,12 +5,15 @@ pub mod centos;
 pub mod desk;
 pub mod fixture;
 pub mod lab;
+pub mod site;
 
 use hanode::cluster::Cluster;
 use hanode::image::{self, Baked, Options};
+use hanode::scratch::Scratch;
 use hanode::spec::{self, Spec};
 use hanode::target::Override;
 use std::collections::BTreeSet;
+use std::fs::{DirEntry, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
@@ -38,6 +41,54 @@ pub fn tree_of(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
         std::fs::rename(&unfinished, &at).unwrap();
     }
     at
+}
+
+/// A test's own directory below target/, gone with it.
+pub struct Place {
+    home: PathBuf,
+    _held: Scratch,
+}
+
+impl Place {
+    pub fn path(&self) -> &Path {
+        &self.home
+    }
+}
+
+/// What killed tests left goes first: their labs, whose nodes outlive them, and then their directories.
+pub fn place() -> Place {
+    place_named("test-")
+}
+
+/// The name of the directory begins so; each goes after what was left under the same beginning.
+pub fn place_named(prefix: &str) -> Place {
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let dead: Vec<(PathBuf, File)> = {
+        // As when one is made: none is there that is not locked yet.
+        let all = File::open(tmp).unwrap();
+        all.lock().unwrap();
+        let named = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with(prefix);
+        let held = |at: PathBuf| {
+            let lock = File::open(&at).ok()?;
+            lock.try_lock().ok().map(|()| (at, lock))
+        };
+        tmp.read_dir().unwrap().flatten().filter(named).filter_map(|entry| held(entry.path())).collect()
+    };
+    for (at, _held) in &dead {
+        for cluster in walkdir::WalkDir::new(at).max_depth(2).into_iter().flatten() {
+            if cluster.path().join(".lab").is_dir()
+                && let Err(error) = hanode::lab::down(cluster.path())
+            {
+                eprintln!("of a killed test: {error:#}");
+            }
+        }
+    }
+    drop(dead);
+    let held = Scratch::within(tmp, prefix).unwrap();
+    // One below: the directory itself is locked, and so would be who makes a working space of its own in it.
+    let home = held.join("home");
+    std::fs::create_dir(&home).unwrap();
+    Place { home, _held: held }
 }
 
 /// Where this machine's own packages of Debian come from.
@@ -114,11 +165,38 @@ fn make(target: &str, sources: &[Override], program: &[u8], cluster: Option<&Clu
         bundle: &cluster.bundle_bytes,
         generation: cluster.bundle.stamp.generation,
     });
-    image::build(&Options { target, sources, out, compress: false, baked, program }).unwrap();
+    image::build(&Options {
+        target,
+        sources,
+        out,
+        fresh: false,
+        compress: false,
+        baked,
+        bare: false,
+        program,
+    })
+    .unwrap();
 }
 
 pub fn build(target: &str, cluster: Option<&Cluster>, out: &Path) {
     build_with(&program(), target, cluster, out);
+}
+
+/// The files of a tree that have no SELinux label, a line each.
+pub fn unlabelled(root: &Path) -> String {
+    const FIND: &str = r"
+import os, sys
+for top, dirs, files in os.walk(sys.argv[1]):
+    if top == sys.argv[1]:
+        # What is mounted there has labels of its own.
+        dirs[:] = [name for name in dirs if name not in ('dev', 'proc')]
+    for name in files + dirs:
+        if 'security.selinux' not in os.listxattr(os.path.join(top, name), follow_symlinks=False):
+            print(os.path.join(top, name))
+";
+    let output = Command::new("python3").args(["-c", FIND]).arg(root).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Everything on this machine that the lab of one directory makes and `down` must take away.

@@ -57,8 +57,11 @@ impl Machine {
             qemu.arg("-drive").arg(format!("if=pflash,format=raw,file={}", own.display()));
         }
         let errors = std::fs::File::create(dir.join("qemu.log")).unwrap();
-        let child =
-            qemu.stdin(Stdio::null()).stderr(errors).spawn().expect("qemu-system-x86_64: run `make setup`");
+        let child = dies_with_us(&qemu)
+            .stdin(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .expect("qemu-system-x86_64: run `make setup`");
         Machine { child, console, begun: Instant::now() }
     }
 
@@ -88,6 +91,13 @@ impl Machine {
             std::thread::sleep(Duration::from_millis(250));
         }
     }
+}
+
+/// Also of a test that is killed nothing runs on.
+pub fn dies_with_us(command: &Command) -> Command {
+    let mut bound = Command::new("setpriv");
+    bound.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    bound
 }
 
 impl Drop for Machine {

@@ -46,7 +46,8 @@ pub fn run(lab: &Lab, access: &Access, options: &Options) -> Result<Report> {
     let problems = health::problems_but_skew(access, &before);
     ensure!(problems.is_empty(), "the cluster is not well to begin with: {}", problems.join("; "));
     let load = Load::start(lab, access)?;
-    let writes = wait_until(HEALED, || {
+    let limit = HEALED.mul_f64(options.timeout_scale);
+    let writes = wait_until(limit, || {
         interrupt::interrupted() || Service::ALL.iter().all(|s| load.acknowledged(*s) > 0)
     });
     interrupt::check()?;
@@ -55,7 +56,7 @@ pub fn run(lab: &Lab, access: &Access, options: &Options) -> Result<Report> {
     let budget = rto::budget(&access.spec);
     for strikes in schedule(options.seed, options.rounds, &options.faults, nodes) {
         sleep(QUIET);
-        let round = Run { lab, access, load: &load, limit: HEALED.mul_f64(options.timeout_scale) };
+        let round = Run { lab, access, load: &load, limit };
         match round.round(&strikes) {
             Ok(done) => {
                 eprintln!("{}", report::line(report.rounds.len() + 1, options.rounds, &done));
@@ -71,7 +72,10 @@ pub fn run(lab: &Lab, access: &Access, options: &Options) -> Result<Report> {
         }
     }
     eprintln!("reading back what was acknowledged");
-    report.conclude(load.stop())?;
+    let record = load.stop();
+    let writes = record.verify();
+    interrupt::check()?;
+    report.conclude(record.lasted, writes);
     Ok(report)
 }
 

@@ -2,11 +2,12 @@
 
 use super::budget::Compared;
 use super::{Fault, Target};
-use crate::lab::load::{Gap, Record, Service, Verdict};
+use crate::lab::load::{Gap, Service, Verdict};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::time::Duration;
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -21,6 +22,8 @@ pub struct Report {
     /// Outages beside what `hanode check --rto` allows.
     pub compared: Vec<Compared>,
     pub writes: Option<Verdict>,
+    /// Why nobody knows what became of the writes.
+    pub unread: Option<String>,
     pub lasted: f64,
 }
 
@@ -77,18 +80,22 @@ impl Report {
             outages: Vec::new(),
             compared: Vec::new(),
             writes: None,
+            unread: None,
             lasted: 0.0,
         }
     }
 
-    pub(super) fn conclude(&mut self, record: Record) -> Result<()> {
-        self.lasted = record.lasted.as_secs_f64();
+    /// A cluster that did not heal may not let its writes be read back: the report is told all the same.
+    pub(super) fn conclude(&mut self, lasted: Duration, writes: Result<Verdict>) {
+        self.lasted = lasted.as_secs_f64();
         self.outages = outages(&self.rounds);
-        let verdict = record.verify()?;
         let within = self.compared.iter().all(Compared::within);
-        self.well = self.unhealed.is_none() && within && verdict.promises_kept();
-        self.writes = Some(verdict);
-        Ok(())
+        let kept = writes.as_ref().is_ok_and(Verdict::promises_kept);
+        self.well = self.unhealed.is_none() && within && kept;
+        match writes {
+            Ok(verdict) => self.writes = Some(verdict),
+            Err(error) => self.unread = Some(format!("{error:#}")),
+        }
     }
 }
 
@@ -166,6 +173,7 @@ fn conclusion(report: &Report) -> String {
     if report.writes.as_ref().is_some_and(|writes| !writes.promises_kept()) {
         all.push("PROMISED WRITES ARE LOST".into());
     }
+    all.extend(report.unread.as_ref().map(|why| format!("NOBODY KNOWS WHAT BECAME OF THE WRITES: {why}")));
     all.extend(report.unhealed.clone());
     if all.is_empty() {
         let within = match report.compared.len() {
@@ -180,6 +188,21 @@ fn conclusion(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_back_leaves_the_report() {
+        let mut report = Report::new(1);
+        report.unhealed = Some("not well 300 s after power of node1".into());
+        report.conclude(
+            Duration::from_secs(400),
+            Err(anyhow::anyhow!("reading back from PostgreSQL: refused")),
+        );
+        assert!(!report.well && report.writes.is_none());
+        let told = table(&report);
+        for piece in ["400 s, seed 1", "reading back from PostgreSQL: refused", "not well 300 s after"] {
+            assert!(told.contains(piece) && !told.contains("every promise kept"), "{told}");
+        }
+    }
 
     #[test]
     fn medians_lie_in_the_middle() {
