@@ -67,11 +67,13 @@ fn the_tag_is_found_where_cloud_inits_own_code_leaves_it() {
     found_where_it_is_left(&common::debian(), "25.1", &PLATFORMS);
 }
 
-/// A Debian release with nothing but its cloud-init; kept, as making one takes minutes.
+/// A Debian release with little but its cloud-init; kept, as making one takes minutes.
 fn release(suite: &str) -> PathBuf {
-    common::tree_of(suite, |out| {
+    // With systemd's users, to whom files are given.
+    common::tree_of(&format!("cloud-init-{suite}"), |out| {
         let mut make = Command::new("mmdebstrap");
-        make.args(["--mode=root", "--variant=apt", "--format=directory", "--include=cloud-init", suite]);
+        make.args(["--mode=root", "--variant=apt", "--format=directory", "--include=cloud-init,systemd"]);
+        make.arg(suite);
         let output = make.arg(out).output().unwrap();
         assert!(output.status.success(), "{suite}: {}", String::from_utf8_lossy(&output.stderr));
     })

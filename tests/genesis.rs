@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[ignore = "takes minutes: make test-recover"]
 fn a_first_start_that_is_cut_is_begun_again() {
     for lose_the_disk in [false, true] {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let dir = common::place();
         let (cluster, image) = common::cluster_with_image(dir.path(), "node.tar");
         let lab = Lab { cluster, image };
         cut(&lab, lose_the_disk);

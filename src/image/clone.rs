@@ -35,6 +35,9 @@ const OWN: &[&str] = &[
     "etc/sysconfig/network-scripts/ifcfg-e*",
     "etc/udev/rules.d/70-persistent-net.rules",
     "etc/ssh/sshd_config.d/50-cloud-init.conf",
+    "etc/systemd/system/cloud-init*.service.d/50-hanode.conf",
+    // What was laid over an earlier image's cluster, and would be over this one's.
+    "etc/hanode",
     "var/lib/cloud",
     "var/lib/hanode",
     "var/lib/dhcp",
