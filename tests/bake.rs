@@ -77,7 +77,7 @@ verify() { chroot $root systemd-analyze verify --man=no multi-user.target cloud-
 verify >&3 2>&3
 echo ---- >&3
 mkdir -p $root/etc/systemd/system/hanode-plan.service.d
-printf '[Unit]\nAfter=cloud-final.service\n' > $root/etc/systemd/system/hanode-plan.service.d/wrong.conf
+printf '[Unit]\nBefore=cloud-init-local.service\n' > $root/etc/systemd/system/hanode-plan.service.d/wrong.conf
 verify >&3 2>&3 || true
 "#;
 
