@@ -318,6 +318,7 @@ fn a_metadata_service_may_be_busy_slow_and_gone() {
         reboots(with(json!({"status": 503})), &mut machine);
         let failed = said("systemctl list-units --failed --no-legend --plain");
         assert!(failed.lines().all(|unit| unit.starts_with("cloud-init")), "{failed}");
+        said("timeout 300 cloud-init status --wait >/dev/null; test $? -ne 124");
     });
 }
 

@@ -99,7 +99,7 @@ impl Etcd {
         })
     }
 
-    /// `None` of a release whose gateway does not offer it (before 3.5.5 or so).
+    /// `None` of a release whose gateway does not offer it (before 3.5.10).
     pub fn content(&self, revision: i64) -> Result<Option<Content>> {
         let url = format!("{}/v3/maintenance/hashkv", self.base);
         let answer = self.http.post(&url, &json!({"revision": revision.to_string()}))?;
@@ -124,16 +124,23 @@ impl Etcd {
         }
     }
 
-    /// The values of all keys that begin like this.
-    pub fn values(&self, prefix: &str) -> Result<Vec<Vec<u8>>> {
-        self.range(prefix)?.iter().map(|kv| bytes(&kv["value"])).collect()
+    /// A key's value, and the revision that it is of.
+    pub fn revised(&self, key: &str) -> Result<Option<(Vec<u8>, String)>> {
+        let answer = self.call("/v3/kv/range", json!({"key": base64(key.as_bytes())}))?;
+        let Some(found) = answer["kvs"].get(0) else { return Ok(None) };
+        let revision = found["mod_revision"].as_str().context("etcd's answer names no revision")?;
+        Ok(Some((bytes(&found["value"])?, revision.to_string())))
     }
 
-    /// Keys that begin like this and hang on no lease, with their values.
+    /// Keys that begin like this, with their values.
+    pub fn all(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        self.range(prefix)?.iter().map(pair).collect()
+    }
+
+    /// Of these, those that hang on no lease.
     pub fn lasting(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
         let found = self.range(prefix)?;
-        let lasting = found.iter().filter(|kv| matches!(kv["lease"].as_str(), None | Some("0")));
-        lasting.map(|kv| Ok((String::from_utf8(bytes(&kv["key"])?)?, bytes(&kv["value"])?))).collect()
+        found.iter().filter(|kv| matches!(kv["lease"].as_str(), None | Some("0"))).map(pair).collect()
     }
 
     fn range(&self, prefix: &str) -> Result<Vec<Value>> {
@@ -152,13 +159,13 @@ impl Etcd {
         self.call("/v3/kv/deleterange", json!({"key": base64(key.as_bytes())})).map(drop)
     }
 
-    /// Deletes a key only while it still has this value.
-    pub fn delete_if(&self, key: &str, value: &[u8]) -> Result<bool> {
+    /// Deletes a key only while it is of this revision still.
+    pub fn delete_if(&self, key: &str, revision: &str) -> Result<bool> {
         let key = base64(key.as_bytes());
         let answer = self.call(
             "/v3/kv/txn",
             json!({
-                "compare": [{"key": key, "target": "VALUE", "result": "EQUAL", "value": base64(value)}],
+                "compare": [{"key": key, "target": "MOD", "result": "EQUAL", "modRevision": revision}],
                 "success": [{"requestDeleteRange": {"key": key}}],
             }),
         )?;
@@ -200,6 +207,10 @@ impl Drop for Lock {
         // It ends by itself too.
         let _ = self.etcd.call("/v3/lease/revoke", json!({"ID": self.lease}));
     }
+}
+
+fn pair(kv: &Value) -> Result<(String, Vec<u8>)> {
+    Ok((String::from_utf8(bytes(&kv["key"])?)?, bytes(&kv["value"])?))
 }
 
 fn bytes(of: &Value) -> Result<Vec<u8>> {

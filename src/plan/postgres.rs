@@ -28,7 +28,7 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
     if let Some(reason) = another_cluster(seen) {
         return Step::new(Action::Refuse, reason);
     }
-    if seen.bootstrapping && !own.began {
+    if seen.bootstrapping && (own.data.postgres || !own.began) {
         let reason = match own.data.postgres {
             true => "PostgreSQL's first start was cut on this node; it is begun again",
             false => "PostgreSQL's first start has begun on some node and is not done",

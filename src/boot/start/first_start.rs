@@ -1,16 +1,22 @@
 //! PostgreSQL's first start, where it was cut: Patroni marks it by an empty `initialize` key, and whoever put that there
 //! may be gone. Every other Patroni then waits for it for good.
 
-use super::apply::Node;
+use super::rejoin::relay;
 use super::run::set_aside;
+use crate::boot::given::Given;
 use crate::client::etcd::Etcd;
-use crate::observe::{initialize_key, leader_key, members_prefix};
+use crate::observe::{initialize_key, leader_key, member_key, members_prefix};
 use crate::plan::Observations;
 use crate::tree::below;
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::Path;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// For a server that never served to end at once.
+const SHORTLY: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub struct FirstStart {
@@ -19,37 +25,79 @@ pub struct FirstStart {
 }
 
 impl FirstStart {
-    /// Takes the mark away once it is certain that nobody will go on: it was this node, whose disk has what came of it,
-    /// or whoever it was has been silent for as long as Patroni's keys live.
-    pub fn look(&mut self, node: &Node, seen: &Observations) -> Result<()> {
-        if !seen.bootstrapping || seen.own.began {
+    /// Before this node's Patroni starts: a first start of its own was cut, if its data is here and the mark still is.
+    pub fn before_patroni(&mut self, root: &Path, given: &Given, seen: &Observations) -> Result<()> {
+        if !seen.bootstrapping || !seen.own.data.postgres {
+            return if seen.own.began { Ok(()) } else { self.look(given, seen) };
+        }
+        let (etcd, scope) = (relay(given, &seen.own.node)?, &given.spec.name);
+        let Some(mark) = mark(&etcd, scope)? else { return Ok(()) };
+        let others = somebody_is_at_it(&etcd, scope, Some(&seen.own.node))?;
+        let data = below(root, given.target.path("postgres_data")?);
+        end_what_is_left(&data)?;
+        set_aside(&data)?;
+        if !others {
+            begin_again(&etcd, scope, &mark)?;
+        }
+        Ok(())
+    }
+
+    /// Whoever was at it has been silent for as long as Patroni's keys live: the mark goes, and some Patroni begins.
+    pub fn look(&mut self, given: &Given, seen: &Observations) -> Result<()> {
+        if !seen.bootstrapping || seen.own.data.postgres {
             self.abandoned = None;
             return Ok(());
         }
-        let spec = &node.given.spec;
-        let own = spec.node(node.name).context("node vanished from the spec")?;
-        let etcd = Etcd::new(&node.given.credentials()?, own.address, TIMEOUT)?;
-        if !seen.own.data.postgres {
-            if somebody_is_at_it(&etcd, &spec.name)? {
-                self.abandoned = None;
-                return Ok(());
-            }
-            let since = *self.abandoned.get_or_insert_with(Instant::now);
-            if since.elapsed() < Duration::from_secs(u64::from(spec.patroni.ttl + spec.patroni.loop_wait)) {
-                return Ok(());
-            }
+        let (etcd, scope) = (relay(given, &seen.own.node)?, &given.spec.name);
+        let Some(mark) = mark(&etcd, scope)? else { return Ok(()) };
+        if somebody_is_at_it(&etcd, scope, None)? {
+            self.abandoned = None;
+            return Ok(());
         }
-        tracing::warn!("PostgreSQL's first start was cut; it is begun again");
-        set_aside(&below(node.root, node.given.target.path("postgres_data")?))?;
-        etcd.delete_if(&initialize_key(&spec.name), b"").map(drop)
+        let patroni = &given.spec.patroni;
+        let lives = Duration::from_secs(u64::from(patroni.ttl + patroni.loop_wait));
+        match self.abandoned.get_or_insert_with(Instant::now).elapsed() < lives {
+            true => Ok(()),
+            false => begin_again(&etcd, scope, &mark),
+        }
     }
 }
 
-/// Patronis that only wait for a leader say `stopped`.
-fn somebody_is_at_it(etcd: &Etcd, scope: &str) -> Result<bool> {
-    let busy = |member: &Vec<u8>| {
+/// The revision of the empty key: another start's mark looks the same.
+fn mark(etcd: &Etcd, scope: &str) -> Result<Option<String>> {
+    let found = etcd.revised(&initialize_key(scope))?;
+    Ok(found.filter(|(value, _)| value.is_empty()).map(|(_, revision)| revision))
+}
+
+fn begin_again(etcd: &Etcd, scope: &str, mark: &str) -> Result<()> {
+    tracing::warn!("PostgreSQL's first start was cut; it is begun again");
+    etcd.delete_if(&initialize_key(scope), mark).map(drop)
+}
+
+/// Patronis that only wait for a leader say `stopped`. `but`: whose is known not to run, whatever its key says.
+fn somebody_is_at_it(etcd: &Etcd, scope: &str, but: Option<&str>) -> Result<bool> {
+    let own = but.map(|name| member_key(scope, name));
+    let busy = |(key, member): &(String, Vec<u8>)| {
         let told: serde_json::Value = serde_json::from_slice(member).unwrap_or_default();
-        told["state"] != "stopped"
+        own.as_ref() != Some(key) && told["state"] != "stopped"
     };
-    Ok(etcd.get(&leader_key(scope))?.is_some() || etcd.values(&members_prefix(scope))?.iter().any(busy))
+    Ok(etcd.get(&leader_key(scope))?.is_some() || etcd.all(&members_prefix(scope))?.iter().any(busy))
+}
+
+/// A server that outlived its Patroni, in the midst of its first start: nobody has been served by it.
+fn end_what_is_left(data: &Path) -> Result<()> {
+    let begun = Instant::now();
+    while let Some(server) = server_on(data) {
+        ensure!(begun.elapsed() < SHORTLY, "PostgreSQL (process {server}) does not end");
+        let _ = kill(server, Signal::SIGQUIT);
+        sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+fn server_on(data: &Path) -> Option<Pid> {
+    let first = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let pid: i32 = first.lines().next()?.trim().parse().ok()?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    name.starts_with("postgres").then(|| Pid::from_raw(pid))
 }

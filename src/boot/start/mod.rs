@@ -4,7 +4,7 @@
 pub mod apply;
 mod checkers;
 mod firewall;
-mod first_start;
+pub mod first_start;
 pub mod gate;
 pub mod observe;
 pub mod recover;

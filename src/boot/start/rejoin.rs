@@ -6,6 +6,7 @@ use super::apply::Node;
 use super::run::clear_etcd;
 use crate::boot::disk;
 use crate::boot::failpoint::passed;
+use crate::boot::given::Given;
 use crate::boot::identity::twin;
 use crate::boot::units::Systemd;
 use crate::client::etcd::{Etcd, Member};
@@ -27,7 +28,7 @@ pub fn etcd(node: &Node, plan: &Plan, seen: &Observations, twins: &mut Twins) ->
         disk::amend(node.root, |record| record.etcd_member = listed)?;
         return Ok(Ok(with_members(plan, node.name, &url, members)));
     }
-    let etcd = relay(node)?;
+    let etcd = relay(node.given, node.name)?;
     if let Some(hindrance) = twins.look(node, &etcd)? {
         return Ok(Err(hindrance));
     }
@@ -55,9 +56,9 @@ pub fn etcd(node: &Node, plan: &Plan, seen: &Observations, twins: &mut Twins) ->
 }
 
 /// An etcd that has a quorum, on whichever node.
-fn relay(node: &Node) -> Result<Etcd> {
-    let credentials = node.given.credentials()?;
-    for peer in node.given.spec.peers(node.name) {
+pub fn relay(given: &Given, node: &str) -> Result<Etcd> {
+    let credentials = given.credentials()?;
+    for peer in given.spec.peers(node) {
         let etcd = Etcd::new(&credentials, peer.address, TIMEOUT)?;
         if etcd.members().is_ok() {
             return Ok(etcd);

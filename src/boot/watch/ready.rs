@@ -6,6 +6,7 @@ use super::{handover, metrics, sessions, update};
 use crate::boot::disk;
 use crate::boot::disk::age::{Age, Count};
 use crate::boot::given::Given;
+use crate::boot::start::first_start::FirstStart;
 use crate::boot::start::observe;
 use crate::boot::state::{self, Phase, Trouble, UnitState};
 use crate::boot::units::{self, Systemd, down};
@@ -39,6 +40,7 @@ pub fn watch(root: &Path) -> Result<()> {
     let mut dynamic = Dynamic::default();
     let mut age = Age::new();
     let mut standby = Standby::default();
+    let mut first_start = FirstStart::default();
     let mut well_since: Option<Instant> = None;
     loop {
         let units = systemd.states(&units)?;
@@ -68,8 +70,15 @@ pub fn watch(root: &Path) -> Result<()> {
                 Err(error) => tracing::warn!("this node's age is not counted now: {error:#}"),
             }
         }
+        let without_postgres = problems.iter().any(|p| p.starts_with("PostgreSQL: "));
         report(root, units, problems, plan.as_ref())?;
         if measured.is_none_or(|at| at.elapsed() >= FROM_THEN_ON) {
+            if without_postgres {
+                // Its Patroni may wait for one whose machine is gone.
+                let looked =
+                    observe::observe(root, &given, &node).and_then(|seen| first_start.look(&given, &seen));
+                looked.unwrap_or_else(|error| tracing::info!("a first start that was cut: {error:#}"));
+            }
             metrics::keep(root, &given, &access, &node)?;
             measured = Some(Instant::now());
         }

@@ -22,10 +22,16 @@ pub fn step_down(root: &Path) -> Result<()> {
     let access = Given::load(root)?.access()?;
     let name = disk::pin(root)?.context("this disk has no identity yet")?.node;
     let own = access.spec.node(&name).context("node vanished from the spec")?;
-    if !leads(&access, own)? {
+    // A recovery stops this Redis because its data is the one to be kept.
+    if disk::record(root)?.leads || !leads(&access, own)? {
         return Ok(());
     }
-    let Some(peer) = access.spec.peers(&name).find(|peer| asked(&access, peer, own)) else {
+    // A promotion that a minority knows of would overrule the majority when that comes back.
+    let agreed: Vec<&Node> = access.spec.peers(&name).filter(|peer| names(&access, peer, own)).collect();
+    if agreed.len() < access.spec.majority() {
+        bail!("{} other Sentinels are at hand; it stops as primary", agreed.len());
+    }
+    let Some(peer) = agreed.into_iter().find(|peer| asked(&access, peer)) else {
         bail!("no Sentinel has a replica for it; it stops as primary");
     };
     tracing::info!("{}'s Sentinel has another Redis promoted, since this one stops", peer.name);
@@ -47,25 +53,25 @@ fn leads(access: &Access, own: &Node) -> Result<bool> {
     Ok(said.get("role").is_some_and(|role| role == "master") && replicas.next().is_some())
 }
 
-/// Whether this peer's Sentinel, which takes `own` for the primary, has begun a failover or is at one.
-fn asked(access: &Access, peer: &Node, own: &Node) -> bool {
-    let ask = || -> Result<bool> {
-        let (port, password) = (access.spec.redis.sentinel_port, &access.secrets.sentinel);
-        let mut sentinel = Redis::connect(access.redis.as_ref(), peer.address, port, password, TIMEOUT)?;
-        let name = &access.spec.redis.master_name;
-        let Value::List(primary) = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name])? else {
-            return Ok(false);
-        };
-        if primary.first() != Some(&Value::Text(own.address.to_string())) {
-            return Ok(false);
-        }
-        Ok(match sentinel.command(&["SENTINEL", "FAILOVER", name])? {
-            Value::Error(why) => why.starts_with("INPROG"),
-            _ => true,
-        })
-    };
-    ask().unwrap_or_else(|error| {
-        tracing::info!("{}'s Sentinel: {error:#}", peer.name);
-        false
-    })
+/// Whether this peer's Sentinel takes `own` for the primary.
+fn names(access: &Access, peer: &Node, own: &Node) -> bool {
+    let named = sentinel(access, peer).and_then(|mut sentinel| {
+        sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &access.spec.redis.master_name])
+    });
+    matches!(named, Ok(Value::List(primary)) if primary.first() == Some(&Value::Text(own.address.to_string())))
+}
+
+/// Whether this peer's Sentinel has begun a failover or is at one.
+fn asked(access: &Access, peer: &Node) -> bool {
+    let begun = sentinel(access, peer)
+        .and_then(|mut sentinel| sentinel.command(&["SENTINEL", "FAILOVER", &access.spec.redis.master_name]));
+    match begun {
+        Ok(Value::Error(why)) => why.starts_with("INPROG"),
+        other => other.is_ok(),
+    }
+}
+
+fn sentinel(access: &Access, peer: &Node) -> Result<Redis> {
+    let (port, password) = (access.spec.redis.sentinel_port, &access.secrets.sentinel);
+    Redis::connect(access.redis.as_ref(), peer.address, port, password, TIMEOUT)
 }

@@ -39,6 +39,9 @@ fn a_first_start_that_was_cut_is_waited_for_until_its_mark_is_gone() {
     assert_eq!(postgres(&seen).action, Action::Wait);
     seen.own.data.postgres = true;
     assert_eq!(postgres(&seen).action, Action::Wait, "half a data directory is none");
+    seen.own.began = true;
+    assert_eq!(postgres(&seen).action, Action::Wait, "not in the boot of the genesis either");
+    seen.own.began = false;
     assert!(postgres(&seen).reason.contains("was cut on this node"));
     (seen.initialize, seen.bootstrapping, seen.own.data.postgres) = (Some(false), false, false);
     assert_eq!(postgres(&seen).action, Action::Begin);
