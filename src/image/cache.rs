@@ -7,6 +7,7 @@ use super::base;
 use super::progress::Steps;
 use super::scratch::Scratch;
 use super::survey::Facts;
+use super::tool;
 use crate::target::Target;
 use anyhow::{Context, Result};
 use std::fs::{File, TryLockError};
@@ -39,6 +40,10 @@ impl Base {
 pub fn obtain(target: &Target, fresh: bool, steps: &mut Steps) -> Result<Base> {
     let id = base::id(target)?;
     let shelf = Shelf { cache: place()?, target: &target.name, id: &id[..16] };
+    if fresh || !shelf.cache.join(shelf.name()).exists() {
+        // Before a lock is left behind by somebody who may not make one.
+        tool::need_root("making a base")?;
+    }
     let (dir, read) = shelf.obtain(fresh, steps, |scratch, steps| {
         base::make(target, &id, scratch, steps).with_context(|| format!("making the base of {}", target.name))
     })?;

@@ -72,7 +72,8 @@ pub fn watch(root: &Path) -> Result<()> {
         }
         let without_postgres = problems.iter().any(|p| p.starts_with("PostgreSQL: "));
         report(root, units, problems, plan.as_ref())?;
-        if measured.is_none_or(|at| at.elapsed() >= FROM_THEN_ON) {
+        let well = state::load(root).phase == Phase::InService;
+        if well != well_since.is_some() || measured.is_none_or(|at| at.elapsed() >= FROM_THEN_ON) {
             if without_postgres {
                 // Its Patroni may wait for one whose machine is gone.
                 let looked =
@@ -83,7 +84,6 @@ pub fn watch(root: &Path) -> Result<()> {
             measured = Some(Instant::now());
         }
         update::go_on(root, &given, &node, &systemd)?;
-        let well = state::load(root).phase == Phase::InService;
         well_since = if well { well_since.or(Some(Instant::now())) } else { None };
         sleep(pause(well_since.map(|since| since.elapsed())));
     }
