@@ -188,6 +188,41 @@ fn planned_failovers_of_redis_lose_nothing() {
     assert!(verdict.redis_plain.lost.is_empty(), "{:?}", verdict.redis_plain);
 }
 
+/// Leader of PostgreSQL and of etcd in one: that etcd comes back with an old clock, and would end the new leader's lock.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn whoever_led_etcd_too_and_was_frozen_takes_nothing_back() {
+    let bench = Bench::up();
+    let spec = &bench.cluster.spec;
+    let load = bench.load();
+    for _ in 0..4 {
+        let before = bench.postgres_leader().unwrap();
+        let from = load.now();
+        bench.on(&before, MOVE_ETCD_HERE);
+        Fault::Freeze.apply(&bench.lab, spec, &before).unwrap();
+        bench.until("another leads", || bench.postgres_leader().is_some_and(|leader| leader != before));
+        let leader = bench.postgres_leader();
+        Fault::Freeze.take_back(&bench.lab, spec, &before).unwrap();
+        bench.healed();
+        let gap = load.longest_gap(Service::Postgres, from);
+        eprintln!(
+            "{before} frozen, {leader:?} led, now {:?}, longest gap {:.1} s",
+            bench.postgres_leader(),
+            gap.seconds
+        );
+        assert_eq!(bench.postgres_leader(), leader);
+    }
+    let verdict = load.stop().verify().unwrap();
+    report("frozen leaders", &verdict);
+    assert!(verdict.promises_kept(), "{:?}", verdict.postgres.lost);
+}
+
+const MOVE_ETCD_HERE: &str = "E='etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/ssl/hanode/ca.crt \
+    --cert=/etc/ssl/hanode/etcd.crt --key=/etc/ssl/hanode/etcd.key'; \
+    own=$($E member list | grep \"$(hostname),\" | cut -d, -f1); \
+    leads=$($E endpoint status --cluster | awk -F', ' '$5 == \"true\" {print $1}'); \
+    case $leads in *\"$(hostname -I | cut -d' ' -f1)\":*) ;; *) E=\"$E --endpoints=$leads\"; $E move-leader $own || true;; esac";
+
 /// The primary is stopped until another is promoted, and goes on at that very moment.
 #[test]
 #[ignore = "minutes: make test-faults"]

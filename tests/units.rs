@@ -49,6 +49,7 @@ const KNOWN: &[&str] = &[
     "MaxConnectionsPerSource",
     "MemoryDenyWriteExecute",
     "MemoryMax",
+    "Nice",
     "NoNewPrivileges",
     "PrivateDevices",
     "PrivateMounts",

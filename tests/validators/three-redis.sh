@@ -30,6 +30,10 @@ s = socket.socket(socket.AF_UNIX); s.connect("/run/haproxy/admin.sock"); s.senda
 rows = [line.split(",") for line in s.makefile().read().splitlines()]
 up = [f"{row[0]}/{row[1]}" for row in rows if row[0].startswith("redis_") and row[1].startswith("node") and row[17].startswith("UP")]
 print(" ".join(up))'; }
+# A replica that Sentinel has not heard of yet (it asks every ten seconds) would be left behind for good.
+for replica in 192.168.18.21 192.168.18.23; do
+    within 30 says $replica sentinel 1 REPLICAS redis-cluster
+done
 within 20 says OK sentinel 1 FAILOVER redis-cluster
 both=0 refused=0
 for second in 1 2 3 4 5 6 7 8 9 10; do

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod ready;
 mod sessions;
 mod standby;
+mod standstill;
 pub mod step_down;
 pub mod take_up;
 pub mod update;

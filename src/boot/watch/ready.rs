@@ -2,7 +2,7 @@
 
 use super::dynamic::Dynamic;
 use super::standby::Standby;
-use super::{handover, metrics, sessions, update};
+use super::{handover, metrics, sessions, standstill, update};
 use crate::boot::disk;
 use crate::boot::disk::age::{Age, Count};
 use crate::boot::given::Given;
@@ -31,6 +31,9 @@ pub fn watch(root: &Path) -> Result<()> {
     let units = units::watched(&given)?;
     let systemd = Systemd::connect()?;
     let access = given.access()?;
+    // Patroni renews its lease at least once in each loop.
+    let harmless = Duration::from_secs(u64::from(given.spec.patroni.ttl - given.spec.patroni.loop_wait) / 2);
+    std::thread::spawn(move || standstill::watch(harmless));
     let (own, name) = (given.access()?, node.clone());
     std::thread::spawn(move || handover::listen(own, &name));
     let (at, target) = (root.to_path_buf(), given.target.clone());
