@@ -96,6 +96,8 @@ fn life(image: &Path) {
     let links = said(lab.run_outside(&["ip", "-brief", "link"]).unwrap());
     let known = |l: &str| ["lo ", "br0 ", "vb-n"].iter().any(|known| l.starts_with(known));
     assert!(links.lines().all(known), "{links}");
+    let hardware = |links: &str| links.lines().find(|l| l.starts_with("br0 ")).map(String::from);
+    let bridge = hardware(&links);
 
     let status = lab::exec(dir, "node1", &["sh", "-c", "exit 7"]).unwrap();
     assert_eq!(status.code(), Some(7));
@@ -122,6 +124,8 @@ fn life(image: &Path) {
     assert!(lab.discard_disk("node1").is_err(), "a running node's disk");
     lab.shutdown("node1").unwrap();
     lab.discard_disk("node1").unwrap();
+    // Whoever spoke to a client outside the nodes still can.
+    assert_eq!(hardware(&said(lab.run_outside(&["ip", "-brief", "link"]).unwrap())), bridge);
     up(&options(dir, image, false, &["node1"])).unwrap();
     assert!(!lab.exec_output("node1", &["test", "-e", "/var/lib/marker"]).unwrap().status.success());
     assert_ne!(machine_id(&lab, "node1"), id);

@@ -9,6 +9,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
+/// A bridge without one of its own takes a port's, and another when that port goes: whoever had heard of the first would
+/// answer into the void for half a minute.
+const HARDWARE: &str = "02:68:61:6e:6f:64";
 pub const BRIDGE: &str = "br0";
 
 #[derive(Debug, Clone)]
@@ -40,7 +43,7 @@ impl Net {
         }
         self.ip(&["link", "set", "lo", "up"])?;
         if self.ip(&["link", "show", BRIDGE]).is_err() {
-            self.ip(&["link", "add", BRIDGE, "type", "bridge"])?;
+            self.ip(&["link", "add", BRIDGE, "address", HARDWARE, "type", "bridge"])?;
         }
         let address = format!("{own}/{}", subnet.prefix_len());
         let mut words = vec!["address", "replace", &address, "dev", BRIDGE];
