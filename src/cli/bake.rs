@@ -1,12 +1,13 @@
 //! `hanode bake`
 
 use super::Verdict;
-use crate::cluster::PKI;
-use crate::pki::{Ca, store::Store};
-use crate::trouble::Trouble;
-use crate::{cluster, image};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use hanode_admin::cluster_dir;
+use hanode_admin::cluster_dir::PKI;
+use hanode_admin::pki::store::Store;
+use hanode_core::pki::Ca;
+use hanode_util::user_error::Trouble;
 use std::path::{Path, PathBuf};
 
 /// Put a cluster into a tree, or into the machine this runs in, and make it fit for copying
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 Examples:
   hanode bake demo --target debian-13 --root /mnt
   hanode bake demo --target debian-13 --root /          in a machine that is to become the image")]
-pub struct Bake {
+pub(crate) struct Bake {
     /// The cluster directory
     pub dir: PathBuf,
     /// The distribution in the tree, e.g. debian-13, or a target's file of your own
@@ -31,11 +32,11 @@ pub struct Bake {
 }
 
 impl Bake {
-    pub fn run(&self) -> Result<Verdict> {
-        let cluster = super::sound(&self.dir, cluster::check_copy(&self.dir)?)?;
+    pub(crate) fn run(&self) -> Result<Verdict> {
+        let cluster = super::sound(&self.dir, cluster_dir::check_copy(&self.dir)?)?;
         no_authority_inside(&self.dir, &self.root)?;
         let baked = super::build::baked(&cluster);
-        let changed = image::bake(&self.root, &self.target, Some(&baked), &image::program()?)?;
+        let changed = hanode_image::bake(&self.root, &self.target, Some(&baked), &hanode_image::program()?)?;
         super::say(&format!("{} is baked: {} files changed", self.root.display(), changed.len()))?;
         Ok(Verdict::Well)
     }

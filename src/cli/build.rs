@@ -1,11 +1,11 @@
 //! `hanode build`
 
 use super::Verdict;
-use crate::cluster::{self, Cluster};
-use crate::image::{self, Baked, Options};
-use crate::target::Override;
 use anyhow::Result;
 use clap::Args;
+use hanode_admin::cluster_dir::{self, Cluster};
+use hanode_core::target::Override;
+use hanode_image::{self, Baked, Options};
 use std::path::PathBuf;
 
 /// Build an image that becomes any node of the cluster
@@ -19,7 +19,7 @@ Examples:
   hanode build demo --target centos-8 --out node.qcow2 --source baseos=http://mirror.example.org/baseos/
   hanode build demo --target debian-13 --out node.qcow2 --fresh    with the packages of today
   hanode build --target debian-13 --base --out base.tar.gz      without a cluster")]
-pub struct Build {
+pub(crate) struct Build {
     /// The cluster directory
     #[arg(required_unless_present = "base", conflicts_with = "base")]
     pub dir: Option<PathBuf>,
@@ -46,15 +46,15 @@ pub struct Build {
 }
 
 impl Build {
-    pub fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<Verdict> {
         let cluster = match &self.dir {
-            Some(dir) => Some(super::sound(dir, cluster::check(dir)?)?),
+            Some(dir) => Some(super::sound(dir, cluster_dir::check(dir)?)?),
             None => None,
         };
-        if let Some(caveat) = image::target(&self.target)?.1.caveat {
+        if let Some(caveat) = hanode_admin::embedded::target(&self.target)?.1.caveat {
             eprintln!("hanode: target {}: {caveat}", self.target);
         }
-        let built = image::build(&Options {
+        let built = hanode_image::build(&Options {
             target: &self.target,
             sources: &self.sources,
             out: &self.out,
@@ -62,7 +62,7 @@ impl Build {
             compress: self.compress,
             baked: cluster.as_ref().map(baked),
             bare: self.base,
-            program: &image::program()?,
+            program: &hanode_image::program()?,
         })?;
         super::say(&built.to_string())?;
         Ok(Verdict::Well)
@@ -70,7 +70,7 @@ impl Build {
 }
 
 /// What of a cluster directory goes into an image.
-pub fn baked(cluster: &Cluster) -> Baked<'_> {
+pub(crate) fn baked(cluster: &Cluster) -> Baked<'_> {
     Baked {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,

@@ -1,13 +1,13 @@
 //! `hanode certs`
 
 use super::{Verdict, say, say_json, table};
-use crate::cluster::change::{self, Outcome};
-use crate::cluster::{self, PKI};
-use crate::pki::read::{self, CertSummary, CrlSummary, Standing};
-use crate::pki::store::{Issued, Store};
-use crate::pki::{self, Ca, LEAVES};
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use hanode_admin::cluster_dir::change::{self, Outcome};
+use hanode_admin::cluster_dir::{self, PKI};
+use hanode_admin::pki::store::{Issued, Store};
+use hanode_core::pki::read::{self, CertSummary, CrlSummary, Standing};
+use hanode_core::pki::{self, Ca, LEAVES};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ Examples:
   hanode certs issue demo               after a change of names or addresses
   hanode certs renew demo pgsql redis
   hanode certs revoke demo haproxy      its key is known to others")]
-pub struct Certs {
+pub(crate) struct Certs {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -82,7 +82,7 @@ Examples:
 }
 
 impl Certs {
-    pub fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<Verdict> {
         match &self.verb {
             Verb::Show { dir, json } => show(dir, *json)?,
             Verb::Issue { dir, json } => tell(change::issue(dir)?, *json)?,
@@ -133,7 +133,7 @@ struct List {
 }
 
 fn show(dir: &Path, json: bool) -> Result<()> {
-    cluster::load_spec(dir)?;
+    cluster_dir::load_spec(dir)?;
     let shown = gather(&Store::at(dir.join(PKI)))?;
     if json { say_json(&shown) } else { say(&in_words(&shown)) }
 }

@@ -1,12 +1,12 @@
 //! `hanode check`
 
 use super::{Verdict, say, say_json};
-use crate::cluster::{self, Cluster};
-use crate::pki::coverage::Report;
-use crate::rto;
-use crate::trouble::Trouble;
 use anyhow::Result;
 use clap::Args;
+use hanode_admin::cluster_dir::{self, Cluster};
+use hanode_admin::recovery_time;
+use hanode_core::pki::coverage::Report;
+use hanode_util::user_error::Trouble;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ Examples:
   hanode check demo
   hanode check demo --rto
   hanode check demo --strict && hanode build demo --target debian-13 --out node.qcow2")]
-pub struct Check {
+pub(crate) struct Check {
     /// The cluster directory
     dir: PathBuf,
     /// Fail on warnings too
@@ -42,11 +42,11 @@ struct Told<'a> {
 }
 
 impl Check {
-    pub fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<Verdict> {
         if self.rto {
             return self.show_budget();
         }
-        let report = cluster::check(&self.dir)?;
+        let report = cluster_dir::check(&self.dir)?;
         let well = report.faults.is_empty() && (!self.strict || report.warnings.is_empty());
         match self.json {
             true => say_json(&Told { schema: 1, well, report: &report })?,
@@ -56,7 +56,7 @@ impl Check {
     }
 
     fn show_budget(&self) -> Result<Verdict> {
-        let budget = rto::budget(&Cluster::load(&self.dir)?.spec);
+        let budget = recovery_time::budget(&Cluster::load(&self.dir)?.spec);
         if self.json {
             return say_json(&budget).map(|()| Verdict::Well);
         }
@@ -70,7 +70,9 @@ impl Check {
                 row.typical_seconds,
                 row.at_most_seconds,
             ));
-            let part = |p: &rto::Part| cells(&format!("  {}", p.what), p.typical_seconds, p.at_most_seconds);
+            let part = |p: &recovery_time::Part| {
+                cells(&format!("  {}", p.what), p.typical_seconds, p.at_most_seconds)
+            };
             rows.extend(row.parts.iter().map(part));
         }
         say(&super::table(&rows)).map(|()| Verdict::Well)

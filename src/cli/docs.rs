@@ -1,11 +1,11 @@
 //! `hanode docs`
 
 use super::{Cli, Verdict, say};
-use crate::spec;
-use crate::tree;
 use anyhow::{Context, Result};
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
+use hanode_core::spec;
+use hanode_util::file_tree;
 use std::path::{Path, PathBuf};
 
 /// Write the manual pages, shell completions and the schema of cluster.toml
@@ -17,14 +17,14 @@ Examples:
   hanode docs --out /tmp/docs
   man /tmp/docs/man1/hanode-build.1
   source /tmp/docs/bash-completion/completions/hanode")]
-pub struct Docs {
+pub(crate) struct Docs {
     /// The directory to write into; made if it is missing
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
 }
 
 impl Docs {
-    pub fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<Verdict> {
         let files = files()?;
         for (path, content) in &files {
             write(&self.out.join(path), content)?;
@@ -37,7 +37,7 @@ impl Docs {
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     let parent = path.parent().context("a file is in a directory")?;
     std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
-    tree::replace(path, content, 0o644, None)
+    file_tree::replace(path, content, 0o644, None)
 }
 
 /// Laid out as below /usr/share, the schema beside.
@@ -60,7 +60,7 @@ fn files() -> Result<Vec<(PathBuf, Vec<u8>)>> {
 }
 
 /// The schema as it is written: the same text each time.
-pub fn schema() -> Result<String> {
+pub(crate) fn schema() -> Result<String> {
     Ok(serde_json::to_string_pretty(&spec::schema())? + "\n")
 }
 

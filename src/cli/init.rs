@@ -1,10 +1,10 @@
 //! `hanode init`
 
 use super::{Verdict, say};
-use crate::cluster::{Cluster, SpecFaults};
-use crate::spec;
 use anyhow::{Context, Result};
 use clap::Args;
+use hanode_admin::cluster_dir::{Cluster, SpecFaults};
+use hanode_core::spec;
 use std::path::PathBuf;
 
 /// Make a new cluster directory: spec, CAs, certificates, passwords, bundle
@@ -17,7 +17,7 @@ Examples:
   hanode init demo                      with the commented starter spec
   hanode init demo --nodes 5            for five nodes instead of three
   hanode init demo --spec mine.toml     with a spec written before")]
-pub struct Init {
+pub(crate) struct Init {
     /// The directory to make
     dir: PathBuf,
     /// Begin with this spec instead of the commented starter
@@ -29,7 +29,7 @@ pub struct Init {
 }
 
 impl Init {
-    pub fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<Verdict> {
         let text = match &self.spec {
             None => {
                 let text = starter(self.nodes);

@@ -1,7 +1,6 @@
 //! `hanode inspect`
 
 use super::Verdict;
-use crate::image;
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
@@ -11,7 +10,7 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Example:
   hanode inspect node.qcow2 --json")]
-pub struct Inspect {
+pub(crate) struct Inspect {
     /// The image
     pub file: PathBuf,
     /// Print it as JSON, with the manifest of its files
@@ -20,8 +19,8 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub fn run(&self) -> Result<Verdict> {
-        let inspection = image::inspect(&self.file)?;
+    pub(crate) fn run(&self) -> Result<Verdict> {
+        let inspection = hanode_image::inspect(&self.file)?;
         match self.json {
             true => super::say_json(&inspection)?,
             false => super::say(inspection.to_string().trim_end())?,

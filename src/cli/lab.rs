@@ -2,13 +2,14 @@
 
 use super::Verdict;
 use super::status;
-use crate::health::{self, Form};
-use crate::interrupt;
-use crate::lab::chaos::{self, Fault};
-use crate::lab::roll;
-use crate::lab::{self, Options, Probe};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
+use hanode_admin::access::access;
+use hanode_cluster::health::{self, Form};
+use hanode_lab::chaos::{self, Fault};
+use hanode_lab::roll;
+use hanode_lab::{self, Options, Probe};
+use hanode_util::interrupt;
 use std::path::{Path, PathBuf};
 
 /// Run the built image as a whole cluster on this machine
@@ -19,13 +20,13 @@ Examples:
   hanode lab exec demo --node node1 -- patronictl list
   hanode lab kill demo --node node2         as if its power failed
   hanode lab down demo")]
-pub struct Lab {
+pub(crate) struct Lab {
     #[command(subcommand)]
     pub verb: Verb,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// Launch the nodes and wait until the cluster is healthy
     #[command(after_help = "\
 Examples:
@@ -158,7 +159,7 @@ Exit status 0 when the cluster was well after every round and no promised write 
 }
 
 #[derive(Debug, Args)]
-pub struct Common {
+pub(crate) struct Common {
     /// The cluster directory
     pub dir: PathBuf,
     /// Only this node; may be given more than once
@@ -172,25 +173,25 @@ fn scale(text: &str) -> Result<f64, String> {
 }
 
 impl Lab {
-    pub fn only_looks(&self) -> bool {
+    pub(crate) fn only_looks(&self) -> bool {
         matches!(self.verb, Verb::Status { .. })
     }
 
-    pub fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<Verdict> {
         if let Verb::Up { common: Common { dir, .. }, .. }
         | Verb::Reprovision { common: Common { dir, .. }, .. }
         | Verb::Roll { dir, .. }
         | Verb::Chaos { dir, .. } = &self.verb
         {
-            lab::bear_mark(dir)?;
+            hanode_lab::bear_mark(dir)?;
         }
         match &self.verb {
             Verb::Up { common, image, vm, timeout_scale } => {
                 up(common, image.as_deref(), *vm, *timeout_scale)
             }
             Verb::Status { dir, json, replace } => {
-                let access = status::access(dir)?;
-                let found = lab::status(dir, || health::collect(&access))??;
+                let access = access(dir)?;
+                let found = hanode_lab::status(dir, || health::collect(&access))??;
                 match replace {
                     Some(node) => status::show_replace(&access, &found, node, *json),
                     None => status::show(&found, Form::of(*json, false)),
@@ -198,19 +199,20 @@ impl Lab {
             }
             Verb::Exec { common, command } => exec(common, command),
             Verb::Client { dir, command } => {
-                let status = lab::Lab::open(dir)?.outside(command).status().context("running the client")?;
+                let status =
+                    hanode_lab::Lab::open(dir)?.outside(command).status().context("running the client")?;
                 Ok(if status.success() { Verdict::Well } else { Verdict::NotWell })
             }
             Verb::Kill { common } => {
                 ensure!(!common.nodes.is_empty(), "which node's power is to be cut? name it: --node NAME");
-                common.nodes.iter().try_for_each(|node| lab::kill(&common.dir, node))?;
+                common.nodes.iter().try_for_each(|node| hanode_lab::kill(&common.dir, node))?;
                 Ok(Verdict::Well)
             }
             Verb::Reprovision { common, image, timeout_scale } => {
                 reprovision(common, image.as_deref(), *timeout_scale)
             }
             Verb::Roll { dir, image, json, timeout_scale } => {
-                let report = roll::roll(lab::Lab::open(dir)?, &status::access(dir)?, image, *timeout_scale)?;
+                let report = roll::roll(hanode_lab::Lab::open(dir)?, &access(dir)?, image, *timeout_scale)?;
                 match json {
                     true => super::say_json(&report)?,
                     false => super::say(&roll::table(&report))?,
@@ -220,18 +222,18 @@ impl Lab {
             Verb::Chaos { dir, rounds, seed, faults, json, timeout_scale } => {
                 chaos(dir, *rounds, *seed, faults, *json, *timeout_scale)
             }
-            Verb::Down { dir } => lab::down(dir).map(|()| Verdict::Well),
+            Verb::Down { dir } => hanode_lab::down(dir).map(|()| Verdict::Well),
         }
     }
 }
 
 fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Result<Verdict> {
-    let access = status::access(&common.dir)?;
+    let access = access(&common.dir)?;
     // Of a lab that is there already.
     let (image, vm) = match image {
         Some(image) => (image.to_path_buf(), vm),
         None => {
-            let lab = lab::Lab::open(&common.dir).context("a new lab needs --image FILE")?;
+            let lab = hanode_lab::Lab::open(&common.dir).context("a new lab needs --image FILE")?;
             (lab.layout.image.path.clone(), lab.layout.vm)
         }
     };
@@ -251,13 +253,13 @@ fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Re
         }
         Err(error) => Probe { healthy: false, problems: vec![format!("{error:#}")] },
     };
-    lab::up(&options, &access.spec, &probe, interrupt::flag())?;
+    hanode_lab::up(&options, &access.spec, &probe, interrupt::flag())?;
     Ok(Verdict::Well)
 }
 
 fn reprovision(common: &Common, image: Option<&Path>, timeout_scale: f64) -> Result<Verdict> {
     ensure!(!common.nodes.is_empty(), "which node is to be replaced? name it: --node NAME");
-    let mut lab = lab::Lab::open(&common.dir)?;
+    let mut lab = hanode_lab::Lab::open(&common.dir)?;
     if let Some(image) = image {
         lab.use_image(image)?;
     }
@@ -277,8 +279,8 @@ fn chaos(
     json: bool,
     timeout_scale: f64,
 ) -> Result<Verdict> {
-    let lab = lab::Lab::open(dir)?;
-    let access = status::access(dir)?;
+    let lab = hanode_lab::Lab::open(dir)?;
+    let access = access(dir)?;
     let any = |f: &Fault| !lab.layout.vm || f.on_virtual_machines();
     let faults = match faults {
         [] => Fault::value_variants().iter().copied().filter(any).collect(),
@@ -298,7 +300,7 @@ fn exec(common: &Common, command: &[String]) -> Result<Verdict> {
     let [node] = common.nodes.as_slice() else {
         anyhow::bail!("on which node? name one: --node NAME");
     };
-    let status = lab::exec(&common.dir, node, command)?;
+    let status = hanode_lab::exec(&common.dir, node, command)?;
     Ok(if status.success() { Verdict::Well } else { Verdict::NotWell })
 }
 

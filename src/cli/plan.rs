@@ -1,14 +1,15 @@
 //! `hanode plan`
 
-use super::{Verdict, say, say_json, status, table};
-use crate::client::etcd::Etcd;
-use crate::health::{self, Access};
-use crate::join::{Answer, Disk};
-use crate::observe::observe;
-use crate::plan::{self, Action, Observations, Plan, Step};
-use crate::spec::Node;
+use super::{Verdict, say, say_json, table};
 use anyhow::Result;
 use clap::Args;
+use hanode_admin::access::access;
+use hanode_cluster::client::etcd::Etcd;
+use hanode_cluster::discovery::observe;
+use hanode_cluster::health::{self, Access};
+use hanode_core::peer::{Answer, Disk};
+use hanode_core::plan::{self, Action, Observations, Plan, Step};
+use hanode_core::spec::Node;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const NEW_DISK: &str = "a new disk";
 Examples:
   hanode plan demo --node node2
   hanode plan demo --node node2 --json | jq .plan")]
-pub struct PlanVerb {
+pub(crate) struct PlanVerb {
     /// The cluster directory
     pub dir: PathBuf,
     /// The node that would boot on a new disk
@@ -36,8 +37,8 @@ pub struct PlanVerb {
 }
 
 impl PlanVerb {
-    pub fn run(&self) -> Result<Verdict> {
-        let access = status::access(&self.dir)?;
+    pub(crate) fn run(&self) -> Result<Verdict> {
+        let access = access(&self.dir)?;
         health::known(&access.spec, &self.node)?;
         let servers: Vec<_> = access.spec.peers(&self.node).collect();
         let own = Answer::blank(&access.spec, &self.node, access.generation, NEW_DISK);
@@ -50,7 +51,7 @@ impl PlanVerb {
         self.show(&access, seen)
     }
 
-    pub fn show(&self, access: &Access, seen: Observations) -> Result<Verdict> {
+    pub(crate) fn show(&self, access: &Access, seen: Observations) -> Result<Verdict> {
         let first = plan::plan(&access.spec, &self.node, &seen);
         let then = (first.etcd.step.action == Action::Join)
             .then(|| plan::plan(&access.spec, &self.node, &joined(seen.clone())));
@@ -87,7 +88,7 @@ fn joined(mut seen: Observations) -> Observations {
     seen.own.data.etcd = true;
     seen.own.disk = Disk::Served;
     seen.own.boots = seen.boots_in_etcd.unwrap_or(seen.own.boots);
-    let stays = |m: &crate::client::etcd::Member| m.name == seen.own.node;
+    let stays = |m: &hanode_core::etcd::Member| m.name == seen.own.node;
     seen.own.etcd_member = seen.etcd.iter().flatten().find(|m| stays(m)).map(|m| m.id.clone());
     seen
 }
@@ -95,19 +96,19 @@ fn joined(mut seen: Observations) -> Observations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::etcd::Member;
-    use crate::plan::{Peer, Sentinel, peer_url};
+    use hanode_core::etcd::Member;
+    use hanode_core::plan::{Peer, Sentinel, peer_url};
 
     #[test]
     fn a_replaced_node_joins_with_all_its_services() {
-        let spec = crate::spec::parse(crate::spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
-        let member = |n: &crate::spec::Node| Member {
+        let spec = hanode_core::spec::parse(hanode_core::spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
+        let member = |n: &hanode_core::spec::Node| Member {
             id: n.name.clone(),
             name: n.name.clone(),
             peer_urls: vec![peer_url(n)],
             client_urls: vec!["url".into()],
         };
-        let says = |n: &crate::spec::Node| Sentinel {
+        let says = |n: &hanode_core::spec::Node| Sentinel {
             node: n.name.clone(),
             primary: spec.nodes[1].address,
             epoch: 0,

@@ -1,17 +1,16 @@
 //! `hanode render`
 
 use super::Verdict;
-use crate::cluster::Cluster;
-use crate::facts::MachineFacts;
-use crate::image;
-use crate::pki::read;
-use crate::plan::{self, Action};
-use crate::render::{self, Crl, Input, Templates};
-use crate::scratch::Scratch;
-use crate::tree::{self, Ids};
-use crate::trouble::Trouble;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use hanode_admin::cluster_dir::Cluster;
+use hanode_core::machine::MachineFacts;
+use hanode_core::pki::read;
+use hanode_core::plan::{self, Action};
+use hanode_core::render::{self, Crl, Input};
+use hanode_util::file_tree::{self, Ids};
+use hanode_util::scratch::Scratch;
+use hanode_util::user_error::Trouble;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +24,7 @@ use std::path::{Path, PathBuf};
 Examples:
   hanode render demo --target debian-13 --node node1 --out /tmp/node1
   hanode render demo --target debian-13 --node node2 --out /tmp/node2 --plan resume --redact")]
-pub struct Render {
+pub(crate) struct Render {
     /// The cluster directory
     pub dir: PathBuf,
     /// The distribution, e.g. debian-13
@@ -49,7 +48,7 @@ pub struct Render {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Plan {
+pub(crate) enum Plan {
     /// The cluster comes to be
     Genesis,
     /// Go on with the data on the disk
@@ -59,7 +58,7 @@ pub enum Plan {
 }
 
 impl Render {
-    pub fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<Verdict> {
         let cluster = Cluster::load(&self.dir)?;
         let spec = &cluster.spec;
         let known = || spec.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -77,8 +76,8 @@ impl Render {
         Ok(Verdict::Well)
     }
 
-    fn entries(&self, cluster: &Cluster) -> Result<Vec<tree::Entry>> {
-        let (_, target) = image::target(&self.target)?;
+    fn entries(&self, cluster: &Cluster) -> Result<Vec<file_tree::Entry>> {
+        let (_, target) = hanode_admin::embedded::target(&self.target)?;
         let action = match self.plan {
             Plan::Genesis => Action::Begin,
             Plan::Resume => Action::Resume,
@@ -99,7 +98,7 @@ impl Render {
             ),
             plan: &plan::Plan::assumed(&cluster.spec, action),
             secrets: &secrets,
-            templates: &Templates::embedded(),
+            templates: &hanode_admin::embedded::templates(),
             crl: Crl {
                 service: !read::crl(service)?.entries.is_empty(),
                 cluster: !read::crl(own)?.entries.is_empty(),
@@ -140,7 +139,7 @@ impl Out {
         }
         let manifest = std::fs::read(&self.manifest).unwrap_or_default();
         let rows: Vec<Row> = serde_json::from_slice(&manifest).unwrap_or_default();
-        let made: BTreeSet<PathBuf> = rows.iter().map(|row| tree::below(&self.dir, &row.path)).collect();
+        let made: BTreeSet<PathBuf> = rows.iter().map(|row| file_tree::below(&self.dir, &row.path)).collect();
         for found in walkdir::WalkDir::new(&self.dir) {
             let found = found.with_context(|| format!("reading {}", self.dir.display()))?;
             let ours = found.file_type().is_dir() || made.contains(found.path());
@@ -157,20 +156,20 @@ impl Out {
     }
 
     /// The whole of it takes the place of what was there.
-    fn publish(&self, entries: &[tree::Entry]) -> Result<()> {
+    fn publish(&self, entries: &[file_tree::Entry]) -> Result<()> {
         let making = || format!("making {}", self.dir.display());
         let parent = self.dir.parent().with_context(making)?;
         std::fs::create_dir_all(parent).with_context(making)?;
         let scratch = Scratch::beside(&self.dir)?;
         let (new, old) = (scratch.join("new"), scratch.join("old"));
         std::fs::create_dir(&new).with_context(making)?;
-        tree::write(&new, entries, None::<&Ids>)?;
-        let mut text = serde_json::to_vec_pretty(&tree::manifest(entries))?;
+        file_tree::write(&new, entries, None::<&Ids>)?;
+        let mut text = serde_json::to_vec_pretty(&file_tree::manifest(entries))?;
         text.push(b'\n');
         if self.dir.exists() {
             std::fs::rename(&self.dir, old).with_context(making)?;
         }
         std::fs::rename(new, &self.dir).with_context(making)?;
-        tree::replace(&self.manifest, &text, 0o644, None)
+        file_tree::replace(&self.manifest, &text, 0o644, None)
     }
 }

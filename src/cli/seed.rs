@@ -1,11 +1,11 @@
 //! `hanode seed`
 
 use super::Verdict;
-use crate::boot::given;
-use crate::seed::{self, Interface};
-use crate::{bundle, cluster};
 use anyhow::Result;
 use clap::Args;
+use hanode_admin::cluster_dir;
+use hanode_admin::seed::{self, Interface};
+use hanode_core::bundle;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ Examples:
   hanode seed demo --node node1 --interface 52:54:00:00:00:01 --gateway 192.168.18.1 \
       --ssh-key ~/.ssh/id_ed25519.pub --out node1.iso
   hanode seed demo --node node1 --bundle --out node1/       user-data for an image built with --base")]
-pub struct Seed {
+pub(crate) struct Seed {
     /// The cluster directory
     pub dir: PathBuf,
     /// The node, by its name in the spec
@@ -47,8 +47,8 @@ pub struct Seed {
 }
 
 impl Seed {
-    pub fn run(&self) -> Result<Verdict> {
-        let (spec, _) = cluster::load_spec(&self.dir)?;
+    pub(crate) fn run(&self) -> Result<Verdict> {
+        let (spec, _) = cluster_dir::load_spec(&self.dir)?;
         let mut seed = seed::Seed::of(&spec, &self.node)?;
         if let Some(interface) = &self.interface {
             seed = seed.with_network(&spec, interface.clone(), self.gateway, &self.nameserver)?;
@@ -57,8 +57,8 @@ impl Seed {
             seed.ssh_key = Some(seed::public_keys(file)?);
         }
         if self.bundle {
-            let cluster = super::sound(&self.dir, cluster::check(&self.dir)?)?;
-            let spec = (given::SPEC_OVERRIDE, cluster.spec_text.into_bytes());
+            let cluster = super::sound(&self.dir, cluster_dir::check(&self.dir)?)?;
+            let spec = (hanode_core::spec::OVERRIDE, cluster.spec_text.into_bytes());
             seed.late = vec![spec, (bundle::OVERRIDE, cluster.bundle_bytes)];
         }
         seed.write(&self.out)?;

@@ -1,13 +1,15 @@
 //! The bake into a tree that somebody else made: a mounted image, or `/` inside a virtual machine.
 
+use super::dry_run::rehearse;
+use super::inventory::{self, Facts};
+use super::manifest::{self, Record};
 use super::overlay::{self, Baked, Ground};
-use super::record::{self, Record};
-use super::rehearse::rehearse;
-use super::survey::{self, Facts};
-use super::{assets, base, clone, packages, selinux, tool};
-use crate::target::{SourceKind, Target};
-use crate::tree::{self, Ids};
+use super::{base, packages, selinux, sysprep};
 use anyhow::{Context, Result, bail, ensure};
+use hanode_admin::embedded;
+use hanode_core::target::{SourceKind, Target};
+use hanode_util::command;
+use hanode_util::file_tree::{self, Ids};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -16,10 +18,10 @@ const PIN: &str = "/var/lib/hanode/identity.json";
 
 /// Bakes into the tree at `root` and takes out what no copy of it may have; returns the paths that changed.
 pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) -> Result<Vec<String>> {
-    tool::need_root("baking into a tree")?;
-    let (text, mut target) = assets::target(target)?;
-    survey::check_os(root, &target)?;
-    if tree::below(root, PIN).exists() {
+    command::need_root("baking into a tree")?;
+    let (text, mut target) = embedded::target(target)?;
+    inventory::check_os(root, &target)?;
+    if file_tree::below(root, PIN).exists() {
         bail!(
             "{} is the disk of a cluster's node ({PIN}): a bake would take its identity and keys; use a machine that never was one",
             root.display()
@@ -34,9 +36,9 @@ pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) ->
     let facts = Facts::of_base(root, &target, String::new(), installed_at(root)?)?;
     let ground = Ground { target_text: &text, target: &target, facts: &facts, program };
     let entries = overlay::entries(&ground, baked)?;
-    let changed = tree::write(root, &entries, Some(&Ids::read(root)?))?;
+    let changed = file_tree::write(root, &entries, Some(&Ids::read(root)?))?;
     base::units(&target, root)?;
-    clone::forget(root)?;
+    sysprep::forget(root)?;
     if let Some(policy) = &mut target.selinux {
         baked.map_or(Ok(()), |baked| selinux::take_ports(policy, baked.spec))?;
         selinux::settle(policy, root)?;
@@ -50,9 +52,9 @@ pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) ->
 
 /// What comes in no package has the version that the tree was built with: a bake brings no other.
 fn fetched_as_asked(root: &Path, target: &Target) -> Result<()> {
-    let Ok(text) = std::fs::read(tree::below(root, record::PATH)) else { return Ok(()) };
+    let Ok(text) = std::fs::read(file_tree::below(root, manifest::PATH)) else { return Ok(()) };
     let record: Record = serde_json::from_slice(&text)
-        .with_context(|| format!("{} in {}: not of this version", record::PATH, root.display()))?;
+        .with_context(|| format!("{} in {}: not of this version", manifest::PATH, root.display()))?;
     for (name, _) in target.sources.iter().filter(|(_, source)| source.kind == SourceKind::File) {
         if let (Some(has), Some(asked)) = (record.components.get(name), target.versions.get(name)) {
             ensure!(

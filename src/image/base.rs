@@ -1,62 +1,55 @@
 //! The base: a target's tree with every component installed and nothing of any cluster.
 
-use super::scratch::Scratch;
-use super::survey::Facts;
-use super::tool::{self, command, inside, isolated, run};
-use super::{assets, clone, disk, family::Family, progress::Steps, selinux, unpack};
-use crate::target::Target;
-use crate::tree::{self, Entry};
+use super::inventory::Facts;
+use super::{disk, distro::Family, el, progress::Steps, selinux, sysprep, unpack};
 use anyhow::Result;
+use hanode_admin::embedded;
+use hanode_core::target::Target;
+use hanode_util::command::{self, command, inside, isolated, run};
+use hanode_util::file_tree::{self, Entry};
+use hanode_util::scratch::Scratch;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What a base is made from: the target's part in it, the files that go in, and this recipe itself.
-pub fn id(target: &Target) -> Result<String> {
+/// Version of the code that makes a base. Increase it with every change of that code after which the same inputs give
+/// another tree: cached bases of an older version are not used again.
+const RECIPE_VERSION: u32 = 1;
+
+/// The identity of a base: the recipe's version, the target's part in it and every file of `image/` that goes in.
+pub(crate) fn id(target: &Target) -> Result<String> {
     let mut sum = Sha256::new();
+    sum.update(RECIPE_VERSION.to_be_bytes());
     let data = (&target.name, &target.family, &target.base, &target.disk, &target.units, &target.paths);
     sum.update(serde_json::to_vec(&(data, &target.enabled, &target.masked))?);
     sum.update(serde_json::to_vec(&(&target.sources, &target.versions))?);
-    sum.update(serde_json::to_vec(&tree::manifest(&before(target)))?);
+    sum.update(serde_json::to_vec(&file_tree::manifest(&before(target)))?);
     if let Some(policy) = &target.selinux {
         sum.update(selinux::settings(policy)?);
         sum.update(selinux::module(policy)?);
-        sum.update(include_str!("selinux.rs"));
     }
-    let family = match Family::of(target)? {
-        Family::Debian => include_str!("debian.rs"),
-        Family::El => concat!(include_str!("el.rs"), include_str!("enclosed.sh")),
-    };
-    let recipe = [
-        include_str!("base.rs"),
-        include_str!("clone.rs"),
-        include_str!("disk.rs"),
-        include_str!("parameters.rs"),
-        include_str!("survey.rs"),
-        include_str!("unpack.rs"),
-    ];
-    for source in recipe.into_iter().chain([family]) {
-        sum.update(source);
+    if let Family::El = Family::of(target)? {
+        sum.update(el::ENCLOSED);
     }
-    Ok(tree::hex(&sum.finalize()))
+    Ok(file_tree::hex(&sum.finalize()))
 }
 
 /// What must lie in the tree before the first package is configured.
 fn before(target: &Target) -> Vec<Entry> {
-    let mut entries = assets::entries("base", "");
-    entries.extend(assets::entries("etc/systemd/system-preset", "/etc/systemd/system-preset"));
+    let mut entries = embedded::entries("base", "");
+    entries.extend(embedded::entries("etc/systemd/system-preset", "/etc/systemd/system-preset"));
     for part in &target.base.parts {
-        entries.extend(assets::entries(&format!("parts/{part}"), ""));
+        entries.extend(embedded::entries(&format!("parts/{part}"), ""));
     }
     entries.extend(target.base.before.iter().map(|(path, text)| Entry::file(path, 0o644, text.as_bytes())));
     entries
 }
 
 /// Makes it in `scratch`; returns the directory that is to be kept.
-pub fn make(target: &Target, id: &str, scratch: &Scratch, steps: &mut Steps) -> Result<PathBuf> {
-    tool::need_root("making a base")?;
+pub(crate) fn make(target: &Target, id: &str, scratch: &Scratch, steps: &mut Steps) -> Result<PathBuf> {
+    command::need_root("making a base")?;
     let tools = ["curl", "gpg", "tar", "debugfs", "e2fsck", "mke2fs", "sgdisk", "mkfs.vfat", "mmd", "mcopy"];
-    tool::need(&[Family::of(target)?.tools(), &tools].concat())?;
+    command::need(&[Family::of(target)?.tools(), &tools].concat())?;
     let built_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let root = scratch.join("root");
     steps.begin(format!("installing {} (once; minutes)", target.name));
@@ -69,9 +62,9 @@ pub fn make(target: &Target, id: &str, scratch: &Scratch, steps: &mut Steps) -> 
     disk::kernel_links(&root)?;
     steps.begin("settling units, removing what is of this machine");
     units(target, &root)?;
-    clone::forget(&root)?;
+    sysprep::forget(&root)?;
     for dir in ["run", "tmp", "var/tmp"] {
-        clone::empty(&root.join(dir))?;
+        sysprep::empty(&root.join(dir))?;
     }
     if let Some(policy) = &target.selinux {
         steps.begin("setting up SELinux");
@@ -96,7 +89,7 @@ pub fn make(target: &Target, id: &str, scratch: &Scratch, steps: &mut Steps) -> 
 }
 
 /// Enables and masks what the target says, and makes sure that no server starts by itself.
-pub fn units(target: &Target, root: &Path) -> Result<()> {
+pub(crate) fn units(target: &Target, root: &Path) -> Result<()> {
     let systemctl = |verb: &str, units: &[&String]| match units {
         [] => Ok(()),
         units => run(inside(root, "systemctl").arg(verb).args(units)).map(drop),

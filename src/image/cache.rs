@@ -4,12 +4,12 @@
 //! that was last.
 
 use super::base;
+use super::inventory::Facts;
 use super::progress::Steps;
-use super::scratch::Scratch;
-use super::survey::Facts;
-use super::tool;
-use crate::target::Target;
 use anyhow::{Context, Result};
+use hanode_core::target::Target;
+use hanode_util::command;
+use hanode_util::scratch::Scratch;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 /// versions, or another release of hanode, make another base of the same target.
 const UNREAD: Duration = Duration::from_secs(30 * 24 * 3600);
 
-pub struct Base {
+pub(crate) struct Base {
     dir: PathBuf,
     pub facts: Facts,
     /// As long as it is held nobody takes the base away.
@@ -26,23 +26,23 @@ pub struct Base {
 }
 
 impl Base {
-    pub fn tar(&self) -> PathBuf {
+    pub(crate) fn tar(&self) -> PathBuf {
         self.dir.join("base.tar")
     }
 
-    pub fn raw(&self) -> PathBuf {
+    pub(crate) fn raw(&self) -> PathBuf {
         self.dir.join("base.raw")
     }
 }
 
 /// The base of a target: from the cache, or made now; `fresh`: made now in any case, of what its sources have today.
 /// Two callers at once make it once.
-pub fn obtain(target: &Target, fresh: bool, steps: &mut Steps) -> Result<Base> {
+pub(crate) fn obtain(target: &Target, fresh: bool, steps: &mut Steps) -> Result<Base> {
     let id = base::id(target)?;
     let shelf = Shelf { cache: place()?, target: &target.name, id: &id[..16] };
     if fresh || !shelf.cache.join(shelf.name()).exists() {
         // Before a lock is left behind by somebody who may not make one.
-        tool::need_root("making a base")?;
+        command::need_root("making a base")?;
     }
     let (dir, read) = shelf.obtain(fresh, steps, |scratch, steps| {
         base::make(target, &id, scratch, steps).with_context(|| format!("making the base of {}", target.name))
@@ -122,7 +122,7 @@ impl Shelf<'_> {
                     return Err(e).with_context(|| format!("locking {}", at.display()));
                 }
             }
-            crate::interrupt::check()?;
+            hanode_util::interrupt::check()?;
             std::thread::sleep(Duration::from_millis(200));
         }
     }

@@ -1,20 +1,20 @@
 //! A base of the Debian family: the distribution's packages by mmdebstrap, each repository by its own key.
 
-use super::scratch::Scratch;
-use super::tool::{self, command, inside};
 use super::{fetch, tarball};
-use crate::target::{Source, SourceKind, Target};
-use crate::tree::{Entry, Ids};
 use anyhow::{Context, Result};
+use hanode_core::target::{Source, SourceKind, Target};
+use hanode_util::command::{self, command, inside};
+use hanode_util::file_tree::{Entry, Ids};
+use hanode_util::scratch::Scratch;
 use std::path::{Path, PathBuf};
 
 /// mmdebstrap's own: directories like /bin become links before the first package is unpacked.
 const MERGE_USR: &str = "/usr/share/mmdebstrap/hooks/merged-usr/setup00.sh";
 
-pub const TOOLS: &[&str] = &["mmdebstrap", "tar", "chroot", "unshare"];
+pub(crate) const TOOLS: &[&str] = &["mmdebstrap", "tar", "chroot", "unshare"];
 
 /// Installs into `scratch/root`; `before` lies there before any package is configured.
-pub fn install(
+pub(crate) fn install(
     target: &Target,
     before: &[Entry],
     mtime: u64,
@@ -42,7 +42,7 @@ pub fn install(
     }
     mmdebstrap.arg("--essential-hook=tar-in before.tar /").arg(suite).arg("root");
     mmdebstrap.args(repositories.iter().map(|repository| repository.lines(repository.ring.as_deref())));
-    tool::watch(&mut mmdebstrap, |line| {
+    command::watch(&mut mmdebstrap, |line| {
         if let Some(told) = line.strip_prefix("I: ") {
             note(told);
         }
@@ -91,15 +91,15 @@ fn keep_sources(repositories: &[Repository], root: &Path) -> Result<()> {
         };
         let name = ring.file_name().context("a key ring without a name")?;
         let kept = Path::new("/usr/share/keyrings").join(name);
-        std::fs::copy(ring, crate::tree::below(root, &kept.to_string_lossy()))?;
+        std::fs::copy(ring, hanode_util::file_tree::below(root, &kept.to_string_lossy()))?;
         list += &repository.lines(Some(&kept));
     }
-    crate::tree::replace(&root.join("etc/apt/sources.list"), list.as_bytes(), 0o644, None)
+    hanode_util::file_tree::replace(&root.join("etc/apt/sources.list"), list.as_bytes(), 0o644, None)
 }
 
 /// Every installed package with its version.
-pub fn packages(root: &Path) -> Result<Vec<(String, String)>> {
-    let said = tool::run(inside(root, "dpkg-query").args([
+pub(crate) fn packages(root: &Path) -> Result<Vec<(String, String)>> {
+    let said = command::run(inside(root, "dpkg-query").args([
         "-W",
         "-f",
         "${db:Status-Abbrev}\t${Package}\t${Version}\n",
@@ -112,8 +112,8 @@ pub fn packages(root: &Path) -> Result<Vec<(String, String)>> {
 }
 
 /// The package that a file came with; `file` is a path of the tree.
-pub fn owner(root: &Path, file: &str) -> Result<String> {
-    let said = tool::run(inside(root, "dpkg-query").arg("-S").arg(format!("*{file}")))?;
+pub(crate) fn owner(root: &Path, file: &str) -> Result<String> {
+    let said = command::run(inside(root, "dpkg-query").arg("-S").arg(format!("*{file}")))?;
     Ok(said.text()?.split(':').next().unwrap_or_default().trim().to_string())
 }
 
@@ -128,7 +128,7 @@ mod tests {
         for part in ["usr/share/keyrings", "etc/apt"] {
             std::fs::create_dir_all(root.join(part)).unwrap();
         }
-        let (_, target) = super::super::target("debian-13").unwrap();
+        let (_, target) = hanode_admin::embedded::target("debian-13").unwrap();
         let mut source = target.sources.into_values().find(|source| source.kind == SourceKind::Apt).unwrap();
         let list = |source: &Source| {
             let ring = dir.path().join("hanode.gpg");

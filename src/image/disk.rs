@@ -1,10 +1,11 @@
 //! A tree as a bootable disk: GPT with a BIOS boot partition, an EFI system partition and the root, written
 //! into one sparse file without a mount or a loop device. The same disk boots by BIOS and by UEFI.
 
-use super::scratch::Scratch;
-use super::tool::{command, inside, run};
-use crate::{target, tree};
 use anyhow::{Context, Result, bail};
+use hanode_core::target;
+use hanode_util::command::{command, inside, run};
+use hanode_util::file_tree;
+use hanode_util::scratch::Scratch;
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -20,8 +21,8 @@ const ESP_SECTORS: u64 = ROOT - ESP;
 const GPT_SECTORS: u64 = 33;
 
 /// Where the root file system begins, in bytes.
-pub const ROOT_OFFSET: u64 = ROOT * SECTOR;
-pub const ROOT_LABEL: &str = "hanode-root";
+pub(crate) const ROOT_OFFSET: u64 = ROOT * SECTOR;
+pub(crate) const ROOT_LABEL: &str = "hanode-root";
 
 /// The root is the third partition of whichever disk the firmware loaded GRUB from: no file system has to
 /// be searched for, and a second disk made from the same image confuses nothing.
@@ -51,7 +52,13 @@ const MODULES: &[&str] = &[
 ];
 
 /// Writes a tree's disk to `out`. `id` decides every UUID on it.
-pub fn write(root: &Path, layout: &target::Disk, id: &str, out: &Path, scratch: &Scratch) -> Result<()> {
+pub(crate) fn write(
+    root: &Path,
+    layout: &target::Disk,
+    id: &str,
+    out: &Path,
+    scratch: &Scratch,
+) -> Result<()> {
     let sectors = layout.size_mib * 1024 * 1024 / SECTOR;
     // Whole file system blocks of 4 KiB.
     let root_sectors = sectors.saturating_sub(ROOT + GPT_SECTORS) / 8 * 8;
@@ -85,13 +92,13 @@ fn file_system(root: &Path, layout: &target::Disk, id: &str, sectors: u64, out: 
 fn loader(root: &Path) -> PathBuf {
     let at = root.join("lib64/ld-linux-x86-64.so.2");
     match at.read_link() {
-        Ok(to) if to.is_absolute() => tree::below(root, &to.to_string_lossy()),
+        Ok(to) if to.is_absolute() => file_tree::below(root, &to.to_string_lossy()),
         _ => at,
     }
 }
 
 /// GRUB's configuration names /vmlinuz and /initrd.img; where the kernel's package makes no such links, this does.
-pub fn kernel_links(root: &Path) -> Result<()> {
+pub(crate) fn kernel_links(root: &Path) -> Result<()> {
     for (link, prefixes) in [("vmlinuz", &["vmlinuz-"][..]), ("initrd.img", &["initrd.img-", "initramfs-"])] {
         if root.join(link).exists() {
             continue;
@@ -175,7 +182,7 @@ fn grub(root: &Path, format: &str, more: &[&str]) -> Result<Vec<u8>> {
     let mut mkimage = inside(root, name.context("no grub-mkimage in the tree's /usr/bin")?);
     mkimage.args(["-O", format, "-p", PREFIX, "-o", OUT]).args(MODULES).args(more);
     run(&mut mkimage)?;
-    let at = crate::tree::below(root, OUT);
+    let at = hanode_util::file_tree::below(root, OUT);
     let image = std::fs::read(&at)?;
     std::fs::remove_file(at)?;
     Ok(image)
@@ -202,7 +209,7 @@ fn uuid(id: &str, what: &str) -> String {
     let mut bytes = Sha256::digest(format!("{id} {what}"))[..16].to_vec();
     bytes[6] = bytes[6] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = crate::tree::hex(&bytes);
+    let hex = hanode_util::file_tree::hex(&bytes);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 

@@ -2,28 +2,33 @@
 //! own dnf inside it, since another's leaves a package database that this one cannot read.
 
 use super::fetch;
-use super::scratch::Scratch;
-use super::tool::{self, command, inside, run};
-use crate::target::{Source, SourceKind, Target};
-use crate::tree::{self, Entry, Ids};
 use anyhow::{Context, Result, bail};
+use hanode_core::target::{Source, SourceKind, Target};
+use hanode_util::command::{self, command, inside, run};
+use hanode_util::file_tree::{self, Entry, Ids};
+use hanode_util::scratch::Scratch;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-pub const TOOLS: &[&str] = &["curl", "tar", "chroot", "gpg", "unshare", "mount"];
+pub(crate) const TOOLS: &[&str] = &["curl", "tar", "chroot", "gpg", "unshare", "mount"];
 
-const ENCLOSED: &str = include_str!("enclosed.sh");
+pub(crate) const ENCLOSED: &str = include_str!("enclosed.sh");
 const REPOSITORIES: &str = "etc/yum.repos.d";
 
 /// Installs into `scratch/root`; `before` lies there before any package is installed.
-pub fn install(target: &Target, before: &[Entry], scratch: &Scratch, note: &dyn Fn(&str)) -> Result<()> {
+pub(crate) fn install(
+    target: &Target,
+    before: &[Entry],
+    scratch: &Scratch,
+    note: &dyn Fn(&str),
+) -> Result<()> {
     let root = scratch.join("root");
     let name = target.sources.iter().find(|(_, source)| source.kind == SourceKind::Root);
     let (name, _) = name.context("its file names no source of the kind \"root\"")?;
     note("fetching the root file system");
     unpack_root(&fetch::file(target, name, scratch)?, &root, scratch)
         .with_context(|| format!("source {name}"))?;
-    tree::write(&root, before, Some(&Ids::read(&root)?))?;
+    file_tree::write(&root, before, Some(&Ids::read(&root)?))?;
     let repositories = repositories(target, &root, scratch)?;
     write_repositories(&repositories, &root, |r| Some(r.for_the_build()))?;
     // The host's way to names, while packages are fetched; a link there would lead out of the tree.
@@ -72,7 +77,7 @@ impl Dnf<'_> {
         }
         dnf.args(["--", "dnf", "--assumeyes", "--color=never", "--setopt=keepcache=False"]).args(arguments);
         dnf.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root").env("SYSTEMD_OFFLINE", "1");
-        let said = tool::watch(&mut dnf, |line| {
+        let said = command::watch(&mut dnf, |line| {
             if let Some((_, package)) = line.split_once("Installing       : ") {
                 (self.note)(package.trim());
             }
@@ -165,14 +170,14 @@ fn repositories<'a>(target: &'a Target, root: &Path, scratch: &Scratch) -> Resul
         std::fs::remove_file(file?.path())?;
     }
     let keys = PathBuf::from("/etc/pki/rpm-gpg");
-    std::fs::create_dir_all(tree::below(root, &keys.to_string_lossy()))?;
+    std::fs::create_dir_all(file_tree::below(root, &keys.to_string_lossy()))?;
     let sources = target.sources.iter().filter(|(_, source)| source.kind == SourceKind::Dnf);
     let made = sources.map(|(name, source)| {
         let ring = fetch::key_ring(name, source, root, scratch)?;
         let ring = ring.with_context(|| format!("source {name} names no key"))?;
         let key = keys.join(ring.file_name().context("a key ring without a name")?);
         let key = key.to_string_lossy().into_owned();
-        std::fs::copy(&ring, tree::below(root, &key))?;
+        std::fs::copy(&ring, file_tree::below(root, &key))?;
         Ok(Repository { name, source, key })
     });
     made.collect()
@@ -188,7 +193,7 @@ fn write_repositories(
     for repository in all {
         let at = dir.join(format!("hanode-{}.repo", repository.name));
         match text(repository) {
-            Some(text) => tree::replace(&at, text.as_bytes(), 0o644, None)?,
+            Some(text) => file_tree::replace(&at, text.as_bytes(), 0o644, None)?,
             None => std::fs::remove_file(&at)?,
         }
     }
@@ -200,7 +205,7 @@ fn remove_excluded(target: &Target, root: &Path) -> Result<()> {
     for pattern in &target.base.exclude {
         let dir =
             pattern.strip_suffix("/*").with_context(|| format!("exclude {pattern:?} must end in /*"))?;
-        for entry in std::fs::read_dir(tree::below(root, dir)).into_iter().flatten() {
+        for entry in std::fs::read_dir(file_tree::below(root, dir)).into_iter().flatten() {
             let path = entry?.path();
             if path.is_dir() && !path.is_symlink() {
                 std::fs::remove_dir_all(path)?;
@@ -213,16 +218,16 @@ fn remove_excluded(target: &Target, root: &Path) -> Result<()> {
 }
 
 /// Every installed package with its version.
-pub fn packages(root: &Path) -> Result<Vec<(String, String)>> {
-    let said = tool::run(inside(root, "rpm").args(["-qa", "--qf", "%{NAME}\t%{VERSION}-%{RELEASE}\n"]))?;
+pub(crate) fn packages(root: &Path) -> Result<Vec<(String, String)>> {
+    let said = command::run(inside(root, "rpm").args(["-qa", "--qf", "%{NAME}\t%{VERSION}-%{RELEASE}\n"]))?;
     let row =
         |line: &str| line.split_once('\t').map(|(name, version)| (name.to_string(), version.to_string()));
     Ok(said.text()?.lines().filter_map(row).collect())
 }
 
 /// The package that a file came with; `file` is a path of the tree.
-pub fn owner(root: &Path, file: &str) -> Result<String> {
-    let said = tool::run(inside(root, "rpm").args(["-qf", "--qf", "%{NAME}", file]))?;
+pub(crate) fn owner(root: &Path, file: &str) -> Result<String> {
+    let said = command::run(inside(root, "rpm").args(["-qf", "--qf", "%{NAME}", file]))?;
     Ok(said.text()?.trim().to_string())
 }
 
@@ -240,7 +245,7 @@ mod tests {
 
     #[test]
     fn every_repository_checks_signatures() {
-        let (_, target) = crate::image::target("centos-8").unwrap();
+        let (_, target) = hanode_admin::embedded::target("centos-8").unwrap();
         let mut source = target.sources["pgdg"].clone();
         let text = |source: &Source| {
             let key = "/etc/pki/rpm-gpg/hanode-pgdg.asc".to_string();

@@ -1,15 +1,15 @@
 //! An ext4 file system inside a disk image, read and edited by `debugfs`: no mount, no loop device.
 
-use super::scratch::Scratch;
-use super::tool::{command, run};
-use crate::tree::{Entry, Ids, Kind};
 use anyhow::{Context, Result, bail};
+use hanode_util::command::{command, run};
+use hanode_util::file_tree::{Entry, Ids, Kind};
+use hanode_util::scratch::Scratch;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
 /// The file system that begins at `offset` bytes of `image`.
-pub struct Ext4<'a> {
+pub(crate) struct Ext4<'a> {
     pub image: &'a Path,
     pub offset: u64,
 }
@@ -20,7 +20,7 @@ impl Ext4<'_> {
     }
 
     /// A file's content; `None` where there is no such file.
-    pub fn cat(&self, path: &str) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn cat(&self, path: &str) -> Result<Option<Vec<u8>>> {
         check_name(path)?;
         let said = run(command("debugfs").arg("-R").arg(format!("cat \"{path}\"")).arg(self.device()))?;
         match complaint(&said.stderr) {
@@ -31,12 +31,12 @@ impl Ext4<'_> {
     }
 
     /// Fails unless the file system is without fault.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         run(command("e2fsck").arg("-fn").arg(self.device())).context("the file system is damaged").map(drop)
     }
 
     /// Puts the entries in, replacing what is there.
-    pub fn put(&self, entries: &[Entry], ids: &Ids, mtime: u64, scratch: &Scratch) -> Result<()> {
+    pub(crate) fn put(&self, entries: &[Entry], ids: &Ids, mtime: u64, scratch: &Scratch) -> Result<()> {
         let present = self.present(entries, scratch)?;
         let script = script(entries, ids, mtime, &present, scratch)?;
         self.batch(&script, scratch)

@@ -1,19 +1,19 @@
 //! What a base needs from elsewhere, fetched with curl: files are believed by their checksum, keys by their
 //! fingerprint, and nothing else is believed.
 
-use super::assets;
-use super::scratch::Scratch;
-use super::tool::{command, run};
-use crate::target::{Source, Target};
-use crate::tree;
 use anyhow::{Context, Result, bail, ensure};
+use hanode_admin::embedded;
+use hanode_core::target::{Source, Target};
+use hanode_util::command::{command, run};
+use hanode_util::file_tree;
+use hanode_util::scratch::Scratch;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The file of a source, checked.
-pub fn file(target: &Target, name: &str, scratch: &Scratch) -> Result<PathBuf> {
+pub(crate) fn file(target: &Target, name: &str, scratch: &Scratch) -> Result<PathBuf> {
     let source = target.sources.get(name).with_context(|| format!("no source {name:?}"))?;
     let wanted = target.checksum(name)?;
     let url = target.versioned(&source.url);
@@ -28,13 +28,18 @@ pub fn file(target: &Target, name: &str, scratch: &Scratch) -> Result<PathBuf> {
 }
 
 /// A repository's key ring, checked; `None` where the machine's own counts. `root`: the tree it may come with.
-pub fn key_ring(name: &str, source: &Source, root: &Path, scratch: &Scratch) -> Result<Option<PathBuf>> {
+pub(crate) fn key_ring(
+    name: &str,
+    source: &Source,
+    root: &Path,
+    scratch: &Scratch,
+) -> Result<Option<PathBuf>> {
     let Some(key) = &source.key else { return Ok(None) };
     let read = |at: &Path| {
         std::fs::read(at).with_context(|| format!("source {name}: reading the key {}", at.display()))
     };
     let ring = if let Some(path) = key.strip_prefix("tree:") {
-        read(&tree::below(root, path))?
+        read(&file_tree::below(root, path))?
     } else if key.contains("://") {
         let at = scratch.join(&format!("fetched-key-{name}"));
         fetch(name, key, &at)?;
@@ -42,7 +47,7 @@ pub fn key_ring(name: &str, source: &Source, root: &Path, scratch: &Scratch) -> 
     } else if key.starts_with('/') {
         read(Path::new(key))?
     } else {
-        assets::key(key)?.to_vec()
+        embedded::key(key)?.to_vec()
     };
     // apt tells an armoured ring from a bare one by its name.
     let armoured = ring.starts_with(b"-----BEGIN");
@@ -106,9 +111,9 @@ fn sha256(at: &Path) -> Result<String> {
     let mut sum = Sha256::new();
     let mut block = vec![0; 1 << 20];
     loop {
-        crate::interrupt::check()?;
+        hanode_util::interrupt::check()?;
         match file.read(&mut block)? {
-            0 => return Ok(tree::hex(&sum.finalize())),
+            0 => return Ok(file_tree::hex(&sum.finalize())),
             read => sum.update(&block[..read]),
         }
     }
@@ -126,7 +131,7 @@ mod tests {
 
     /// A target of which one file's checksum is known.
     fn target(url: &str, sum: &str) -> Target {
-        let (text, _) = assets::target("ubuntu-20.04").unwrap();
+        let (text, _) = embedded::target("ubuntu-20.04").unwrap();
         let mut target = Target::parse(&text).unwrap();
         target.choose(&Default::default(), &[format!("etcd={url},sha256={sum}").parse().unwrap()]).unwrap();
         target

@@ -12,7 +12,7 @@ const PACKAGES: [&str; 2] = ["libc6", "glibc"];
 type Version = (u32, u32);
 
 /// Refuses a program for a tree whose glibc is too old for it.
-pub fn check(program: &[u8], packages: &BTreeMap<String, String>) -> Result<()> {
+pub(crate) fn check(program: &[u8], packages: &BTreeMap<String, String>) -> Result<()> {
     let there = PACKAGES.iter().find_map(|name| parse(packages.get(*name)?.as_bytes()));
     let (Some(needed), Some(there)) = (needed(program), there) else { return Ok(()) };
     if needed > there {

@@ -2,11 +2,11 @@
 
 use super::ext4::Ext4;
 use super::format::Format;
-use super::record::{PATH, Record, day};
-use super::scratch::Scratch;
-use super::tool::{self, command, run};
+use super::manifest::{PATH, Record, day};
 use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
+use hanode_util::command::{self, command, run};
+use hanode_util::scratch::Scratch;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -25,7 +25,7 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
     if !file.is_file() {
         bail!("{}: no such file", file.display());
     }
-    tool::need(match format {
+    command::need(match format {
         Format::Tar | Format::TarGz => &[],
         Format::Raw => &["debugfs"],
         Format::Qcow2 | Format::Vmdk => &["debugfs", "qemu-img"],

@@ -1,15 +1,15 @@
 //! What a bake adds to a tree: hanode itself, its units, its settings and, with a cluster, spec and bundle.
 
-use super::assets;
 use super::glibc;
+use super::inventory::Facts;
+use super::manifest::{Cluster, Record};
 use super::parameters;
-use super::record::{Cluster, Record};
-use super::survey::Facts;
-use crate::bundle;
-use crate::spec::Spec;
-use crate::target::Target;
-use crate::tree::{self, Entry};
 use anyhow::{Context, Result, bail};
+use hanode_admin::embedded;
+use hanode_core::bundle;
+use hanode_core::spec::Spec;
+use hanode_core::target::Target;
+use hanode_util::file_tree::{self, Entry};
 use std::path::{Path, PathBuf};
 
 const HOME: &str = "/usr/lib/hanode";
@@ -29,7 +29,7 @@ pub struct Baked<'a> {
 }
 
 /// What it is baked into, and with which program.
-pub struct Ground<'a> {
+pub(crate) struct Ground<'a> {
     pub target_text: &'a str,
     pub target: &'a Target,
     pub facts: &'a Facts,
@@ -54,17 +54,17 @@ pub fn program() -> Result<Vec<u8>> {
 }
 
 /// Everything a bake puts into the tree, in the order it is written. Pure: the same input, the same entries.
-pub fn entries(ground: &Ground, baked: Option<&Baked>) -> Result<Vec<Entry>> {
+pub(crate) fn entries(ground: &Ground, baked: Option<&Baked>) -> Result<Vec<Entry>> {
     glibc::check(ground.program, &ground.facts.packages)?;
     let at = |name: &str| format!("{HOME}/{name}");
-    let mut entries = assets::entries("etc", "/etc");
+    let mut entries = embedded::entries("etc", "/etc");
     entries.extend(units(ground.target)?);
     entries.push(Entry::dir(HOME, 0o755));
     entries.push(Entry::dir(OPERATORS, 0o700));
     entries.push(Entry::file(at("hanode-firstboot"), 0o755, ground.program));
     entries.push(Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"));
     entries.push(Entry::file(at("target.toml"), 0o644, ground.target_text));
-    entries.extend(assets::entries("templates", &at("templates")));
+    entries.extend(embedded::entries("templates", &at("templates")));
     if let Some(baked) = baked {
         let version = ground.facts.components.get("postgres").map(String::as_str).unwrap_or_default();
         parameters::check(baked.spec, &ground.facts.parameters, version)?;
@@ -84,10 +84,10 @@ fn record(ground: &Ground, baked: Option<&Baked>, entries: &[Entry]) -> Result<E
         spec_hash: baked.spec.hash(),
         bundle_generation: baked.generation,
     });
-    let record = Record::new(ground.target, ground.facts, cluster, tree::manifest(entries))?;
+    let record = Record::new(ground.target, ground.facts, cluster, file_tree::manifest(entries))?;
     let mut text = serde_json::to_vec_pretty(&record)?;
     text.push(b'\n');
-    let entry = Entry::file(super::record::PATH, 0o644, text);
+    let entry = Entry::file(super::manifest::PATH, 0o644, text);
     let label = label(ground.target, &entry.path);
     Ok(entry.labelled(label))
 }
@@ -95,16 +95,16 @@ fn record(ground: &Ground, baked: Option<&Baked>, entries: &[Entry]) -> Result<E
 /// hanode's units, their links, and the drop-ins of the servers' units.
 fn units(target: &Target) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    for file in assets::files("units") {
-        let (name, text) = (assets::name(file), assets::text(file)?);
+    for file in embedded::files("units") {
+        let (name, text) = (embedded::name(file), embedded::text(file)?);
         if !["service", "socket", "timer", "target"].iter().any(|kind| name.ends_with(&format!(".{kind}"))) {
             bail!("image/units/{name} is no unit");
         }
         entries.push(Entry::file(format!("{UNITS}/{name}"), 0o644, text));
         entries.extend(links(&name, text));
     }
-    for file in assets::files("units/drop-ins") {
-        let name = assets::name(file);
+    for file in embedded::files("units/drop-ins") {
+        let name = embedded::name(file);
         let component = name.strip_suffix(".conf").with_context(|| format!("image/units/drop-ins/{name}"))?;
         let unit = target.unit(component)?;
         entries.push(Entry::file(format!("{ADMIN_UNITS}/{unit}.d/50-hanode.conf"), 0o644, file.contents()));
@@ -133,7 +133,7 @@ fn label(target: &Target, path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::Kind;
+    use hanode_util::file_tree::Kind;
 
     fn ground<'a>(target: &'a Target, text: &'a str, facts: &'a Facts) -> Ground<'a> {
         Ground { target_text: text, target, facts, program: b"program" }
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn without_a_cluster_nothing_of_one_is_inside() {
-        let (text, target) = assets::target("debian-13").unwrap();
+        let (text, target) = embedded::target("debian-13").unwrap();
         let facts = facts();
         let entries = entries(&ground(&target, &text, &facts), None).unwrap();
         let paths: Vec<_> = entries.iter().map(|e| e.path.as_str()).collect();
@@ -164,8 +164,8 @@ mod tests {
 
     #[test]
     fn every_server_has_a_preset_that_keeps_it_from_starting() {
-        let (_, target) = assets::target("debian-13").unwrap();
-        let preset = assets::entries("etc/systemd/system-preset", "");
+        let (_, target) = embedded::target("debian-13").unwrap();
+        let preset = embedded::entries("etc/systemd/system-preset", "");
         let Kind::File(text) = &preset[0].kind else { panic!("no preset") };
         let text = String::from_utf8_lossy(text);
         for unit in target.units.values() {

@@ -1,26 +1,26 @@
 //! A target's packages in a tree that somebody else made: the distribution's own cloud image, in a machine.
 
-use super::assets;
-use super::tool::{inside, run};
-use crate::target::Target;
-use crate::tree::{self, Entry, Ids};
 use anyhow::{Context, Result, bail};
+use hanode_admin::embedded;
+use hanode_core::target::Target;
+use hanode_util::command::{inside, run};
+use hanode_util::file_tree::{self, Entry, Ids};
 use std::path::Path;
 
 /// Debian's word for it: no service starts while packages are configured.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Installs what is missing of the target's packages; nothing if all are there.
-pub fn ensure(root: &Path, target: &Target) -> Result<()> {
+pub(crate) fn ensure(root: &Path, target: &Target) -> Result<()> {
     // Of other families the survey names what is missing.
     if target.family != "debian" {
         return Ok(());
     }
     // What a base has that comes in no package.
     let parts: Vec<Entry> =
-        target.base.parts.iter().flat_map(|part| assets::entries(&format!("parts/{part}"), "")).collect();
+        target.base.parts.iter().flat_map(|part| embedded::entries(&format!("parts/{part}"), "")).collect();
     let ids = Ids::read(root)?;
-    tree::write(root, &parts, Some(&ids))?;
+    file_tree::write(root, &parts, Some(&ids))?;
     let said =
         run(inside(root, "dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}${Package}=${Version}\n"]))?;
     let installed: Vec<_> = said.text()?.lines().filter_map(|line| line.strip_prefix("ii ")).collect();
@@ -33,16 +33,16 @@ pub fn ensure(root: &Path, target: &Target) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let mut before = assets::entries("etc/systemd/system-preset", "/etc/systemd/system-preset");
+    let mut before = embedded::entries("etc/systemd/system-preset", "/etc/systemd/system-preset");
     before.extend(target.base.before.iter().map(|(path, text)| Entry::file(path, 0o644, text.as_bytes())));
     before.push(Entry::file(POLICY, 0o755, "#!/bin/sh\nexit 101\n"));
-    if tree::below(root, POLICY).exists() {
+    if file_tree::below(root, POLICY).exists() {
         bail!("{POLICY} exists: packages are being installed, or were when the machine went down; remove it");
     }
-    tree::write(root, &before, Some(&ids))?;
+    file_tree::write(root, &before, Some(&ids))?;
     let done = install(root, &missing);
     let removed =
-        std::fs::remove_file(tree::below(root, POLICY)).with_context(|| format!("removing {POLICY}"));
+        std::fs::remove_file(file_tree::below(root, POLICY)).with_context(|| format!("removing {POLICY}"));
     done.with_context(|| format!("installing {}", missing.join(" "))).and(removed)
 }
 

@@ -1,22 +1,22 @@
 //! The names under `[postgres.parameters]`, held against the PostgreSQL that is installed: a wrong one is found where the
 //! image is made, not where it boots. Values are for the node, whose PostgreSQL reads them before it starts.
 
-use super::tool::{self, isolated};
-use crate::spec::{Spec, nearest};
-use crate::target::Target;
 use anyhow::{Result, bail};
+use hanode_core::spec::{Spec, nearest};
+use hanode_core::target::Target;
+use hanode_util::command::{self, isolated};
 use std::path::Path;
 
 /// Every parameter that the tree's PostgreSQL knows.
-pub fn known(root: &Path, target: &Target) -> Result<Vec<String>> {
+pub(crate) fn known(root: &Path, target: &Target) -> Result<Vec<String>> {
     let server = format!("{}/postgres", target.path("postgres_bin")?);
-    let said = tool::run(isolated(root, &server).arg("--describe-config"))?;
+    let said = command::run(isolated(root, &server).arg("--describe-config"))?;
     let name = |line: &str| line.split('\t').next().map(|name| name.trim().to_ascii_lowercase());
     Ok(said.text()?.lines().filter_map(name).filter(|name| !name.is_empty()).collect())
 }
 
 /// All unknown names at once. One with a dot is an extension's, and taken as it is.
-pub fn check(spec: &Spec, known: &[String], version: &str) -> Result<()> {
+pub(crate) fn check(spec: &Spec, known: &[String], version: &str) -> Result<()> {
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     let unknown = |name: &&String| {
         !name.contains('.') && !known.iter().any(|k| k.eq_ignore_ascii_case(name)) && !known.is_empty()
@@ -41,7 +41,8 @@ mod tests {
 
     #[test]
     fn all_unknown_names_are_told_at_once_with_the_nearest_ones() {
-        let mut spec = crate::spec::parse(crate::spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
+        let mut spec =
+            hanode_core::spec::parse(hanode_core::spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
         let known = ["work_mem", "log_statement"].map(String::from);
         let mut given = |name: &str| {
             spec.postgres.parameters.insert(name.into(), "1".into());

@@ -1,12 +1,12 @@
 //! SELinux, baked: the policy's settings and hanode's own module go into the tree's policy store and every file is
 //! labelled, so that no boot has to.
 
-use super::assets;
-use super::tool::{command, inside, run};
-use crate::spec::Spec;
-use crate::target::Selinux;
-use crate::tree::{self, below};
 use anyhow::{Context, Result, ensure};
+use hanode_admin::embedded;
+use hanode_core::spec::Spec;
+use hanode_core::target::Selinux;
+use hanode_util::command::{command, inside, run};
+use hanode_util::file_tree::{self, below};
 use std::path::Path;
 
 /// What was put into the store, for people and for a later bake.
@@ -32,7 +32,7 @@ pub fn take_ports(policy: &mut Selinux, spec: &Spec) -> Result<()> {
 
 /// What `semanage import` reads.
 pub fn settings(policy: &Selinux) -> Result<String> {
-    let text = assets::text(assets::file(&format!("selinux/{}", policy.settings))?)?;
+    let text = embedded::text(embedded::file(&format!("selinux/{}", policy.settings))?)?;
     let filled = policy.ports.iter().fold(text.to_string(), |text, (name, port)| {
         text.replace(&format!("{{ports.{name}}}"), &port.to_string())
     });
@@ -46,7 +46,7 @@ pub fn settings(policy: &Selinux) -> Result<String> {
 
 /// The module, in the policy's own intermediate language: it takes no compiler.
 pub fn module(policy: &Selinux) -> Result<&'static str> {
-    assets::text(assets::file(&format!("selinux/{}", policy.module))?)
+    embedded::text(embedded::file(&format!("selinux/{}", policy.module))?)
 }
 
 /// Puts settings and module into the tree's policy store, as far as they are not there yet.
@@ -59,17 +59,22 @@ pub fn settle(policy: &Selinux, root: &Path) -> Result<()> {
     let missing: Vec<&str> = settings.lines().filter(missing).collect();
     let at = |name: &str| format!("{HOME}/{name}");
     std::fs::create_dir_all(below(root, HOME))?;
-    tree::replace(&below(root, &at("add")), format!("{}\n", missing.join("\n")).as_bytes(), 0o644, None)?;
+    file_tree::replace(
+        &below(root, &at("add")),
+        format!("{}\n", missing.join("\n")).as_bytes(),
+        0o644,
+        None,
+    )?;
     if !missing.is_empty() {
         run(inside(root, "semanage").args(["import", "-N", "-S", &policy.store, "-f", &at("add")]))
             .context("the policy's settings")?;
     }
     std::fs::remove_file(below(root, &at("add")))?;
     let cil = at(&policy.module);
-    tree::replace(&below(root, &cil), module(policy)?.as_bytes(), 0o644, None)?;
+    file_tree::replace(&below(root, &cil), module(policy)?.as_bytes(), 0o644, None)?;
     run(inside(root, "semodule").args(["-n", "-s", &policy.store, "-X", PRIORITY, "-i", &cil]))
         .context("hanode's policy module")?;
-    tree::replace(&below(root, SETTINGS), settings.as_bytes(), 0o644, None)
+    file_tree::replace(&below(root, SETTINGS), settings.as_bytes(), 0o644, None)
 }
 
 /// Labels what is at these paths and below, as the tree's own policy says. The last that is done to a tree: a file
@@ -110,8 +115,8 @@ mod tests {
 
     #[test]
     fn the_settings_name_the_specs_ports() {
-        let mut policy = assets::target("centos-8").unwrap().1.selinux.unwrap();
-        let mut spec = crate::spec::parse(crate::spec::STARTER).unwrap();
+        let mut policy = embedded::target("centos-8").unwrap().1.selinux.unwrap();
+        let mut spec = hanode_core::spec::parse(hanode_core::spec::STARTER).unwrap();
         let told = |policy: &Selinux| settings(policy).unwrap();
         assert!(told(&policy).contains("\nport -a -t redis_port_t -p tcp 6378\n"));
         spec.redis.port = 16378;

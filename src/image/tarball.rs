@@ -1,14 +1,19 @@
 //! Entries as members of a tar archive, the same bytes for the same entries.
 
-use crate::tree::{Entry, Ids, Kind};
 use anyhow::{Context, Result};
+use hanode_util::file_tree::{Entry, Ids, Kind};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 use tar::{Builder, EntryType, Header};
 
 /// Appends the entries in their order. A label goes into a PAX header that GNU `tar --selinux` restores.
-pub fn append<W: Write>(archive: &mut Builder<W>, entries: &[Entry], ids: &Ids, mtime: u64) -> Result<()> {
+pub(crate) fn append<W: Write>(
+    archive: &mut Builder<W>,
+    entries: &[Entry],
+    ids: &Ids,
+    mtime: u64,
+) -> Result<()> {
     for entry in entries {
         append_entry(archive, entry, ids, mtime)
             .with_context(|| format!("adding {} to the archive", entry.path))?;
@@ -74,7 +79,7 @@ fn end_of_members(archive: &Path) -> Result<u64> {
 }
 
 /// Appends to the archive `file` behind its last member, and closes it again.
-pub fn extend(file: &Path, entries: &[Entry], ids: &Ids, mtime: u64) -> Result<()> {
+pub(crate) fn extend(file: &Path, entries: &[Entry], ids: &Ids, mtime: u64) -> Result<()> {
     let end = end_of_members(file).with_context(|| format!("reading {}", file.display()))?;
     let mut out = OpenOptions::new().write(true).open(file)?;
     out.set_len(end)?;

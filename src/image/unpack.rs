@@ -1,18 +1,18 @@
 //! Programs that come in no package of the target's: fetched, checked, unpacked where its file says.
 
 use super::fetch;
-use super::scratch::Scratch;
-use super::tool::{command, inside, run};
-use crate::target::{Source, SourceKind, Target};
-use crate::tree;
 use anyhow::{Context, Result};
+use hanode_core::target::{Source, SourceKind, Target};
+use hanode_util::command::{command, inside, run};
+use hanode_util::file_tree;
+use hanode_util::scratch::Scratch;
 use std::path::{Path, PathBuf};
 
 /// Every source of the kind `file`, fetched and checked.
-pub struct Fetched<'a>(Vec<(&'a str, &'a Source, PathBuf)>);
+pub(crate) struct Fetched<'a>(Vec<(&'a str, &'a Source, PathBuf)>);
 
 /// Before the packages, which take minutes: what is not as it should be is told at once.
-pub fn fetch<'a>(target: &'a Target, scratch: &Scratch, note: &dyn Fn(&str)) -> Result<Fetched<'a>> {
+pub(crate) fn fetch<'a>(target: &'a Target, scratch: &Scratch, note: &dyn Fn(&str)) -> Result<Fetched<'a>> {
     let sources = target.sources.iter().filter(|(_, source)| source.kind == SourceKind::File);
     let fetched = sources.map(|(name, source)| {
         note(&format!(
@@ -25,14 +25,14 @@ pub fn fetch<'a>(target: &'a Target, scratch: &Scratch, note: &dyn Fn(&str)) -> 
 }
 
 /// Unpacks them into the tree.
-pub fn all(target: &Target, fetched: &Fetched, root: &Path) -> Result<()> {
+pub(crate) fn all(target: &Target, fetched: &Fetched, root: &Path) -> Result<()> {
     for (name, source, file) in &fetched.0 {
         let into =
             source.unpack.as_ref().with_context(|| format!("source {name} says not where to unpack it"))?;
-        std::fs::create_dir_all(tree::below(root, into))?;
+        std::fs::create_dir_all(file_tree::below(root, into))?;
         let unpacked = match file.extension().is_some_and(|e| e == "whl") {
             true => wheel(file, root, into),
-            false => archive(target, source, file, &tree::below(root, into)),
+            false => archive(target, source, file, &file_tree::below(root, into)),
         };
         unpacked.with_context(|| format!("source {name}: unpacking it"))?;
     }
@@ -61,7 +61,7 @@ fn archive(target: &Target, source: &Source, file: &Path, into: &Path) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::assets;
+    use hanode_admin::embedded;
     use std::os::unix::fs::PermissionsExt;
 
     /// PLV8, as an operator would pack it: what the tree has already stays as it is.
@@ -77,9 +77,9 @@ mod tests {
         std::os::unix::fs::symlink("usr/lib", root.join("lib")).unwrap();
         let file = dir.path().join("plv8.tar.gz");
         run(command("tar").arg("-C").arg(&from).arg("-czf").arg(&file).arg(".")).unwrap();
-        let (_, target) = assets::target("ubuntu-20.04").unwrap();
+        let (_, target) = embedded::target("ubuntu-20.04").unwrap();
         let source = &target.sources["plv8"];
-        archive(&target, source, &file, &tree::below(&root, source.unpack.as_ref().unwrap())).unwrap();
+        archive(&target, source, &file, &file_tree::below(&root, source.unpack.as_ref().unwrap())).unwrap();
         assert!(root.join("lib").is_symlink());
         assert_eq!(std::fs::read(root.join("usr/lib/postgresql/plv8.so")).unwrap(), b"it");
         assert_eq!(root.metadata().unwrap().permissions().mode() & 0o777, 0o755);

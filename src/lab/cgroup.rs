@@ -12,12 +12,12 @@ use std::time::Duration;
 const MOUNT: &str = "/sys/fs/cgroup";
 
 /// Whether systemd runs this host.
-pub fn systemd_host() -> bool {
+pub(crate) fn systemd_host() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
 /// `program` as systemd wants it started: in a scope whose control groups are ours to divide.
-pub fn in_scope(name: &str, program: &Path) -> Command {
+pub(crate) fn in_scope(name: &str, program: &Path) -> Command {
     if !systemd_host() {
         return Command::new(program);
     }
@@ -30,14 +30,14 @@ pub fn in_scope(name: &str, program: &Path) -> Command {
 }
 
 /// Gives the calling thread mounts of its own: what it mounts is gone when it ends.
-pub fn private_mounts() -> Result<()> {
+pub(crate) fn private_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("making mounts private")
 }
 
 /// Within private mounts: puts the calling process into the group `name`, which then is its own.
-pub fn enter(name: &str) -> Result<()> {
+pub(crate) fn enter(name: &str) -> Result<()> {
     if systemd_host() {
         return Ok(());
     }
@@ -57,7 +57,7 @@ fn mount_alone() -> Result<()> {
 }
 
 /// Kills whatever is left in the group `name` and in those named `name-…`, and removes them.
-pub fn sweep(name: &str) -> Result<()> {
+pub(crate) fn sweep(name: &str) -> Result<()> {
     let below = format!("{name}-");
     if systemd_host() {
         // A pattern that matches nothing is no error to systemctl; an unknown plain name is.

@@ -3,7 +3,7 @@
 use super::Lab;
 
 /// Where a booting node has got to.
-pub enum Boot {
+pub(crate) enum Boot {
     Under,
     /// Cloud-init and, in an image that has it, hanode are at work.
     Done,
@@ -17,7 +17,7 @@ pub enum Boot {
 const PROGRESS: &str = "cat /run/hanode/state.json 2>/dev/null || \
     { [ ! -e /usr/lib/hanode ] && systemctl --quiet is-active cloud-config.target && echo '{}'; }";
 
-pub fn boot(lab: &Lab, node: &str) -> Boot {
+pub(crate) fn boot(lab: &Lab, node: &str) -> Boot {
     if !lab.running(node) {
         return Boot::Failed(format!(
             "{node}: is not running any more; its console's end:\n{}",
@@ -35,7 +35,7 @@ pub fn boot(lab: &Lab, node: &str) -> Boot {
 }
 
 /// Why this node is not well, a line each: its own words, then every failed unit with its last words.
-pub fn troubles(lab: &Lab, node: &str) -> Vec<String> {
+pub(crate) fn troubles(lab: &Lab, node: &str) -> Vec<String> {
     if let Boot::Failed(why) = boot(lab, node) {
         return vec![why];
     }

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 /// Room for the servers' logs and a few databases; a full one is made full by reservation, not by writing.
 const BYTES: u64 = 8 << 30;
-pub const FILE: &str = "disk.ext4";
+pub(crate) const FILE: &str = "disk.ext4";
 /// What lies on it: the node's files, and what the kernel wants beside them.
 const PARTS: [&str; 2] = ["upper", "work"];
 
 /// Mounts the disk below `home`, within private mounts; a new one is made first.
-pub fn mount(home: &Path) -> Result<PathBuf> {
+pub(crate) fn mount(home: &Path) -> Result<PathBuf> {
     let (file, at) = (home.join(FILE), home.join("disk"));
     if !file.exists() {
         make(&file)?;
@@ -33,7 +33,7 @@ pub fn mount(home: &Path) -> Result<PathBuf> {
 /// Without a journal: this machine keeps its memory when a node's power is cut.
 fn make(file: &Path) -> Result<()> {
     let new = file.with_extension("new");
-    let mut mke2fs = crate::image::tool::command("mke2fs");
+    let mut mke2fs = hanode_util::command::command("mke2fs");
     mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard"]);
     run(mke2fs.arg(&new).arg(format!("{}k", BYTES >> 10)))?;
     std::fs::rename(&new, file)?;
@@ -41,7 +41,7 @@ fn make(file: &Path) -> Result<()> {
 }
 
 /// Runs `work` on the files that the node has written, by their places in the node.
-pub fn visit<T: Send>(home: &Path, work: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
+pub(crate) fn visit<T: Send>(home: &Path, work: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
     let done = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             private_mounts()?;
@@ -57,7 +57,7 @@ pub fn visit<T: Send>(home: &Path, work: impl FnOnce(&Path) -> Result<T> + Send)
 }
 
 /// Runs `work` while nothing gets to the disk, and all that was written is on it. `holder` has it mounted.
-pub fn frozen<T>(home: &Path, holder: i32, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn frozen<T>(home: &Path, holder: i32, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let freeze = |how: &str| {
         let mut command = Command::new("nsenter");
         command.arg(format!("--mount=/proc/{holder}/ns/mnt")).args(["--", "fsfreeze", how]);
@@ -70,7 +70,7 @@ pub fn frozen<T>(home: &Path, holder: i32, work: impl FnOnce() -> Result<T>) -> 
 }
 
 /// Whether no kernel holds it any more: only then may it be mounted again, copied or thrown away.
-pub fn released(home: &Path, limit: Duration) -> bool {
+pub(crate) fn released(home: &Path, limit: Duration) -> bool {
     let Ok(file) = home.join(FILE).metadata() else { return true };
     let held = || {
         let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();

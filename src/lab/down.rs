@@ -2,7 +2,7 @@
 
 use super::net::Net;
 use super::process::Process;
-use super::{Lab, cgroup, layout, mark, name, state};
+use super::{Lab, cgroup, layout, name, process_tag, state};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
@@ -31,7 +31,7 @@ pub(super) fn sweep(dir: &Path) -> Result<()> {
             process.gone_within(super::SHORTLY);
         }
     }
-    mark::end(&name(dir))?;
+    process_tag::end(&name(dir))?;
     let net = Net::of_lab(&layout::id(dir));
     for pid in net.processes() {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);

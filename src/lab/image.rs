@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// How an image file's name says what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     Tar,
     Raw,
     Qcow2,
@@ -17,7 +17,7 @@ pub enum Format {
 }
 
 impl Format {
-    pub fn of(path: &Path) -> Result<Format> {
+    pub(crate) fn of(path: &Path) -> Result<Format> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let ends = |ending: &str| name.ends_with(ending);
         Ok(match () {
@@ -30,7 +30,7 @@ impl Format {
     }
 
     /// The name QEMU has for it.
-    pub fn qemu(self) -> Option<&'static str> {
+    pub(crate) fn qemu(self) -> Option<&'static str> {
         match self {
             Format::Tar => None,
             Format::Raw => Some("raw"),
@@ -42,7 +42,7 @@ impl Format {
 
 /// Does below `state` what takes long and every node profits from: unpacks an archive, makes a raw disk of
 /// a compact one. Whole or not at all.
-pub fn prepare(image: &Image, state: &Path, vm: bool) -> Result<()> {
+pub(crate) fn prepare(image: &Image, state: &Path, vm: bool) -> Result<()> {
     let format = Format::of(&image.path)?;
     match format {
         _ if vm => ensure!(
@@ -61,7 +61,7 @@ pub fn prepare(image: &Image, state: &Path, vm: bool) -> Result<()> {
 }
 
 /// A disk that lies directly on the image's file needs that file as it was.
-pub fn still_there(image: &Image, vm: bool) -> Result<()> {
+pub(crate) fn still_there(image: &Image, vm: bool) -> Result<()> {
     if (vm || Format::of(&image.path)? == Format::Raw) && Image::at(&image.path)? != *image {
         bail!(
             "{} was replaced since this node's disk was made from it: `hanode lab reprovision` the node",
@@ -72,7 +72,7 @@ pub fn still_there(image: &Image, vm: bool) -> Result<()> {
 }
 
 /// Mounts (an archive: binds) the image's root, read-only, on `at`; within private mounts.
-pub fn mount(image: &Image, state: &Path, at: &Path) -> Result<()> {
+pub(crate) fn mount(image: &Image, state: &Path, at: &Path) -> Result<()> {
     std::fs::create_dir_all(at)?;
     let raw = match Format::of(&image.path)? {
         Format::Tar => {
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn guids_lie_on_disk_as_the_table_wants_them() {
         // As sgdisk writes type 8300.
-        assert_eq!(crate::tree::hex(&LINUX), "af3dc60f838472478e793d69d8477de4");
+        assert_eq!(hanode_util::file_tree::hex(&LINUX), "af3dc60f838472478e793d69d8477de4");
     }
 
     #[test]

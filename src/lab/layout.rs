@@ -1,8 +1,8 @@
 //! What `.lab` of a cluster directory holds, as data: written once by `up`, read by every other verb.
 
-use crate::seed::{Interface, Network, Seed};
-use crate::spec::Spec;
 use anyhow::{Context, Result, bail};
+use hanode_admin::seed::{Interface, Network, Seed};
+use hanode_core::spec::Spec;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -51,7 +51,7 @@ pub struct Disk {
 
 impl Layout {
     pub fn new(spec: &Spec, image: Image, vm: bool) -> Result<Layout> {
-        let node = |n: &crate::spec::Node| Node {
+        let node = |n: &hanode_core::spec::Node| Node {
             name: n.name.clone(),
             hostname: n.hostname.clone(),
             address: n.address,
@@ -96,17 +96,17 @@ impl Image {
     /// Sets what was made of it apart from what was made of any other.
     pub fn id(&self) -> String {
         let about = format!("{}\n{}\n{}", self.path.display(), self.bytes, self.modified_ns);
-        crate::tree::hex(&Sha256::digest(about)[..6])
+        hanode_util::file_tree::hex(&Sha256::digest(about)[..6])
     }
 }
 
 impl Disk {
     pub fn fresh(image: Image) -> Disk {
-        let hex = crate::tree::hex(&rand::random::<[u8; 16]>());
+        let hex = hanode_util::file_tree::hex(&rand::random::<[u8; 16]>());
         // The bits that say "random" in a UUID: some readers refuse one without them.
         let machine_uuid =
             format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]);
-        let instance_id = format!("lab-{}", crate::tree::hex(&rand::random::<[u8; 4]>()));
+        let instance_id = format!("lab-{}", hanode_util::file_tree::hex(&rand::random::<[u8; 4]>()));
         Disk { machine_uuid, instance_id, image }
     }
 }
@@ -124,7 +124,7 @@ fn free_address(spec: &Spec) -> Result<IpAddr> {
 
 /// Which address the lab's own side speaks from, where the spec lets in others than its `outside`: an operator's to
 /// the nodes, a client's to the virtual IP.
-pub fn sources(spec: &Spec, outside: IpAddr) -> Vec<(IpNet, IpAddr)> {
+pub(crate) fn sources(spec: &Spec, outside: IpAddr) -> Vec<(IpNet, IpAddr)> {
     let network = &spec.network;
     // An answer to another network goes by the nodes' gateway, which they have with IPv4 alone.
     let other = |allowed: &[IpNet]| match allowed.iter().any(|net| net.contains(&outside)) {
@@ -139,12 +139,12 @@ pub fn sources(spec: &Spec, outside: IpAddr) -> Vec<(IpNet, IpAddr)> {
 }
 
 /// Sets a lab apart from every other on this host: a hash of its cluster directory's path.
-pub fn id(cluster: &Path) -> String {
+pub(crate) fn id(cluster: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    crate::tree::hex(&Sha256::digest(cluster.as_os_str().as_bytes())[..4])
+    hanode_util::file_tree::hex(&Sha256::digest(cluster.as_os_str().as_bytes())[..4])
 }
 
-pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>> {
+pub(crate) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>> {
     match std::fs::read(path) {
         Ok(text) => {
             Ok(Some(serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?))
@@ -154,8 +154,8 @@ pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>> {
     }
 }
 
-pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    crate::tree::replace(path, &serde_json::to_vec_pretty(value)?, 0o600, None)
+pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    hanode_util::file_tree::replace(path, &serde_json::to_vec_pretty(value)?, 0o600, None)
         .with_context(|| format!("writing {}", path.display()))
 }
 
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_labs_own_side_is_among_those_the_spec_lets_in() {
-        let mut spec = crate::spec::parse(crate::spec::STARTER).unwrap();
+        let mut spec = hanode_core::spec::parse(hanode_core::spec::STARTER).unwrap();
         let outside = "192.168.18.1".parse().unwrap();
         assert_eq!(sources(&spec, outside), []);
         spec.network.clients = vec!["fd00::/64".parse().unwrap(), "10.1.0.0/16".parse().unwrap()];

@@ -12,28 +12,28 @@ use std::process::Command;
 /// A bridge without one of its own takes a port's, and another when that port goes: whoever had heard of the first would
 /// answer into the void for half a minute.
 const HARDWARE: &str = "02:68:61:6e:6f:64";
-pub const BRIDGE: &str = "br0";
+pub(crate) const BRIDGE: &str = "br0";
 
 #[derive(Debug, Clone)]
-pub struct Net {
+pub(crate) struct Net {
     name: String,
 }
 
 impl Net {
-    pub fn of_lab(id: &str) -> Net {
+    pub(crate) fn of_lab(id: &str) -> Net {
         Net { name: format!("hanode-{id}") }
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.name)
     }
 
-    pub fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.path().exists()
     }
 
     /// Makes what is missing of it; an interrupted run is completed by the next.
-    pub fn make(&self, subnet: &IpNet, own: IpAddr) -> Result<()> {
+    pub(crate) fn make(&self, subnet: &IpNet, own: IpAddr) -> Result<()> {
         // One that was killed while it made this left a name without a namespace.
         if self.exists() && self.ip(&["link"]).is_err() {
             self.remove()?;
@@ -55,26 +55,26 @@ impl Net {
     }
 
     /// What goes there comes from this address, as if from a machine outside the subnet.
-    pub fn speak(&self, to: &IpNet, from: IpAddr) -> Result<()> {
+    pub(crate) fn speak(&self, to: &IpNet, from: IpAddr) -> Result<()> {
         let (to, from) = (to.to_string(), from.to_string());
         self.ip(&["address", "replace", &from, "dev", BRIDGE])?;
         self.ip(&["route", "replace", &to, "dev", BRIDGE, "src", &from])
     }
 
     /// A tap device on the bridge, for a virtual machine.
-    pub fn make_tap(&self, device: &str) -> Result<()> {
+    pub(crate) fn make_tap(&self, device: &str) -> Result<()> {
         if self.ip(&["link", "show", device]).is_err() {
             self.ip(&["tuntap", "add", "dev", device, "mode", "tap"])?;
         }
         self.ip(&["link", "set", device, "master", BRIDGE, "up"])
     }
 
-    pub fn set_link(&self, device: &str, up: bool) -> Result<()> {
+    pub(crate) fn set_link(&self, device: &str, up: bool) -> Result<()> {
         self.ip(&["link", "set", device, if up { "up" } else { "down" }])
     }
 
     /// Drops what leaves the bridge through this device: its queue gets room for nothing.
-    pub fn swallow(&self, device: &str, all: bool) -> Result<()> {
+    pub(crate) fn swallow(&self, device: &str, all: bool) -> Result<()> {
         let words: &[&str] = match all {
             true => &["qdisc", "replace", "dev", device, "root", "bfifo", "limit", "1"],
             false => &["qdisc", "delete", "dev", device, "root"],
@@ -87,14 +87,14 @@ impl Net {
     }
 
     /// Every process that is in it: the nodes' hypervisors and any client.
-    pub fn processes(&self) -> Vec<i32> {
+    pub(crate) fn processes(&self) -> Vec<i32> {
         let Ok(output) = run(Command::new("ip").args(["netns", "pids", &self.name])) else {
             return Vec::new();
         };
         String::from_utf8_lossy(&output.stdout).lines().filter_map(|l| l.trim().parse().ok()).collect()
     }
 
-    pub fn remove(&self) -> Result<()> {
+    pub(crate) fn remove(&self) -> Result<()> {
         if self.exists() {
             run(Command::new("ip").args(["netns", "delete", &self.name]))?;
         }
@@ -102,14 +102,14 @@ impl Net {
     }
 
     /// A command that will run inside.
-    pub fn command(&self, argv: &[impl AsRef<OsStr>]) -> Command {
+    pub(crate) fn command(&self, argv: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").args(argv);
         command
     }
 
     /// Moves the calling thread, and whatever it starts from now on, inside.
-    pub fn enter(&self) -> Result<()> {
+    pub(crate) fn enter(&self) -> Result<()> {
         let namespace = std::fs::File::open(self.path()).with_context(|| {
             format!("the lab's network {} is gone: `hanode lab down`, then `up`", self.name)
         })?;
@@ -118,7 +118,7 @@ impl Net {
     }
 
     /// Runs `work` on a thread of its own that is inside.
-    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| self.enter().map(|()| work()));
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

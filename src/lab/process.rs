@@ -11,32 +11,32 @@ use std::time::{Duration, Instant};
 
 /// A process id alone is reused sooner or later; with boot and start time it names one process for good.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Process {
+pub(crate) struct Process {
     pub pid: i32,
     started: u64,
     boot: String,
 }
 
 impl Process {
-    pub fn myself() -> Result<Process> {
+    pub(crate) fn myself() -> Result<Process> {
         let pid = std::process::id() as i32;
         let (_, started) = stat(pid).context("reading /proc/self/stat")?;
         Ok(Process { pid, started, boot: boot_id()? })
     }
 
-    pub fn alive(&self) -> bool {
+    pub(crate) fn alive(&self) -> bool {
         let same_boot = boot_id().is_ok_and(|b| b == self.boot);
         same_boot && stat(self.pid).is_some_and(|(state, started)| state != 'Z' && started == self.started)
     }
 
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if self.alive() {
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         }
     }
 
     /// Whether it was gone within `limit`.
-    pub fn gone_within(&self, limit: Duration) -> bool {
+    pub(crate) fn gone_within(&self, limit: Duration) -> bool {
         wait_until(limit, || !self.alive())
     }
 }
@@ -54,7 +54,7 @@ fn boot_id() -> Result<String> {
 }
 
 /// The first child of `pid` that is process 1 of a namespace of its own: a container's init.
-pub fn init_below(pid: i32) -> Option<i32> {
+pub(crate) fn init_below(pid: i32) -> Option<i32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     children.split_whitespace().filter_map(|c| c.parse().ok()).find(|child: &i32| {
         let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
@@ -63,7 +63,7 @@ pub fn init_below(pid: i32) -> Option<i32> {
     })
 }
 
-pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+pub(crate) fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     loop {
         if done() {
@@ -77,7 +77,7 @@ pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
 }
 
 /// Runs to the end; anything but success is an error with what it said.
-pub fn run(command: &mut Command) -> Result<Output> {
+pub(crate) fn run(command: &mut Command) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output =
         command.stdin(std::process::Stdio::null()).output().with_context(|| format!("starting {name}"))?;
@@ -94,7 +94,7 @@ pub fn run(command: &mut Command) -> Result<Output> {
 }
 
 /// Whether `name` can be run; for root, whose PATH may lack the sbin directories.
-pub fn found(name: &str) -> bool {
+pub(crate) fn found(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/sbin"].map(Path::new).map(Path::to_path_buf);
     std::env::split_paths(&path).chain(more).any(|d| d.join(name).is_file())

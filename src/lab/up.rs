@@ -3,10 +3,10 @@
 use super::diagnose::{self, Boot};
 use super::layout::{self, Image, Layout};
 use super::{Lab, down, image, state, vm};
-use crate::image::tool;
-use crate::interrupt::Interrupted;
-use crate::spec::Spec;
 use anyhow::{Context, Result, ensure};
+use hanode_core::spec::Spec;
+use hanode_util::command;
+use hanode_util::interrupt::Interrupted;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -312,7 +312,7 @@ fn needs_tools(image: &Path, vm: bool) -> Result<()> {
     let compact = matches!(image::Format::of(image)?, image::Format::Qcow2 | image::Format::Vmdk);
     let more = if vm { &VM_TOOLS[..] } else { &CONTAINER_TOOLS };
     let disk: &[&str] = if compact && !vm { &["qemu-img"] } else { &[] };
-    tool::need(&[&TOOLS, more, disk].concat())
+    command::need(&[&TOOLS, more, disk].concat())
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use super::image::Format;
 use super::layout::{Disk, Node};
 use super::process::run;
 use super::{Lab, state};
-use crate::seed::Interface;
 use anyhow::{Context, Result, bail, ensure};
+use hanode_admin::seed::Interface;
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -16,11 +16,11 @@ use std::process::Command;
 use std::time::Duration;
 
 const MEMORY_MIB: u32 = 1280;
-pub const DISK: &str = "disk.qcow2";
+pub(crate) const DISK: &str = "disk.qcow2";
 
 /// Whether this machine's processor runs virtual machines. Where its flags do not say so, a /dev/kvm that
 /// is there all the same is an emulation, on which guests crash.
-pub fn accelerated() -> bool {
+pub(crate) fn accelerated() -> bool {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags = processor.lines().find(|l| l.starts_with("flags")).unwrap_or_default();
     let able = flags.split_whitespace().any(|f| f == "vmx" || f == "svm");
@@ -28,7 +28,7 @@ pub fn accelerated() -> bool {
 }
 
 /// Makes what the machine needs and does not have yet: disk, seed, network device.
-pub fn prepare(lab: &Lab, node: &Node, disk: &Disk) -> Result<()> {
+pub(crate) fn prepare(lab: &Lab, node: &Node, disk: &Disk) -> Result<()> {
     let home = lab.home(&node.name);
     let overlay = home.join(DISK);
     if !overlay.exists() {
@@ -46,7 +46,7 @@ pub fn prepare(lab: &Lab, node: &Node, disk: &Disk) -> Result<()> {
 }
 
 /// QEMU, to be run as the node's process.
-pub fn machine(lab: &Lab, node: &str) -> Result<Command> {
+pub(crate) fn machine(lab: &Lab, node: &str) -> Result<Command> {
     let disk = lab.disk(node)?;
     lab.net.enter()?;
     std::env::set_current_dir(lab.home(node))?;
@@ -69,11 +69,11 @@ fn mac(node: &str) -> String {
     format!("52:54:00:{:02x}:{:02x}:{:02x}", hash[0], hash[1], hash[2])
 }
 
-pub fn answers(lab: &Lab, node: &str) -> bool {
+pub(crate) fn answers(lab: &Lab, node: &str) -> bool {
     qmp(lab, node, "query-status").is_ok()
 }
 
-pub fn power_button(lab: &Lab, node: &str) -> Result<()> {
+pub(crate) fn power_button(lab: &Lab, node: &str) -> Result<()> {
     qmp(lab, node, "system_powerdown")
 }
 
@@ -112,7 +112,7 @@ fn ssh_key(lab: &Lab) -> Result<String> {
     Ok(std::fs::read_to_string(key.with_extension("pub"))?)
 }
 
-pub fn command(lab: &Lab, node: &Node, argv: &[impl AsRef<OsStr>]) -> Result<Command> {
+pub(crate) fn command(lab: &Lab, node: &Node, argv: &[impl AsRef<OsStr>]) -> Result<Command> {
     ensure!(lab.running(&node.name), "{} is not running", node.name);
     let mut ssh: Vec<std::ffi::OsString> =
         ["ssh", "-q", "-F", "none", "-o", "BatchMode=yes"].map(Into::into).into();

@@ -3,8 +3,8 @@
 
 use super::Fault;
 use super::report::{Round, Struck};
-use crate::lab::load::Service;
-use crate::rto::{Budget, Loss};
+use crate::load::Service;
+use hanode_admin::recovery_time::{Budget, Loss};
 use serde::Serialize;
 
 /// What a measuring client adds: it gives up a hanging statement, and then a hanging connection, after 2 s each.
@@ -29,7 +29,7 @@ impl Compared {
 }
 
 /// `scale` is what the operator grants a slow machine.
-pub fn compare(budget: &Budget, round: &Round, scale: f64) -> Vec<Compared> {
+pub(super) fn compare(budget: &Budget, round: &Round, scale: f64) -> Vec<Compared> {
     let [struck] = round.struck.as_slice() else { return Vec::new() };
     let gap = |service| round.gaps.get(&service).map_or(0.0, |gap| gap.seconds);
     let measured = |loss| match loss {
@@ -72,9 +72,10 @@ fn losses(struck: &Struck) -> Vec<Loss> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::chaos::Target;
-    use crate::lab::load::Gap;
-    use crate::{rto, spec};
+    use crate::chaos::Target;
+    use crate::load::Gap;
+    use hanode_admin::recovery_time;
+    use hanode_core::spec;
 
     fn round(fault: Fault, roles: &[&str], gap: f64, well_after: f64) -> Round {
         let struck = Struck {
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn what_took_longer_than_the_configuration_allows_is_found() {
         let spec = spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
-        let budget = rto::budget(&spec);
+        let budget = recovery_time::budget(&spec);
         let over = |round: &Round, scale| {
             let all = compare(&budget, round, scale);
             all.into_iter().filter(|c| !c.within()).map(|c| c.loss).collect::<Vec<_>>()

@@ -1,10 +1,10 @@
 //! The faults: how each is done to a node and how it is taken back. Only what a machine, its network or its
 //! scheduler does; nothing that tells the cluster anything.
 
-use crate::lab::Lab;
-use crate::spec::Spec;
+use crate::Lab;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use hanode_core::spec::Spec;
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]

@@ -14,10 +14,10 @@ use super::Lab;
 use super::diagnose;
 use super::load::{Load, Service};
 use super::process::wait_until;
-use crate::health::{self, Access, Status};
-use crate::interrupt;
-use crate::rto;
 use anyhow::{Context, Result, bail, ensure};
+use hanode_admin::recovery_time;
+use hanode_cluster::health::{self, Access, Status};
+use hanode_util::interrupt;
 use report::{Round, Struck};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ pub fn run(lab: &Lab, access: &Access, options: &Options) -> Result<Report> {
     interrupt::check()?;
     ensure!(writes, "the load's writes are not acknowledged, though the cluster looks well");
     let mut report = Report::new(options.seed);
-    let budget = rto::budget(&access.spec);
+    let budget = recovery_time::budget(&access.spec);
     for strikes in schedule(options.seed, options.rounds, &options.faults, nodes) {
         sleep(QUIET);
         let round = Run { lab, access, load: &load, limit };

@@ -2,7 +2,7 @@
 
 use super::budget::Compared;
 use super::{Fault, Target};
-use crate::lab::load::{Gap, Service, Verdict};
+use crate::load::{Gap, Service, Verdict};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -14,10 +14,10 @@ pub use verify::{Kept, Verdict};
 
 use super::Lab;
 use super::net::Net;
-use crate::client::http::Http;
-use crate::client::tls::Credentials;
-use crate::health::Access;
 use anyhow::{Context, Result, ensure};
+use hanode_cluster::client::http::Http;
+use hanode_cluster::client::tls::Credentials;
+use hanode_cluster::health::Access;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -206,7 +206,7 @@ impl Client {
             redis_password: access.secrets.redis.clone(),
             confirming: spec.confirming() as i64,
             probe_port: spec.haproxy.stats_port,
-            run: crate::tree::hex(&rand::random::<[u8; 4]>()),
+            run: hanode_util::file_tree::hex(&rand::random::<[u8; 4]>()),
         }
     }
 
@@ -214,9 +214,15 @@ impl Client {
         self.postgres.connect(PATIENCE)
     }
 
-    fn redis(&self) -> Result<crate::client::redis::Redis> {
+    fn redis(&self) -> Result<hanode_cluster::client::redis::Redis> {
         let tls = self.redis_tls.as_ref();
-        crate::client::redis::Redis::connect(tls, self.vip, self.redis_port, &self.redis_password, PATIENCE)
+        hanode_cluster::client::redis::Redis::connect(
+            tls,
+            self.vip,
+            self.redis_port,
+            &self.redis_password,
+            PATIENCE,
+        )
     }
 
     /// No session: each probe is a connection of its own, as a load balancer's is.

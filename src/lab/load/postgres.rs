@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(30);
 const END: &str = "-- end";
 
 #[derive(Clone)]
-pub struct Login {
+pub(super) struct Login {
     pub host: IpAddr,
     pub port: u16,
     /// `None` where the spec turns TLS off for PostgreSQL.
@@ -31,7 +31,7 @@ fn table(run: &str) -> String {
 
 impl Login {
     /// The session is made while its first statement waits.
-    pub fn connect(&self, patience: Duration) -> Result<Session> {
+    pub(super) fn connect(&self, patience: Duration) -> Result<Session> {
         let mut psql = Command::new("psql");
         psql.args(["--no-psqlrc", "--no-password", "--quiet", "--no-align", "--tuples-only"]);
         psql.arg("--set=ON_ERROR_STOP=1").env("LC_ALL", "C").env("PGDATABASE", "postgres");
@@ -53,17 +53,17 @@ impl Login {
         Ok(Session { child, input, lines, patience })
     }
 
-    pub fn make_table(&self, run: &str) -> Result<()> {
+    pub(super) fn make_table(&self, run: &str) -> Result<()> {
         let statement = format!("CREATE TABLE {} (number bigint PRIMARY KEY)", table(run));
         self.connect(LONG)?.rows(&statement).map(drop)
     }
 
-    pub fn numbers(&self, run: &str) -> Result<BTreeSet<u64>> {
+    pub(super) fn numbers(&self, run: &str) -> Result<BTreeSet<u64>> {
         let rows = self.connect(LONG)?.rows(&format!("SELECT number FROM {}", table(run)))?;
         rows.iter().map(|row| row.parse().with_context(|| format!("psql answered {row:?}"))).collect()
     }
 
-    pub fn forget(&self, run: &str) -> Result<()> {
+    pub(super) fn forget(&self, run: &str) -> Result<()> {
         self.connect(LONG)?.rows(&format!("DROP TABLE {}", table(run))).map(drop)
     }
 }
@@ -83,7 +83,7 @@ fn read_lines(
     });
 }
 
-pub struct Session {
+pub(super) struct Session {
     child: Child,
     input: ChildStdin,
     /// What psql printed: answers, and complaints as errors.
@@ -92,7 +92,7 @@ pub struct Session {
 }
 
 /// The row is printed once its commit is acknowledged.
-pub fn insert(session: &mut Session, client: &Client, number: u64) -> Result<bool> {
+pub(super) fn insert(session: &mut Session, client: &Client, number: u64) -> Result<bool> {
     session.say(&format!("INSERT INTO {} VALUES ({number}) RETURNING number;", table(&client.run)))?;
     let answer = session.line()?;
     ensure!(answer == number.to_string(), "psql answered {answer:?}");

@@ -1,8 +1,8 @@
 //! Redis as the load writes it: a list that grows by one number at a time.
 
 use super::Client;
-use crate::client::redis::{Redis, Value};
 use anyhow::{Result, bail, ensure};
+use hanode_cluster::client::redis::{Redis, Value};
 use std::collections::BTreeSet;
 
 /// Less than what a client waits for an answer at all.
@@ -10,18 +10,18 @@ const WAIT_MS: &str = "1000";
 /// An answer of [`Redis`] has no more items than this.
 const PAGE: i64 = 1000;
 
-pub const PLAIN: &str = "plain";
-pub const WAIT: &str = "wait";
+pub(super) const PLAIN: &str = "plain";
+pub(super) const WAIT: &str = "wait";
 
-pub fn key(run: &str, kind: &str) -> String {
+pub(super) fn key(run: &str, kind: &str) -> String {
     format!("hanode-load:{run}:{kind}")
 }
 
-pub fn push(redis: &mut Redis, client: &Client, number: u64) -> Result<bool> {
+pub(super) fn push(redis: &mut Redis, client: &Client, number: u64) -> Result<bool> {
     redis.ask(&["RPUSH", &key(&client.run, PLAIN), &number.to_string()]).map(|_| true)
 }
 
-pub fn push_and_wait(redis: &mut Redis, client: &Client, number: u64) -> Result<bool> {
+pub(super) fn push_and_wait(redis: &mut Redis, client: &Client, number: u64) -> Result<bool> {
     redis.ask(&["RPUSH", &key(&client.run, WAIT), &number.to_string()])?;
     match redis.ask(&["WAIT", &client.confirming.to_string(), WAIT_MS])? {
         Value::Number(replicas) => Ok(replicas >= client.confirming),
@@ -29,7 +29,7 @@ pub fn push_and_wait(redis: &mut Redis, client: &Client, number: u64) -> Result<
     }
 }
 
-pub fn numbers(redis: &mut Redis, key: &str) -> Result<BTreeSet<u64>> {
+pub(super) fn numbers(redis: &mut Redis, key: &str) -> Result<BTreeSet<u64>> {
     let mut numbers = BTreeSet::new();
     for page in 0.. {
         let (first, last) = (page * PAGE, (page + 1) * PAGE - 1);
@@ -47,7 +47,7 @@ pub fn numbers(redis: &mut Redis, key: &str) -> Result<BTreeSet<u64>> {
     Ok(numbers)
 }
 
-pub fn forget(redis: &mut Redis, run: &str) -> Result<()> {
+pub(super) fn forget(redis: &mut Redis, run: &str) -> Result<()> {
     let deleted = redis.ask(&["DEL", &key(run, PLAIN), &key(run, WAIT)])?;
     ensure!(matches!(deleted, Value::Number(_)), "DEL answered {deleted:?}");
     Ok(())

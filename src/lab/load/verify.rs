@@ -1,8 +1,8 @@
 //! At the end: is everything there that was acknowledged?
 
 use super::{Client, Ledger, Record, Service, redis};
-use crate::interrupt;
 use anyhow::{Context, Result};
+use hanode_util::interrupt;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;

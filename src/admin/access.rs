@@ -1,0 +1,29 @@
+//! Access to the nodes from the admin machine.
+
+use crate::cluster_dir::Cluster;
+use anyhow::{Context, Result};
+use hanode_cluster::client::tls::{Credentials, Leaf};
+use hanode_cluster::health::{self, Access};
+use std::path::Path;
+
+/// The operator's way to ask the nodes: the `operator` leaf of the cluster directory.
+pub fn access(dir: &Path) -> Result<Access> {
+    let cluster = Cluster::load(dir)?;
+    let (certificate, key) = cluster.operator()?;
+    let member = |path: &str| {
+        cluster.bundle.file(path).map(<[u8]>::to_vec).with_context(|| format!("no {path} in the bundle"))
+    };
+    let leaf = Leaf { certificate: certificate.into_bytes(), key: key.into_bytes() };
+    let redis = match cluster.spec.redis.tls {
+        true => Some(Credentials { ca: member("/etc/ssl/myca/root.crt")?, leaf: None }),
+        false => None,
+    };
+    Ok(Access {
+        cluster: Credentials { ca: member("/etc/ssl/hanode/ca.crt")?, leaf: Some(leaf) },
+        redis,
+        certificates: health::certificates(&cluster.bundle),
+        generation: cluster.bundle.stamp.generation,
+        secrets: cluster.secrets,
+        spec: cluster.spec,
+    })
+}

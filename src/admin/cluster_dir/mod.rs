@@ -1,0 +1,159 @@
+//! The cluster directory: `cluster.toml`, `pki/`, `secrets.toml` and `bundle.tar.gz` of one cluster.
+
+pub mod change;
+pub mod check;
+mod secrets;
+
+use crate::pki::store::{Store, private_dir};
+use anyhow::{Context, Result, bail};
+use hanode_core::bundle::{Bundle, Stamp};
+use hanode_core::secrets::Secrets;
+use hanode_core::spec::{self, Faults, Spec};
+use hanode_util::file_tree;
+use hanode_util::scratch::Scratch;
+use hanode_util::user_error::Trouble;
+use std::path::{Path, PathBuf};
+
+pub use check::{check, check_copy};
+pub use secrets::generate as generate_secrets;
+
+pub const SPEC: &str = "cluster.toml";
+pub const SECRETS: &str = "secrets.toml";
+pub const BUNDLE: &str = "bundle.tar.gz";
+pub const PKI: &str = "pki";
+
+/// A cluster directory with all that images and seeds are made of.
+#[derive(Debug)]
+pub struct Cluster {
+    pub dir: PathBuf,
+    pub spec: Spec,
+    pub spec_text: String,
+    pub secrets: Secrets,
+    pub bundle: Bundle,
+    pub bundle_bytes: Vec<u8>,
+}
+
+impl Cluster {
+    /// Makes a new directory for the cluster of `spec_text`. It appears complete or not at all.
+    pub fn init(dir: &Path, spec_text: &str) -> Result<Cluster> {
+        let spec = spec::parse(spec_text)?;
+        refuse_existing(dir)?;
+        let full = dir.canonicalize().or_else(|_| std::path::absolute(dir))?;
+        let (parent, name) = split(&full)?;
+        let staged = Scratch::within(&parent, &format!(".{name}.hanode-new-"))?;
+        fill(staged.path(), &spec, spec_text)?;
+        // An empty directory in the way is replaced; anything else makes the rename fail.
+        std::fs::rename(staged.path(), &full).with_context(|| format!("making {}", dir.display()))?;
+        Cluster::load(dir)
+    }
+
+    /// Reads the directory; every part must be there and well-formed. Whether they fit each other is for
+    /// [`check`] to say.
+    pub fn load(dir: &Path) -> Result<Cluster> {
+        let (spec, spec_text) = load_spec(dir)?;
+        let secrets = Secrets::load(&dir.join(SECRETS))?;
+        let (bundle, bundle_bytes) = load_bundle(dir)?;
+        Ok(Cluster { dir: dir.into(), spec, spec_text, secrets, bundle, bundle_bytes })
+    }
+
+    /// The operator's own certificate and key, with which `status` speaks to the nodes; PEM.
+    pub fn operator(&self) -> Result<(String, String)> {
+        let leaf = hanode_core::pki::Leaf::find("operator").context("there is an operator leaf")?;
+        let pair = Store::at(self.dir.join(PKI)).leaf(leaf)?;
+        Ok((pair.cert, pair.key))
+    }
+}
+
+fn fill(dir: &Path, spec: &Spec, spec_text: &str) -> Result<()> {
+    let secrets = secrets::generate();
+    file_tree::replace(&dir.join(SPEC), spec_text.as_bytes(), 0o644, None)?;
+    file_tree::replace(&dir.join(SECRETS), secrets.to_toml().as_bytes(), 0o600, None)?;
+    let pki = dir.join(PKI);
+    private_dir(&pki)?;
+    let store = Store::create(&pki, spec)?;
+    store.set_generation(1)?;
+    let bundle = Bundle::new(&spec.name, 1, secrets, store.members()?);
+    file_tree::replace(&dir.join(BUNDLE), &bundle.pack()?, 0o600, None)
+}
+
+fn refuse_existing(dir: &Path) -> Result<()> {
+    let place = dir.display().to_string();
+    let refuse = |what: &str, fix: &str| Err(Trouble::new(what, &place, fix).into());
+    if dir.join(SPEC).exists() {
+        return refuse("there is a cluster already", "edit its cluster.toml, or name another directory");
+    }
+    // Whoever stood in a directory that is replaced would be nowhere.
+    if std::env::current_dir().is_ok_and(|here| dir.canonicalize().is_ok_and(|dir| dir == here)) {
+        return refuse(
+            "this is the directory you are in, and a new one is made",
+            "name one in it, or go to another",
+        );
+    }
+    match std::fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => Ok(()),
+        Ok(false) => refuse("the directory is not empty", "name a new one"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("reading {place}")),
+    }
+}
+
+/// A directory's parent, which must exist, and its own name.
+fn split(dir: &Path) -> Result<(PathBuf, String)> {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
+        bail!("{} cannot hold a cluster: name a directory", dir.display())
+    };
+    if !parent.is_dir() {
+        bail!(Trouble::new("there is no such directory", parent.display().to_string(), "make it first"));
+    }
+    Ok((parent.into(), name.to_string_lossy().into_owned()))
+}
+
+/// The spec and its text. Its faults keep their lines: see [`SpecFaults`].
+pub fn load_spec(dir: &Path) -> Result<(Spec, String)> {
+    let path = dir.join(SPEC);
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(Trouble::new(
+            format!("there is no {SPEC}: this is no cluster directory"),
+            dir.display().to_string(),
+            format!("name the right one, or make one: hanode init {}", dir.display())
+        )),
+        read => read.with_context(|| format!("reading {}", path.display()))?,
+    };
+    let spec = spec::parse(&text).map_err(|faults| SpecFaults { path, faults })?;
+    Ok((spec, text))
+}
+
+pub fn load_bundle(dir: &Path) -> Result<(Bundle, Vec<u8>)> {
+    let path = dir.join(BUNDLE);
+    let place = path.display().to_string();
+    let bytes = std::fs::read(&path).with_context(|| format!("reading {place}"))?;
+    let fix = format!("make a new one: hanode certs issue {}", dir.display());
+    let bundle = Bundle::read(&bytes).map_err(|bad| Trouble::new(bad.to_string(), place, fix))?;
+    Ok((bundle, bytes))
+}
+
+/// The faults of one file.
+#[derive(Debug)]
+pub struct SpecFaults {
+    pub path: PathBuf,
+    pub faults: Faults,
+}
+
+impl std::error::Error for SpecFaults {}
+
+impl std::fmt::Display for SpecFaults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = self.faults.0.len();
+        let s = if count == 1 { "" } else { "s" };
+        write!(f, "{} has {count} fault{s}", self.path.display())?;
+        for fault in &self.faults.0 {
+            if fault.line > 0 {
+                write!(f, "\n  line {}: {}", fault.line, fault.what)?;
+            } else {
+                write!(f, "\n  {}", fault.what)?;
+            }
+            write!(f, "\n    do: {}", fault.fix)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! A CA that signs: makes itself, leaves and revocation lists.
+
+use anyhow::{Context, Result, ensure};
+use hanode_core::pki::{self, Ca, Leaf, read};
+use hanode_core::spec::Spec;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
+
+/// A node's clock may be this much behind the desk's.
+const BACKDATE: Duration = Duration::minutes(10);
+
+/// A certificate with its key, both PEM.
+#[derive(Clone)]
+pub struct Pair {
+    pub cert: String,
+    pub key: String,
+}
+
+/// What a revocation list says of one certificate.
+pub struct Revoked {
+    pub serial: Vec<u8>,
+    pub when: i64,
+}
+
+pub struct Authority {
+    pub cert: String,
+    issuer: Issuer<'static, KeyPair>,
+    key_id: Vec<u8>,
+    not_after: OffsetDateTime,
+}
+
+impl Authority {
+    /// A new CA, self-signed.
+    pub fn create(ca: Ca, spec: &Spec) -> Result<Pair> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject(&spec.name, &ca.subject(spec));
+        params.serial_number = Some(SerialNumber::from_slice(&new_serial()));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign, KeyUsagePurpose::KeyCertSign];
+        (params.not_before, params.not_after) = life(spec.pki.ca_days, None);
+        let cert = params.self_signed(&key)?;
+        Ok(Pair { cert: cert.pem(), key: key.serialize_pem() })
+    }
+
+    /// A CA from its files: one of ours, or the operator's own laid in their place.
+    pub fn load(pair: &Pair) -> Result<Authority> {
+        ensure!(
+            pair.key.contains("BEGIN PRIVATE KEY"),
+            "the CA's key is not in unencrypted PKCS#8 form: openssl pkcs8 -topk8 -nocrypt -in OLD -out ca.key"
+        );
+        let key = KeyPair::from_pem(&pair.key).context("the CA's key cannot be used")?;
+        read::key_matches(pair.cert.as_bytes(), pair.key.as_bytes())?;
+        let der = CertificateDer::from_pem_slice(pair.cert.as_bytes()).context("no certificate in it")?;
+        let (_, cert) = X509Certificate::from_der(&der).ok().context("the CA's certificate is malformed")?;
+        ensure!(cert.is_ca(), "the certificate is not a CA's (basicConstraints CA:TRUE is missing)");
+        let key_id = cert.extensions().iter().find_map(|ext| match ext.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+        let key_id = key_id.context("the CA's certificate has no subject key identifier")?;
+        let not_after = cert.validity().not_after.to_datetime();
+        let issuer = Issuer::from_ca_cert_der(&der, key).context("the CA's certificate cannot be used")?;
+        let usages = issuer.key_usages();
+        for (usage, name) in
+            [(KeyUsagePurpose::KeyCertSign, "keyCertSign"), (KeyUsagePurpose::CrlSign, "cRLSign")]
+        {
+            ensure!(
+                usages.is_empty() || usages.contains(&usage),
+                "the CA's certificate does not allow {name}"
+            );
+        }
+        Ok(Authority { cert: pair.cert.clone(), issuer, key_id, not_after })
+    }
+
+    /// A new certificate and key for `leaf`, under a serial of its own: a CRL entry for an older one of the
+    /// same name must not reach it.
+    pub fn issue(&self, leaf: &Leaf, spec: &Spec) -> Result<Pair> {
+        let end = self.not_after.unix_timestamp();
+        ensure!(end > pki::now(), "the CA expired on {}: it can sign nothing any more", read::date(end));
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject(&spec.name, leaf.name);
+        params.serial_number = Some(SerialNumber::from_slice(&new_serial()));
+        params.subject_alt_names = leaf.names(spec).iter().map(|name| san(name)).collect::<Result<_>>()?;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if leaf.serves() {
+            params.extended_key_usages.insert(0, ExtendedKeyUsagePurpose::ServerAuth);
+        }
+        params.use_authority_key_identifier_extension = true;
+        if let Some(url) = leaf.crl_url(spec) {
+            params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![url.to_string()] }];
+        }
+        (params.not_before, params.not_after) = life(spec.pki.leaf_days, Some(self.not_after));
+        let cert = params.signed_by(&key, &self.issuer)?;
+        Ok(Pair { cert: cert.pem(), key: key.serialize_pem() })
+    }
+
+    /// A revocation list, PEM.
+    pub fn crl(&self, number: u64, revoked: &[Revoked], days: u32) -> Result<String> {
+        let entry = |r: &Revoked| {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(&r.serial),
+                revocation_time: OffsetDateTime::from_unix_timestamp(r.when)?,
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let (this_update, next_update) = life(days, None);
+        let params = CertificateRevocationListParams {
+            this_update,
+            next_update,
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect::<Result<_>>()?,
+            // Not taken from the issuer by itself; openssl finds no list for the CA when it differs.
+            key_identifier_method: KeyIdMethod::PreSpecified(self.key_id.clone()),
+        };
+        Ok(params.signed_by(&self.issuer)?.pem()?)
+    }
+}
+
+fn subject(cluster: &str, name: &str) -> DistinguishedName {
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::OrganizationName, cluster);
+    subject.push(DnType::CommonName, name);
+    subject
+}
+
+fn san(name: &str) -> Result<SanType> {
+    Ok(match name.parse() {
+        Ok(address) => SanType::IpAddress(address),
+        Err(_) => SanType::DnsName(name.try_into()?),
+    })
+}
+
+/// From a little before now for `days`, and not beyond `end`.
+fn life(days: u32, end: Option<OffsetDateTime>) -> (OffsetDateTime, OffsetDateTime) {
+    let now = OffsetDateTime::from_unix_timestamp(pki::now()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let wanted = now + Duration::days(days.into());
+    (now - BACKDATE, end.map_or(wanted, |end| end.min(wanted)))
+}
+
+/// 126 random bits; the first two say: positive, and no leading zero.
+fn new_serial() -> [u8; 16] {
+    let mut serial: [u8; 16] = rand::random();
+    serial[0] = serial[0] & 0x3f | 0x40;
+    serial
+}

@@ -1,0 +1,226 @@
+//! How long which service may be away after which fault: the budget that follows from the configuration.
+//!
+//! Each row is a sum of named parts, each with what it usually takes and what it takes at most:
+//!
+//! - PostgreSQL, its leader's power cut: the lock in etcd expires `ttl` after its last renewal, which was
+//!   0 to `loop_wait` ago. Where that node led etcd too, an election comes first (one to two timeouts), and
+//!   the new etcd leader counts the whole `ttl` anew. The standbys hear of it by a watch, or at their next loop
+//!   at the latest; they ask the dead leader's REST port once more (2 s), promote, and HAProxy's next check finds out.
+//! - Redis, its primary's power cut: `down-after`, a ping round to notice, a round to agree, an election among
+//!   the Sentinels and the promotion (asked for each second), then HAProxy's check.
+//! - The virtual IP: three advertisements missed and the skew of the priority (below one more).
+//! - A holder that is cut off: its HAProxy's checks of the other nodes fail, Keepalived's probe hears of it.
+//! - A HAProxy that hangs: Keepalived's probe fails `fall` times, then as above.
+//! - A lost node, from its launch: boot, the former self's key in etcd (`ttl`), etcd's join, then Patroni's clone, which
+//!   grows with the data and is counted here for an empty database.
+//!
+//! The values that the spec does not hold are those of `image/templates`; a test compares.
+
+use hanode_core::spec::{Spec, VipMode};
+use serde::Serialize;
+
+pub const SCHEMA: u32 = 1;
+
+/// What the templates say, in seconds.
+const SENTINEL_DOWN_AFTER: f64 = 5.0;
+const ETCD_ELECTION: f64 = 2.0;
+const POSTGRES_DOWN_INTER: f64 = 1.0;
+const REDIS_INTER: f64 = 1.0;
+const ADVERT: f64 = 1.0;
+const PROBE_INTERVAL: f64 = 1.0;
+const PROBE_TIMEOUT: f64 = 2.0;
+const PROBE_FALL: f64 = 2.0;
+const PEER_INTER: f64 = 1.0;
+const PEER_FASTINTER: f64 = 0.5;
+const PEER_FALL: f64 = 3.0;
+const PEER_TIMEOUT: f64 = 1.0;
+
+/// What the servers do of themselves: Patroni's question to another's REST port, Sentinel's own clock.
+const PATRONI_ASKS: f64 = 2.0;
+const SENTINEL_TICK: f64 = 1.0;
+const PROMOTION: (f64, f64) = (1.0, 4.0);
+/// Allowances, from what containers showed and rounded up; a virtual machine's firmware and kernel come on top.
+const BOOT: (f64, f64) = (8.0, 20.0);
+const CLONE: (f64, f64) = (3.0, 10.0);
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Budget {
+    pub schema: u32,
+    pub rows: Vec<Row>,
+}
+
+/// What is lost, for whoever compares: a word that does not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    PostgresLeader,
+    RedisPrimary,
+    VipHolder,
+    HungHaproxy,
+    CutOffHolder,
+    Node,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    pub loss: Loss,
+    pub fault: &'static str,
+    /// What is counted.
+    pub until: &'static str,
+    pub typical_seconds: f64,
+    pub at_most_seconds: f64,
+    pub parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Part {
+    pub what: &'static str,
+    pub typical_seconds: f64,
+    pub at_most_seconds: f64,
+}
+
+impl Budget {
+    /// The row of this loss, where the configuration has an answer to it.
+    pub fn of(&self, loss: Loss) -> Option<&Row> {
+        self.rows.iter().find(|row| row.loss == loss)
+    }
+}
+
+pub fn budget(spec: &Spec) -> Budget {
+    let mut rows = vec![postgres(spec), redis()];
+    if spec.network.vip_mode == VipMode::Vrrp {
+        let fault = "power cut of the virtual IP's holder";
+        rows.push(row(Loss::VipHolder, fault, "virtual IP elsewhere", vec![vrrp()]));
+        let hang = PROBE_FALL * (PROBE_INTERVAL + PROBE_TIMEOUT);
+        let probe = part("Keepalived's probe fails", hang - PROBE_INTERVAL, hang);
+        let fault = "HAProxy hangs on the holder";
+        rows.push(row(Loss::HungHaproxy, fault, "virtual IP elsewhere", vec![probe, vrrp()]));
+        let silent = PEER_INTER + PEER_FASTINTER * (PEER_FALL - 1.0) + PEER_TIMEOUT * PEER_FALL;
+        let checks = part("its checks of the others fail", silent - PEER_INTER, silent);
+        let told = part("Keepalived's probe is told so", PROBE_FALL - 1.0, PROBE_FALL * PROBE_INTERVAL);
+        let fault = "the holder is cut off from the others";
+        rows.push(row(Loss::CutOffHolder, fault, "virtual IP elsewhere", vec![checks, told, vrrp()]));
+    }
+    rows.push(lost_node(spec));
+    Budget { schema: SCHEMA, rows }
+}
+
+fn postgres(spec: &Spec) -> Row {
+    let (ttl, loop_wait) = (f64::from(spec.patroni.ttl), f64::from(spec.patroni.loop_wait));
+    row(
+        Loss::PostgresLeader,
+        "power cut of PostgreSQL's leader",
+        "writable through the virtual IP",
+        vec![
+            part("etcd elects a leader", 0.0, 2.0 * ETCD_ELECTION),
+            part("the leader's lock expires", ttl - loop_wait / 2.0, ttl),
+            part("the standbys hear of it", 0.0, loop_wait),
+            part("they ask the others", PATRONI_ASKS, PATRONI_ASKS),
+            part("promotion", PROMOTION.0, PROMOTION.1),
+            part("HAProxy's check", POSTGRES_DOWN_INTER / 2.0, POSTGRES_DOWN_INTER + PATRONI_ASKS),
+        ],
+    )
+}
+
+fn redis() -> Row {
+    row(
+        Loss::RedisPrimary,
+        "power cut of Redis' primary",
+        "writable through the virtual IP",
+        vec![
+            part("Sentinel's down-after", SENTINEL_DOWN_AFTER, SENTINEL_DOWN_AFTER + SENTINEL_TICK),
+            part("Sentinels agree and elect", SENTINEL_TICK, 3.0 * SENTINEL_TICK),
+            part("promotion, seen by INFO", SENTINEL_TICK, 2.0 * SENTINEL_TICK),
+            part("HAProxy's check", REDIS_INTER / 2.0, 2.0 * REDIS_INTER),
+        ],
+    )
+}
+
+fn vrrp() -> Part {
+    part("advertisements missed", 3.0 * ADVERT + 0.6, 4.0 * ADVERT)
+}
+
+fn lost_node(spec: &Spec) -> Row {
+    let (ttl, loop_wait) = (f64::from(spec.patroni.ttl), f64::from(spec.patroni.loop_wait));
+    row(
+        Loss::Node,
+        "a node lost, booted on a new disk",
+        "all its services healthy, from launch",
+        vec![
+            part("boot", BOOT.0, BOOT.1),
+            part("its former key in etcd expires", (ttl - BOOT.0).max(0.0), ttl),
+            part("etcd joins", 3.0, 8.0),
+            part("Patroni notices", loop_wait / 2.0, loop_wait),
+            part("clone of an empty database", CLONE.0, CLONE.1),
+        ],
+    )
+}
+
+fn part(what: &'static str, typical: f64, at_most: f64) -> Part {
+    Part { what, typical_seconds: typical, at_most_seconds: at_most }
+}
+
+fn row(loss: Loss, fault: &'static str, until: &'static str, parts: Vec<Part>) -> Row {
+    let sum = |of: fn(&Part) -> f64| parts.iter().map(of).sum();
+    let (typical, at_most) = (sum(|p| p.typical_seconds), sum(|p| p.at_most_seconds));
+    Row { loss, fault, until, typical_seconds: typical, at_most_seconds: at_most, parts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hanode_core::spec;
+
+    fn starter() -> Spec {
+        spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    #[test]
+    fn the_defaults_meet_the_aims() {
+        let budget = budget(&starter());
+        let typical: Vec<f64> = budget.rows.iter().map(|r| r.typical_seconds).collect();
+        assert!(
+            typical[0] <= 20.0 && typical[1] <= 8.0 && typical[2] <= 4.0 && typical[4] <= 60.0,
+            "{typical:?}"
+        );
+        assert!(budget.rows.iter().all(|r| r.parts.iter().all(|p| p.typical_seconds <= p.at_most_seconds)));
+    }
+
+    #[test]
+    fn the_spec_moves_the_budget() {
+        let mut spec = starter();
+        let before = budget(&spec).rows[0].at_most_seconds;
+        spec.patroni.ttl += 10;
+        assert_eq!(budget(&spec).rows[0].at_most_seconds, before + 10.0);
+        spec.network.vip_mode = VipMode::External;
+        assert_eq!(budget(&spec).rows.len(), 3, "nobody here moves the address");
+    }
+
+    #[test]
+    fn the_templates_say_the_same() {
+        let has =
+            |template: &str, line: String| assert!(template.contains(&line), "no {line:?} in the template");
+        let sentinel = include_str!("../../image/templates/sentinel.conf");
+        has(
+            sentinel,
+            format!(
+                "down-after-milliseconds {{{{ spec.redis.master_name }}}} {}\n",
+                SENTINEL_DOWN_AFTER * 1e3
+            ),
+        );
+        let etcd = include_str!("../../image/templates/etcd.env");
+        has(etcd, format!("ETCD_ELECTION_TIMEOUT={}\n", ETCD_ELECTION * 1e3));
+        let haproxy = include_str!("../../image/templates/haproxy.cfg");
+        has(haproxy, format!("downinter {POSTGRES_DOWN_INTER}s fall 2 rise 1 "));
+        has(haproxy, format!("default-server inter {REDIS_INTER}s fall 2 rise 1 "));
+        has(haproxy, format!("    timeout connect {PEER_TIMEOUT}s\n    timeout check {PEER_TIMEOUT}s\n"));
+        let fast = PEER_FASTINTER * 1e3;
+        has(haproxy, format!("check inter {PEER_INTER}s fastinter {fast}ms fall {PEER_FALL} "));
+        let keepalived = include_str!("../../image/templates/keepalived.conf");
+        has(keepalived, format!("    advert_int {ADVERT}\n"));
+        has(
+            keepalived,
+            format!("    interval {PROBE_INTERVAL}\n    timeout {PROBE_TIMEOUT}\n    fall {PROBE_FALL}\n"),
+        );
+    }
+}

@@ -1,0 +1,275 @@
+//! NoCloud seeds: what tells a booting machine which node it is. [`form`] writes them: a small disk, a
+//! directory, a string for the firmware.
+
+mod format;
+mod key;
+
+pub use key::public_keys;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hanode_core::spec::{Spec, is_interface};
+use std::fmt::Write;
+use std::net::IpAddr;
+
+/// What a machine is told about itself.
+#[derive(Debug, Clone)]
+pub struct Seed {
+    /// Another one makes cloud-init take the machine for a new one.
+    pub instance_id: String,
+    pub hostname: String,
+    /// The node's name in the spec.
+    pub node: String,
+    /// Without one the machine asks DHCP, or keeps what it has.
+    pub network: Option<Network>,
+    /// Public keys, one a line, that may log in: as root, and as the image's own user.
+    pub ssh_key: Option<String>,
+    /// For an image without a cluster: what is to be laid into the machine, path and content.
+    pub late: Vec<(&'static str, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Network {
+    pub interface: Interface,
+    pub address: IpAddr,
+    pub prefix: u8,
+    pub gateway: Option<IpAddr>,
+    pub nameservers: Vec<IpAddr>,
+}
+
+/// Which interface gets the node's address.
+#[derive(Debug, Clone)]
+pub enum Interface {
+    Name(String),
+    Mac(String),
+}
+
+impl std::str::FromStr for Interface {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let pairs: Vec<_> = text.split(':').collect();
+        let hex = |p: &&str| p.len() == 2 && p.chars().all(|c| c.is_ascii_hexdigit());
+        if pairs.len() == 6 && pairs.iter().all(hex) {
+            Ok(Interface::Mac(text.into()))
+        } else if is_interface(text) {
+            Ok(Interface::Name(text.into()))
+        } else {
+            Err("give a name as `ip link` shows it, or a MAC address such as 52:54:00:00:00:01")
+        }
+    }
+}
+
+impl Seed {
+    /// A node's seed as the spec has it.
+    pub fn of(spec: &Spec, node: &str) -> Result<Seed> {
+        let names = || spec.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
+        let node = spec
+            .node(node)
+            .with_context(|| format!("no node {node:?} in the spec; there are: {}", names()))?;
+        Ok(Seed {
+            instance_id: format!("{}-{}", spec.name, node.name),
+            hostname: node.hostname.clone(),
+            node: node.name.clone(),
+            network: None,
+            ssh_key: None,
+            late: Vec::new(),
+        })
+    }
+
+    /// With the node's own address, as it is in the spec, on this interface.
+    pub fn with_network(
+        mut self,
+        spec: &Spec,
+        interface: Interface,
+        gateway: Option<IpAddr>,
+        nameservers: &[IpAddr],
+    ) -> Result<Seed> {
+        let node = spec.node(&self.node).with_context(|| format!("no node {:?} in the spec", self.node))?;
+        let (address, prefix) = (node.address, spec.network.subnet.prefix_len());
+        if let Some(gateway) = gateway {
+            reachable(spec, gateway)?;
+        }
+        self.network =
+            Some(Network { interface, address, prefix, gateway, nameservers: nameservers.to_vec() });
+        Ok(self)
+    }
+
+    /// The seed's files: name and text. Every user of the machine may read metadata; user-data is root's.
+    pub fn files(&self) -> Result<Vec<(&'static str, String)>> {
+        let mut meta = String::new();
+        writeln!(meta, "instance-id: {}", quoted(&self.instance_id))?;
+        writeln!(meta, "local-hostname: {}", quoted(&self.hostname))?;
+        writeln!(meta, "hanode_node: {}", quoted(&self.node))?;
+        let mut files = vec![("meta-data", meta), ("user-data", self.user_data()?)];
+        if let Some(network) = &self.network {
+            files.push(("network-config", network.config()?));
+        }
+        Ok(files)
+    }
+
+    fn user_data(&self) -> Result<String> {
+        let mut user = String::from("#cloud-config\n");
+        if let Some(key) = &self.ssh_key {
+            user += "disable_root: false\nssh_authorized_keys:\n";
+            key.lines().try_for_each(|key| writeln!(user, "  - {}", quoted(key)))?;
+        }
+        if !self.late.is_empty() {
+            user += "write_files:\n";
+        }
+        for (path, content) in &self.late {
+            writeln!(user, "  - path: {path}\n    permissions: \"0600\"\n    encoding: b64")?;
+            writeln!(user, "    content: {}", BASE64.encode(content))?;
+        }
+        if self.ssh_key.is_none() && self.late.is_empty() {
+            user += "{}\n";
+        }
+        Ok(user)
+    }
+}
+
+/// Whether the nodes reach this gateway, and it is none of theirs.
+fn reachable(spec: &Spec, gateway: IpAddr) -> Result<()> {
+    let net = spec.network.subnet;
+    let on_link = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local()) && net.addr().is_ipv6();
+    let host = net.contains(&gateway)
+        && gateway != net.network()
+        && !(gateway.is_ipv4() && gateway == net.broadcast());
+    ensure!(
+        on_link || host,
+        "the gateway {gateway} is no machine of the nodes' network {net}: give the router's address in it"
+    );
+    let own =
+        spec.nodes.iter().map(|n| n.address).chain([spec.network.vip]).any(|address| address == gateway);
+    ensure!(!own, "the gateway {gateway} is an address of the cluster itself: give the router's");
+    Ok(())
+}
+
+impl Network {
+    /// Version 2. Default routes are written as every version and renderer of cloud-init reads them: some fail
+    /// on the word `default`, some lose or refuse a route to `::/0`, and none fails on these.
+    fn config(&self) -> Result<String> {
+        let mut text = String::from("version: 2\nethernets:\n");
+        match &self.interface {
+            Interface::Name(name) => writeln!(text, "  {}:", quoted(name))?,
+            Interface::Mac(mac) => {
+                let mac = quoted(&mac.to_lowercase());
+                writeln!(text, "  eth0:\n    match:\n      macaddress: {mac}\n    set-name: eth0")?
+            }
+        }
+        writeln!(text, "    addresses: [\"{}/{}\"]", self.address, self.prefix)?;
+        match self.gateway {
+            Some(IpAddr::V4(gateway)) => {
+                writeln!(text, "    routes:\n      - to: \"0.0.0.0/0\"\n        via: \"{gateway}\"")?
+            }
+            Some(IpAddr::V6(gateway)) => writeln!(text, "    gateway6: \"{gateway}\"")?,
+            None => {}
+        }
+        if !self.nameservers.is_empty() {
+            let servers: Vec<_> = self.nameservers.iter().map(|s| format!("\"{s}\"")).collect();
+            writeln!(text, "    nameservers:\n      addresses: [{}]", servers.join(", "))?;
+        }
+        Ok(text)
+    }
+}
+
+/// A string as YAML, which reads JSON's quotes: a node may be called `null` or `1e3`.
+fn quoted(text: &str) -> serde_json::Value {
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seed(interface: Interface) -> Seed {
+        Seed {
+            instance_id: "hspas-node2".into(),
+            hostname: "db2".into(),
+            node: "node2".into(),
+            network: Some(Network {
+                interface,
+                address: "192.168.18.22".parse().unwrap(),
+                prefix: 24,
+                gateway: Some("192.168.18.1".parse().unwrap()),
+                nameservers: vec!["192.168.18.1".parse().unwrap()],
+            }),
+            ssh_key: None,
+            late: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_seed_says_who_the_machine_is() {
+        let files = seed(Interface::Mac("52:54:00:AB:00:01".into())).files().unwrap();
+        assert_eq!(
+            files[0].1,
+            "instance-id: \"hspas-node2\"\nlocal-hostname: \"db2\"\nhanode_node: \"node2\"\n"
+        );
+        assert_eq!(files[1], ("user-data", "#cloud-config\n{}\n".to_string()));
+        assert_eq!(
+            files[2].1,
+            "version: 2
+ethernets:
+  eth0:
+    match:
+      macaddress: \"52:54:00:ab:00:01\"
+    set-name: eth0
+    addresses: [\"192.168.18.22/24\"]
+    routes:
+      - to: \"0.0.0.0/0\"
+        via: \"192.168.18.1\"
+    nameservers:
+      addresses: [\"192.168.18.1\"]
+"
+        );
+    }
+
+    #[test]
+    fn an_image_without_a_cluster_gets_it_late() {
+        let mut seed = seed(Interface::Name("x".into()));
+        seed.late = vec![("/etc/hanode/cluster.toml", b"schema = 1\n".to_vec())];
+        let files = seed.files().unwrap();
+        assert_eq!(
+            files[1].1,
+            "#cloud-config
+write_files:
+  - path: /etc/hanode/cluster.toml
+    permissions: \"0600\"
+    encoding: b64
+    content: c2NoZW1hID0gMQo=
+"
+        );
+    }
+
+    #[test]
+    fn a_mac_address_is_known_from_a_name() {
+        assert!(matches!("52:54:00:AB:00:01".parse().unwrap(), Interface::Mac(_)));
+        assert!(matches!("enp1s0".parse().unwrap(), Interface::Name(_)));
+        for neither in ["", "52-54-00-00-00-01", "52:54:00:00:00:1", "eth 0", "averyverylongname"] {
+            assert!(neither.parse::<Interface>().is_err(), "{neither:?}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_is_a_machine_of_the_nodes_network() {
+        let spec = hanode_core::spec::parse(hanode_core::spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
+        let with = |gateway: &str| {
+            let seed = Seed::of(&spec, "node1").unwrap();
+            seed.with_network(&spec, "eth0".parse().unwrap(), Some(gateway.parse().unwrap()), &[])
+        };
+        with("192.168.18.1").unwrap();
+        for (gateway, why) in [
+            ("192.168.19.1", "no machine of the nodes' network"),
+            ("fd00::1", "no machine of the nodes' network"),
+            ("192.168.18.0", "no machine of the nodes' network"),
+            ("192.168.18.255", "no machine of the nodes' network"),
+            ("192.168.18.21", "the cluster itself"),
+            ("192.168.18.20", "the cluster itself"),
+        ] {
+            let said = with(gateway).unwrap_err().to_string();
+            assert!(said.contains(gateway) && said.contains(why), "{said}");
+        }
+    }
+}

@@ -1,5 +1,0 @@
-//! The service in the image.
-
-fn main() -> std::process::ExitCode {
-    hanode::boot::commands::main()
-}

@@ -1,5 +1,0 @@
-//! The operator's tool.
-
-fn main() -> std::process::ExitCode {
-    hanode::cli::main()
-}

@@ -1,0 +1,84 @@
+//! JSON over HTTP with mutual TLS, for etcd's gateway and Patroni's REST interface.
+
+use super::tls::Credentials;
+use anyhow::{Context, Result, bail};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An answer larger than this is not one of ours.
+const MAX_ANSWER: u64 = 4 << 20;
+
+#[derive(Clone)]
+pub struct Http {
+    agent: ureq::Agent,
+}
+
+/// Status and body; the body is null where it was no JSON.
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+}
+
+impl Http {
+    /// `credentials`: `None` speaks plain HTTP only. `timeout` bounds a whole call.
+    pub fn new(credentials: Option<&Credentials>, timeout: Duration) -> Result<Self> {
+        use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsProvider};
+        let mut tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        if let Some(credentials) = credentials {
+            let ca = Certificate::from_pem(&credentials.ca).context("CA certificate is no PEM")?;
+            tls = tls.root_certs(RootCerts::new_with_certs(&[ca]));
+            if let Some(leaf) = &credentials.leaf {
+                let certificate =
+                    Certificate::from_pem(&leaf.certificate).context("certificate is no PEM")?;
+                let key = PrivateKey::from_pem(&leaf.key).context("key is no PEM")?;
+                tls = tls.client_cert(Some(ClientCert::new_with_certs(&[certificate], key)));
+            }
+        }
+        let config = ureq::Agent::config_builder()
+            .tls_config(tls.build())
+            .timeout_global(Some(timeout))
+            .http_status_as_error(false)
+            .proxy(None)
+            .build();
+        Ok(Http { agent: config.into() })
+    }
+
+    pub fn get(&self, url: &str) -> Result<Answer> {
+        self.get_with(url, &[])
+    }
+
+    pub fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        let request = headers.iter().fold(self.agent.get(url), |r, (name, value)| r.header(*name, *value));
+        read(request.call().with_context(|| format!("GET {url}"))?)
+    }
+
+    pub fn post(&self, url: &str, body: &Value) -> Result<Answer> {
+        read(self.agent.post(url).send_json(body).with_context(|| format!("POST {url}"))?)
+    }
+
+    /// With a name and password, as Patroni asks for where something is to change.
+    pub fn patch(&self, url: &str, (name, password): (&str, &str), body: &Value) -> Result<Answer> {
+        let login = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
+        let request = self.agent.patch(url).header("Authorization", login);
+        read(request.send_json(body).with_context(|| format!("PATCH {url}"))?)
+    }
+
+    /// Like `post`, but anything except a 2xx is an error that quotes the answer.
+    pub fn call(&self, url: &str, body: &Value) -> Result<Value> {
+        let answer = self.post(url, body)?;
+        if !(200..300).contains(&answer.status) {
+            bail!("POST {url}: status {}: {}", answer.status, answer.body);
+        }
+        Ok(answer.body)
+    }
+}
+
+fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer> {
+    let status = response.status().as_u16();
+    let bytes = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
+    Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
+}

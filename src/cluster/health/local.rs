@@ -1,0 +1,93 @@
+//! One node's view of itself: is every service here doing its work?
+
+use super::{Access, replication};
+use crate::client::etcd::Etcd;
+use crate::client::http::Http;
+use crate::client::redis::Redis;
+use anyhow::{Context, Result, ensure};
+use hanode_core::spec::Node;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+type Check = fn(&Access, &Node) -> Result<()>;
+
+/// What is not well with the services of this node; empty when all is.
+pub fn problems(access: &Access, node: &str) -> Vec<String> {
+    let Some(node) = access.spec.node(node) else {
+        return vec![format!("{node} is not in the spec")];
+    };
+    let checks: [(&str, Check); 5] = [
+        ("etcd", etcd),
+        ("PostgreSQL", postgres),
+        ("Redis", redis),
+        ("Sentinel", sentinel),
+        ("HAProxy", haproxy),
+    ];
+    let bad = checks.iter().filter_map(|(name, check)| Some((name, check(access, node).err()?)));
+    bad.map(|(name, error)| format!("{name}: {error:#}")).collect()
+}
+
+/// The id of this node's own member.
+pub fn etcd_member(access: &Access, node: &str) -> Result<String> {
+    let node = access.spec.node(node).with_context(|| format!("{node} is not in the spec"))?;
+    Ok(Etcd::new(&access.cluster, node.address, TIMEOUT)?.status()?.member)
+}
+
+fn etcd(access: &Access, node: &Node) -> Result<()> {
+    let etcd = Etcd::new(&access.cluster, node.address, TIMEOUT)?;
+    etcd.members().context("no quorum")?;
+    let alarms = etcd.status()?.errors;
+    ensure!(alarms.is_empty(), "{}", alarms.join("; "));
+    Ok(())
+}
+
+fn postgres(access: &Access, node: &Node) -> Result<()> {
+    let url = format!("https://{}/patroni", SocketAddr::new(node.address, access.spec.patroni.restapi_port));
+    let http = Http::new(Some(&access.cluster), TIMEOUT)?;
+    let body = http.get(&url)?.body;
+    let state = body["state"].as_str().unwrap_or("unknown");
+    ensure!(state == "running", "{state}");
+    let primary = matches!(body["role"].as_str(), Some("primary" | "master"));
+    let streams = match body["replication_state"].as_str() {
+        Some(state) => state == "streaming",
+        None if primary => false,
+        None => {
+            let cluster = http.get(&url.replace("/patroni", "/cluster"))?.body;
+            replication::from_leader(&http, &access.spec, &cluster)?.contains(&node.name)
+        }
+    };
+    ensure!(primary || streams, "replica does not stream yet");
+    Ok(())
+}
+
+fn redis(access: &Access, node: &Node) -> Result<()> {
+    let spec = &access.spec.redis;
+    let info =
+        Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, TIMEOUT)?
+            .info("replication")?;
+    let is = |key: &str, value: &str| info.get(key).is_some_and(|v| v == value);
+    ensure!(is("role", "master") || is("master_link_status", "up"), "replica has no link to its primary");
+    Ok(())
+}
+
+fn sentinel(access: &Access, node: &Node) -> Result<()> {
+    let spec = &access.spec.redis;
+    Redis::connect(
+        access.redis.as_ref(),
+        node.address,
+        spec.sentinel_port,
+        &access.secrets.sentinel,
+        TIMEOUT,
+    )?
+    .ask(&["SENTINEL", "CKQUORUM", &spec.master_name])?;
+    Ok(())
+}
+
+fn haproxy(access: &Access, node: &Node) -> Result<()> {
+    let url = format!("http://{}/health", SocketAddr::new(node.address, access.spec.haproxy.stats_port));
+    let status = Http::new(None, TIMEOUT)?.get(&url)?.status;
+    ensure!(status == 200, "its health probe answers {status}");
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! Health: what the whole cluster looks like from here, and what is wrong with it.
+//!
+//! [`collect`] asks, [`judge`] finds fault (pure), [`table`] and [`metrics`] show; [`local`] is one node's view of
+//! itself.
+
+mod collect;
+pub mod local;
+mod metrics;
+mod problems;
+mod removal;
+mod replication;
+mod served_certs;
+mod table;
+#[cfg(test)]
+mod testing;
+
+use crate::client::etcd::Content;
+use crate::client::tls::Credentials;
+use anyhow::{Result, ensure};
+use hanode_core::bundle::Bundle;
+use hanode_core::secrets::Secrets;
+use hanode_core::spec::Spec;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+pub use collect::{collect, own};
+pub use metrics::{metrics, node_metrics};
+pub use problems::{judge, skew};
+pub use removal::hindrances;
+pub use served_certs::outdated;
+pub use table::{table, terminal_width};
+
+pub const SCHEMA: u32 = 1;
+
+/// What it takes to ask the nodes, from the desk or from one of them.
+pub struct Access {
+    pub spec: Spec,
+    pub secrets: Secrets,
+    /// Under the cluster CA: the operator's leaf or a node's.
+    pub cluster: Credentials,
+    /// `None` where the spec turns TLS off for Redis.
+    pub redis: Option<Credentials>,
+    /// Name and PEM text of the certificates and revocation lists in the bundle.
+    pub certificates: Vec<(String, Vec<u8>)>,
+    pub generation: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub schema: u32,
+    pub healthy: bool,
+    pub problems: Vec<String>,
+    pub nodes: Vec<NodeStatus>,
+    pub etcd: Vec<EtcdStatus>,
+    pub postgres: Vec<PostgresStatus>,
+    pub redis: Vec<RedisStatus>,
+    pub sentinel: SentinelStatus,
+    pub vip: VipStatus,
+    pub certificates: Vec<CertificateStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub name: String,
+    pub address: IpAddr,
+    /// The service's phase, or `unreachable`.
+    pub phase: String,
+    pub generation: Option<u64>,
+    pub spec_hash: Option<String>,
+    pub image: BTreeMap<String, String>,
+    /// Whether HAProxy answers its health probe.
+    pub haproxy: bool,
+    /// Data that did not fit the cluster's, kept for somebody to look at. No problem, but disk space.
+    #[serde(default)]
+    pub kept_aside: Vec<String>,
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EtcdStatus {
+    pub name: String,
+    pub healthy: bool,
+    pub leader: bool,
+    pub version: String,
+    pub db_bytes: u64,
+    pub alarms: usize,
+    /// How far its data goes; 0 if it does not answer.
+    #[serde(default)]
+    pub revision: i64,
+    /// What it holds up to the revision that all members have; not known of older releases.
+    #[serde(default)]
+    pub content: Option<Content>,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PostgresStatus {
+    pub name: String,
+    /// `leader`, `sync_standby`, `replica` …; empty where Patroni does not know the node.
+    pub role: String,
+    pub state: String,
+    pub timeline: Option<i64>,
+    /// Bytes behind the leader.
+    pub lag: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RedisStatus {
+    pub name: String,
+    /// `master` or `slave`, as Redis says it.
+    pub role: String,
+    pub link_up: bool,
+    pub replicas: u32,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SentinelStatus {
+    /// Whom a majority names.
+    pub primary: Option<IpAddr>,
+    /// How many name it.
+    pub agree: usize,
+    /// Nodes whose Sentinel does not see a usable quorum, with its words.
+    pub faults: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VipStatus {
+    pub address: IpAddr,
+    pub holders: Vec<String>,
+    /// Whether HAProxy answers there, or a load balancer takes connections, as seen from here.
+    pub answers: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    pub name: String,
+    /// Seconds since 1970.
+    pub not_before: i64,
+    pub not_after: i64,
+    pub days_left: i64,
+}
+
+/// The certificates and revocation lists that a bundle holds, for [`Access`].
+pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
+    let judged = |path: &str| path.ends_with(".crt") || path.ends_with(".crl");
+    let files = bundle.entries.iter().filter(|e| judged(&e.path));
+    files.filter_map(|e| Some((e.path.clone(), bundle.file(&e.path)?.to_vec()))).collect()
+}
+
+/// What is wrong apart from nodes that run another build than this directory's.
+pub fn problems_but_skew(access: &Access, status: &Status) -> Vec<String> {
+    let skew = skew(&access.spec, access.generation, status);
+    status.problems.iter().filter(|p| !skew.contains(p)).cloned().collect()
+}
+
+/// Says in a sentence each, or as JSON, whether a node may be taken away now.
+pub fn replaceable(spec: &Spec, status: &Status, node: &str, json: bool) -> Result<(bool, String)> {
+    known(spec, node)?;
+    let found = hindrances(spec, status, node);
+    let may = found.is_empty();
+    let words = match (json, may) {
+        (true, _) => serde_json::to_string_pretty(&serde_json::json!({
+            "schema": 1, "node": node, "may_go": may, "hindrances": found,
+        }))?,
+        (_, true) => format!("{node} may be taken away now"),
+        _ => format!("{node} must stay for now:\n  - {}", found.join("\n  - ")),
+    };
+    Ok((may, words))
+}
+
+/// A node that the spec does not have is a slip of the pen, and said to be one.
+pub fn known(spec: &Spec, node: &str) -> Result<()> {
+    let names: Vec<&str> = spec.nodes.iter().map(|n| n.name.as_str()).collect();
+    ensure!(names.contains(&node), "the spec has no node {node:?}; there are: {}", names.join(", "));
+    Ok(())
+}
+
+/// How a status is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Table,
+    Json,
+    /// In Prometheus' text format.
+    Metrics,
+}
+
+impl Form {
+    pub fn of(json: bool, metrics: bool) -> Form {
+        match (json, metrics) {
+            (_, true) => Form::Metrics,
+            (true, _) => Form::Json,
+            _ => Form::Table,
+        }
+    }
+
+    pub fn text(self, status: &Status) -> anyhow::Result<String> {
+        Ok(match self {
+            Form::Table => table(status, terminal_width()),
+            Form::Json => serde_json::to_string_pretty(status)? + "\n",
+            Form::Metrics => metrics(status),
+        })
+    }
+}
+
+/// Collects, prints, and says by the exit code whether all is well.
+pub fn show(access: &Access, form: Form) -> anyhow::Result<ExitCode> {
+    let status = collect(access)?;
+    print!("{}", form.text(&status)?);
+    Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

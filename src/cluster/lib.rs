@@ -1,0 +1,9 @@
+//! Talking to a running cluster, from a node or from the admin machine: [`client`]s of the servers, the [`peer`] port,
+//! [`discovery`] for the plan, and [`health`].
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod discovery;
+pub mod health;
+pub mod peer;

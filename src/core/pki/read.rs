@@ -1,0 +1,205 @@
+//! Reads and judges certificates, revocation lists and keys, without being able to make any.
+
+use ::time::OffsetDateTime;
+use anyhow::{Context, Result, bail, ensure};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use serde::{Serialize, Serializer};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use x509_parser::prelude::*;
+
+/// What a certificate says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CertSummary {
+    pub subject: String,
+    pub issuer: String,
+    /// In hexadecimal digits, as `openssl x509 -serial` has it but in small letters.
+    pub serial: String,
+    #[serde(serialize_with = "as_date")]
+    pub not_before: i64,
+    #[serde(serialize_with = "as_date")]
+    pub not_after: i64,
+    /// Names in small letters, addresses in their usual form.
+    pub sans: BTreeSet<String>,
+    pub crl_urls: Vec<String>,
+    pub is_ca: bool,
+}
+
+/// What a revocation list says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CrlSummary {
+    pub issuer: String,
+    /// Serials of the revoked certificates.
+    pub entries: BTreeSet<String>,
+    #[serde(serialize_with = "as_date")]
+    pub this_update: i64,
+    #[serde(serialize_with = "as_date")]
+    pub next_update: i64,
+}
+
+/// How something with a beginning and an end stands at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    NotYet,
+    Good,
+    /// Still good, and time to renew it.
+    EndsSoon,
+    Over,
+}
+
+const DAY: i64 = 86400;
+
+impl CertSummary {
+    /// A certificate is due in its last ninety days, or the last third of a short life.
+    pub fn standing(&self, now: i64) -> Standing {
+        let life = self.not_after - self.not_before;
+        standing(self.not_before, self.not_after - (90 * DAY).min(life / 3), self.not_after, now)
+    }
+}
+
+impl CrlSummary {
+    /// A revocation list is due at half its life: once it is over, it locks everyone out.
+    pub fn standing(&self, now: i64) -> Standing {
+        let half = self.this_update + (self.next_update - self.this_update) / 2;
+        standing(self.this_update, half, self.next_update, now)
+    }
+}
+
+fn standing(begin: i64, due: i64, end: i64, now: i64) -> Standing {
+    match now {
+        _ if now < begin => Standing::NotYet,
+        _ if now > end => Standing::Over,
+        _ if now >= due => Standing::EndsSoon,
+        _ => Standing::Good,
+    }
+}
+
+/// A moment as `2031-05-17T09:30:00Z`.
+pub fn date(seconds: i64) -> String {
+    let Ok(t) = OffsetDateTime::from_unix_timestamp(seconds) else { return "?".into() };
+    let (month, day) = (u8::from(t.month()), t.day());
+    format!("{:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", t.year(), t.hour(), t.minute(), t.second())
+}
+
+fn as_date<S: Serializer>(seconds: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&date(*seconds))
+}
+
+/// The first certificate of a PEM text.
+pub fn certificate(pem: &[u8]) -> Result<CertSummary> {
+    with_certificate(pem, |cert| {
+        let names = cert.subject_alternative_name()?.map(|ext| &ext.value.general_names);
+        let mut crl_urls = Vec::new();
+        for extension in cert.extensions() {
+            if let ParsedExtension::CRLDistributionPoints(points) = extension.parsed_extension() {
+                crl_urls.extend(points.iter().flat_map(urls));
+            }
+        }
+        Ok(CertSummary {
+            subject: cert.subject().to_string(),
+            issuer: cert.issuer().to_string(),
+            serial: serial(cert.raw_serial()),
+            not_before: cert.validity().not_before.timestamp(),
+            not_after: cert.validity().not_after.timestamp(),
+            sans: names.into_iter().flatten().filter_map(san).collect(),
+            crl_urls,
+            is_ca: cert.is_ca(),
+        })
+    })
+}
+
+/// The first revocation list of a PEM text.
+pub fn crl(pem: &[u8]) -> Result<CrlSummary> {
+    with_crl(pem, |crl| {
+        let next = crl.next_update().context("the revocation list has no end")?;
+        Ok(CrlSummary {
+            issuer: crl.issuer().to_string(),
+            entries: crl.iter_revoked_certificates().map(|entry| serial(entry.raw_serial())).collect(),
+            this_update: crl.last_update().timestamp(),
+            next_update: next.timestamp(),
+        })
+    })
+}
+
+/// Fails unless `leaf` names `ca` as its issuer and bears its signature.
+pub fn signed_by(leaf: &[u8], ca: &[u8]) -> Result<()> {
+    with_certificate(leaf, |leaf| {
+        with_certificate(ca, |ca| {
+            ensure!(leaf.issuer() == ca.subject(), "its issuer is {}, not {}", leaf.issuer(), ca.subject());
+            leaf.verify_signature(Some(ca.public_key())).context("its signature is not the CA's")
+        })
+    })
+}
+
+/// The same for a revocation list.
+pub fn crl_signed_by(crl: &[u8], ca: &[u8]) -> Result<()> {
+    with_crl(crl, |crl| {
+        with_certificate(ca, |ca| {
+            ensure!(crl.issuer() == ca.subject(), "its issuer is {}, not {}", crl.issuer(), ca.subject());
+            crl.verify_signature(ca.public_key()).context("its signature is not the CA's")
+        })
+    })
+}
+
+/// Fails unless the first key of `key` belongs to the first certificate of `cert`.
+pub fn key_matches(cert: &[u8], key: &[u8]) -> Result<()> {
+    let cert = CertificateDer::from_pem_slice(cert).context("no certificate in it")?;
+    let key = PrivateKeyDer::from_pem_slice(key).context("no private key in it")?;
+    let provider = rustls::crypto::ring::default_provider();
+    let pair = rustls::sign::CertifiedKey::from_der(vec![cert], key, &provider);
+    pair.map(drop).context("the key does not belong to the certificate")
+}
+
+fn with_certificate<T>(pem: &[u8], read: impl FnOnce(&X509Certificate<'_>) -> Result<T>) -> Result<T> {
+    let der = block(pem, "CERTIFICATE")?;
+    let (_, cert) = parse_x509_certificate(&der).ok().context("the certificate is malformed")?;
+    read(&cert)
+}
+
+fn with_crl<T>(pem: &[u8], read: impl FnOnce(&CertificateRevocationList<'_>) -> Result<T>) -> Result<T> {
+    let der = block(pem, "X509 CRL")?;
+    let (_, crl) = parse_x509_crl(&der).ok().context("the revocation list is malformed")?;
+    read(&crl)
+}
+
+/// The bytes that a revocation list's PEM text stands for.
+pub fn der(crl: &[u8]) -> Result<Vec<u8>> {
+    block(crl, "X509 CRL")
+}
+
+/// The first PEM block, which must bear this label.
+fn block(pem: &[u8], label: &str) -> Result<Vec<u8>> {
+    let (_, block) = parse_x509_pem(pem).ok().context("it is not in PEM form")?;
+    if block.label != label {
+        bail!("it is a {}, not a {label}", block.label.escape_debug());
+    }
+    Ok(block.contents)
+}
+
+pub fn serial(bytes: &[u8]) -> String {
+    let text = hanode_util::file_tree::hex(bytes);
+    // DER puts a zero byte before a high first bit.
+    text.strip_prefix("00").filter(|rest| !rest.is_empty()).map_or(text.clone(), String::from)
+}
+
+fn san(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let v6 = <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
+            v4.or(v6).ok().map(|address| address.to_string())
+        }
+        _ => None,
+    }
+}
+
+fn urls(point: &CRLDistributionPoint<'_>) -> Vec<String> {
+    let Some(DistributionPointName::FullName(names)) = &point.distribution_point else { return Vec::new() };
+    let url = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(url) => Some(url.to_string()),
+        _ => None,
+    };
+    names.iter().filter_map(url).collect()
+}

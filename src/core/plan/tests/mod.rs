@@ -1,0 +1,77 @@
+//! One row per rule of joining. Here: what nodes and their answers look like, to be spoilt.
+
+mod etcd;
+mod postgres;
+mod recovery;
+mod redis;
+
+use super::*;
+use crate::etcd::Member;
+use crate::peer::{Answer, Data, Disk, EtcdLog, Postgres};
+use crate::spec;
+
+fn spec() -> Spec {
+    spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn answer(node: &str) -> Answer {
+    Answer::blank(&spec(), node, 1, &format!("disk-of-{node}"))
+}
+
+/// node1 looks at three blank nodes that all answer.
+fn blank() -> Observations {
+    let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), answer: Ok(answer(n)) });
+    Observations::of_peers(answer("node1"), peers.into())
+}
+
+fn id() -> String {
+    genesis_id(["disk-of-node1", "disk-of-node2", "disk-of-node3"].into_iter())
+}
+
+fn peer(seen: &mut Observations, i: usize) -> &mut Answer {
+    seen.peers[i].answer.as_mut().expect("answers")
+}
+
+fn member(name: &str, address: &str, started: bool) -> Member {
+    let client_urls = if started { vec![format!("https://{address}:2379")] } else { vec![] };
+    Member {
+        id: format!("id-{name}"),
+        name: name.into(),
+        peer_urls: vec![format!("https://{address}:2380")],
+        client_urls,
+    }
+}
+
+fn living() -> Vec<Member> {
+    vec![
+        member("node1", "192.168.18.21", true),
+        member("node2", "192.168.18.22", true),
+        member("node3", "192.168.18.23", true),
+    ]
+}
+
+fn etcd(seen: &Observations) -> EtcdStep {
+    plan(&spec(), "node1", seen).etcd
+}
+
+fn redis(seen: &Observations) -> RedisStep {
+    plan(&spec(), "node1", seen).redis
+}
+
+fn postgres(seen: &Observations) -> Step {
+    plan(&spec(), "node1", seen).postgres
+}
+
+fn sentinels(named: [&str; 3]) -> Vec<Sentinel> {
+    let all = named.iter().enumerate().filter(|(_, a)| !a.is_empty());
+    all.map(|(i, a)| Sentinel {
+        node: format!("node{}", i + 1),
+        primary: a.parse().expect("address"),
+        epoch: 1,
+    })
+    .collect()
+}
+
+fn log(member: &str, cluster: &str) -> Option<EtcdLog> {
+    Some(EtcdLog { member: member.into(), cluster: cluster.into() })
+}

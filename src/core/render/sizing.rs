@@ -1,0 +1,51 @@
+//! How much memory and disk each server may take. PostgreSQL and Redis share the machine.
+
+use crate::machine::MachineFacts;
+use serde::Serialize;
+
+/// Everything in MiB.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Sizes {
+    pub shared_buffers: u64,
+    pub effective_cache: u64,
+    pub work_mem: u64,
+    pub maintenance_work_mem: u64,
+    /// WAL between two checkpoints.
+    pub max_wal: u64,
+    /// WAL kept for a standby that is away; beyond it the standby is cloned anew.
+    pub max_slot_wal: u64,
+    pub redis_memory: u64,
+    pub redis_backlog: u64,
+}
+
+pub(super) fn sizes(machine: &MachineFacts) -> Sizes {
+    let memory = machine.memory_mib;
+    let disk = machine.data_mib;
+    Sizes {
+        shared_buffers: (memory / 4).clamp(64, 16384),
+        effective_cache: (memory / 2).max(128),
+        work_mem: (memory / 512).clamp(4, 64),
+        maintenance_work_mem: (memory / 16).clamp(32, 1024),
+        max_wal: (disk / 20).clamp(256, 8192),
+        max_slot_wal: (disk / 8).clamp(512, 65536),
+        redis_memory: (memory / 4).max(64),
+        redis_backlog: (memory / 64).clamp(16, 256),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_large_machines_stay_inside_their_means() {
+        for (memory, disk) in [(512, 4096), (1024, 4096), (2048, 10240), (4096, 40960), (262144, 4194304)] {
+            let mut machine = MachineFacts::assumed("eth0", 24);
+            (machine.memory_mib, machine.data_mib) = (memory, disk);
+            let size = sizes(&machine);
+            assert!(size.shared_buffers + size.redis_memory <= memory / 2, "{size:?}");
+            assert!(size.max_wal + size.max_slot_wal <= disk / 4, "{size:?}");
+            assert!(size.redis_backlog * 4 <= size.redis_memory, "{size:?}");
+        }
+    }
+}

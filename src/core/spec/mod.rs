@@ -1,0 +1,191 @@
+//! The spec: what an operator says of one cluster in `cluster.toml`, as one immutable value.
+//!
+//! [`parse`] reads and judges it; nothing else makes a [`Spec`], so every holder of one may rely on the
+//! rules there (odd number of nodes, addresses inside the subnet, names and ports distinct …).
+
+mod check;
+mod parse;
+mod reader;
+mod rules;
+mod schema;
+mod suggest;
+mod warn;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+pub use parse::{Fault, Faults, parse};
+pub use rules::is_interface;
+pub use schema::schema;
+pub use suggest::nearest;
+pub use warn::warnings;
+
+/// The commented `cluster.toml` that `hanode init` writes.
+pub const STARTER: &str = include_str!("cluster.toml");
+
+/// The spec as the image has it.
+pub const BAKED: &str = "/usr/lib/hanode/spec.toml";
+/// The spec that an operator puts on a node; it replaces the image's.
+pub const OVERRIDE: &str = "/etc/hanode/cluster.toml";
+
+/// The version of the spec's keys that this program reads.
+pub const SCHEMA: i64 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    pub schema: i64,
+    /// Patroni's scope, and the first part of etcd's cluster token.
+    pub name: String,
+    pub network: Network,
+    pub nodes: Vec<Node>,
+    pub postgres: Postgres,
+    pub patroni: Patroni,
+    pub redis: Redis,
+    pub haproxy: Haproxy,
+    pub keepalived: Keepalived,
+    pub pki: Pki,
+    pub storage: Storage,
+    /// Component to the version that an image shall have instead of its target's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, String>,
+}
+
+/// What a spec may ask a version of.
+pub const COMPONENTS: [&str; 6] = ["postgres", "patroni", "etcd", "redis", "haproxy", "keepalived"];
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    pub subnet: IpNet,
+    /// Who may reach the ports on the virtual IP.
+    pub clients: Vec<IpNet>,
+    /// Where `hanode status` may be run from; unset: the subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operators: Option<Vec<IpNet>>,
+    pub vip: IpAddr,
+    pub vip_mode: VipMode,
+    pub join_port: u16,
+}
+
+impl Network {
+    pub fn operators(&self) -> &[IpNet] {
+        self.operators.as_deref().unwrap_or(std::slice::from_ref(&self.subnet))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VipMode {
+    /// Keepalived moves the virtual IP between the nodes.
+    Vrrp,
+    /// A load balancer outside owns it and probes `GET :stats_port/health`.
+    External,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
+    pub address: IpAddr,
+    pub hostname: String,
+    pub vrrp_priority: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Postgres {
+    pub tls: bool,
+    pub alt_names: Vec<String>,
+    pub synchronous: bool,
+    pub port: u16,
+    pub vip_port: u16,
+    pub vip_read_port: u16,
+    /// Passed through to PostgreSQL, values as written there.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// Patroni's timing, in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Patroni {
+    pub ttl: u32,
+    pub loop_wait: u32,
+    pub retry_timeout: u32,
+    pub restapi_port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Redis {
+    pub tls: bool,
+    pub alt_names: Vec<String>,
+    /// Name of the node that begins as primary when the cluster comes to be.
+    pub initial_primary: String,
+    pub master_name: String,
+    pub min_replicas: u32,
+    pub port: u16,
+    pub vip_port: u16,
+    pub sentinel_port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Haproxy {
+    pub stats_port: u16,
+    pub crl_port: u16,
+    /// Section (`global`, `defaults`) to further lines for it.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Keepalived {
+    pub router_id: u8,
+    /// Unset: the interface that holds the node's address.
+    pub interface: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pki {
+    pub ca_name: String,
+    /// Where clients fetch the service CA's revocation list; always set once parsed.
+    pub crl_url: String,
+    pub ca_days: u32,
+    pub leaf_days: u32,
+    pub crl_days: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Storage {
+    /// A volume of its own for the servers' data, as in fstab (`LABEL=…`, `UUID=…`, a device path).
+    pub data: Option<String>,
+}
+
+/// etcd's ports are not the operator's choice: nothing outside the nodes speaks to it.
+pub const ETCD_CLIENT_PORT: u16 = 2379;
+pub const ETCD_PEER_PORT: u16 = 2380;
+
+impl Spec {
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|n| n.name == name)
+    }
+
+    /// How many replicas must confirm a Redis write so that a majority of the nodes has it: whoever Sentinels
+    /// promote is one of a majority, and the furthest of it.
+    pub fn confirming(&self) -> usize {
+        self.majority() - 1
+    }
+
+    /// How many nodes make a majority.
+    pub fn majority(&self) -> usize {
+        self.nodes.len() / 2 + 1
+    }
+
+    /// Every node but `name`, in the spec's order.
+    pub fn peers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Node> {
+        self.nodes.iter().filter(move |n| n.name != name)
+    }
+
+    /// What two nodes compare to know that they were given the same spec: a hash of its value, so
+    /// comments and the order of keys do not count.
+    pub fn hash(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let canonical = serde_json::to_vec(self).unwrap_or_default();
+        hanode_util::file_tree::hex(&Sha256::digest(canonical))
+    }
+}

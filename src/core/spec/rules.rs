@@ -1,0 +1,225 @@
+//! What single values may look like, and which of PostgreSQL's settings are not the operator's to give.
+
+use std::net::IpAddr;
+
+/// A host name of RFC 1123 that cannot be taken for an address.
+pub(super) fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253 && name.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// What a certificate may be issued for: a DNS name, a wildcard for one label of it, or an address.
+pub(super) fn is_alt_name(name: &str) -> bool {
+    let dns = name.strip_prefix("*.").unwrap_or(name);
+    is_host_name(dns) || name.parse::<IpAddr>().is_ok()
+}
+
+/// A name that stands unquoted in every component's configuration.
+pub(super) fn is_plain_name(name: &str, others: &str) -> bool {
+    (1..=40).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
+}
+
+pub(super) fn is_http_url(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let host = rest.map(|rest| rest.split('/').next().unwrap_or_default());
+    let allowed = |c: char| c.is_ascii_graphic() && !"<>\"'`\\{}|^".contains(c);
+    url.len() <= 1024
+        && url.chars().all(allowed)
+        && host.is_some_and(|h| !h.is_empty() && !h.starts_with(':'))
+}
+
+/// A volume as in fstab's first column.
+pub(super) fn is_volume(text: &str) -> bool {
+    let tags = ["LABEL=", "UUID=", "PARTLABEL=", "PARTUUID="];
+    let plain =
+        |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "_.:+-".contains(c));
+    match tags.iter().find_map(|tag| text.strip_prefix(tag)) {
+        Some(value) => plain(value),
+        None => text
+            .strip_prefix("/dev/")
+            .is_some_and(|path| path.split('/').all(|part| plain(part) && part != "." && part != "..")),
+    }
+}
+
+pub fn is_interface(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-@".contains(c))
+        && name != "."
+        && name != ".."
+}
+
+pub(super) fn is_setting_name(name: &str) -> bool {
+    let part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    name.len() <= 63 && name.split('.').count() <= 2 && name.split('.').all(part)
+}
+
+/// Why a PostgreSQL setting cannot be passed through, if it cannot.
+pub(super) fn governed(name: &str) -> Option<&'static str> {
+    const BY_SPEC: &[&str] =
+        &["port", "listen_addresses", "synchronous_standby_names", "unix_socket_directories"];
+    const BY_PATRONI: &[&str] = &[
+        "wal_level",
+        "hot_standby",
+        "wal_log_hints",
+        "cluster_name",
+        "primary_conninfo",
+        "primary_slot_name",
+        "promote_trigger_file",
+        "trigger_file",
+        "standby_mode",
+        "restore_command",
+        "hba_file",
+        "ident_file",
+        "config_file",
+        "data_directory",
+        "external_pid_file",
+    ];
+    const BY_HANODE: &[&str] =
+        &["password_encryption", "logging_collector", "log_directory", "log_filename", "log_destination"];
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    if BY_SPEC.contains(&name) {
+        Some("other keys of the spec decide it")
+    } else if name == "ssl" || begins(&["ssl_"]) {
+        Some("[postgres] tls and the certificates decide it")
+    } else if BY_PATRONI.contains(&name) || begins(&["recovery_", "archive_", "include"]) {
+        Some("Patroni sets it, or the cluster would not survive it")
+    } else if BY_HANODE.contains(&name) {
+        Some("hanode sets it the same way on every node")
+    } else {
+        None
+    }
+}
+
+/// The words that would begin a section of their own in haproxy.cfg.
+pub(super) const HAPROXY_SECTIONS: &[&str] = &[
+    "global",
+    "defaults",
+    "frontend",
+    "backend",
+    "listen",
+    "peers",
+    "resolvers",
+    "userlist",
+    "mailers",
+    "cache",
+    "program",
+    "http-errors",
+    "ring",
+    "log-forward",
+    "fcgi-app",
+    "crt-store",
+    "traces",
+    "log-profile",
+    "acme",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each(rule: fn(&str) -> bool, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(rule(text), "{text:?} was refused");
+        }
+        for text in bad {
+            assert!(!rule(text), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn host_names() {
+        each(
+            is_host_name,
+            &["node1", "a", "db-1.example.org", "0a"],
+            &["", "-a", "a-", "a_b", "a..b", "a b", "10.0.0.1", "12", "a.", "é"],
+        );
+    }
+
+    #[test]
+    fn alt_names() {
+        each(
+            is_alt_name,
+            &["pgsql.demo.lab", "*.demo.lab", "10.0.0.1", "::1"],
+            &["", "*", "*.", "a.*.b", "**.b", "a/b", "10.0.0.0/8"],
+        );
+    }
+
+    #[test]
+    fn urls() {
+        each(
+            is_http_url,
+            &["http://192.168.18.20:7080/server.crl", "https://example.org/a?b=c", "http://[fd00::1]:7080/x"],
+            &[
+                "",
+                "ftp://a/b",
+                "http://",
+                "http:///x",
+                "http://:80/",
+                "http://a/b c",
+                "http://a/\n",
+                "HTTP//a",
+                "http://a/\"x",
+            ],
+        );
+    }
+
+    #[test]
+    fn volumes() {
+        each(
+            is_volume,
+            &["LABEL=hanode-data", "UUID=0a-b", "/dev/vdb", "/dev/disk/by-id/virtio-1"],
+            &[
+                "",
+                "LABEL=",
+                "vdb",
+                "/dev/",
+                "/dev/../etc",
+                "/dev//vdb",
+                "LABEL=a b",
+                "/dev/vdb\n",
+                "LABEL=a/b",
+            ],
+        );
+    }
+
+    #[test]
+    fn settings() {
+        each(
+            is_setting_name,
+            &["work_mem", "pg_stat_statements.track"],
+            &["", "Work_Mem", "a.b.c", "a b", "a=b", "1a", "a.", "a\n"],
+        );
+        for name in [
+            "ssl",
+            "ssl_ca_file",
+            "archive_mode",
+            "port",
+            "wal_level",
+            "hot_standby",
+            "include_dir",
+            "hba_file",
+        ] {
+            assert!(governed(name).is_some(), "{name} passed");
+        }
+        for name in ["max_connections", "shared_buffers", "work_mem", "synchronous_commit"] {
+            assert!(governed(name).is_none(), "{name} was refused");
+        }
+    }
+
+    #[test]
+    fn names() {
+        each(|n| is_plain_name(n, "_-"), &["hspas", "redis-cluster"], &["", "-a", "a.b", "a b", "ä"]);
+        each(is_interface, &["eth0", "enp0s1.100"], &["", "a/b", "..", "averyverylongname", "eth 0"]);
+    }
+}

@@ -1,0 +1,242 @@
+//! What this disk holds: its install-id, the pinned identity, how far it came, whose data.
+
+pub(crate) mod etcd_log;
+pub(crate) mod generation;
+pub(crate) mod postgres_wal;
+pub(crate) mod redis_log;
+mod redis_rdb;
+pub mod volume;
+
+use crate::identity::Pin;
+use anyhow::{Context, Result};
+use hanode_core::peer::{Data, Disk};
+use hanode_core::render::sentinel;
+use hanode_core::target::Target;
+use hanode_util::file_tree::{below, hex, replace};
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::path::Path;
+
+const INSTALL_ID: &str = "/var/lib/hanode/install-id";
+const IDENTITY: &str = "/var/lib/hanode/identity.json";
+const HOME: &str = "/var/lib/hanode";
+const STATE: &str = "/var/lib/hanode/state.json";
+/// Within the name of what was moved out of the way.
+pub const ASIDE: &str = ".aside-";
+/// Lies in memory: it means this boot only, and only until the node is in service.
+const BEGAN: &str = "/run/hanode/began";
+
+/// How far this disk came; versioned, since a newer image may find an older one's.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    pub schema: u32,
+    pub genesis: Option<String>,
+    /// Set, durably, before any service that takes clients' data is let go for the first time.
+    pub served: bool,
+    /// How often it was booted, and for how many half minutes it was in service: see `age.rs`.
+    pub boots: u64,
+    /// The member that etcd's log on this disk belongs to.
+    #[serde(default)]
+    pub etcd_member: Option<String>,
+    /// Data of a restored snapshot: as good as lost, and not yet cleared or set aside.
+    #[serde(default)]
+    pub stale: Data,
+    /// The operator's word that this disk's data becomes the cluster's; spent once it is in service.
+    #[serde(default)]
+    pub leads: bool,
+}
+
+pub fn install_id(root: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(below(root, INSTALL_ID)) {
+        Ok(id) => Ok(Some(id.trim().to_string())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(INSTALL_ID),
+    }
+}
+
+/// The disk's install-id, made on its first boot.
+pub fn ensure_install_id(root: &Path) -> Result<String> {
+    if let Some(id) = install_id(root)? {
+        return Ok(id);
+    }
+    let id = random_hex(16)?;
+    save(root, INSTALL_ID, id.as_bytes())?;
+    Ok(id)
+}
+
+/// As a Sentinel gives itself one.
+pub fn sentinel_id() -> Result<String> {
+    random_hex(20)
+}
+
+fn random_hex(length: usize) -> Result<String> {
+    let mut bytes = vec![0; length];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(hex(&bytes))
+}
+
+pub fn pin(root: &Path) -> Result<Option<Pin>> {
+    load(root, IDENTITY)
+}
+
+pub fn save_pin(root: &Path, pin: &Pin) -> Result<()> {
+    save(root, IDENTITY, &serde_json::to_vec_pretty(pin)?)
+}
+
+pub fn record(root: &Path) -> Result<Record> {
+    Ok(load(root, STATE)?.unwrap_or(Record { schema: 1, ..Record::default() }))
+}
+
+/// Changes the record, one process at a time: the services' gates, the plan and the watch all keep theirs in it, and
+/// a gate that wrote what another had not yet changed would take that back.
+pub fn amend(root: &Path, change: impl FnOnce(&mut Record)) -> Result<()> {
+    let dir = below(root, HOME);
+    std::fs::create_dir_all(&dir)?;
+    let turn = std::fs::File::open(&dir)?;
+    turn.lock().with_context(|| format!("locking {}", dir.display()))?;
+    let before = record(root)?;
+    let mut after = before.clone();
+    change(&mut after);
+    if after == before { Ok(()) } else { save(root, STATE, &serde_json::to_vec_pretty(&after)?) }
+}
+
+/// From here on this disk is one that clients' data may be on.
+pub fn mark_served(root: &Path) -> Result<()> {
+    amend(root, |record| record.served = true)
+}
+
+/// A snapshot from before the last boot that etcd knows of was restored: all data on it is a lost disk's.
+pub fn mark_stale(root: &Path, target: &Target, boots: u64) -> Result<()> {
+    let held = held(root, target)?;
+    amend(root, |record| {
+        tracing::warn!(
+            "etcd has counted this node to {boots}, this disk to {}: an older snapshot",
+            record.boots
+        );
+        record.boots = boots;
+        record.stale = Data { sentinel: false, ..held };
+        record.etcd_member = None;
+    })
+}
+
+/// Stale data of one service is out of the way.
+pub fn unmark_stale(root: &Path, clear: impl FnOnce(&mut Data)) -> Result<()> {
+    amend(root, |record| clear(&mut record.stale))
+}
+
+/// In service as this member: by its id a disk is known that comes back after it was replaced. The operator's
+/// word, where there was one, has done its work; and so has the genesis: what is lost from now on is lost.
+pub fn mark_in_service(root: &Path, member: &str) -> Result<()> {
+    amend(root, |record| {
+        record.leads = false;
+        record.etcd_member = Some(member.into());
+    })?;
+    match std::fs::remove_file(below(root, BEGAN)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(BEGAN),
+        _ => Ok(()),
+    }
+}
+
+pub fn began(root: &Path) -> bool {
+    below(root, BEGAN).exists()
+}
+
+pub fn mark_began(root: &Path, genesis: &str) -> Result<()> {
+    save(root, BEGAN, genesis.as_bytes())
+}
+
+/// Whose data counts: what is stale does not.
+pub fn data(root: &Path, target: &Target) -> Result<Data> {
+    let (held, stale) = (held(root, target)?, record(root)?.stale);
+    Ok(Data {
+        etcd: held.etcd && !stale.etcd,
+        postgres: held.postgres && !stale.postgres,
+        redis: held.redis && !stale.redis,
+        ..held
+    })
+}
+
+fn held(root: &Path, target: &Target) -> Result<Data> {
+    let dir = |name: &str| {
+        let path = target.paths.get(name).with_context(|| format!("target names no path {name}"))?;
+        Ok::<_, anyhow::Error>(below(root, path))
+    };
+    let (etcd, postgres, redis) = (dir("etcd_data")?, dir("postgres_data")?, dir("redis_data")?);
+    let sentinel = std::fs::read_to_string(dir("redis_live")?.join("sentinel.conf")).unwrap_or_default();
+    Ok(Data {
+        etcd: occupied(&etcd.join("member/wal")),
+        postgres: postgres.join("PG_VERSION").exists(),
+        redis: redis_rdb::holds(&redis),
+        sentinel: sentinel::intact(&sentinel),
+    })
+}
+
+/// What was moved out of a service's way and is still there: `NAME.aside-TIME` beside its data directory.
+pub fn kept_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for place in ["postgres_data", "redis_data"] {
+        let data = Path::new(target.path(place)?);
+        // PostgreSQL's directory is moved whole, of Redis' only what is in it.
+        let parent = if place == "redis_data" { Some(data) } else { data.parent() };
+        let Some(parent) = parent.and_then(Path::to_str) else { continue };
+        for entry in std::fs::read_dir(below(root, parent)).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.contains(ASIDE) {
+                found.push(format!("{parent}/{name}"));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+pub fn judge(data: Data, record: &Record) -> Disk {
+    match (record.served, data.etcd || data.postgres || data.redis) {
+        (true, _) => Disk::Served,
+        (false, true) => Disk::Data,
+        (false, false) => Disk::Blank,
+    }
+}
+
+fn occupied(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn load<T: serde::de::DeserializeOwned>(root: &Path, path: &str) -> Result<Option<T>> {
+    match std::fs::read(below(root, path)) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{path} is damaged"))?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {path}")),
+    }
+}
+
+fn save(root: &Path, path: &str, content: &[u8]) -> Result<()> {
+    let at = below(root, path);
+    if let Some(parent) = at.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    replace(&at, content, 0o600, None)
+}
+
+#[cfg(test)]
+mod amend_tests {
+    use super::*;
+
+    #[test]
+    fn changes_at_the_same_time_are_all_kept() {
+        let root = tempfile::tempdir().unwrap();
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| (0..25).for_each(|_| amend(root.path(), |r| r.boots += 1).unwrap()));
+            }
+            threads.spawn(|| mark_served(root.path()).unwrap());
+            threads.spawn(|| mark_in_service(root.path(), "1234").unwrap());
+        });
+        let kept = record(root.path()).unwrap();
+        mark_began(root.path(), "agreed").unwrap();
+        mark_in_service(root.path(), "1234").unwrap();
+        assert!(!began(root.path()), "a genesis is over once its node is in service");
+        assert_eq!((kept.boots, kept.served, kept.etcd_member.as_deref()), (100, true, Some("1234")));
+    }
+}

@@ -1,0 +1,125 @@
+//! Which PostgreSQL cluster the data on this disk is of, and how far it goes, read while no server runs on it.
+
+use anyhow::{Context, Result, ensure};
+use hanode_core::peer::Postgres;
+use hanode_core::target::Target;
+use hanode_util::file_tree::{below, replace};
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
+
+/// Lies in memory: a server that ran since has made it untrue.
+const END: &str = "/run/hanode/postgres-end.json";
+
+/// What is told of it; how far it goes only where that was measured.
+pub(crate) fn told(root: &Path, target: &Target) -> Result<Option<Postgres>> {
+    let control = below(root, target.path("postgres_data")?).join("global/pg_control");
+    let mut identifier = [0; 8];
+    // It is the file's first field in every version.
+    let read = std::fs::File::open(control).and_then(|mut file| file.read_exact(&mut identifier));
+    let end = std::fs::read(below(root, END)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    Ok(read.ok().map(|()| Postgres { system: u64::from_ne_bytes(identifier).to_string(), end }))
+}
+
+/// Finds out how far the data goes and keeps it for [`told`].
+pub(crate) fn measure(root: &Path, target: &Target) -> Result<()> {
+    let end = end(&below(root, target.path("postgres_data")?), target.path("postgres_bin")?)?;
+    replace(&below(root, END), &serde_json::to_vec(&end)?, 0o644, None)
+}
+
+/// A server is about to run on it.
+pub(crate) fn forget(root: &Path) -> Result<()> {
+    match std::fs::remove_file(below(root, END)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(END),
+        _ => Ok(()),
+    }
+}
+
+/// Timeline and position of the last whole record.
+fn end(data: &Path, bin: &str) -> Result<(u32, u64)> {
+    let output =
+        Command::new(format!("{bin}/pg_controldata")).arg("-D").arg(data).env("LC_ALL", "C").output();
+    let output = output.with_context(|| format!("running {bin}/pg_controldata"))?;
+    ensure!(output.status.success(), "pg_controldata: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let field = |name: &str| {
+        let line = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(str::trim).with_context(|| format!("pg_controldata tells no {name}"))
+    };
+    let redo = position(field("Latest checkpoint's REDO location")?)?;
+    let checkpoint: u32 = field("Latest checkpoint's TimeLineID")?.parse()?;
+    let recovered = position(field("Minimum recovery ending location")?)?;
+    let wal = data.join("pg_wal");
+    let (timeline, from) = match newest_history(&wal)? {
+        Some((timeline, switched)) if timeline > checkpoint => (timeline, switched),
+        _ => (checkpoint, redo),
+    };
+    Ok((timeline, last_record(&wal, bin, timeline, from)?.max(recovered)))
+}
+
+/// The newest timeline that this disk has followed, and where it left the one before.
+fn newest_history(wal: &Path) -> Result<Option<(u32, u64)>> {
+    let names = std::fs::read_dir(wal).with_context(|| format!("reading {}", wal.display()))?;
+    let timelines = names.flatten().filter_map(|entry| {
+        u32::from_str_radix(entry.file_name().to_str()?.strip_suffix(".history")?, 16).ok()
+    });
+    let Some(newest) = timelines.max() else { return Ok(None) };
+    let text = std::fs::read_to_string(wal.join(format!("{newest:08X}.history")))?;
+    let last = text.lines().rev().find(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+    let switched =
+        last.and_then(|line| line.split_whitespace().nth(1)).context("an empty timeline history")?;
+    Ok(Some((newest, position(switched)?)))
+}
+
+/// Reads the log to its end; where it cannot be read from there at all, that is the end.
+fn last_record(wal: &Path, bin: &str, timeline: u32, from: u64) -> Result<u64> {
+    let output = Command::new(format!("{bin}/pg_waldump"))
+        .args([
+            "-t",
+            &timeline.to_string(),
+            "-s",
+            &format!("{:X}/{:X}", from >> 32, from & 0xffff_ffff),
+            "-p",
+        ])
+        .arg(wal)
+        .env("LC_ALL", "C")
+        .stdout(std::process::Stdio::null())
+        .output()
+        .with_context(|| format!("running {bin}/pg_waldump"))?;
+    Ok(ended(&String::from_utf8_lossy(&output.stderr))?.unwrap_or(from))
+}
+
+/// pg_waldump ends by naming the last record that it could read, and what came after it.
+fn ended(said: &str) -> Result<Option<u64>> {
+    let at = said.lines().find_map(|line| line.split_once("error in WAL record at "));
+    at.and_then(|(_, rest)| rest.split(':').next()).map(position).transpose()
+}
+
+/// `0/1500718` as a number.
+fn position(text: &str) -> Result<u64> {
+    let parts = text.trim().split_once('/').with_context(|| format!("{text:?} is no position in the log"))?;
+    Ok(u64::from_str_radix(parts.0, 16)? << 32 | u64::from_str_radix(parts.1, 16)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_the_last_record_that_could_be_read() {
+        let said = "pg_waldump: error: error in WAL record at 1/1500718: invalid record length at 1/1500790: wanted 24, got 0";
+        assert_eq!(ended(said).unwrap(), Some(0x1_0150_0718));
+        assert_eq!(ended("pg_waldump: error: could not find file").unwrap(), None);
+        assert!(position("15").is_err());
+    }
+
+    #[test]
+    fn a_timeline_begins_where_it_left_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(newest_history(dir.path()).unwrap(), None);
+        std::fs::write(dir.path().join("00000002.history"), "1\t0/3000000\tno recovery target\n").unwrap();
+        let later = "1\t0/3000000\tno recovery target\n\n2\t0/5000028\tno recovery target\n";
+        std::fs::write(dir.path().join("0000000A.history"), later).unwrap();
+        assert_eq!(newest_history(dir.path()).unwrap(), Some((10, 0x500_0028)));
+    }
+}

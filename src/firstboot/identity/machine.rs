@@ -1,0 +1,112 @@
+//! The machine as the kernel shows it: addresses, memory, who it is.
+
+use anyhow::{Context, Result};
+use hanode_core::machine::MachineFacts;
+use std::net::IpAddr;
+use std::path::Path;
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Machine {
+    pub hostname: String,
+    /// The firmware's UUID, or in a container the manager's.
+    pub uuid: Option<String>,
+    pub interfaces: Vec<Interface>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Interface {
+    pub name: String,
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+impl Machine {
+    pub fn read(root: &Path) -> Result<Machine> {
+        let hostname = nix::unistd::gethostname().context("reading the host name")?;
+        Ok(Machine {
+            hostname: hostname.to_string_lossy().into_owned(),
+            uuid: uuid(root),
+            interfaces: interfaces()?,
+        })
+    }
+
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.interfaces.iter().any(|i| i.address == address)
+    }
+
+    /// `interface`: the spec's, where it names one. `data`: a place on the file system of the servers' data.
+    pub fn facts(
+        &self,
+        root: &Path,
+        address: IpAddr,
+        interface: Option<&str>,
+        data: &Path,
+    ) -> Result<MachineFacts> {
+        let held = self.interfaces.iter().find(|i| i.address == address).with_context(|| {
+            format!("no interface of this machine has the node's address {address}; look at its network configuration")
+        })?;
+        Ok(MachineFacts {
+            interface: interface.unwrap_or(&held.name).to_string(),
+            prefix: held.prefix,
+            memory_mib: memory_mib(root)?,
+            data_mib: data_mib(data)?,
+            process_events: !root.join("run/systemd/container").exists(),
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        })
+    }
+}
+
+fn interfaces() -> Result<Vec<Interface>> {
+    let addresses = nix::ifaddrs::getifaddrs().context("reading the interfaces")?;
+    Ok(addresses
+        .filter_map(|a| {
+            let ip = |s: &nix::sys::socket::SockaddrStorage| {
+                s.as_sockaddr_in()
+                    .map(|v4| IpAddr::V4(v4.ip()))
+                    .or_else(|| s.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+            };
+            let address = ip(&a.address?)?;
+            let prefix = a.netmask.as_ref().and_then(ip).map_or(0, ones);
+            Some(Interface { name: a.interface_name, address, prefix })
+        })
+        .collect())
+}
+
+fn ones(mask: IpAddr) -> u8 {
+    match mask {
+        IpAddr::V4(m) => u32::from(m).count_ones() as u8,
+        IpAddr::V6(m) => u128::from(m).count_ones() as u8,
+    }
+}
+
+fn uuid(root: &Path) -> Option<String> {
+    // In a container the firmware is the host's, the same for all; its manager gives each one its own.
+    let container = std::fs::read_to_string(root.join("run/host/container-uuid")).ok();
+    let firmware = || {
+        if root.join("run/systemd/container").exists() {
+            return None;
+        }
+        std::fs::read_to_string(root.join("sys/class/dmi/id/product_uuid")).ok()
+    };
+    container.or_else(firmware).map(|u| u.trim().to_ascii_lowercase()).filter(|u| !u.is_empty())
+}
+
+fn data_mib(data: &Path) -> Result<u64> {
+    let there = data.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let volume =
+        nix::sys::statvfs::statvfs(there).with_context(|| format!("measuring {}", there.display()))?;
+    Ok((volume.blocks() * volume.fragment_size()) >> 20)
+}
+
+/// What this machine may use: the kernel's total, or the control group's bound where that is less.
+fn memory_mib(root: &Path) -> Result<u64> {
+    let meminfo = std::fs::read_to_string(root.join("proc/meminfo")).context("reading /proc/meminfo")?;
+    let total = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let total = total.context("/proc/meminfo names no MemTotal")? / 1024;
+    let limit = std::fs::read_to_string(root.join("sys/fs/cgroup/memory.max"))
+        .ok()
+        .and_then(|t| t.trim().parse::<u64>().ok());
+    Ok(limit.map_or(total, |bytes| total.min(bytes >> 20)))
+}

@@ -1,0 +1,161 @@
+//! What an image brings and what an operator may lay over it at launch.
+
+use anyhow::{Context, Result, bail};
+use hanode_cluster::client::tls::{Credentials, Leaf};
+use hanode_cluster::health::Access;
+use hanode_cluster::health::certificates;
+use hanode_core::bundle::{self, Bundle};
+use hanode_core::render::Templates;
+use hanode_core::spec::{self, Spec};
+use hanode_core::target::Target;
+use hanode_util::file_tree::{below, replace};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub const TARGET: &str = "/usr/lib/hanode/target.toml";
+pub const TEMPLATES: &str = "/usr/lib/hanode/templates";
+pub const IMAGE: &str = "/usr/lib/hanode/image.json";
+/// In memory: what this boot goes by.
+const IN_USE: &str = "/run/hanode/in-use";
+const IN_USE_BUNDLE: &str = "/run/hanode/in-use/bundle.tar.gz";
+const IN_USE_SPEC: &str = "/run/hanode/in-use/cluster.toml";
+
+pub struct Given {
+    pub spec: Spec,
+    /// As it was written, comments and all.
+    spec_text: String,
+    pub target: Target,
+    pub bundle: Bundle,
+    pub templates: Templates,
+    /// Which image this is, for others to see.
+    pub image: BTreeMap<String, String>,
+}
+
+impl Given {
+    /// What this boot goes by; before it has adopted anything, what it is offered.
+    pub fn load(root: &Path) -> Result<Given> {
+        Given::read(
+            root,
+            &[IN_USE_BUNDLE, bundle::OVERRIDE, bundle::BAKED],
+            &[IN_USE_SPEC, spec::OVERRIDE, spec::BAKED],
+        )
+    }
+
+    /// What the image brings and the operator laid over it, taken up already or not.
+    pub fn offered(root: &Path) -> Result<Given> {
+        Given::read(root, &[bundle::OVERRIDE, bundle::BAKED], &[spec::OVERRIDE, spec::BAKED])
+    }
+
+    /// From here on this boot goes by it: a file that is laid into /etc/hanode later, perhaps not even whole yet,
+    /// changes nothing for a service that starts meanwhile.
+    pub fn adopt(&self, root: &Path) -> Result<()> {
+        std::fs::create_dir_all(below(root, IN_USE))?;
+        let save = |path: &str, content: &[u8]| replace(&below(root, path), content, 0o600, None);
+        save(IN_USE_SPEC, self.spec_text.as_bytes())?;
+        save(IN_USE_BUNDLE, &self.bundle.pack()?)
+    }
+
+    fn read(root: &Path, bundles: &[&'static str], specs: &[&'static str]) -> Result<Given> {
+        let bundle_path = first_of(root, bundles)?;
+        let bytes =
+            std::fs::read(below(root, bundle_path)).with_context(|| format!("reading {bundle_path}"))?;
+        let (spec, spec_text) = read_spec(root, specs)?;
+        Given {
+            spec,
+            spec_text,
+            target: Target::parse(&text(root, TARGET)?).with_context(|| TARGET.to_string())?,
+            bundle: Bundle::read(&bytes).with_context(|| bundle_path.to_string())?,
+            templates: Templates::load(&below(root, TEMPLATES))?,
+            image: image(root),
+        }
+        .checked()
+    }
+
+    fn checked(self) -> Result<Given> {
+        if self.bundle.stamp.cluster != self.spec.name {
+            bail!(
+                "the bundle is of cluster {:?}, the spec of {:?}; give this machine both from one cluster directory",
+                self.bundle.stamp.cluster,
+                self.spec.name
+            );
+        }
+        Ok(self)
+    }
+
+    fn member(&self, path: &str) -> Result<&[u8]> {
+        self.bundle.file(path).with_context(|| format!("the bundle holds no {path}"))
+    }
+
+    /// This node's own credentials under the cluster CA.
+    pub fn credentials(&self) -> Result<Credentials> {
+        Ok(Credentials {
+            ca: self.member("/etc/ssl/hanode/ca.crt")?.to_vec(),
+            leaf: Some(Leaf {
+                certificate: self.member("/etc/ssl/hanode/node.crt")?.to_vec(),
+                key: self.member("/etc/ssl/hanode/node.key")?.to_vec(),
+            }),
+        })
+    }
+
+    /// To speak to Redis and Sentinel: their CA, unless the spec turns TLS off there.
+    pub fn redis_credentials(&self) -> Result<Option<Credentials>> {
+        if !self.spec.redis.tls {
+            return Ok(None);
+        }
+        Ok(Some(Credentials { ca: self.member("/etc/ssl/myca/root.crt")?.to_vec(), leaf: None }))
+    }
+
+    /// What it takes to ask the whole cluster from this node.
+    pub fn access(&self) -> Result<Access> {
+        Ok(Access {
+            spec: self.spec.clone(),
+            secrets: self.bundle.secrets.clone(),
+            cluster: self.credentials()?,
+            redis: self.redis_credentials()?,
+            certificates: certificates(&self.bundle),
+            generation: self.bundle.stamp.generation,
+        })
+    }
+
+    pub fn cluster_crl(&self) -> Result<&[u8]> {
+        self.member("/etc/ssl/hanode/ca.crl")
+    }
+
+    pub fn service_crl(&self) -> Result<&[u8]> {
+        self.member("/etc/ssl/myca/server.crl")
+    }
+
+    pub fn node_certificate(&self) -> Result<&[u8]> {
+        self.member("/etc/ssl/hanode/node.crt")
+    }
+}
+
+fn read_spec(root: &Path, paths: &[&'static str]) -> Result<(Spec, String)> {
+    let path = first_of(root, paths)?;
+    let text = text(root, path)?;
+    let spec = spec::parse(&text).map_err(|faults| anyhow::anyhow!("{path}:\n{faults}"))?;
+    Ok((spec, text))
+}
+
+/// The first of `paths` that exists; an image without the last one is not hanode's.
+fn first_of<'a>(root: &Path, paths: &[&'a str]) -> Result<&'a str> {
+    let found = paths.iter().find(|p| below(root, p).exists());
+    found.copied().with_context(|| {
+        format!(
+            "neither {} exists; build the image with a cluster directory or provide the file",
+            paths.join(" nor ")
+        )
+    })
+}
+
+fn text(root: &Path, path: &str) -> Result<String> {
+    std::fs::read_to_string(below(root, path)).with_context(|| format!("reading {path}"))
+}
+
+/// The image's name for itself; only its plain strings travel. An image without one still boots.
+fn image(root: &Path) -> BTreeMap<String, String> {
+    let parsed: serde_json::Value =
+        text(root, IMAGE).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+    let fields = parsed.as_object().into_iter().flatten();
+    fields.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect()
+}

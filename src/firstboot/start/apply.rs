@@ -1,0 +1,99 @@
+//! Rendered files on their way to the disk: checked first, then laid down whole, then labelled.
+
+use super::validators;
+use crate::node_config::Given;
+use crate::selinux;
+use anyhow::{Context, Result};
+use hanode_core::machine::MachineFacts;
+use hanode_core::pki::read;
+use hanode_core::plan::Plan;
+use hanode_core::render::{self, Crl, Input, sentinel};
+use hanode_util::file_tree::{Entry, Ids, Kind, below, write};
+use std::path::Path;
+
+pub(crate) struct Node<'a> {
+    pub root: &'a Path,
+    pub given: &'a Given,
+    pub name: &'a str,
+    pub machine: &'a MachineFacts,
+}
+
+impl Node<'_> {
+    pub(crate) fn render(&self, plan: &Plan) -> Result<Vec<Entry>> {
+        let given = self.given;
+        let (service, cluster) = (read::crl(given.service_crl()?)?, read::crl(given.cluster_crl()?)?);
+        let der = read::der(given.service_crl()?)?;
+        render::render(&Input {
+            spec: &given.spec,
+            target: &given.target,
+            node: self.name,
+            machine: self.machine,
+            plan,
+            secrets: &given.bundle.secrets,
+            templates: &given.templates,
+            crl: Crl {
+                service: !service.entries.is_empty(),
+                cluster: !cluster.entries.is_empty(),
+                der: Some(&der),
+            },
+        })
+    }
+
+    /// All that no service's plan changes: the bundle's files first, since configuration names them.
+    /// Returns the paths that changed.
+    pub(crate) fn apply(&self) -> Result<Vec<String>> {
+        validators::parameters(self.root, &self.given.target, &self.given.spec.postgres.parameters)?;
+        let ids = Ids::read(self.root)?;
+        let mut changed = write(self.root, &self.given.bundle.entries, Some(&ids))?;
+        let target = &self.given.target;
+        let checked = |e: &Entry| target.rule_at(&e.path).is_some_and(|rule| !rule.check.is_empty());
+        // Those with a checker come last: it wants to see the files that they name.
+        let (last, first): (Vec<Entry>, Vec<Entry>) =
+            self.render(&Plan::waiting(&self.given.spec))?.into_iter().partition(checked);
+        changed.extend(write(self.root, &first, Some(&ids))?);
+        for entry in &last {
+            if let Some(rule) = target.rule_at(&entry.path) {
+                validators::check(self.root, rule, entry)?;
+            }
+        }
+        changed.extend(write(self.root, &last, Some(&ids))?);
+        // Of all, not only of what changed: a run before this one may have been cut, or ended by a checker.
+        let all = [&self.given.bundle.entries, &first, &last].into_iter().flatten();
+        selinux::restore(self.root, &all.map(|entry| entry.path.clone()).collect::<Vec<_>>())?;
+        Ok(changed)
+    }
+
+    /// Runs the components' own checkers on what would be laid down, changing nothing. On a node whose earlier
+    /// files are there.
+    pub(crate) fn check(&self) -> Result<()> {
+        validators::parameters(self.root, &self.given.target, &self.given.spec.postgres.parameters)?;
+        let rules = |entry: &Entry| self.given.target.rule_at(&entry.path);
+        let rendered = self.render(&Plan::waiting(&self.given.spec))?;
+        rendered
+            .iter()
+            .try_for_each(|e| rules(e).map_or(Ok(()), |rule| validators::check(self.root, rule, e)))
+    }
+
+    /// The files of one component that its service's plan decides.
+    pub(crate) fn apply_planned(&self, plan: &Plan, component: &str) -> Result<()> {
+        let planned = |e: &Entry| {
+            let rule = self.given.target.rule_at(&e.path);
+            rule.is_some_and(|r| r.plan.is_some() && r.component.as_deref() == Some(component))
+        };
+        let mut entries: Vec<Entry> = self.render(plan)?.into_iter().filter(planned).collect();
+        if component == "sentinel" {
+            entries.iter_mut().try_for_each(|e| self.keep_what_sentinel_learned(e))?;
+        }
+        let changed = write(self.root, &entries, Some(&Ids::read(self.root)?))?;
+        selinux::restore(self.root, &changed)
+    }
+
+    /// Sentinel keeps its id, epochs and peers in its own file; a fresh one takes them over.
+    fn keep_what_sentinel_learned(&self, entry: &mut Entry) -> Result<()> {
+        let Kind::File(fresh) = &mut entry.kind else { return Ok(()) };
+        let Ok(old) = std::fs::read_to_string(below(self.root, &entry.path)) else { return Ok(()) };
+        let text = std::str::from_utf8(fresh).context("a rendered file is no text")?;
+        *fresh = sentinel::merge(text, &old).into_bytes();
+        Ok(())
+    }
+}

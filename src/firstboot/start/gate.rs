@@ -1,0 +1,230 @@
+//! What stands before etcd, Patroni, Redis and Sentinel at every start: it opens when the plan does.
+
+use super::apply::Node;
+use super::await_promotion::{self, Succession};
+use super::first_start::FirstStart;
+use super::rejoin::{self, Twins};
+use super::run::{facts, set_aside, towards_genesis};
+use super::self_report;
+use crate::disk::{self, generation, postgres_wal, redis_log};
+use crate::failpoint::passed;
+use crate::node_config::Given;
+use crate::state;
+use anyhow::{Context, Result, bail};
+use hanode_core::plan::{self, Action, Observations, Plan, Step};
+use hanode_core::render::sentinel;
+use hanode_util::file_tree::below;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+const ROUND: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Gate {
+    Etcd,
+    Patroni,
+    Redis,
+    Sentinel,
+}
+
+impl Gate {
+    fn component(self) -> &'static str {
+        match self {
+            Gate::Etcd => "etcd",
+            Gate::Patroni => "patroni",
+            Gate::Redis => "redis",
+            Gate::Sentinel => "sentinel",
+        }
+    }
+
+    fn step(self, plan: &Plan) -> &Step {
+        match self {
+            Gate::Etcd => &plan.etcd.step,
+            Gate::Patroni => &plan.postgres,
+            Gate::Redis | Gate::Sentinel => &plan.redis.step,
+        }
+    }
+}
+
+/// Returns once the service may start, its files laid down for this start. Blocks while it may not.
+pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
+    let given = Given::load(root)?;
+    let pin = disk::pin(root)?.context("this disk has no identity yet; hanode-plan.service comes first")?;
+    let machine = facts(root, &given, &pin.node)?;
+    let node = Node { root, given: &given, name: &pin.node, machine: &machine };
+    if gate == Gate::Sentinel && has_its_own_file(&node)? {
+        return resume_sentinel(&node);
+    }
+    let mut twins = Twins::default();
+    let mut succession = Succession::at_start(root);
+    let mut first_start = FirstStart::default();
+    loop {
+        let (seen, plan) = decide(&node, gate)?;
+        if gate == Gate::Etcd {
+            towards_genesis(&node, &plan)?;
+        }
+        let mut step = gate.step(&plan).clone();
+        if step.action.opens() {
+            match open(&node, gate, &plan, &seen, (&mut twins, &mut succession))? {
+                None => {
+                    state::save_gate(root, gate.component(), &step)?;
+                    tracing::info!("{}: {:?}: {}", gate.component(), step.action, step.reason);
+                    return Ok(());
+                }
+                Some(hindrance) => step = hindrance,
+            }
+        }
+        state::save_gate(root, gate.component(), &step)?;
+        if gate == Gate::Patroni && seen.initialize == Some(false) && seen.own.data.postgres {
+            postgres_wal::measure(root, &given.target)?;
+        }
+        if gate == Gate::Patroni {
+            // What hinders this now is looked at again.
+            first_start
+                .before_patroni(root, &given, &seen)
+                .unwrap_or_else(|error| tracing::info!("a first start that was cut: {error:#}"));
+        }
+        if gate == Gate::Redis && plan.redis.promote_another {
+            await_promotion::promote_another(&node)?;
+        }
+        sleep(ROUND);
+    }
+}
+
+/// A genesis that this boot is to begin needs no word of others any more; asking etcds without a quorum takes seconds.
+fn decide(node: &Node, gate: Gate) -> Result<(Observations, Plan)> {
+    let plan = |seen: &Observations| plan::plan(&node.given.spec, node.name, seen);
+    if gate == Gate::Etcd {
+        let alone = self_report::unasked(node.root, node.given, node.name)?;
+        let decided = plan(&alone);
+        if decided.etcd.step.action == Action::Begin {
+            return Ok((alone, decided));
+        }
+    }
+    let seen = self_report::look(node.root, node.given, node.name)?;
+    let decided = plan(&seen);
+    Ok((seen, decided))
+}
+
+/// Does what must be true before the service starts; returns what hinders it, to look again.
+fn open(
+    node: &Node,
+    gate: Gate,
+    plan: &Plan,
+    seen: &Observations,
+    (twins, succession): (&mut Twins, &mut Succession),
+) -> Result<Option<Step>> {
+    if gate == Gate::Redis {
+        if !seen.own.data.sentinel {
+            let reason = "this node's Sentinel comes first: data without its memory would be nobody's";
+            return Ok(Some(Step::new(Action::Wait, reason)));
+        }
+        if let Some(hindrance) = succession.awaited(node, &plan.redis)? {
+            return Ok(Some(hindrance));
+        }
+        if let Some(hindrance) = fetch_from_primary(node, plan, seen)? {
+            return Ok(Some(hindrance));
+        }
+    }
+    if gate != Gate::Etcd {
+        disk::mark_served(node.root)?;
+        passed(node.root, "served");
+        set_stale_aside(node, gate)?;
+    }
+    match gate {
+        Gate::Etcd => {
+            let joined = match plan.etcd.step.action {
+                Action::Join => match rejoin::etcd(node, plan, seen, twins)? {
+                    Ok(plan) => plan,
+                    Err(hindrance) => return Ok(Some(hindrance)),
+                },
+                _ => plan.clone(),
+            };
+            if plan.etcd.step.action != Action::Begin && !seen.own.began {
+                // Part of a living cluster now, and asked for should that be lost.
+                disk::mark_served(node.root)?;
+            }
+            node.apply_planned(&joined, "etcd")?;
+            passed(node.root, "etcd-files");
+        }
+        Gate::Patroni => {
+            generation::remember(node.root, node.given, node.name)?;
+            postgres_wal::forget(node.root)?;
+            passed(node.root, "remembered");
+        }
+        Gate::Redis => {
+            node.apply_planned(plan, "redis")?;
+            passed(node.root, "redis-files");
+        }
+        Gate::Sentinel => {
+            forget_torn_memory(node)?;
+            node.apply_planned(plan, "sentinel")?;
+            passed(node.root, "sentinel-files");
+        }
+    }
+    Ok(None)
+}
+
+/// What a restored snapshot brought of this service is kept, but out of its way.
+fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
+    let stale = disk::record(node.root)?.stale;
+    let dir = |name: &str| Ok::<_, anyhow::Error>(below(node.root, node.given.target.path(name)?));
+    match gate {
+        Gate::Patroni if stale.postgres => {
+            set_aside(&dir("postgres_data")?)?;
+            disk::unmark_stale(node.root, |stale| stale.postgres = false)
+        }
+        Gate::Redis if stale.redis => {
+            let redis = dir("redis_data")?;
+            redis_log::DATA.iter().try_for_each(|part| set_aside(&redis.join(part)))?;
+            disk::unmark_stale(node.root, |stale| stale.redis = false)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A replica without data it can read fetches all from its primary, so that must be there: else Sentinels might
+/// promote the empty one. Data that cannot be read would keep it down for good; it is kept, but out of the way.
+fn fetch_from_primary(node: &Node, plan: &Plan, seen: &Observations) -> Result<Option<Step>> {
+    let own = node.given.spec.node(node.name).map(|n| n.address);
+    let lacks = seen.own.redis_unreadable || plan.redis.step.action == Action::Join;
+    let Some(primary) = plan.redis.primary.filter(|p| lacks && Some(*p) != own) else { return Ok(None) };
+    if !await_promotion::leads(node, primary) {
+        let reason = format!("{primary} is to be followed, and does not answer as primary yet");
+        return Ok(Some(Step::new(Action::Wait, reason)));
+    }
+    if seen.own.redis_unreadable {
+        let data = below(node.root, node.given.target.path("redis_data")?);
+        redis_log::DATA.iter().try_for_each(|part| set_aside(&data.join(part)))?;
+    }
+    Ok(None)
+}
+
+fn sentinel_file(node: &Node) -> Result<std::path::PathBuf> {
+    Ok(below(node.root, node.given.target.path("redis_live")?).join("sentinel.conf"))
+}
+
+fn has_its_own_file(node: &Node) -> Result<bool> {
+    Ok(sentinel::intact(&std::fs::read_to_string(sentinel_file(node)?).unwrap_or_default()))
+}
+
+fn forget_torn_memory(node: &Node) -> Result<()> {
+    let at = sentinel_file(node)?;
+    if at.exists() && !has_its_own_file(node)? {
+        tracing::warn!("{} is torn; this Sentinel learns from the others", at.display());
+        std::fs::remove_file(&at).with_context(|| format!("removing {}", at.display()))?;
+    }
+    Ok(())
+}
+
+/// A Sentinel that remembers starts before anything is decided: others decide by what it remembers.
+fn resume_sentinel(node: &Node) -> Result<()> {
+    let text = std::fs::read_to_string(sentinel_file(node)?)?;
+    let Some(primary) = sentinel::monitored(&text) else { bail!("sentinel.conf names no primary") };
+    let mut plan = Plan::waiting(&node.given.spec);
+    plan.redis.step = Step::new(Action::Resume, "this Sentinel's own file is intact");
+    plan.redis.primary = Some(primary);
+    state::save_gate(node.root, "sentinel", &plan.redis.step)?;
+    node.apply_planned(&plan, "sentinel")
+}

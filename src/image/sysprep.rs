@@ -1,0 +1,213 @@
+//! What a tree has of its own, and no copy of it may have: identity, keys, ways in, logs, and what cloud-init did for
+//! it. A machine that ran has it, and a base fresh from its packages too.
+
+use anyhow::{Context, Result};
+use hanode_util::file_tree;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Files that go, and directories whose content goes. A component may hold one `*`. What sudo grants the user that
+/// cloud-init made stays: it opens no way in, and Packer shuts the machine down by it.
+const OWN: &[&str] = &[
+    "etc/hostname",
+    "etc/ssh/ssh_host_*",
+    "etc/passwd-",
+    "etc/group-",
+    "etc/shadow-",
+    "etc/gshadow-",
+    "etc/subuid-",
+    "etc/subgid-",
+    "etc/.pwd.lock",
+    "etc/ssl/private/ssl-cert-snakeoil.key",
+    "etc/ssl/certs/ssl-cert-snakeoil.pem",
+    "root/.ssh",
+    "root/.bash_history",
+    "root/.cache",
+    "home/*/.ssh",
+    "home/*/.bash_history",
+    "home/*/.cache",
+    // The network as cloud-init wrote it for this machine, for whichever renderer.
+    "etc/netplan/50-cloud-init.yaml",
+    "etc/systemd/network/10-cloud-init-*",
+    "etc/network/interfaces.d/50-cloud-init*",
+    "etc/NetworkManager/system-connections/cloud-init-*",
+    "etc/sysconfig/network-scripts/ifcfg-e*",
+    "etc/udev/rules.d/70-persistent-net.rules",
+    "etc/ssh/sshd_config.d/50-cloud-init.conf",
+    "etc/systemd/system/cloud-init*.service.d/50-hanode.conf",
+    // What was laid over an earlier image's cluster, and would be over this one's.
+    "etc/hanode",
+    "var/lib/cloud",
+    "var/lib/hanode",
+    "var/lib/dhcp",
+    "var/lib/NetworkManager",
+    "var/lib/chrony",
+    "var/lib/dbus/machine-id",
+    "var/lib/systemd/random-seed",
+    "var/lib/systemd/credential.secret",
+    "var/lib/systemd/timers",
+    "var/lib/systemd/timesync",
+    "var/cache/apt",
+    "var/cache/dnf",
+    "var/cache/debconf/*-old",
+    "var/cache/ldconfig/aux-cache",
+    "var/lib/apt/lists",
+    "var/lib/dpkg/status-old",
+];
+
+/// Removes it. Directories of logs stay, as their servers want them.
+pub(crate) fn forget(root: &Path) -> Result<()> {
+    for pattern in OWN {
+        for path in matching(root, pattern) {
+            remove(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    dangling_links(&root.join("etc/ssl/certs"))?;
+    lock_passwords(&root.join("etc/shadow")).context("locking the passwords in etc/shadow")?;
+    // The journal has a directory for each machine-id.
+    for journal in children(&root.join("var/log/journal")) {
+        fs::remove_dir_all(&journal).with_context(|| format!("removing {}", journal.display()))?;
+    }
+    for log in walkdir::WalkDir::new(root.join("var/log")) {
+        let log = log?;
+        if log.file_type().is_file() {
+            fs::remove_file(log.path()).with_context(|| format!("removing {}", log.path().display()))?;
+        }
+    }
+    // Empty, not missing: the first boot gives the machine an id and does not apply presets afresh.
+    file_tree::replace(&root.join("etc/machine-id"), b"", 0o444, None)
+}
+
+/// A directory stays, without its content.
+pub(crate) fn empty(dir: &Path) -> Result<()> {
+    for path in children(dir) {
+        let gone = if path.is_dir() && !path.is_symlink() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        gone.with_context(|| format!("removing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn remove(at: &Path) -> Result<()> {
+    if at.is_dir() && !at.is_symlink() {
+        empty(at)?;
+    } else if at.is_symlink() || at.exists() {
+        fs::remove_file(at)?;
+    }
+    Ok(())
+}
+
+fn children(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn matching(root: &Path, pattern: &str) -> Vec<PathBuf> {
+    pattern.split('/').fold(vec![root.to_path_buf()], |found, part| match part.split_once('*') {
+        None => found.iter().map(|at| at.join(part)).collect(),
+        Some((begin, end)) => {
+            let fits = |path: &PathBuf| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end))
+            };
+            found.iter().flat_map(|at| children(at)).filter(fits).collect()
+        }
+    })
+}
+
+/// The certificate directory has links by hash to what was removed.
+fn dangling_links(dir: &Path) -> Result<()> {
+    for path in children(dir) {
+        if path.is_symlink() && !path.exists() && path.read_link()?.is_relative() {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// A password that is none stays as the distribution writes it: `*`, `!`, `!!`.
+fn lock_passwords(shadow: &Path) -> Result<()> {
+    if !shadow.exists() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(shadow)?;
+    let locked = |line: &str| {
+        let mut fields: Vec<&str> = line.split(':').collect();
+        match fields.get_mut(1) {
+            Some(password) if password.is_empty() || !password.chars().all(|c| "*!".contains(c)) => {
+                *password = "!"
+            }
+            _ => {}
+        }
+        fields.join(":") + "\n"
+    };
+    let new: String = text.lines().map(locked).collect();
+    if new != text {
+        let was = shadow.metadata()?;
+        file_tree::replace(shadow, new.as_bytes(), was.mode() & 0o7777, Some((was.uid(), was.gid())))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_the_machines_own_goes_and_the_rest_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |name: &str| {
+            let at = root.path().join(name);
+            fs::create_dir_all(at.parent().unwrap()).unwrap();
+            fs::write(at, "x").unwrap();
+        };
+        let own = [
+            "etc/ssh/ssh_host_ed25519_key",
+            "root/.ssh/authorized_keys",
+            "home/admin/.ssh/authorized_keys",
+            "home/admin/.bash_history",
+            "etc/ssl/private/ssl-cert-snakeoil.key",
+            "var/cache/debconf/config.dat-old",
+            "var/lib/cloud/instances/i-1/user-data.txt",
+            "var/lib/hanode/install-id",
+            "var/log/journal/0123/system.journal",
+            "var/log/postgresql/old.log",
+            "etc/systemd/network/10-cloud-init-eth0.network",
+        ];
+        let kept = [
+            "etc/ssh/sshd_config",
+            "home/admin/.profile",
+            "etc/systemd/network/20-mine.network",
+            "var/cache/debconf/config.dat",
+        ];
+        own.iter().chain(&kept).for_each(|name| put(name));
+        forget(root.path()).unwrap();
+        for name in own {
+            assert!(!root.path().join(name).exists(), "{name}");
+        }
+        for name in kept {
+            assert!(root.path().join(name).exists(), "{name}");
+        }
+        assert!(root.path().join("var/log/postgresql").is_dir());
+        assert_eq!(fs::read(root.path().join("etc/machine-id")).unwrap(), b"");
+        forget(root.path()).unwrap();
+    }
+
+    #[test]
+    fn no_password_opens_a_copy() {
+        let root = tempfile::tempdir().unwrap();
+        let shadow = root.path().join("shadow");
+        fs::write(
+            &shadow,
+            "root:$6$x$y:1:0:99:7:::\nbin:*:1::::::\nnone::1::::::\nnever:!!:1::::::\nold:!$6$x:1::::::\n",
+        )
+        .unwrap();
+        lock_passwords(&shadow).unwrap();
+        let locked = "root:!:1:0:99:7:::\nbin:*:1::::::\nnone:!:1::::::\nnever:!!:1::::::\nold:!:1::::::\n";
+        assert_eq!(fs::read_to_string(&shadow).unwrap(), locked);
+        lock_passwords(&root.path().join("none")).unwrap();
+    }
+}

@@ -1,0 +1,9 @@
+//! What every other crate uses: running programs, writing files and trees, scratch space, errors with a remedy.
+
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod file_tree;
+pub mod interrupt;
+pub mod scratch;
+pub mod user_error;
