@@ -2,11 +2,12 @@
 //! file systems, missing programs, interrupts of a build. Each time a message that names the remedy, exit status 1, and
 //! nothing changed.
 
-use crate::common::admin_dir::{AdminDir, names, refused, run, signal_after, signal_hanode_after};
-use crate::common::programs::{HANODE, firstboot_program, hanode};
+use crate::common::admin_dir::AdminDir;
+use crate::common::command::{is_refused, names, run, signal_after};
+use crate::common::programs::{HANODE, firstboot_program};
 use crate::support::schedule;
 use nix::sys::signal::Signal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ fn at(days: &str, admin: &AdminDir, words: &str) -> Command {
 
 #[test]
 fn certificates_out_of_their_time_and_a_wrong_clock() {
+    let _turn = schedule::beside_others();
     let admin = AdminDir::new();
     let home = admin.home.path();
     let expired = ["expired", "hanode certs renew"];
@@ -52,6 +54,7 @@ impl Drop for Mounted {
 
 #[test]
 fn a_full_disk() {
+    let _turn = schedule::beside_others();
     let admin = AdminDir::new();
     let small = Mounted::new(admin.home.path().join("small"), "size=2m");
     for verb in [
@@ -62,7 +65,11 @@ fn a_full_disk() {
     }
     std::fs::write(small.0.join("filler"), vec![0; 3 << 20]).unwrap_err();
     is_refused(&mut admin.command("init small/new"), admin.home.path(), &["small", "No space left"]);
-    is_refused(&mut admin.command("seed demo --node node1 --out small/node1.iso"), admin.home.path(), &["small"]);
+    is_refused(
+        &mut admin.command("seed demo --node node1 --out small/node1.iso"),
+        admin.home.path(),
+        &["small"],
+    );
     is_refused(&mut admin.command("docs --out small/docs"), &small.0, &["small/docs", "No space left"]);
     // A cluster directory on a full disk stays what it was.
     std::fs::remove_file(small.0.join("filler")).unwrap();
@@ -76,6 +83,7 @@ fn a_full_disk() {
 
 #[test]
 fn a_read_only_file_system() {
+    let _turn = schedule::beside_others();
     let admin = AdminDir::new();
     let place = Mounted::new(admin.home.path().join("place"), "size=16m");
     assert_eq!(run(&mut admin.command("init place/own")).code, 0);
@@ -96,16 +104,16 @@ fn a_read_only_file_system() {
 
 #[test]
 fn a_missing_tool_and_no_root() {
+    let _turn = schedule::beside_others();
     let admin = AdminDir::new();
     let words = ["missing on this machine: cp, qemu-img; apt-get install coreutils qemu-utils"];
     is_refused(admin.command(BUILD).env("PATH", "/nowhere"), admin.home.path(), &words);
 
-    // An ordinary user, with programs he can reach and no base in his cache.
+    // An ordinary user, with programs in reach and no base in the cache.
     let home = tempfile::tempdir_in("/tmp").unwrap();
     let at = |name: &str| home.path().join(name);
-    for name in ["hanode", "hanode-firstboot"] {
-        std::fs::copy(Path::new(HANODE).with_file_name(name), at(name)).unwrap();
-    }
+    std::fs::copy(HANODE, at("hanode")).unwrap();
+    std::fs::copy(firstboot_program(), at("hanode-firstboot")).unwrap();
     assert!(Command::new("chown").args(["-R", "65534:65534"]).arg(home.path()).status().unwrap().success());
     let user = |words: &str| {
         let mut command = Command::new("setpriv");
@@ -123,6 +131,7 @@ fn a_missing_tool_and_no_root() {
 
 #[test]
 fn a_build_may_be_interrupted_or_killed_at_any_moment() {
+    let _turn = schedule::beside_others();
     let admin = AdminDir::new();
     let home = admin.home.path();
     let mut interrupted = 0;
@@ -151,11 +160,12 @@ fn a_build_may_be_interrupted_or_killed_at_any_moment() {
     admin.succeeds("check demo");
 }
 
-/// On a network of its own where nobody answers, so that it waits.
+/// On a network of its own where no node answers, so that it waits.
 const ALONE: &str = "ip link add lan type bridge && ip address add 192.168.18.5/24 dev lan && ip link set lan up && exec \"$@\"";
 
 #[test]
-fn who_only_looks_ends_at_the_first_interrupt() {
+fn status_and_plan_end_at_the_first_interrupt() {
+    let _turn = schedule::beside_others();
     let admin = AdminDir::new();
     for words in ["status demo", "plan demo --node node2"] {
         for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -171,4 +181,3 @@ fn who_only_looks_ends_at_the_first_interrupt() {
         }
     }
 }
-

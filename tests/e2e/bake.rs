@@ -1,6 +1,8 @@
 //! `hanode bake --root /` in a tree that a machine was booted from: the result is what `hanode build` makes, but
 //! for what is listed here. Needs root.
 
+use crate::common::programs::{HANODE, firstboot_program};
+use crate::support;
 use hanode::cluster::Cluster;
 use hanode::spec;
 use sha2::{Digest, Sha256};
@@ -145,7 +147,7 @@ fn in_tree(dir: &Path, cluster: &Path, script: &str) -> Output {
         std::fs::copy(cluster.join(part), stage.join("cluster").join(part)).unwrap();
     }
     std::fs::copy(HANODE, stage.join("hanode")).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_hanode-firstboot"), stage.join("hanode-firstboot")).unwrap();
+    std::fs::copy(firstboot_program(), stage.join("hanode-firstboot")).unwrap();
     let mut shell = Command::new("unshare");
     shell.args(["--mount", "--uts", "sh", "-euc", &format!("{TREE}{script}"), "machine"]);
     let output = shell.arg(support::debian()).arg(dir).output().unwrap();

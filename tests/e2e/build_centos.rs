@@ -1,6 +1,7 @@
 //! CentOS 8's whole path, on repositories that have its names, versions, paths, units and users around the nearest
 //! programs that can be had; and what must end a build. `hanode` is the one of `make dist`. Needs root.
 
+use crate::support;
 use crate::support::target_build::{self, TargetBuild, server};
 use crate::support::workdir;
 use crate::support::{centos, fixture::run};

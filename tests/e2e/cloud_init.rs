@@ -2,7 +2,7 @@
 //! cloud-init accepts what hanode and `cloud-init/` hand to it. In trees with that cloud-init; needs root.
 
 use crate::common::{self, PLATFORMS, recorded_metadata as recorded, sources};
-use crate::support;
+use crate::support::{self, schedule};
 use hanode::boot::identity::metadata;
 use hanode::seed::Seed;
 use hanode::spec;
@@ -31,6 +31,7 @@ fn found_where_it_is_left(tree: &Path, version: &str, platforms: &[&str]) {
 
 #[test]
 fn the_tag_is_found_where_cloud_inits_own_code_leaves_it() {
+    let _turn = schedule::beside_others();
     found_where_it_is_left(&support::debian(), "25.1", &PLATFORMS);
 }
 
@@ -49,6 +50,7 @@ fn release(suite: &str) -> PathBuf {
 #[test]
 #[ignore = "bootstraps two older releases, minutes: make test-vm"]
 fn older_versions_leave_the_tag_and_take_the_seeds() {
+    let _turn = schedule::beside_others();
     for (suite, version, platforms, renderers) in [
         ("bookworm", "22.4", &PLATFORMS[..], &RENDERERS[..]),
         ("bullseye", "20.4", &PLATFORMS[..6], &RENDERERS[..3]),
@@ -83,6 +85,7 @@ fn valid(dir: &Path, file: &str, kind: &str) {
 
 #[test]
 fn what_an_operator_copies_is_valid() {
+    let _turn = schedule::beside_others();
     let dir = sources("cloud-init");
     let mut seen = 0;
     for platform in std::fs::read_dir(&dir).unwrap() {
@@ -101,6 +104,7 @@ fn what_an_operator_copies_is_valid() {
 
 #[test]
 fn a_key_that_cloud_init_does_not_know_is_not_valid() {
+    let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("x"), "#cloud-config\nhanode_node: node1\n").unwrap();
     let said = cloud_init(dir.path(), "cloud-init schema -c x || true");
@@ -149,6 +153,7 @@ fn every_renderer_makes_the_network(tree: &Path, renderers: &[(&str, &str)]) {
 
 #[test]
 fn a_seed_is_valid_and_every_renderer_makes_its_network() {
+    let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
     for (seed, _) in seeds() {
         seed.write_directory(dir.path()).unwrap();

@@ -1,13 +1,15 @@
 //! Every example of `cloud-init/`, booted: an emulated machine whose firmware says what that platform's does, on a
 //! network of the test's own with DHCP and the platform's metadata service. Slow: `make test-vm`. Needs root.
 
-use cloud::Network;
+use crate::common::programs::hanode;
+use crate::common::sources;
+use crate::support;
+use crate::support::cloud::Network;
+use crate::support::qemu::Machine;
 use hanode::cluster::Cluster;
-use qemu::Machine;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// For a boot, emulated, on a busy machine too.
@@ -19,10 +21,6 @@ const MAC: &str = "00:0d:3a:04:75:98";
 const WAITING: &str = "hanode: node2: waiting-for-peers";
 const EC2: &str = "type=1,manufacturer=Amazon EC2,uuid=ec2e1916-9099-7caf-fd21-012345abcdef,serial=ec2e1916-9099-7caf-fd21-012345abcdef";
 
-fn sources(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
-}
-
 /// The example's cluster on a cloud, with addresses as the recorded metadata has them; and its image.
 fn on_a_cloud(dir: &Path) -> PathBuf {
     let text = std::fs::read_to_string(sources("cloud-init/cluster.toml")).unwrap();
@@ -33,30 +31,37 @@ fn on_a_cloud(dir: &Path) -> PathBuf {
 }
 
 /// No unit failed, no server ran, cloud-init is content, and the node knows itself by `source`.
-fn is_well(network: &Network, machine: &mut Machine, host: u8, node: &str, source: &str, datasource: &str) {
-    let said = |command: &str| network.said(host, command, PATIENCE);
-    let status = said("cloud-init status --wait --long; echo exit $?");
+fn boots_without_errors(
+    network: &Network,
+    machine: &mut Machine,
+    host: u8,
+    node: &str,
+    source: &str,
+    datasource: &str,
+) {
+    let output = |command: &str| network.output(host, command, PATIENCE);
+    let status = output("cloud-init status --wait --long; echo exit $?");
     println!("{status}");
     assert!(status.contains("exit 0") && status.contains("status: done"), "{status}");
     assert!(status.contains(datasource) && !status.contains("degraded"), "{status}");
-    let errors = said("cat /run/cloud-init/result.json");
+    let errors = output("cat /run/cloud-init/result.json");
     let errors: Value = serde_json::from_str(&errors).unwrap();
     assert_eq!(errors["v1"]["errors"], json!([]));
-    let state: Value = serde_json::from_str(&said("cat /run/hanode/state.json")).unwrap();
+    let state: Value = serde_json::from_str(&output("cat /run/hanode/state.json")).unwrap();
     assert_eq!((&state["node"], &state["identity_source"]), (&json!(node), &json!(source)), "{state:#}");
     assert_eq!(state["error"], Value::Null, "{state:#}");
-    assert_eq!(said("hostname").trim(), node);
-    assert_eq!(said("systemctl list-units --failed --no-legend").trim(), "");
-    assert!(!said("journalctl --boot --no-pager").contains("ordering cycle"));
-    comes_in_order(&said);
+    assert_eq!(output("hostname").trim(), node);
+    assert_eq!(output("systemctl list-units --failed --no-legend").trim(), "");
+    assert!(!output("journalctl --boot --no-pager").contains("ordering cycle"));
+    comes_in_order(&output);
     let console = machine.console();
     assert!(!console.contains("FAILED"), "a unit failed:\n{console}");
 }
 
 /// hanode-plan began after cloud-init had the metadata, and it has let no server start.
-fn comes_in_order(said: &dyn Fn(&str) -> String) {
+fn comes_in_order(output: &dyn Fn(&str) -> String) {
     let when = |unit: &str, what: &str| -> u64 {
-        let shown = said(&format!("systemctl show --value -p {what}TimestampMonotonic {unit}"));
+        let shown = output(&format!("systemctl show --value -p {what}TimestampMonotonic {unit}"));
         shown.trim().parse().unwrap_or_else(|_| panic!("{unit} {what}: {shown}"))
     };
     let known = when("cloud-config.target", "ActiveEnter");
@@ -121,12 +126,8 @@ fn platform(name: &str, dir: &Path) -> (Vec<String>, Value, &'static str) {
     }
 }
 
-/// One machine at a time: two would only make each other slow.
 fn with_directory(test: impl FnOnce(&Path)) {
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let dir = support::workdir();
-    test(dir.path());
+    test(support::workdir_alone().path());
 }
 
 /// By a metadata service: the example's user-data lets the test in, the tag says which node it is.
@@ -148,7 +149,7 @@ fn boots_as(name: &str) {
         network.metadata(name, &user_data, &control);
         let mut machine = network.boot(&image, MAC, &hardware);
         machine.wait_for(&[WAITING], PATIENCE);
-        is_well(&network, &mut machine, HOST, "node2", "metadata", datasource);
+        boots_without_errors(&network, &mut machine, HOST, "node2", "metadata", datasource);
     });
 }
 
@@ -198,7 +199,7 @@ fn a_nocloud_machine_is_the_node_of_the_example() {
             [("meta-data", &meta_data), ("network-config", &network_config), ("user-data", &user_data)];
         let mut machine = network.boot(&image, "52:54:00:00:00:01", &cd(dir, "CIDATA", &files));
         machine.wait_for(&[NODE1], PATIENCE);
-        is_well(&network, &mut machine, 21, "node1", "metadata", "DataSourceNoCloud");
+        boots_without_errors(&network, &mut machine, 21, "node1", "metadata", "DataSourceNoCloud");
     });
 }
 
@@ -210,14 +211,14 @@ fn an_image_without_a_cluster_is_given_it_at_launch() {
         let (cluster, image, network) = at_home(dir, false);
         network.user_data("nocloud");
         let seed = dir.join("node1.iso");
-        let mut hanode = Command::new(HANODE);
+        let mut hanode = hanode();
         hanode.arg("seed").arg(&cluster.dir).args(["--node", "node1", "--bundle", "--ssh-key"]);
         hanode.arg(dir.join("key.pub")).args(["--interface", MAC, "--gateway", "192.168.18.1", "--out"]);
         assert!(hanode.arg(&seed).status().unwrap().success());
         let drive = format!("file={},if=virtio,format=raw,readonly=on", seed.display());
         let mut machine = network.boot(&image, MAC, &["-drive".into(), drive]);
         machine.wait_for(&[NODE1], PATIENCE);
-        is_well(&network, &mut machine, 21, "node1", "metadata", "DataSourceNoCloud");
+        boots_without_errors(&network, &mut machine, 21, "node1", "metadata", "DataSourceNoCloud");
     });
 }
 
@@ -259,7 +260,7 @@ fn a_vmware_machine_is_the_node_of_its_guestinfo() {
         let hardware = [smbios(&[system]), processor.into()].concat();
         let mut machine = network.boot(&image, "00:50:56:00:00:01", &hardware);
         machine.wait_for(&[NODE1], PATIENCE);
-        is_well(&network, &mut machine, 21, "node1", "metadata", "DataSourceVMware");
+        boots_without_errors(&network, &mut machine, 21, "node1", "metadata", "DataSourceVMware");
     });
 }
 
@@ -281,37 +282,37 @@ fn a_metadata_service_may_be_busy_slow_and_gone() {
         network.metadata("ec2", &user_data, &with(json!({"status": 503})));
         let mut machine = network.boot(&image, MAC, &hardware);
         machine.wait_for(&["Linux version"], PATIENCE);
-        until(|| !network.asked().is_empty());
+        until(|| !network.requests().is_empty());
         std::thread::sleep(Duration::from_secs(20));
         network.control(&with(json!({"delay": 1})));
         machine.wait_for(&[WAITING], PATIENCE);
-        let said = |command: &str| network.said(HOST, command, PATIENCE);
+        let output = |command: &str| network.output(HOST, command, PATIENCE);
         let source = || {
-            let state: Value = serde_json::from_str(&said("cat /run/hanode/state.json")).unwrap();
+            let state: Value = serde_json::from_str(&output("cat /run/hanode/state.json")).unwrap();
             assert_eq!(state["node"], json!("node2"), "{state:#}");
             state["identity_source"].as_str().unwrap().to_string()
         };
         assert_eq!(source(), "metadata");
-        comes_in_order(&said);
+        comes_in_order(&output);
 
         let reboots = |control: Value, machine: &mut Machine| {
             network.control(&control);
             let before = machine.console().len();
-            said("systemctl reboot --no-block");
+            output("systemctl reboot --no-block");
             machine.wait_for_after(before, &[WAITING], PATIENCE);
             assert_eq!(source(), "pinned");
-            comes_in_order(&said);
+            comes_in_order(&output);
         };
         // The platform takes it for another instance.
         let other = with(json!({"replace": {"i-0123456789abcdef0": "i-0fedcba9876543210"}}));
         reboots(other, &mut machine);
-        assert_eq!(said("cloud-init query v1.instance_id").trim(), "i-0fedcba9876543210");
+        assert_eq!(output("cloud-init query v1.instance_id").trim(), "i-0fedcba9876543210");
         assert!(!machine.console().contains("FAILED"), "{}", machine.console());
         // And at last it is busy for good: cloud-init asks on without end, and is not waited for.
         reboots(with(json!({"status": 503})), &mut machine);
-        let failed = said("systemctl list-units --failed --no-legend --plain");
+        let failed = output("systemctl list-units --failed --no-legend --plain");
         assert!(failed.lines().all(|unit| unit.starts_with("cloud-init")), "{failed}");
-        said("timeout 300 cloud-init status --wait >/dev/null; test $? -ne 124");
+        output("timeout 300 cloud-init status --wait >/dev/null; test $? -ne 124");
     });
 }
 

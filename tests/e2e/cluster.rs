@@ -6,7 +6,7 @@
 
 use crate::support::lab::{Lab, NODES, eventually, no_acknowledged_write_is_lost, outcome, output};
 use crate::support::schedule::{self, Shared};
-use crate::support::{ImageSetup, workdir_alone, workdir_shared};
+use crate::support::{ImageSetup, workdir_alone, workdir_without_turn};
 use hanode::lab::load::Service;
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ pub const LISTS: [(&str, &str); 2] = [
 ];
 
 fn cluster() -> Shared {
-    schedule::shared("cluster", || Lab::up_on_debian(workdir_shared(), &LISTS))
+    schedule::shared("cluster", || Lab::up_on_debian(workdir_without_turn(), &LISTS))
 }
 
 #[test]
@@ -249,7 +249,8 @@ for source in sys.argv[1:]:
     for stranger in strangers {
         expected += &format!("{stranger} 192.168.18.20\n{stranger} 192.168.18.21\n");
     }
-    let found = output("trying ports", lab.client(&[&["/usr/bin/python3", "-c", TRY], &sources[..]].concat()));
+    let found =
+        output("trying ports", lab.client(&[&["/usr/bin/python3", "-c", TRY], &sources[..]].concat()));
     assert_eq!(found, expected.trim());
 
     if !nftables(lab) {

@@ -4,11 +4,11 @@
 use crate::cluster::{self, LISTS};
 use crate::support::lab::Lab;
 use crate::support::schedule::{self, Shared};
-use crate::support::{fixture, workdir_alone, workdir_shared};
+use crate::support::{fixture, workdir_alone, workdir_without_turn};
 
 fn cluster() -> Shared {
     schedule::shared("cluster_ubuntu", || {
-        let lab = Lab::new(workdir_shared(), &fixture::ubuntu_20_04(), &LISTS);
+        let lab = Lab::new(workdir_without_turn(), &fixture::ubuntu_20_04(), &LISTS);
         lab.up(&[]);
         lab
     })

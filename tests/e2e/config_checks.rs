@@ -1,7 +1,8 @@
 //! The rendered files under the components' own checkers, and under the servers themselves, inside
 //! the target's own tree. Needs root.
 
-use cases::Case;
+use crate::cases::Case;
+use crate::support;
 use hanode::plan::Action;
 use hanode::render::sentinel;
 use hanode::tree::{Entry, Kind};
@@ -16,7 +17,7 @@ fn sandboxed(entries: &[Entry], script: &str) -> String {
 
 /// The same in any tree, with a program that starts there.
 fn sandboxed_in(tree: &Path, program: &[u8], entries: &[Entry], script: &str) -> String {
-    sandbox::sandboxed(
+    support::sandbox::sandboxed(
         tree,
         program,
         entries,

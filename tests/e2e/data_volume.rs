@@ -1,5 +1,7 @@
 //! The data volume, on real block devices (loop devices) with the distribution's own tools. Needs root.
 
+use crate::common;
+use crate::support::schedule;
 use hanode::boot::disk::volume;
 use hanode::spec::Spec;
 use hanode::target::Target;
@@ -90,6 +92,7 @@ fn refused(root: &Path, spec: &Spec, words: &str) {
 
 #[test]
 fn a_blank_volume_is_taken_and_found_again_by_a_new_image() {
+    let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::new(dir.path(), "disk");
     let first = root(dir.path(), "first", 205);
@@ -132,6 +135,7 @@ fn a_blank_volume_is_taken_and_found_again_by_a_new_image() {
 
 #[test]
 fn a_volume_that_was_enlarged_is_used_in_full() {
+    let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::new(dir.path(), "disk");
     let root = root(dir.path(), "root", 205);
@@ -150,6 +154,7 @@ fn a_volume_that_was_enlarged_is_used_in_full() {
 
 #[test]
 fn whatever_is_on_a_disk_already_stays_there() {
+    let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
     let root = root(dir.path(), "root", 205);
     let prepared: [Prepared; 5] = [
@@ -193,6 +198,7 @@ fn whatever_is_on_a_disk_already_stays_there() {
 
 #[test]
 fn without_its_volume_nothing_is_mounted() {
+    let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
     let root = root(dir.path(), "root", 205);
     refused(&root, &spec("/dev/disk/by-id/none"), "no data volume: there is no /dev/disk/by-id/none");

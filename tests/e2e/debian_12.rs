@@ -1,41 +1,41 @@
-//! Other releases of a known family, each one file (`tests/targets`), with their own cloud-init and systemd, booted in
-//! the lab. Makes a base of each, minutes: `make test-vm`. Needs root.
+//! Another release of a known family by one file (`tests/targets`), with its own cloud-init and systemd, booted in the lab.
+//! Makes a base of it, minutes: `make test-vm`.
 
 use crate::support::lab::{Lab, NODES};
+use crate::support::{self, Workdir, workdir_alone};
 use hanode::cluster::Cluster;
 use hanode::spec;
 use serde_json::Value;
-use std::path::Path;
 use std::time::Duration;
 
 /// `program`: the image's, for the release's glibc.
-fn lab(dir: &Path, release: &str, program: &[u8]) -> Lab {
-    let cluster = Cluster::init(&dir.join("demo"), spec::STARTER).unwrap();
-    let image = dir.join("node.tar");
+fn lab(workdir: Workdir, release: &str, program: &[u8]) -> Lab {
+    let cluster = Cluster::init(&workdir.path().join("demo"), spec::STARTER).unwrap();
+    let image = workdir.path().join("node.tar");
     let target = format!("{}/tests/targets/{release}.toml", env!("CARGO_MANIFEST_DIR"));
     support::build_with(program, &target, Some(&cluster), &image);
-    Lab { cluster, image }
+    Lab::of(workdir, cluster, image)
 }
 
 /// cloud-init of this version is done and content, and no unit failed or was dropped from an ordering cycle.
-fn booted_well(lab: &Lab, node: &str, version: &str) {
-    let said = |command: &str| lab.said(node, &["sh", "-c", command]);
-    assert!(said("cloud-init --version 2>&1").contains(version));
-    let status = said("cloud-init status --wait --long; echo exit $?");
+fn booted_without_errors(lab: &Lab, node: &str, version: &str) {
+    let output = |command: &str| lab.output(node, &["sh", "-c", command]);
+    assert!(output("cloud-init --version 2>&1").contains(version));
+    let status = output("cloud-init status --wait --long; echo exit $?");
     println!("{node}: {}", status.replace('\n', "; "));
     assert!(status.contains("status: done") && status.contains("exit 0"), "{node}: {status}");
     assert!(!status.contains("degraded"), "{node}: {status}");
-    let result: Value = serde_json::from_str(&said("cat /run/cloud-init/result.json")).unwrap();
+    let result: Value = serde_json::from_str(&output("cat /run/cloud-init/result.json")).unwrap();
     assert_eq!(result["v1"]["errors"].as_array().unwrap().len(), 0, "{node}: {result}");
-    assert!(!said("journalctl --boot --no-pager").contains("ordering cycle"), "{node}");
-    assert_eq!(said("systemctl list-units --failed --no-legend --plain"), "", "{node}");
-    assert_eq!(said("hostname"), node);
+    assert!(!output("journalctl --boot --no-pager").contains("ordering cycle"), "{node}");
+    assert_eq!(output("systemctl list-units --failed --no-legend --plain"), "", "{node}");
+    assert_eq!(output("hostname"), node);
 }
 
 /// Microseconds since the kernel started; 0: never.
 fn when(lab: &Lab, node: &str, unit: &str, what: &str) -> u64 {
     let property = format!("{what}TimestampMonotonic");
-    lab.said(node, &["systemctl", "show", "--value", "-p", &property, unit]).parse().unwrap()
+    lab.output(node, &["systemctl", "show", "--value", "-p", &property, unit]).parse().unwrap()
 }
 
 /// Metadata, then the plan, and only then servers, all of them or none.
@@ -56,10 +56,10 @@ fn came_in_order(lab: &Lab, node: &str, serving: bool) {
 /// The machine is off, and comes back as what a platform takes for a new instance, whose cloud-init gives it a host
 /// name that is no node's.
 fn comes_back_as_another_instance(lab: &Lab, node: &str) {
-    let inner = lab.inner();
-    inner.shutdown(node).unwrap();
+    let driver = lab.driver();
+    driver.shutdown(node).unwrap();
     let named = "hostname: db3\nfqdn: db3.example.org\n";
-    inner
+    driver
         .on_disk(node, |root| {
             let at = root.join("etc/cloud/cloud.cfg.d");
             std::fs::create_dir_all(&at)?;
@@ -71,24 +71,23 @@ fn comes_back_as_another_instance(lab: &Lab, node: &str) {
     disk["instance_id"] = "i-another".into();
     std::fs::write(&at, disk.to_string()).unwrap();
     lab.up(&[]);
-    let told = lab.said(node, &["cloud-init", "query", "v1.instance_id"]);
+    let told = lab.output(node, &["cloud-init", "query", "v1.instance_id"]);
     assert_eq!(told, "i-another");
-    assert_eq!(lab.said(node, &["cat", "/etc/hostname"]), "db3", "cloud-init manages the name");
+    assert_eq!(lab.output(node, &["cat", "/etc/hostname"]), "db3", "cloud-init manages the name");
 }
 
 #[test]
 #[ignore = "makes a base of another release, minutes: make test-vm"]
 fn debian_12_by_its_file_alone_is_a_cluster() {
-    let dir = support::workdir();
-    let lab = lab(dir.path(), "debian-12", &support::program());
+    let lab = lab(workdir_alone(), "debian-12", &support::program());
     lab.up(&[]);
     for node in NODES {
-        booted_well(&lab, node, "22.4");
+        booted_without_errors(&lab, node, "22.4");
         came_in_order(&lab, node, true);
         assert_eq!(lab.state(node)["identity_source"], "metadata");
     }
     comes_back_as_another_instance(&lab, "node3");
-    booted_well(&lab, "node3", "22.4");
+    booted_without_errors(&lab, "node3", "22.4");
     came_in_order(&lab, "node3", true);
     assert_eq!(lab.state("node3")["identity_source"], "pinned");
     lab.healthy_within(Duration::from_secs(120));

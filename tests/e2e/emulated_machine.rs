@@ -1,8 +1,9 @@
 //! What takes a whole machine and its firmware: disks, clock, watchdog. Emulated, so slow: `make test-vm`. Needs root.
 
+use crate::support;
+use crate::support::qemu::{Firmware, MAC, Machine};
 use hanode::cluster::Cluster;
 use hanode::seed::{Interface, Seed};
-use qemu::{Firmware, MAC, Machine};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -86,7 +87,7 @@ fn on_volume(volume: &Path, path: &str) -> Value {
 #[test]
 #[ignore = "emulated, takes minutes: make test-vm"]
 fn a_data_volume_outlives_its_machine() {
-    let dir = support::workdir();
+    let dir = support::workdir_alone();
     let dir = dir.path();
     let edits = [("# data = \"LABEL=hanode-data\"", "data = \"LABEL=hanode-data\"")];
     let (cluster, image) = support::edited_cluster_with_image(dir, "node.qcow2", &edits);
@@ -154,7 +155,7 @@ fn a_data_volume_outlives_its_machine() {
 #[test]
 #[ignore = "emulated, takes minutes: make test-vm"]
 fn a_clock_that_is_wrong_is_waited_for() {
-    let dir = support::workdir();
+    let dir = support::workdir_alone();
     let dir = dir.path();
     let (cluster, image) = support::cluster_with_image(dir, "node.qcow2");
     let now = hanode::pki::read::date(hanode::pki::now());

@@ -1,93 +1,67 @@
-//! A power cut after every step of the service in the image: the next boot ends in service.
-//!
-//! Needs root, the tools of the lab, and the programs built with the feature: `make test-failpoints`.
+//! A power cut after every step of the service in the image: the next boot ends in service. Takes minutes:
+//! `make test-failpoints`.
 
-#![cfg(feature = "failpoints")]
-
+use crate::common::programs::firstboot_with_failpoints;
+use crate::support::lab::{Lab, output};
+use crate::support::{ImageSetup, workdir_alone};
 use hanode::boot::failpoint::POINTS;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Only the first boots of a whole new cluster come there.
-const GENESIS: [&str; 2] = ["genesis-recorded", "began"];
-const HIT: Duration = Duration::from_secs(180);
+/// Only the first boots of a whole new cluster reach these steps.
+const BOOTSTRAP: [&str; 2] = ["genesis-recorded", "began"];
+const REACHED: Duration = Duration::from_secs(180);
 
-struct Lab {
-    dir: PathBuf,
-    image: PathBuf,
+fn lab() -> Lab {
+    let workdir = workdir_alone();
+    let program = std::fs::read(firstboot_with_failpoints()).unwrap();
+    Lab::new(workdir, &ImageSetup { program, ..ImageSetup::debian() }, &[])
 }
 
-impl Drop for Lab {
-    fn drop(&mut self) {
-        self.hanode(&["lab", "down"], &[]);
-    }
-}
-
-impl Lab {
-    fn new(at: &Path) -> Lab {
-        let lab = Lab { dir: at.join("cluster"), image: at.join("image.tar") };
-        lab.well(&["init"], &[]);
-        lab.well(&["build"], &["--target", "debian-13", "--out", lab.image.to_str().unwrap()]);
-        lab
-    }
-
-    fn hanode(&self, verb: &[&str], rest: &[&str]) -> Output {
-        Command::new(HANODE).args(verb).arg(&self.dir).args(rest).output().unwrap()
-    }
-
-    fn well(&self, verb: &[&str], rest: &[&str]) {
-        let output = self.hanode(verb, rest);
-        assert!(output.status.success(), "{verb:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn up(&self, nodes: &[&str]) {
-        let image = self.image.to_str().unwrap();
-        let named = nodes.iter().flat_map(|n| ["--node", *n]);
-        let rest: Vec<&str> = ["--image", image, "--timeout-scale", "3"].into_iter().chain(named).collect();
-        self.well(&["lab", "up"], &rest);
-    }
-
-    /// Boots `node` on an empty disk, cuts its power after the step, and leaves it off.
-    fn cut(&self, node: &str, point: &str) {
-        let lab = hanode::lab::Lab::open(&self.dir).unwrap().run_by(HANODE);
-        lab.power_off(node).unwrap();
-        lab.discard_disk(node).unwrap();
-        let wish = |disk: &Path| disk.join("etc/hanode/failpoint");
-        let make = |disk: &Path| {
-            std::fs::create_dir_all(disk.join("etc/hanode"))?;
-            Ok(std::fs::write(wish(disk), point)?)
-        };
-        lab.on_disk(node, make).unwrap();
-        lab.start(node).unwrap();
-        let began = Instant::now();
-        while !lab
-            .exec_output(node, &["test", "-e", "/run/hanode/failpoint"])
-            .is_ok_and(|o| o.status.success())
-        {
-            assert!(began.elapsed() < HIT, "{node} does not come to {point}:\n{}", lab.logs(node).unwrap());
-            std::thread::sleep(Duration::from_millis(300));
-        }
-        lab.power_off(node).unwrap();
-        lab.on_disk(node, |disk| Ok(std::fs::remove_file(wish(disk))?)).unwrap();
+#[test]
+#[ignore = "minutes: make test-failpoints"]
+fn a_power_cut_at_any_step_of_bootstrap_ends_in_service() {
+    let lab = lab();
+    for point in BOOTSTRAP {
+        output("lab down", lab.hanode(&["lab", "down"], &[]));
+        lab.up(&["--node", "node2", "--node", "node3"]);
+        cut_power_at(&lab, "node1", point);
+        lab.up(&[]);
+        eprintln!("bootstrap: {point}: in service");
     }
 }
 
 #[test]
-#[ignore = "boots clusters for a quarter of an hour"]
-fn a_power_cut_after_any_step_ends_in_service() {
-    let scratch = tempfile::tempdir().unwrap();
-    let lab = Lab::new(scratch.path());
-    for point in GENESIS {
-        lab.hanode(&["lab", "down"], &[]);
-        lab.up(&["node2", "node3"]);
-        lab.cut("node1", point);
+#[ignore = "minutes: make test-failpoints"]
+fn a_power_cut_at_any_step_of_a_join_ends_in_service() {
+    let lab = lab();
+    lab.up(&[]);
+    for point in POINTS.iter().filter(|point| !BOOTSTRAP.contains(point)) {
+        cut_power_at(&lab, "node2", point);
         lab.up(&[]);
-        eprintln!("genesis: {point}: in service");
+        eprintln!("join: {point}: in service");
     }
-    for point in POINTS.iter().filter(|p| !GENESIS.contains(p)) {
-        lab.cut("node2", point);
-        lab.up(&[]);
-        eprintln!("rejoin: {point}: in service");
+}
+
+/// Boots the node on an empty disk, cuts its power after the step, and leaves it off.
+fn cut_power_at(lab: &Lab, node: &str, point: &str) {
+    let driver = lab.driver();
+    driver.power_off(node).unwrap();
+    driver.discard_disk(node).unwrap();
+    let wish = |disk: &Path| disk.join("etc/hanode/failpoint");
+    let write_wish = |disk: &Path| {
+        std::fs::create_dir_all(disk.join("etc/hanode"))?;
+        Ok(std::fs::write(wish(disk), point)?)
+    };
+    driver.on_disk(node, write_wish).unwrap();
+    driver.start(node).unwrap();
+    let start = Instant::now();
+    let reached = || driver.exec_output(node, &["test", "-e", "/run/hanode/failpoint"]);
+    while !reached().is_ok_and(|output| output.status.success()) {
+        let logs = || driver.logs(node).unwrap();
+        assert!(start.elapsed() < REACHED, "{node} does not reach {point}:\n{}", logs());
+        std::thread::sleep(Duration::from_millis(300));
     }
+    driver.power_off(node).unwrap();
+    driver.on_disk(node, |disk| Ok(std::fs::remove_file(wish(disk))?)).unwrap();
 }

@@ -1,9 +1,10 @@
 //! Each target's firewall, as rendered, loaded by the real thing; and machines outside that try every port. Needs root.
 
-use cases::Case;
+use crate::cases::Case;
+use crate::support;
+use crate::support::sandbox::sandboxed;
 use hanode::tree::Entry;
 use ipnet::IpNet;
-use sandbox::sandboxed;
 use std::path::PathBuf;
 use std::process::Command;
 

@@ -1,18 +1,18 @@
 //! The image as a machine meets it: the same disk by BIOS and by UEFI, with a seed on a CD.
 //! Needs root and the tools that `make setup` installs.
 
+use crate::support;
+use crate::support::qemu::{Firmware, MAC, Machine};
 use hanode::image;
 use hanode::seed::{Interface, Seed};
-use qemu::{Firmware, MAC, Machine};
 use std::time::Duration;
 
 /// Emulated and on a busy machine: long.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// One test, not two: two emulated machines at once only make each other slow.
 #[test]
 fn the_image_boots_by_bios_and_by_uefi_and_waits_for_its_peers() {
-    let dir = support::workdir();
+    let dir = support::workdir_alone();
     let (_, target) = image::target("debian-13").unwrap();
     let (cluster, disk) = support::cluster_with_image(dir.path(), "node.qcow2");
     let seed = Seed::of(&cluster.spec, "node2").unwrap();

@@ -1,6 +1,9 @@
 //! `make dist`: programs for glibc 2.28 start where glibc is 2.31, and what needs a newer one is put nowhere. Needs root,
 //! the network on its first run, and minutes whenever the programs changed.
 
+use crate::common::programs::firstboot_program;
+use crate::support;
+use crate::support::schedule;
 use std::path::Path;
 use std::process::Command;
 
@@ -28,12 +31,13 @@ fn both_programs_start_in_debian_11() {
 /// What cargo builds here needs this machine's glibc: a check that lets it pass checks nothing.
 #[test]
 fn a_program_that_needs_a_newer_glibc_is_found() {
+    let _turn = schedule::beside_others();
     let check = |version: &str, program: &Path| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/check-glibc.sh");
         let output = Command::new("sh").arg(script).arg(version).arg(program).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let plain = Path::new(env!("CARGO_BIN_EXE_hanode-firstboot"));
+    let plain = firstboot_program();
     let (passed, said) = check("2.28", plain);
     assert!(!passed && said.contains("needs glibc 2.3"), "{said}");
     assert!(check("2.99", plain).0);

@@ -1,6 +1,9 @@
 //! Images for real: built from the cached base (the first run makes it), opened again, looked into.
 //! Needs root and the tools that `make setup` installs.
 
+use crate::common;
+use crate::common::programs;
+use crate::support;
 use hanode::bundle::Bundle;
 use hanode::cluster::Cluster;
 use hanode::image::{self, Baked, Options, inspect};
@@ -233,7 +236,7 @@ fn what_is_missing_to_look_into_an_image_is_named() {
     let dir = support::workdir();
     let image = dir.path().join("node.qcow2");
     std::fs::write(&image, "").unwrap();
-    let mut hanode = Command::new(HANODE);
+    let mut hanode = programs::hanode();
     let output = hanode.env("PATH", dir.path()).arg("inspect").arg(&image).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("qemu-img; apt-get install") && said.contains("qemu-utils"), "{said}");

@@ -1,10 +1,12 @@
 //! The lab itself, on a real image: nodes come up as a cloud would bring them up, can be cut, killed and
-//! wiped, and leave nothing behind. Whether they become a cluster is for `cluster.rs` to see. Needs root.
+//! wiped, and leave nothing behind. Whether they become a cluster is shown by [`crate::cluster`]. Needs root.
 
+use crate::common;
+use crate::common::programs::HANODE;
+use crate::support;
 use hanode::lab::{self, Lab, Options, Probe};
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -133,7 +135,7 @@ fn life(image: &Path) {
 
 /// What a crash of everything leaves behind still goes: no state, no keeper, nodes that run on.
 fn crash(image: &Path) {
-    let dir = support::workdir();
+    let dir = support::workdir_without_turn();
     let dir = dir.path();
     let before = support::leftovers::Leftovers::now(dir);
     let down = Down(dir);
@@ -149,7 +151,7 @@ fn crash(image: &Path) {
 
 /// Ctrl-C leaves what was there before, and nothing else.
 fn interrupted(image: &Path) {
-    let dir = support::workdir();
+    let dir = support::workdir_without_turn();
     let dir = dir.path();
     let before = support::leftovers::Leftovers::now(dir);
     let down = Down(dir);
@@ -179,7 +181,7 @@ fn interrupted(image: &Path) {
 
 /// The kill that no program hears of comes at any moment: what `up` had begun goes all the same, or is completed.
 fn killed(image: &Path) {
-    let home = support::workdir();
+    let home = support::workdir_without_turn();
     let dir = hanode::cluster::Cluster::init(&home.path().join("demo"), hanode::spec::STARTER).unwrap().dir;
     let before = support::leftovers::Leftovers::now(&dir);
     let down = Down(&dir);
@@ -230,41 +232,39 @@ fn machine(image: &Path) {
     assert_eq!(support::leftovers::Leftovers::now(dir), before);
 }
 
-/// Each test looks at what this machine is left with, so one at a time; and one image for all.
+/// Each test compares what is left on this machine, so it runs alone; and one image serves it all.
 fn with_image(name: &str, test: fn(&Path)) {
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let dir = support::workdir();
+    let dir = support::workdir_alone();
     test(&support::cluster_with_image(dir.path(), name).1);
 }
 
 #[test]
 #[ignore = "emulated, takes minutes: make test-vm"]
-fn virtual_machine() {
+fn a_virtual_machine_boots_from_a_disk() {
     with_image("node.qcow2", machine);
 }
 
 #[test]
-fn nothing_is_left_after_a_crash() {
+fn down_removes_what_a_crash_left() {
     with_image("node.tar", crash);
 }
 
 #[test]
-fn interrupt_takes_back_what_was_begun() {
+fn an_interrupted_up_removes_what_it_started() {
     with_image("node.tar", interrupted);
 }
 
 #[test]
-fn nothing_is_left_of_an_up_that_was_killed() {
+fn down_removes_what_a_killed_up_left() {
     with_image("node.qcow2", killed);
 }
 
 #[test]
-fn life_on_an_archive() {
+fn nodes_of_an_archive_boot_restart_and_lose_disks() {
     with_image("node.tar", life);
 }
 
 #[test]
-fn life_on_a_disk() {
+fn nodes_of_a_disk_boot_restart_and_lose_disks() {
     with_image("node.qcow2", life);
 }

@@ -1,6 +1,9 @@
 //! The Packer templates, judged by Packer itself: valid for every builder, in its own format, and not valid
 //! where something is missing.
 
+use crate::common::programs::{self, HANODE, firstboot_program};
+use crate::support::lab::Lab;
+use crate::support::workdir_alone;
 use hanode::cluster::Cluster;
 use hanode::spec;
 use std::path::{Path, PathBuf};
@@ -18,12 +21,12 @@ fn packer(dir: &Path, arguments: &[&str]) -> Output {
     packer.output().expect("packer runs: `make setup` installs it")
 }
 
-fn said(output: &Output) -> String {
+fn text_of(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// What an operator has beside the templates: a cluster directory, programs, a base, a seed, a key.
-fn desk() -> tempfile::TempDir {
+fn admin_files() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     Cluster::init(&dir.path().join("prod"), spec::STARTER).unwrap();
     for part in ["seed/meta-data", "seed/user-data", "bin/hanode", "bin/hanode-firstboot", "base.qcow2"] {
@@ -52,7 +55,7 @@ fn validate(dir: &Path, builder: &str, more: &[&str]) -> Output {
 
 #[test]
 fn every_builder_is_valid_with_every_target() {
-    let dir = desk();
+    let dir = admin_files();
     let mut targets = 0;
     for file in std::fs::read_dir(templates()).unwrap() {
         let file = file.unwrap().path().to_str().unwrap().to_string();
@@ -62,7 +65,7 @@ fn every_builder_is_valid_with_every_target() {
         targets += 1;
         let qemu = ["-var", "base=base.qcow2", "-var", "seed=seed", &values];
         let output = validate(dir.path(), "qemu.node", &qemu);
-        assert!(output.status.success(), "{file}: {}", said(&output));
+        assert!(output.status.success(), "{file}: {}", text_of(&output));
     }
     assert_eq!(targets, 3);
     let given = |pairs: &'static [&str]| pairs.iter().flat_map(|pair| ["-var", pair]).collect::<Vec<_>>();
@@ -77,8 +80,8 @@ fn every_builder_is_valid_with_every_target() {
     let amazon = given(&["region=eu-central-1", "source_ami=ami-0123"]);
     for (builder, values) in [("vsphere-clone.node", vsphere), ("amazon-ebs.node", amazon)] {
         let output = validate(dir.path(), builder, &values);
-        assert!(output.status.success(), "{builder}: {}", said(&output));
-        assert!(!said(&output).contains("secret"), "{}", said(&output));
+        assert!(output.status.success(), "{builder}: {}", text_of(&output));
+        assert!(!text_of(&output).contains("secret"), "{}", text_of(&output));
     }
 }
 
@@ -91,7 +94,7 @@ fn printed() -> Vec<String> {
 
 #[test]
 fn readmes_commands_are_valid_in_the_layout_it_makes() {
-    let dir = desk();
+    let dir = admin_files();
     let at = |name: &str| dir.path().join(name);
     std::fs::rename(at("bin"), at("dist")).unwrap();
     std::fs::rename(at("seed"), at("packer-seed")).unwrap();
@@ -107,21 +110,25 @@ fn readmes_commands_are_valid_in_the_layout_it_makes() {
         shell.env("CHECKPOINT_DISABLE", "1").env("PACKER_CONFIG_DIR", dir.path()).env("HOME", dir.path());
         shell.env("KEY", at("packer-key")).env("PKR_VAR_vcenter_password", "secret");
         let output = shell.output().unwrap();
-        assert!(output.status.success(), "{build}: {}", said(&output));
+        assert!(output.status.success(), "{build}: {}", text_of(&output));
     }
 }
 
 #[test]
 fn what_is_missing_or_unknown_is_not_valid() {
-    let dir = desk();
+    let dir = admin_files();
     let qemu = ["-var", "base=base.qcow2", "-var", "seed=seed"];
     let unknown = validate(dir.path(), "qemu.node", &[&qemu[..], &["-var", "target=debian-9"]].concat());
-    assert!(!unknown.status.success() && said(&unknown).contains("centos-8"), "{}", said(&unknown));
+    assert!(!unknown.status.success() && text_of(&unknown).contains("centos-8"), "{}", text_of(&unknown));
     std::fs::remove_file(dir.path().join("prod/bundle.tar.gz")).unwrap();
     let missing = validate(dir.path(), "qemu.node", &qemu);
-    assert!(!missing.status.success() && said(&missing).contains("bundle.tar.gz"), "{}", said(&missing));
+    assert!(
+        !missing.status.success() && text_of(&missing).contains("bundle.tar.gz"),
+        "{}",
+        text_of(&missing)
+    );
     let nowhere = validate(dir.path(), "amazon-ebs.node", &[]);
-    assert!(!nowhere.status.success() && said(&nowhere).contains("source_ami"), "{}", said(&nowhere));
+    assert!(!nowhere.status.success() && text_of(&nowhere).contains("source_ami"), "{}", text_of(&nowhere));
 }
 
 #[test]
@@ -129,7 +136,7 @@ fn templates_are_in_packers_own_format() {
     let dir = tempfile::tempdir().unwrap();
     for folder in [templates(), templates().join("plugins")] {
         let output = packer(dir.path(), &["fmt", "-check", "-diff", folder.to_str().unwrap()]);
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", text_of(&output));
     }
     std::fs::write(dir.path().join("x.pkr.hcl"), "locals {\n a=1\n}\n").unwrap();
     assert!(!packer(dir.path(), &["fmt", "-check", "."]).status.success());
@@ -137,35 +144,31 @@ fn templates_are_in_packers_own_format() {
 
 /// Runs hanode beside the cluster directory.
 fn hanode(dir: &Path, arguments: &[&str]) {
-    let output =
-        Command::new(HANODE).args(arguments).current_dir(dir).output().unwrap();
-    assert!(output.status.success(), "hanode {arguments:?}: {}", said(&output));
+    let output = programs::hanode().args(arguments).current_dir(dir).output().unwrap();
+    assert!(output.status.success(), "hanode {arguments:?}: {}", text_of(&output));
 }
 
-/// Takes the lab down also when an assertion fails.
-struct Down<'a>(&'a Path);
-
-impl Drop for Down<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new(HANODE)
-            .args(["lab", "down", "prod"])
-            .current_dir(self.0)
-            .status();
-    }
+/// Both programs in one directory, as the template uploads them.
+fn programs_in(dir: &Path) -> PathBuf {
+    let programs = dir.join("programs");
+    std::fs::create_dir(&programs).unwrap();
+    std::fs::copy(HANODE, programs.join("hanode")).unwrap();
+    std::fs::copy(firstboot_program(), programs.join("hanode-firstboot")).unwrap();
+    programs
 }
 
 #[test]
 #[ignore = "an emulated machine, minutes: make test-vm"]
 fn packer_makes_an_image_of_a_running_machine_and_three_of_it_are_a_cluster() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let dir = dir.path();
+    let workdir = workdir_alone();
+    let dir = workdir.path();
     hanode(dir, &["init", "prod"]);
     hanode(dir, &["build", "--target", "debian-13", "--base", "--out", "base.qcow2"]);
     let keygen = ["-q", "-t", "ed25519", "-N", "", "-f", "key"];
     assert!(Command::new("ssh-keygen").args(keygen).current_dir(dir).status().unwrap().success());
     hanode(dir, &["seed", "prod", "--node", "node1", "--ssh-key", "key.pub", "--out", "seed/"]);
 
-    let programs = Path::new(HANODE).parent().unwrap();
+    let programs = programs_in(dir);
     let (programs, templates) = (format!("programs={}", programs.display()), templates());
     let values = format!("-var-file={}", templates.join("debian-13.pkrvars.hcl").display());
     let mut build = vec!["build", "-color=false", "-only=qemu.node", values.as_str()];
@@ -180,7 +183,7 @@ fn packer_makes_an_image_of_a_running_machine_and_three_of_it_are_a_cluster() {
     build.extend(variables.iter().flat_map(|pair| ["-var", pair]));
     build.push(templates.to_str().unwrap());
     let output = packer(dir, &build);
-    let log = said(&output);
+    let log = text_of(&output);
     assert!(output.status.success(), "{log}");
     let secrets = std::fs::read_to_string(dir.join("prod/secrets.toml")).unwrap();
     for secret in secrets.lines().filter_map(|line| line.split('"').nth(1)) {
@@ -192,7 +195,7 @@ fn packer_makes_an_image_of_a_running_machine_and_three_of_it_are_a_cluster() {
     assert!(manifest.contains("hanode-node.qcow2") && manifest.contains("debian-13"), "{manifest}");
     assert!(check.status().unwrap().success(), "the checksum is not the image's");
 
-    let down = Down(dir);
-    hanode(dir, &["lab", "up", "prod", "--image", "node-image/hanode-node.qcow2", "--timeout-scale", "5"]);
-    drop(down);
+    let (cluster, image) =
+        (Cluster::load(&dir.join("prod")).unwrap(), dir.join("node-image/hanode-node.qcow2"));
+    Lab::of(workdir, cluster, image).up(&["--timeout-scale", "5"]);
 }

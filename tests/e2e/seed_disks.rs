@@ -26,7 +26,13 @@ fn a_directory_and_both_kinds_of_disk_hold_the_same() {
         assert_eq!(disk.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
     let back = dir.path().join("back");
-    output(Command::new("xorriso").args(["-osirrox", "on", "-indev"]).arg(&iso).args(["-extract", "/"]).arg(&back));
+    output(
+        Command::new("xorriso")
+            .args(["-osirrox", "on", "-indev"])
+            .arg(&iso)
+            .args(["-extract", "/"])
+            .arg(&back),
+    );
     for (name, text) in seed.files().unwrap() {
         assert_eq!(std::fs::read_to_string(folder.join(name)).unwrap(), text, "{name}");
         assert_eq!(std::fs::read_to_string(back.join(name)).unwrap(), text, "{name}");

@@ -1,6 +1,7 @@
 //! SELinux as it is baked for centos-8, in a whole policy store and looked at with the policy's own tools. The policy
 //! is Debian's under the name that CentOS' has, with the few names that it lacks. Needs root.
 
+use crate::support;
 use hanode::image::selinux::{label, settle, take_ports};
 use hanode::spec;
 use hanode::target::Selinux;

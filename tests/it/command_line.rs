@@ -166,7 +166,11 @@ fn check_names_what_does_not_fit() {
     admin.one_fault("foreign");
     fs::remove_file(&bundle).expect("removing");
     admin.one_fault("bundle.tar.gz");
-    assert_eq!(admin.succeeds("certs issue demo"), "packed bundle generation 2\n", "no generation is used twice");
+    assert_eq!(
+        admin.succeeds("certs issue demo"),
+        "packed bundle generation 2\n",
+        "no generation is used twice"
+    );
     admin.succeeds("check demo");
 
     fs::write(&bundle, &whole).expect("writing");

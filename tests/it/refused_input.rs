@@ -27,7 +27,11 @@ fn a_seed_is_not_made_of_what_cannot_work() {
     let seed = |words: &str| admin.command(&format!("seed demo --node node1 --out seed/ {words}"));
     for name in ["52-54-00-00-00-01", "52:54:00:00:00:1", "", "eth 0"] {
         let finished = run(seed("").args(["--interface", name]));
-        assert!(finished.code == 2 && finished.err.contains("52:54:00:00:00:01"), "{name:?}: {}", finished.err);
+        assert!(
+            finished.code == 2 && finished.err.contains("52:54:00:00:00:01"),
+            "{name:?}: {}",
+            finished.err
+        );
     }
     std::fs::write(home.join("key"), "-----BEGIN OPENSSH PRIVATE KEY-----\nhush\n").unwrap();
     is_refused(&mut seed("--ssh-key key"), home, &["key is a private key", "key.pub"]);

@@ -1,6 +1,6 @@
 //! A network with a platform on it: DHCP, names, and the platform's metadata service; and a machine there.
 
-use crate::qemu::{Firmware, Machine, dies_with_us};
+use super::qemu::{Firmware, Machine, dies_with_us};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -100,14 +100,14 @@ impl Network {
         self.keep(python, "metadata.log");
     }
 
-    /// How it answers from now on: see serve.py.
+    /// How the metadata service answers from now on: see serve.py.
     pub fn control(&self, control: &Value) {
         hanode::tree::replace(&self.dir.join("control"), control.to_string().as_bytes(), 0o644, None)
             .unwrap();
     }
 
-    /// What was asked of it.
-    pub fn asked(&self) -> String {
+    /// The requests it received.
+    pub fn requests(&self) -> String {
         std::fs::read_to_string(self.dir.join("metadata.log")).unwrap()
     }
 
@@ -136,8 +136,8 @@ impl Network {
         ssh.stdin(Stdio::null()).output().unwrap()
     }
 
-    /// What a command says on the machine, by the way in that its user-data opens; it holds no single quote.
-    pub fn said(&self, host: u8, command: &str, patience: Duration) -> String {
+    /// What a command prints on the machine, over the SSH access that its user-data opens. It has no single quote.
+    pub fn output(&self, host: u8, command: &str, patience: Duration) -> String {
         let begun = Instant::now();
         loop {
             let output = self.ssh(host, command);

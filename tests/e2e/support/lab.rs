@@ -88,8 +88,12 @@ impl Lab {
 
     /// Starts the nodes that do not run, and waits until the cluster is healthy.
     pub fn up(&self, arguments: &[&str]) {
-        let image = self.image.to_str().unwrap();
-        let result = self.hanode(&["lab", "up"], &[&["--image", image, "--timeout-scale", "2"], arguments].concat());
+        let mut all = vec!["--image", self.image.to_str().unwrap()];
+        if !arguments.contains(&"--timeout-scale") {
+            all.extend(["--timeout-scale", "2"]);
+        }
+        all.extend(arguments);
+        let result = self.hanode(&["lab", "up"], &all);
         eprintln!("{}", String::from_utf8_lossy(&result.stderr));
         assert!(result.status.success(), "lab up {arguments:?}");
     }
@@ -117,10 +121,7 @@ impl Lab {
 
     /// The same of a script, without a start of `hanode`: for loops that must be fast.
     pub fn sh(&self, node: &str, script: &str) -> String {
-        output(
-            &format!("{node}: {script}"),
-            self.driver().exec_output(node, &["sh", "-ec", script]).unwrap(),
-        )
+        output(&format!("{node}: {script}"), self.driver().exec_output(node, &["sh", "-ec", script]).unwrap())
     }
 
     /// A client on the lab's network, outside the nodes.
@@ -257,7 +258,10 @@ impl Lab {
         );
         let output = self.output(node, &["sh", "-ec", &script]);
         let hashes: BTreeSet<&str> = output.lines().filter_map(|l| l.split(", ").nth(1)).collect();
-        assert!(hashes.len() == 1 && output.lines().count() == NODES.len(), "etcd's members differ: {output}");
+        assert!(
+            hashes.len() == 1 && output.lines().count() == NODES.len(),
+            "etcd's members differ: {output}"
+        );
     }
 
     /// What a node would do now with its services, and what it sees.

@@ -11,7 +11,7 @@ pub mod schedule;
 pub mod target_build;
 mod workdir;
 
-pub use workdir::{Workdir, workdir, workdir_alone, workdir_named, workdir_shared};
+pub use workdir::{Workdir, workdir, workdir_alone, workdir_named, workdir_without_turn};
 
 use crate::common::programs::firstboot_program;
 use hanode::cluster::Cluster;

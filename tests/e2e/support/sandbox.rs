@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 
 const HELPERS: &str = include_str!("../../validators/helpers.sh");
 
-/// Lays `entries` and the image's program over a tree, runs the script in there, and returns what it printed.
+/// Writes `entries` and the image's program over a tree, runs the script in there, and returns what it printed.
 pub fn sandboxed(tree: &Path, program: &[u8], entries: &[Entry], script: &str) -> String {
+    let _turn = super::schedule::beside_others();
     let dir = tempfile::Builder::new().prefix("hanode-validate-").tempdir().expect("a temporary directory");
     for part in ["upper", "work", "root"] {
         std::fs::create_dir(dir.path().join(part)).expect("a directory");

@@ -51,7 +51,14 @@ impl TargetBuild {
 
     pub fn build(&self, out: &str, sources: &[String]) -> Result<(), String> {
         let mut hanode = self.hanode();
-        hanode.current_dir(self.workdir.path()).args(["build", "demo", "--target", self.target, "--out", out]);
+        hanode.current_dir(self.workdir.path()).args([
+            "build",
+            "demo",
+            "--target",
+            self.target,
+            "--out",
+            out,
+        ]);
         hanode.args(sources.iter().flat_map(|source| ["--source", source]));
         if self.own_cache {
             hanode.env("XDG_CACHE_HOME", self.path("cache"));

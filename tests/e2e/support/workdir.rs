@@ -35,12 +35,12 @@ pub fn workdir_alone() -> Workdir {
     make(PREFIX, Some(schedule::alone()))
 }
 
-/// For a cluster that several tests share.
-pub fn workdir_shared() -> Workdir {
+/// For a cluster that several tests share, and for a test that has its turn.
+pub fn workdir_without_turn() -> Workdir {
     make(PREFIX, None)
 }
 
-/// With another beginning of its name, for a test that has its turn.
+/// The same with another beginning of its name.
 pub fn workdir_named(prefix: &str) -> Workdir {
     make(prefix, None)
 }
