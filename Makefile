@@ -1,4 +1,4 @@
-# hanode: what a person types. As root, on a Debian machine with cargo.
+# hanode: what a person types. As root, on a Debian machine with cargo; `make check` and `cargo test` as anybody.
 
 # What building, booting and testing an image takes, apart from cargo.
 TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk dosfstools \
@@ -16,11 +16,13 @@ PROGRAM = $(TARGET_DIR)/release/hanode
 .PHONY: help
 help:
 	@echo 'make demo        build an image, run it as a cluster here, show that it works (minutes)'
-	@echo 'make test        set up and run all tests but the long ones'
+	@echo 'make check       format and lints, as an ordinary user'
+	@echo 'make test-unit   what needs neither root nor the network, as an ordinary user (a minute): cargo test'
+	@echo 'make test        set up and run all tests but the long ones, as root'
 	@echo 'make test-vm     what takes an emulated machine: disks, clock, clouds, older releases, an image made by Packer (an hour)'
 	@echo 'make test-targets  the old distributions as clusters, from what can be had of them (half an hour)'
 	@echo 'make test-faults   single servers and the network broken under write load (a quarter of an hour)'
-	@echo 'make test-recover  twins, old, torn and lost disks, what an operator decides (a quarter of an hour)'
+	@echo 'make test-recover  duplicate addresses, old, torn and lost disks, what an operator decides (a quarter of an hour)'
 	@echo 'make test-failpoints  the power cut after every step of the service (a quarter of an hour)'
 	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
 	@echo 'make test-model  the joining rules under very many histories (minutes)'
@@ -68,24 +70,33 @@ install: build
 	made=$$(mktemp -d) && $(PROGRAM) docs --out $$made && install -d $(SHARE)/man && \
 	cp -R $$made/man1 $(SHARE)/man/ && rm -r $$made/man1 && cp -R $$made/. $(SHARE)/ && rm -r $$made
 
-# One run of the test runner: units, golden trees, validators, images, firmware, lab, cluster.
-.PHONY: test
-test: setup
+# Unit tests and tests/it.
+.PHONY: test-unit
+test-unit: setup-cargo
 	cargo test --locked
 
+# tests/e2e: config files in the real servers, images, firmware, labs, clusters.
+E2E = cargo test --locked --test e2e
+.PHONY: test
+test: setup test-unit
+	$(E2E)
+
+# The ignored tests of these modules, one at a time.
+LONG = --ignored --nocapture --test-threads=1
 .PHONY: test-vm
 test-vm: setup
-	cargo test --locked --test lab --test machine --test cloud --test clouds --test releases --test packer -- --ignored --test-threads=1
+	$(E2E) -- lab_lifecycle:: emulated_machine:: cloud_init:: cloud_platforms:: debian_12:: packer:: $(LONG)
 
 # Images of the old targets from fixtures of their archives, run as clusters; half an hour, as root.
 .PHONY: test-targets
 test-targets: setup
-	cargo test --locked --test cluster --test el -- --ignored --nocapture --test-threads=1
+	$(E2E) -- cluster_ubuntu:: cluster_centos:: build_centos:: $(LONG)
 
 .PHONY: check
 check: setup-cargo
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test e2e -- -D warnings
 
 .PHONY: setup
 setup: setup-cargo setup-root setup-tools setup-fetchers setup-qemu setup-packer
@@ -134,7 +145,7 @@ setup-packer:
 # Histories of the model by the hundred thousand, optimised: some minutes.
 .PHONY: test-model
 test-model: setup-cargo
-	PROPTEST_CASES=$(or $(CASES),200000) cargo test --locked --profile model --no-default-features --test model
+	PROPTEST_CASES=$(or $(CASES),200000) cargo test --locked --profile model --test it model::
 
 # A long run from nothing to nothing: `make chaos ROUNDS=40 SEED=1 NODES=3`. Five nodes are struck twice at once.
 .PHONY: chaos
@@ -144,13 +155,13 @@ chaos: setup build
 # Faults of single servers and of the network under write load; a quarter of an hour, as root.
 .PHONY: test-faults
 test-faults: setup
-	cargo test --locked --test faults -- --ignored --nocapture --test-threads=1
+	$(E2E) -- faults:: $(LONG)
 
-# A second machine of the same name, old, torn, discarded and lost disks, a first start that is cut, the operator's word;
-# a quarter of an hour, as root.
+# A second machine with a node's address; old, torn, replaced and lost disks; an interrupted bootstrap; a recovery by an
+# operator. A quarter of an hour, as root.
 .PHONY: test-recover
 test-recover: setup
-	cargo test --locked --test recover --test damage --test genesis -- --ignored --nocapture
+	$(E2E) -- recovery:: data_damage:: interrupted_bootstrap:: $(LONG)
 
 # What README quotes: `make bench RUNS=5`, as root, on a machine that does nothing else.
 .PHONY: bench
@@ -160,4 +171,4 @@ bench: setup build
 # Cuts the power after every step of the service; a quarter of an hour, as root.
 .PHONY: test-failpoints
 test-failpoints: setup
-	cargo test --locked --features failpoints --test failpoints -- --ignored --nocapture
+	$(E2E) -- failpoints:: $(LONG)

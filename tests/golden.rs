@@ -4,8 +4,8 @@
 mod cases;
 
 use cases::Case;
-use hanode::plan::Action;
-use hanode::tree;
+use hanode_core::plan::Action;
+use hanode_util::file_tree;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +76,7 @@ fn other_distributions() {
 #[test]
 fn redacted_files_hold_no_password() {
     let mut case = Case::of(3);
-    case.secrets = hanode::render::redacted(&case.secrets);
+    case.secrets = hanode_core::render::redacted(&case.secrets);
     for (path, content) in tree_of(&case, "node1") {
         let text = String::from_utf8_lossy(&content).into_owned();
         assert!(!text.contains("0123456789"), "{}: {text}", path.display());
@@ -111,11 +111,11 @@ fn compare(name: &str, case: &Case, nodes: &[&str]) {
 /// The node's files below `root/`, and the manifest of everything.
 fn tree_of(case: &Case, node: &str) -> Tree {
     let entries = case.render(node);
-    let manifest = serde_json::to_string_pretty(&tree::manifest(&entries)).expect("a manifest");
+    let manifest = serde_json::to_string_pretty(&file_tree::manifest(&entries)).expect("a manifest");
     let mut made = Tree::from([(PathBuf::from("manifest.json"), (manifest + "\n").into_bytes())]);
     for entry in entries {
         if let tree::Kind::File(content) = entry.kind {
-            made.insert(tree::below(Path::new("root"), &entry.path), content);
+            made.insert(file_tree::below(Path::new("root"), &entry.path), content);
         }
     }
     made

@@ -55,13 +55,8 @@ fn files() -> Result<Vec<(PathBuf, Vec<u8>)>> {
         clap_complete::generate(shell, &mut program, "hanode", &mut script);
         files.push((path.into(), script));
     }
-    files.push(("hanode/cluster.schema.json".into(), schema()?.into_bytes()));
+    files.push(("hanode/cluster.schema.json".into(), spec::schema_text().into_bytes()));
     Ok(files)
-}
-
-/// The schema as it is written: the same text each time.
-pub(crate) fn schema() -> Result<String> {
-    Ok(serde_json::to_string_pretty(&spec::schema())? + "\n")
 }
 
 /// One page for each verb: hanode-lab-up(1) is `hanode lab up`.

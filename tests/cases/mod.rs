@@ -1,13 +1,13 @@
 //! Clusters to render: specs, plans and machines as values, shared by the golden trees and the validators.
 #![allow(dead_code)]
 
-use hanode::facts::MachineFacts;
-use hanode::plan::{Action, EtcdStep, Plan, RedisStep, Step};
-use hanode::render::{Crl, Input, Templates, render};
-use hanode::secrets::Secrets;
-use hanode::spec::{self, Spec, VipMode};
-use hanode::target::Target;
-use hanode::tree::Entry;
+use hanode_core::machine::MachineFacts;
+use hanode_core::plan::{Action, EtcdStep, Plan, RedisStep, Step};
+use hanode_core::render::{Crl, Input, render};
+use hanode_core::secrets::Secrets;
+use hanode_core::spec::{self, Spec, VipMode};
+use hanode_core::target::Target;
+use hanode_util::file_tree::Entry;
 use std::net::IpAddr;
 
 pub struct Case {
@@ -38,7 +38,7 @@ impl Case {
     }
 
     pub fn render(&self, node: &str) -> Vec<Entry> {
-        let templates = Templates::embedded();
+        let templates = hanode_admin::embedded::templates();
         let input = Input {
             spec: &self.spec,
             target: &self.target,
@@ -76,7 +76,7 @@ impl Case {
 }
 
 fn target(name: &str) -> Target {
-    hanode::image::target(name).expect("the target's file is valid").1
+    hanode_admin::embedded::target(name).expect("the target's file is valid").1
 }
 
 pub fn address(number: u8) -> IpAddr {

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 
 pub use parse::{Fault, Faults, parse};
 pub use rules::is_interface;
-pub use schema::schema;
+pub use schema::schema_text;
 pub use suggest::nearest;
 pub use warn::warnings;
 

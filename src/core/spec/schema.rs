@@ -26,7 +26,12 @@ address = "192.168.18.23"
 /// Defaults that follow from other keys: none to show.
 const DERIVED: [&str; 2] = ["pki.crl_url", "redis.initial_primary"];
 
-pub fn schema() -> Value {
+/// The schema as it is written to a file: the same text each time.
+pub fn schema_text() -> String {
+    format!("{:#}\n", schema())
+}
+
+fn schema() -> Value {
     let comments = comments(STARTER);
     let filled = parse(LEAST).ok().and_then(|spec| serde_json::to_value(spec).ok()).unwrap_or_default();
     let mut top = table();

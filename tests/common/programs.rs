@@ -1,0 +1,47 @@
+//! The programs under test, as cargo builds them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+pub const HANODE: &str = env!("CARGO_BIN_EXE_hanode");
+
+/// `hanode` that finds the image's program.
+pub fn hanode() -> Command {
+    let mut command = Command::new(HANODE);
+    command.env("HANODE_FIRSTBOOT", firstboot_program());
+    command
+}
+
+/// The image's program, `hanode-firstboot`. Cargo names it if it belongs to the package of the tests; if it is a
+/// package of its own, it is built at the first call.
+pub fn firstboot_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| match option_env!("CARGO_BIN_EXE_hanode-firstboot") {
+        Some(path) => path.into(),
+        None => build_firstboot(target_dir(), &["-p", "hanode-firstboot"]),
+    })
+}
+
+/// The same with the fail points compiled in, in a target directory of its own.
+pub fn firstboot_with_failpoints() -> PathBuf {
+    let package: &[&str] = match option_env!("CARGO_BIN_EXE_hanode-firstboot") {
+        Some(_) => &["--no-default-features", "--features", "failpoints"],
+        None => &["-p", "hanode-firstboot", "--features", "failpoints"],
+    };
+    build_firstboot(&target_dir().join("failpoints"), package)
+}
+
+fn build_firstboot(target_dir: &Path, arguments: &[&str]) -> PathBuf {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.args(["build", "--quiet", "--locked", "--offline", "--bin", "hanode-firstboot"]).args(arguments);
+    let status = cargo.arg("--target-dir").arg(target_dir).status().expect("cargo runs");
+    assert!(status.success(), "building hanode-firstboot: {status}");
+    target_dir.join("debug/hanode-firstboot")
+}
+
+/// Of the test program that runs.
+fn target_dir() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp has a parent")
+}

@@ -1,0 +1,478 @@
+//! New certificates, a revocation and edits of the spec on a running cluster, node after node, while clients hold
+//! connections and make new ones. The tests share one cluster, which each of them leaves healthy.
+
+use crate::common::programs::hanode;
+use crate::support::lab::{ETCDCTL, Lab, NODES};
+use crate::support::schedule::{self, Shared};
+use crate::support::workdir_without_turn;
+use hanode_admin::cluster_dir::Cluster;
+use hanode_cluster::client::redis::Redis;
+use hanode_cluster::client::tls::Credentials;
+use serde_json::Value;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+/// Connections of each kind that are held throughout.
+const HELD: usize = 20;
+const HEALTHY: Duration = Duration::from_secs(120);
+
+fn cluster() -> Shared {
+    schedule::shared("config_reload", || Lab::up_on_debian(workdir_without_turn(), &[]))
+}
+
+#[test]
+fn servers_present_the_certificates_of_the_bundle() {
+    cluster().presents_the_current_certificates();
+}
+
+/// A bundle cut short, another cluster's, another virtual IP: refused, and the node goes on with what it had.
+#[test]
+fn an_unfit_bundle_or_spec_is_rejected_and_changes_nothing() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let before = lab.output("node1", &["sh", "-c", "find /etc -newer /run/hanode/taken-up.json -type f"]);
+    let refused = |words: &str| {
+        let output = lab.on("node1", &["hanode", "apply"]);
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{words:?}: {said}");
+        // What is laid there does not reach a service that starts meanwhile.
+        assert!(lab.health().healthy);
+        lab.output("node1", &["sh", "-c", "rm /etc/hanode/*"]);
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let bundle = std::fs::read(lab.cluster.dir.join("bundle.tar.gz")).unwrap();
+    let cut = scratch.path().join("cut");
+    std::fs::write(&cut, &bundle[..bundle.len() / 2]).unwrap();
+    lab.copy(&cut, "node1", "/etc/hanode/bundle.tar.gz");
+    lab.output("node1", &["systemctl", "restart", "redis-sentinel"]);
+    lab.eventually("Sentinel is back", 30, || lab.health().healthy);
+    refused("truncated");
+
+    let other = Cluster::init(&scratch.path().join("other"), hanode_core::spec::STARTER).unwrap();
+    lab.copy(&other.dir.join("bundle.tar.gz"), "node1", "/etc/hanode/bundle.tar.gz");
+    refused("another service CA");
+
+    let spec = lab.cluster.spec_text.replace("router_id = 51", "router_id = 52");
+    assert_ne!(spec, lab.cluster.spec_text);
+    std::fs::write(scratch.path().join("spec"), spec).unwrap();
+    lab.copy(&scratch.path().join("spec"), "node1", "/etc/hanode/cluster.toml");
+    refused("keepalived.router_id");
+    let after = lab.output("node1", &["sh", "-c", "find /etc -newer /run/hanode/taken-up.json -type f"]);
+    assert_eq!(before, after);
+}
+
+#[test]
+fn renewed_certificates_are_reloaded_without_a_dropped_connection() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let clients = Clients::start(lab);
+    lab.certs("renew", &[]);
+    lab.apply_everywhere();
+    lab.healthy_within(HEALTHY);
+    let count = clients.end();
+    eprintln!("renewal: {count:?}");
+    assert_eq!((count.dropped_postgres, count.dropped_redis), (0, 0), "{count:?}");
+    assert!(count.new_postgres > 20 && count.new_redis > 20, "{count:?}");
+    assert_eq!((count.refused_postgres, count.refused_redis), (0, 0), "{count:?}");
+    lab.presents_the_current_certificates();
+}
+
+/// Every file that a server writes to is rotated under it, and the journal has its bound.
+#[test]
+fn logs_are_rotated_and_bounded() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let node = "node2";
+    let written = "for f in /var/log/redis/redis.log /var/log/redis/sentinel.log /var/log/patroni/patroni.log; do test -s $f || echo $f; done; \
+        ls /var/log/postgresql/postgresql-*.log > /dev/null";
+    assert_eq!(lab.output(node, &["sh", "-c", written]), "");
+    for unit in ["etcd", "haproxy", "keepalived", "hanode-plan", "hanode-ready"] {
+        let lines = lab.output(node, &["sh", "-c", &format!("journalctl -b -u {unit} -o cat | wc -l")]);
+        assert_ne!(lines, "0", "{unit} says nothing in the journal");
+    }
+    assert_eq!(lab.output(node, &["systemctl", "is-enabled", "logrotate.timer"]), "enabled");
+    let old = "f=/var/log/postgresql/postgresql-2020-01-01_000000.log; echo old > $f; chown postgres: $f; touch -d 2020-01-01 $f; \
+        logrotate --force /etc/logrotate.conf && ! test -e $f && test -s /var/log/redis/redis.log.1";
+    lab.output(node, &["sh", "-c", old]);
+    // Redis goes on in a file of the old name.
+    lab.output(node, &["systemctl", "reload", "redis-server"]);
+    lab.output(node, &["systemctl", "restart", "redis-sentinel"]);
+    lab.output(node, &["sh", "-c", "sleep 1; test -s /var/log/redis/sentinel.log"]);
+    let journald = lab.output(node, &["systemd-analyze", "cat-config", "systemd/journald.conf"]);
+    assert!(journald.lines().any(|l| l == "SystemMaxUse=256M"), "{journald}");
+    lab.healthy_within(HEALTHY);
+}
+
+/// What a full etcd says reaches the operator, and goes with the remedy of the README.
+#[test]
+fn an_alarm_of_etcd_is_reported_until_it_is_disarmed() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let member: Value = {
+        let status = lab.status();
+        assert_eq!(status["healthy"], true);
+        status["etcd"][0].clone()
+    };
+    let access = hanode_admin::access::access(&lab.cluster.dir).unwrap();
+    let alarm = |action: &str| {
+        let http = || hanode_cluster::client::http::Http::new(Some(&access.cluster), Duration::from_secs(5));
+        let body = serde_json::json!({"action": action, "alarm": "NOSPACE"});
+        lab.in_network(|| http()?.call("https://192.168.18.21:2379/v3/maintenance/alarm", &body)).unwrap()
+    };
+    alarm("ACTIVATE");
+    lab.eventually(&format!("an alarm is seen, after {member}"), 20, || {
+        lab.status()["problems"].to_string().contains("NOSPACE")
+    });
+    lab.output("node1", &["sh", "-c", &format!("{ETCDCTL} defrag --cluster && {ETCDCTL} alarm disarm")]);
+    lab.healthy_within(HEALTHY);
+}
+
+/// Certificates in use are revoked: the list comes into use once no node shows them any more, and their bearers
+/// are refused from then on.
+#[test]
+fn revoked_certificates_are_refused_once_no_server_presents_them() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let leaves = lab.cluster.dir.join("pki");
+    let old = tempfile::tempdir().unwrap();
+    let keep = |ca: &str, leaf: &str| {
+        for ending in ["crt", "key"] {
+            let from = leaves.join(format!("{ca}/leaves/{leaf}.{ending}"));
+            let to = old.path().join(format!("{leaf}.{ending}"));
+            std::fs::copy(from, &to).unwrap();
+        }
+        old.path().join(leaf).to_str().unwrap().to_string()
+    };
+    let (pgsql, etcd) = (keep("service", "pgsql"), keep("cluster", "etcd"));
+    let ca = lab.cluster.dir.join("pki/cluster/ca.crt");
+    let (ca, service) = (ca.to_str().unwrap(), lab.cluster.dir.join("pki/service/ca.crt"));
+    let asks_etcd = |node: &str| {
+        let address = lab.cluster.spec.node(node).unwrap().address;
+        let (url, crt, key) =
+            (format!("https://{address}:2379/version"), format!("{etcd}.crt"), format!("{etcd}.key"));
+        lab.outside(&["curl", "-sSf", "--cacert", ca, "--cert", &crt, "--key", &key, &url])
+    };
+    let asks_postgres = || {
+        let target = format!("{} sslcert={pgsql}.crt sslkey={pgsql}.key", lab.psql_login());
+        lab.outside(&["psql", "-XAtqc", "SELECT 1", &target])
+    };
+    let asks_haproxy = || {
+        let (crt, key) = (format!("{pgsql}.crt"), format!("{pgsql}.key"));
+        let password = format!("REDISCLI_AUTH={}", lab.cluster.secrets.redis);
+        let tls =
+            ["redis-cli", "--tls", "--cacert", service.to_str().unwrap(), "--cert", &crt, "--key", &key];
+        let said = lab.outside(
+            &[&["env", &password][..], &tls, &["-h", "192.168.18.20", "-p", "6379", "PING"]].concat(),
+        );
+        said.and_then(|said| if said == "PONG" { Ok(said) } else { Err(said) })
+    };
+    for node in NODES {
+        asks_etcd(node).unwrap();
+    }
+    asks_postgres().unwrap();
+    asks_haproxy().unwrap();
+
+    lab.certs("revoke", &["pgsql"]);
+    lab.certs("revoke", &["etcd"]);
+    lab.apply_everywhere();
+    lab.eventually("the lists come into use", 60, || {
+        NODES.iter().all(|node| asks_etcd(node).is_err())
+            && asks_postgres().is_err()
+            && asks_haproxy().is_err()
+    });
+    lab.healthy_within(HEALTHY);
+    lab.presents_the_current_certificates();
+    lab.outside(&["psql", "-XAtqc", "SELECT 1", &lab.psql_login()]).unwrap();
+    for node in NODES {
+        lab.output(node, &["sh", "-c", "! test -e /run/hanode/in-use/held-back"]);
+    }
+}
+
+/// Edits of cluster.toml reach what runs: by reload, by restart, and in etcd where Patroni keeps it.
+#[test]
+fn edits_of_the_spec_reach_running_servers() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let spec = &lab.cluster.spec_text;
+    let edits = [
+        ("ttl = 20", "ttl = 25"),
+        ("# min_replicas = 1", "min_replicas = 2"),
+        ("clients = [\"0.0.0.0/0\"]", "clients = [\"192.168.18.0/24\"]"),
+    ];
+    lab.outside(&["ip", "address", "add", "10.1.0.9/32", "dev", "br0"]).unwrap();
+    let from_elsewhere = |address: &str| {
+        let url = format!("http://{address}:7080/server.crl");
+        lab.outside(&["curl", "-sS", "-o", "/dev/null", "--interface", "10.1.0.9", &url])
+    };
+    for node in &lab.cluster.spec.nodes {
+        from_elsewhere(&node.address.to_string()).unwrap();
+    }
+    let mut new = edits.iter().fold(spec.clone(), |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    });
+    new = new.replace(
+        "[postgres.parameters]",
+        "[postgres.parameters]\nwork_mem = \"7MB\"\nmax_connections = \"150\"\n",
+    );
+    std::fs::write(lab.cluster.dir.join("cluster.toml"), new).unwrap();
+    lab.apply_everywhere();
+    for node in &lab.cluster.spec.nodes {
+        let refused = from_elsewhere(&node.address.to_string()).unwrap_err();
+        // No connection came to be: HAProxy itself would have sent the list.
+        assert!(refused.contains("curl: (7)"), "{}: {refused}", node.name);
+    }
+    let leader = || {
+        let status = lab.status();
+        let rows = status["postgres"].as_array().unwrap().clone();
+        rows.iter().find(|r| r["role"] == "leader").map(|r| r["name"].as_str().unwrap().to_string())
+    };
+    let show = |what: &str| lab.outside(&["psql", "-XAtqc", &format!("SHOW {what}"), &lab.psql_login()]);
+    lab.eventually("work_mem", 30, || show("work_mem").as_deref() == Ok("7MB"));
+    let config = || lab.output("node1", &["patronictl", "-c", "/etc/patroni/config.yml", "show-config"]);
+    lab.eventually("etcd", 60, || {
+        config().contains("ttl: 25") && config().contains("max_connections: '150'")
+    });
+    lab.eventually("PostgreSQL has a leader", 30, || leader().is_some());
+    let redis = lab.output("node2", &["grep", "min-replicas-to-write", "/var/lib/redis/hanode/redis.conf"]);
+    assert_eq!(redis, "min-replicas-to-write 2");
+}
+
+impl Lab {
+    fn certs(&self, verb: &str, arguments: &[&str]) -> String {
+        let output = hanode().args(["certs", verb, self.dir()]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "certs {verb}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn outside(&self, command: &[&str]) -> Result<String, String> {
+        let output = self.driver().run_outside(&[&["timeout", "20"], command].concat());
+        let output = output.map_err(|error| format!("{error:#}"))?;
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    fn dir(&self) -> &str {
+        self.cluster.dir.to_str().unwrap()
+    }
+
+    /// A file of the admin machine, copied to a node.
+    fn copy(&self, file: &Path, node: &str, to: &str) {
+        let mut cat = self.driver().inside(node, &["sh", "-c", &format!("umask 077; cat > {to}")]).unwrap();
+        let mut cat = cat.stdin(Stdio::piped()).spawn().unwrap();
+        cat.stdin.take().unwrap().write_all(&std::fs::read(file).unwrap()).unwrap();
+        assert!(cat.wait().unwrap().success());
+    }
+
+    /// README's command, on one node after the other, as the user that may log in.
+    fn apply_everywhere(&self) {
+        let readme = include_str!("../../README.md");
+        let script =
+            readme.lines().find_map(|line| line.trim().strip_prefix("ssh debian@$n '")?.split('\'').next());
+        let script = script.expect("README's command");
+        for node in NODES {
+            let start = Instant::now();
+            let mut tar = Command::new("tar");
+            tar.args(["-C", self.dir(), "-c", "bundle.tar.gz", "cluster.toml"]).stdout(Stdio::piped());
+            let mut tar = tar.spawn().unwrap();
+            let mut ssh =
+                self.driver().inside(node, &["runuser", "-u", "debian", "--", "sh", "-c", script]).unwrap();
+            let output = ssh.stdin(tar.stdout.take().unwrap()).output().unwrap();
+            eprintln!("{}\n{node}: {:.1} s", text(&output.stderr), start.elapsed().as_secs_f64());
+            assert!(output.status.success() && tar.wait().unwrap().success(), "apply on {node}");
+        }
+    }
+
+    /// The serial of the certificate that a server on a node presents.
+    fn served_serial(&self, node: &str, port: u16, more: &[&str]) -> String {
+        let address = self.cluster.spec.node(node).unwrap().address;
+        let more = more.join(" ");
+        let script = format!(
+            "openssl s_client -connect {address}:{port} {more} </dev/null 2>/dev/null | openssl x509 -noout -serial"
+        );
+        self.outside(&["sh", "-c", &script]).unwrap().trim_start_matches("serial=").to_string()
+    }
+
+    /// The same for a port that only nodes reach.
+    fn served_serial_inside(&self, node: &str, port: u16, more: &str) -> String {
+        let address = self.cluster.spec.node(node).unwrap().address;
+        let script = format!(
+            "openssl s_client -connect {address}:{port} {more} </dev/null 2>/dev/null | openssl x509 -noout -serial"
+        );
+        self.output(node, &["sh", "-c", &script]).trim().trim_start_matches("serial=").to_string()
+    }
+
+    /// What every server of a node presents, by name of the certificate.
+    fn served_serials(&self, node: &str) -> Vec<(&'static str, String)> {
+        let key = format!("{}/pki/cluster/operator.key", self.dir());
+        let crt = format!("{}/pki/cluster/operator.crt", self.dir());
+        let operator = ["-cert", crt.as_str(), "-key", key.as_str()];
+        vec![
+            ("pgsql", self.served_serial_inside(node, 5433, "-starttls postgres")),
+            ("redis", self.served_serial(node, 6378, &[])),
+            ("redis", self.served_serial(node, 26378, &[])),
+            ("haproxy", self.served_serial(node, 6379, &[])),
+            ("etcd", self.served_serial(node, 2379, &operator)),
+            ("patroni", self.served_serial(node, 8008, &[])),
+            ("node", self.served_serial(node, 7081, &operator)),
+        ]
+    }
+
+    fn serial(&self, leaf: &str) -> String {
+        let shown: Value = serde_json::from_str(&self.certs("show", &["--json"])).unwrap();
+        let certificates = shown["certificates"].as_array().unwrap();
+        let found = certificates.iter().find(|c| c["name"] == leaf).unwrap();
+        found["serial"].as_str().unwrap().replace(':', "").to_uppercase()
+    }
+
+    fn presents_the_current_certificates(&self) {
+        for node in NODES {
+            for (leaf, serial) in self.served_serials(node) {
+                assert_eq!(serial, self.serial(leaf), "{node}: {leaf}");
+            }
+        }
+    }
+
+    fn eventually(&self, what: &str, limit: u64, mut is: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !is() {
+            let problems = || self.health().problems;
+            assert!(start.elapsed().as_secs() < limit, "{what}: not within {limit} s; {:#?}", problems());
+            sleep(Duration::from_millis(500));
+        }
+    }
+
+    fn psql_login(&self) -> String {
+        let ca = self.cluster.dir.join("pki/service/ca.crt");
+        format!(
+            "host=192.168.18.20 port=5432 user=dbadmin password={} dbname=postgres sslmode=verify-full connect_timeout=5 sslrootcert={}",
+            self.cluster.secrets.postgres_dbadmin,
+            ca.display()
+        )
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().to_string()
+}
+
+/// Clients that hold a connection and use it, and others that connect anew each time.
+struct Clients {
+    stop: Arc<AtomicBool>,
+    sessions: Vec<Child>,
+    threads: Vec<JoinHandle<()>>,
+    dropped_redis: Arc<AtomicUsize>,
+    connected: Arc<[AtomicUsize; 2]>,
+    refused: Arc<[AtomicUsize; 2]>,
+}
+
+#[derive(Debug)]
+#[allow(dead_code)]
+struct Count {
+    held: usize,
+    dropped_postgres: usize,
+    dropped_redis: usize,
+    new_postgres: usize,
+    refused_postgres: usize,
+    new_redis: usize,
+    refused_redis: usize,
+}
+
+impl Clients {
+    fn start(lab: &Lab) -> Clients {
+        let mut clients = Clients {
+            stop: Arc::default(),
+            sessions: Vec::new(),
+            threads: Vec::new(),
+            dropped_redis: Arc::default(),
+            connected: Arc::default(),
+            refused: Arc::default(),
+        };
+        for _ in 0..HELD {
+            let mut psql = lab.driver().outside(&["psql", "-XAtq", &lab.psql_login()]);
+            psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut psql = psql.spawn().unwrap();
+            // For ever, and not beyond an error.
+            psql.stdin.take().unwrap().write_all(b"\\set ON_ERROR_STOP 1\nSELECT 1\n\\watch 0.5\n").unwrap();
+            clients.sessions.push(psql);
+        }
+        let access = lab.access();
+        for held in (0..HELD).map(|_| true).chain([false]) {
+            let (driver, credentials) = (lab.driver(), access.redis.clone());
+            let password = lab.cluster.secrets.redis.clone();
+            let (stop, dropped) = (clients.stop.clone(), clients.dropped_redis.clone());
+            let (connected, refused) = (clients.connected.clone(), clients.refused.clone());
+            let work = move || {
+                while !stop.load(Ordering::SeqCst) {
+                    match redis(credentials.as_ref(), &password) {
+                        Ok(mut redis) if held => {
+                            while !stop.load(Ordering::SeqCst) && redis.ask(&["PING"]).is_ok() {
+                                sleep(Duration::from_millis(500));
+                            }
+                            if !stop.load(Ordering::SeqCst) {
+                                dropped.fetch_add(1, Ordering::SeqCst);
+                            }
+                        }
+                        Ok(_) => drop(connected[1].fetch_add(1, Ordering::SeqCst)),
+                        Err(_) => drop(refused[1].fetch_add(1, Ordering::SeqCst)),
+                    }
+                    sleep(Duration::from_millis(100));
+                }
+            };
+            clients.threads.push(std::thread::spawn(move || driver.in_network(work).unwrap()));
+        }
+        let (driver, target) = (lab.driver(), lab.psql_login());
+        let (stop, connected, refused) =
+            (clients.stop.clone(), clients.connected.clone(), clients.refused.clone());
+        let work = move || {
+            while !stop.load(Ordering::SeqCst) {
+                let output = Command::new("psql").args(["-XAtqc", "SELECT 1", &target]).output().unwrap();
+                let count = if output.status.success() { &connected } else { &refused };
+                count[0].fetch_add(1, Ordering::SeqCst);
+                sleep(Duration::from_millis(100));
+            }
+        };
+        clients.threads.push(std::thread::spawn(move || driver.in_network(work).unwrap()));
+        sleep(Duration::from_secs(3));
+        clients
+    }
+
+    fn end(mut self) -> Count {
+        let ended = |psql: &mut Child| psql.try_wait().unwrap().is_some();
+        let dropped_postgres = self.sessions.iter_mut().filter_map(|psql| ended(psql).then_some(())).count();
+        self.halt();
+        let number = |n: &AtomicUsize| n.load(Ordering::SeqCst);
+        Count {
+            held: HELD,
+            dropped_postgres,
+            dropped_redis: number(&self.dropped_redis),
+            new_postgres: number(&self.connected[0]),
+            refused_postgres: number(&self.refused[0]),
+            new_redis: number(&self.connected[1]),
+            refused_redis: number(&self.refused[1]),
+        }
+    }
+
+    fn halt(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for psql in &mut self.sessions {
+            let _ = psql.kill();
+            let _ = psql.wait();
+        }
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+fn redis(credentials: Option<&Credentials>, password: &str) -> anyhow::Result<Redis> {
+    Redis::connect(credentials, "192.168.18.20".parse()?, 6379, password, Duration::from_secs(5))
+}

@@ -1,0 +1,400 @@
+//! Faults of single servers and of the network, in a lab under write load: no acknowledged write is lost, the virtual IP
+//! has one holder, and the cluster repairs itself. Takes minutes: `make test-faults`.
+
+use crate::support::lab::{ETCDCTL, Lab, no_acknowledged_write_is_lost, until};
+use crate::support::schedule::{self, Shared};
+use crate::support::{workdir_alone, workdir_without_turn};
+use hanode_cluster::health;
+use hanode_lab::chaos::Fault;
+use hanode_lab::load::{Load, Service};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+const HEALED: Duration = Duration::from_secs(180);
+/// Longer than Patroni's ttl and what follows.
+const PATRONI_REACTS: Duration = Duration::from_secs(45);
+const SOON: Duration = Duration::from_secs(60);
+
+fn cluster() -> Shared {
+    schedule::shared("faults", || Lab::up_on_debian(workdir_without_turn(), &[]))
+}
+
+/// `SENTINEL FAILOVER`, as any operator types it, with clients writing: the primary lives on meanwhile.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn planned_failovers_of_redis_lose_no_write() {
+    let lab = cluster();
+    let load = lab.load();
+    for round in 0..6 {
+        let before = lab.redis_primary().unwrap();
+        let asked = ["node1", "node2", "node3"][round % 3];
+        let from = load.now();
+        assert_eq!(lab.sentinel(asked, &["sentinel", "failover", "redis-cluster"]), "OK");
+        let begun = Instant::now();
+        while lab.sentinel("node1", &["sentinel", "get-master-addr-by-name", "redis-cluster"])
+            == format!("{}\n6378", lab.cluster.spec.node(&before).unwrap().address)
+        {
+            assert!(begun.elapsed() < HEALED, "nobody was promoted");
+            sleep(Duration::from_millis(200));
+        }
+        lab.healthy_within(HEALED);
+        sleep(Duration::from_secs(2));
+        let (wait, plain) =
+            (load.longest_gap(Service::RedisWait, from), load.longest_gap(Service::RedisPlain, from));
+        eprintln!(
+            "{before} -> {} asked of {asked}: longest gap {:.1} s (WAIT), {:.1} s (plain)",
+            lab.redis_primary().unwrap(),
+            wait.seconds,
+            plain.seconds
+        );
+    }
+    let verdict = no_acknowledged_write_is_lost(load);
+    assert!(verdict.redis_plain.lost.is_empty(), "{:?}", verdict.redis_plain);
+}
+
+/// Leader of PostgreSQL and of etcd in one: that etcd comes back with an old clock, and would end the new leader's lock.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn a_leader_of_postgres_and_etcd_that_was_frozen_revokes_no_lease() {
+    let lab = cluster();
+    let (spec, driver) = (&lab.cluster.spec, lab.driver());
+    let load = lab.load();
+    for _ in 0..4 {
+        let before = lab.postgres_leader().unwrap();
+        let from = load.now();
+        lab.sh(&before, &move_etcd_leader_here());
+        Fault::Freeze.apply(&driver, spec, &before).unwrap();
+        until("another leads", SOON, || lab.postgres_leader().is_some_and(|leader| leader != before));
+        let leader = lab.postgres_leader();
+        Fault::Freeze.take_back(&driver, spec, &before).unwrap();
+        lab.healthy_within(HEALED);
+        let gap = load.longest_gap(Service::Postgres, from);
+        eprintln!(
+            "{before} frozen, {leader:?} led, now {:?}, longest gap {:.1} s",
+            lab.postgres_leader(),
+            gap.seconds
+        );
+        assert_eq!(lab.postgres_leader(), leader);
+    }
+    no_acknowledged_write_is_lost(load);
+}
+
+/// Makes this node etcd's leader, where it is not.
+fn move_etcd_leader_here() -> String {
+    format!(
+        "E=\"{ETCDCTL}\"; own=$($E member list | grep \"$(hostname),\" | cut -d, -f1); \
+         leads=$($E endpoint status --cluster | awk -F', ' '$5 == \"true\" {{print $1}}'); \
+         case $leads in *\"$(hostname -I | cut -d' ' -f1)\":*) ;; \
+         *) E=\"$E --endpoints=$leads\"; $E move-leader $own || true;; esac"
+    )
+}
+
+/// The primary is stopped until another is promoted, and goes on at that very moment.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
+    let lab = cluster();
+    let (spec, driver) = (&lab.cluster.spec, lab.driver());
+    let load = lab.load();
+    for fault in [Fault::PauseRedis, Fault::Freeze, Fault::PauseRedis, Fault::Freeze] {
+        let before = lab.redis_primary().unwrap();
+        let from = load.now();
+        fault.apply(&driver, spec, &before).unwrap();
+        until("a replica is promoted", SOON, || lab.is_primary_elsewhere(&before));
+        fault.take_back(&driver, spec, &before).unwrap();
+        lab.healthy_within(HEALED);
+        let gap = load.longest_gap(Service::RedisWait, from);
+        eprintln!("{} of {before}, longest gap {:.1} s", fault.name(), gap.seconds);
+    }
+    for fault in [Fault::Freeze, Fault::PausePostgres] {
+        let before = lab.postgres_leader().unwrap();
+        let from = load.now();
+        fault.apply(&driver, spec, &before).unwrap();
+        // PostgreSQL alone may hang for less than Patroni's patience: then nobody is promoted.
+        let begun = Instant::now();
+        while lab.postgres_leader().is_none_or(|leader| leader == before) && begun.elapsed() < PATRONI_REACTS
+        {
+            sleep(Duration::from_millis(200));
+        }
+        fault.take_back(&driver, spec, &before).unwrap();
+        lab.healthy_within(HEALED);
+        let gap = load.longest_gap(Service::Postgres, from);
+        eprintln!(
+            "{} of {before} ({:?} leads now), longest gap {:.1} s",
+            fault.name(),
+            lab.postgres_leader(),
+            gap.seconds
+        );
+    }
+    no_acknowledged_write_is_lost(load);
+}
+
+/// What is done to the virtual IP's holder, and how it is taken back.
+const VIP_FAULTS: [(&str, &str, &str); 3] = [
+    (
+        "HAProxy's configuration broken, then a restart",
+        "echo nonsense >> /etc/haproxy/haproxy.cfg; systemctl restart haproxy || true",
+        "sed -i '/^nonsense/d' /etc/haproxy/haproxy.cfg; systemctl restart haproxy",
+    ),
+    ("interface down", "ip link set host0 down", "ip link set host0 up"),
+    (
+        "HAProxy killed, again and again",
+        "systemd-run -q --unit=killer sh -c 'while :; do pkill -KILL -x haproxy; sleep 0.2; done'",
+        "systemctl stop killer",
+    ),
+];
+
+/// Whatever befalls its holder: the address moves, one node has it then, and one when all is over.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn the_virtual_ip_leaves_a_node_that_cannot_serve() {
+    let lab = cluster();
+    let (spec, driver) = (&lab.cluster.spec, lab.driver());
+    let load = lab.load();
+    for (name, break_it, mend_it) in VIP_FAULTS {
+        lab.vip_moves(&load, name, |node| drop(lab.sh(node, break_it)), |node| drop(lab.sh(node, mend_it)));
+    }
+    for fault in [Fault::PauseHaproxy, Fault::Deaf, Fault::Mute, Fault::Split, Fault::Partition] {
+        let name = fault.name();
+        lab.vip_moves(
+            &load,
+            &name,
+            |node| fault.apply(&driver, spec, node).unwrap(),
+            |node| fault.take_back(&driver, spec, node).unwrap(),
+        );
+    }
+    no_acknowledged_write_is_lost(load);
+}
+
+impl Lab {
+    fn vip_moves(&self, load: &Load, what: &str, apply: impl Fn(&str), take_back: impl Fn(&str)) {
+        let [holder] = &self.vip_holders()[..] else { panic!("{:?} hold the address", self.vip_holders()) };
+        let from = load.now();
+        let begun = Instant::now();
+        apply(holder);
+        until(what, SOON, || {
+            self.vip_holders().iter().any(|h| h != holder) && !self.vip_holders().contains(holder)
+        });
+        let moved = begun.elapsed().as_secs_f64();
+        // It stays where it is, with one node.
+        let new = self.vip_holders();
+        for _ in 0..10 {
+            sleep(Duration::from_millis(500));
+            assert_eq!(self.vip_holders(), new, "{what}");
+        }
+        take_back(holder);
+        self.healthy_within(HEALED);
+        for _ in 0..10 {
+            sleep(Duration::from_millis(500));
+            assert_eq!(self.vip_holders().len(), 1, "{what}, taken back");
+        }
+        let gap = load.longest_gap(Service::Vip, from).seconds;
+        eprintln!("{what}: {holder} -> {new:?} after {moved:.1} s, longest gap {gap:.1} s");
+    }
+
+    fn is_primary_elsewhere(&self, than: &str) -> bool {
+        let access = self.access();
+        let redis = &access.redis;
+        let asked = |node: &hanode_core::spec::Node| {
+            let (port, password) = (self.cluster.spec.redis.port, &access.secrets.redis);
+            let patience = Duration::from_millis(500);
+            hanode_cluster::client::redis::Redis::connect(
+                redis.as_ref(),
+                node.address,
+                port,
+                password,
+                patience,
+            )?
+            .info("replication")
+        };
+        let is = |node| asked(node).is_ok_and(|info| info.get("role").is_some_and(|r| r == "master"));
+        self.in_network(|| self.cluster.spec.peers(than).any(is))
+    }
+}
+
+/// What an old leader alone has, and cannot be rewound since its log is gone: kept, while the node is cloned anew.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn diverged_data_that_cannot_be_rewound_is_moved_aside() {
+    let lab = cluster();
+    let old = lab.postgres_leader().unwrap();
+    let moved_aside = || {
+        let status = lab.health();
+        status.nodes.into_iter().find(|n| n.name == old).unwrap().kept_aside
+    };
+    let before = moved_aside();
+    let driver = lab.driver();
+    let sql = |node: &str, words: &str| {
+        let psql = "psql -XAtq -v ON_ERROR_STOP=1 -h /run/postgresql -p 5433 -U admin postgres";
+        lab.sh(node, &format!("runuser -u postgres -- {psql} -c \"{words}\""))
+    };
+    sql(&old, "CREATE TABLE told (n int)");
+    driver.link(&old, false).unwrap();
+    // Commits that no standby has; a segment each, so that the one with the parting of ways can go.
+    for n in 1..=4 {
+        sql(&old, &format!("SET synchronous_commit = local; INSERT INTO told VALUES ({n})"));
+        sql(&old, "SELECT pg_switch_wal()");
+        sql(&old, "CHECKPOINT");
+    }
+    until("another leads", SOON, || lab.postgres_leader().is_some_and(|leader| leader != old));
+    until("the old leader gave up", SOON, || sql(&old, "SELECT pg_is_in_recovery()") == "t");
+    let data = "/var/lib/postgresql/17/hanode";
+    lab.sh(
+        &old,
+        &format!("cd {data}/pg_wal && rm -v $(ls -d 0000000?0* | grep -v history | sort | head -n -3)"),
+    );
+    driver.link(&old, true).unwrap();
+    lab.healthy_within(HEALED);
+
+    let new: Vec<_> = moved_aside().into_iter().filter(|path| !before.contains(path)).collect();
+    let [aside] = &new[..] else { panic!("{old} moved {new:?} aside") };
+    assert!(aside.starts_with(&format!("{data}.aside-")), "{aside}");
+    assert_eq!(sql(&old, "SELECT count(*) FROM told"), "0", "it follows the others");
+    let look = format!(
+        "rm -f {aside}/standby.signal; echo 'SELECT max(n) FROM told' | \
+         runuser -u postgres -- /usr/lib/postgresql/17/bin/postgres --single -D {aside} -c logging_collector=off postgres"
+    );
+    let seen = lab.sh(&old, &look);
+    assert!(seen.contains("max = \"4\""), "what was kept holds what the others do not: {seen}");
+    let table = health::table(&lab.health(), None);
+    assert!(table.contains("kept aside") && table.contains("healthy"), "{table}");
+}
+
+/// A statement that is under way when its server hangs: the client is told once there is another leader.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn sessions_on_an_old_leader_that_hangs_are_closed() {
+    let lab = cluster();
+    let (spec, driver) = (&lab.cluster.spec, lab.driver());
+    let ca = lab.cluster.dir.join("pki/service/ca.crt");
+    let password = format!("PGPASSWORD={}", lab.cluster.secrets.postgres_dbadmin);
+    let target = format!(
+        "host={} port=5432 user=dbadmin dbname=postgres sslmode=verify-full sslrootcert={}",
+        spec.network.vip,
+        ca.display()
+    );
+    let psql = ["env", &password, "timeout", "170", "psql", "-XAtq", "-c", "SELECT pg_sleep(600)", &target];
+    let mut client = driver.outside(&psql).spawn().unwrap();
+    // Longer than what counts as connecting.
+    sleep(Duration::from_secs(20));
+    assert!(client.try_wait().unwrap().is_none(), "it sleeps");
+    let old = lab.postgres_leader().unwrap();
+    let begun = Instant::now();
+    Fault::PausePostgres.apply(&driver, spec, &old).unwrap();
+    let status = client.wait().unwrap();
+    let told = begun.elapsed();
+    let leader = lab.postgres_leader();
+    Fault::PausePostgres.take_back(&driver, spec, &old).unwrap();
+    lab.healthy_within(HEALED);
+    eprintln!("{old} hung; {leader:?} leads, the client was told after {:.1} s", told.as_secs_f64());
+    assert_ne!(status.code(), Some(124), "it was left hanging");
+    assert_ne!(leader.as_ref(), Some(&old));
+}
+
+/// A load balancer as clouds have them: it asks each node's `/health` and sends clients to one that says yes.
+struct Balancer {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Balancer {
+    /// On the address of the spec, which it puts on the lab's bridge.
+    fn start(lab: &Lab) -> Balancer {
+        let spec = lab.cluster.spec.clone();
+        let vip = spec.network.vip;
+        let output =
+            lab.driver().run_outside(&["ip", "address", "add", &format!("{vip}/32"), "dev", "br0"]).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let nodes: Vec<IpAddr> = spec.nodes.iter().map(|n| n.address).collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        // What `cloud-init/README.md` says.
+        let ports =
+            [spec.postgres.vip_port, spec.postgres.vip_read_port, spec.redis.vip_port, spec.haproxy.crl_port];
+        let serve = |port| {
+            let listener = lab.in_network(|| TcpListener::bind((vip, port))).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let (nodes, stop) = (nodes.clone(), stop.clone());
+            // A thread that is started in the lab's network stays in it.
+            lab.in_network(move || std::thread::spawn(move || balance(&listener, &nodes, port, &stop)))
+        };
+        Balancer { threads: ports.map(serve).into(), stop }
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn balance(listener: &TcpListener, nodes: &[IpAddr], port: u16, stop: &AtomicBool) {
+    while !stop.load(Ordering::SeqCst) {
+        let Ok((client, _)) = listener.accept() else {
+            sleep(Duration::from_millis(10));
+            continue;
+        };
+        let fit = nodes.iter().copied().find(|node| says(*node) == Some(200));
+        let Some(node) = fit else { continue };
+        let Ok(server) = TcpStream::connect_timeout(&(node, port).into(), Duration::from_secs(1)) else {
+            continue;
+        };
+        client.set_nonblocking(false).unwrap();
+        for (mut from, mut to) in
+            [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+        {
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Both);
+            });
+        }
+    }
+}
+
+/// What a node's `/health` answers, where it does.
+fn says(node: IpAddr) -> Option<u16> {
+    let url = format!("http://{node}:7000/health");
+    let patience = Duration::from_millis(500);
+    hanode_cluster::client::http::Http::new(None, patience).ok()?.get(&url).ok().map(|answer| answer.status)
+}
+
+/// `vip_mode = "external"`: no node takes the address, and `/health` tells a load balancer who is fit.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn a_load_balancer_sends_clients_to_healthy_nodes_only() {
+    let edit = [("vip_mode = \"vrrp\"", "vip_mode = \"external\"")];
+    let lab = Lab::up_on_debian(workdir_alone(), &edit);
+    let (spec, driver) = (&lab.cluster.spec, lab.driver());
+    let asked =
+        || -> Vec<Option<u16>> { lab.in_network(|| spec.nodes.iter().map(|n| says(n.address)).collect()) };
+    until("all are fit", SOON, || asked() == [Some(200); 3]);
+    assert_eq!(lab.vip_holders(), [""; 0]);
+    for node in ["node1", "node2", "node3"] {
+        assert_eq!(lab.sh(node, "systemctl is-enabled keepalived || true"), "disabled", "{node}");
+    }
+    assert!(!lab.health().vip.answers, "nobody has the address yet");
+    let _balancer = Balancer::start(&lab);
+    lab.healthy_within(HEALED);
+    assert!(lab.health().vip.answers);
+    let load = lab.load();
+    // The first is the one that the balancer likes best.
+    for fault in [Fault::PauseHaproxy, Fault::Split, Fault::Power] {
+        let from = load.now();
+        fault.apply(&driver, spec, "node1").unwrap();
+        let refused = if fault == Fault::Split { Some(503) } else { None };
+        until(&fault.name(), SOON, || asked() == [refused, Some(200), Some(200)]);
+        sleep(Duration::from_secs(3));
+        assert_eq!(asked(), [refused, Some(200), Some(200)], "{}", fault.name());
+        fault.take_back(&driver, spec, "node1").unwrap();
+        lab.healthy_within(HEALED);
+        until("all are fit", SOON, || asked() == [Some(200); 3]);
+        let gap = load.longest_gap(Service::Postgres, from).seconds;
+        eprintln!("{} of node1 behind a load balancer: {gap:.1} s without a commit", fault.name());
+    }
+    no_acknowledged_write_is_lost(load);
+}

@@ -1,0 +1,124 @@
+//! Each target's firewall, as rendered, loaded by the real thing; and machines outside that try every port. Needs root.
+
+use crate::cases::Case;
+use crate::support;
+use crate::support::sandbox::sandboxed;
+use hanode_util::file_tree::Entry;
+use ipnet::IpNet;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What a target's file calls its firewall, and how the distribution loads it.
+struct Kind {
+    target: &'static str,
+    tree: fn() -> PathBuf,
+    script: &'static str,
+    /// What becomes of a port that is not hanode's.
+    unrelated: &'static str,
+}
+
+/// Of all distributions that can be had here, the one whose firewalls are as old as the targets'.
+fn old_firewalls() -> PathBuf {
+    support::tree_of("firewalls", |out| {
+        let mut mmdebstrap = Command::new("mmdebstrap");
+        mmdebstrap.args(["--mode=root", "--variant=apt"]);
+        mmdebstrap.arg("--include=ufw,firewalld,iptables,dbus,iproute2,python3");
+        mmdebstrap.args(["bullseye"]).arg(out).arg(support::mirror());
+        assert!(mmdebstrap.status().expect("mmdebstrap").success());
+    })
+}
+
+const NFTABLES: Kind = Kind {
+    target: "debian-13",
+    tree: support::debian,
+    script: include_str!("../validators/nftables.sh"),
+    unrelated: "open",
+};
+
+const UFW: Kind = Kind {
+    target: "ubuntu-20.04",
+    tree: old_firewalls,
+    script: include_str!("../validators/ufw.sh"),
+    unrelated: "closed",
+};
+
+const FIREWALLD: Kind = Kind {
+    target: "centos-8",
+    tree: old_firewalls,
+    script: include_str!("../validators/firewalld.sh"),
+    unrelated: "closed",
+};
+
+fn nets(of: &[&str]) -> Vec<IpNet> {
+    of.iter().map(|net| net.parse().expect("a network")).collect()
+}
+
+/// The firewall's own files on node1.
+fn files(case: &Case) -> Vec<Entry> {
+    let its_own = |e: &Entry| {
+        let rule = case.target.rule_at(&e.path);
+        rule.is_some_and(|rule| rule.component.as_deref() == Some("firewall"))
+    };
+    let files: Vec<Entry> = case.render("node1").into_iter().filter(its_own).collect();
+    assert!(!files.is_empty(), "no firewall");
+    files
+}
+
+fn guards(kind: &Kind, v6: bool, change: impl Fn(&mut Case)) {
+    let mut case = Case::of(3).on(kind.target);
+    let (first, second) = match v6 {
+        false => (["10.1.0.0/16", "10.1.0.0/24"], "172.16.0.0/16"),
+        true => (["fd00:1::/64", "fd00:1::9/128"], "fd00:2::/64"),
+    };
+    if v6 {
+        let network = &mut case.spec.network;
+        network.subnet = nets(&["fd00::/64"])[0];
+        network.vip = "fd00::20".parse().expect("an address");
+        for (node, last) in case.spec.nodes.iter_mut().zip(["21", "22", "23"]) {
+            node.address = format!("fd00::{last}").parse().expect("an address");
+        }
+        case.plan.redis.primary = case.spec.node("node2").map(|n| n.address);
+    }
+    case.spec.network.operators = Some(nets(&[if v6 { "fd00::5/128" } else { "192.168.18.5/32" }]));
+    case.spec.network.clients = nets(&first);
+    change(&mut case);
+    let mut entries = files(&case);
+    case.spec.network.clients = nets(&[second]);
+    entries.extend(files(&case).into_iter().map(|mut entry| {
+        entry.path = format!("/second{}", entry.path);
+        entry
+    }));
+    let statistics = match case.spec.network.vip_mode {
+        hanode_core::spec::VipMode::Vrrp => "some",
+        hanode_core::spec::VipMode::External => "anyone",
+    };
+    let script = format!(
+        "VERSION={} STATISTICS={statistics} UNRELATED={}\n{}\n{}",
+        if v6 { 6 } else { 4 },
+        kind.unrelated,
+        kind.script,
+        include_str!("../validators/firewall.sh")
+    );
+    sandboxed(&(kind.tree)(), &support::program(), &entries, &script);
+}
+
+#[test]
+fn nftables_lets_in_whom_the_spec_names() {
+    guards(&NFTABLES, false, |_| ());
+    guards(&NFTABLES, true, |_| ());
+    guards(&NFTABLES, false, |case| case.spec.network.vip_mode = hanode_core::spec::VipMode::External);
+}
+
+#[test]
+fn ufw_lets_in_whom_the_spec_names() {
+    guards(&UFW, false, |_| ());
+    guards(&UFW, true, |_| ());
+    guards(&UFW, false, |case| case.spec.network.vip_mode = hanode_core::spec::VipMode::External);
+}
+
+#[test]
+fn firewalld_lets_in_whom_the_spec_names() {
+    guards(&FIREWALLD, false, |_| ());
+    guards(&FIREWALLD, true, |_| ());
+    guards(&FIREWALLD, false, |case| case.spec.network.vip_mode = hanode_core::spec::VipMode::External);
+}

@@ -1,0 +1,38 @@
+//! Tests against real servers, images, clusters and emulated machines: as root, after `make setup`, by
+//! `cargo test --test e2e`. Those that take minutes are ignored; the Makefile runs them.
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[path = "../cases/mod.rs"]
+mod cases;
+#[path = "../common/mod.rs"]
+mod common;
+mod support;
+
+mod admin_errors;
+mod bake;
+mod build_centos;
+mod build_ubuntu;
+mod cloud_init;
+mod cloud_platforms;
+mod cluster;
+mod cluster_centos;
+mod cluster_ubuntu;
+mod config_checks;
+mod config_reload;
+mod data_damage;
+mod data_volume;
+mod debian_12;
+mod docs;
+mod emulated_machine;
+mod failpoints;
+mod faults;
+mod firewall;
+mod firmware;
+mod glibc;
+mod image;
+mod interrupted_bootstrap;
+mod lab_lifecycle;
+mod packer;
+mod recovery;
+mod seed_disks;
+mod selinux;

@@ -1,0 +1,72 @@
+//! What tests of the two old targets stand on: programs for their glibc, and the nearest real packages. Made below
+//! target/ at the first use, by the scripts in `tests/fixture`; what is there already costs nothing.
+
+use super::ImageSetup;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+/// Where all of it lies.
+pub fn dir() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("fixture")
+}
+
+/// Standard output of a command run among the sources.
+pub fn run(command: &mut Command) -> String {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let output = command.current_dir(root).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    assert!(output.status.success(), "{command:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+/// The directory of both programs as `make dist` builds them, from the sources as they are now.
+pub fn dist() -> PathBuf {
+    static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
+        run(Command::new("make").arg("dist"));
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("dist")
+    });
+    MADE.clone()
+}
+
+/// Debian 11's packages with all they depend on; `debs/NAME.list` below [`dir`] names the files.
+pub fn debs(name: &str, packages: &[&str]) {
+    run(Command::new("sh").arg("tests/fixture/debs.sh").arg(dir()).arg(name).args(packages));
+}
+
+/// The archive of Ubuntu 20.04 in a directory: `ubuntu/`, `redis/`, and the key that signed both.
+pub fn ubuntu() -> PathBuf {
+    static MADE: LazyLock<PathBuf> =
+        LazyLock::new(|| PathBuf::from(run(Command::new("sh").arg("tests/fixture/ubuntu.sh").arg(dir()))));
+    MADE.clone()
+}
+
+/// The etcd that can be had, in the spec.
+pub const ETCD: (&str, &str) = ("[versions]\n", "[versions]\netcd = \"3.5.1\"\n");
+
+/// The sources that are one file, as `--source` takes them. Patroni and ydiff are the very ones: their checksums stay.
+pub fn files() -> Vec<String> {
+    let programs = dir().join("programs");
+    let file = |name: &str| programs.join(name).display().to_string();
+    let etcd = file("etcd-v3.5.1-linux-amd64.tar.gz");
+    let sum = run(Command::new("sha256sum").arg(&etcd))[..64].to_string();
+    vec![
+        format!("etcd=file://{etcd},sha256={sum}"),
+        format!("patroni=file://{}", file("patroni-2.1.0-py3-none-any.whl")),
+        format!("ydiff=file://{}", file("ydiff-1.2.tar.gz")),
+    ]
+}
+
+/// All that ubuntu-20.04 takes, from here.
+pub fn ubuntu_sources() -> Vec<String> {
+    let at = ubuntu().display().to_string();
+    let mut sources = files();
+    sources.extend(["ubuntu", "redis"].map(|name| format!("{name}=file://{at}/{name},key={at}/key.asc")));
+    sources
+}
+
+pub fn ubuntu_20_04() -> ImageSetup {
+    let program = std::fs::read(dist().join("hanode-firstboot")).unwrap();
+    let sources = ubuntu_sources().iter().map(|text| text.parse().unwrap()).collect();
+    ImageSetup { target: "ubuntu-20.04", sources, program, edits: vec![ETCD] }
+}

@@ -1,0 +1,214 @@
+//! The bundle: deterministic, read back as it was, readable by GNU tar, and safe against hostile bytes.
+
+use flate2::{Compression, write::GzEncoder};
+use hanode_core::bundle::{BadBundle, Bundle, SECRETS, STAMP};
+use hanode_util::file_tree::{Entry, Kind};
+use proptest::prelude::*;
+use std::io::Write;
+use std::process::Command;
+use std::sync::LazyLock;
+use tar::{EntryType, Header};
+
+fn sample() -> Bundle {
+    let members = vec![
+        Entry::file("/etc/ssl/pgsql/server.key", 0o600, "a key").owned("postgres", "postgres"),
+        Entry::dir("/etc/ssl/pgsql", 0o755),
+        Entry::file("/etc/ssl/myca/root.crt", 0o644, "a certificate"),
+    ];
+    Bundle::new("hspas", 7, hanode_admin::cluster_dir::generate_secrets(), members)
+}
+
+static PACKED: LazyLock<Vec<u8>> = LazyLock::new(|| sample().pack().expect("packing"));
+
+/// A bundle's two necessary members, and whatever `more` adds, as a hostile hand would pack them.
+fn forged(stamp: &str, more: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>)) -> Vec<u8> {
+    let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    add(&mut tar, STAMP, EntryType::Regular, 0o644, stamp.as_bytes());
+    add(
+        &mut tar,
+        SECRETS,
+        EntryType::Regular,
+        0o600,
+        hanode_admin::cluster_dir::generate_secrets().to_toml().as_bytes(),
+    );
+    more(&mut tar);
+    tar.into_inner().expect("a tar").finish().expect("a gzip")
+}
+
+fn add<W: Write>(tar: &mut tar::Builder<W>, path: &str, kind: EntryType, mode: u32, content: &[u8]) {
+    let mut header = Header::new_ustar();
+    // Written by hand: the library would refuse the names this is about.
+    let name = path.strip_prefix("/etc").map_or(path.to_string(), |rest| format!("etc{rest}"));
+    header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(content.len() as u64);
+    header.set_username("root").expect("a name");
+    header.set_groupname("root").expect("a name");
+    if kind == EntryType::Symlink || kind == EntryType::Link {
+        header.set_link_name("/etc/passwd").expect("a link");
+    }
+    header.set_cksum();
+    tar.append(&header, content).expect("appending");
+}
+
+const GOOD_STAMP: &str = r#"{"schema":1,"cluster":"hspas","generation":7}"#;
+
+#[test]
+fn what_is_packed_is_read_back() {
+    let bundle = sample();
+    let bytes = bundle.pack().expect("packing");
+    let read = Bundle::read(&bytes).expect("reading");
+    assert_eq!(read, bundle);
+    assert_eq!((read.stamp.cluster.as_str(), read.stamp.generation), ("hspas", 7));
+    assert_eq!(read.file("/etc/ssl/pgsql/server.key"), Some(b"a key".as_slice()));
+    assert_eq!(read.file("/etc/ssl/pgsql"), None);
+    let key = read.entries.iter().find(|e| e.path.ends_with("server.key")).expect("the key");
+    assert_eq!((key.mode, key.owner.as_str(), key.group.as_str()), (0o600, "postgres", "postgres"));
+    assert_eq!(key.label.as_deref(), Some("system_u:object_r:cert_t:s0"));
+    assert!(read.entries.iter().any(|e| e.kind == Kind::Dir));
+}
+
+#[test]
+fn the_same_content_is_the_same_bytes() {
+    let bundle = sample();
+    let bytes = bundle.pack().expect("packing");
+    assert_eq!(bundle.pack().expect("packing"), bytes);
+    assert_eq!(Bundle::read(&bytes).expect("reading").pack().expect("packing"), bytes);
+    let mut members = bundle.entries.clone();
+    members.reverse();
+    let again = Bundle::new("hspas", 7, bundle.secrets.clone(), members);
+    assert_eq!(again.pack().expect("packing"), bytes);
+}
+
+#[test]
+fn gnu_tar_sees_owners_modes_and_labels() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("bundle.tar.gz");
+    std::fs::write(&path, &*PACKED).expect("writing");
+    let out = Command::new("tar").args(["--selinux", "-tvvzf"]).arg(&path).output().expect("GNU tar");
+    let listing = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+    let line =
+        listing.lines().position(|l| l.ends_with("etc/ssl/pgsql/server.key")).expect("the key is listed");
+    let lines: Vec<&str> = listing.lines().collect();
+    assert!(lines[line].starts_with("-rw-------. postgres/postgres"), "{listing}");
+    assert_eq!(lines[line + 1].trim(), "s: system_u:object_r:cert_t:s0", "{listing}");
+}
+
+#[test]
+fn a_cut_bundle_is_called_truncated() {
+    for length in 0..PACKED.len() {
+        assert_eq!(
+            Bundle::read(&PACKED[..length]).expect_err("too short"),
+            BadBundle::Truncated,
+            "at {length}"
+        );
+    }
+    // Cut before it was compressed: the archive inside ends early.
+    let mut plain = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(PACKED.as_slice()), &mut plain)
+        .expect("gunzip");
+    for length in (0..plain.len()).step_by(100) {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&plain[..length]).expect("gzip");
+        if let Ok(bundle) = Bundle::read(&gzip.finish().expect("gzip")) {
+            // Only what was cut off after the last member is not missed.
+            assert_eq!(bundle.entries, Bundle::read(&PACKED).expect("whole").entries);
+        }
+    }
+}
+
+#[test]
+fn foreign_files_are_called_foreign() {
+    let foreign = |bytes: &[u8], what: &str| {
+        let told = Bundle::read(bytes).expect_err("foreign").to_string();
+        assert!(told.contains("foreign") && told.contains(what), "{told:?} does not say {what:?}");
+    };
+    foreign(b"PK\x03\x04 some zip", "gzip");
+    let empty = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    foreign(&empty.into_inner().expect("a tar").finish().expect("a gzip"), "bundle.json");
+    assert!(Bundle::read(&forged(GOOD_STAMP, |_| {})).is_ok(), "the forger's tool works");
+    foreign(&forged("nonsense", |_| {}), "not JSON");
+    foreign(&forged("{}", |_| {}), "no schema");
+    foreign(&forged(r#"{"schema":1}"#, |_| {}), "unexpected form");
+    for path in [
+        "/etc/shadow",
+        "etc/ssl/../shadow",
+        "../x",
+        "/etc/ssl/a//b",
+        "/etc/ssl/./a",
+        "/etc/ssl/a\nb",
+        "/etc/ssl",
+    ] {
+        foreign(&forged(GOOD_STAMP, |tar| add(tar, path, EntryType::Regular, 0o644, b"x")), "not below");
+    }
+    for kind in [EntryType::Symlink, EntryType::Link, EntryType::Fifo, EntryType::Char] {
+        foreign(&forged(GOOD_STAMP, |tar| add(tar, "/etc/ssl/a", kind, 0o644, b"")), "neither a file");
+    }
+    foreign(&forged(GOOD_STAMP, |tar| add(tar, "/etc/ssl/a", EntryType::Regular, 0o4755, b"")), "mode");
+    foreign(&forged(GOOD_STAMP, |tar| add(tar, STAMP, EntryType::Regular, 0o644, b"{}")), "twice");
+}
+
+#[test]
+fn a_later_schema_is_named() {
+    let later = forged(r#"{"schema":2,"something":"else"}"#, |_| {});
+    assert_eq!(Bundle::read(&later).expect_err("later"), BadBundle::Schema(2));
+}
+
+#[test]
+fn a_bomb_is_too_large() {
+    let bomb = forged(GOOD_STAMP, |tar| add(tar, "/etc/ssl/a", EntryType::Regular, 0o644, &vec![0; 8 << 20]));
+    assert!(bomb.len() < 1 << 20, "it is small while packed");
+    assert_eq!(Bundle::read(&bomb).expect_err("too large"), BadBundle::TooLarge);
+    let many = forged(GOOD_STAMP, |tar| {
+        (0..300).for_each(|i| add(tar, &format!("/etc/ssl/{i}"), EntryType::Regular, 0o644, b""))
+    });
+    assert_eq!(Bundle::read(&many).expect_err("too many"), BadBundle::TooLarge);
+    assert_eq!(Bundle::read(&vec![0x1f; 2 << 20]).expect_err("too large"), BadBundle::TooLarge);
+}
+
+#[test]
+fn faulty_secrets_are_told_without_repeating_them() {
+    let bytes = {
+        let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        add(&mut tar, STAMP, EntryType::Regular, 0o644, GOOD_STAMP.as_bytes());
+        add(&mut tar, SECRETS, EntryType::Regular, 0o600, b"redis = \"hush hush\"");
+        tar.into_inner().expect("a tar").finish().expect("a gzip")
+    };
+    let told = Bundle::read(&bytes).expect_err("faulty").to_string();
+    assert!(told.contains("vrrp is missing") && !told.contains("hush"), "{told}");
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert!(Bundle::read(&bytes).is_err());
+    }
+
+    /// Damage inside a well-formed gzip, where no checksum catches it first.
+    #[test]
+    fn a_spoilt_archive_never_panics(
+        spots in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        cut in any::<prop::sample::Index>(),
+        cuts in any::<bool>(),
+    ) {
+        let mut plain = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(PACKED.as_slice()), &mut plain)?;
+        for (at, byte) in spots {
+            let at = at.index(plain.len());
+            plain[at] = byte;
+        }
+        if cuts {
+            plain.truncate(cut.index(plain.len()));
+        }
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&plain)?;
+        if let Ok(bundle) = Bundle::read(&gzip.finish()?) {
+            for entry in &bundle.entries {
+                prop_assert!(entry.path.starts_with("/etc/ssl/") && !entry.path.contains(".."));
+                prop_assert!(entry.mode <= 0o777 && !matches!(entry.kind, Kind::Link(_)));
+            }
+        }
+    }
+}

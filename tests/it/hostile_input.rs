@@ -1,0 +1,270 @@
+//! What comes from outside (metadata, spec, bundle, the join port) may be anything: every reader ends, in time,
+//! in little memory, and with an error instead of a panic. Honest input, damaged at random, gets deeper than noise.
+
+use flate2::read::GzDecoder;
+use flate2::{Compression, write::GzEncoder};
+use hanode_admin::cluster_dir::Cluster;
+use hanode_cluster::client::tls::{Credentials, Leaf};
+use hanode_core::bundle::Bundle;
+use hanode_core::peer::{self, Answer};
+use hanode_core::spec;
+use hanode_firstboot::identity::metadata;
+use hanode_util::file_tree::Entry;
+use proptest::prelude::*;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// One piece of damage: where (of 65536 parts), what, and with how much.
+#[derive(Debug, Clone)]
+enum Damage {
+    Byte(u16, u8),
+    Cut(u16, u16),
+    Again(u16, u16),
+    Insert(u16, Vec<u8>),
+    End(u16),
+}
+
+fn damage() -> impl Strategy<Value = Vec<Damage>> {
+    let text = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 1..40),
+        "[\\[\\]{}\",:=\\-0-9e.\n\u{0}é]{1,40}".prop_map(String::into_bytes),
+        Just(b"9999999999999999999999".to_vec()),
+        Just(vec![b'['; 3000]),
+    ];
+    let one = prop_oneof![
+        (any::<u16>(), any::<u8>()).prop_map(|(at, byte)| Damage::Byte(at, byte)),
+        (any::<u16>(), 1..400u16).prop_map(|(at, n)| Damage::Cut(at, n)),
+        (any::<u16>(), 1..400u16).prop_map(|(at, n)| Damage::Again(at, n)),
+        (any::<u16>(), text).prop_map(|(at, text)| Damage::Insert(at, text)),
+        any::<u16>().prop_map(Damage::End),
+    ];
+    proptest::collection::vec(one, 1..6)
+}
+
+fn damaged(honest: &[u8], damage: &[Damage]) -> Vec<u8> {
+    let mut bytes = honest.to_vec();
+    for one in damage {
+        let place = |at: u16| usize::from(at) * bytes.len() / 65536;
+        match one {
+            Damage::Byte(at, byte) => {
+                let at = place(*at);
+                bytes.get_mut(at).into_iter().for_each(|old| *old = *byte);
+            }
+            Damage::Cut(at, n) => {
+                drop(bytes.drain(place(*at)..(place(*at) + usize::from(*n)).min(bytes.len())))
+            }
+            Damage::Again(at, n) => {
+                let (from, to) = (place(*at), (place(*at) + usize::from(*n)).min(bytes.len()));
+                let again = bytes[from..to].to_vec();
+                bytes.splice(from..from, again);
+            }
+            Damage::Insert(at, text) => drop(bytes.splice(place(*at)..place(*at), text.iter().copied())),
+            Damage::End(at) => bytes.truncate(place(*at)),
+        }
+    }
+    bytes
+}
+
+/// Runs a reader. An idle machine needs milliseconds, and two seconds for the worst spec; a busy one more.
+fn in_time<T>(read: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let result = read();
+    assert!(began.elapsed() < Duration::from_secs(60), "took {:?}", began.elapsed());
+    result
+}
+
+/// The most that this process ever held, in MiB.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+static METADATA: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/metadata/recorded");
+    let files = walkdir::WalkDir::new(recorded).into_iter().map(Result::unwrap);
+    files.filter(|f| f.file_type().is_file()).map(|f| std::fs::read(f.path()).unwrap()).collect()
+});
+
+/// A bundle, and the archive in it, whose damage no checksum of gzip's gives away.
+static BUNDLE: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
+    let members = vec![
+        Entry::file("/etc/ssl/pgsql/server.key", 0o600, "a key").owned("postgres", "postgres"),
+        Entry::dir("/etc/ssl/pgsql", 0o755),
+    ];
+    let packed =
+        Bundle::new("hspas", 7, hanode_admin::cluster_dir::generate_secrets(), members).pack().unwrap();
+    let mut plain = Vec::new();
+    GzDecoder::new(packed.as_slice()).read_to_end(&mut plain).unwrap();
+    (packed, plain)
+});
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(plain).unwrap();
+    gzip.finish().unwrap()
+}
+
+fn answer(problem: String) -> Answer {
+    let honest = serde_json::json!({
+        "schema": peer::SCHEMA,
+        "cluster": "hspas",
+        "node": "node2",
+        "generation": 1,
+        "spec_hash": "0123",
+        "install_id": "4567",
+        "disk": "blank",
+        "data": { "etcd": false, "postgres": false, "redis": false, "sentinel": false },
+        "etcd_member": "1234",
+        "boots": 1,
+        "phase": "waiting-for-peers",
+        "image": { "target": "debian-13" },
+        "problems": [problem],
+    });
+    serde_json::from_value(honest).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn damaged_metadata(which in 0..20usize, damage in damage()) {
+        let bytes = damaged(&METADATA[which % METADATA.len()], &damage);
+        in_time(|| {
+            if let Ok(value) = serde_json::from_slice(&bytes) {
+                let found = metadata::parse(&value);
+                assert!(found.node.is_none_or(|node| node.len() <= 255));
+            }
+        });
+    }
+
+    #[test]
+    fn a_damaged_spec(damage in damage()) {
+        let text = String::from_utf8_lossy(&damaged(spec::STARTER.as_bytes(), &damage)).into_owned();
+        if let Err(faults) = in_time(|| spec::parse(&text)) {
+            prop_assert!(!faults.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_damaged_bundle(damage in damage(), inside: bool) {
+        let (packed, plain) = &*BUNDLE;
+        let bytes = if inside { gzip(&damaged(plain, &damage)) } else { damaged(packed, &damage) };
+        if let Ok(bundle) = in_time(|| Bundle::read(&bytes)) {
+            for entry in bundle.entries {
+                prop_assert!(entry.path.starts_with("/etc/ssl/") && !entry.path.contains(".."), "{}", entry.path);
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_answer_of_a_peer(damage in damage()) {
+        let honest = serde_json::to_vec(&answer("none".into())).unwrap();
+        let _ = in_time(|| peer::parse(&damaged(&honest, &damage)));
+    }
+}
+
+/// The memory of a process counts all its tests: this one runs once more, alone.
+#[test]
+fn large_and_deep_input_is_refused_in_little_memory() {
+    const ALONE: &str = "HANODE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return refuse_large_and_deep_input();
+    }
+    let mut alone = Command::new(std::env::current_exe().unwrap());
+    let name = "hostile_input::large_and_deep_input_is_refused_in_little_memory";
+    let output = alone.args(["--exact", name]).env(ALONE, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+fn refuse_large_and_deep_input() {
+    // A mebibyte of zeros packs to a kibibyte: 200 MiB in what would be a bundle.
+    let mut bomb = GzEncoder::new(Vec::new(), Compression::fast());
+    for _ in 0..200 {
+        bomb.write_all(&vec![0; 1 << 20]).unwrap();
+    }
+    let bomb = bomb.finish().unwrap();
+    assert!(in_time(|| Bundle::read(&bomb)).is_err());
+
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("run/cloud-init")).unwrap();
+    let file = root.path().join("run/cloud-init/instance-data.json");
+    let huge = std::fs::File::create(&file).unwrap();
+    huge.set_len(4 << 30).unwrap();
+    assert!(in_time(|| metadata::read(root.path())).is_err());
+    std::fs::write(&file, "[".repeat(1 << 20)).unwrap();
+    assert!(in_time(|| metadata::read(root.path())).is_err());
+
+    for text in ["[[node]]\n", "a.", "x = [", "[a]\n", "nod = 1\n", "é"] {
+        let many = text.repeat((64 << 10) / text.len());
+        assert!(in_time(|| spec::parse(&many)).is_err(), "{text:?}");
+    }
+    assert!(in_time(|| spec::parse(&"x".repeat(64 << 20))).is_err());
+    assert!(peak_mib() < 400, "{} MiB", peak_mib());
+}
+
+/// Both sides of a join port: two nodes of one cluster have the same credentials.
+fn credentials() -> Credentials {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap();
+    let member = |name: &str| cluster.bundle.file(&format!("/etc/ssl/hanode/{name}")).unwrap().to_vec();
+    Credentials {
+        ca: member("ca.crt"),
+        leaf: Some(Leaf { certificate: member("node.crt"), key: member("node.key") }),
+    }
+}
+
+/// The beginning of a TLS record that never ends, byte by byte.
+fn drip(mut socket: TcpStream) {
+    std::thread::spawn(move || {
+        for byte in [0x16, 3, 3, 0x40, 0].into_iter().chain(std::iter::repeat(1)) {
+            if socket.write_all(&[byte]).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_drips_is_given_up_in_time() {
+    let (credentials, patience) = (credentials(), Duration::from_secs(1));
+    let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.incoming().for_each(|socket| drip(socket.unwrap())));
+    let asked = in_time(|| hanode_cluster::peer::ask(&credentials, LOCALHOST, port, patience));
+    assert!(asked.is_err());
+
+    let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+    drip(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    let (socket, _) = listener.accept().unwrap();
+    let served = in_time(|| {
+        hanode_cluster::peer::serve(&credentials, None, socket, patience, || Ok(answer(String::new())))
+    });
+    assert!(served.is_err());
+}
+
+#[test]
+fn an_answer_larger_than_any_honest_one_is_no_answer() {
+    let credentials = credentials();
+    let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = credentials.clone();
+    std::thread::spawn(move || {
+        for size in [10, 64 << 20] {
+            let (socket, _) = listener.accept().unwrap();
+            let large = || Ok(answer("x".repeat(size)));
+            let _ = hanode_cluster::peer::serve(&server, None, socket, Duration::from_secs(20), large);
+        }
+    });
+    let ask = || hanode_cluster::peer::ask(&credentials, LOCALHOST, port, Duration::from_secs(5));
+    assert_eq!(in_time(ask).unwrap(), answer("x".repeat(10)));
+    assert!(in_time(ask).is_err());
+}

@@ -1,0 +1,429 @@
+//! The spec: its starter by value, its faults by line, and that nothing in it makes the parser panic.
+
+use hanode_core::spec::{Faults, STARTER, Spec, VipMode, parse, warnings};
+use proptest::prelude::*;
+
+fn starter() -> Spec {
+    parse(STARTER).unwrap_or_else(|faults| panic!("the starter has faults:\n{faults}"))
+}
+
+/// The starter with one piece of it replaced; the piece must be there, once.
+fn with(old: &str, new: &str) -> String {
+    assert_eq!(STARTER.matches(old).count(), 1, "{old:?} is not in the starter exactly once");
+    STARTER.replace(old, new)
+}
+
+fn line_of(text: &str, piece: &str) -> usize {
+    text.lines().position(|line| line.contains(piece)).expect("the piece is in the text") + 1
+}
+
+/// Parses `text`, which must have exactly one fault, on the line of `piece`, whose text holds `what`.
+#[track_caller]
+fn one_fault(text: &str, piece: &str, what: &str) {
+    let Faults(faults) = parse(text).expect_err("a fault");
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert_eq!(faults[0].line, line_of(text, piece), "{faults:#?}");
+    let told = faults[0].to_string();
+    assert!(told.contains(what), "{told:?} does not say {what:?}");
+}
+
+#[test]
+fn starter_has_the_promised_values() {
+    let spec = starter();
+    assert_eq!((spec.schema, spec.name.as_str()), (1, "hspas"));
+    let network = &spec.network;
+    assert_eq!(network.subnet.to_string(), "192.168.18.0/24");
+    assert_eq!(network.clients.iter().map(|n| n.to_string()).collect::<Vec<_>>(), ["0.0.0.0/0"]);
+    assert_eq!(network.vip.to_string(), "192.168.18.20");
+    assert_eq!((network.vip_mode, network.join_port), (VipMode::Vrrp, 7081));
+    let nodes: Vec<_> = spec
+        .nodes
+        .iter()
+        .map(|n| (n.name.as_str(), n.address.to_string(), n.hostname.as_str(), n.vrrp_priority))
+        .collect();
+    let node = |name, address: &str, priority| (name, address.to_string(), name, priority);
+    assert_eq!(
+        nodes,
+        [
+            node("node1", "192.168.18.21", 99),
+            node("node2", "192.168.18.22", 100),
+            node("node3", "192.168.18.23", 101)
+        ]
+    );
+    let pg = &spec.postgres;
+    assert!(pg.tls && pg.synchronous && pg.parameters.is_empty());
+    assert_eq!(pg.alt_names, ["pgsql.demo.lab", "*.demo.lab"]);
+    assert_eq!((pg.port, pg.vip_port, pg.vip_read_port), (5433, 5432, 5434));
+    let patroni = &spec.patroni;
+    assert_eq!(
+        (patroni.ttl, patroni.loop_wait, patroni.retry_timeout, patroni.restapi_port),
+        (20, 10, 5, 8008)
+    );
+    let redis = &spec.redis;
+    assert!(redis.tls);
+    assert_eq!(redis.alt_names, ["redis.demo.lab", "*.demo.lab"]);
+    assert_eq!((redis.initial_primary.as_str(), redis.master_name.as_str()), ("node2", "redis-cluster"));
+    assert_eq!((redis.min_replicas, redis.port, redis.vip_port, redis.sentinel_port), (1, 6378, 6379, 26378));
+    assert_eq!((spec.haproxy.stats_port, spec.haproxy.crl_port), (7000, 7080));
+    assert!(spec.haproxy.extra.is_empty());
+    assert_eq!((spec.keepalived.router_id, spec.keepalived.interface.as_deref()), (51, None));
+    let pki = &spec.pki;
+    assert_eq!(
+        (pki.ca_name.as_str(), pki.ca_days, pki.leaf_days, pki.crl_days),
+        ("Self-Signed CA", 3650, 1825, 3650)
+    );
+    assert_eq!(pki.crl_url, "http://192.168.18.20:7080/server.crl");
+    assert_eq!(spec.storage.data, None);
+}
+
+/// A key that is left out has the value the starter shows for it.
+#[test]
+fn defaults_are_the_starters_values() {
+    let least = r#"
+        schema = 1
+        network = { subnet = "192.168.18.0/24", vip = "192.168.18.20" }
+        node = [
+            { name = "node1", address = "192.168.18.21" },
+            { name = "node2", address = "192.168.18.22" },
+            { name = "node3", address = "192.168.18.23" },
+        ]"#;
+    let mut spec = parse(least).expect("the least spec");
+    spec.postgres.alt_names = starter().postgres.alt_names;
+    spec.redis.alt_names = starter().redis.alt_names;
+    assert_eq!(spec, starter());
+    assert_eq!(spec.hash(), starter().hash());
+}
+
+#[test]
+fn optional_values_arrive() {
+    let text = with(
+        "# max_connections = 200",
+        "max_connections = 200\nfsync = true\nrandom_page_cost = 1.1\nbig = 0x10\n\"a.b\" = \"c\"",
+    )
+    .replace("# global = [", "global = [")
+    .replace("# interface =", "interface =")
+    .replace("# data =", "data =")
+    .replace("# ca_days = 3650", "ca_days = 700")
+    .replace("vip_mode = \"vrrp\"", "vip_mode = \"external\"")
+    .replace("vip = \"192.168.18.20\"", "vip = \"10.0.0.1\"")
+    .replace("name = \"node3\"", "name = \"node3\"\nhostname = \"db3.example.org\"\nvrrp_priority = 7");
+    let spec = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    let parameters: Vec<_> = spec.postgres.parameters.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(parameters, ["a.b=c", "big=16", "fsync=on", "max_connections=200", "random_page_cost=1.1"]);
+    assert_eq!(spec.haproxy.extra["global"], ["maxconn 8000"]);
+    assert_eq!(spec.keepalived.interface.as_deref(), Some("eth0"));
+    assert_eq!(spec.storage.data.as_deref(), Some("LABEL=hanode-data"));
+    assert_eq!((spec.pki.ca_days, spec.pki.leaf_days, spec.pki.crl_days), (700, 700, 700));
+    assert_eq!(spec.network.vip_mode, VipMode::External);
+    assert_eq!(spec.pki.crl_url, "http://10.0.0.1:7080/server.crl");
+    assert_eq!((spec.nodes[2].hostname.as_str(), spec.nodes[2].vrrp_priority), ("db3.example.org", 7));
+}
+
+#[test]
+fn a_cluster_may_speak_ipv6() {
+    let text = STARTER.replace("192.168.18.0/24", "fd00:18::/64").replace("192.168.18.", "fd00:18::");
+    let spec = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(spec.pki.crl_url, "http://[fd00:18::20]:7080/server.crl");
+}
+
+/// A name for DNS, but for no machine.
+const LONG: &str = "name = \"a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a\"";
+
+#[test]
+fn each_fault_is_told_with_its_line() {
+    let table: &[(&str, &str, &str, &str)] = &[
+        // what stands there, what replaces it, where the fault is, what is said
+        ("schema = 1", "schema = 2", "schema = 2", "schema 2"),
+        ("schema = 1", "", "# One highly", "schema is missing"),
+        ("name = \"hspas\" ", "name = \"a b\" ", "a b", "cluster's name"),
+        (
+            "subnet = \"192.168.18.0/24\"",
+            "subnet = \"192.168.18.1/24\"",
+            "subnet =",
+            "write \"192.168.18.0/24\"",
+        ),
+        ("subnet = \"192.168.18.0/24\"", "subnet = \"192.168.18\"", "subnet =", "not a network"),
+        ("[\"0.0.0.0/0\"]", "[\n\"10.0.0.0/8\",\n\"10.1.2.3\"]", "10.1.2.3", "10.1.2.3/32"),
+        ("[\"0.0.0.0/0\"]", "\"0.0.0.0/0\"", "clients", "not a list"),
+        ("vip = \"192.168.18.20\"", "vip = \"192.168.19.20\"", "vip =", "outside the subnet"),
+        ("vip = \"192.168.18.20\"", "vip = \"192.168.18.255\"", "vip =", "broadcast"),
+        ("vip = \"192.168.18.20\"", "", "[network]", "network.vip is missing"),
+        ("vip_mode = \"vrrp\"", "vip_mode = \"VRRP\"", "vip_mode", "\"vrrp\" or \"external\""),
+        ("join_port = 7081", "join_port = 0", "join_port", "1 to 65535"),
+        ("join_port = 7081", "join_port = \"7081\"", "join_port", "a whole number"),
+        ("join_port = 7081", "join_port = 2379", "join_port", "etcd's clients"),
+        ("\nport = 5433", "\nport = 433", "port = 433", "1024 to 65535"),
+        ("restapi_port = 8008", "restapi_port = 808", "restapi_port", "1024 to 65535"),
+        ("\nport = 6378", "\nport = 637", "port = 637", "1024 to 65535"),
+        ("sentinel_port = 26378", "sentinel_port = 26", "sentinel_port", "1024 to 65535"),
+        ("join_port = 7081", "join_prot = 7081", "join_prot", "did you mean join_port?"),
+        (
+            "address = \"192.168.18.21\"",
+            "address = \"192.168.18.20\"",
+            "address = \"192.168.18.20\"",
+            "the vip",
+        ),
+        (
+            "address = \"192.168.18.21\"",
+            "address = \"192.168.18.0\"",
+            "address = \"192.168.18.0\"",
+            "network or broadcast",
+        ),
+        (
+            "address = \"192.168.18.21\"",
+            "adress = \"192.168.18.21\"\naddress = \"192.168.18.21\"",
+            "adress",
+            "did you mean address?",
+        ),
+        ("name = \"node1\"", "name = \"node_1\"", "node_1", "a node's name"),
+        ("name = \"node1\"", "name = \"10.0.0.1\"", "10.0.0.1", "a node's name"),
+        (
+            "name = \"node1\"",
+            "name = \"node1\"\nhostname = \"no de\"",
+            "hostname = \"no",
+            "a node's hostname",
+        ),
+        ("name = \"node3\"", "name = \"node3\"\nhostname = \"NODE1\"", "NODE1", "given twice"),
+        ("name = \"node1\"", LONG, "name = \"a.a", "63 characters"),
+        ("name = \"node1\"", "name = \"node1\"\nvrrp_priority = 255", "vrrp_priority = 255", "1 to 254"),
+        ("name = \"node3\"", "name = \"node3\"\nvrrp_priority = 99", "vrrp_priority = 99", "given twice"),
+        ("initial_primary = \"node2\"", "initial_primary = \"node4\"", "node4", "node1, node2, node3"),
+        ("# min_replicas = 1", "min_replicas = 3", "min_replicas", "no write would ever"),
+        ("master_name = \"redis-cluster\"", "master_name = \"a b\"", "master_name", "Sentinel's name"),
+        ("ttl = 20", "ttl = 19", "ttl = 19", "20 to"),
+        ("loop_wait = 10", "loop_wait = 11", "ttl = 20", "loop_wait + 2 * retry_timeout = 21"),
+        ("router_id = 51", "router_id = 256", "router_id", "1 to 255"),
+        ("vip_port = 5432", "vip_port = 5433", "vip_port = 5433", "taken by postgres.port"),
+        (
+            "[\"pgsql.demo.lab\", \"*.demo.lab\"]",
+            "[\"pgsql.demo.lab\", \"a.*.lab\"]",
+            "a.*.lab",
+            "in a certificate",
+        ),
+        ("ca_name = \"Self-Signed CA\"", "ca_name = \"\"", "ca_name", "1 to 64"),
+        ("ca_name = \"Self-Signed CA\"", "ca_name = \"a\\nb\"", "ca_name", "control character"),
+        ("ca_name = \"Self-Signed CA\"", "ca_name = 'a\"b'", "ca_name", "contains \""),
+        ("# crl_url =", "crl_url = \"ftp://a/b\" #", "ftp://", "no http or https"),
+        ("# ca_days = 3650", "ca_days = 0", "ca_days", "1 to 36500"),
+        ("# leaf_days = 1825", "leaf_days = 3651", "leaf_days", "outlive"),
+        ("# data = \"LABEL=hanode-data\"", "data = \"vdb\"", "data = \"vdb\"", "names no volume"),
+        ("# interface = \"eth0\"", "interface = \"a/b\"", "a/b", "network interface"),
+        (
+            "# max_connections = 200",
+            "listen_addresses = \"*\"",
+            "listen_addresses",
+            "cannot be passed through",
+        ),
+        ("# max_connections = 200", "max_connections = \"abc\"", "max_connections", "1 to 262143"),
+        ("# max_connections = 200", "max_connections = 0", "max_connections", "1 to 262143"),
+        ("# max_connections = 200", "archive_mode = true", "archive_mode", "cannot be passed through"),
+        ("# max_connections = 200", "\"work_mem = 1\\nx\" = 1", "work_mem", "cannot be a PostgreSQL setting"),
+        ("# max_connections = 200", "work_mem = \"1'\"", "work_mem", "contains '"),
+        ("# max_connections = 200", "work_mem = nan", "work_mem", "a number"),
+        ("# max_connections = 200", "a.b = 1", "a.b = 1", "a table"),
+        ("# global = [\"maxconn 8000\"]", "frontend = []", "frontend", "global, defaults"),
+        ("# global = [\"maxconn 8000\"]", "global = [\"a\\nb\"]", "global = [", "control character"),
+        ("# global = [\"maxconn 8000\"]", "global = [\" backend x\"]", "backend x", "new backend section"),
+        ("[keepalived]", "[keepalive]", "[keepalive]", "did you mean keepalived?"),
+    ];
+    for (old, new, piece, what) in table {
+        let text = STARTER.replacen(old, new, 1);
+        assert_ne!(text, STARTER, "{old:?} is not in the starter");
+        if *new == "[keepalive]" {
+            one_fault(&text.replace("router_id = 51", ""), piece, what);
+        } else {
+            one_fault(&text, piece, what);
+        }
+    }
+}
+
+#[test]
+fn nodes_are_three_or_more_and_odd() {
+    let node3 = "[[node]]\nname = \"node3\"\naddress = \"192.168.18.23\"\n";
+    one_fault(&with(node3, ""), "[[node]]", "2 [[node]] tables");
+    let more = |n: u32| {
+        (4..=n)
+            .map(|i| format!("[[node]]\nname = \"node{i}\"\naddress = \"192.168.18.2{i}\"\n"))
+            .collect::<String>()
+    };
+    let with_nodes = |n| with(node3, &format!("{node3}{}", more(n)));
+    one_fault(&with_nodes(4), "[[node]]", "4 [[node]] tables");
+    assert_eq!(parse(&with_nodes(5)).expect("five nodes").majority(), 3);
+    let one_table = "schema = 1\nnode = { name = \"node1\" }\nnetwork = { subnet = \"10.0.0.0/8\", vip = \"10.0.0.1\" }\n";
+    one_fault(one_table, "node =", "each headed [[node]]");
+}
+
+#[test]
+fn all_faults_come_together_in_order() {
+    let text = with("join_port = 7081", "join_prot = 7081")
+        .replace("name = \"node3\"", "name = \"node1\"")
+        .replace("tls = true\nalt_names = [\"redis", "tls = \"yes\"\nalt_names = [\"redis")
+        .replace("router_id = 51", "router_id = 0");
+    let Faults(faults) = parse(&text).expect_err("faults");
+    let lines: Vec<usize> = faults.iter().map(|f| f.line).collect();
+    let expected = [
+        line_of(&text, "join_prot"),
+        line_of(&text, "192.168.18.23") - 1,
+        line_of(&text, "tls = \"yes\""),
+        line_of(&text, "router_id = 0"),
+    ];
+    assert_eq!(lines, expected, "{faults:#?}");
+}
+
+#[test]
+fn a_syntax_error_is_told_alone() {
+    let text = with("join_port = 7081", "join_port = ").replace("router_id = 51", "router_id = 0");
+    one_fault(&text, "join_port =", "this is not TOML");
+}
+
+#[test]
+fn the_hash_is_of_values_not_of_text() {
+    let base = starter().hash();
+    let same = parse(&STARTER.replace("# of the cluster", "# another comment")).expect("a spec");
+    assert_eq!(same.hash(), base);
+    let other = parse(&with("router_id = 51", "router_id = 52")).expect("a spec");
+    assert_ne!(other.hash(), base);
+}
+
+#[test]
+fn warnings_name_what_will_bite() {
+    let told = |text: &str| {
+        let found = warnings(&parse(text).unwrap_or_else(|faults| panic!("{faults}")));
+        found.iter().map(|fault| fault.to_string()).collect::<Vec<_>>().join("\n")
+    };
+    assert!(told(STARTER).contains("network.clients"));
+    let quiet = with("0.0.0.0/0", "10.0.0.0/8");
+    assert_eq!(told(&quiet), "");
+    for (old, new, what) in [
+        ("synchronous = true", "synchronous = false", "postgres.synchronous"),
+        ("# min_replicas = 1", "min_replicas = 0", "min_replicas"),
+        ("# max_connections = 200", "synchronous_commit = false", "synchronous_commit"),
+        ("# crl_days = 3650", "crl_days = 7", "crl_days"),
+    ] {
+        let told = told(&quiet.replacen(old, new, 1));
+        assert!(told.contains(what) && told.lines().count() == 1, "{told}");
+    }
+}
+
+/// With their primary the replicas that a write needs are a majority, whatever the cluster's size.
+#[test]
+fn min_replicas_grows_with_the_cluster() {
+    let grown = |min_replicas: &str| {
+        let more: String = (4..=5)
+            .map(|i| format!("[[node]]\nname = \"node{i}\"\naddress = \"192.168.18.2{i}\"\n"))
+            .collect();
+        let text = with("0.0.0.0/0", "10.0.0.0/8").replacen("# min_replicas = 1", min_replicas, 1);
+        parse(&text.replacen("[postgres]", &format!("{more}[postgres]"), 1)).expect("a spec")
+    };
+    assert_eq!(grown("").redis.min_replicas, 2);
+    assert_eq!(grown("").confirming(), 2);
+    assert_eq!(warnings(&grown("")), []);
+    let kept = warnings(&grown("min_replicas = 1"));
+    assert!(kept.len() == 1 && kept[0].to_string().contains("WAIT 2"), "{kept:?}");
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics(text in "\\PC*") {
+        prop_assert!(parse(&text).is_err());
+    }
+
+    /// Lines of the starter, cut up, repeated and spoilt.
+    #[test]
+    fn a_spoilt_starter_never_panics(
+        order in prop::collection::vec((0usize..83, 0usize..40, "[\\PC\\n\"\\[\\]={}#,.0-9]{0,6}"), 0..120)
+    ) {
+        let lines: Vec<&str> = STARTER.lines().collect();
+        let mut text = String::new();
+        for (line, cut, insert) in order {
+            let line = lines[line % lines.len()];
+            let at = line.char_indices().map(|(i, _)| i).nth(cut).unwrap_or(line.len());
+            text.push_str(&format!("{}{insert}{}\n", &line[..at], &line[at..]));
+        }
+        judge(&text)?;
+    }
+
+    /// Well-formed TOML with any values under the known keys.
+    #[test]
+    fn any_value_is_judged(values in prop::collection::vec((key(), value()), 0..60)) {
+        let mut text = String::from("schema = 1\n");
+        let mut taken = std::collections::BTreeSet::new();
+        for (key, value) in values {
+            if taken.insert(key) {
+                text.push_str(&format!("{key} = {value}\n"));
+            }
+        }
+        judge(&text)?;
+    }
+}
+
+/// Either a spec, or faults that each have a text and a line of the file.
+fn judge(text: &str) -> Result<(), TestCaseError> {
+    match parse(text) {
+        Ok(spec) => prop_assert!(spec.nodes.len() % 2 == 1),
+        Err(Faults(faults)) => {
+            prop_assert!(!faults.is_empty());
+            for fault in faults {
+                prop_assert!(fault.line <= text.matches('\n').count() + 1);
+                let told = fault.to_string();
+                prop_assert!(!fault.what.is_empty() && !told.chars().any(char::is_control), "{told:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn key() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "name",
+        "network.subnet",
+        "network.clients",
+        "network.vip",
+        "network.vip_mode",
+        "node",
+        "postgres.tls",
+        "postgres.port",
+        "postgres.parameters.work_mem",
+        "postgres.alt_names",
+        "patroni.ttl",
+        "patroni.loop_wait",
+        "redis.min_replicas",
+        "redis.initial_primary",
+        "haproxy.extra.global",
+        "pki.ca_days",
+        "pki.crl_url",
+        "storage.data",
+        "keepalived.router_id",
+        "nonsense",
+    ])
+}
+
+fn value() -> impl Strategy<Value = String> {
+    let basic = prop_oneof![
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<bool>().prop_map(|b| b.to_string()),
+        any::<f64>().prop_map(|f| format!("{f:e}").replace("NaN", "nan")),
+        any::<String>().prop_map(|s| toml::Value::String(s).to_string()),
+        any::<std::net::Ipv4Addr>().prop_map(|a| format!("\"{a}\"")),
+        (any::<std::net::Ipv6Addr>(), 0..200u8).prop_map(|(a, n)| format!("\"{a}/{n}\"")),
+        Just("1979-05-27T07:32:00Z".to_string()),
+    ];
+    basic.prop_recursive(2, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
+            inner.prop_map(|value| format!("{{ name = {value}, address = {value} }}")),
+        ]
+    })
+}
+
+/// The schema in `docs/` is the program's. `UPDATE_GOLDEN=1 cargo test --test it spec::` writes it anew.
+#[test]
+fn the_schema_in_docs_is_the_programs() {
+    let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cluster.schema.json");
+    let now = hanode_core::spec::schema_text();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&kept, &now).expect("writing it");
+    }
+    let kept = std::fs::read_to_string(kept).expect("the schema in docs");
+    assert!(kept == now, "docs/cluster.schema.json is old: UPDATE_GOLDEN=1 cargo test --test it spec::");
+}

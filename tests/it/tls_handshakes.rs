@@ -1,0 +1,112 @@
+//! The certificates as rustls, which the nodes speak among themselves, sees them: real handshakes in memory.
+
+use hanode_admin::cluster_dir::Cluster;
+use hanode_core::bundle::Bundle;
+use hanode_core::pki::coverage::examine;
+use hanode_core::spec::STARTER;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use std::sync::Arc;
+
+const DAY: i64 = 86400;
+
+fn cluster() -> (tempfile::TempDir, Cluster) {
+    let home = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::init(&home.path().join("demo"), STARTER).expect("a cluster");
+    (home, cluster)
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn identity(cert: &[u8], key: &[u8]) -> Identity {
+    let cert = CertificateDer::from_pem_slice(cert).expect("a certificate");
+    (vec![cert], PrivateKeyDer::from_pem_slice(key).expect("a key"))
+}
+
+fn member(bundle: &Bundle, cert: &str, key: &str) -> Identity {
+    identity(bundle.file(cert).expect("a certificate"), bundle.file(key).expect("a key"))
+}
+
+fn node(bundle: &Bundle) -> Identity {
+    member(bundle, "/etc/ssl/hanode/node.crt", "/etc/ssl/hanode/node.key")
+}
+
+fn roots(bundle: &Bundle, path: &str) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let pem = bundle.file(path).expect("a CA");
+    roots.add(CertificateDer::from_pem_slice(pem).expect("a certificate")).expect("a usable CA");
+    Arc::new(roots)
+}
+
+/// A mutual handshake under the cluster CA, as on the join port.
+fn handshake(bundle: &Bundle, server: Identity, client: Identity, name: &str) -> Result<(), rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = roots(bundle, "/etc/ssl/hanode/ca.crt");
+    let asks = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+        .build()
+        .expect("a verifier");
+    let server = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(asks)
+        .with_single_cert(server.0, server.1)?;
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(client.0, client.1)?;
+    let name = ServerName::try_from(name.to_string()).expect("a name");
+    let mut client = ClientConnection::new(Arc::new(client), name)?;
+    let mut server = ServerConnection::new(Arc::new(server))?;
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).expect("writing");
+        server.read_tls(&mut wire.as_slice()).expect("reading");
+        server.process_new_packets()?;
+        let mut wire = Vec::new();
+        server.write_tls(&mut wire).expect("writing");
+        client.read_tls(&mut wire.as_slice()).expect("reading");
+        client.process_new_packets()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn nodes_and_operator_trust_each_other_and_nobody_else() {
+    let (_home, cluster) = cluster();
+    let bundle = &cluster.bundle;
+    for name in ["192.168.18.21", "192.168.18.23", "192.168.18.20", "node2", "localhost", "127.0.0.1", "::1"]
+    {
+        handshake(bundle, node(bundle), node(bundle), name).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    for name in ["192.168.18.99", "node4", "pgsql.demo.lab"] {
+        assert!(handshake(bundle, node(bundle), node(bundle), name).is_err(), "{name} was accepted");
+    }
+    let (cert, key) = cluster.operator().expect("the operator's leaf");
+    let operator = || identity(cert.as_bytes(), key.as_bytes());
+    handshake(bundle, node(bundle), operator(), "node1").expect("the operator may ask");
+    assert!(handshake(bundle, operator(), node(bundle), "node1").is_err(), "the operator's leaf served");
+    let application = member(bundle, "/etc/ssl/pgsql/server.crt", "/etc/ssl/pgsql/server.key");
+    assert!(handshake(bundle, node(bundle), application, "node1").is_err(), "a service leaf came in");
+}
+
+#[test]
+fn the_calendar_is_judged() {
+    let (_home, cluster) = cluster();
+    let told = |days: i64| {
+        let report = examine(&cluster.bundle, &cluster.spec, hanode_core::pki::now() + days * DAY);
+        let words = |list: &[hanode_util::user_error::Trouble]| {
+            list.iter().map(|t| t.what.clone()).collect::<Vec<_>>().join("\n")
+        };
+        (words(&report.faults), words(&report.warnings))
+    };
+    assert_eq!(told(0), Default::default());
+    assert_eq!(told(1730), Default::default());
+    let (faults, warnings) = told(1740);
+    assert!(faults.is_empty() && warnings.contains("the node certificate is due"), "{faults}\n{warnings}");
+    let (faults, warnings) = told(1826);
+    assert!(faults.contains("the pgsql certificate expired on"), "{faults}");
+    assert!(warnings.contains("the service CA's revocation list is due"), "{warnings}");
+    assert!(told(3651).0.contains("the cluster CA's revocation list expired on"));
+    let (faults, _) = told(-1);
+    assert!(faults.contains("the etcd certificate is valid only from"), "{faults}");
+}
