@@ -22,7 +22,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// TLS everywhere, VRRP, everything beginning.
+    /// TLS everywhere, VRRP, a new cluster.
     pub fn of(nodes: u8) -> Self {
         let spec = spec(nodes);
         let plan = plan(&spec, Action::Begin, "node2");
@@ -83,59 +83,17 @@ pub fn address(number: u8) -> IpAddr {
     IpAddr::from([192, 168, 18, 20 + number])
 }
 
+/// The spec that `hanode init` writes, with this many nodes.
 pub fn spec(nodes: u8) -> Spec {
-    let net = |text: &str| text.parse().expect("a network");
-    Spec {
-        schema: spec::SCHEMA,
-        name: "hspas".into(),
-        network: spec::Network {
-            subnet: net("192.168.18.0/24"),
-            clients: vec![net("0.0.0.0/0")],
-            operators: None,
-            vip: address(0),
-            vip_mode: VipMode::Vrrp,
-            join_port: 7081,
-        },
-        nodes: (1..=nodes)
-            .map(|n| spec::Node {
-                name: format!("node{n}"),
-                address: address(n),
-                hostname: format!("node{n}"),
-                vrrp_priority: 98 + n,
-            })
-            .collect(),
-        postgres: spec::Postgres {
-            tls: true,
-            alt_names: vec!["pgsql.demo.lab".into(), "*.demo.lab".into()],
-            synchronous: true,
-            port: 5433,
-            vip_port: 5432,
-            vip_read_port: 5434,
-            parameters: Default::default(),
-        },
-        patroni: spec::Patroni { ttl: 20, loop_wait: 10, retry_timeout: 5, restapi_port: 8008 },
-        redis: spec::Redis {
-            tls: true,
-            alt_names: vec!["redis.demo.lab".into(), "*.demo.lab".into()],
-            initial_primary: "node2".into(),
-            master_name: "redis-cluster".into(),
-            min_replicas: 1,
-            port: 6378,
-            vip_port: 6379,
-            sentinel_port: 26378,
-        },
-        haproxy: spec::Haproxy { stats_port: 7000, crl_port: 7080, extra: Default::default() },
-        keepalived: spec::Keepalived { router_id: 51, interface: None },
-        pki: spec::Pki {
-            ca_name: "Self-Signed CA".into(),
-            crl_url: "http://192.168.18.20:7080/server.crl".into(),
-            ca_days: 3650,
-            leaf_days: 1825,
-            crl_days: 3650,
-        },
-        storage: spec::Storage { data: None },
-        versions: Default::default(),
-    }
+    let mut spec = spec::parse(spec::STARTER).expect("the starter is valid");
+    let node = |number| spec::Node {
+        name: format!("node{number}"),
+        address: address(number),
+        hostname: format!("node{number}"),
+        vrrp_priority: 98 + number,
+    };
+    spec.nodes = (1..=nodes).map(node).collect();
+    spec
 }
 
 /// Every service takes the same action.
