@@ -1,4 +1,8 @@
-//! Manual pages, completions and the spec's schema, judged by the programs that read them. `make setup` installs those.
+//! The pages of the project, checked against the programs; manual pages, completions and the spec's schema, checked by
+//! the tools that read them (`make setup` installs those).
+
+#[path = "docs/pages.rs"]
+mod pages;
 
 use assert_cmd::cargo::cargo_bin;
 use hanode_core::spec::{self, STARTER};
