@@ -46,7 +46,7 @@ impl AdminDir {
     /// `hanode` with these arguments, in the parent of the cluster directory.
     pub fn command(&self, words: &str) -> Command {
         let mut command = Command::new(programs::HANODE);
-        self.firstboot.into_iter().for_each(|path| drop(command.env("HANODE_FIRSTBOOT", path)));
+        command.envs(self.firstboot.map(|path| ("HANODE_FIRSTBOOT", path)));
         command.args(words.split_whitespace()).current_dir(self.home.path());
         command
     }
