@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 pub struct AdminDir {
     pub home: TempDir,
+    /// The image's program, for what builds images.
+    firstboot: Option<&'static Path>,
 }
 
 pub struct Finished {
@@ -21,9 +23,20 @@ pub struct Finished {
 impl AdminDir {
     /// A fresh directory with a cluster `demo` in it.
     pub fn new() -> AdminDir {
-        let admin = AdminDir { home: tempfile::tempdir().expect("a directory") };
+        let admin = AdminDir::empty();
         assert_eq!(admin.hanode("init demo").code, 0);
         admin
+    }
+
+    /// A fresh directory without a cluster.
+    pub fn empty() -> AdminDir {
+        AdminDir { home: tempfile::tempdir().expect("a directory"), firstboot: None }
+    }
+
+    /// The same directory, where `hanode` finds the image's program.
+    pub fn with_firstboot(mut self) -> AdminDir {
+        self.firstboot = Some(programs::firstboot_program());
+        self
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
@@ -32,7 +45,8 @@ impl AdminDir {
 
     /// `hanode` with these arguments, in the parent of the cluster directory.
     pub fn command(&self, words: &str) -> Command {
-        let mut command = programs::hanode();
+        let mut command = Command::new(programs::HANODE);
+        command.envs(self.firstboot.map(|path| ("HANODE_FIRSTBOOT", path)));
         command.args(words.split_whitespace()).current_dir(self.home.path());
         command
     }

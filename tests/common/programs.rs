@@ -13,29 +13,31 @@ pub fn hanode() -> Command {
     command
 }
 
-/// The image's program, `hanode-firstboot`. Cargo names it if it belongs to the package of the tests; if it is a
-/// package of its own, it is built at the first call.
+/// The image's program, `hanode-firstboot`: a package of its own, so cargo does not build it for these tests.
 pub fn firstboot_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| match option_env!("CARGO_BIN_EXE_hanode-firstboot") {
-        Some(path) => path.into(),
-        None => build_firstboot(target_dir(), &["-p", "hanode-firstboot"]),
-    })
+    PROGRAM.get_or_init(|| build_firstboot(target_dir(), &[]))
 }
 
 /// The same with the fail points compiled in, in a target directory of its own.
 pub fn firstboot_with_failpoints() -> PathBuf {
-    let package: &[&str] = match option_env!("CARGO_BIN_EXE_hanode-firstboot") {
-        Some(_) => &["--no-default-features", "--features", "failpoints"],
-        None => &["-p", "hanode-firstboot", "--features", "failpoints"],
-    };
-    build_firstboot(&target_dir().join("failpoints"), package)
+    build_firstboot(&target_dir().join("failpoints"), &["--features", "failpoints"])
 }
 
 fn build_firstboot(target_dir: &Path, arguments: &[&str]) -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    cargo.args(["build", "--quiet", "--locked", "--offline", "--bin", "hanode-firstboot"]).args(arguments);
+    cargo.args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--offline",
+        "-p",
+        "hanode-firstboot",
+        "--bin",
+        "hanode-firstboot",
+    ]);
+    cargo.args(arguments);
     let status = cargo.arg("--target-dir").arg(target_dir).status().expect("cargo runs");
     assert!(status.success(), "building hanode-firstboot: {status}");
     target_dir.join("debug/hanode-firstboot")

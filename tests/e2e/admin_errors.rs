@@ -23,7 +23,7 @@ fn at(days: &str, admin: &AdminDir, words: &str) -> Command {
 #[test]
 fn certificates_out_of_their_time_and_a_wrong_clock() {
     let _turn = schedule::beside_others();
-    let admin = AdminDir::new();
+    let admin = AdminDir::new().with_firstboot();
     let home = admin.home.path();
     let expired = ["expired", "hanode certs renew"];
     let early = ["is valid only from", "set this machine's clock right"];
@@ -55,7 +55,7 @@ impl Drop for Mounted {
 #[test]
 fn a_full_disk() {
     let _turn = schedule::beside_others();
-    let admin = AdminDir::new();
+    let admin = AdminDir::new().with_firstboot();
     let small = Mounted::new(admin.home.path().join("small"), "size=2m");
     for verb in [
         "build demo --target debian-13 --out small/node.qcow2",
@@ -84,7 +84,7 @@ fn a_full_disk() {
 #[test]
 fn a_read_only_file_system() {
     let _turn = schedule::beside_others();
-    let admin = AdminDir::new();
+    let admin = AdminDir::new().with_firstboot();
     let place = Mounted::new(admin.home.path().join("place"), "size=16m");
     assert_eq!(run(&mut admin.command("init place/own")).code, 0);
     let remount = ["-o", "remount,ro"];
@@ -105,7 +105,7 @@ fn a_read_only_file_system() {
 #[test]
 fn a_missing_tool_and_no_root() {
     let _turn = schedule::beside_others();
-    let admin = AdminDir::new();
+    let admin = AdminDir::new().with_firstboot();
     let words = ["missing on this machine: cp, qemu-img; apt-get install coreutils qemu-utils"];
     is_refused(admin.command(BUILD).env("PATH", "/nowhere"), admin.home.path(), &words);
 
@@ -132,7 +132,7 @@ fn a_missing_tool_and_no_root() {
 #[test]
 fn a_build_may_be_interrupted_or_killed_at_any_moment() {
     let _turn = schedule::beside_others();
-    let admin = AdminDir::new();
+    let admin = AdminDir::new().with_firstboot();
     let home = admin.home.path();
     let mut interrupted = 0;
     for (out, step) in [("node.qcow2", 300), ("node.tar", 150)] {
@@ -166,7 +166,7 @@ const ALONE: &str = "ip link add lan type bridge && ip address add 192.168.18.5/
 #[test]
 fn status_and_plan_end_at_the_first_interrupt() {
     let _turn = schedule::beside_others();
-    let admin = AdminDir::new();
+    let admin = AdminDir::new().with_firstboot();
     for words in ["status demo", "plan demo --node node2"] {
         for signal in [Signal::SIGINT, Signal::SIGTERM] {
             let mut alone = Command::new("unshare");

@@ -2,7 +2,6 @@
 //! Needs root and the tools that `make setup` installs.
 
 use crate::common;
-use crate::common::programs;
 use crate::support;
 use hanode_admin::cluster_dir::Cluster;
 use hanode_core::bundle::Bundle;
@@ -209,36 +208,4 @@ fn an_image_without_a_cluster_has_none() {
     let image = inspect(&build(dir.path(), "base.tar", false)).unwrap().image;
     assert_eq!(image.cluster, None);
     assert!(!image.entries.iter().any(|row| row["path"] == "/usr/lib/hanode/bundle.tar.gz"));
-}
-
-#[test]
-fn faults_are_told_before_the_work() {
-    let told = |out: &str| {
-        let out = PathBuf::from(out);
-        let options = Options {
-            target: "debian-13",
-            sources: &[],
-            out: &out,
-            fresh: false,
-            compress: false,
-            baked: None,
-            bare: false,
-            program: &support::program(),
-        };
-        format!("{:#}", hanode_image::build(&options).unwrap_err())
-    };
-    assert!(told("node.iso").contains("ending"));
-    assert!(told("/no/such/place/node.raw").contains("/no/such/place"));
-    assert!(told("/proc/node.raw").contains("/proc: cannot write here"), "{}", told("/proc/node.raw"));
-}
-
-#[test]
-fn what_is_missing_to_look_into_an_image_is_named() {
-    let dir = support::workdir();
-    let image = dir.path().join("node.qcow2");
-    std::fs::write(&image, "").unwrap();
-    let mut hanode = programs::hanode();
-    let output = hanode.env("PATH", dir.path()).arg("inspect").arg(&image).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("qemu-img; apt-get install") && said.contains("qemu-utils"), "{said}");
 }

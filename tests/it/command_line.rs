@@ -1,8 +1,9 @@
 //! `hanode init` and `check` as an operator runs them.
 
 use crate::common::admin_dir::{AdminDir, chmod, mode, walk};
-use crate::common::programs;
+use crate::common::programs::HANODE;
 use std::fs;
+use std::process::Command;
 
 #[test]
 fn init_makes_a_private_directory_once() {
@@ -34,8 +35,7 @@ fn init_makes_a_private_directory_once() {
 
 #[test]
 fn init_refuses_what_is_not_empty_and_leaves_nothing_behind() {
-    let home = tempfile::tempdir().expect("a directory");
-    let admin = AdminDir { home };
+    let admin = AdminDir::empty();
     fs::create_dir(admin.home.path().join("demo")).expect("a directory");
     fs::write(admin.path("file"), "x").expect("a file");
     assert_eq!(admin.hanode("init demo").code, 1);
@@ -53,7 +53,7 @@ fn init_refuses_what_is_not_empty_and_leaves_nothing_behind() {
     let (place, link) = (admin.home.path().join("place"), admin.home.path().join("link"));
     fs::create_dir(&place).expect("a directory");
     std::os::unix::fs::symlink("place", &link).expect("a link");
-    let mut inside = programs::hanode();
+    let mut inside = Command::new(HANODE);
     let out = inside.current_dir(&place).args(["init", "."]).output().expect("running it");
     let told = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.code() == Some(1) && told.contains("the directory you are in"), "{told}");
@@ -64,7 +64,7 @@ fn init_refuses_what_is_not_empty_and_leaves_nothing_behind() {
 
 #[test]
 fn usage_help_and_missing_directories() {
-    let admin = AdminDir { home: tempfile::tempdir().expect("a directory") };
+    let admin = AdminDir::empty();
     for words in [
         "",
         "nonsense",
@@ -133,7 +133,7 @@ fn check_tells_all_faults_of_the_spec_with_their_lines() {
 /// What `init`, `--help` and the starter's head say to do after an edit leads to a cluster that is well.
 #[test]
 fn the_printed_order_of_steps_works_after_an_edit() {
-    let admin = AdminDir { home: tempfile::tempdir().expect("a directory") };
+    let admin = AdminDir::empty();
     let next = admin.succeeds("init demo");
     let help = admin.succeeds("--help");
     for text in [&next, &help, hanode_core::spec::STARTER] {
@@ -223,7 +223,7 @@ fn printed_seeds_are_made_and_carry_a_key() {
     fs::rename(admin.path(""), home.join("prod")).expect("renaming");
     fs::create_dir(home.join(".ssh")).expect("a directory");
     fs::write(home.join(".ssh/id_ed25519.pub"), KEY).expect("a key");
-    let bin = std::path::Path::new(programs::HANODE);
+    let bin = std::path::Path::new(HANODE);
     let path = format!("{}:{}", bin.parent().expect("a directory").display(), env!("PATH"));
     let pages = ["README.md", "docs/deploy.md", "cloud-init/README.md"].map(|page| {
         fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).expect("a page")
@@ -233,7 +233,7 @@ fn printed_seeds_are_made_and_carry_a_key() {
     assert_eq!(seeds.len(), 3, "{seeds:?}");
     for seed in seeds {
         let command = seed.replace(".iso", "/");
-        let mut shell = std::process::Command::new("sh");
+        let mut shell = Command::new("sh");
         shell.args(["-euc", &command]).current_dir(home).env("HOME", home).env("PATH", &path).env("i", "1");
         assert!(shell.status().expect("a shell").success(), "{command}");
         let user = fs::read_to_string(home.join("node1/user-data")).expect("user-data");

@@ -2,7 +2,11 @@
 
 use crate::common::admin_dir::AdminDir;
 use crate::common::command::{is_refused, names, run, signal_after};
+use crate::common::programs::HANODE;
+use hanode_image::Options;
 use nix::sys::signal::Signal;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 const BUILD: &str = "build demo --target debian-13 --out node.qcow2";
@@ -46,6 +50,36 @@ fn a_bake_leaves_no_authority_in_the_tree() {
     let admin = AdminDir::new();
     let words = ["demo/pki/service/ca.key", "cluster.toml, secrets.toml and bundle.tar.gz alone"];
     is_refused(&mut admin.command("bake demo --target debian-13 --root ."), admin.home.path(), &words);
+}
+
+#[test]
+fn a_build_names_an_output_it_cannot_write_before_it_begins() {
+    let error = |out: &str| {
+        let options = Options {
+            target: "debian-13",
+            sources: &[],
+            out: Path::new(out),
+            fresh: false,
+            compress: false,
+            baked: None,
+            bare: false,
+            program: &[],
+        };
+        format!("{:#}", hanode_image::build(&options).unwrap_err())
+    };
+    assert!(error("node.iso").contains("ending"));
+    assert!(error("/no/such/place/node.raw").contains("/no/such/place"));
+    assert!(error("/proc/node.raw").contains("/proc: cannot write here"), "{}", error("/proc/node.raw"));
+}
+
+#[test]
+fn a_program_that_inspect_lacks_is_named_with_its_package() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("node.qcow2");
+    std::fs::write(&image, "").unwrap();
+    let finished = run(Command::new(HANODE).env("PATH", dir.path()).arg("inspect").arg(&image));
+    let message = finished.err;
+    assert!(message.contains("qemu-img; apt-get install") && message.contains("qemu-utils"), "{message}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The pages of the project: short enough to read, connected, and true where a program can check it.
 
-use assert_cmd::cargo::cargo_bin;
+use crate::common::programs::{HANODE, firstboot_program};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -204,7 +204,7 @@ fn takes(program: &Path, command: &str) -> Result<(), String> {
 /// On a node `hanode` is the other program.
 #[test]
 fn printed_commands_exist() {
-    let programs = ["hanode", "hanode-firstboot"].map(cargo_bin);
+    let programs = [PathBuf::from(HANODE), firstboot_program().to_path_buf()];
     let mut faults = BTreeSet::new();
     for (page, text) in pages() {
         let commands = commands(&text);
