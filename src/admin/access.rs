@@ -22,7 +22,7 @@ pub fn access(dir: &Path) -> Result<Access> {
         cluster: Credentials { ca: member("/etc/ssl/hanode/ca.crt")?, leaf: Some(leaf) },
         redis,
         certificates: health::certificates(&cluster.bundle),
-        generation: cluster.bundle.stamp.generation,
+        bundle_generation: cluster.bundle.stamp.generation,
         secrets: cluster.secrets,
         spec: cluster.spec,
     })

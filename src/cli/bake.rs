@@ -7,7 +7,7 @@ use hanode_admin::cluster_dir;
 use hanode_admin::cluster_dir::PKI;
 use hanode_admin::pki::store::Store;
 use hanode_core::pki::Ca;
-use hanode_util::user_error::Trouble;
+use hanode_util::user_error::UserError;
 use std::path::{Path, PathBuf};
 
 /// Put a cluster into a tree, or into the machine this runs in, and make it fit for copying
@@ -48,7 +48,7 @@ fn no_authority_inside(dir: &Path, root: &Path) -> Result<()> {
     let store = Store::at(dir.join(PKI));
     for key in Ca::ALL.map(|ca| store.ca_dir(ca).join("ca.key")) {
         if key.exists() && real(&key)?.starts_with(real(root)?) {
-            bail!(Trouble::new(
+            bail!(UserError::new(
                 "a CA's key lies in the tree that becomes the image",
                 key.display().to_string(),
                 "bake from a directory with cluster.toml, secrets.toml and bundle.tar.gz alone"

@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use hanode_admin::cluster_dir::{self, Cluster};
 use hanode_core::target::Override;
-use hanode_image::{self, Baked, Options};
+use hanode_image::{self, ClusterPayload, Options};
 use std::path::PathBuf;
 
 /// Build an image that becomes any node of the cluster
@@ -70,8 +70,8 @@ impl Build {
 }
 
 /// What of a cluster directory goes into an image.
-pub(crate) fn baked(cluster: &Cluster) -> Baked<'_> {
-    Baked {
+pub(crate) fn baked(cluster: &Cluster) -> ClusterPayload<'_> {
+    ClusterPayload {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
         bundle: &cluster.bundle_bytes,

@@ -6,7 +6,7 @@ use clap::Args;
 use hanode_admin::cluster_dir::{self, Cluster};
 use hanode_admin::recovery_time;
 use hanode_core::pki::coverage::Report;
-use hanode_util::user_error::Trouble;
+use hanode_util::user_error::UserError;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -79,7 +79,7 @@ impl Check {
     }
 
     fn in_words(&self, report: &Report) -> String {
-        let told = |kind: &str, trouble: &Trouble| format!("{kind}: {trouble}\n");
+        let told = |kind: &str, trouble: &UserError| format!("{kind}: {trouble}\n");
         let faults = report.faults.iter().map(|t| told("fault", t));
         let warnings = report.warnings.iter().map(|t| told("warning", t));
         let mut lines: Vec<String> = faults.chain(warnings).collect();

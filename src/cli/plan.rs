@@ -7,7 +7,7 @@ use hanode_admin::access::access;
 use hanode_cluster::client::etcd::Etcd;
 use hanode_cluster::discovery::observe;
 use hanode_cluster::health::{self, Access};
-use hanode_core::peer::{Answer, Disk};
+use hanode_core::peer::{Disk, NodeReport};
 use hanode_core::plan::{self, Action, Observations, Plan, Step};
 use hanode_core::spec::Node;
 use std::path::PathBuf;
@@ -41,12 +41,12 @@ impl PlanVerb {
         let access = access(&self.dir)?;
         health::known(&access.spec, &self.node)?;
         let servers: Vec<_> = access.spec.peers(&self.node).collect();
-        let own = Answer::blank(&access.spec, &self.node, access.generation, NEW_DISK);
+        let own = NodeReport::blank(&access.spec, &self.node, access.bundle_generation, NEW_DISK);
         let mut seen = observe(&access, own, &servers);
         let well = servers.iter().filter(|n| in_a_quorum(&access, n)).count();
         if well < access.spec.majority() {
             // The quorum that answers is one with the very node that would be gone.
-            (seen.etcd, seen.initialize, seen.system, seen.boots_in_etcd) = (None, None, None, None);
+            (seen.etcd, seen.initialize, seen.system, seen.generation_in_etcd) = (None, None, None, None);
         }
         self.show(&access, seen)
     }
@@ -87,7 +87,7 @@ fn lines(plan: &Plan) -> Vec<Vec<String>> {
 fn joined(mut seen: Observations) -> Observations {
     seen.own.data.etcd = true;
     seen.own.disk = Disk::Served;
-    seen.own.boots = seen.boots_in_etcd.unwrap_or(seen.own.boots);
+    seen.own.generation = seen.generation_in_etcd.unwrap_or(seen.own.generation);
     let stays = |m: &hanode_core::etcd::Member| m.name == seen.own.node;
     seen.own.etcd_member = seen.etcd.iter().flatten().find(|m| stays(m)).map(|m| m.id.clone());
     seen
@@ -115,16 +115,16 @@ mod tests {
         };
         let seen = Observations {
             schema: 1,
-            own: Answer::blank(&spec, "node3", 1, NEW_DISK),
+            own: NodeReport::blank(&spec, "node3", 1, NEW_DISK),
             peers: spec
                 .peers("node3")
                 .map(|n| Peer { name: n.name.clone(), answer: Err("x".into()) })
                 .collect(),
             etcd: Some(spec.nodes.iter().map(member).collect()),
             removed: vec![],
-            boots_in_etcd: Some(4),
+            generation_in_etcd: Some(4),
             initialize: Some(true),
-            bootstrapping: false,
+            initializing: false,
             system: None,
             sentinels: spec.peers("node3").map(says).collect(),
         };

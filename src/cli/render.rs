@@ -10,7 +10,7 @@ use hanode_core::plan::{self, Action};
 use hanode_core::render::{self, Crl, Input};
 use hanode_util::file_tree::{self, Ids};
 use hanode_util::scratch::Scratch;
-use hanode_util::user_error::Trouble;
+use hanode_util::user_error::UserError;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,7 @@ pub(crate) struct Render {
     #[arg(long, value_name = "I")]
     pub interface: Option<String>,
     /// What the services would do at this boot
-    #[arg(long, value_enum, default_value = "genesis")]
+    #[arg(long, value_enum, default_value = "bootstrap")]
     pub plan: Plan,
     /// Put REDACTED- and the role's name in place of every password
     #[arg(long)]
@@ -50,7 +50,7 @@ pub(crate) struct Render {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Plan {
     /// The cluster comes to be
-    Genesis,
+    Bootstrap,
     /// Go on with the data on the disk
     Resume,
     /// Become a member of a living cluster
@@ -79,7 +79,7 @@ impl Render {
     fn entries(&self, cluster: &Cluster) -> Result<Vec<file_tree::Entry>> {
         let (_, target) = hanode_admin::embedded::target(&self.target)?;
         let action = match self.plan {
-            Plan::Genesis => Action::Begin,
+            Plan::Bootstrap => Action::Bootstrap,
             Plan::Resume => Action::Resume,
             Plan::Join => Action::Join,
         };
@@ -145,7 +145,7 @@ impl Out {
             let ours = found.file_type().is_dir() || made.contains(found.path());
             if !ours {
                 let place = found.path().display().to_string();
-                bail!(Trouble::new(
+                bail!(UserError::new(
                     "this is of no former render, and a render replaces the whole directory",
                     place,
                     "name a new directory with --out"

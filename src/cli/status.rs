@@ -52,7 +52,7 @@ pub(crate) fn show_replace(
     node: &str,
     json: bool,
 ) -> Result<Verdict> {
-    let (may, words) = health::replaceable(&access.spec, status, node, json)?;
+    let (may, words) = health::removal_report(&access.spec, status, node, json)?;
     super::say(&words)?;
     Ok(if may { Verdict::Well } else { Verdict::NotWell })
 }

@@ -6,7 +6,7 @@ use crate::client::redis::{Redis, watched};
 use crate::health::Access;
 use anyhow::Result;
 use hanode_core::etcd::Member;
-use hanode_core::peer::{Answer, Disk};
+use hanode_core::peer::{Disk, NodeReport};
 use hanode_core::plan::{Observations, Peer, Sentinel};
 use hanode_core::spec::Node;
 use std::thread::{ScopedJoinHandle, scope};
@@ -21,8 +21,8 @@ pub fn initialize_key(scope: &str) -> String {
 }
 
 /// Where etcd keeps how often a node was booted.
-pub fn boots_key(scope: &str, node: &str) -> String {
-    format!("/hanode/{scope}/boots/{node}")
+pub fn generation_key(scope: &str, node: &str) -> String {
+    format!("/hanode/{scope}/generation/{node}")
 }
 
 /// Patroni's key of a living member; it goes away by itself within the ttl.
@@ -41,10 +41,10 @@ pub fn leader_key(scope: &str) -> String {
 }
 
 /// What `own` can know beside its own disk. `servers`: whose etcd and Sentinel are asked.
-pub fn observe(access: &Access, own: Answer, servers: &[&Node]) -> Observations {
+pub fn observe(access: &Access, own: NodeReport, servers: &[&Node]) -> Observations {
     let node = own.node.as_str();
-    let first = (own.genesis.is_some() && own.disk == Disk::Blank).then(|| ask_peers(access, node));
-    // An agreed genesis needs no word of etcd, and etcds that have yet to find each other keep whoever asks waiting.
+    let first = (own.bootstrap_id.is_some() && own.disk == Disk::Blank).then(|| ask_peers(access, node));
+    // An agreed bootstrap needs no word of etcd, and etcds that have yet to find each other keep whoever asks waiting.
     if let Some(peers) = first.as_ref().filter(|peers| agreed(&own, peers)) {
         return Observations::of_peers(own.clone(), peers.clone());
     }
@@ -55,14 +55,14 @@ pub fn observe(access: &Access, own: Answer, servers: &[&Node]) -> Observations 
         let peers = peers.join().unwrap_or_default();
         let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next().unwrap_or_default();
         let sentinels = sentinels.into_iter().filter_map(|t| t.join().ok()?.ok()).collect();
-        let Known { members, initialize, bootstrapping, system, boots } = etcd;
+        let Known { members, initialize, initializing, system, generation } = etcd;
         let removed = if members.is_none() { removed(access, &own, &peers, servers) } else { vec![] };
         Observations {
             etcd: members,
             removed,
-            boots_in_etcd: boots,
+            generation_in_etcd: generation,
             initialize,
-            bootstrapping,
+            initializing,
             system,
             sentinels,
             ..Observations::of_peers(own.clone(), peers)
@@ -84,14 +84,14 @@ fn ask_peers(access: &Access, node: &str) -> Vec<Peer> {
     })
 }
 
-/// Every disk bears this disk's genesis, and none has served.
-fn agreed(own: &Answer, peers: &[Peer]) -> bool {
-    let of_it = |peer: &Answer| peer.disk != Disk::Served && peer.genesis == own.genesis;
+/// Every disk bears this disk's bootstrap, and none has served.
+fn agreed(own: &NodeReport, peers: &[Peer]) -> bool {
+    let of_it = |peer: &NodeReport| peer.disk != Disk::Served && peer.bootstrap_id == own.bootstrap_id;
     peers.iter().all(|peer| peer.answer.as_ref().is_ok_and(of_it))
 }
 
 /// An answer counts only from the node that should be there.
-fn heard(peer: &Node, asked: std::thread::Result<Result<Answer>>) -> Result<Answer, String> {
+fn heard(peer: &Node, asked: std::thread::Result<Result<NodeReport>>) -> Result<NodeReport, String> {
     match asked {
         Ok(Ok(answer)) if answer.node == peer.name => Ok(answer),
         Ok(Ok(answer)) => Err(format!("{} answers as {}", peer.address, answer.node)),
@@ -105,9 +105,9 @@ fn heard(peer: &Node, asked: std::thread::Result<Result<Answer>>) -> Result<Answ
 struct Known {
     members: Option<Vec<Member>>,
     initialize: Option<bool>,
-    bootstrapping: bool,
+    initializing: bool,
     system: Option<String>,
-    boots: Option<u64>,
+    generation: Option<u64>,
 }
 
 /// A linearizable list is itself the proof of a quorum, whichever member relays it.
@@ -115,20 +115,20 @@ fn ask_etcd(access: &Access, relay: &Node, node: &str) -> Result<Known> {
     let etcd = Etcd::new(&access.cluster, relay.address, TIMEOUT)?;
     let members = etcd.members()?;
     let initialize = etcd.get(&initialize_key(&access.spec.name))?;
-    let boots = etcd.get(&boots_key(&access.spec.name, node))?;
-    let boots = boots.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
+    let generation = etcd.get(&generation_key(&access.spec.name, node))?;
+    let generation = generation.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
     let system = initialize.clone().and_then(|text| String::from_utf8(text).ok()).filter(|s| !s.is_empty());
     Ok(Known {
         members: Some(members),
         initialize: Some(initialize.is_some()),
-        bootstrapping: initialize.is_some_and(|text| text.is_empty()),
+        initializing: initialize.is_some_and(|text| text.is_empty()),
         system,
-        boots,
+        generation,
     })
 }
 
 /// Without a quorum: whose log is none any more. That matters only where every node answers, and with more than one.
-fn removed(access: &Access, own: &Answer, peers: &[Peer], servers: &[&Node]) -> Vec<String> {
+fn removed(access: &Access, own: &NodeReport, peers: &[Peer], servers: &[&Node]) -> Vec<String> {
     let Ok(mut all) = peers.iter().map(|p| p.answer.as_ref()).collect::<Result<Vec<_>, _>>() else {
         return vec![];
     };
@@ -164,24 +164,24 @@ mod tests {
     use hanode_core::spec;
 
     #[test]
-    fn etcd_is_not_asked_only_while_all_disks_bear_one_genesis_and_none_has_served() {
+    fn etcd_is_not_asked_only_while_all_disks_bear_one_bootstrap_and_none_has_served() {
         let spec = spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
-        let answer = |node: &str| Answer {
-            genesis: Some("g".into()),
-            ..Answer::blank(&spec, node, 1, &format!("disk-of-{node}"))
+        let answer = |node: &str| NodeReport {
+            bootstrap_id: Some("g".into()),
+            ..NodeReport::blank(&spec, node, 1, &format!("disk-of-{node}"))
         };
         let own = answer("node1");
-        let spoilt = |spoil: &dyn Fn(&mut Answer)| {
+        let spoilt = |spoil: &dyn Fn(&mut NodeReport)| {
             let mut peers: Vec<_> = ["node2", "node3"].iter().map(|node| answer(node)).collect();
             spoil(&mut peers[1]);
-            let peer = |a: Answer| Peer { name: a.node.clone(), answer: Ok(a) };
+            let peer = |a: NodeReport| Peer { name: a.node.clone(), answer: Ok(a) };
             agreed(&own, &peers.into_iter().map(peer).collect::<Vec<_>>())
         };
         assert!(spoilt(&|_| {}));
-        assert!(spoilt(&|peer| peer.began = true));
+        assert!(spoilt(&|peer| peer.bootstrapping = true));
         assert!(!spoilt(&|peer| peer.disk = Disk::Served));
-        assert!(!spoilt(&|peer| peer.genesis = None), "a disk that was lost after the others agreed");
-        assert!(!spoilt(&|peer| peer.genesis = Some("another".into())));
+        assert!(!spoilt(&|peer| peer.bootstrap_id = None), "a disk that was lost after the others agreed");
+        assert!(!spoilt(&|peer| peer.bootstrap_id = Some("another".into())));
         let silent = Peer { name: "node2".into(), answer: Err("no route".into()) };
         assert!(!agreed(&own, &[silent]));
     }

@@ -1,11 +1,11 @@
 //! The join port: a node reports to its peers over mutual TLS under the cluster CA.
 //!
-//! A connection carries no request: the server sends one [`Answer`] as JSON and closes.
+//! A connection carries no request: the server sends one [`NodeReport`] as JSON and closes.
 
 use crate::client::deadline::Deadline;
 use crate::client::tls::Credentials;
 use anyhow::{Context, Result};
-use hanode_core::peer::{Answer, parse};
+use hanode_core::peer::{NodeReport, parse};
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::Duration;
 const MAX_ANSWER: u64 = 64 << 10;
 
 /// Asks one node. `timeout` bounds connecting, and all that follows.
-pub fn ask(credentials: &Credentials, address: IpAddr, port: u16, timeout: Duration) -> Result<Answer> {
+pub fn ask(credentials: &Credentials, address: IpAddr, port: u16, timeout: Duration) -> Result<NodeReport> {
     let stream = credentials.connect(address, port, timeout)?;
     let mut text = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut text).or_else(closed_without_notice)?;
@@ -36,7 +36,7 @@ pub fn serve(
     crl: Option<&[u8]>,
     socket: TcpStream,
     timeout: Duration,
-    answer: impl FnOnce() -> Result<Answer>,
+    answer: impl FnOnce() -> Result<NodeReport>,
 ) -> Result<()> {
     let mut socket = Deadline::within(socket, timeout);
     let mut tls = rustls::ServerConnection::new(Arc::new(credentials.server_config(crl)?))?;

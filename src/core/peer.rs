@@ -16,7 +16,7 @@ pub const PORT: u16 = 7081;
 pub enum Disk {
     /// No service has data here.
     Blank,
-    /// Some service has data, but this disk never served: an interrupted genesis, or another's data.
+    /// Some service has data, but this disk never served: an interrupted bootstrap, or another's data.
     Data,
     /// A service that takes clients' data was once let go on this disk.
     Served,
@@ -49,11 +49,11 @@ pub struct Postgres {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct NodeReport {
     pub schema: u32,
     pub cluster: String,
     pub node: String,
-    pub generation: u64,
+    pub bundle_generation: u64,
     pub spec_hash: String,
     /// Random, one per disk.
     pub install_id: String,
@@ -64,12 +64,12 @@ pub struct Answer {
     /// Redis has data here, and gave up reading it.
     #[serde(default)]
     pub redis_unreadable: bool,
-    /// The genesis that this disk has recorded.
+    /// The bootstrap that this disk has recorded.
     #[serde(default)]
-    pub genesis: Option<String>,
-    /// Whether the services were let go for that genesis in this boot.
+    pub bootstrap_id: Option<String>,
+    /// Whether the services were let go for that bootstrap in this boot.
     #[serde(default)]
-    pub began: bool,
+    pub bootstrapping: bool,
     /// etcd's id of the member that this disk last was in a living cluster.
     #[serde(default)]
     pub etcd_member: Option<String>,
@@ -78,10 +78,10 @@ pub struct Answer {
     pub etcd_log: Option<EtcdLog>,
     /// This disk's age: boots, and half minutes in service.
     #[serde(default)]
-    pub boots: u64,
+    pub generation: u64,
     /// By the operator's word (`recover`) the data of this disk is the cluster's; until it is in service.
     #[serde(default)]
-    pub leads: bool,
+    pub recovery_source: bool,
     pub phase: String,
     #[serde(default)]
     pub holds_vip: bool,
@@ -90,49 +90,50 @@ pub struct Answer {
     pub image: BTreeMap<String, String>,
     /// Data that did not fit the cluster's and was kept beside its place, for somebody to look at.
     #[serde(default)]
-    pub kept_aside: Vec<String>,
+    pub moved_aside: Vec<String>,
     /// Services that are not well on this node, as it sees them itself.
     #[serde(default)]
     pub problems: Vec<String>,
 }
 
-impl Answer {
+impl NodeReport {
     /// Whose etcd's log on this disk is: by its own head, or where that cannot be read, as it was noted.
     pub fn member_of_log(&self) -> Option<&String> {
         self.etcd_log.as_ref().map(|log| &log.member).or(self.etcd_member.as_ref())
     }
 
     /// What a node says of itself on the first boot of a new disk.
-    pub fn blank(spec: &Spec, node: &str, generation: u64, install_id: &str) -> Answer {
-        Answer {
+    pub fn blank(spec: &Spec, node: &str, bundle_generation: u64, install_id: &str) -> NodeReport {
+        NodeReport {
             schema: SCHEMA,
             cluster: spec.name.clone(),
             node: node.into(),
-            generation,
+            bundle_generation,
             spec_hash: spec.hash(),
             install_id: install_id.into(),
             disk: Disk::Blank,
             data: Data::default(),
             postgres: None,
             redis_unreadable: false,
-            genesis: None,
-            began: false,
+            bootstrap_id: None,
+            bootstrapping: false,
             etcd_member: None,
             etcd_log: None,
-            boots: 1,
-            leads: false,
+            generation: 1,
+            recovery_source: false,
             phase: String::new(),
             holds_vip: false,
             image: BTreeMap::new(),
-            kept_aside: Vec::new(),
+            moved_aside: Vec::new(),
             problems: Vec::new(),
         }
     }
 }
 
 /// An answer from anyone: nothing in it is believed here.
-pub fn parse(text: &[u8]) -> Result<Answer> {
-    let answer: Answer = serde_json::from_slice(text).context("the join port's answer is not understood")?;
+pub fn parse(text: &[u8]) -> Result<NodeReport> {
+    let answer: NodeReport =
+        serde_json::from_slice(text).context("the join port's answer is not understood")?;
     ensure!(
         answer.schema == SCHEMA,
         "the join port answers in schema {}, this program knows {SCHEMA}",

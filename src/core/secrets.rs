@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-use hanode_util::user_error::Trouble;
+use hanode_util::user_error::UserError;
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,7 +99,7 @@ impl Secrets {
         let mode = std::fs::metadata(path).with_context(|| format!("reading {place}"))?.permissions().mode();
         ensure!(
             mode & 0o077 == 0,
-            Trouble::new(
+            UserError::new(
                 format!("the secrets are open to other users (mode {:04o})", mode & 0o7777),
                 &place,
                 format!("chmod 600 {place}, and think of them as known to whoever could log in")
@@ -107,7 +107,7 @@ impl Secrets {
         );
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {place}"))?;
         Secrets::parse(&text).map_err(|error| {
-            Trouble::new(error.to_string(), &place, "mend it, or restore the file from a backup").into()
+            UserError::new(error.to_string(), &place, "mend it, or restore the file from a backup").into()
         })
     }
 }

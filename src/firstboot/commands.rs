@@ -1,7 +1,7 @@
 //! `hanode-firstboot`: what systemd, Keepalived and an operator on a node call.
 
 use crate::disk;
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::start::gate::{self, Gate};
 use crate::start::{recover, run, self_report};
 use crate::watch::{answer, apply_bundle, metrics, planned_failover, ready, reload};
@@ -38,9 +38,9 @@ enum Verb {
     Gate { service: Gate },
     /// Watch the node's services and keep state.json current (hanode-ready.service)
     Ready,
-    /// Answer one connection to the join port on standard input (hanode-join@.service)
-    Answer,
-    /// Answer one request for this node's metrics on standard input (hanode-metrics@.service)
+    /// NodeReport one connection to the join port on standard input (hanode-join@.service)
+    NodeReport,
+    /// NodeReport one request for this node's metrics on standard input (hanode-metrics@.service)
     Metrics,
     /// Exit 0 if HAProxy on this machine answers its health probe (Keepalived's check)
     ProbeHealth { port: u16 },
@@ -126,7 +126,7 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::Storage => run::storage(root)?,
         Verb::Gate { service } => gate::pass(root, *service)?,
         Verb::Ready => ready::watch(root)?,
-        Verb::Answer => answer::serve(root)?,
+        Verb::NodeReport => answer::serve(root)?,
         Verb::Metrics => metrics::serve(root)?,
         Verb::ProbeHealth { port } => {
             return Ok(if healthy(*port) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -139,19 +139,21 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
             recover::recover(root, *from_this_node, *yes_data_on_others_is_lost)?;
         }
         Verb::Status { json, metrics, replace: None } => {
-            return health::show(&Given::load(root)?.access()?, Form::of(*json, *metrics));
+            return health::show(&NodeConfig::active(root)?.access()?, Form::of(*json, *metrics));
         }
-        Verb::Status { json, replace: Some(node), .. } => return may_go(root, node.as_deref(), *json),
+        Verb::Status { json, replace: Some(node), .. } => {
+            return safe_to_remove(root, node.as_deref(), *json);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn may_go(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCode> {
-    let access = Given::load(root)?.access()?;
+fn safe_to_remove(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCode> {
+    let access = NodeConfig::active(root)?.access()?;
     let own = disk::pin(root)?.context("this disk has no identity yet")?.node;
     let node = node.unwrap_or(&own);
     health::known(&access.spec, node)?;
-    let (may, words) = health::replaceable(&access.spec, &health::collect(&access)?, node, json)?;
+    let (may, words) = health::removal_report(&access.spec, &health::collect(&access)?, node, json)?;
     println!("{words}");
     Ok(if may { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -170,10 +172,10 @@ fn healthy(port: u16) -> bool {
 }
 
 fn show_plan(root: &Path, json: bool) -> Result<()> {
-    let given = Given::load(root)?;
+    let config = NodeConfig::active(root)?;
     let node = disk::pin(root)?.context("this disk has no identity yet")?.node;
-    let seen = self_report::observe(root, &given, &node)?;
-    let plan = plan::plan(&given.spec, &node, &seen);
+    let seen = self_report::observe(root, &config, &node)?;
+    let plan = plan::plan(&config.spec, &node, &seen);
     if json {
         let both = serde_json::json!({"schema": 1, "observations": seen, "plan": plan});
         println!("{}", serde_json::to_string_pretty(&both)?);

@@ -8,7 +8,7 @@ pub const POINTS: [&str; 15] = [
     "pinned",
     "booted",
     "applied",
-    "genesis-recorded",
+    "bootstrap-recorded",
     "began",
     "enabled",
     "etcd-removed",

@@ -1,7 +1,7 @@
 //! The service in the image: turns a copy of it into the node that it is.
 //!
 //! By rooms: who this machine is ([`identity`]), what lies on its disk ([`disk`]), how its services start ([`start`]), and
-//! what happens while they run ([`watch`]). All read the same [`given`] facts.
+//! what happens while they run ([`watch`]). All read the same [`config`] facts.
 
 #![forbid(unsafe_code)]
 

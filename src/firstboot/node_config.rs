@@ -16,11 +16,11 @@ pub const TARGET: &str = "/usr/lib/hanode/target.toml";
 pub const TEMPLATES: &str = "/usr/lib/hanode/templates";
 pub const IMAGE: &str = "/usr/lib/hanode/image.json";
 /// In memory: what this boot goes by.
-const IN_USE: &str = "/run/hanode/in-use";
-const IN_USE_BUNDLE: &str = "/run/hanode/in-use/bundle.tar.gz";
-const IN_USE_SPEC: &str = "/run/hanode/in-use/cluster.toml";
+const ACTIVE: &str = "/run/hanode/active";
+const ACTIVE_BUNDLE: &str = "/run/hanode/active/bundle.tar.gz";
+const ACTIVE_SPEC: &str = "/run/hanode/active/cluster.toml";
 
-pub struct Given {
+pub struct NodeConfig {
     pub spec: Spec,
     /// As it was written, comments and all.
     spec_text: String,
@@ -31,36 +31,36 @@ pub struct Given {
     pub image: BTreeMap<String, String>,
 }
 
-impl Given {
+impl NodeConfig {
     /// What this boot goes by; before it has adopted anything, what it is offered.
-    pub fn load(root: &Path) -> Result<Given> {
-        Given::read(
+    pub fn active(root: &Path) -> Result<NodeConfig> {
+        NodeConfig::read(
             root,
-            &[IN_USE_BUNDLE, bundle::OVERRIDE, bundle::BAKED],
-            &[IN_USE_SPEC, spec::OVERRIDE, spec::BAKED],
+            &[ACTIVE_BUNDLE, bundle::OVERRIDE, bundle::BAKED],
+            &[ACTIVE_SPEC, spec::OVERRIDE, spec::BAKED],
         )
     }
 
     /// What the image brings and the operator laid over it, taken up already or not.
-    pub fn offered(root: &Path) -> Result<Given> {
-        Given::read(root, &[bundle::OVERRIDE, bundle::BAKED], &[spec::OVERRIDE, spec::BAKED])
+    pub fn pending(root: &Path) -> Result<NodeConfig> {
+        NodeConfig::read(root, &[bundle::OVERRIDE, bundle::BAKED], &[spec::OVERRIDE, spec::BAKED])
     }
 
     /// From here on this boot goes by it: a file that is laid into /etc/hanode later, perhaps not even whole yet,
     /// changes nothing for a service that starts meanwhile.
-    pub fn adopt(&self, root: &Path) -> Result<()> {
-        std::fs::create_dir_all(below(root, IN_USE))?;
+    pub fn activate(&self, root: &Path) -> Result<()> {
+        std::fs::create_dir_all(below(root, ACTIVE))?;
         let save = |path: &str, content: &[u8]| replace(&below(root, path), content, 0o600, None);
-        save(IN_USE_SPEC, self.spec_text.as_bytes())?;
-        save(IN_USE_BUNDLE, &self.bundle.pack()?)
+        save(ACTIVE_SPEC, self.spec_text.as_bytes())?;
+        save(ACTIVE_BUNDLE, &self.bundle.pack()?)
     }
 
-    fn read(root: &Path, bundles: &[&'static str], specs: &[&'static str]) -> Result<Given> {
+    fn read(root: &Path, bundles: &[&'static str], specs: &[&'static str]) -> Result<NodeConfig> {
         let bundle_path = first_of(root, bundles)?;
         let bytes =
             std::fs::read(below(root, bundle_path)).with_context(|| format!("reading {bundle_path}"))?;
         let (spec, spec_text) = read_spec(root, specs)?;
-        Given {
+        NodeConfig {
             spec,
             spec_text,
             target: Target::parse(&text(root, TARGET)?).with_context(|| TARGET.to_string())?,
@@ -71,7 +71,7 @@ impl Given {
         .checked()
     }
 
-    fn checked(self) -> Result<Given> {
+    fn checked(self) -> Result<NodeConfig> {
         if self.bundle.stamp.cluster != self.spec.name {
             bail!(
                 "the bundle is of cluster {:?}, the spec of {:?}; give this machine both from one cluster directory",
@@ -113,7 +113,7 @@ impl Given {
             cluster: self.credentials()?,
             redis: self.redis_credentials()?,
             certificates: certificates(&self.bundle),
-            generation: self.bundle.stamp.generation,
+            bundle_generation: self.bundle.stamp.generation,
         })
     }
 

@@ -64,7 +64,7 @@ pub(crate) struct State {
     pub phase: Phase,
     pub plan: BTreeMap<String, Step>,
     pub waiting_for: Vec<String>,
-    pub error: Option<Trouble>,
+    pub error: Option<UserError>,
     pub units: Vec<UnitState>,
     /// On the kernel's clock: when this machine began, which in a container is long after the kernel did.
     #[serde(default)]
@@ -112,7 +112,7 @@ impl CpuTime {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Trouble {
+pub(crate) struct UserError {
     pub what: String,
     #[serde(rename = "where")]
     pub place: String,

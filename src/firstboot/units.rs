@@ -1,6 +1,6 @@
 //! systemd over D-Bus: enabling, starting and looking at units.
 
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::state::UnitState;
 use anyhow::{Context, Result, ensure};
 use hanode_core::spec::VipMode;
@@ -126,18 +126,18 @@ impl Systemd {
 }
 
 /// What must run for the node to be well: its servers, and what guards them.
-pub(crate) fn watched(given: &Given) -> Result<Vec<&str>> {
-    let mut units = of_node(given)?;
-    units.push(&given.target.firewall.unit);
+pub(crate) fn watched(config: &NodeConfig) -> Result<Vec<&str>> {
+    let mut units = of_node(config)?;
+    units.push(&config.target.firewall.unit);
     units.push(JOIN_SOCKET);
     Ok(units)
 }
 
 /// The units of a node, in an order that brings the slow ones under way first.
-pub(crate) fn of_node(given: &Given) -> Result<Vec<&str>> {
-    let vrrp = given.spec.network.vip_mode == VipMode::Vrrp;
+pub(crate) fn of_node(config: &NodeConfig) -> Result<Vec<&str>> {
+    let vrrp = config.spec.network.vip_mode == VipMode::Vrrp;
     let components = ["etcd", "patroni", "sentinel", "redis", "haproxy", "keepalived"];
-    components.iter().filter(|c| vrrp || **c != "keepalived").map(|c| given.target.unit(c)).collect()
+    components.iter().filter(|c| vrrp || **c != "keepalived").map(|c| config.target.unit(c)).collect()
 }
 
 /// Those that do not run, for a sentence each.

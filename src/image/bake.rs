@@ -3,7 +3,7 @@
 use super::dry_run::rehearse;
 use super::inventory::{self, Facts};
 use super::manifest::{self, Record};
-use super::overlay::{self, Baked, Ground};
+use super::overlay::{self, BakeTarget, ClusterPayload};
 use super::{base, packages, selinux, sysprep};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_admin::embedded;
@@ -17,7 +17,12 @@ use std::time::SystemTime;
 const PIN: &str = "/var/lib/hanode/identity.json";
 
 /// Bakes into the tree at `root` and takes out what no copy of it may have; returns the paths that changed.
-pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) -> Result<Vec<String>> {
+pub fn bake(
+    root: &Path,
+    target: &str,
+    baked: Option<&ClusterPayload>,
+    program: &[u8],
+) -> Result<Vec<String>> {
     command::need_root("baking into a tree")?;
     let (text, mut target) = embedded::target(target)?;
     inventory::check_os(root, &target)?;
@@ -34,7 +39,7 @@ pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) ->
     fetched_as_asked(root, &target)?;
     packages::ensure(root, &target)?;
     let facts = Facts::of_base(root, &target, String::new(), installed_at(root)?)?;
-    let ground = Ground { target_text: &text, target: &target, facts: &facts, program };
+    let ground = BakeTarget { target_text: &text, target: &target, facts: &facts, program };
     let entries = overlay::entries(&ground, baked)?;
     let changed = file_tree::write(root, &entries, Some(&Ids::read(root)?))?;
     base::units(&target, root)?;

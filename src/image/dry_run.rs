@@ -1,7 +1,7 @@
 //! Every node rendered once where the image is made: what cannot be rendered here could not be at its boot, where it
 //! would keep every node from starting.
 
-use super::overlay::Baked;
+use super::overlay::ClusterPayload;
 use anyhow::{Context, Result};
 use hanode_core::bundle::Bundle;
 use hanode_core::machine::MachineFacts;
@@ -11,7 +11,7 @@ use hanode_core::render::{self, Crl, Input};
 use hanode_core::target::Target;
 
 /// As on a machine like any other.
-pub(crate) fn rehearse(baked: &Baked, target: &Target) -> Result<()> {
+pub(crate) fn rehearse(baked: &ClusterPayload, target: &Target) -> Result<()> {
     let spec = baked.spec;
     let bundle = Bundle::read(baked.bundle).context("bundle.tar.gz")?;
     let list = |ca: Ca| {
@@ -31,7 +31,7 @@ pub(crate) fn rehearse(baked: &Baked, target: &Target) -> Result<()> {
             target,
             node: &node.name,
             machine: &MachineFacts::assumed("eth0", spec.network.subnet.prefix_len()),
-            plan: &Plan::assumed(spec, Action::Begin),
+            plan: &Plan::assumed(spec, Action::Bootstrap),
             secrets: &bundle.secrets,
             templates: &hanode_admin::embedded::templates(),
             crl,
@@ -53,7 +53,7 @@ mod tests {
         let cluster = Cluster::init(&dir.path().join("demo"), hanode_core::spec::STARTER).unwrap();
         let (_, target) = hanode_admin::embedded::target("debian-13").unwrap();
         let with = |spec: &Spec, target: &Target, bundle: &[u8]| {
-            let baked = Baked { spec_text: "", spec, bundle, generation: 1 };
+            let baked = ClusterPayload { spec_text: "", spec, bundle, generation: 1 };
             rehearse(&baked, target).map_err(|error| format!("{error:#}"))
         };
         let told = |spec: &Spec, target: &Target| with(spec, target, &cluster.bundle_bytes);

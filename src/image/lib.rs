@@ -30,7 +30,7 @@ pub use bake::bake;
 pub use format::Format;
 pub use inspect::{Inspection, inspect};
 pub use manifest::{Cluster, Record};
-pub use overlay::{Baked, program};
+pub use overlay::{ClusterPayload, program};
 pub use progress::Steps;
 
 use anyhow::{Context, Result, bail};
@@ -42,7 +42,7 @@ use hanode_core::target::Override;
 use hanode_util::command::{self, command, run};
 use hanode_util::file_tree::Entry;
 use hanode_util::scratch::{self, Scratch};
-use overlay::Ground;
+use overlay::BakeTarget;
 
 use serde::Serialize;
 use std::fs::File;
@@ -61,7 +61,7 @@ pub struct Options<'a> {
     /// For qcow2: smaller, and slower to make.
     pub compress: bool,
     /// `None`: an image without a cluster, in the target's own versions.
-    pub baked: Option<Baked<'a>>,
+    pub baked: Option<ClusterPayload<'a>>,
     /// Of the cluster only the choice of versions and ports; nothing of it goes in.
     pub bare: bool,
     /// The bytes of `hanode-firstboot`; [`program`] finds them.
@@ -107,7 +107,8 @@ pub fn build(options: &Options) -> Result<Built> {
     let mut steps = Steps::new();
     let base = cache::obtain(&target, options.fresh, &mut steps)?;
     steps.begin("baking");
-    let ground = Ground { target_text: &text, target: &target, facts: &base.facts, program: options.program };
+    let ground =
+        BakeTarget { target_text: &text, target: &target, facts: &base.facts, program: options.program };
     let entries = overlay::entries(&ground, options.baked.as_ref().filter(|_| !options.bare))?;
     let scratch = Scratch::beside(options.out)?;
     let made = if format.is_archive() {

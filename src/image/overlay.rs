@@ -19,7 +19,7 @@ const UNITS: &str = "/usr/lib/systemd/system";
 const ADMIN_UNITS: &str = "/etc/systemd/system";
 
 /// The cluster that is baked in.
-pub struct Baked<'a> {
+pub struct ClusterPayload<'a> {
     /// `cluster.toml` as the operator wrote it.
     pub spec_text: &'a str,
     pub spec: &'a Spec,
@@ -29,7 +29,7 @@ pub struct Baked<'a> {
 }
 
 /// What it is baked into, and with which program.
-pub(crate) struct Ground<'a> {
+pub(crate) struct BakeTarget<'a> {
     pub target_text: &'a str,
     pub target: &'a Target,
     pub facts: &'a Facts,
@@ -54,7 +54,7 @@ pub fn program() -> Result<Vec<u8>> {
 }
 
 /// Everything a bake puts into the tree, in the order it is written. Pure: the same input, the same entries.
-pub(crate) fn entries(ground: &Ground, baked: Option<&Baked>) -> Result<Vec<Entry>> {
+pub(crate) fn entries(ground: &BakeTarget, baked: Option<&ClusterPayload>) -> Result<Vec<Entry>> {
     glibc::check(ground.program, &ground.facts.packages)?;
     let at = |name: &str| format!("{HOME}/{name}");
     let mut entries = embedded::entries("etc", "/etc");
@@ -78,7 +78,7 @@ pub(crate) fn entries(ground: &Ground, baked: Option<&Baked>) -> Result<Vec<Entr
     Ok(entries)
 }
 
-fn record(ground: &Ground, baked: Option<&Baked>, entries: &[Entry]) -> Result<Entry> {
+fn record(ground: &BakeTarget, baked: Option<&ClusterPayload>, entries: &[Entry]) -> Result<Entry> {
     let cluster = baked.map(|baked| Cluster {
         name: baked.spec.name.clone(),
         spec_hash: baked.spec.hash(),
@@ -135,8 +135,8 @@ mod tests {
     use super::*;
     use hanode_util::file_tree::Kind;
 
-    fn ground<'a>(target: &'a Target, text: &'a str, facts: &'a Facts) -> Ground<'a> {
-        Ground { target_text: text, target, facts, program: b"program" }
+    fn ground<'a>(target: &'a Target, text: &'a str, facts: &'a Facts) -> BakeTarget<'a> {
+        BakeTarget { target_text: text, target, facts, program: b"program" }
     }
 
     fn facts() -> Facts {

@@ -63,7 +63,7 @@ impl Layout {
     }
 
     /// As `hanode lab up` makes it.
-    pub fn without_twins(&self) -> Layout {
+    pub fn without_duplicates(&self) -> Layout {
         let mut plain = self.clone();
         plain.nodes.retain(|n| n.twin_of.is_none());
         plain

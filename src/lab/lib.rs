@@ -212,14 +212,17 @@ impl Lab {
     }
 
     /// A second machine, blank, that claims to be `node`: added to the lab, not started.
-    pub fn add_twin(&mut self, node: &str) -> Result<String> {
-        let twin =
-            Node { name: format!("{node}-twin"), twin_of: Some(node.into()), ..self.node(node)?.clone() };
+    pub fn add_duplicate(&mut self, node: &str) -> Result<String> {
+        let duplicate = Node {
+            name: format!("{node}-duplicate"),
+            twin_of: Some(node.into()),
+            ..self.node(node)?.clone()
+        };
         let _lock = self.lock()?;
-        ensure!(self.node(&twin.name).is_err(), "{} is there already", twin.name);
-        self.layout.nodes.push(twin.clone());
+        ensure!(self.node(&duplicate.name).is_err(), "{} is there already", duplicate.name);
+        self.layout.nodes.push(duplicate.clone());
         layout::write(&state(&self.dir).join("lab.json"), &self.layout)?;
-        Ok(twin.name)
+        Ok(duplicate.name)
     }
 
     /// What disks are made from that are new from now on.

@@ -126,7 +126,7 @@ impl Run<'_> {
         let from = load.now();
         let begun = Instant::now();
         let status = self.until(&format!("{node} must stay"), &node, |status| {
-            health::hindrances(&self.access.spec, status, &node)
+            health::blockers(&self.access.spec, status, &node)
         })?;
         let asked = begun.elapsed();
         self.lab.shutdown(&node).with_context(|| format!("shutting down {node}"))?;

@@ -280,7 +280,7 @@ fn lab(dir: &Path, options: &Options, spec: &Spec) -> Result<Lab> {
     let at = state(dir).join("lab.json");
     match layout::read::<Layout>(&at)? {
         Some(found) => ensure!(
-            found.without_twins() == wanted,
+            found.without_duplicates() == wanted,
             "{0} was made from another image or spec: `hanode lab roll {1} --image FILE` replaces node by \
              node, `hanode lab down {1}` ends it",
             at.display(),

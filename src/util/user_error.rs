@@ -4,22 +4,22 @@ use serde::Serialize;
 use std::fmt;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Trouble {
+pub struct UserError {
     pub what: String,
     #[serde(rename = "where")]
     pub place: String,
     pub fix: String,
 }
 
-impl Trouble {
+impl UserError {
     pub fn new(what: impl Into<String>, place: impl Into<String>, fix: impl Into<String>) -> Self {
-        Trouble { what: what.into(), place: place.into(), fix: fix.into() }
+        UserError { what: what.into(), place: place.into(), fix: fix.into() }
     }
 }
 
-impl std::error::Error for Trouble {}
+impl std::error::Error for UserError {}
 
-impl fmt::Display for Trouble {
+impl fmt::Display for UserError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         for (label, text) in [("where", &self.place), ("do", &self.fix)] {

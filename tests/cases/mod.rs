@@ -25,7 +25,7 @@ impl Case {
     /// TLS everywhere, VRRP, a new cluster.
     pub fn of(nodes: u8) -> Self {
         let spec = spec(nodes);
-        let plan = plan(&spec, Action::Begin, "node2");
+        let plan = plan(&spec, Action::Bootstrap, "node2");
         Case {
             target: target("debian-13"),
             machine: MachineFacts::assumed("host0", 24),
@@ -104,7 +104,7 @@ pub fn plan(spec: &Spec, action: Action, primary: &str) -> Plan {
         schema: 1,
         etcd: EtcdStep {
             step: step(),
-            initial_state: if action == Action::Begin { "new" } else { "existing" }.into(),
+            initial_state: if action == Action::Bootstrap { "new" } else { "existing" }.into(),
             initial_cluster: spec
                 .nodes
                 .iter()
@@ -112,7 +112,7 @@ pub fn plan(spec: &Spec, action: Action, primary: &str) -> Plan {
                 .collect(),
             token: "hspas-0a1b2c3d".into(),
             record: None,
-            look_for_twin: false,
+            look_for_duplicate: false,
         },
         postgres: step(),
         redis: RedisStep {

@@ -44,7 +44,7 @@ fn every_checker_accepts_its_file() {
 
 #[test]
 fn one_node_serves() {
-    let mut case = Case::of(3).planned(Action::Begin, "node1");
+    let mut case = Case::of(3).planned(Action::Bootstrap, "node1");
     // Alone it shall have a quorum.
     case.plan.etcd.initial_cluster.truncate(1);
     let mut entries = case.render("node1");
@@ -64,7 +64,7 @@ fn ubuntu_20_04_takes_its_files() {
     for case in [Case::of(3).on(ground.target), Case::of(3).on(ground.target).plain(), revoked] {
         within(&case.render("node1"), include_str!("../validators/checkers.sh"));
     }
-    let mut case = Case::of(3).on(ground.target).planned(Action::Begin, "node1");
+    let mut case = Case::of(3).on(ground.target).planned(Action::Bootstrap, "node1");
     case.plan.etcd.initial_cluster.truncate(1);
     let mut entries = case.render("node1");
     entries.push(Entry::file("/tmp-crl", 0o644, case.crl_der.clone()));

@@ -35,7 +35,7 @@ fn servers_present_the_certificates_of_the_bundle() {
 fn an_unfit_bundle_or_spec_is_rejected_and_changes_nothing() {
     let cluster = cluster();
     let lab: &Lab = &cluster;
-    let before = lab.output("node1", &["sh", "-c", "find /etc -newer /run/hanode/taken-up.json -type f"]);
+    let before = lab.output("node1", &["sh", "-c", "find /etc -newer /run/hanode/reloaded.json -type f"]);
     let refused = |words: &str| {
         let output = lab.on("node1", &["hanode", "apply"]);
         let said = text(&output.stderr);
@@ -62,7 +62,7 @@ fn an_unfit_bundle_or_spec_is_rejected_and_changes_nothing() {
     std::fs::write(scratch.path().join("spec"), spec).unwrap();
     lab.copy(&scratch.path().join("spec"), "node1", "/etc/hanode/cluster.toml");
     refused("keepalived.router_id");
-    let after = lab.output("node1", &["sh", "-c", "find /etc -newer /run/hanode/taken-up.json -type f"]);
+    let after = lab.output("node1", &["sh", "-c", "find /etc -newer /run/hanode/reloaded.json -type f"]);
     assert_eq!(before, after);
 }
 
@@ -189,7 +189,7 @@ fn revoked_certificates_are_refused_once_no_server_presents_them() {
     lab.presents_the_current_certificates();
     lab.outside(&["psql", "-XAtqc", "SELECT 1", &lab.psql_login()]).unwrap();
     for node in NODES {
-        lab.output(node, &["sh", "-c", "! test -e /run/hanode/in-use/held-back"]);
+        lab.output(node, &["sh", "-c", "! test -e /run/hanode/active/held-back"]);
     }
 }
 

@@ -123,7 +123,7 @@ fn a_data_volume_outlives_its_machine() {
         on_volume(&volume, "hanode/identity.json"),
         on_volume(&volume, "hanode/state.json"),
     );
-    assert_eq!((&pin["node"], &state["boots"]), (&"node2".into(), &1.into()));
+    assert_eq!((&pin["node"], &state["generation"]), (&"node2".into(), &1.into()));
 
     // A new machine, a new root disk, the old volume: the same node goes on.
     let iso = seed(&cluster, "node2", "second", dir, "true");
@@ -131,7 +131,7 @@ fn a_data_volume_outlives_its_machine() {
     let more = [drive(&volume), uuid(2).into()].concat();
     Machine::boot_with(Firmware::Bios, &disk, &iso, dir, &more).wait_for(&[waiting], PATIENCE);
     assert_eq!(on_volume(&volume, "hanode/install-id"), id);
-    assert_eq!(on_volume(&volume, "hanode/state.json")["boots"], 2);
+    assert_eq!(on_volume(&volume, "hanode/state.json")["generation"], 2);
     assert_eq!(on_volume(&volume, "hanode/identity.json")["instance_id"], "second");
 
     // In another node's machine it is refused, and stays as it is.
@@ -141,7 +141,7 @@ fn a_data_volume_outlives_its_machine() {
     let mut machine = Machine::boot_with(Firmware::Bios, &disk, &iso, dir, &more);
     machine.wait_for(&["this is the disk of node2, now in a machine that metadata calls node1"], PATIENCE);
     drop(machine);
-    assert_eq!(on_volume(&volume, "hanode/state.json")["boots"], 2);
+    assert_eq!(on_volume(&volume, "hanode/state.json")["generation"], 2);
 
     // And without it nothing begins on the root disk.
     let iso = seed(&cluster, "node2", "fourth", dir, "true");

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Only the first boots of a whole new cluster reach these steps.
-const BOOTSTRAP: [&str; 2] = ["genesis-recorded", "began"];
+const BOOTSTRAP: [&str; 2] = ["bootstrap-recorded", "began"];
 const REACHED: Duration = Duration::from_secs(180);
 
 fn lab() -> Lab {

@@ -69,7 +69,7 @@ fn a_leader_of_postgres_and_etcd_that_was_frozen_revokes_no_lease() {
         Fault::Freeze.apply(&driver, spec, &before).unwrap();
         until("another leads", SOON, || lab.postgres_leader().is_some_and(|leader| leader != before));
         let leader = lab.postgres_leader();
-        Fault::Freeze.take_back(&driver, spec, &before).unwrap();
+        Fault::Freeze.restore_address(&driver, spec, &before).unwrap();
         lab.healthy_within(HEALED);
         let gap = load.longest_gap(Service::Postgres, from);
         eprintln!(
@@ -104,7 +104,7 @@ fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
         let from = load.now();
         fault.apply(&driver, spec, &before).unwrap();
         until("a replica is promoted", SOON, || lab.is_primary_elsewhere(&before));
-        fault.take_back(&driver, spec, &before).unwrap();
+        fault.restore_address(&driver, spec, &before).unwrap();
         lab.healthy_within(HEALED);
         let gap = load.longest_gap(Service::RedisWait, from);
         eprintln!("{} of {before}, longest gap {:.1} s", fault.name(), gap.seconds);
@@ -119,7 +119,7 @@ fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
         {
             sleep(Duration::from_millis(200));
         }
-        fault.take_back(&driver, spec, &before).unwrap();
+        fault.restore_address(&driver, spec, &before).unwrap();
         lab.healthy_within(HEALED);
         let gap = load.longest_gap(Service::Postgres, from);
         eprintln!(
@@ -163,14 +163,14 @@ fn the_virtual_ip_leaves_a_node_that_cannot_serve() {
             &load,
             &name,
             |node| fault.apply(&driver, spec, node).unwrap(),
-            |node| fault.take_back(&driver, spec, node).unwrap(),
+            |node| fault.restore_address(&driver, spec, node).unwrap(),
         );
     }
     no_acknowledged_write_is_lost(load);
 }
 
 impl Lab {
-    fn vip_moves(&self, load: &Load, what: &str, apply: impl Fn(&str), take_back: impl Fn(&str)) {
+    fn vip_moves(&self, load: &Load, what: &str, apply: impl Fn(&str), restore_address: impl Fn(&str)) {
         let [holder] = &self.vip_holders()[..] else { panic!("{:?} hold the address", self.vip_holders()) };
         let from = load.now();
         let begun = Instant::now();
@@ -185,7 +185,7 @@ impl Lab {
             sleep(Duration::from_millis(500));
             assert_eq!(self.vip_holders(), new, "{what}");
         }
-        take_back(holder);
+        restore_address(holder);
         self.healthy_within(HEALED);
         for _ in 0..10 {
             sleep(Duration::from_millis(500));
@@ -223,7 +223,7 @@ fn diverged_data_that_cannot_be_rewound_is_moved_aside() {
     let old = lab.postgres_leader().unwrap();
     let moved_aside = || {
         let status = lab.health();
-        status.nodes.into_iter().find(|n| n.name == old).unwrap().kept_aside
+        status.nodes.into_iter().find(|n| n.name == old).unwrap().moved_aside
     };
     let before = moved_aside();
     let driver = lab.driver();
@@ -287,7 +287,7 @@ fn sessions_on_an_old_leader_that_hangs_are_closed() {
     let status = client.wait().unwrap();
     let told = begun.elapsed();
     let leader = lab.postgres_leader();
-    Fault::PausePostgres.take_back(&driver, spec, &old).unwrap();
+    Fault::PausePostgres.restore_address(&driver, spec, &old).unwrap();
     lab.healthy_within(HEALED);
     eprintln!("{old} hung; {leader:?} leads, the client was told after {:.1} s", told.as_secs_f64());
     assert_ne!(status.code(), Some(124), "it was left hanging");
@@ -390,7 +390,7 @@ fn a_load_balancer_sends_clients_to_healthy_nodes_only() {
         until(&fault.name(), SOON, || asked() == [refused, Some(200), Some(200)]);
         sleep(Duration::from_secs(3));
         assert_eq!(asked(), [refused, Some(200), Some(200)], "{}", fault.name());
-        fault.take_back(&driver, spec, "node1").unwrap();
+        fault.restore_address(&driver, spec, "node1").unwrap();
         lab.healthy_within(HEALED);
         until("all are fit", SOON, || asked() == [Some(200); 3]);
         let gap = load.longest_gap(Service::Postgres, from).seconds;

@@ -6,7 +6,7 @@ use crate::support;
 use hanode_admin::cluster_dir::Cluster;
 use hanode_core::bundle::Bundle;
 use hanode_core::spec;
-use hanode_image::{self, Baked, Options, inspect};
+use hanode_image::{self, ClusterPayload, Options, inspect};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,7 +25,7 @@ fn edition(generation: u64) -> Vec<u8> {
 fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
     let out = dir.join(name);
     let (spec, bundle) = (common::spec(), edition(3));
-    let cluster = Baked { spec_text: spec::STARTER, spec: &spec, bundle: &bundle, generation: 3 };
+    let cluster = ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &bundle, generation: 3 };
     let baked = with_cluster.then_some(cluster);
     hanode_image::build(&Options {
         target: "debian-13",
@@ -114,7 +114,7 @@ fn an_archive_repeats_and_holds_what_it_should() {
 /// The same bake as in an image, into a tree: another edition of the bundle is the only thing that differs.
 fn a_tree_takes_a_second_bake(root: &Path) {
     let (spec, newer) = (common::spec(), edition(4));
-    let baked = Baked { spec_text: spec::STARTER, spec: &spec, bundle: &newer, generation: 4 };
+    let baked = ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &newer, generation: 4 };
     let mut changed = hanode_image::bake(root, "debian-13", Some(&baked), &support::program()).unwrap();
     changed.sort();
     assert_eq!(changed, ["/usr/lib/hanode/bundle.tar.gz", "/usr/lib/hanode/image.json"]);
@@ -189,7 +189,7 @@ fn no_server_starts_by_itself(root: &Path) {
 }
 
 /// By the measure of the image's own systemd, ten times what it prints. The plan unit lays down files of every owner,
-/// names the machine and asks the network for twins: it cannot do with less.
+/// names the machine and asks the network for duplicates: it cannot do with less.
 fn own_units_have_few_powers(root: &Path) {
     for (unit, at_most) in
         [("plan", 38), ("apply", 33), ("data", 40), ("ready", 22), ("join@", 20), ("metrics@", 20)]

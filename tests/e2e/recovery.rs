@@ -25,7 +25,7 @@ fn a_second_machine_with_a_nodes_address_is_refused() {
     let (before, aside_before) = (lab.etcd_members(other), moved_aside(&lab, &victim));
     let load = lab.load();
     let mut driver = lab.driver();
-    let second = driver.add_twin(&victim).unwrap();
+    let second = driver.add_duplicate(&victim).unwrap();
     driver.start(&second).unwrap();
     let read = |path: &str| {
         let output = driver.exec_output(&second, &["cat", path]).map_err(|e| e.to_string())?;

@@ -6,7 +6,7 @@ use flate2::{Compression, write::GzEncoder};
 use hanode_admin::cluster_dir::Cluster;
 use hanode_cluster::client::tls::{Credentials, Leaf};
 use hanode_core::bundle::Bundle;
-use hanode_core::peer::{self, Answer};
+use hanode_core::peer::{self, NodeReport};
 use hanode_core::spec;
 use hanode_firstboot::identity::metadata;
 use hanode_util::file_tree::Entry;
@@ -111,18 +111,18 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     gzip.finish().unwrap()
 }
 
-fn answer(problem: String) -> Answer {
+fn answer(problem: String) -> NodeReport {
     let honest = serde_json::json!({
         "schema": peer::SCHEMA,
         "cluster": "hspas",
         "node": "node2",
-        "generation": 1,
+        "bundle_generation": 1,
         "spec_hash": "0123",
         "install_id": "4567",
         "disk": "blank",
         "data": { "etcd": false, "postgres": false, "redis": false, "sentinel": false },
         "etcd_member": "1234",
-        "boots": 1,
+        "generation": 1,
         "phase": "waiting-for-peers",
         "image": { "target": "debian-13" },
         "problems": [problem],

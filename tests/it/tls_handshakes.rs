@@ -94,7 +94,7 @@ fn the_calendar_is_judged() {
     let (_home, cluster) = cluster();
     let told = |days: i64| {
         let report = examine(&cluster.bundle, &cluster.spec, hanode_core::pki::now() + days * DAY);
-        let words = |list: &[hanode_util::user_error::Trouble]| {
+        let words = |list: &[hanode_util::user_error::UserError]| {
             list.iter().map(|t| t.what.clone()).collect::<Vec<_>>().join("\n")
         };
         (words(&report.faults), words(&report.warnings))

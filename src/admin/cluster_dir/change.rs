@@ -11,7 +11,7 @@ use hanode_core::pki::Ca;
 use hanode_core::secrets::Secrets;
 use hanode_core::spec::Spec;
 use hanode_util::file_tree;
-use hanode_util::user_error::Trouble;
+use hanode_util::user_error::UserError;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::fs;
@@ -82,7 +82,7 @@ fn lock(dir: &Path) -> Result<fs::File> {
     let file = fs::File::open(dir)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => bail!(Trouble::new(
+        Err(fs::TryLockError::WouldBlock) => bail!(UserError::new(
             "another hanode is changing this cluster's certificates",
             dir.display().to_string(),
             "wait until it is done"
@@ -102,7 +102,7 @@ impl Staged {
                 true => format!("a change was cut off; mv {} {}", at.display(), pki.display()),
                 false => "restore it from a backup: without the CA keys nothing can be issued".into(),
             };
-            bail!(Trouble::new("the pki folder is missing", pki.display().to_string(), fix));
+            bail!(UserError::new("the pki folder is missing", pki.display().to_string(), fix));
         }
         if at.exists() {
             fs::remove_dir_all(&at).with_context(|| format!("removing what was left in {}", at.display()))?;

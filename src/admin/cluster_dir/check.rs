@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 
 /// Everything that is wrong or will be. Fails only where `dir` is no cluster directory at all.
 pub fn check(dir: &Path) -> Result<Report> {
-    let Baked { spec, secrets, bundle, mut report } = baked(dir)?;
+    let ClusterPayload { spec, secrets, bundle, mut report } = baked(dir)?;
     let store = Store::at(dir.join(PKI));
     authorities(&store, spec.as_ref(), &mut report);
     operator(dir, &store, &mut report);
@@ -24,14 +24,14 @@ pub fn check_copy(dir: &Path) -> Result<Report> {
 }
 
 /// What gets baked, as far as it can be read.
-struct Baked {
+struct ClusterPayload {
     spec: Option<Spec>,
     secrets: Option<Secrets>,
     bundle: Option<Bundle>,
     report: Report,
 }
 
-fn baked(dir: &Path) -> Result<Baked> {
+fn baked(dir: &Path) -> Result<ClusterPayload> {
     let mut report = Report::default();
     let spec = match load_spec(dir) {
         Ok((spec, _)) => Some(spec),
@@ -48,7 +48,7 @@ fn baked(dir: &Path) -> Result<Baked> {
         for warning in spec::warnings(spec) {
             report.warn(&warning.what, &dir.join(SPEC).display().to_string(), &warning.fix);
         }
-        for (what, fix) in crate::known_issues::doubts(spec)? {
+        for (what, fix) in crate::known_issues::version_issues(spec)? {
             report.warn(&what, &dir.join(SPEC).display().to_string(), &fix);
         }
     }
@@ -60,7 +60,7 @@ fn baked(dir: &Path) -> Result<Baked> {
         report.faults.extend(judged.faults);
         report.warnings.extend(judged.warnings);
     }
-    Ok(Baked { spec, secrets, bundle, report })
+    Ok(ClusterPayload { spec, secrets, bundle, report })
 }
 
 /// The value, or a fault that says why there is none.
@@ -69,7 +69,7 @@ fn found<T>(value: Result<T>, path: PathBuf, report: &mut Report) -> Option<T> {
         Ok(value) => return Some(value),
         Err(error) => error,
     };
-    match error.downcast_ref::<Trouble>() {
+    match error.downcast_ref::<UserError>() {
         Some(trouble) => report.faults.push(trouble.clone()),
         None => {
             let fix = "restore it from a backup; the bundle alone is made anew by hanode certs issue";

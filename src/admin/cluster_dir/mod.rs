@@ -11,7 +11,7 @@ use hanode_core::secrets::Secrets;
 use hanode_core::spec::{self, Faults, Spec};
 use hanode_util::file_tree;
 use hanode_util::scratch::Scratch;
-use hanode_util::user_error::Trouble;
+use hanode_util::user_error::UserError;
 use std::path::{Path, PathBuf};
 
 pub use check::{check, check_copy};
@@ -78,7 +78,7 @@ fn fill(dir: &Path, spec: &Spec, spec_text: &str) -> Result<()> {
 
 fn refuse_existing(dir: &Path) -> Result<()> {
     let place = dir.display().to_string();
-    let refuse = |what: &str, fix: &str| Err(Trouble::new(what, &place, fix).into());
+    let refuse = |what: &str, fix: &str| Err(UserError::new(what, &place, fix).into());
     if dir.join(SPEC).exists() {
         return refuse("there is a cluster already", "edit its cluster.toml, or name another directory");
     }
@@ -103,7 +103,7 @@ fn split(dir: &Path) -> Result<(PathBuf, String)> {
         bail!("{} cannot hold a cluster: name a directory", dir.display())
     };
     if !parent.is_dir() {
-        bail!(Trouble::new("there is no such directory", parent.display().to_string(), "make it first"));
+        bail!(UserError::new("there is no such directory", parent.display().to_string(), "make it first"));
     }
     Ok((parent.into(), name.to_string_lossy().into_owned()))
 }
@@ -112,7 +112,7 @@ fn split(dir: &Path) -> Result<(PathBuf, String)> {
 pub fn load_spec(dir: &Path) -> Result<(Spec, String)> {
     let path = dir.join(SPEC);
     let text = match std::fs::read_to_string(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(Trouble::new(
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(UserError::new(
             format!("there is no {SPEC}: this is no cluster directory"),
             dir.display().to_string(),
             format!("name the right one, or make one: hanode init {}", dir.display())
@@ -128,7 +128,7 @@ pub fn load_bundle(dir: &Path) -> Result<(Bundle, Vec<u8>)> {
     let place = path.display().to_string();
     let bytes = std::fs::read(&path).with_context(|| format!("reading {place}"))?;
     let fix = format!("make a new one: hanode certs issue {}", dir.display());
-    let bundle = Bundle::read(&bytes).map_err(|bad| Trouble::new(bad.to_string(), place, fix))?;
+    let bundle = Bundle::read(&bytes).map_err(|bad| UserError::new(bad.to_string(), place, fix))?;
     Ok((bundle, bytes))
 }
 

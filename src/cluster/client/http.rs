@@ -16,7 +16,7 @@ pub struct Http {
 }
 
 /// Status and body; the body is null where it was no JSON.
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub body: Value,
 }
@@ -47,21 +47,21 @@ impl Http {
         Ok(Http { agent: config.into() })
     }
 
-    pub fn get(&self, url: &str) -> Result<Answer> {
+    pub fn get(&self, url: &str) -> Result<Response> {
         self.get_with(url, &[])
     }
 
-    pub fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+    pub fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response> {
         let request = headers.iter().fold(self.agent.get(url), |r, (name, value)| r.header(*name, *value));
         read(request.call().with_context(|| format!("GET {url}"))?)
     }
 
-    pub fn post(&self, url: &str, body: &Value) -> Result<Answer> {
+    pub fn post(&self, url: &str, body: &Value) -> Result<Response> {
         read(self.agent.post(url).send_json(body).with_context(|| format!("POST {url}"))?)
     }
 
     /// With a name and password, as Patroni asks for where something is to change.
-    pub fn patch(&self, url: &str, (name, password): (&str, &str), body: &Value) -> Result<Answer> {
+    pub fn patch(&self, url: &str, (name, password): (&str, &str), body: &Value) -> Result<Response> {
         let login = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
         let request = self.agent.patch(url).header("Authorization", login);
         read(request.send_json(body).with_context(|| format!("PATCH {url}"))?)
@@ -77,8 +77,8 @@ impl Http {
     }
 }
 
-fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer> {
+fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<Response> {
     let status = response.status().as_u16();
     let bytes = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
-    Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
+    Ok(Response { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
 }

@@ -75,7 +75,12 @@ impl Credentials {
     }
 
     /// Whether the server at the other end of `socket` shows this certificate.
-    pub fn is_shown(&self, address: IpAddr, mut socket: TcpStream, certificate: &[u8]) -> Result<bool> {
+    pub fn serves_certificate(
+        &self,
+        address: IpAddr,
+        mut socket: TcpStream,
+        certificate: &[u8],
+    ) -> Result<bool> {
         let name = ServerName::IpAddress(address.into());
         let mut connection = ClientConnection::new(Arc::new(self.client_config()?), name)?;
         while connection.is_handshaking() {

@@ -6,7 +6,7 @@ use crate::client::http::Http;
 use crate::client::redis::{Redis, Value, Watched, watched};
 use crate::client::tls;
 use anyhow::{Context, Result, ensure};
-use hanode_core::peer::Answer;
+use hanode_core::peer::NodeReport;
 use hanode_core::pki::read;
 use hanode_core::spec::{Node, VipMode};
 use std::net::SocketAddr;
@@ -47,7 +47,7 @@ pub fn collect(access: &Access) -> Result<Status> {
         })
     })?;
     contents(access, &mut status.etcd);
-    status.problems = judge(spec, access.generation, &status);
+    status.problems = judge(spec, access.bundle_generation, &status);
     status.healthy = status.problems.is_empty();
     Ok(status)
 }
@@ -64,23 +64,23 @@ fn node(access: &Access, node: &Node) -> (NodeStatus, bool) {
 }
 
 /// What a node says of itself, and whether it holds the virtual IP.
-fn answered(node: &Node, answer: Answer) -> (NodeStatus, bool) {
+fn answered(node: &Node, answer: NodeReport) -> (NodeStatus, bool) {
     let status = NodeStatus {
         name: node.name.clone(),
         address: node.address,
         phase: answer.phase,
-        generation: Some(answer.generation),
+        bundle_generation: Some(answer.bundle_generation),
         spec_hash: Some(answer.spec_hash),
         image: answer.image,
         haproxy: false,
-        kept_aside: answer.kept_aside,
+        moved_aside: answer.moved_aside,
         problems: answer.problems,
     };
     (status, answer.holds_vip)
 }
 
 /// One node alone, as it sees itself: for [`super::node_metrics`]. `healthy` and `problems` are its own.
-pub fn own(access: &Access, node: &Node, answer: Answer) -> Result<Status> {
+pub fn own(access: &Access, node: &Node, answer: NodeReport) -> Result<Status> {
     let spec = &access.spec;
     let (mut seen, holds) = answered(node, answer);
     seen.haproxy = haproxy_answers(node.address, spec.haproxy.stats_port);
@@ -109,11 +109,11 @@ fn unreachable(node: &Node, error: &anyhow::Error) -> NodeStatus {
         name: node.name.clone(),
         address: node.address,
         phase: "unreachable".into(),
-        generation: None,
+        bundle_generation: None,
         spec_hash: None,
         image: BTreeMap::new(),
         haproxy: false,
-        kept_aside: Vec::new(),
+        moved_aside: Vec::new(),
         problems: vec![format!("{error:#}")],
     }
 }

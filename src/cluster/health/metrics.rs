@@ -63,7 +63,7 @@ fn nodes(status: &Status) -> [Metric; 6] {
         ),
         Metric { name: "hanode_node_phase", help: "The phase a node is in.", samples: phases.collect() },
         each("hanode_bundle_generation", "Generation of the bundle a node runs with.", &|n| {
-            n.generation.map(|g| g as f64)
+            n.bundle_generation.map(|g| g as f64)
         }),
         Metric {
             name: "hanode_spec_info",

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 pub use collect::{collect, own};
 pub use metrics::{metrics, node_metrics};
 pub use problems::{judge, skew};
-pub use removal::hindrances;
+pub use removal::blockers;
 pub use served_certs::outdated;
 pub use table::{table, terminal_width};
 
@@ -44,7 +44,7 @@ pub struct Access {
     pub redis: Option<Credentials>,
     /// Name and PEM text of the certificates and revocation lists in the bundle.
     pub certificates: Vec<(String, Vec<u8>)>,
-    pub generation: u64,
+    pub bundle_generation: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,14 +67,14 @@ pub struct NodeStatus {
     pub address: IpAddr,
     /// The service's phase, or `unreachable`.
     pub phase: String,
-    pub generation: Option<u64>,
+    pub bundle_generation: Option<u64>,
     pub spec_hash: Option<String>,
     pub image: BTreeMap<String, String>,
     /// Whether HAProxy answers its health probe.
     pub haproxy: bool,
     /// Data that did not fit the cluster's, kept for somebody to look at. No problem, but disk space.
     #[serde(default)]
-    pub kept_aside: Vec<String>,
+    pub moved_aside: Vec<String>,
     pub problems: Vec<String>,
 }
 
@@ -152,18 +152,18 @@ pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
 
 /// What is wrong apart from nodes that run another build than this directory's.
 pub fn problems_but_skew(access: &Access, status: &Status) -> Vec<String> {
-    let skew = skew(&access.spec, access.generation, status);
+    let skew = skew(&access.spec, access.bundle_generation, status);
     status.problems.iter().filter(|p| !skew.contains(p)).cloned().collect()
 }
 
 /// Says in a sentence each, or as JSON, whether a node may be taken away now.
-pub fn replaceable(spec: &Spec, status: &Status, node: &str, json: bool) -> Result<(bool, String)> {
+pub fn removal_report(spec: &Spec, status: &Status, node: &str, json: bool) -> Result<(bool, String)> {
     known(spec, node)?;
-    let found = hindrances(spec, status, node);
+    let found = blockers(spec, status, node);
     let may = found.is_empty();
     let words = match (json, may) {
         (true, _) => serde_json::to_string_pretty(&serde_json::json!({
-            "schema": 1, "node": node, "may_go": may, "hindrances": found,
+            "schema": 1, "node": node, "safe_to_remove": may, "blockers": found,
         }))?,
         (_, true) => format!("{node} may be taken away now"),
         _ => format!("{node} must stay for now:\n  - {}", found.join("\n  - ")),

@@ -7,10 +7,10 @@ use hanode_core::spec::{Spec, VipMode};
 /// A leaf this close to its end is a problem; a list or a CA is one at half its life.
 const LEAF_DAYS: i64 = 30;
 
-pub fn judge(spec: &Spec, generation: u64, status: &Status) -> Vec<String> {
+pub fn judge(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
     let mut problems = Vec::new();
     nodes(status, &mut problems);
-    problems.extend(skew(spec, generation, status));
+    problems.extend(skew(spec, bundle_generation, status));
     etcd(status, &mut problems);
     postgres(spec, status, &mut problems);
     redis(spec, status, &mut problems);
@@ -20,12 +20,14 @@ pub fn judge(spec: &Spec, generation: u64, status: &Status) -> Vec<String> {
 }
 
 /// Nodes that run another build than this directory's: how a cluster is while its nodes are replaced one by one.
-pub fn skew(spec: &Spec, generation: u64, status: &Status) -> Vec<String> {
+pub fn skew(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
     let mut found = Vec::new();
     for node in &status.nodes {
         let name = &node.name;
-        if let Some(has) = node.generation.filter(|has| *has != generation) {
-            found.push(format!("{name}: runs bundle generation {has}, this directory has {generation}"));
+        if let Some(has) = node.bundle_generation.filter(|has| *has != bundle_generation) {
+            found.push(format!(
+                "{name}: runs bundle generation {has}, this directory has {bundle_generation}"
+            ));
         }
         if node.spec_hash.as_ref().is_some_and(|hash| *hash != spec.hash()) {
             found.push(format!("{name}: runs another cluster.toml than this one"));

@@ -4,7 +4,7 @@ use super::{PostgresStatus, Status};
 use hanode_core::spec::{Spec, VipMode};
 
 /// Why taking `node` away now would cost more than that node; empty when it may go.
-pub fn hindrances(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
+pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
     let address = spec.node(node).map(|n| n.address);
     let mut found = Vec::new();
     etcd(spec, status, node, &mut found);

@@ -61,7 +61,7 @@ fn shows_the_bundles(access: &Access, bundle: &Bundle, node: &Node, server: &Ser
     if server.asked {
         ask_for_tls(&mut socket)?;
     }
-    credentials.is_shown(node.address, socket, file(path)?)
+    credentials.serves_certificate(node.address, socket, file(path)?)
 }
 
 /// PostgreSQL's own way into TLS.

@@ -24,7 +24,7 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
         out += &folded(&ends, "first to expire  ", "  ", width);
     }
     for node in &status.nodes {
-        for path in &node.kept_aside {
+        for path in &node.moved_aside {
             let _ = writeln!(
                 out,
                 "kept aside  {}:{path} (not part of the cluster; remove it when done)",

@@ -14,11 +14,11 @@ pub fn well(spec: &Spec) -> Status {
         name: n.name.clone(),
         address: n.address,
         phase: "in-service".into(),
-        generation: Some(1),
+        bundle_generation: Some(1),
         spec_hash: None,
         image: Default::default(),
         haproxy: true,
-        kept_aside: vec![],
+        moved_aside: vec![],
         problems: vec![],
     };
     let etcd = |name: String| EtcdStatus {

@@ -5,19 +5,19 @@ use super::read::{self, CertSummary, Standing};
 use super::{Ca, LEAVES, Leaf};
 use crate::bundle::Bundle;
 use crate::spec::Spec;
-use hanode_util::user_error::Trouble;
+use hanode_util::user_error::UserError;
 use std::path::Path;
 
 /// What is wrong now, and what soon will be.
 #[derive(Debug, Default, Clone, PartialEq, serde::Serialize)]
 pub struct Report {
-    pub faults: Vec<Trouble>,
-    pub warnings: Vec<Trouble>,
+    pub faults: Vec<UserError>,
+    pub warnings: Vec<UserError>,
 }
 
 impl Report {
     pub fn fault(&mut self, what: impl Into<String>, place: &str, fix: &str) {
-        self.faults.push(Trouble::new(what, place, fix));
+        self.faults.push(UserError::new(what, place, fix));
     }
 
     /// With the name of the cluster directory in place of `DIR`, where there is one.
@@ -29,7 +29,7 @@ impl Report {
     }
 
     pub fn warn(&mut self, what: impl Into<String>, place: &str, fix: &str) {
-        self.warnings.push(Trouble::new(what, place, fix));
+        self.warnings.push(UserError::new(what, place, fix));
     }
 }
 

@@ -13,7 +13,7 @@ use crate::spec::Spec;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-pub use etcd::{Joining, genesis_id, joining, peer_url};
+pub use etcd::{Joining, bootstrap_id, joining, peer_url};
 pub use observations::{Observations, Peer, Sentinel};
 pub use recovery::{Etcd, Recovery, recovery};
 
@@ -23,7 +23,7 @@ pub const SCHEMA: u32 = 1;
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// The one moment at which a new cluster comes to be.
-    Begin,
+    Bootstrap,
     /// Go on with the data on this disk.
     Resume,
     /// Become a member of a living cluster with no data of one's own.
@@ -37,7 +37,7 @@ pub enum Action {
 impl Action {
     /// Whether a service may start under it.
     pub fn opens(self) -> bool {
-        matches!(self, Action::Begin | Action::Resume | Action::Join)
+        matches!(self, Action::Bootstrap | Action::Resume | Action::Join)
     }
 }
 
@@ -66,17 +66,17 @@ pub struct Plan {
 pub struct EtcdStep {
     #[serde(flatten)]
     pub step: Step,
-    /// `new` at genesis, else `existing`; etcd ignores it once it has a log of its own.
+    /// `new` at bootstrap, else `existing`; etcd ignores it once it has a log of its own.
     pub initial_state: String,
     /// `name=peer-url` for every member, in etcd's own order.
     pub initial_cluster: Vec<String>,
     pub token: String,
-    /// All nodes agree on this genesis, but not every disk bears it yet: write it down, then look again.
+    /// All nodes agree on this bootstrap, but not every disk bears it yet: write it down, then look again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<String>,
     /// A cluster that should answer does not: another machine may live under this node's address.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub look_for_twin: bool,
+    pub look_for_duplicate: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,7 +109,7 @@ fn choose(what: &str) -> String {
 }
 
 impl Plan {
-    /// What services at genesis, on a reboot or as a newcomer do, for looking at what is rendered then.
+    /// What services at bootstrap, on a reboot or as a newcomer do, for looking at what is rendered then.
     pub fn assumed(spec: &Spec, action: Action) -> Plan {
         let step = Step::new(action, "as asked for");
         let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);

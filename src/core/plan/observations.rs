@@ -1,7 +1,7 @@
 //! What a node can know before it decides: its own disk, and what others say.
 
 use crate::etcd::Member;
-use crate::peer::Answer;
+use crate::peer::NodeReport;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 pub struct Observations {
     pub schema: u32,
     /// What this node itself tells on the join port.
-    pub own: Answer,
+    pub own: NodeReport,
     /// Every other node of the spec, in its order.
     pub peers: Vec<Peer>,
     /// etcd's member list, if a quorum answered.
@@ -18,12 +18,12 @@ pub struct Observations {
     #[serde(default)]
     pub removed: Vec<String>,
     /// This node's age as etcd has it: higher than the disk's own means an older disk.
-    pub boots_in_etcd: Option<u64>,
+    pub generation_in_etcd: Option<u64>,
     /// Whether Patroni's `initialize` key exists; `None` while etcd does not answer.
     pub initialize: Option<bool>,
     /// Whether it is empty: some Patroni has begun PostgreSQL's first start and is not done, or will never be.
     #[serde(default)]
-    pub bootstrapping: bool,
+    pub initializing: bool,
     /// The identifier of the PostgreSQL cluster that this key holds, once it came to be.
     #[serde(default)]
     pub system: Option<String>,
@@ -35,7 +35,7 @@ pub struct Observations {
 pub struct Peer {
     pub name: String,
     /// Its answer, or why there is none.
-    pub answer: Result<Answer, String>,
+    pub answer: Result<NodeReport, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,23 +49,23 @@ pub struct Sentinel {
 
 impl Observations {
     /// What is known where neither etcd nor Sentinels were asked, or none answered.
-    pub fn of_peers(own: Answer, peers: Vec<Peer>) -> Self {
+    pub fn of_peers(own: NodeReport, peers: Vec<Peer>) -> Self {
         Observations {
             schema: 1,
             own,
             peers,
             etcd: None,
             removed: Vec::new(),
-            boots_in_etcd: None,
+            generation_in_etcd: None,
             initialize: None,
-            bootstrapping: false,
+            initializing: false,
             system: None,
             sentinels: Vec::new(),
         }
     }
 
     /// Every peer's answer, if every peer answered.
-    pub fn all_peers(&self) -> Option<Vec<&Answer>> {
+    pub fn all_peers(&self) -> Option<Vec<&NodeReport>> {
         self.peers.iter().map(|p| p.answer.as_ref().ok()).collect()
     }
 
@@ -75,22 +75,22 @@ impl Observations {
     }
 
     /// Who did not answer, and why each did not.
-    pub fn not_heard(&self) -> String {
+    pub fn unreachable_reasons(&self) -> String {
         let why = self.peers.iter().filter_map(|p| Some(format!("{}: {}", p.name, p.answer.as_ref().err()?)));
         format!("{} not heard of yet ({})", self.silent().join(", "), why.collect::<Vec<_>>().join("; "))
     }
 
     /// Whether etcd's log on this disk can still be part of a quorum: not if its member was replaced since.
-    pub fn has_log(&self, disk: &Answer) -> bool {
+    pub fn has_log(&self, disk: &NodeReport) -> bool {
         disk.data.etcd && !disk.member_of_log().is_some_and(|member| self.removed.contains(member))
     }
 
     /// The node that the operator chose to lead, this one excepted.
-    pub fn chosen(&self) -> Option<&Answer> {
-        self.answers().find(|peer| peer.leads)
+    pub fn chosen(&self) -> Option<&NodeReport> {
+        self.answers().find(|peer| peer.recovery_source)
     }
 
-    pub fn answers(&self) -> impl Iterator<Item = &Answer> {
+    pub fn answers(&self) -> impl Iterator<Item = &NodeReport> {
         self.peers.iter().filter_map(|p| p.answer.as_ref().ok())
     }
 }

@@ -1,7 +1,7 @@
 //! PostgreSQL: Patroni does it right once etcd answers; what it must not do is begin a second cluster.
 
 use super::{Action, Observations, Step, etcd};
-use crate::peer::Answer;
+use crate::peer::NodeReport;
 use crate::spec::Spec;
 
 pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
@@ -12,12 +12,12 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
             None => Step::new(Action::Wait, "no etcd quorum answers, so nobody knows who leads"),
         };
     };
-    // Patroni would make itself known under this name, while etcd's gate still looks for a twin of it.
+    // Patroni would make itself known under this name, while etcd's gate still looks for a duplicate of it.
     if !own.data.etcd || etcd::decide(spec, node, seen).step.action == Action::Join {
         return Step::new(Action::Wait, "this node's etcd comes first");
     }
-    if own.leads {
-        let action = if own.data.postgres { Action::Resume } else { Action::Begin };
+    if own.recovery_source {
+        let action = if own.data.postgres { Action::Resume } else { Action::Bootstrap };
         return Step::new(action, "by the operator's word this node's data is the cluster's");
     }
     if let Some(chosen) = seen.chosen() {
@@ -28,7 +28,7 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
     if let Some(reason) = another_cluster(seen) {
         return Step::new(Action::Refuse, reason);
     }
-    if seen.bootstrapping && (own.data.postgres || !own.began) {
+    if seen.initializing && (own.data.postgres || !own.bootstrapping) {
         let reason = match own.data.postgres {
             true => "PostgreSQL's first start was cut on this node; it is begun again",
             false => "PostgreSQL's first start has begun on some node and is not done",
@@ -50,8 +50,8 @@ fn uninitialized(seen: &Observations) -> Step {
     if own.data.postgres {
         return furthest(seen);
     }
-    if own.began && seen.answers().all(|peer| !peer.data.postgres) {
-        return Step::new(Action::Begin, "all nodes agreed on this genesis and this boot is it");
+    if own.bootstrapping && seen.answers().all(|peer| !peer.data.postgres) {
+        return Step::new(Action::Bootstrap, "all nodes agreed on this bootstrap and this boot is it");
     }
     let Some(peers) = seen.all_peers() else {
         let silent = seen.silent().join(", ");
@@ -62,8 +62,8 @@ fn uninitialized(seen: &Observations) -> Step {
             Step::new(Action::Wait, format!("{} has PostgreSQL data; it must start first", peer.node))
         }
         None => Step::new(
-            Action::Begin,
-            "no node has PostgreSQL data: the genesis was interrupted before there was any",
+            Action::Bootstrap,
+            "no node has PostgreSQL data: the bootstrap was interrupted before there was any",
         ),
     }
 }
@@ -89,7 +89,7 @@ fn furthest(seen: &Observations) -> Step {
         return Step::new(Action::Wait, format!("{UNKNOWN}, and {silent} may have data that goes further"));
     };
     let all = [own].into_iter().chain(peers).filter(|a| a.data.postgres);
-    let mut best: Option<(&Answer, (u32, u64))> = None;
+    let mut best: Option<(&NodeReport, (u32, u64))> = None;
     for holder in all {
         let Some((found, end)) = holder.postgres.as_ref().and_then(|p| Some((&p.system, p.end?))) else {
             let reason = format!("{UNKNOWN}, and {} has yet to say how far its data goes", holder.node);
@@ -103,7 +103,7 @@ fn furthest(seen: &Observations) -> Step {
             );
             return Step::new(Action::Refuse, reason);
         }
-        let further = |(than, its): (&Answer, (u32, u64))| (its, &holder.node) < (end, &than.node);
+        let further = |(than, its): (&NodeReport, (u32, u64))| (its, &holder.node) < (end, &than.node);
         if best.is_none_or(further) {
             best = Some((holder, end));
         }

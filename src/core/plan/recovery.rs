@@ -1,7 +1,7 @@
 //! Recovery by the operator's word: whether it is allowed now, what it costs, and how etcd is begun again.
 
 use super::{Observations, redis};
-use crate::peer::Answer;
+use crate::peer::NodeReport;
 use crate::spec::Spec;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ pub struct Recovery {
 /// What recovering from this node means, or why it must not be.
 pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
     let own = &seen.own;
-    if seen.etcd.is_some() && !own.leads && redis::forgotten(spec, seen).is_none() {
+    if seen.etcd.is_some() && !own.recovery_source && redis::forgotten(spec, seen).is_none() {
         return Err(
             "etcd has a quorum: nothing needs to be recovered, lost nodes join it by themselves".into()
         );
@@ -38,7 +38,7 @@ pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
     }
     let epoch = seen.sentinels.iter().map(|s| s.epoch).max().unwrap_or(0) + 1;
     // A quorum of others is never undone; one of this node alone is a recovery that was cut.
-    if seen.etcd.as_ref().is_some_and(|members| members.len() > 1 || !own.leads) {
+    if seen.etcd.as_ref().is_some_and(|members| members.len() > 1 || !own.recovery_source) {
         if !own.data.redis {
             return Err("this disk has no Redis data to keep; run this on a node that has".into());
         }
@@ -49,7 +49,7 @@ pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
         return Err("this disk has no PostgreSQL data to keep; run this on a node that has".into());
     }
     let logs = seen.answers().chain([own]).filter(|a| seen.has_log(a)).count();
-    if logs >= spec.majority() && !own.leads {
+    if logs >= spec.majority() && !own.recovery_source {
         return Err(format!(
             "{logs} of {} nodes still have etcd's log: their quorum comes back by itself; see their `hanode status`",
             spec.nodes.len()
@@ -77,7 +77,7 @@ fn costs(seen: &Observations) -> Vec<String> {
     if !seen.own.data.redis {
         costs.push("this node has no Redis data: Redis begins empty".into());
     }
-    let has = |peer: &Answer| peer.data.postgres || peer.data.redis || peer.data.etcd;
+    let has = |peer: &NodeReport| peer.data.postgres || peer.data.redis || peer.data.etcd;
     costs.extend(
         seen.answers()
             .filter(|p| has(p))

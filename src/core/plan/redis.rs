@@ -1,28 +1,28 @@
-//! Redis: whoever a majority of Sentinels names is the primary; an empty one never is, but at genesis.
+//! Redis: whoever a majority of Sentinels names is the primary; an empty one never is, but at bootstrap.
 //!
 //! A rebooted old primary that just starts would accept writes that are lost, and an empty one would make
 //! its replicas erase theirs: so this is decided at every start.
 
 use super::{Action, Observations, RedisStep, Step, choose, etcd};
-use crate::peer::Answer;
+use crate::peer::NodeReport;
 use crate::spec::Spec;
 use std::net::IpAddr;
 
 pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep {
     let own = &seen.own;
-    // Its gate makes sure that no other machine is this node: a blank twin must not have its primary deposed.
+    // Its gate makes sure that no other machine is this node: a blank duplicate must not have its primary deposed.
     if etcd::decide(spec, node, seen).step.action == Action::Join {
         return step(Action::Wait, "this node's etcd comes first", None);
     }
     // Before any Sentinel is asked: those that outlived the loss remember what was.
-    let chosen = if own.leads { Some(own) } else { seen.chosen() };
+    let chosen = if own.recovery_source { Some(own) } else { seen.chosen() };
     if let Some(primary) = chosen.and_then(|c| spec.node(&c.node)) {
-        if own.leads && own.data.redis && own.redis_unreadable {
+        if own.recovery_source && own.data.redis && own.redis_unreadable {
             let reason = "Redis cannot read the data chosen by the operator's word; on this node run redis-check-aof \
                           --fix, which cuts off what cannot be read: Redis then starts by itself";
             return step(Action::Refuse, reason, None);
         }
-        let action = if own.leads || own.data.redis { Action::Resume } else { Action::Join };
+        let action = if own.recovery_source || own.data.redis { Action::Resume } else { Action::Join };
         let reason = format!("by the operator's word the data of {} is the cluster's", primary.name);
         return step(action, reason, Some(primary.address));
     }
@@ -30,8 +30,8 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep 
     let promoted = seen.sentinels.iter().any(|s| s.epoch > 0);
     // Its Sentinels may be silent just now, but where it has been written to, Redis has begun.
     let written = seen.answers().any(|peer| peer.data.redis);
-    if own.began && !own.data.redis && !promoted && !written {
-        return at_genesis(spec, seen, "all nodes agreed on this genesis and this boot is it");
+    if own.bootstrapping && !own.data.redis && !promoted && !written {
+        return at_bootstrap(spec, seen, "all nodes agreed on this bootstrap and this boot is it");
     }
     match named(spec, seen).or_else(|| all_that_remember(spec, seen)) {
         Some(primary) => under(spec, node, seen, primary),
@@ -43,13 +43,13 @@ fn step(action: Action, reason: impl Into<String>, primary: Option<IpAddr>) -> R
     RedisStep { step: Step::new(action, reason), primary, promote_another: false }
 }
 
-/// Data is taken only once etcd has its quorum on the disks: from then on no genesis is ever begun again.
-fn at_genesis(spec: &Spec, seen: &Observations, reason: &str) -> RedisStep {
+/// Data is taken only once etcd has its quorum on the disks: from then on no bootstrap is ever begun again.
+fn at_bootstrap(spec: &Spec, seen: &Observations, reason: &str) -> RedisStep {
     if seen.etcd.is_none() {
         return step(Action::Wait, "etcd has no quorum yet", None);
     }
     let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);
-    step(Action::Begin, reason, primary)
+    step(Action::Bootstrap, reason, primary)
 }
 
 /// The primary that a majority of all Sentinels names; where they disagree, the newest epoch does not
@@ -78,7 +78,7 @@ fn all_that_remember(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
 fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> RedisStep {
     let me = spec.node(node).is_some_and(|n| n.address == primary);
     // Data of a restored snapshot is not what was acknowledged since.
-    let older = seen.boots_in_etcd.is_some_and(|boots| boots > seen.own.boots);
+    let older = seen.generation_in_etcd.is_some_and(|generation| generation > seen.own.generation);
     let has_data = seen.own.data.redis && !older;
     if !me {
         let action = if has_data { Action::Resume } else { Action::Join };
@@ -89,7 +89,7 @@ fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> Redis
     }
     match seen.all_peers() {
         Some(peers) if !has_data && peers.iter().all(|p| !p.data.redis) => {
-            at_genesis(spec, seen, "no node has Redis data: nothing was ever written, so it begins empty")
+            at_bootstrap(spec, seen, "no node has Redis data: nothing was ever written, so it begins empty")
         }
         _ => succeeded(seen, has_data),
     }
@@ -111,7 +111,7 @@ fn succeeded(seen: &Observations, has_data: bool) -> RedisStep {
     RedisStep { promote_another, ..step(Action::Wait, reason, None) }
 }
 
-fn readable(node: &Answer) -> bool {
+fn readable(node: &NodeReport) -> bool {
     node.data.redis && !node.redis_unreadable
 }
 
@@ -132,9 +132,9 @@ fn nobody_can_read(seen: &Observations) -> Option<String> {
 
 fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {
     let (answered, all) = (seen.sentinels.len(), spec.nodes.len());
-    let blank = |a: &&crate::peer::Answer| !a.data.redis && !a.data.sentinel;
+    let blank = |a: &&crate::peer::NodeReport| !a.data.redis && !a.data.sentinel;
     if !seen.own.data.redis && seen.all_peers().is_some_and(|peers| peers.iter().all(blank)) {
-        return at_genesis(
+        return at_bootstrap(
             spec,
             seen,
             "no node has Redis data: nothing was ever written, so it begins empty",

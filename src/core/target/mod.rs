@@ -4,7 +4,7 @@ mod source;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use source::{Override, Pitfall, Source, SourceKind};
+pub use source::{KnownIssue, Override, Source, SourceKind};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,8 +30,8 @@ pub struct Target {
     /// the archive has. A spec's `[versions]` may name others.
     pub versions: BTreeMap<String, String>,
     /// Versions that are known to lose data or to let strangers in.
-    #[serde(default, rename = "pitfall")]
-    pub pitfalls: Vec<Pitfall>,
+    #[serde(default, rename = "known_issue")]
+    pub known_issues: Vec<KnownIssue>,
     /// Which differences in configuration apply; templates ask for these, not for version numbers.
     pub features: BTreeMap<String, bool>,
     pub paths: BTreeMap<String, String>,
@@ -49,7 +49,7 @@ pub struct Target {
     #[serde(default)]
     pub enabled: Vec<String>,
     /// How a running node takes up what is new in its bundle, in this order.
-    pub take_up: Vec<TakeUp>,
+    pub reload: Vec<Reload>,
     /// What a node's configuration consists of.
     #[serde(rename = "file")]
     pub files: Vec<FileRule>,
@@ -182,14 +182,14 @@ pub struct FileRule {
 /// Members of the bundle that a component's server reads only when told to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TakeUp {
+pub struct Reload {
     pub component: String,
     /// Paths on the node; one that ends in `/` stands for all below it.
     pub files: Vec<String>,
     pub on_change: OnChange,
 }
 
-impl TakeUp {
+impl Reload {
     pub fn covers(&self, path: &str) -> bool {
         self.files.iter().any(|f| if f.ends_with('/') { path.starts_with(f.as_str()) } else { path == f })
     }

@@ -60,7 +60,7 @@ pub enum SourceKind {
 /// A version that is worse than it looks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pitfall {
+pub struct KnownIssue {
     pub component: String,
     /// Each stands for itself and for what is packaged from it.
     pub versions: Vec<String>,
@@ -203,12 +203,12 @@ impl Target {
     }
 
     /// What is known against a version of a component.
-    pub fn pitfall(&self, component: &str, version: &str) -> Option<&Pitfall> {
+    pub fn known_issue(&self, component: &str, version: &str) -> Option<&KnownIssue> {
         let is = |known: &String| {
             let rest = version.strip_prefix(known.as_str());
             rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
         };
-        self.pitfalls.iter().find(|p| p.component == component && p.versions.iter().any(is))
+        self.known_issues.iter().find(|p| p.component == component && p.versions.iter().any(is))
     }
 }
 
@@ -236,7 +236,7 @@ mod tests {
             let target = target(&name);
             for (component, version) in &target.versions {
                 assert!(
-                    target.pitfall(component, version).is_none(),
+                    target.known_issue(component, version).is_none(),
                     "{name}: {component} {version} by default"
                 );
             }
@@ -310,9 +310,9 @@ mod tests {
     #[test]
     fn a_pitfall_holds_for_what_is_packaged_from_it_and_no_other() {
         let target = target("centos-8");
-        let known = |version| target.pitfall("etcd", version).is_some();
+        let known = |version| target.known_issue("etcd", version).is_some();
         assert!(known("3.5.0") && known("3.5.2-1.el8"));
         assert!(!known("3.5.21") && !known("3.5.0.1") && !known("3.5"));
-        assert!(target.pitfall("redis", "3.5.0").is_none());
+        assert!(target.known_issue("redis", "3.5.0").is_none());
     }
 }

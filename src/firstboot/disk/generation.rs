@@ -1,11 +1,11 @@
-//! A count that only grows, kept on this disk and in etcd: of boots, and of half minutes in service. A disk
+//! A count that only grows, kept on this disk and in etcd: of generation, and of half minutes in service. A disk
 //! whose count is behind etcd's is an older snapshot of itself, and counts as lost.
 
 use crate::disk;
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use anyhow::{Context, Result};
 use hanode_cluster::client::etcd::Etcd;
-use hanode_cluster::discovery::boots_key;
+use hanode_cluster::discovery::generation_key;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -31,34 +31,34 @@ impl Age {
     }
 
     /// To be called while this node is in service, however often; `None` while there is nothing to count yet.
-    pub(crate) fn grow(&mut self, root: &Path, given: &Given, node: &str) -> Result<Option<Count>> {
+    pub(crate) fn grow(&mut self, root: &Path, config: &NodeConfig, node: &str) -> Result<Option<Count>> {
         if self.since.elapsed() < STEP {
             return Ok(None);
         }
         self.since = Instant::now();
-        let spec = &given.spec;
+        let spec = &config.spec;
         let own = spec.node(node).context("node vanished from the spec")?;
-        let known =
-            Etcd::new(&given.credentials()?, own.address, TIMEOUT)?.get(&boots_key(&spec.name, node))?;
+        let known = Etcd::new(&config.credentials()?, own.address, TIMEOUT)?
+            .get(&generation_key(&spec.name, node))?;
         let known = known.and_then(|text| String::from_utf8(text).ok()?.parse::<u64>().ok());
         let record = disk::record(root)?;
-        if known.is_some_and(|known| known > record.boots) {
+        if known.is_some_and(|known| known > record.generation) {
             return Ok(Some(Count::Behind));
         }
         // The disk first: etcd is never ahead of the disk that it counts.
-        disk::amend(root, |record| record.boots += 1)?;
-        remember(root, given, node)?;
+        disk::amend(root, |record| record.generation += 1)?;
+        remember(root, config, node)?;
         Ok(Some(Count::Grown))
     }
 }
 
 /// Leaves the count in etcd, by whichever node answers.
-pub(crate) fn remember(root: &Path, given: &Given, node: &str) -> Result<()> {
-    let count = disk::record(root)?.boots.to_string();
-    let key = boots_key(&given.spec.name, node);
-    let credentials = given.credentials()?;
+pub(crate) fn remember(root: &Path, config: &NodeConfig, node: &str) -> Result<()> {
+    let count = disk::record(root)?.generation.to_string();
+    let key = generation_key(&config.spec.name, node);
+    let credentials = config.credentials()?;
     let mut last = None;
-    for n in &given.spec.nodes {
+    for n in &config.spec.nodes {
         match Etcd::new(&credentials, n.address, TIMEOUT)?.put(&key, count.as_bytes()) {
             Ok(()) => return Ok(()),
             Err(error) => last = Some(error),

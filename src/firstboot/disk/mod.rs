@@ -24,18 +24,18 @@ const STATE: &str = "/var/lib/hanode/state.json";
 /// Within the name of what was moved out of the way.
 pub const ASIDE: &str = ".aside-";
 /// Lies in memory: it means this boot only, and only until the node is in service.
-const BEGAN: &str = "/run/hanode/began";
+const BOOTSTRAPPING: &str = "/run/hanode/bootstrapping";
 
 /// How far this disk came; versioned, since a newer image may find an older one's.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     pub schema: u32,
-    pub genesis: Option<String>,
+    pub bootstrap_id: Option<String>,
     /// Set, durably, before any service that takes clients' data is let go for the first time.
     pub served: bool,
     /// How often it was booted, and for how many half minutes it was in service: see `age.rs`.
-    pub boots: u64,
+    pub generation: u64,
     /// The member that etcd's log on this disk belongs to.
     #[serde(default)]
     pub etcd_member: Option<String>,
@@ -44,7 +44,7 @@ pub struct Record {
     pub stale: Data,
     /// The operator's word that this disk's data becomes the cluster's; spent once it is in service.
     #[serde(default)]
-    pub leads: bool,
+    pub recovery_source: bool,
 }
 
 pub fn install_id(root: &Path) -> Result<Option<String>> {
@@ -107,14 +107,14 @@ pub fn mark_served(root: &Path) -> Result<()> {
 }
 
 /// A snapshot from before the last boot that etcd knows of was restored: all data on it is a lost disk's.
-pub fn mark_stale(root: &Path, target: &Target, boots: u64) -> Result<()> {
+pub fn mark_stale(root: &Path, target: &Target, generation: u64) -> Result<()> {
     let held = held(root, target)?;
     amend(root, |record| {
         tracing::warn!(
-            "etcd has counted this node to {boots}, this disk to {}: an older snapshot",
-            record.boots
+            "etcd has counted this node to {generation}, this disk to {}: an older snapshot",
+            record.generation
         );
-        record.boots = boots;
+        record.generation = generation;
         record.stale = Data { sentinel: false, ..held };
         record.etcd_member = None;
     })
@@ -126,24 +126,24 @@ pub fn unmark_stale(root: &Path, clear: impl FnOnce(&mut Data)) -> Result<()> {
 }
 
 /// In service as this member: by its id a disk is known that comes back after it was replaced. The operator's
-/// word, where there was one, has done its work; and so has the genesis: what is lost from now on is lost.
+/// word, where there was one, has done its work; and so has the bootstrap_id: what is lost from now on is lost.
 pub fn mark_in_service(root: &Path, member: &str) -> Result<()> {
     amend(root, |record| {
-        record.leads = false;
+        record.recovery_source = false;
         record.etcd_member = Some(member.into());
     })?;
-    match std::fs::remove_file(below(root, BEGAN)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(BEGAN),
+    match std::fs::remove_file(below(root, BOOTSTRAPPING)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(BOOTSTRAPPING),
         _ => Ok(()),
     }
 }
 
-pub fn began(root: &Path) -> bool {
-    below(root, BEGAN).exists()
+pub fn bootstrapping(root: &Path) -> bool {
+    below(root, BOOTSTRAPPING).exists()
 }
 
-pub fn mark_began(root: &Path, genesis: &str) -> Result<()> {
-    save(root, BEGAN, genesis.as_bytes())
+pub fn mark_bootstrapping(root: &Path, bootstrap_id: &str) -> Result<()> {
+    save(root, BOOTSTRAPPING, bootstrap_id.as_bytes())
 }
 
 /// Whose data counts: what is stale does not.
@@ -173,7 +173,7 @@ fn held(root: &Path, target: &Target) -> Result<Data> {
 }
 
 /// What was moved out of a service's way and is still there: `NAME.aside-TIME` beside its data directory.
-pub fn kept_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
+pub fn moved_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for place in ["postgres_data", "redis_data"] {
         let data = Path::new(target.path(place)?);
@@ -228,15 +228,15 @@ mod amend_tests {
         let root = tempfile::tempdir().unwrap();
         std::thread::scope(|threads| {
             for _ in 0..4 {
-                threads.spawn(|| (0..25).for_each(|_| amend(root.path(), |r| r.boots += 1).unwrap()));
+                threads.spawn(|| (0..25).for_each(|_| amend(root.path(), |r| r.generation += 1).unwrap()));
             }
             threads.spawn(|| mark_served(root.path()).unwrap());
             threads.spawn(|| mark_in_service(root.path(), "1234").unwrap());
         });
         let kept = record(root.path()).unwrap();
-        mark_began(root.path(), "agreed").unwrap();
+        mark_bootstrapping(root.path(), "agreed").unwrap();
         mark_in_service(root.path(), "1234").unwrap();
-        assert!(!began(root.path()), "a genesis is over once its node is in service");
-        assert_eq!((kept.boots, kept.served, kept.etcd_member.as_deref()), (100, true, Some("1234")));
+        assert!(!bootstrapping(root.path()), "a bootstrap is over once its node is in service");
+        assert_eq!((kept.generation, kept.served, kept.etcd_member.as_deref()), (100, true, Some("1234")));
     }
 }

@@ -1,5 +1,5 @@
 //! Whether Redis' files hold anything. A replica that waits for a primary which never came has files, too; were
-//! they taken for data, a genesis cut at that moment would wait for ever for somebody to be promoted.
+//! they taken for data, a bootstrap cut at that moment would wait for ever for somebody to be promoted.
 
 use std::path::Path;
 

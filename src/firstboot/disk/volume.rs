@@ -53,7 +53,7 @@ pub fn mount(root: &Path, spec: &Spec, target: &Target, patience: Duration) -> R
         if device::content(&device)? == Content::Blank {
             ensure!(
                 !home.join(HAD).exists(),
-                "this machine had a volume, and {} is blank: attach the volume; if its data is to be given up, remove {MOUNT}/{HAD}",
+                "this machine had a volume, and {} is blank: attach the volume; if its data is to be config up, remove {MOUNT}/{HAD}",
                 device.display()
             );
             tracing::info!("{} is blank: formatting it as {name}", device.display());

@@ -2,7 +2,7 @@
 //! later gives way: it takes the address off its interface, and goes on once nobody else has it.
 
 use crate::start::apply::Node;
-use crate::state::{Phase, State, Trouble};
+use crate::state::{Phase, State, UserError};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hanode_core::plan::{Action, Step};
 use std::fs::File;
@@ -22,7 +22,7 @@ pub(crate) struct Asked(JoinHandle<Result<Option<Withdrawn>>>);
 /// Asks whether another machine has this node's address. Should one answer, this one lets go of it at once: each
 /// moment in which both have it, that one is cut off from somebody.
 pub(crate) fn ask(node: &Node) -> Result<Asked> {
-    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+    let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
     let (root, interface, address) = (node.root.to_path_buf(), node.machine.interface.clone(), own.address);
     Ok(Asked(spawn(move || match answered(probe(&interface, address)?)? {
         true => Withdrawn::from(&root, &interface, address).map(Some),
@@ -38,8 +38,8 @@ impl Asked {
 }
 
 /// Returns once this machine is the only one with its address.
-pub(crate) fn give_way(node: &Node, asked: Asked, state: &mut State) -> Result<()> {
-    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+pub(crate) fn yield_address(node: &Node, asked: Asked, state: &mut State) -> Result<()> {
+    let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
     let interface = &node.machine.interface;
     let asked = asked.0.join().unwrap_or_else(|_| Err(anyhow!("asking for it failed")));
     let withdrawn = match asked {
@@ -52,7 +52,7 @@ pub(crate) fn give_way(node: &Node, asked: Asked, state: &mut State) -> Result<(
         }
     };
     let what = living(own.address, node.name);
-    state.error = Some(Trouble {
+    state.error = Some(UserError {
         what: what.clone(),
         place: format!("{interface}, from which this machine has taken the address meanwhile"),
         fix: "switch one of the two off; this one goes on by itself once the address is free".into(),
@@ -68,7 +68,7 @@ pub(crate) fn give_way(node: &Node, asked: Asked, state: &mut State) -> Result<(
 
 /// For where it is a matter of life: before etcd's membership changes, or while a cluster that should answer is silent.
 pub(crate) fn refusal(node: &Node) -> Result<Option<Step>> {
-    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+    let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
     let answered = answered(probe(&node.machine.interface, own.address)?)?;
     let reason = || format!("{}; switch one of them off", living(own.address, &own.name));
     Ok(answered.then(|| Step::new(Action::Refuse, reason())))
@@ -106,7 +106,7 @@ struct Withdrawn {
 }
 
 /// What an earlier run took off and had no time to give back. Whether it may stay is asked anew.
-pub(crate) fn take_back(root: &Path) {
+pub(crate) fn restore_address(root: &Path) {
     let kept = Withdrawn::below(root);
     if kept.address.exists() && kept.routes.exists() {
         kept.back().unwrap_or_else(|error| tracing::warn!("{error:#}"));

@@ -1,7 +1,7 @@
 //! Rendered files on their way to the disk: checked first, then laid down whole, then labelled.
 
 use super::validators;
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::selinux;
 use anyhow::{Context, Result};
 use hanode_core::machine::MachineFacts;
@@ -13,24 +13,24 @@ use std::path::Path;
 
 pub(crate) struct Node<'a> {
     pub root: &'a Path,
-    pub given: &'a Given,
+    pub config: &'a NodeConfig,
     pub name: &'a str,
     pub machine: &'a MachineFacts,
 }
 
 impl Node<'_> {
     pub(crate) fn render(&self, plan: &Plan) -> Result<Vec<Entry>> {
-        let given = self.given;
-        let (service, cluster) = (read::crl(given.service_crl()?)?, read::crl(given.cluster_crl()?)?);
-        let der = read::der(given.service_crl()?)?;
+        let config = self.config;
+        let (service, cluster) = (read::crl(config.service_crl()?)?, read::crl(config.cluster_crl()?)?);
+        let der = read::der(config.service_crl()?)?;
         render::render(&Input {
-            spec: &given.spec,
-            target: &given.target,
+            spec: &config.spec,
+            target: &config.target,
             node: self.name,
             machine: self.machine,
             plan,
-            secrets: &given.bundle.secrets,
-            templates: &given.templates,
+            secrets: &config.bundle.secrets,
+            templates: &config.templates,
             crl: Crl {
                 service: !service.entries.is_empty(),
                 cluster: !cluster.entries.is_empty(),
@@ -42,14 +42,14 @@ impl Node<'_> {
     /// All that no service's plan changes: the bundle's files first, since configuration names them.
     /// Returns the paths that changed.
     pub(crate) fn apply(&self) -> Result<Vec<String>> {
-        validators::parameters(self.root, &self.given.target, &self.given.spec.postgres.parameters)?;
+        validators::parameters(self.root, &self.config.target, &self.config.spec.postgres.parameters)?;
         let ids = Ids::read(self.root)?;
-        let mut changed = write(self.root, &self.given.bundle.entries, Some(&ids))?;
-        let target = &self.given.target;
+        let mut changed = write(self.root, &self.config.bundle.entries, Some(&ids))?;
+        let target = &self.config.target;
         let checked = |e: &Entry| target.rule_at(&e.path).is_some_and(|rule| !rule.check.is_empty());
         // Those with a checker come last: it wants to see the files that they name.
         let (last, first): (Vec<Entry>, Vec<Entry>) =
-            self.render(&Plan::waiting(&self.given.spec))?.into_iter().partition(checked);
+            self.render(&Plan::waiting(&self.config.spec))?.into_iter().partition(checked);
         changed.extend(write(self.root, &first, Some(&ids))?);
         for entry in &last {
             if let Some(rule) = target.rule_at(&entry.path) {
@@ -58,7 +58,7 @@ impl Node<'_> {
         }
         changed.extend(write(self.root, &last, Some(&ids))?);
         // Of all, not only of what changed: a run before this one may have been cut, or ended by a checker.
-        let all = [&self.given.bundle.entries, &first, &last].into_iter().flatten();
+        let all = [&self.config.bundle.entries, &first, &last].into_iter().flatten();
         selinux::restore(self.root, &all.map(|entry| entry.path.clone()).collect::<Vec<_>>())?;
         Ok(changed)
     }
@@ -66,9 +66,9 @@ impl Node<'_> {
     /// Runs the components' own checkers on what would be laid down, changing nothing. On a node whose earlier
     /// files are there.
     pub(crate) fn check(&self) -> Result<()> {
-        validators::parameters(self.root, &self.given.target, &self.given.spec.postgres.parameters)?;
-        let rules = |entry: &Entry| self.given.target.rule_at(&entry.path);
-        let rendered = self.render(&Plan::waiting(&self.given.spec))?;
+        validators::parameters(self.root, &self.config.target, &self.config.spec.postgres.parameters)?;
+        let rules = |entry: &Entry| self.config.target.rule_at(&entry.path);
+        let rendered = self.render(&Plan::waiting(&self.config.spec))?;
         rendered
             .iter()
             .try_for_each(|e| rules(e).map_or(Ok(()), |rule| validators::check(self.root, rule, e)))
@@ -77,7 +77,7 @@ impl Node<'_> {
     /// The files of one component that its service's plan decides.
     pub(crate) fn apply_planned(&self, plan: &Plan, component: &str) -> Result<()> {
         let planned = |e: &Entry| {
-            let rule = self.given.target.rule_at(&e.path);
+            let rule = self.config.target.rule_at(&e.path);
             rule.is_some_and(|r| r.plan.is_some() && r.component.as_deref() == Some(component))
         };
         let mut entries: Vec<Entry> = self.render(plan)?.into_iter().filter(planned).collect();

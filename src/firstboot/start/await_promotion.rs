@@ -20,25 +20,25 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// What Redis or a Sentinel says of one server.
 type Fields = BTreeMap<String, String>;
 
-pub(super) struct Succession {
+pub(super) struct AwaitPromotion {
     /// Whether Redis has run since this machine started: then its page cache has all that it acknowledged.
     ran: bool,
     /// The first hindrance.
     since: Option<Instant>,
 }
 
-impl Succession {
-    pub(super) fn at_start(root: &Path) -> Succession {
+impl AwaitPromotion {
+    pub(super) fn at_start(root: &Path) -> AwaitPromotion {
         let ran = state::gates(root).get("redis").is_some_and(|step| step.action.opens());
-        Succession { ran, since: None }
+        AwaitPromotion { ran, since: None }
     }
 
     /// The successor that must come first, or has come already, where the Sentinels still name this node.
     pub(super) fn awaited(&mut self, node: &Node, redis: &RedisStep) -> Result<Option<Step>> {
-        let own = node.given.spec.node(node.name).map(|n| n.address);
+        let own = node.config.spec.node(node.name).map(|n| n.address);
         let again = redis.step.action == Action::Resume && redis.primary == own;
         let Some(own) = own.filter(|_| again) else { return Ok(None) };
-        for peer in node.given.spec.peers(node.name) {
+        for peer in node.config.spec.peers(node.name) {
             let Ok(said) = ask(node, peer.address, |redis| redis.info("replication")) else { continue };
             let reason = if said.get("role").is_some_and(|role| role == "master") {
                 format!("{} is primary already, the Sentinels are about to say so", peer.name)
@@ -76,17 +76,17 @@ fn followed(replica: &Fields, primary: IpAddr) -> bool {
 }
 
 fn ask<T>(node: &Node, address: IpAddr, what: impl Fn(&mut Redis) -> Result<T>) -> Result<T> {
-    let (port, password) = (node.given.spec.redis.port, &node.given.bundle.secrets.redis);
-    let credentials = node.given.redis_credentials()?;
+    let (port, password) = (node.config.spec.redis.port, &node.config.bundle.secrets.redis);
+    let credentials = node.config.redis_credentials()?;
     what(&mut Redis::connect(credentials.as_ref(), address, port, password, TIMEOUT)?)
 }
 
 /// Asks one Sentinel, and only one, to promote a replica; the caller looks again at what came of it.
 pub(super) fn promote_another(node: &Node) -> Result<()> {
-    let spec = &node.given.spec;
-    let credentials = node.given.redis_credentials()?;
+    let spec = &node.config.spec;
+    let credentials = node.config.redis_credentials()?;
     for peer in spec.peers(node.name) {
-        let password = &node.given.bundle.secrets.sentinel;
+        let password = &node.config.bundle.secrets.sentinel;
         let Ok(mut sentinel) =
             Redis::connect(credentials.as_ref(), peer.address, spec.redis.sentinel_port, password, TIMEOUT)
         else {

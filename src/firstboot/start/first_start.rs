@@ -2,8 +2,8 @@
 //! may be gone. Every other Patroni then waits for it for good.
 
 use super::rejoin::relay;
-use super::run::set_aside;
-use crate::node_config::Given;
+use super::run::move_aside;
+use crate::node_config::NodeConfig;
 use anyhow::{Result, ensure};
 use hanode_cluster::client::etcd::Etcd;
 use hanode_cluster::discovery::{initialize_key, leader_key, member_key, members_prefix};
@@ -26,16 +26,21 @@ pub(crate) struct FirstStart {
 
 impl FirstStart {
     /// Before this node's Patroni starts: a first start of its own was cut, if its data is here and the mark still is.
-    pub(crate) fn before_patroni(&mut self, root: &Path, given: &Given, seen: &Observations) -> Result<()> {
-        if !seen.bootstrapping || !seen.own.data.postgres {
-            return if seen.own.began { Ok(()) } else { self.look(given, seen) };
+    pub(crate) fn before_patroni(
+        &mut self,
+        root: &Path,
+        config: &NodeConfig,
+        seen: &Observations,
+    ) -> Result<()> {
+        if !seen.initializing || !seen.own.data.postgres {
+            return if seen.own.bootstrapping { Ok(()) } else { self.look(config, seen) };
         }
-        let (etcd, scope) = (relay(given, &seen.own.node)?, &given.spec.name);
+        let (etcd, scope) = (relay(config, &seen.own.node)?, &config.spec.name);
         let Some(mark) = mark(&etcd, scope)? else { return Ok(()) };
         let others = somebody_is_at_it(&etcd, scope, Some(&seen.own.node))?;
-        let data = below(root, given.target.path("postgres_data")?);
+        let data = below(root, config.target.path("postgres_data")?);
         end_what_is_left(&data)?;
-        set_aside(&data)?;
+        move_aside(&data)?;
         if !others {
             begin_again(&etcd, scope, &mark)?;
         }
@@ -43,18 +48,18 @@ impl FirstStart {
     }
 
     /// Whoever was at it has been silent for as long as Patroni's keys live: the mark goes, and some Patroni begins.
-    pub(crate) fn look(&mut self, given: &Given, seen: &Observations) -> Result<()> {
-        if !seen.bootstrapping || seen.own.data.postgres {
+    pub(crate) fn look(&mut self, config: &NodeConfig, seen: &Observations) -> Result<()> {
+        if !seen.initializing || seen.own.data.postgres {
             self.abandoned = None;
             return Ok(());
         }
-        let (etcd, scope) = (relay(given, &seen.own.node)?, &given.spec.name);
+        let (etcd, scope) = (relay(config, &seen.own.node)?, &config.spec.name);
         let Some(mark) = mark(&etcd, scope)? else { return Ok(()) };
         if somebody_is_at_it(&etcd, scope, None)? {
             self.abandoned = None;
             return Ok(());
         }
-        let patroni = &given.spec.patroni;
+        let patroni = &config.spec.patroni;
         let lives = Duration::from_secs(u64::from(patroni.ttl + patroni.loop_wait));
         match self.abandoned.get_or_insert_with(Instant::now).elapsed() < lives {
             true => Ok(()),

@@ -1,14 +1,14 @@
 //! What stands before etcd, Patroni, Redis and Sentinel at every start: it opens when the plan does.
 
 use super::apply::Node;
-use super::await_promotion::{self, Succession};
+use super::await_promotion::{self, AwaitPromotion};
 use super::first_start::FirstStart;
-use super::rejoin::{self, Twins};
-use super::run::{facts, set_aside, towards_genesis};
+use super::rejoin::{self, DuplicateGuard};
+use super::run::{facts, move_aside, toward_bootstrap};
 use super::self_report;
 use crate::disk::{self, generation, postgres_wal, redis_log};
 use crate::failpoint::passed;
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::state;
 use anyhow::{Context, Result, bail};
 use hanode_core::plan::{self, Action, Observations, Plan, Step};
@@ -49,24 +49,24 @@ impl Gate {
 
 /// Returns once the service may start, its files laid down for this start. Blocks while it may not.
 pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
-    let given = Given::load(root)?;
+    let config = NodeConfig::active(root)?;
     let pin = disk::pin(root)?.context("this disk has no identity yet; hanode-plan.service comes first")?;
-    let machine = facts(root, &given, &pin.node)?;
-    let node = Node { root, given: &given, name: &pin.node, machine: &machine };
+    let machine = facts(root, &config, &pin.node)?;
+    let node = Node { root, config: &config, name: &pin.node, machine: &machine };
     if gate == Gate::Sentinel && has_its_own_file(&node)? {
         return resume_sentinel(&node);
     }
-    let mut twins = Twins::default();
-    let mut succession = Succession::at_start(root);
+    let mut duplicates = DuplicateGuard::default();
+    let mut succession = AwaitPromotion::at_start(root);
     let mut first_start = FirstStart::default();
     loop {
         let (seen, plan) = decide(&node, gate)?;
         if gate == Gate::Etcd {
-            towards_genesis(&node, &plan)?;
+            toward_bootstrap(&node, &plan)?;
         }
         let mut step = gate.step(&plan).clone();
         if step.action.opens() {
-            match open(&node, gate, &plan, &seen, (&mut twins, &mut succession))? {
+            match open(&node, gate, &plan, &seen, (&mut duplicates, &mut succession))? {
                 None => {
                     state::save_gate(root, gate.component(), &step)?;
                     tracing::info!("{}: {:?}: {}", gate.component(), step.action, step.reason);
@@ -77,12 +77,12 @@ pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
         }
         state::save_gate(root, gate.component(), &step)?;
         if gate == Gate::Patroni && seen.initialize == Some(false) && seen.own.data.postgres {
-            postgres_wal::measure(root, &given.target)?;
+            postgres_wal::measure(root, &config.target)?;
         }
         if gate == Gate::Patroni {
             // What hinders this now is looked at again.
             first_start
-                .before_patroni(root, &given, &seen)
+                .before_patroni(root, &config, &seen)
                 .unwrap_or_else(|error| tracing::info!("a first start that was cut: {error:#}"));
         }
         if gate == Gate::Redis && plan.redis.promote_another {
@@ -92,17 +92,17 @@ pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
     }
 }
 
-/// A genesis that this boot is to begin needs no word of others any more; asking etcds without a quorum takes seconds.
+/// A bootstrap that this boot is to begin needs no word of others any more; asking etcds without a quorum takes seconds.
 fn decide(node: &Node, gate: Gate) -> Result<(Observations, Plan)> {
-    let plan = |seen: &Observations| plan::plan(&node.given.spec, node.name, seen);
+    let plan = |seen: &Observations| plan::plan(&node.config.spec, node.name, seen);
     if gate == Gate::Etcd {
-        let alone = self_report::unasked(node.root, node.given, node.name)?;
+        let alone = self_report::unasked(node.root, node.config, node.name)?;
         let decided = plan(&alone);
-        if decided.etcd.step.action == Action::Begin {
+        if decided.etcd.step.action == Action::Bootstrap {
             return Ok((alone, decided));
         }
     }
-    let seen = self_report::look(node.root, node.given, node.name)?;
+    let seen = self_report::look(node.root, node.config, node.name)?;
     let decided = plan(&seen);
     Ok((seen, decided))
 }
@@ -113,7 +113,7 @@ fn open(
     gate: Gate,
     plan: &Plan,
     seen: &Observations,
-    (twins, succession): (&mut Twins, &mut Succession),
+    (duplicates, succession): (&mut DuplicateGuard, &mut AwaitPromotion),
 ) -> Result<Option<Step>> {
     if gate == Gate::Redis {
         if !seen.own.data.sentinel {
@@ -135,13 +135,13 @@ fn open(
     match gate {
         Gate::Etcd => {
             let joined = match plan.etcd.step.action {
-                Action::Join => match rejoin::etcd(node, plan, seen, twins)? {
+                Action::Join => match rejoin::etcd(node, plan, seen, duplicates)? {
                     Ok(plan) => plan,
                     Err(hindrance) => return Ok(Some(hindrance)),
                 },
                 _ => plan.clone(),
             };
-            if plan.etcd.step.action != Action::Begin && !seen.own.began {
+            if plan.etcd.step.action != Action::Bootstrap && !seen.own.bootstrapping {
                 // Part of a living cluster now, and asked for should that be lost.
                 disk::mark_served(node.root)?;
             }
@@ -149,7 +149,7 @@ fn open(
             passed(node.root, "etcd-files");
         }
         Gate::Patroni => {
-            generation::remember(node.root, node.given, node.name)?;
+            generation::remember(node.root, node.config, node.name)?;
             postgres_wal::forget(node.root)?;
             passed(node.root, "remembered");
         }
@@ -169,15 +169,15 @@ fn open(
 /// What a restored snapshot brought of this service is kept, but out of its way.
 fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
     let stale = disk::record(node.root)?.stale;
-    let dir = |name: &str| Ok::<_, anyhow::Error>(below(node.root, node.given.target.path(name)?));
+    let dir = |name: &str| Ok::<_, anyhow::Error>(below(node.root, node.config.target.path(name)?));
     match gate {
         Gate::Patroni if stale.postgres => {
-            set_aside(&dir("postgres_data")?)?;
+            move_aside(&dir("postgres_data")?)?;
             disk::unmark_stale(node.root, |stale| stale.postgres = false)
         }
         Gate::Redis if stale.redis => {
             let redis = dir("redis_data")?;
-            redis_log::DATA.iter().try_for_each(|part| set_aside(&redis.join(part)))?;
+            redis_log::DATA.iter().try_for_each(|part| move_aside(&redis.join(part)))?;
             disk::unmark_stale(node.root, |stale| stale.redis = false)
         }
         _ => Ok(()),
@@ -187,7 +187,7 @@ fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
 /// A replica without data it can read fetches all from its primary, so that must be there: else Sentinels might
 /// promote the empty one. Data that cannot be read would keep it down for good; it is kept, but out of the way.
 fn fetch_from_primary(node: &Node, plan: &Plan, seen: &Observations) -> Result<Option<Step>> {
-    let own = node.given.spec.node(node.name).map(|n| n.address);
+    let own = node.config.spec.node(node.name).map(|n| n.address);
     let lacks = seen.own.redis_unreadable || plan.redis.step.action == Action::Join;
     let Some(primary) = plan.redis.primary.filter(|p| lacks && Some(*p) != own) else { return Ok(None) };
     if !await_promotion::leads(node, primary) {
@@ -195,14 +195,14 @@ fn fetch_from_primary(node: &Node, plan: &Plan, seen: &Observations) -> Result<O
         return Ok(Some(Step::new(Action::Wait, reason)));
     }
     if seen.own.redis_unreadable {
-        let data = below(node.root, node.given.target.path("redis_data")?);
-        redis_log::DATA.iter().try_for_each(|part| set_aside(&data.join(part)))?;
+        let data = below(node.root, node.config.target.path("redis_data")?);
+        redis_log::DATA.iter().try_for_each(|part| move_aside(&data.join(part)))?;
     }
     Ok(None)
 }
 
 fn sentinel_file(node: &Node) -> Result<std::path::PathBuf> {
-    Ok(below(node.root, node.given.target.path("redis_live")?).join("sentinel.conf"))
+    Ok(below(node.root, node.config.target.path("redis_live")?).join("sentinel.conf"))
 }
 
 fn has_its_own_file(node: &Node) -> Result<bool> {
@@ -222,7 +222,7 @@ fn forget_torn_memory(node: &Node) -> Result<()> {
 fn resume_sentinel(node: &Node) -> Result<()> {
     let text = std::fs::read_to_string(sentinel_file(node)?)?;
     let Some(primary) = sentinel::monitored(&text) else { bail!("sentinel.conf names no primary") };
-    let mut plan = Plan::waiting(&node.given.spec);
+    let mut plan = Plan::waiting(&node.config.spec);
     plan.redis.step = Step::new(Action::Resume, "this Sentinel's own file is intact");
     plan.redis.primary = Some(primary);
     state::save_gate(node.root, "sentinel", &plan.redis.step)?;

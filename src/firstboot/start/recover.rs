@@ -7,7 +7,7 @@ use super::apply::Node;
 use super::run::facts;
 use super::self_report;
 use crate::disk;
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::units::{self, Systemd};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::etcd::Etcd as Client;
@@ -29,24 +29,24 @@ const ROUND: Duration = Duration::from_millis(300);
 const FORGOTTEN: [&str; 6] = ["leader", "sync", "status", "optime/leader", "failover", "failsafe"];
 
 pub(crate) fn recover(root: &Path, from_this_node: bool, data_on_others_is_lost: bool) -> Result<()> {
-    let given = Given::load(root)?;
+    let config = NodeConfig::active(root)?;
     let name = disk::pin(root)?.context("this disk has no identity yet: boot it as a node first")?.node;
-    let seen = self_report::observe(root, &given, &name)?;
+    let seen = self_report::observe(root, &config, &name)?;
     let recovery =
-        recovery(&given.spec, &seen).map_err(|why| anyhow::anyhow!("{why}; nothing was changed"))?;
+        recovery(&config.spec, &seen).map_err(|why| anyhow::anyhow!("{why}; nothing was changed"))?;
     println!("Recovering from {name} means:");
     recovery.costs.iter().for_each(|cost| println!("  - {cost}"));
     ensure!(
         from_this_node && data_on_others_is_lost,
         "this takes both --from-this-node and --yes-data-on-others-is-lost; nothing was changed"
     );
-    let machine = facts(root, &given, &name)?;
-    let node = Node { root, given: &given, name: &name, machine: &machine };
-    disk::amend(root, |record| (record.leads, record.served) = (true, true))?;
+    let machine = facts(root, &config, &name)?;
+    let node = Node { root, config: &config, name: &name, machine: &machine };
+    disk::amend(root, |record| (record.recovery_source, record.served) = (true, true))?;
     let systemd = Systemd::connect()?;
     let units = match recovery.etcd {
-        Etcd::Kept => vec![given.target.unit("sentinel")?, given.target.unit("redis")?],
-        Etcd::FromItsLog | Etcd::Anew => units::of_node(&given)?,
+        Etcd::Kept => vec![config.target.unit("sentinel")?, config.target.unit("redis")?],
+        Etcd::FromItsLog | Etcd::Anew => units::of_node(&config)?,
     };
     systemd.stop(&units)?;
     let plan = alone(&node)?;
@@ -65,12 +65,12 @@ pub(crate) fn recover(root: &Path, from_this_node: bool, data_on_others_is_lost:
 
 /// The plan of a cluster of which this node is all there is.
 fn alone(node: &Node) -> Result<Plan> {
-    let spec = &node.given.spec;
+    let spec = &node.config.spec;
     let own = spec.node(node.name).context("node vanished from the spec")?;
-    let mut plan = Plan::assumed(spec, Action::Begin);
+    let mut plan = Plan::assumed(spec, Action::Bootstrap);
     let reason = "by the operator's word this node's data is the cluster's";
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    plan.etcd.step = Step::new(Action::Begin, reason);
+    plan.etcd.step = Step::new(Action::Bootstrap, reason);
     plan.etcd.initial_cluster = vec![format!("{}={}", own.name, peer_url(own))];
     plan.etcd.token = format!("{}-recovered-{stamp}", spec.name);
     plan.redis.step = Step::new(Action::Resume, reason);
@@ -85,7 +85,7 @@ fn alone(node: &Node) -> Result<Plan> {
 fn begin_etcd(node: &Node, how: Etcd) -> Result<String> {
     let known = if how == Etcd::FromItsLog { what_it_knew(node)? } else { Vec::new() };
     // A directory without a log is a half-written one.
-    crate::start::run::clear_etcd(node.root, node.given)?;
+    crate::start::run::clear_etcd(node.root, node.config)?;
     let (mut running, etcd, member) = alone_in_etcd(node, false)?;
     for (key, value) in known {
         etcd.put(&key, &value)?;
@@ -97,7 +97,7 @@ fn begin_etcd(node: &Node, how: Etcd) -> Result<String> {
 /// All keys but those that hang on a lease, and those that say who led.
 fn what_it_knew(node: &Node) -> Result<Vec<(String, Vec<u8>)>> {
     let (mut running, etcd, _) = alone_in_etcd(node, true)?;
-    let scope = &node.given.spec.name;
+    let scope = &node.config.spec.name;
     let forgotten = FORGOTTEN.map(|key| format!("/service/{scope}/{key}"));
     let mut known = etcd.lasting("/")?;
     known.retain(|(key, _)| !forgotten.contains(key));
@@ -107,9 +107,9 @@ fn what_it_knew(node: &Node) -> Result<Vec<(String, Vec<u8>)>> {
 
 /// A running etcd whose only member is this node, and that member's id.
 fn alone_in_etcd(node: &Node, on_its_log: bool) -> Result<(Running, Client, String)> {
-    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+    let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
     let mut running = Running(start_etcd(node, on_its_log)?);
-    let etcd = Client::new(&node.given.credentials()?, own.address, TIMEOUT)?;
+    let etcd = Client::new(&node.config.credentials()?, own.address, TIMEOUT)?;
     let began = Instant::now();
     let members = loop {
         if let Some(status) = running.0.try_wait()? {
@@ -130,7 +130,7 @@ fn alone_in_etcd(node: &Node, on_its_log: bool) -> Result<(Running, Client, Stri
 /// As its unit would, with the flag that only this moment may use.
 fn start_etcd(node: &Node, on_its_log: bool) -> Result<Child> {
     use std::os::unix::process::CommandExt;
-    let target = &node.given.target;
+    let target = &node.config.target;
     let user = target.users.get("etcd").context("target names no user for etcd")?;
     let ids = Ids::read(node.root)?;
     let env = std::fs::read_to_string(below(node.root, target.path("etcd_env")?))?;
@@ -170,8 +170,8 @@ impl Drop for Running {
 
 /// This node's Sentinel names this node, in an epoch newer than any that others may still remember.
 fn overrule_sentinels(node: &Node, plan: &Plan, recovery: &Recovery, seen: &Observations) -> Result<()> {
-    let spec = &node.given.spec;
-    let at = below(node.root, node.given.target.path("redis_live")?).join("sentinel.conf");
+    let spec = &node.config.spec;
+    let at = below(node.root, node.config.target.path("redis_live")?).join("sentinel.conf");
     let old = std::fs::read_to_string(&at).unwrap_or_default();
     let epoch = recovery.epoch.max(sentinel::epoch(&old) + 1);
     let own = spec.node(&seen.own.node).context("node vanished from the spec")?;

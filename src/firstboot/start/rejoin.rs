@@ -1,13 +1,13 @@
 //! Getting a node without data into a living cluster: etcd's membership.
 //!
-//! Removing a member is the one act here that could hurt a living node, so it is guarded: see [`Twins`].
+//! Removing a member is the one act here that could hurt a living node, so it is guarded: see [`DuplicateGuard`].
 
 use super::apply::Node;
 use super::run::clear_etcd;
 use crate::disk;
 use crate::failpoint::passed;
 use crate::identity::duplicate_address;
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::units::Systemd;
 use anyhow::{Context, Result, bail};
 use hanode_cluster::client::etcd::Etcd;
@@ -23,19 +23,19 @@ pub(super) fn etcd(
     node: &Node,
     plan: &Plan,
     seen: &Observations,
-    twins: &mut Twins,
+    duplicates: &mut DuplicateGuard,
 ) -> Result<Result<Plan, Step>> {
-    let own = node.given.spec.node(node.name).context("node vanished from the spec")?;
+    let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
     let members = seen.etcd.as_deref().unwrap_or_default();
     let url = peer_url(own);
     if joining(members, &url) == Joining::Take {
-        clear_etcd(node.root, node.given)?;
+        clear_etcd(node.root, node.config)?;
         let listed = members.iter().find(|m| m.peer_urls.contains(&url)).map(|m| m.id.clone());
         disk::amend(node.root, |record| record.etcd_member = listed)?;
         return Ok(Ok(with_members(plan, node.name, &url, members)));
     }
-    let etcd = relay(node.given, node.name)?;
-    if let Some(hindrance) = twins.look(node, &etcd)? {
+    let etcd = relay(node.config, node.name)?;
+    if let Some(hindrance) = duplicates.look(node, &etcd)? {
         return Ok(Err(hindrance));
     }
     // The list may have changed while we looked: only what is true now is removed.
@@ -48,7 +48,7 @@ pub(super) fn etcd(
         (Joining::Add, _) => {}
         _ => return Ok(Err(Step::new(Action::Wait, "etcd's member list is changing"))),
     }
-    clear_etcd(node.root, node.given)?;
+    clear_etcd(node.root, node.config)?;
     passed(node.root, "etcd-cleared");
     match etcd.add(&url) {
         Ok((id, members)) => {
@@ -62,9 +62,9 @@ pub(super) fn etcd(
 }
 
 /// An etcd that has a quorum, on whichever node.
-pub(super) fn relay(given: &Given, node: &str) -> Result<Etcd> {
-    let credentials = given.credentials()?;
-    for peer in given.spec.peers(node) {
+pub(super) fn relay(config: &NodeConfig, node: &str) -> Result<Etcd> {
+    let credentials = config.credentials()?;
+    for peer in config.spec.peers(node) {
         let etcd = Etcd::new(&credentials, peer.address, TIMEOUT)?;
         if etcd.members().is_ok() {
             return Ok(etcd);
@@ -75,14 +75,14 @@ pub(super) fn relay(given: &Given, node: &str) -> Result<Etcd> {
 
 /// Whether another machine lives under this node's name: then it is that one's membership.
 #[derive(Default)]
-pub(super) struct Twins {
+pub(super) struct DuplicateGuard {
     /// Since when Patroni's key of this name has been seen.
     key_since: Option<Instant>,
 }
 
-impl Twins {
+impl DuplicateGuard {
     fn look(&mut self, node: &Node, etcd: &Etcd) -> Result<Option<Step>> {
-        let spec = &node.given.spec;
+        let spec = &node.config.spec;
         let own = spec.node(node.name).context("node vanished from the spec")?;
         if let Some(refusal) = duplicate_address::refusal(node)? {
             return Ok(Some(refusal));
@@ -107,7 +107,7 @@ impl Twins {
 /// Then the key is its own: it keeps it by the other nodes' etcds while this one's has lost its data. At a boot it waits
 /// for etcd.
 fn own_patroni_runs(node: &Node) -> Result<bool> {
-    let unit = node.given.target.unit("patroni")?;
+    let unit = node.config.target.unit("patroni")?;
     Ok(Systemd::connect()?.states(&[unit])?.iter().any(|unit| unit.state == "active"))
 }
 

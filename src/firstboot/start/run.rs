@@ -6,9 +6,9 @@ use crate::disk::{self, redis_log, volume};
 use crate::failpoint::passed;
 use crate::identity::machine::Machine;
 use crate::identity::{self, Pin, duplicate_address, metadata, platform};
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::selinux;
-use crate::state::{self, Phase, State, Trouble};
+use crate::state::{self, Phase, State, UserError};
 use crate::units::{self, JOIN_SOCKET, READY, Systemd};
 use crate::watch::reload;
 use anyhow::{Context, Result, ensure};
@@ -42,8 +42,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 /// Before that, and apart from it because nothing mounts for all from a sandbox: the data volume.
 pub(crate) fn storage(root: &Path) -> Result<()> {
     told(root, |root, _| {
-        let given = Given::offered(root)?;
-        volume::mount(root, &given.spec, &given.target, VOLUME_PATIENCE)
+        let config = NodeConfig::pending(root)?;
+        volume::mount(root, &config.spec, &config.target, VOLUME_PATIENCE)
     })
 }
 
@@ -53,7 +53,7 @@ fn told(root: &Path, work: impl FnOnce(&Path, &mut State) -> Result<()>) -> Resu
     if let Err(error) = &done {
         let (what, place) = (format!("{error:#}"), state.phase.name().to_string());
         let fix = "correct this, then `systemctl restart hanode-plan` (or reboot)".to_string();
-        state.error = Some(Trouble { what: what.clone(), place, fix: fix.clone() });
+        state.error = Some(UserError { what: what.clone(), place, fix: fix.clone() });
         state.enter(root, Phase::Failed, &format!("{what}; {fix}"))?;
     }
     done
@@ -61,35 +61,35 @@ fn told(root: &Path, work: impl FnOnce(&Path, &mut State) -> Result<()>) -> Resu
 
 fn sequence(root: &Path, state: &mut State) -> Result<()> {
     state.enter(root, Phase::Identity, "finding out which node this machine is")?;
-    let given = Given::offered(root)?;
-    given.adopt(root)?;
-    let name = identify(root, &given, state)?;
-    wait_for_the_clock(root, &given, state)?;
-    selinux::ports(root, given.target.selinux.as_ref(), &given.spec)?;
-    duplicate_address::take_back(root);
-    let machine = facts(root, &given, &name)?;
-    let node = Node { root, given: &given, name: &name, machine: &machine };
-    let twin = duplicate_address::ask(&node)?;
+    let config = NodeConfig::pending(root)?;
+    config.activate(root)?;
+    let name = identify(root, &config, state)?;
+    wait_for_the_clock(root, &config, state)?;
+    selinux::ports(root, config.target.selinux.as_ref(), &config.spec)?;
+    duplicate_address::restore_address(root);
+    let machine = facts(root, &config, &name)?;
+    let node = Node { root, config: &config, name: &name, machine: &machine };
+    let duplicate = duplicate_address::ask(&node)?;
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
-    let laid = node.apply().and_then(|_| firewall::enforce(&given.target));
+    let laid = node.apply().and_then(|_| firewall::enforce(&config.target));
     if let Err(error) = laid {
         // Whoever took the address off gives it back before this ends.
-        return duplicate_address::give_way(&node, twin, state).and(Err(error));
+        return duplicate_address::yield_address(&node, duplicate, state).and(Err(error));
     }
     // Its port lies in a drop-in that was perhaps laid down by a run that did not come this far.
-    if given.spec.network.join_port != peer::PORT {
+    if config.spec.network.join_port != peer::PORT {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }
     passed(root, "applied");
-    let plan = wait_for_the_plan(&node, twin, state)?;
+    let plan = wait_for_the_plan(&node, duplicate, state)?;
     state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
     reload::remember(&node)?;
     state.cpu_ms = state::CpuTime::so_far();
     state::save(root, state)?;
-    start(root, &given)
+    start(root, &config)
 }
 
-fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
+fn identify(root: &Path, config: &NodeConfig, state: &mut State) -> Result<String> {
     let machine = Machine::read(root)?;
     let pinned = disk::pin(root)?;
     let mut metadata = metadata::read(root)?;
@@ -99,7 +99,7 @@ fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
     if let Some(why) = &unheard {
         tracing::warn!("{why:#}");
     }
-    let found = identity::identify(&given.spec, &machine, metadata.as_ref(), pinned.as_ref());
+    let found = identity::identify(&config.spec, &machine, metadata.as_ref(), pinned.as_ref());
     let found = found.map_err(|error| match unheard {
         Some(why) => anyhow::Error::from(error).context(format!("{why:#}")),
         None => error.into(),
@@ -121,11 +121,11 @@ fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
         disk::save_pin(root, &pin)?;
         passed(root, "pinned");
     }
-    disk::amend(root, |record| record.boots += 1)?;
+    disk::amend(root, |record| record.generation += 1)?;
     passed(root, "booted");
     state.node = Some(found.node.clone());
     state.identity_source = Some(found.source.into());
-    let hostname = given.spec.node(&found.node).map(|n| n.hostname.clone());
+    let hostname = config.spec.node(&found.node).map(|n| n.hostname.clone());
     let hostname = hostname
         .with_context(|| format!("this disk is pinned to {}, which the spec does not know", found.node))?;
     if machine.hostname != hostname {
@@ -135,8 +135,8 @@ fn identify(root: &Path, given: &Given, state: &mut State) -> Result<String> {
 }
 
 /// Certificates that are not valid yet mean a clock that is not right yet.
-fn wait_for_the_clock(root: &Path, given: &Given, state: &mut State) -> Result<()> {
-    let certificate = certificate(given.node_certificate()?)?;
+fn wait_for_the_clock(root: &Path, config: &NodeConfig, state: &mut State) -> Result<()> {
+    let certificate = certificate(config.node_certificate()?)?;
     let began = state::uptime_ms();
     while pki::now() < certificate.not_before {
         let waited = Duration::from_millis(state::uptime_ms() - began);
@@ -166,12 +166,12 @@ fn wait_for_the_clock(root: &Path, given: &Given, state: &mut State) -> Result<(
     Ok(())
 }
 
-pub(crate) fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFacts> {
-    let node = given.spec.node(name).context("node vanished from the spec")?;
+pub(crate) fn facts(root: &Path, config: &NodeConfig, name: &str) -> Result<MachineFacts> {
+    let node = config.spec.node(name).context("node vanished from the spec")?;
     let began = state::uptime_ms();
     loop {
-        let data = below(root, given.target.path("postgres_data")?);
-        let interface = given.spec.keepalived.interface.as_deref();
+        let data = below(root, config.target.path("postgres_data")?);
+        let interface = config.spec.keepalived.interface.as_deref();
         let facts = Machine::read(root)?.facts(root, node.address, interface, &data);
         if facts.is_ok() || Duration::from_millis(state::uptime_ms() - began) > ADDRESS_PATIENCE {
             return facts;
@@ -180,19 +180,19 @@ pub(crate) fn facts(root: &Path, given: &Given, name: &str) -> Result<MachineFac
     }
 }
 
-/// Waiting for peers is a state, not a failure, and has no limit. Nothing is let go before the question about a twin
+/// Waiting for peers is a state, not a failure, and has no limit. Nothing is let go before the question about a duplicate
 /// is answered; meanwhile the peers are asked.
-fn wait_for_the_plan(node: &Node, twin: duplicate_address::Asked, state: &mut State) -> Result<Plan> {
-    let mut twin = Some(twin);
+fn wait_for_the_plan(node: &Node, duplicate: duplicate_address::Asked, state: &mut State) -> Result<Plan> {
+    let mut duplicate = Some(duplicate);
     loop {
-        let seen = self_report::look(node.root, node.given, node.name)?;
-        let plan = plan::plan(&node.given.spec, node.name, &seen);
+        let seen = self_report::look(node.root, node.config, node.name)?;
+        let plan = plan::plan(&node.config.spec, node.name, &seen);
         let opens = plan.etcd.step.action.opens();
-        if let Some(asked) = twin.take_if(|twin| opens || twin.is_answered()) {
-            duplicate_address::give_way(node, asked, state)?;
+        if let Some(asked) = duplicate.take_if(|duplicate| opens || duplicate.is_answered()) {
+            duplicate_address::yield_address(node, asked, state)?;
             continue;
         }
-        towards_genesis(node, &plan)?;
+        toward_bootstrap(node, &plan)?;
         state.plan = state::steps(&plan);
         state.waiting_for = seen.silent().into_iter().map(String::from).collect();
         let step = &plan.etcd.step;
@@ -205,10 +205,10 @@ fn wait_for_the_plan(node: &Node, twin: duplicate_address::Asked, state: &mut St
         if plan.etcd.record.is_some() {
             continue;
         }
-        let twin = if plan.etcd.look_for_twin { duplicate_address::refusal(node)? } else { None };
-        let step = twin.as_ref().unwrap_or(step);
+        let duplicate = if plan.etcd.look_for_duplicate { duplicate_address::refusal(node)? } else { None };
+        let step = duplicate.as_ref().unwrap_or(step);
         let refused = step.action == Action::Refuse;
-        state.error = refused.then(|| Trouble {
+        state.error = refused.then(|| UserError {
             what: step.reason.clone(),
             place: "joining the peers".into(),
             fix: "this node goes on by itself once the cause is gone".into(),
@@ -222,44 +222,45 @@ fn wait_for_the_plan(node: &Node, twin: duplicate_address::Asked, state: &mut St
     }
 }
 
-/// Writes an agreed genesis down, or makes this boot the one that begins it: of the plan unit, and of etcd's
+/// Writes an agreed bootstrap down, or makes this boot the one that begins it: of the plan unit, and of etcd's
 /// gate, where a quorum that let the plan unit pass was lost again.
-pub(crate) fn towards_genesis(node: &Node, plan: &Plan) -> Result<()> {
-    if let Some(genesis) = &plan.etcd.record {
-        // A log of an earlier genesis, never in service, would else be taken for this one's.
-        clear_etcd(node.root, node.given)?;
-        disk::amend(node.root, |record| record.genesis = Some(genesis.clone()))?;
-        passed(node.root, "genesis-recorded");
+pub(crate) fn toward_bootstrap(node: &Node, plan: &Plan) -> Result<()> {
+    if let Some(bootstrap_id) = &plan.etcd.record {
+        // A log of an earlier bootstrap, never in service, would else be taken for this one's.
+        clear_etcd(node.root, node.config)?;
+        disk::amend(node.root, |record| record.bootstrap_id = Some(bootstrap_id.clone()))?;
+        passed(node.root, "bootstrap-recorded");
     }
-    if plan.etcd.step.action == Action::Begin && !disk::began(node.root) {
-        begin(node.root, node.given)?;
+    if plan.etcd.step.action == Action::Bootstrap && !disk::bootstrapping(node.root) {
+        begin(node.root, node.config)?;
         passed(node.root, "began");
     }
     Ok(())
 }
 
-/// A log of etcd here is this genesis' own, and others may have its votes already: it stays. Of a half-written one
+/// A log of etcd here is this bootstrap' own, and others may have its votes already: it stays. Of a half-written one
 /// nothing does, and other data of unknown origin is kept aside.
-fn begin(root: &Path, given: &Given) -> Result<()> {
-    let data = disk::data(root, &given.target)?;
-    let path = |name: &str| Ok::<_, anyhow::Error>(below(root, given.target.path(name)?));
+fn begin(root: &Path, config: &NodeConfig) -> Result<()> {
+    let data = disk::data(root, &config.target)?;
+    let path = |name: &str| Ok::<_, anyhow::Error>(below(root, config.target.path(name)?));
     if !data.etcd {
-        clear_etcd(root, given)?;
+        clear_etcd(root, config)?;
     }
     if data.postgres {
-        set_aside(&path("postgres_data")?)?;
+        move_aside(&path("postgres_data")?)?;
     }
     if data.redis {
         let redis = path("redis_data")?;
-        redis_log::DATA.iter().try_for_each(|part| set_aside(&redis.join(part)))?;
+        redis_log::DATA.iter().try_for_each(|part| move_aside(&redis.join(part)))?;
     }
-    let genesis = disk::record(root)?.genesis.context("a genesis begins without having been recorded")?;
-    disk::mark_began(root, &genesis)
+    let bootstrap =
+        disk::record(root)?.bootstrap_id.context("a bootstrap begins without having been recorded")?;
+    disk::mark_bootstrapping(root, &bootstrap)
 }
 
 /// Of etcd nothing may stay, a half-written directory included.
-pub(crate) fn clear_etcd(root: &Path, given: &Given) -> Result<()> {
-    let dir = below(root, given.target.path("etcd_data")?);
+pub(crate) fn clear_etcd(root: &Path, config: &NodeConfig) -> Result<()> {
+    let dir = below(root, config.target.path("etcd_data")?);
     match std::fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("clearing {}", dir.display()))
@@ -268,7 +269,7 @@ pub(crate) fn clear_etcd(root: &Path, given: &Given) -> Result<()> {
     }
 }
 
-pub(crate) fn set_aside(dir: &Path) -> Result<()> {
+pub(crate) fn move_aside(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
@@ -280,8 +281,8 @@ pub(crate) fn set_aside(dir: &Path) -> Result<()> {
 }
 
 /// Queues every unit; their gates and systemd's ordering do the rest.
-fn start(root: &Path, given: &Given) -> Result<()> {
-    let units = units::of_node(given)?;
+fn start(root: &Path, config: &NodeConfig) -> Result<()> {
+    let units = units::of_node(config)?;
     let systemd = Systemd::connect()?;
     systemd.enable(&units)?;
     passed(root, "enabled");

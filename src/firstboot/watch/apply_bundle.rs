@@ -3,7 +3,7 @@
 
 use super::reload;
 use crate::disk;
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::start::apply;
 use crate::start::run::facts;
 use crate::units::{self, READY, Systemd, down};
@@ -24,21 +24,21 @@ use std::time::{Duration, Instant};
 /// Goes on with a revocation list that was held back.
 const APPLY: &str = "hanode-apply.service";
 /// Says, while it is there, that the list of the bundle in use is an older one.
-const HELD: &str = "/run/hanode/in-use/held-back";
+const HELD: &str = "/run/hanode/active/held-back";
 const TIMEOUT: Duration = Duration::from_secs(3);
 const WELL_PATIENCE: Duration = Duration::from_secs(180);
 /// The node before this one has just been restarted: its neighbours may take a moment to find it well.
 const TURN_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn update(root: &Path) -> Result<()> {
-    let (old, mut new) = (Given::load(root)?, Given::offered(root)?);
+    let (old, mut new) = (NodeConfig::active(root)?, NodeConfig::pending(root)?);
     let name = disk::pin(root)?.context("this disk has no identity yet")?.node;
     let before = reload::load(root)?
         .context("this boot has not let the services start yet; it takes up by itself what lies in /etc/hanode: systemctl restart hanode-plan")?;
     sound(&old, &new)?;
     let waits_for = hold_back(root, &old, &mut new, &name)?;
     let machine = facts(root, &new, &name)?;
-    let node = apply::Node { root, given: &new, name: &name, machine: &machine };
+    let node = apply::Node { root, config: &new, name: &name, machine: &machine };
     let after = reload::prints(&node)?;
     let due = reload::due(&node, &before, &after);
     let restarts = due.iter().any(|(_, how)| *how == OnChange::Restart);
@@ -46,14 +46,14 @@ pub(crate) fn update(root: &Path) -> Result<()> {
     node.check()?;
 
     node.apply()?;
-    new.adopt(root)?;
+    new.activate(root)?;
     note_held(root, &waits_for)?;
     let generation = new.bundle.stamp.generation;
     tracing::info!(
         "{name}: bundle generation {generation} is in use, {} before",
         old.bundle.stamp.generation
     );
-    let mut given = before;
+    let mut config = before;
     let systemd = Systemd::connect()?;
     for (component, how) in due {
         let unit = new.target.unit(&component)?;
@@ -67,8 +67,8 @@ pub(crate) fn update(root: &Path) -> Result<()> {
                 systemd.reload(unit)?;
             }
         }
-        given.insert(component.clone(), after.get(&component).cloned().unwrap_or_default());
-        reload::save(root, &given)?;
+        config.insert(component.clone(), after.get(&component).cloned().unwrap_or_default());
+        reload::save(root, &config)?;
     }
     systemd.restart(READY)?;
     wait_until_well(&new, &name, &systemd)?;
@@ -84,7 +84,7 @@ pub(crate) fn update(root: &Path) -> Result<()> {
 }
 
 /// Whether the new bundle and spec are whole, and such that nodes with the old and with the new ones get along.
-fn sound(old: &Given, new: &Given) -> Result<()> {
+fn sound(old: &NodeConfig, new: &NodeConfig) -> Result<()> {
     let faults = coverage::examine(&new.bundle, &new.spec, pki::now()).faults;
     if let Some(first) = faults.first() {
         bail!("the new bundle is not fit for use, nothing is changed: {first}");
@@ -144,7 +144,7 @@ fn differences(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) {
 
 /// A revocation list that names what some node may still show would part the cluster: the old list stays until they
 /// all carry the bundle that replaces it. Returns the nodes that do not.
-fn hold_back(root: &Path, old: &Given, new: &mut Given, name: &str) -> Result<Vec<String>> {
+fn hold_back(root: &Path, old: &NodeConfig, new: &mut NodeConfig, name: &str) -> Result<Vec<String>> {
     let (mut newer, mut needed) = (Vec::new(), old.bundle.stamp.generation);
     for ca in Ca::ALL {
         let (before, list) = (entries(&old.bundle, ca)?, entries(&new.bundle, ca)?);
@@ -185,13 +185,13 @@ fn shown(bundle: &Bundle, ca: Ca) -> Result<BTreeSet<String>> {
 }
 
 /// The peers that do not say that they carry this generation or a later one.
-fn short_of(given: &Given, name: &str, generation: u64) -> Result<Vec<String>> {
-    let (credentials, port) = (given.credentials()?, given.spec.network.join_port);
+fn short_of(config: &NodeConfig, name: &str, generation: u64) -> Result<Vec<String>> {
+    let (credentials, port) = (config.credentials()?, config.spec.network.join_port);
     let carries = |peer: &&Node| {
         let answer = hanode_cluster::peer::ask(&credentials, peer.address, port, TIMEOUT);
-        answer.is_ok_and(|answer| answer.generation >= generation)
+        answer.is_ok_and(|answer| answer.bundle_generation >= generation)
     };
-    Ok(given.spec.peers(name).filter(|peer| !carries(peer)).map(|peer| peer.name.clone()).collect())
+    Ok(config.spec.peers(name).filter(|peer| !carries(peer)).map(|peer| peer.name.clone()).collect())
 }
 
 fn note_held(root: &Path, waits_for: &[String]) -> Result<()> {
@@ -204,13 +204,13 @@ fn note_held(root: &Path, waits_for: &[String]) -> Result<()> {
 }
 
 /// Goes on with a list that was held back once nothing hinders it; asked by the watcher now and then.
-pub(crate) fn go_on(root: &Path, given: &Given, name: &str, systemd: &Systemd) -> Result<()> {
-    let generation = given.bundle.stamp.generation;
-    if !below(root, HELD).exists() || !short_of(given, name, generation)?.is_empty() {
+pub(crate) fn go_on(root: &Path, config: &NodeConfig, name: &str, systemd: &Systemd) -> Result<()> {
+    let generation = config.bundle.stamp.generation;
+    if !below(root, HELD).exists() || !short_of(config, name, generation)?.is_empty() {
         return Ok(());
     }
     // Only what the operator has applied already: not a bundle that was laid down since.
-    if Given::offered(root).is_ok_and(|offered| offered.bundle.stamp == given.bundle.stamp) {
+    if NodeConfig::pending(root).is_ok_and(|offered| offered.bundle.stamp == config.bundle.stamp) {
         tracing::info!("every node carries this generation: the revocation list held back is taken up");
         systemd.start(APPLY)?;
     }
@@ -219,7 +219,7 @@ pub(crate) fn go_on(root: &Path, given: &Given, name: &str, systemd: &Systemd) -
 
 /// A restart takes a part of this node away for a moment: never while another node is missing, and never on two
 /// nodes at once. Where certificates have run out there is no cluster left to disturb.
-fn may_restart(old: &Given, name: &str) -> Result<Option<Lock>> {
+fn may_restart(old: &NodeConfig, name: &str) -> Result<Option<Lock>> {
     if read::certificate(old.node_certificate()?)?.not_after < pki::now() {
         return Ok(None);
     }
@@ -227,7 +227,7 @@ fn may_restart(old: &Given, name: &str) -> Result<Option<Lock>> {
     let began = Instant::now();
     loop {
         let status = health::collect(&access)?;
-        let (may, words) = health::replaceable(&access.spec, &status, name, false)?;
+        let (may, words) = health::removal_report(&access.spec, &status, name, false)?;
         if may {
             break;
         }
@@ -248,13 +248,13 @@ fn may_restart(old: &Given, name: &str) -> Result<Option<Lock>> {
     }
 }
 
-fn wait_until_well(given: &Given, name: &str, systemd: &Systemd) -> Result<()> {
-    let (access, units, began) = (given.access()?, units::watched(given)?, Instant::now());
-    let node = given.spec.node(name).context("node vanished from the spec")?;
+fn wait_until_well(config: &NodeConfig, name: &str, systemd: &Systemd) -> Result<()> {
+    let (access, units, began) = (config.access()?, units::watched(config)?, Instant::now());
+    let node = config.spec.node(name).context("node vanished from the spec")?;
     loop {
         let mut problems = down(&systemd.states(&units)?);
         problems.extend(local::problems(&access, name));
-        problems.extend(health::outdated(&access, &given.bundle, node));
+        problems.extend(health::outdated(&access, &config.bundle, node));
         if problems.is_empty() {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 //! What hanode last put there is noted beside them. So what an operator changed with `patronictl edit-config`
 //! stays until the spec changes, and a setting that left the spec is taken back.
 
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use anyhow::{Context, Result, ensure};
 use hanode_cluster::client::etcd::Etcd;
 use hanode_cluster::client::http::Http;
@@ -24,37 +24,37 @@ pub(super) struct Dynamic {
 }
 
 impl Dynamic {
-    pub(super) fn look(&mut self, root: &Path, given: &Given, node: &str) {
+    pub(super) fn look(&mut self, root: &Path, config: &NodeConfig, node: &str) {
         if self.settled || self.looked.is_some_and(|at| at.elapsed() < PAUSE) {
             return;
         }
         self.looked = Some(Instant::now());
-        match settle(root, given, node) {
+        match settle(root, config, node) {
             Ok(settled) => self.settled = settled,
             Err(error) => tracing::warn!("Patroni's settings in etcd: {error:#}; trying again"),
         }
     }
 }
 
-fn settle(root: &Path, given: &Given, node: &str) -> Result<bool> {
-    let own = given.spec.node(node).context("node vanished from the spec")?;
-    let file = given.target.path("patroni_dynamic")?;
+fn settle(root: &Path, config: &NodeConfig, node: &str) -> Result<bool> {
+    let own = config.spec.node(node).context("node vanished from the spec")?;
+    let file = config.target.path("patroni_dynamic")?;
     let text = std::fs::read(below(root, file)).with_context(|| format!("reading {file}"))?;
     let wanted: Value = serde_json::from_slice(&text).with_context(|| file.to_string())?;
-    let credentials = given.credentials()?;
+    let credentials = config.credentials()?;
     let etcd = Etcd::new(&credentials, own.address, TIMEOUT)?;
-    let key = format!("/hanode/{}/dynamic", given.spec.name);
+    let key = format!("/hanode/{}/dynamic", config.spec.name);
     let noted = etcd.get(&key)?.map(|text| serde_json::from_slice(&text).unwrap_or_default());
     if noted.as_ref() == Some(&wanted) {
         return Ok(true);
     }
     // While specs differ nobody knows which one is to hold.
-    if !all_agree(given, node)? {
+    if !all_agree(config, node)? {
         return Ok(false);
     }
     let patch = patch(&noted.unwrap_or_else(|| json!({})), &wanted);
-    let url = format!("https://{}/config", SocketAddr::new(own.address, given.spec.patroni.restapi_port));
-    let password = &given.bundle.secrets.patroni_rest;
+    let url = format!("https://{}/config", SocketAddr::new(own.address, config.spec.patroni.restapi_port));
+    let password = &config.bundle.secrets.patroni_rest;
     let answer = Http::new(Some(&credentials), TIMEOUT)?.patch(&url, ("patroni", password), &patch)?;
     ensure!(answer.status == 200, "PATCH {url}: status {}", answer.status);
     etcd.put(&key, &serde_json::to_vec(&wanted)?)?;
@@ -62,13 +62,13 @@ fn settle(root: &Path, given: &Given, node: &str) -> Result<bool> {
     Ok(true)
 }
 
-fn all_agree(given: &Given, node: &str) -> Result<bool> {
-    let (credentials, hash) = (given.credentials()?, given.spec.hash());
-    let port = given.spec.network.join_port;
+fn all_agree(config: &NodeConfig, node: &str) -> Result<bool> {
+    let (credentials, hash) = (config.credentials()?, config.spec.hash());
+    let port = config.spec.network.join_port;
     let agrees = |address| {
         hanode_cluster::peer::ask(&credentials, address, port, TIMEOUT).is_ok_and(|a| a.spec_hash == hash)
     };
-    Ok(given.spec.peers(node).all(|peer| agrees(peer.address)))
+    Ok(config.spec.peers(node).all(|peer| agrees(peer.address)))
 }
 
 /// All that is wanted, and a null for each setting that was put there before and is not wanted any more.

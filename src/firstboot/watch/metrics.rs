@@ -1,7 +1,7 @@
 //! This node's metrics: the ready service keeps them in a file, and one unprivileged process per question hands it
 //! to HAProxy, which asks over a socket of its own and lets in whom the statistics page lets in.
 
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::start::self_report;
 use anyhow::{Context, Result, ensure};
 use hanode_cluster::health::{self, Access};
@@ -20,9 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const LONGEST: usize = 8 << 10;
 
 /// Asks this node's services and keeps the answer.
-pub(crate) fn keep(root: &Path, given: &Given, access: &Access, node: &str) -> Result<()> {
+pub(crate) fn keep(root: &Path, config: &NodeConfig, access: &Access, node: &str) -> Result<()> {
     let known = access.spec.node(node).with_context(|| format!("{node} is not in the spec"))?;
-    let status = health::own(access, known, self_report::own_answer(root, given, node)?)?;
+    let status = health::own(access, known, self_report::own_report(root, config, node)?)?;
     replace(&below(root, FILE), health::node_metrics(&status).as_bytes(), 0o644, None)
 }
 

@@ -3,7 +3,7 @@
 
 use super::failover_guard::redis;
 use crate::disk;
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use anyhow::{Context, Result, bail};
 use hanode_cluster::client::redis::{Redis, Value};
 use hanode_cluster::health::Access;
@@ -19,11 +19,11 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// Returns once another is primary, or when none can be; only a primary that replicas follow has anything to do.
 pub(crate) fn step_down(root: &Path) -> Result<()> {
-    let access = Given::load(root)?.access()?;
+    let access = NodeConfig::active(root)?.access()?;
     let name = disk::pin(root)?.context("this disk has no identity yet")?.node;
     let own = access.spec.node(&name).context("node vanished from the spec")?;
     // A recovery stops this Redis because its data is the one to be kept.
-    if disk::record(root)?.leads || !leads(&access, own)? {
+    if disk::record(root)?.recovery_source || !leads(&access, own)? {
         return Ok(());
     }
     // A promotion that a minority knows of would overrule the majority when that comes back.

@@ -5,10 +5,10 @@ use super::sync_standby::Standby;
 use super::{apply_bundle, failover_guard, metrics, stale_sessions, suspend};
 use crate::disk;
 use crate::disk::generation::{Age, Count};
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::start::first_start::FirstStart;
 use crate::start::self_report;
-use crate::state::{self, Phase, Trouble, UnitState};
+use crate::state::{self, Phase, UnitState, UserError};
 use crate::units::{self, Systemd, down};
 use anyhow::{Context, Result};
 use hanode_cluster::health::local;
@@ -26,17 +26,18 @@ const AT_ITS_GATE: Duration = Duration::from_secs(30);
 
 /// Never returns but by an error: systemd stops it.
 pub(crate) fn watch(root: &Path) -> Result<()> {
-    let given = Given::load(root)?;
+    let config = NodeConfig::active(root)?;
     let node = disk::pin(root)?.context("hanode-plan.service has not pinned an identity")?.node;
-    let units = units::watched(&given)?;
+    let units = units::watched(&config)?;
     let systemd = Systemd::connect()?;
-    let access = given.access()?;
+    let access = config.access()?;
     // Patroni renews its lease at least once in each loop.
-    let harmless = Duration::from_secs(u64::from(given.spec.patroni.ttl - given.spec.patroni.loop_wait) / 2);
+    let harmless =
+        Duration::from_secs(u64::from(config.spec.patroni.ttl - config.spec.patroni.loop_wait) / 2);
     std::thread::spawn(move || suspend::watch(harmless));
-    let (own, name) = (given.access()?, node.clone());
+    let (own, name) = (config.access()?, node.clone());
     std::thread::spawn(move || failover_guard::listen(own, &name));
-    let (at, target) = (root.to_path_buf(), given.target.clone());
+    let (at, target) = (root.to_path_buf(), config.target.clone());
     std::thread::spawn(move || stale_sessions::look_after(&at, &target));
     let mut measured: Option<Instant> = None;
     let mut asked_anew: Option<Instant> = None;
@@ -51,23 +52,23 @@ pub(crate) fn watch(root: &Path) -> Result<()> {
         problems.extend(local::problems(&access, &node));
         // Gates that were passed long ago decide no more, so what etcd's loss means is looked at here.
         let plan = match problems.iter().any(|p| p.starts_with("etcd: ")) {
-            true => Some(plan::plan(&given.spec, &node, &self_report::observe(root, &given, &node)?)),
+            true => Some(plan::plan(&config.spec, &node, &self_report::observe(root, &config, &node)?)),
             false => None,
         };
         let undisturbed = asked_anew.is_none_or(|at| at.elapsed() > AT_ITS_GATE);
         if undisturbed && plan.as_ref().is_some_and(|plan| outlived(root, plan)) {
             asked_anew = Some(Instant::now());
             tracing::warn!("a quorum does not know etcd's log on this disk any more; etcd joins anew");
-            systemd.restart(given.target.unit("etcd")?)?;
+            systemd.restart(config.target.unit("etcd")?)?;
         }
         standby.look(&access, &node);
         if problems.is_empty() {
             disk::mark_in_service(root, &local::etcd_member(&access, &node)?)?;
-            dynamic.look(root, &given, &node);
-            match age.grow(root, &given, &node) {
+            dynamic.look(root, &config, &node);
+            match age.grow(root, &config, &node) {
                 Ok(Some(Count::Behind)) => {
                     tracing::warn!("this machine was put back to an earlier moment; its services join anew");
-                    units::of_node(&given)?.iter().try_for_each(|unit| systemd.restart(unit))?;
+                    units::of_node(&config)?.iter().try_for_each(|unit| systemd.restart(unit))?;
                 }
                 Ok(_) => {}
                 Err(error) => tracing::warn!("this node's age is not counted now: {error:#}"),
@@ -79,14 +80,14 @@ pub(crate) fn watch(root: &Path) -> Result<()> {
         if well != well_since.is_some() || measured.is_none_or(|at| at.elapsed() >= FROM_THEN_ON) {
             if without_postgres {
                 // Its Patroni may wait for one whose machine is gone.
-                let looked = self_report::observe(root, &given, &node)
-                    .and_then(|seen| first_start.look(&given, &seen));
+                let looked = self_report::observe(root, &config, &node)
+                    .and_then(|seen| first_start.look(&config, &seen));
                 looked.unwrap_or_else(|error| tracing::info!("a first start that was cut: {error:#}"));
             }
-            metrics::keep(root, &given, &access, &node)?;
+            metrics::keep(root, &config, &access, &node)?;
             measured = Some(Instant::now());
         }
-        apply_bundle::go_on(root, &given, &node, &systemd)?;
+        apply_bundle::go_on(root, &config, &node, &systemd)?;
         well_since = if well { well_since.or(Some(Instant::now())) } else { None };
         sleep(pause(well_since.map(|since| since.elapsed())));
     }
@@ -118,7 +119,7 @@ fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Optio
     let refused = plan.map(state::steps).unwrap_or_default();
     state.plan.extend(refused.into_iter().filter(|(_, step)| step.action == Action::Refuse));
     let well = problems.is_empty();
-    state.error = (!well && (state.phase == Phase::InService || state.error.is_some())).then(|| Trouble {
+    state.error = (!well && (state.phase == Phase::InService || state.error.is_some())).then(|| UserError {
         what: problems.join("; "),
         place: "the node's services".into(),
         fix: "see `hanode status` and the journal of the units named".into(),
@@ -129,7 +130,7 @@ fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Optio
     }
     if let Some(refused) = state.plan.values().find(|step| step.action == Action::Refuse) {
         let reason = refused.reason.clone();
-        state.error = Some(Trouble {
+        state.error = Some(UserError {
             what: reason.clone(),
             place: "joining the peers".into(),
             fix: "this node goes on by itself once the cause is gone".into(),

@@ -2,7 +2,7 @@
 //! way that disturbs least, and also where an earlier attempt was cut short.
 
 use crate::disk;
-use crate::node_config::Given;
+use crate::node_config::NodeConfig;
 use crate::start::apply::Node;
 use anyhow::{Context, Result};
 use hanode_cluster::client::redis::Redis;
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// In memory: a boot gives every service all there is.
-const GIVEN: &str = "/run/hanode/taken-up.json";
+const GIVEN: &str = "/run/hanode/reloaded.json";
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Component, and how it takes up a change: a hash of all that it takes up in that way.
@@ -40,7 +40,7 @@ pub(crate) fn load(root: &Path) -> Result<Option<Prints>> {
 }
 
 pub(crate) fn prints(node: &Node) -> Result<Prints> {
-    let target = &node.given.target;
+    let target = &node.config.target;
     let mut taken: BTreeMap<(&str, OnChange), Sha256> = BTreeMap::new();
     let mut add = |component, how, entry: &Entry| {
         let Kind::File(content) = &entry.kind else { return };
@@ -50,12 +50,12 @@ pub(crate) fn prints(node: &Node) -> Result<Prints> {
             hash.update(part);
         }
     };
-    for entry in &node.given.bundle.entries {
-        let rows = target.take_up.iter().filter(|row| row.covers(&entry.path));
+    for entry in &node.config.bundle.entries {
+        let rows = target.reload.iter().filter(|row| row.covers(&entry.path));
         rows.for_each(|row| add(&row.component, row.on_change, entry));
     }
     // Whom Redis follows changes with each failover: what counts is what hanode would write for the same plan.
-    let rendered = node.render(&Plan::assumed(&node.given.spec, Action::Resume))?;
+    let rendered = node.render(&Plan::assumed(&node.config.spec, Action::Resume))?;
     for entry in &rendered {
         if let Some(rule) = target.rule_at(&entry.path)
             && let Some(component) = &rule.component
@@ -72,8 +72,8 @@ pub(crate) fn prints(node: &Node) -> Result<Prints> {
 
 /// Which components have something to take up and how, in the target's order.
 pub(crate) fn due(node: &Node, before: &Prints, after: &Prints) -> Vec<(String, OnChange)> {
-    let target = &node.given.target;
-    let named = target.take_up.iter().map(|row| &row.component);
+    let target = &node.config.target;
+    let named = target.reload.iter().map(|row| &row.component);
     let mut order: Vec<&String> =
         named.chain(target.files.iter().filter_map(|f| f.component.as_ref())).collect();
     let mut seen = std::collections::BTreeSet::new();
@@ -89,11 +89,11 @@ pub(crate) fn due(node: &Node, before: &Prints, after: &Prints) -> Vec<(String, 
 
 /// Redis reads certificate and key anew when told their place, be it the same.
 pub(crate) fn reload_redis(root: &Path) -> Result<()> {
-    let given = Given::load(root)?;
+    let config = NodeConfig::active(root)?;
     let name = disk::pin(root)?.context("this disk has no identity yet")?.node;
-    let own = given.spec.node(&name).context("node vanished from the spec")?;
-    let Some(credentials) = given.redis_credentials()? else { return Ok(()) };
-    let (port, password) = (given.spec.redis.port, &given.bundle.secrets.redis);
+    let own = config.spec.node(&name).context("node vanished from the spec")?;
+    let Some(credentials) = config.redis_credentials()? else { return Ok(()) };
+    let (port, password) = (config.spec.redis.port, &config.bundle.secrets.redis);
     let mut redis = Redis::connect(Some(&credentials), own.address, port, password, TIMEOUT)?;
     redis.ask(&["CONFIG", "SET", "tls-cert-file", "/etc/ssl/redis/server.crt"])?;
     Ok(())

@@ -84,7 +84,7 @@ impl Fault {
         }
     }
 
-    pub fn take_back(self, lab: &Lab, spec: &Spec, node: &str) -> Result<()> {
+    pub fn restore_address(self, lab: &Lab, spec: &Spec, node: &str) -> Result<()> {
         match self {
             Fault::Power | Fault::All | Fault::Reboot | Fault::Disk => lab.start(node),
             Fault::Partition => lab.link(node, true),

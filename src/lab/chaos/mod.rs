@@ -107,7 +107,7 @@ impl Run<'_> {
         // What was done is undone even when the rest failed or was interrupted.
         for each in &struck {
             for node in &each.nodes {
-                let back = each.fault.take_back(self.lab, &self.access.spec, node);
+                let back = each.fault.restore_address(self.lab, &self.access.spec, node);
                 if broken.is_ok() {
                     back.with_context(|| format!("taking back {} of {node}", each.fault.name()))?;
                 }

@@ -75,7 +75,7 @@ struct Client {
 
 pub struct Load {
     client: Client,
-    began: Instant,
+    bootstrapping: Instant,
     stop: Arc<AtomicBool>,
     ledgers: Vec<(Service, Arc<Mutex<Ledger>>)>,
     threads: Vec<JoinHandle<()>>,
@@ -104,7 +104,7 @@ impl Load {
         lab.in_network(|| client.postgres.make_table(&client.run))?.context("making the load's table")?;
         let mut load = Load {
             client,
-            began: Instant::now(),
+            bootstrapping: Instant::now(),
             stop: Arc::default(),
             ledgers: Vec::new(),
             threads: Vec::new(),
@@ -124,7 +124,7 @@ impl Load {
     ) {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         self.ledgers.push((service, ledger.clone()));
-        let (client, stop, began) = (self.client.clone(), self.stop.clone(), self.began);
+        let (client, stop, began) = (self.client.clone(), self.stop.clone(), self.bootstrapping);
         self.threads.push(std::thread::spawn(move || {
             if let Err(error) = client.net.enter() {
                 return open(&ledger).failed(&error);
@@ -153,7 +153,7 @@ impl Load {
 
     /// Time in the load's own reckoning, as the gaps have it.
     pub fn now(&self) -> Duration {
-        self.began.elapsed()
+        self.bootstrapping.elapsed()
     }
 
     /// The longest time without an acknowledgement that a client of this service saw since `from`.
@@ -171,7 +171,11 @@ impl Load {
     pub fn stop(mut self) -> Record {
         self.halt();
         let ledgers = self.ledgers.iter().map(|(s, ledger)| (*s, std::mem::take(&mut *open(ledger))));
-        Record { lasted: self.began.elapsed(), ledgers: ledgers.collect(), client: self.client.clone() }
+        Record {
+            lasted: self.bootstrapping.elapsed(),
+            ledgers: ledgers.collect(),
+            client: self.client.clone(),
+        }
     }
 
     fn halt(&mut self) {

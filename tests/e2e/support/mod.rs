@@ -17,7 +17,7 @@ use crate::common::programs::firstboot_program;
 use hanode_admin::cluster_dir::Cluster;
 use hanode_core::spec;
 use hanode_core::target::Override;
-use hanode_image::{self, Baked, Options};
+use hanode_image::{self, ClusterPayload, Options};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
@@ -112,7 +112,7 @@ pub fn build_with(program: &[u8], target: &str, cluster: Option<&Cluster>, out: 
 }
 
 fn build_image(target: &str, sources: &[Override], program: &[u8], cluster: Option<&Cluster>, out: &Path) {
-    let baked = cluster.map(|cluster| Baked {
+    let baked = cluster.map(|cluster| ClusterPayload {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
         bundle: &cluster.bundle_bytes,

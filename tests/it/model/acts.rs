@@ -50,36 +50,36 @@ impl World {
     }
 
     fn plan_unit(&mut self, i: usize) {
-        self.machines[i].refused.remove("twin");
+        self.machines[i].refused.remove("duplicate");
         if self.gives_way(i) {
             return self.refuse_twin(i);
         }
         let (_, plan) = self.decide(i);
-        self.genesis(i, &plan);
+        self.bootstrap(i, &plan);
         self.machines[i].started = plan.etcd.step.action.opens();
-        if plan.etcd.look_for_twin && self.answers_arp(i) {
+        if plan.etcd.look_for_duplicate && self.answers_arp(i) {
             self.refuse_twin(i);
         }
     }
 
-    /// As in `boot/identity/twin.rs`: the machine that comes later to an address that answers.
+    /// As in `boot/identity/duplicate.rs`: the machine that comes later to an address that answers.
     fn gives_way(&self, i: usize) -> bool {
         let earlier = |j: &usize| self.machines[*j].since < self.machines[i].since;
-        self.twins(i).filter(earlier).any(|j| self.hears(i, j))
+        self.duplicates(i).filter(earlier).any(|j| self.hears(i, j))
     }
 
     fn refuse_twin(&mut self, i: usize) {
         let reason = "another machine answers; switch one of them off".to_string();
-        self.machines[i].refused.insert("twin", reason);
+        self.machines[i].refused.insert("duplicate", reason);
     }
 
-    /// What the plan unit and etcd's gate do towards a genesis.
-    fn genesis(&mut self, i: usize, plan: &Plan) {
+    /// What the plan unit and etcd's gate do towards a bootstrap.
+    fn bootstrap(&mut self, i: usize, plan: &Plan) {
         let m = &mut self.machines[i];
-        if let Some(genesis) = &plan.etcd.record {
-            (m.disk.etcd, m.disk.genesis) = (None, Some(genesis.clone()));
-        } else if plan.etcd.step.action == Action::Begin && !m.began {
-            (m.began, m.disk.postgres, m.disk.redis) = (true, None, None);
+        if let Some(bootstrap) = &plan.etcd.record {
+            (m.disk.etcd, m.disk.bootstrap_id) = (None, Some(bootstrap.clone()));
+        } else if plan.etcd.step.action == Action::Bootstrap && !m.bootstrapping {
+            (m.bootstrapping, m.disk.postgres, m.disk.redis) = (true, None, None);
         }
     }
 
@@ -88,15 +88,15 @@ impl World {
             self.machines[i].etcd_runs = !self.outlived(i);
             return;
         }
-        self.machines[i].refused.remove("twin");
+        self.machines[i].refused.remove("duplicate");
         let (seen, plan) = self.decide(i);
-        self.genesis(i, &plan);
+        self.bootstrap(i, &plan);
         match plan.etcd.step.action {
-            Action::Begin if self.machines[i].disk.etcd.is_none() => self.start_new(i, &plan.etcd.token),
-            Action::Begin | Action::Resume => {
+            Action::Bootstrap if self.machines[i].disk.etcd.is_none() => self.start_new(i, &plan.etcd.token),
+            Action::Bootstrap | Action::Resume => {
                 // Part of a living cluster now, and asked for should that be lost.
                 let m = &mut self.machines[i];
-                (m.etcd_runs, m.disk.served) = (true, m.disk.served || !m.began);
+                (m.etcd_runs, m.disk.served) = (true, m.disk.served || !m.bootstrapping);
             }
             Action::Join => self.join(i, &seen),
             _ => {}
@@ -128,16 +128,16 @@ impl World {
     }
 
     /// The guard of `boot/start/rejoin.rs`: another machine answers for the address, or Patroni's key of this name lives.
-    fn twin(&self, i: usize) -> bool {
+    fn duplicate(&self, i: usize) -> bool {
         let keeps_key = |j: usize| self.machines[j].patroni_runs && self.quorum(j).is_some();
-        self.answers_arp(i) || self.twins(i).any(keeps_key)
+        self.answers_arp(i) || self.duplicates(i).any(keeps_key)
     }
 
     fn answers_arp(&self, i: usize) -> bool {
-        self.twins(i).any(|j| self.hears(i, j))
+        self.duplicates(i).any(|j| self.hears(i, j))
     }
 
-    fn twins(&self, i: usize) -> impl Iterator<Item = usize> {
+    fn duplicates(&self, i: usize) -> impl Iterator<Item = usize> {
         (0..self.machines.len()).filter(move |j| *j != i && self.machines[*j].who == self.machines[i].who)
     }
 
@@ -146,7 +146,7 @@ impl World {
         let url = peer_url(&self.spec.nodes[self.machines[i].who]);
         let (now, before) = (self.members(&cluster), seen.etcd.clone().unwrap_or_default());
         let how = joining(&now, &url);
-        if how != Joining::Take && self.twin(i) {
+        if how != Joining::Take && self.duplicate(i) {
             self.refuse_twin(i);
             return;
         }
@@ -174,7 +174,7 @@ impl World {
             }
         };
         let m = &mut self.machines[i];
-        m.disk.served |= !m.began;
+        m.disk.served |= !m.bootstrapping;
         (m.disk.etcd, m.disk.etcd_member, m.etcd_runs) = (Some((cluster, id.clone())), Some(id), true);
     }
 
@@ -212,10 +212,10 @@ impl World {
         let leads = self.leads_postgres(i);
         let m = &self.machines[i];
         let entry = self.etcd.get_mut(&cluster).expect("cluster");
-        entry.boots.insert(m.who, m.disk.boots);
+        entry.generation.insert(m.who, m.disk.generation);
         if !entry.initialize {
             assert!(
-                m.disk.leads || m.disk.postgres >= most,
+                m.disk.recovery_source || m.disk.postgres >= most,
                 "a second cluster comes to be beside living data, or from less: {i} {:#?}",
                 self.machines
             );
@@ -244,7 +244,7 @@ impl World {
         }
     }
 
-    /// Clients' data comes to this disk from here on. At most one genesis ever: what a genesis begins, it begins
+    /// Clients' data comes to this disk from here on. At most one bootstrap ever: what a bootstrap begins, it begins
     /// where no disk is left that served another cluster.
     fn serve(&mut self, i: usize) {
         self.machines[i].disk.served = true;
@@ -255,7 +255,7 @@ impl World {
                 m.disk.of.as_ref().is_some_and(|of| *of != cluster) && !self.replaced(*j)
             };
             let found = (0..self.machines.len()).find(other);
-            assert!(found.is_none(), "a second genesis: {cluster} on {i}, beside {:#?}", self.machines);
+            assert!(found.is_none(), "a second bootstrap_id: {cluster} on {i}, beside {:#?}", self.machines);
         }
         self.machines[i].disk.of = Some(cluster);
     }
@@ -305,12 +305,13 @@ impl World {
         m.disk.spoilt &= m.disk.redis.is_some();
         assert!(!m.disk.spoilt, "Redis starts on what it cannot read");
         let m = &self.machines[i];
-        let word = self.machines.iter().any(|m| m.disk.leads);
+        let word = self.machines.iter().any(|m| m.disk.recovery_source);
         assert!(
             !leads || !fresh || word || !self.named_by_majority_otherwise(i),
             "a primary starts beside the one that a majority names"
         );
-        if leads && m.disk.redis.is_none() && !m.disk.leads && !self.named_by_majority_otherwise(i) {
+        if leads && m.disk.redis.is_none() && !m.disk.recovery_source && !self.named_by_majority_otherwise(i)
+        {
             let has =
                 |j: usize| self.machines[j].disk.redis.is_some_and(|writes| writes > 0) && !self.replaced(j);
             let found = (0..self.machines.len()).any(has);
@@ -339,9 +340,9 @@ impl World {
     /// The operator's word is spent once this node is in service with others that follow.
     fn ready(&mut self, i: usize) {
         if self.in_service(i) && self.group(i).len() >= self.spec.majority() {
-            self.machines[i].began = false;
+            self.machines[i].bootstrapping = false;
             let disk = &mut self.machines[i].disk;
-            disk.leads = false;
+            disk.recovery_source = false;
             disk.etcd_member = disk.etcd.clone().map(|(_, id)| id);
         }
     }
@@ -421,7 +422,7 @@ impl World {
     pub fn boot(&mut self, i: usize) {
         if !self.machines[i].up {
             (self.machines[i].up, self.machines[i].since) = (true, self.next());
-            self.machines[i].disk.boots += 1;
+            self.machines[i].disk.generation += 1;
         }
     }
 
@@ -464,7 +465,7 @@ impl World {
         }
         let epoch = self.machines.iter().filter_map(|m| m.disk.sentinel).map(|s| s.1).max().unwrap_or(0) + 1;
         let disk = &mut self.machines[i].disk;
-        (disk.leads, disk.sentinel) = (true, Some((who, epoch)));
+        (disk.recovery_source, disk.sentinel) = (true, Some((who, epoch)));
         (0..self.machines.len()).filter(|j| self.machines[*j].up).collect::<Vec<_>>().into_iter().for_each(
             |j| {
                 self.crash(j);

@@ -1,7 +1,7 @@
-//! A model of N nodes under crash, wipe, snapshot rollback, partition (also one-way), pause, slowness, a twin, and an
+//! A model of N nodes under crash, wipe, snapshot rollback, partition (also one-way), pause, slowness, a duplicate, and an
 //! operator who recovers or deletes Patroni's keys, with the real plan deciding.
 //!
-//! Servers are reduced to what joining depends on. What is asserted: at most one genesis ever, no PostgreSQL cluster
+//! Servers are reduced to what joining depends on. What is asserted: at most one bootstrap ever, no PostgreSQL cluster
 //! that begins from less than another disk has, no empty Redis primary while any disk has data, no living member
 //! evicted, no member that forgot its votes, and every healed history ends in service, or in a refusal that names what
 //! the operator may do; that done, it ends in service too. `make test-model` runs very many histories.
@@ -46,14 +46,14 @@ enum Event {
 
 impl World {
     fn apply(&mut self, event: Event) {
-        // The last machine is the twin, and off but for its own event.
+        // The last machine is the duplicate, and off but for its own event.
         let n = self.spec.nodes.len();
         match event {
             Event::Tick(i) => self.tick(i % (n + 1)),
             Event::Look(i) => self.look_ahead(i % (n + 1)),
             Event::Boot(i) => self.boot(i % n),
             Event::Crash(i) => self.crash(i % n),
-            // A twin comes alone: with disks lost beside it, it could be the node's replacement just as well.
+            // A duplicate comes alone: with disks lost beside it, it could be the node's replacement just as well.
             Event::Wipe(_) | Event::LoseLog(_) | Event::Rollback(_) if self.machines[n].up => {}
             // Discarded disks that are a quorum among themselves, with no other left, are the cluster of that day again.
             Event::Wipe(i) | Event::LoseLog(i) if self.past(i % n, None) => {}
@@ -174,14 +174,14 @@ impl World {
 
     /// The one that serves stays, whichever that is.
     fn switch_one_off(&mut self) {
-        let twin = self.spec.nodes.len();
-        let who = self.machines[twin].who;
-        self.crash(if self.machines[twin].patroni_runs { who } else { twin });
+        let duplicate = self.spec.nodes.len();
+        let who = self.machines[duplicate].who;
+        self.crash(if self.machines[duplicate].patroni_runs { who } else { duplicate });
     }
 
     fn reboot_who_began(&mut self) {
         for i in 0..self.machines.len() {
-            if self.machines[i].began {
+            if self.machines[i].bootstrapping {
                 self.crash(i);
                 self.boot(i);
             }
@@ -191,7 +191,7 @@ impl World {
     /// What can still be read is all there is: of the chosen node, or of the one that holds most.
     fn mend_what_is_spoilt(&mut self) {
         let spoilt = self.machines.iter_mut().filter(|m| m.disk.spoilt);
-        let kept = spoilt.max_by_key(|m| (m.disk.leads, m.disk.redis));
+        let kept = spoilt.max_by_key(|m| (m.disk.recovery_source, m.disk.redis));
         kept.into_iter().for_each(|m| m.disk.spoilt = false);
     }
 

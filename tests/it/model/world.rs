@@ -1,7 +1,7 @@
 //! The machines of the model, their disks, and what they can see of each other.
 
 use hanode_core::etcd::Member;
-use hanode_core::peer::{Answer, Data, Disk, EtcdLog, Postgres};
+use hanode_core::peer::{Data, Disk, EtcdLog, NodeReport, Postgres};
 use hanode_core::plan::{Observations, Peer, Sentinel, peer_url};
 use hanode_core::spec::{self, Spec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone, Default)]
 pub struct DiskState {
     pub install_id: String,
-    pub genesis: Option<String>,
+    pub bootstrap_id: Option<String>,
     pub served: bool,
-    pub boots: u64,
-    pub leads: bool,
+    pub generation: u64,
+    pub recovery_source: bool,
     pub etcd_member: Option<String>,
     /// Cluster (its token) and member id that the log belongs to.
     pub etcd: Option<(String, String)>,
@@ -30,14 +30,14 @@ pub struct DiskState {
 
 #[derive(Debug, Clone, Default)]
 pub struct Machine {
-    /// Which node of the spec it is; a twin is what another machine is already.
+    /// Which node of the spec it is; a duplicate is what another machine is already.
     pub who: usize,
     pub up: bool,
     /// When it was booted: of two with one address the network knows the earlier.
     pub since: u64,
     /// Paused: it neither acts nor answers, and goes on later as if nothing had been.
     pub frozen: bool,
-    pub began: bool,
+    pub bootstrapping: bool,
     /// The plan unit has let the services go.
     pub started: bool,
     pub etcd_runs: bool,
@@ -61,12 +61,12 @@ pub struct EtcdCluster {
     /// Member id, identity, whether it ever started.
     pub members: Vec<(String, usize, bool)>,
     pub initialize: bool,
-    pub boots: BTreeMap<usize, u64>,
+    pub generation: BTreeMap<usize, u64>,
 }
 
 pub struct World {
     pub spec: Spec,
-    /// One for each node of the spec, and the twin.
+    /// One for each node of the spec, and the duplicate.
     pub machines: Vec<Machine>,
     /// Who cannot connect to whom: one way, or both.
     pub cut: BTreeSet<(usize, usize)>,
@@ -74,7 +74,7 @@ pub struct World {
     /// How many looks of anybody a primary may be missing before Sentinels replace it.
     pub patience: u32,
     /// What any node says on a new disk, made once.
-    blank: Answer,
+    blank: NodeReport,
     counter: u64,
 }
 
@@ -90,7 +90,7 @@ impl World {
             })
             .collect();
         let machines = (0..=n).map(|i| Machine { who: i % n, ..Machine::default() }).collect();
-        let blank = Answer::blank(&spec, "", 1, "");
+        let blank = NodeReport::blank(&spec, "", 1, "");
         let (cut, etcd) = (BTreeSet::new(), BTreeMap::new());
         let mut world = World { spec, machines, cut, etcd, patience, blank, counter: 0 };
         (0..=n).for_each(|i| world.fresh_disk(i));
@@ -179,7 +179,7 @@ impl World {
         self.all_at(asker).find_map(|relay| self.within_quorum(relay))
     }
 
-    fn answer(&self, i: usize) -> Answer {
+    fn answer(&self, i: usize) -> NodeReport {
         let m = &self.machines[i];
         let d = &m.disk;
         let data = Data {
@@ -193,19 +193,19 @@ impl World {
             (false, true) => Disk::Data,
             _ => Disk::Blank,
         };
-        Answer {
+        NodeReport {
             node: self.name(i).into(),
             install_id: d.install_id.clone(),
             disk,
             data,
             postgres: d.postgres.map(|commits| Postgres { system: "77".into(), end: Some((1, commits)) }),
             redis_unreadable: d.redis.is_some() && d.spoilt,
-            genesis: d.genesis.clone(),
-            began: m.began,
+            bootstrap_id: d.bootstrap_id.clone(),
+            bootstrapping: m.bootstrapping,
             etcd_member: d.etcd_member.clone(),
             etcd_log: d.etcd.clone().map(|(cluster, member)| EtcdLog { member, cluster }),
-            boots: d.boots,
-            leads: d.leads,
+            generation: d.generation,
+            recovery_source: d.recovery_source,
             ..self.blank.clone()
         }
     }
@@ -223,11 +223,12 @@ impl World {
     /// What machine `i` sees, once it has marked an older disk's data as lost: as `boot` does in order to act.
     pub fn look(&mut self, i: usize) -> Observations {
         let quorum = self.quorum(i);
-        let boots = quorum.as_ref().and_then(|c| self.etcd[c].boots.get(&self.machines[i].who).copied());
+        let generation =
+            quorum.as_ref().and_then(|c| self.etcd[c].generation.get(&self.machines[i].who).copied());
         let disk = &mut self.machines[i].disk;
-        if let Some(boots) = boots.filter(|boots| *boots > disk.boots) {
-            (disk.boots, disk.etcd_member, disk.etcd, disk.postgres, disk.redis) =
-                (boots, None, None, None, None);
+        if let Some(generation) = generation.filter(|generation| *generation > disk.generation) {
+            (disk.generation, disk.etcd_member, disk.etcd, disk.postgres, disk.redis) =
+                (generation, None, None, None, None);
         }
         let peer = |who: usize| {
             let answer = self.at(i, who).map(|j| self.answer(j)).ok_or_else(|| "silent".to_string());
@@ -245,8 +246,8 @@ impl World {
             peers: (0..self.spec.nodes.len()).filter(|who| *who != me).map(peer).collect(),
             etcd: quorum.as_ref().map(|c| self.members(c)),
             removed: self.known_removed(i),
-            boots_in_etcd: boots,
-            bootstrapping: false,
+            generation_in_etcd: generation,
+            initializing: false,
             initialize: quorum.as_ref().map(|c| self.etcd[c].initialize),
             system: None,
             sentinels: self.all_at(i).filter_map(belief).collect(),

@@ -7,7 +7,7 @@ fn names_why(change: impl Fn(&mut Status), node: &str, words: &str) {
     let spec = spec();
     let mut status = well(&spec);
     change(&mut status);
-    let found = hindrances(&spec, &status, node);
+    let found = blockers(&spec, &status, node);
     assert!(found.iter().any(|f| f.contains(words)), "{node}: {words:?} not in {found:?}");
 }
 
@@ -15,7 +15,7 @@ fn names_why(change: impl Fn(&mut Status), node: &str, words: &str) {
 fn of_a_well_cluster_any_one_may_go() {
     let spec = spec();
     for node in ["node1", "node2", "node3"] {
-        assert_eq!(hindrances(&spec, &well(&spec), node), Vec::<String>::new(), "{node}");
+        assert_eq!(blockers(&spec, &well(&spec), node), Vec::<String>::new(), "{node}");
     }
 }
 
@@ -26,8 +26,8 @@ fn a_node_that_is_already_gone_may_be_replaced() {
     (status.etcd[2].healthy, status.redis[2].link_up, status.nodes[2].haproxy) = (false, false, false);
     status.sentinel.faults.insert("node3".into(), "gone".into());
     (status.postgres[2].role, status.postgres[2].state) = (String::new(), "unknown to Patroni".into());
-    assert_eq!(hindrances(&spec, &status, "node3"), Vec::<String>::new());
-    assert!(!hindrances(&spec, &status, "node2").is_empty(), "a second one would be too many");
+    assert_eq!(blockers(&spec, &status, "node3"), Vec::<String>::new());
+    assert!(!blockers(&spec, &status, "node2").is_empty(), "a second one would be too many");
 }
 
 #[test]
@@ -61,7 +61,8 @@ fn each_service_may_hold_a_node_back() {
 
 #[test]
 fn a_node_that_is_not_there_is_a_slip_of_the_pen() {
-    let slip = crate::health::replaceable(&spec(), &well(&spec()), "node9", false).expect_err("no such node");
+    let slip =
+        crate::health::removal_report(&spec(), &well(&spec()), "node9", false).expect_err("no such node");
     assert!(
         slip.to_string().contains("the spec has no node \"node9\"; there are: node1, node2, node3"),
         "{slip}"

@@ -1,4 +1,4 @@
-//! etcd: what a log, a quorum, a genesis and a twin decide.
+//! etcd: what a log, a quorum, a bootstrap and a duplicate decide.
 
 use super::*;
 
@@ -13,38 +13,38 @@ fn an_unreachable_node_is_not_a_blank_node() {
 }
 
 #[test]
-fn genesis_is_first_written_then_begun_by_all() {
+fn bootstrap_is_first_written_then_begun_by_all() {
     let mut seen = blank();
     assert_eq!(etcd(&seen).record, Some(id()), "all blank and agreed: write it down");
-    seen.own.genesis = Some(id());
+    seen.own.bootstrap_id = Some(id());
     assert_eq!(etcd(&seen).step.action, Action::Wait, "others have not written it");
-    peer(&mut seen, 0).genesis = Some(id());
+    peer(&mut seen, 0).bootstrap_id = Some(id());
     assert_eq!(etcd(&seen).step.action, Action::Wait);
-    peer(&mut seen, 1).genesis = Some(id());
+    peer(&mut seen, 1).bootstrap_id = Some(id());
     let step = etcd(&seen);
-    assert_eq!((step.step.action, step.initial_state.as_str()), (Action::Begin, "new"));
+    assert_eq!((step.step.action, step.initial_state.as_str()), (Action::Bootstrap, "new"));
     assert_eq!(step.token, format!("hspas-{}", id()));
     assert_eq!(step.initial_cluster[0], "node1=https://192.168.18.21:2380");
 }
 
 #[test]
-fn a_peer_that_is_ahead_does_not_stop_the_genesis() {
+fn a_peer_that_is_ahead_does_not_stop_the_bootstrap() {
     let mut seen = blank();
-    seen.own.genesis = Some(id());
+    seen.own.bootstrap_id = Some(id());
     for i in 0..2 {
         let ahead = peer(&mut seen, i);
-        (ahead.genesis, ahead.began) = (Some(id()), true);
+        (ahead.bootstrap_id, ahead.bootstrapping) = (Some(id()), true);
         (ahead.disk, ahead.data.etcd) = (Disk::Data, true);
     }
-    assert_eq!(etcd(&seen).step.action, Action::Begin);
+    assert_eq!(etcd(&seen).step.action, Action::Bootstrap);
 }
 
 #[test]
-fn a_peer_in_another_genesis_is_waited_for() {
+fn a_peer_in_another_bootstrap_is_waited_for() {
     let mut seen = blank();
     let other = peer(&mut seen, 0);
-    (other.genesis, other.began) = (Some("other".into()), true);
-    peer(&mut seen, 1).genesis = Some("other".into());
+    (other.bootstrap_id, other.bootstrapping) = (Some("other".into()), true);
+    peer(&mut seen, 1).bootstrap_id = Some("other".into());
     let step = etcd(&seen);
     assert_eq!((step.step.action, step.record), (Action::Wait, None));
 }
@@ -67,9 +67,9 @@ fn whoever_served_makes_it_a_living_cluster() {
 #[test]
 fn nodes_that_were_given_different_things_refuse() {
     for change in [
-        (|a: &mut Answer| a.spec_hash = "other".into()) as fn(&mut Answer),
+        (|a: &mut NodeReport| a.spec_hash = "other".into()) as fn(&mut NodeReport),
         |a| a.cluster = "other".into(),
-        |a| a.generation = 2,
+        |a| a.bundle_generation = 2,
         |a| a.install_id = "disk-of-node1".into(),
     ] {
         let mut seen = blank();
@@ -91,12 +91,12 @@ fn a_log_of_ones_own_is_resumed_with_nobody_else_in_sight() {
 #[test]
 fn an_older_disk_is_a_lost_disk() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.boots) = (Disk::Served, true, 4);
-    (seen.etcd, seen.boots_in_etcd) = (Some(living()), Some(4));
+    (seen.own.disk, seen.own.data.etcd, seen.own.generation) = (Disk::Served, true, 4);
+    (seen.etcd, seen.generation_in_etcd) = (Some(living()), Some(4));
     assert_eq!(etcd(&seen).step.action, Action::Resume);
-    seen.boots_in_etcd = Some(5);
+    seen.generation_in_etcd = Some(5);
     assert_eq!(etcd(&seen).step.action, Action::Join, "a snapshot from before the last boot");
-    seen.boots_in_etcd = Some(4);
+    seen.generation_in_etcd = Some(4);
     seen.own.etcd_member = Some("id-of-before".into());
     assert_eq!(etcd(&seen).step.action, Action::Join, "this node was replaced meanwhile");
     seen.own.etcd_member = Some("id-node1".into());
@@ -110,19 +110,19 @@ fn an_older_disk_is_a_lost_disk() {
 }
 
 #[test]
-fn an_interrupted_genesis_is_begun_again_only_by_all() {
+fn an_interrupted_bootstrap_is_begun_again_only_by_all() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.genesis) = (Disk::Data, true, Some(id()));
+    (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (Disk::Data, true, Some(id()));
     seen.peers[1].answer = Err("gone".into());
     assert_eq!(etcd(&seen).step.action, Action::Wait);
     seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.genesis) = (Disk::Data, true, Some(id()));
-    (0..2).for_each(|i| peer(&mut seen, i).genesis = Some(id()));
-    assert_eq!(etcd(&seen).step.action, Action::Begin);
-    peer(&mut seen, 0).began = true;
-    assert_eq!(etcd(&seen).step.action, Action::Begin, "the others are under way with this very log");
-    (peer(&mut seen, 0).began, peer(&mut seen, 0).disk) = (false, Disk::Served);
-    assert_eq!(etcd(&seen).step.action, Action::Resume, "it took clients' data: no genesis any more");
+    (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (Disk::Data, true, Some(id()));
+    (0..2).for_each(|i| peer(&mut seen, i).bootstrap_id = Some(id()));
+    assert_eq!(etcd(&seen).step.action, Action::Bootstrap);
+    peer(&mut seen, 0).bootstrapping = true;
+    assert_eq!(etcd(&seen).step.action, Action::Bootstrap, "the others are under way with this very log");
+    (peer(&mut seen, 0).bootstrapping, peer(&mut seen, 0).disk) = (false, Disk::Served);
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "it took clients' data: no bootstrap any more");
 }
 
 #[test]
@@ -137,31 +137,31 @@ fn joining_goes_by_the_peer_url() {
 }
 
 #[test]
-fn a_genesis_begun_elsewhere_is_gone_on_with() {
+fn a_bootstrap_begun_elsewhere_is_gone_on_with() {
     let mut seen = blank();
-    seen.own.genesis = Some("g".into());
-    (peer(&mut seen, 1).genesis, peer(&mut seen, 1).began) = (Some("g".into()), true);
+    seen.own.bootstrap_id = Some("g".into());
+    (peer(&mut seen, 1).bootstrap_id, peer(&mut seen, 1).bootstrapping) = (Some("g".into()), true);
     peer(&mut seen, 0).install_id = "a-new-disk".into();
     let step = etcd(&seen);
     assert_eq!(
         (step.step.action, step.token.as_str()),
-        (Action::Begin, "hspas-g"),
+        (Action::Bootstrap, "hspas-g"),
         "node2's disk was lost since"
     );
     seen.peers[0].answer = Err("gone".into());
-    assert_eq!(etcd(&seen).step.action, Action::Begin, "that all had written it is proved");
+    assert_eq!(etcd(&seen).step.action, Action::Bootstrap, "that all had written it is proved");
     seen.own.disk = Disk::Served;
     assert_eq!(etcd(&seen).step.action, Action::Wait, "a lost log is not begun again");
 }
 
 #[test]
-fn a_genesis_that_too_few_disks_know_names_the_node_to_reboot() {
+fn a_bootstrap_that_too_few_disks_know_names_the_node_to_reboot() {
     let mut seen = blank();
-    (peer(&mut seen, 1).genesis, peer(&mut seen, 1).began) = (Some("g".into()), true);
+    (peer(&mut seen, 1).bootstrap_id, peer(&mut seen, 1).bootstrapping) = (Some("g".into()), true);
     let step = etcd(&seen).step;
     assert_eq!(step.action, Action::Refuse);
     assert!(step.reason.contains("reboot node3"), "{}", step.reason);
-    peer(&mut seen, 0).genesis = Some("g".into());
+    peer(&mut seen, 0).bootstrap_id = Some("g".into());
     assert_eq!(etcd(&seen).step.action, Action::Wait, "two of three can be a quorum");
 }
 
@@ -175,10 +175,10 @@ fn nothing_starts_beside_a_twin_or_on_an_older_disk() {
     assert_eq!(
         (step.step.action, step.promote_another),
         (Action::Wait, false),
-        "etcd's gate looks for a twin first"
+        "etcd's gate looks for a duplicate first"
     );
     seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
-    (seen.own.disk, seen.boots_in_etcd) = (Disk::Served, Some(9));
+    (seen.own.disk, seen.generation_in_etcd) = (Disk::Served, Some(9));
     assert_eq!(postgres(&seen).action, Action::Wait, "an older snapshot joins etcd anew first");
     assert_eq!(redis(&seen).step.action, Action::Wait);
 }
@@ -229,15 +229,15 @@ fn a_discarded_disk_does_not_go_on_with_its_log() {
 }
 
 #[test]
-fn beside_a_living_cluster_a_log_of_another_genesis_does_not_count() {
+fn beside_a_living_cluster_a_log_of_another_bootstrap_does_not_count() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.genesis) = (Disk::Data, true, Some("other".into()));
+    (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (Disk::Data, true, Some("other".into()));
     seen.etcd = Some(living());
     assert_eq!(etcd(&seen).step.action, Action::Join);
-    seen.own.genesis = Some("g".into());
-    (peer(&mut seen, 0).genesis, peer(&mut seen, 0).disk) = (Some("g".into()), Disk::Served);
+    seen.own.bootstrap_id = Some("g".into());
+    (peer(&mut seen, 0).bootstrap_id, peer(&mut seen, 0).disk) = (Some("g".into()), Disk::Served);
     assert_eq!(etcd(&seen).step.action, Action::Resume, "of this one it does");
-    peer(&mut seen, 0).genesis = None;
+    peer(&mut seen, 0).bootstrap_id = None;
     assert_eq!(etcd(&seen).step.action, Action::Join);
     (seen.own.etcd_log, peer(&mut seen, 0).etcd_log) = (log("id-node1", "c"), log("id-node2", "c"));
     assert_eq!(
@@ -250,11 +250,14 @@ fn beside_a_living_cluster_a_log_of_another_genesis_does_not_count() {
 #[test]
 fn while_a_served_cluster_is_silent_a_twin_is_looked_for() {
     let mut seen = blank();
-    assert!(!etcd(&seen).look_for_twin, "all new");
+    assert!(!etcd(&seen).look_for_duplicate, "all new");
     (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (Disk::Served, true));
-    assert!(etcd(&seen).look_for_twin, "this blank machine may stand where the living node should answer");
+    assert!(
+        etcd(&seen).look_for_duplicate,
+        "this blank machine may stand where the living node should answer"
+    );
     seen.peers[0].answer = Err("gone".into());
-    assert!(!etcd(&seen).look_for_twin, "that is why the cluster is silent");
+    assert!(!etcd(&seen).look_for_duplicate, "that is why the cluster is silent");
 }
 
 #[test]

@@ -7,15 +7,15 @@ mod redis;
 
 use super::*;
 use crate::etcd::Member;
-use crate::peer::{Answer, Data, Disk, EtcdLog, Postgres};
+use crate::peer::{Data, Disk, EtcdLog, NodeReport, Postgres};
 use crate::spec;
 
 fn spec() -> Spec {
     spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-fn answer(node: &str) -> Answer {
-    Answer::blank(&spec(), node, 1, &format!("disk-of-{node}"))
+fn answer(node: &str) -> NodeReport {
+    NodeReport::blank(&spec(), node, 1, &format!("disk-of-{node}"))
 }
 
 /// node1 looks at three blank nodes that all answer.
@@ -25,10 +25,10 @@ fn blank() -> Observations {
 }
 
 fn id() -> String {
-    genesis_id(["disk-of-node1", "disk-of-node2", "disk-of-node3"].into_iter())
+    bootstrap_id(["disk-of-node1", "disk-of-node2", "disk-of-node3"].into_iter())
 }
 
-fn peer(seen: &mut Observations, i: usize) -> &mut Answer {
+fn peer(seen: &mut Observations, i: usize) -> &mut NodeReport {
     seen.peers[i].answer.as_mut().expect("answers")
 }
 

@@ -14,14 +14,14 @@ fn postgres_begins_only_where_nobody_has_data() {
     assert_eq!(postgres(&seen).action, Action::Resume);
     seen.initialize = Some(false);
     seen.own.data.postgres = false;
-    assert_eq!(postgres(&seen).action, Action::Begin, "all answer, none has data");
+    assert_eq!(postgres(&seen).action, Action::Bootstrap, "all answer, none has data");
     peer(&mut seen, 0).data.postgres = true;
     assert_eq!(postgres(&seen).action, Action::Wait);
     peer(&mut seen, 0).data.postgres = false;
     seen.peers[1].answer = Err("gone".into());
     assert_eq!(postgres(&seen).action, Action::Wait);
-    seen.own.began = true;
-    assert_eq!(postgres(&seen).action, Action::Begin);
+    seen.own.bootstrapping = true;
+    assert_eq!(postgres(&seen).action, Action::Bootstrap);
     peer(&mut seen, 0).data.postgres = true;
     assert_eq!(postgres(&seen).action, Action::Wait, "late: others have begun, and etcd forgot them");
 }
@@ -31,20 +31,20 @@ fn postgres_begins_only_where_nobody_has_data() {
 fn a_first_start_that_was_cut_is_waited_for_until_its_mark_is_gone() {
     let mut seen = blank();
     seen.etcd = Some(living());
-    (seen.initialize, seen.bootstrapping) = (Some(true), true);
+    (seen.initialize, seen.initializing) = (Some(true), true);
     (seen.own.data.etcd, seen.own.etcd_member) = (true, Some("id-node1".into()));
-    seen.own.began = true;
-    assert_eq!(postgres(&seen).action, Action::Join, "in the boot of the genesis Patroni itself waits");
-    seen.own.began = false;
+    seen.own.bootstrapping = true;
+    assert_eq!(postgres(&seen).action, Action::Join, "in the boot of the bootstrap Patroni itself waits");
+    seen.own.bootstrapping = false;
     assert_eq!(postgres(&seen).action, Action::Wait);
     seen.own.data.postgres = true;
     assert_eq!(postgres(&seen).action, Action::Wait, "half a data directory is none");
-    seen.own.began = true;
-    assert_eq!(postgres(&seen).action, Action::Wait, "not in the boot of the genesis either");
-    seen.own.began = false;
+    seen.own.bootstrapping = true;
+    assert_eq!(postgres(&seen).action, Action::Wait, "not in the boot of the bootstrap either");
+    seen.own.bootstrapping = false;
     assert!(postgres(&seen).reason.contains("was cut on this node"));
-    (seen.initialize, seen.bootstrapping, seen.own.data.postgres) = (Some(false), false, false);
-    assert_eq!(postgres(&seen).action, Action::Begin);
+    (seen.initialize, seen.initializing, seen.own.data.postgres) = (Some(false), false, false);
+    assert_eq!(postgres(&seen).action, Action::Bootstrap);
 }
 
 fn forgotten_postgres() -> Observations {
@@ -83,7 +83,7 @@ fn where_etcd_forgot_postgres_the_furthest_data_starts_first() {
     seen = forgotten_postgres();
     (seen.own.data.postgres, seen.own.postgres) = (false, None);
     assert_eq!(postgres(&seen).action, Action::Wait, "without data: only after those that have some");
-    seen.own.began = true;
+    seen.own.bootstrapping = true;
     (seen.own.data.postgres, seen.own.postgres) = (true, forgotten_postgres().own.postgres);
     peer(&mut seen, 0).postgres = None;
     assert_eq!(postgres(&seen).action, Action::Wait, "forgotten within the boot that began it");

@@ -17,7 +17,7 @@ fn where_too_few_logs_are_left_each_service_names_the_choice() {
 #[test]
 fn the_chosen_node_leads_whatever_others_remember() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.leads) = (Disk::Served, true);
+    (seen.own.disk, seen.own.recovery_source) = (Disk::Served, true);
     seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
     (seen.etcd, seen.initialize) = (Some(living()), Some(false));
     assert_eq!(postgres(&seen).action, Action::Resume, "Patroni makes itself known from this data");
@@ -29,7 +29,7 @@ fn the_chosen_node_leads_whatever_others_remember() {
 #[test]
 fn the_chosen_node_must_be_able_to_read_redis_data() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.leads) = (Disk::Served, true);
+    (seen.own.disk, seen.own.recovery_source) = (Disk::Served, true);
     seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
     (seen.etcd, seen.own.redis_unreadable) = (Some(living()), true);
     let step = redis(&seen).step;
@@ -42,7 +42,7 @@ fn others_follow_the_chosen_node() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.data.postgres) = (Disk::Served, true, true);
     (seen.etcd, seen.initialize) = (Some(living()), Some(true));
-    peer(&mut seen, 1).leads = true;
+    peer(&mut seen, 1).recovery_source = true;
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Wait, "it would contend for the lead");
     assert!(step.reason.contains("node3"), "{}", step.reason);
@@ -74,13 +74,13 @@ fn recovery_is_for_a_lost_quorum_and_a_node_with_data() {
     seen.peers[0].answer = Err("gone".into());
     let costs = recovery(&spec(), &seen).expect("allowed").costs;
     assert!(costs.iter().any(|c| c.contains("node2 does not answer")), "{costs:?}");
-    peer(&mut seen, 1).leads = true;
+    peer(&mut seen, 1).recovery_source = true;
     assert!(why(&seen).contains("node3 was already chosen"));
-    peer(&mut seen, 1).leads = false;
+    peer(&mut seen, 1).recovery_source = false;
     seen.etcd = Some(living());
     seen.sentinels = sentinels(["192.168.18.22", "192.168.18.22", "192.168.18.22"]);
     assert!(why(&seen).contains("has a quorum"));
-    seen.own.leads = true;
+    seen.own.recovery_source = true;
     let found = recovery(&spec(), &seen).expect("a recovery that was cut is completed");
     assert_eq!(found.etcd, Etcd::Kept, "others have joined it since");
     seen.etcd = Some(living()[..1].to_vec());

@@ -3,13 +3,13 @@
 use super::*;
 
 #[test]
-fn redis_begins_at_genesis_once_etcd_has_its_quorum() {
+fn redis_begins_at_bootstrap_once_etcd_has_its_quorum() {
     let mut seen = blank();
-    seen.own.began = true;
+    seen.own.bootstrapping = true;
     assert_eq!(redis(&seen).step.action, Action::Wait);
     seen.etcd = Some(living());
     let step = redis(&seen);
-    assert_eq!(step.step.action, Action::Begin);
+    assert_eq!(step.step.action, Action::Bootstrap);
     assert_eq!(step.primary, "192.168.18.22".parse().ok(), "the spec's initial primary");
     seen.sentinels = sentinels(["", "192.168.18.23", "192.168.18.23"]);
     let step = redis(&seen);
@@ -19,9 +19,13 @@ fn redis_begins_at_genesis_once_etcd_has_its_quorum() {
         "late: another was promoted"
     );
     seen.sentinels = vec![];
-    assert_eq!(redis(&seen).step.action, Action::Begin, "nothing was ever written");
+    assert_eq!(redis(&seen).step.action, Action::Bootstrap, "nothing was ever written");
     peer(&mut seen, 1).data.redis = true;
-    assert_ne!(redis(&seen).step.action, Action::Begin, "late, and the Sentinels that know it are silent");
+    assert_ne!(
+        redis(&seen).step.action,
+        Action::Bootstrap,
+        "late, and the Sentinels that know it are silent"
+    );
 }
 
 #[test]
@@ -68,7 +72,7 @@ fn a_primary_that_cannot_read_its_data_lets_another_go_on() {
     assert_eq!((step.step.action, step.promote_another), (Action::Refuse, false), "nobody to promote");
     assert!(step.step.reason.contains("redis-check-aof --fix"), "{}", step.step.reason);
     peer(&mut seen, 0).data.redis = false;
-    assert_eq!(redis(&seen).step.action, Action::Refuse, "no genesis over data");
+    assert_eq!(redis(&seen).step.action, Action::Refuse, "no bootstrap over data");
     seen.peers[1].answer = Err("gone".into());
     let step = redis(&seen);
     assert_eq!((step.step.action, step.promote_another), (Action::Wait, false));
@@ -86,13 +90,13 @@ fn a_primary_that_cannot_read_its_data_lets_another_go_on() {
 }
 
 #[test]
-fn an_interrupted_genesis_of_redis_goes_on_where_nobody_has_data() {
+fn an_interrupted_bootstrap_of_redis_goes_on_where_nobody_has_data() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
     (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
-    assert_eq!(redis(&seen).step.action, Action::Begin);
+    assert_eq!(redis(&seen).step.action, Action::Bootstrap);
     seen.sentinels = vec![];
-    assert_eq!(redis(&seen).step.action, Action::Begin);
+    assert_eq!(redis(&seen).step.action, Action::Bootstrap);
     peer(&mut seen, 0).data.sentinel = true;
     assert_eq!(redis(&seen).step.action, Action::Wait, "a Sentinel that remembers must be heard");
 }
