@@ -26,7 +26,7 @@ pub fn target(name: &str) -> Result<(String, Target)> {
     Ok((text, target))
 }
 
-pub fn targets() -> Vec<String> {
+pub(crate) fn targets() -> Vec<String> {
     let stems = files("targets").into_iter().filter_map(|f| f.path().file_stem());
     stems.map(|stem| stem.to_string_lossy().into_owned()).collect()
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use hanode_core::spec::Spec;
 
 /// What is known against the versions that a spec asks for, each with what to do.
-pub fn version_issues(spec: &Spec) -> Result<Vec<(String, String)>> {
+pub(crate) fn version_issues(spec: &Spec) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     let all = targets().iter().map(|name| Ok(target(name)?.1)).collect::<Result<Vec<_>>>()?;
     for (component, version) in &spec.versions {

@@ -19,7 +19,7 @@
 use hanode_core::spec::{Spec, VipMode};
 use serde::Serialize;
 
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// What the templates say, in seconds.
 const SENTINEL_DOWN_AFTER: f64 = 5.0;
@@ -45,7 +45,7 @@ const CLONE: (f64, f64) = (3.0, 10.0);
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Budget {
-    pub schema: u32,
+    pub(crate) schema: u32,
     pub rows: Vec<Row>,
 }
 

@@ -16,7 +16,7 @@ pub const SECRETS: &str = "/etc/ssl/hanode/secrets.toml";
 pub const STAMP: &str = "/etc/ssl/hanode/bundle.json";
 
 /// The version of the layout that this program reads and writes.
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// Every member lies below it.
 const HOME: &str = "/etc/ssl/";
@@ -33,7 +33,7 @@ const MOST_MEMBERS: usize = 256;
 /// Whose bundle this is and which edition of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stamp {
-    pub schema: u32,
+    pub(crate) schema: u32,
     pub cluster: String,
     pub generation: u64,
 }

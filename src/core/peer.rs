@@ -98,7 +98,7 @@ pub struct NodeReport {
 
 impl NodeReport {
     /// Whose etcd's log on this disk is: by its own head, or where that cannot be read, as it was noted.
-    pub fn member_of_log(&self) -> Option<&String> {
+    pub(crate) fn member_of_log(&self) -> Option<&String> {
         self.etcd_log.as_ref().map(|log| &log.member).or(self.etcd_member.as_ref())
     }
 

@@ -27,7 +27,7 @@ impl std::fmt::Debug for Secrets {
     }
 }
 
-pub const ROLES: [&str; 9] = [
+pub(crate) const ROLES: [&str; 9] = [
     "postgres_admin",
     "postgres_dbadmin",
     "replicator",

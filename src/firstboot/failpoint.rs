@@ -23,7 +23,7 @@ pub const POINTS: [&str; 15] = [
 
 /// Names the step in `/etc/hanode/failpoint`; a node that came there says so in `/run/hanode/failpoint`.
 #[cfg(feature = "failpoints")]
-pub fn passed(root: &std::path::Path, point: &str) {
+pub(crate) fn passed(root: &std::path::Path, point: &str) {
     use hanode_util::file_tree::below;
     assert!(POINTS.contains(&point), "{point} is not listed");
     let wanted = std::fs::read_to_string(below(root, "/etc/hanode/failpoint")).unwrap_or_default();
@@ -39,4 +39,4 @@ pub fn passed(root: &std::path::Path, point: &str) {
 }
 
 #[cfg(not(feature = "failpoints"))]
-pub fn passed(_root: &std::path::Path, _point: &str) {}
+pub(crate) fn passed(_root: &std::path::Path, _point: &str) {}

@@ -12,28 +12,28 @@ use hanode_util::file_tree::{below, replace};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub const TARGET: &str = "/usr/lib/hanode/target.toml";
-pub const TEMPLATES: &str = "/usr/lib/hanode/templates";
-pub const IMAGE: &str = "/usr/lib/hanode/image.json";
+pub(crate) const TARGET: &str = "/usr/lib/hanode/target.toml";
+pub(crate) const TEMPLATES: &str = "/usr/lib/hanode/templates";
+pub(crate) const IMAGE: &str = "/usr/lib/hanode/image.json";
 /// In memory: what this boot goes by.
 const ACTIVE: &str = "/run/hanode/active";
 const ACTIVE_BUNDLE: &str = "/run/hanode/active/bundle.tar.gz";
 const ACTIVE_SPEC: &str = "/run/hanode/active/cluster.toml";
 
-pub struct NodeConfig {
-    pub spec: Spec,
+pub(crate) struct NodeConfig {
+    pub(crate) spec: Spec,
     /// As it was written, comments and all.
     spec_text: String,
-    pub target: Target,
-    pub bundle: Bundle,
-    pub templates: Templates,
+    pub(crate) target: Target,
+    pub(crate) bundle: Bundle,
+    pub(crate) templates: Templates,
     /// Which image this is, for others to see.
-    pub image: BTreeMap<String, String>,
+    pub(crate) image: BTreeMap<String, String>,
 }
 
 impl NodeConfig {
     /// What this boot goes by; before it has adopted anything, what it is offered.
-    pub fn active(root: &Path) -> Result<NodeConfig> {
+    pub(crate) fn active(root: &Path) -> Result<NodeConfig> {
         NodeConfig::read(
             root,
             &[ACTIVE_BUNDLE, bundle::OVERRIDE, bundle::BAKED],
@@ -42,13 +42,13 @@ impl NodeConfig {
     }
 
     /// What the image brings and the operator laid over it, taken up already or not.
-    pub fn pending(root: &Path) -> Result<NodeConfig> {
+    pub(crate) fn pending(root: &Path) -> Result<NodeConfig> {
         NodeConfig::read(root, &[bundle::OVERRIDE, bundle::BAKED], &[spec::OVERRIDE, spec::BAKED])
     }
 
     /// From here on this boot goes by it: a file that is laid into /etc/hanode later, perhaps not even whole yet,
     /// changes nothing for a service that starts meanwhile.
-    pub fn activate(&self, root: &Path) -> Result<()> {
+    pub(crate) fn activate(&self, root: &Path) -> Result<()> {
         std::fs::create_dir_all(below(root, ACTIVE))?;
         let save = |path: &str, content: &[u8]| replace(&below(root, path), content, 0o600, None);
         save(ACTIVE_SPEC, self.spec_text.as_bytes())?;
@@ -87,7 +87,7 @@ impl NodeConfig {
     }
 
     /// This node's own credentials under the cluster CA.
-    pub fn credentials(&self) -> Result<Credentials> {
+    pub(crate) fn credentials(&self) -> Result<Credentials> {
         Ok(Credentials {
             ca: self.member("/etc/ssl/hanode/ca.crt")?.to_vec(),
             leaf: Some(Leaf {
@@ -98,7 +98,7 @@ impl NodeConfig {
     }
 
     /// To speak to Redis and Sentinel: their CA, unless the spec turns TLS off there.
-    pub fn redis_credentials(&self) -> Result<Option<Credentials>> {
+    pub(crate) fn redis_credentials(&self) -> Result<Option<Credentials>> {
         if !self.spec.redis.tls {
             return Ok(None);
         }
@@ -106,7 +106,7 @@ impl NodeConfig {
     }
 
     /// What it takes to ask the whole cluster from this node.
-    pub fn access(&self) -> Result<Access> {
+    pub(crate) fn access(&self) -> Result<Access> {
         Ok(Access {
             spec: self.spec.clone(),
             secrets: self.bundle.secrets.clone(),
@@ -117,15 +117,15 @@ impl NodeConfig {
         })
     }
 
-    pub fn cluster_crl(&self) -> Result<&[u8]> {
+    pub(crate) fn cluster_crl(&self) -> Result<&[u8]> {
         self.member("/etc/ssl/hanode/ca.crl")
     }
 
-    pub fn service_crl(&self) -> Result<&[u8]> {
+    pub(crate) fn service_crl(&self) -> Result<&[u8]> {
         self.member("/etc/ssl/myca/server.crl")
     }
 
-    pub fn node_certificate(&self) -> Result<&[u8]> {
+    pub(crate) fn node_certificate(&self) -> Result<&[u8]> {
         self.member("/etc/ssl/hanode/node.crt")
     }
 }

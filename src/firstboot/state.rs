@@ -58,22 +58,22 @@ impl Phase {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct State {
-    pub schema: u32,
-    pub node: Option<String>,
-    pub identity_source: Option<String>,
-    pub phase: Phase,
-    pub plan: BTreeMap<String, Step>,
-    pub waiting_for: Vec<String>,
-    pub error: Option<UserError>,
-    pub units: Vec<UnitState>,
+    pub(crate) schema: u32,
+    pub(crate) node: Option<String>,
+    pub(crate) identity_source: Option<String>,
+    pub(crate) phase: Phase,
+    pub(crate) plan: BTreeMap<String, Step>,
+    pub(crate) waiting_for: Vec<String>,
+    pub(crate) error: Option<UserError>,
+    pub(crate) units: Vec<UnitState>,
     /// On the kernel's clock: when this machine began, which in a container is long after the kernel did.
     #[serde(default)]
-    pub origin_ms: u64,
+    pub(crate) origin_ms: u64,
     /// Milliseconds from there to the moment each phase was first reached.
-    pub times_ms: BTreeMap<String, u64>,
+    pub(crate) times_ms: BTreeMap<String, u64>,
     /// What the plan unit cost, by the time it ended.
     #[serde(default)]
-    pub cpu_ms: CpuTime,
+    pub(crate) cpu_ms: CpuTime,
     #[serde(skip)]
     told: Option<Told>,
 }
@@ -91,9 +91,9 @@ const TOLD_AGAIN: Duration = Duration::from_secs(30);
 /// Milliseconds of processor time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CpuTime {
-    pub own: u64,
+    pub(crate) own: u64,
     /// Of the programs that it ran: the servers' checkers, above all.
-    pub children: u64,
+    pub(crate) children: u64,
 }
 
 impl CpuTime {
@@ -115,14 +115,14 @@ impl CpuTime {
 pub(crate) struct UserError {
     pub what: String,
     #[serde(rename = "where")]
-    pub place: String,
+    pub(crate) place: String,
     pub fix: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct UnitState {
-    pub name: String,
-    pub state: String,
+    pub(crate) name: String,
+    pub(crate) state: String,
 }
 
 pub(crate) fn load(root: &Path) -> State {

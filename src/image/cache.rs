@@ -20,7 +20,7 @@ const UNREAD: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(crate) struct Base {
     dir: PathBuf,
-    pub facts: Facts,
+    pub(crate) facts: Facts,
     /// As long as it is held nobody takes the base away.
     _read: File,
 }

@@ -10,8 +10,8 @@ use std::path::Path;
 
 /// The file system that begins at `offset` bytes of `image`.
 pub(crate) struct Ext4<'a> {
-    pub image: &'a Path,
-    pub offset: u64,
+    pub(crate) image: &'a Path,
+    pub(crate) offset: u64,
 }
 
 impl Ext4<'_> {

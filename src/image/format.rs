@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use std::path::Path;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     Raw,
     Qcow2,
     Vmdk,
@@ -21,7 +21,7 @@ const ENDINGS: &[(&str, Format)] = &[
 ];
 
 impl Format {
-    pub fn of(path: &Path) -> Result<Format> {
+    pub(crate) fn of(path: &Path) -> Result<Format> {
         let name = path.to_string_lossy();
         match ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)) {
             Some((_, format)) => Ok(*format),
@@ -33,7 +33,7 @@ impl Format {
     }
 
     /// What to tell qemu-img; nothing for an archive.
-    pub fn convert(self, compress: bool) -> Option<Vec<&'static str>> {
+    pub(crate) fn convert(self, compress: bool) -> Option<Vec<&'static str>> {
         match (self, compress) {
             (Format::Qcow2, false) => Some(vec!["-O", "qcow2"]),
             (Format::Qcow2, true) => {
@@ -44,7 +44,7 @@ impl Format {
         }
     }
 
-    pub fn is_archive(self) -> bool {
+    pub(crate) fn is_archive(self) -> bool {
         matches!(self, Format::Tar | Format::TarGz)
     }
 }

@@ -15,8 +15,8 @@ use std::path::Path;
 
 #[derive(Debug, Serialize)]
 pub struct Inspection {
-    pub schema: u32,
-    pub file: String,
+    pub(crate) schema: u32,
+    pub(crate) file: String,
     pub image: Record,
 }
 

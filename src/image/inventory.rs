@@ -9,25 +9,25 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Facts {
-    pub schema: u32,
+pub(crate) struct Facts {
+    pub(crate) schema: u32,
     /// What the base was made from; empty for a tree that somebody else made.
-    pub base: String,
+    pub(crate) base: String,
     /// Seconds since 1970.
-    pub built_at: u64,
-    pub os: String,
+    pub(crate) built_at: u64,
+    pub(crate) os: String,
     passwd: String,
     group: String,
     /// Component to the version of the package it comes from.
-    pub components: BTreeMap<String, String>,
+    pub(crate) components: BTreeMap<String, String>,
     /// Every installed package.
-    pub packages: BTreeMap<String, String>,
+    pub(crate) packages: BTreeMap<String, String>,
     /// What PostgreSQL's configuration may name.
-    pub parameters: Vec<String>,
+    pub(crate) parameters: Vec<String>,
 }
 
 impl Facts {
-    pub fn of_base(root: &Path, target: &Target, base: String, built_at: u64) -> Result<Facts> {
+    pub(crate) fn of_base(root: &Path, target: &Target, base: String, built_at: u64) -> Result<Facts> {
         let os = check_os(root, target)?;
         let packages = Family::of(target)?.packages(root)?.into_iter().collect();
         let components = components(root, target, &packages)?;
@@ -36,7 +36,7 @@ impl Facts {
         Ok(Facts { schema: 1, base, built_at, os, passwd, group, components, packages, parameters })
     }
 
-    pub fn ids(&self) -> Ids {
+    pub(crate) fn ids(&self) -> Ids {
         Ids::parse(&self.passwd, &self.group)
     }
 }

@@ -27,11 +27,10 @@ mod tarball;
 mod unpack;
 
 pub use bake::bake;
-pub use format::Format;
+pub(crate) use format::Format;
 pub use inspect::{Inspection, inspect};
-pub use manifest::{Cluster, Record};
 pub use overlay::{ClusterPayload, program};
-pub use progress::Steps;
+pub(crate) use progress::Steps;
 
 use anyhow::{Context, Result, bail};
 use cache::Base;
@@ -71,14 +70,14 @@ pub struct Options<'a> {
 /// What was built.
 #[derive(Debug, Serialize)]
 pub struct Built {
-    pub schema: u32,
-    pub path: PathBuf,
+    pub(crate) schema: u32,
+    pub(crate) path: PathBuf,
     /// Bytes the file takes on disk.
-    pub bytes: u64,
-    pub seconds: f64,
-    pub base: String,
+    pub(crate) bytes: u64,
+    pub(crate) seconds: f64,
+    pub(crate) base: String,
     /// The day of the base's packages.
-    pub packages: String,
+    pub(crate) packages: String,
 }
 
 impl std::fmt::Display for Built {

@@ -12,11 +12,11 @@ pub(crate) const PATH: &str = "/usr/lib/hanode/image.json";
 /// It bears no time of its own: the same base, spec and bundle give the same image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
-    pub schema: u32,
+    pub(crate) schema: u32,
     pub target: String,
     pub os: String,
-    pub hanode: String,
-    pub base: BaseRecord,
+    pub(crate) hanode: String,
+    pub(crate) base: BaseRecord,
     /// `None`: an image without a cluster.
     pub cluster: Option<Cluster>,
     pub components: BTreeMap<String, String>,
@@ -26,10 +26,10 @@ pub struct Record {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BaseRecord {
-    pub id: String,
+pub(crate) struct BaseRecord {
+    pub(crate) id: String,
     /// Seconds since 1970.
-    pub built_at: u64,
+    pub(crate) built_at: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,12 @@ pub(crate) fn day(seconds: u64) -> String {
 }
 
 impl Record {
-    pub fn new(target: &Target, facts: &Facts, cluster: Option<Cluster>, rows: Vec<Row>) -> Result<Record> {
+    pub(crate) fn new(
+        target: &Target,
+        facts: &Facts,
+        cluster: Option<Cluster>,
+        rows: Vec<Row>,
+    ) -> Result<Record> {
         Ok(Record {
             schema: 1,
             target: target.name.clone(),

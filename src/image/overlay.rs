@@ -30,11 +30,11 @@ pub struct ClusterPayload<'a> {
 
 /// What it is baked into, and with which program.
 pub(crate) struct BakeTarget<'a> {
-    pub target_text: &'a str,
-    pub target: &'a Target,
-    pub facts: &'a Facts,
+    pub(crate) target_text: &'a str,
+    pub(crate) target: &'a Target,
+    pub(crate) facts: &'a Facts,
     /// The bytes of `hanode-firstboot`.
-    pub program: &'a [u8],
+    pub(crate) program: &'a [u8],
 }
 
 /// The program for the image: beside this program as cargo leaves it, in ../lib/hanode as `make install` does, or

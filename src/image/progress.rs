@@ -4,13 +4,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
-pub struct Steps {
+pub(crate) struct Steps {
     bar: Option<ProgressBar>,
     current: Option<(String, Instant)>,
 }
 
 impl Steps {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
             if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed}  {wide_msg}") {
@@ -23,7 +23,7 @@ impl Steps {
     }
 
     /// The step before is done; this one begins.
-    pub fn begin(&mut self, text: impl Into<String>) {
+    pub(crate) fn begin(&mut self, text: impl Into<String>) {
         self.done();
         let text = text.into();
         if let Some(bar) = &self.bar {
@@ -35,14 +35,14 @@ impl Steps {
     }
 
     /// What the running step is at.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_string()),
             None => eprintln!("  {text}"),
         }
     }
 
-    pub fn done(&mut self) {
+    pub(crate) fn done(&mut self) {
         let Some((text, since)) = self.current.take() else { return };
         let line = format!("{text}: {:.1} s", since.elapsed().as_secs_f64());
         match &self.bar {

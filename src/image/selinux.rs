@@ -31,7 +31,7 @@ pub fn take_ports(policy: &mut Selinux, spec: &Spec) -> Result<()> {
 }
 
 /// What `semanage import` reads.
-pub fn settings(policy: &Selinux) -> Result<String> {
+pub(crate) fn settings(policy: &Selinux) -> Result<String> {
     let text = embedded::text(embedded::file(&format!("selinux/{}", policy.settings))?)?;
     let filled = policy.ports.iter().fold(text.to_string(), |text, (name, port)| {
         text.replace(&format!("{{ports.{name}}}"), &port.to_string())
@@ -45,7 +45,7 @@ pub fn settings(policy: &Selinux) -> Result<String> {
 }
 
 /// The module, in the policy's own intermediate language: it takes no compiler.
-pub fn module(policy: &Selinux) -> Result<&'static str> {
+pub(crate) fn module(policy: &Selinux) -> Result<&'static str> {
     embedded::text(embedded::file(&format!("selinux/{}", policy.module))?)
 }
 
@@ -85,7 +85,7 @@ pub fn label(policy: &Selinux, root: &Path, paths: &[String]) -> Result<()> {
 }
 
 /// mke2fs makes this one directory by itself.
-pub fn label_lost_and_found(image: &Path, offset: u64) -> Result<()> {
+pub(crate) fn label_lost_and_found(image: &Path, offset: u64) -> Result<()> {
     let set = "ea_set /lost+found security.selinux system_u:object_r:lost_found_t:s0";
     let device = format!("{}?offset={offset}", image.display());
     let said = run(command("debugfs").args(["-w", "-R", set]).arg(device))?;

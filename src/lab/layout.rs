@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 /// One lab: `lab.json`. Two labs are the same lab when these are equal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Layout {
-    pub schema: u32,
+    pub(crate) schema: u32,
     pub subnet: IpNet,
     /// The bridge's own address: the nodes' gateway, and where clients outside the nodes come from.
-    pub outside: IpAddr,
+    pub(crate) outside: IpAddr,
     pub vm: bool,
     /// What new disks are made from.
     pub image: Image,
@@ -29,28 +29,28 @@ pub struct Node {
     pub address: IpAddr,
     /// The node that this machine claims to be, where it is a second one of that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub twin_of: Option<String>,
+    pub(crate) twin_of: Option<String>,
 }
 
 /// An image as it was when disks were made from it: an overlay never outlives the layer below it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
     pub path: PathBuf,
-    pub bytes: u64,
-    pub modified_ns: u128,
+    pub(crate) bytes: u64,
+    pub(crate) modified_ns: u128,
 }
 
 /// What makes a node's disk that disk and no other: `disk.json`, gone when the disk is discarded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Disk {
-    pub machine_uuid: String,
-    pub instance_id: String,
+pub(crate) struct Disk {
+    pub(crate) machine_uuid: String,
+    pub(crate) instance_id: String,
     /// What it was made from.
-    pub image: Image,
+    pub(crate) image: Image,
 }
 
 impl Layout {
-    pub fn new(spec: &Spec, image: Image, vm: bool) -> Result<Layout> {
+    pub(crate) fn new(spec: &Spec, image: Image, vm: bool) -> Result<Layout> {
         let node = |n: &hanode_core::spec::Node| Node {
             name: n.name.clone(),
             hostname: n.hostname.clone(),
@@ -63,14 +63,20 @@ impl Layout {
     }
 
     /// As `hanode lab up` makes it.
-    pub fn without_duplicates(&self) -> Layout {
+    pub(crate) fn without_duplicates(&self) -> Layout {
         let mut plain = self.clone();
         plain.nodes.retain(|n| n.twin_of.is_none());
         plain
     }
 
     /// What a cloud would tell this machine about itself.
-    pub fn seed(&self, node: &Node, disk: &Disk, interface: Interface, ssh_key: Option<String>) -> Seed {
+    pub(crate) fn seed(
+        &self,
+        node: &Node,
+        disk: &Disk,
+        interface: Interface,
+        ssh_key: Option<String>,
+    ) -> Seed {
         // cloud-init's renderer for networkd fails on an IPv6 default route; a lab leads nowhere anyway.
         let gateway = Some(self.outside).filter(IpAddr::is_ipv4);
         let (address, prefix) = (node.address, self.subnet.prefix_len());
@@ -86,7 +92,7 @@ impl Layout {
 }
 
 impl Image {
-    pub fn at(path: &Path) -> Result<Image> {
+    pub(crate) fn at(path: &Path) -> Result<Image> {
         let path = path.canonicalize().with_context(|| format!("no image at {}", path.display()))?;
         let about = std::fs::metadata(&path)?;
         let modified_ns = about.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
@@ -94,14 +100,14 @@ impl Image {
     }
 
     /// Sets what was made of it apart from what was made of any other.
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         let about = format!("{}\n{}\n{}", self.path.display(), self.bytes, self.modified_ns);
         hanode_util::file_tree::hex(&Sha256::digest(about)[..6])
     }
 }
 
 impl Disk {
-    pub fn fresh(image: Image) -> Disk {
+    pub(crate) fn fresh(image: Image) -> Disk {
         let hex = hanode_util::file_tree::hex(&rand::random::<[u8; 16]>());
         // The bits that say "random" in a UUID: some readers refuse one without them.
         let machine_uuid =

@@ -24,7 +24,7 @@ mod up;
 mod vm;
 
 pub use down::down;
-pub use layout::{Layout, Node};
+pub(crate) use layout::{Layout, Node};
 pub use process_tag::bear as bear_mark;
 pub use up::{Options, Probe, Report, up};
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// A process id alone is reused sooner or later; with boot and start time it names one process for good.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Process {
-    pub pid: i32,
+    pub(crate) pid: i32,
     started: u64,
     boot: String,
 }

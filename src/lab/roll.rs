@@ -23,32 +23,32 @@ const OUTAGE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize)]
 pub struct Report {
-    pub schema: u32,
+    pub(crate) schema: u32,
     /// Every node runs the new image, the cluster is well, and every promise was kept.
     pub well: bool,
-    pub steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
     /// Why the run ended early.
-    pub stopped: Option<String>,
+    pub(crate) stopped: Option<String>,
     /// Every second and more without an acknowledged write.
-    pub outages: BTreeMap<Service, Vec<Gap>>,
-    pub writes: Option<Verdict>,
+    pub(crate) outages: BTreeMap<Service, Vec<Gap>>,
+    pub(crate) writes: Option<Verdict>,
     /// Why nobody knows what became of the writes.
-    pub unread: Option<String>,
-    pub lasted: f64,
+    pub(crate) unread: Option<String>,
+    pub(crate) lasted: f64,
 }
 
 /// One node, replaced. Times in seconds.
 #[derive(Debug, Serialize)]
-pub struct Step {
-    pub node: String,
-    pub roles: Vec<String>,
+pub(crate) struct Step {
+    pub(crate) node: String,
+    pub(crate) roles: Vec<String>,
     /// Until the others could do without it.
-    pub asked: f64,
-    pub shut_down: f64,
+    pub(crate) asked: f64,
+    pub(crate) shut_down: f64,
     /// From the launch of the new machine until all was well.
-    pub well_after: f64,
+    pub(crate) well_after: f64,
     /// The longest time without an acknowledged write.
-    pub gaps: BTreeMap<Service, Gap>,
+    pub(crate) gaps: BTreeMap<Service, Gap>,
 }
 
 /// Nodes whose disks come from this very image already stay: an interrupted run is completed by the next.

@@ -34,8 +34,8 @@ pub struct Probe {
 /// What took how long, in seconds; the last entry counts from the first node's launch.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    pub schema: u32,
-    pub took: Vec<(String, f64)>,
+    pub(crate) schema: u32,
+    pub(crate) took: Vec<(String, f64)>,
 }
 
 const BOOT: Duration = Duration::from_secs(120);

@@ -7,7 +7,7 @@ use std::fmt;
 pub struct UserError {
     pub what: String,
     #[serde(rename = "where")]
-    pub place: String,
+    pub(crate) place: String,
     pub fix: String,
 }
 

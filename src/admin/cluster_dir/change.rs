@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Outcome {
-    pub schema: u32,
+    pub(crate) schema: u32,
     pub generation: u64,
     /// Whether this is a new generation.
     pub changed: bool,

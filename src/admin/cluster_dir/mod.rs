@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 pub use check::{check, check_copy};
 pub use secrets::generate as generate_secrets;
 
-pub const SPEC: &str = "cluster.toml";
-pub const SECRETS: &str = "secrets.toml";
-pub const BUNDLE: &str = "bundle.tar.gz";
+pub(crate) const SPEC: &str = "cluster.toml";
+pub(crate) const SECRETS: &str = "secrets.toml";
+pub(crate) const BUNDLE: &str = "bundle.tar.gz";
 pub const PKI: &str = "pki";
 
 /// A cluster directory with all that images and seeds are made of.
@@ -123,7 +123,7 @@ pub fn load_spec(dir: &Path) -> Result<(Spec, String)> {
     Ok((spec, text))
 }
 
-pub fn load_bundle(dir: &Path) -> Result<(Bundle, Vec<u8>)> {
+pub(crate) fn load_bundle(dir: &Path) -> Result<(Bundle, Vec<u8>)> {
     let path = dir.join(BUNDLE);
     let place = path.display().to_string();
     let bytes = std::fs::read(&path).with_context(|| format!("reading {place}"))?;

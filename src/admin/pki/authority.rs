@@ -19,17 +19,17 @@ const BACKDATE: Duration = Duration::minutes(10);
 #[derive(Clone)]
 pub struct Pair {
     pub cert: String,
-    pub key: String,
+    pub(crate) key: String,
 }
 
 /// What a revocation list says of one certificate.
-pub struct Revoked {
-    pub serial: Vec<u8>,
-    pub when: i64,
+pub(crate) struct Revoked {
+    pub(crate) serial: Vec<u8>,
+    pub(crate) when: i64,
 }
 
-pub struct Authority {
-    pub cert: String,
+pub(crate) struct Authority {
+    pub(crate) cert: String,
     issuer: Issuer<'static, KeyPair>,
     key_id: Vec<u8>,
     not_after: OffsetDateTime,
@@ -37,7 +37,7 @@ pub struct Authority {
 
 impl Authority {
     /// A new CA, self-signed.
-    pub fn create(ca: Ca, spec: &Spec) -> Result<Pair> {
+    pub(crate) fn create(ca: Ca, spec: &Spec) -> Result<Pair> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(&spec.name, &ca.subject(spec));
@@ -51,7 +51,7 @@ impl Authority {
     }
 
     /// A CA from its files: one of ours, or the operator's own laid in their place.
-    pub fn load(pair: &Pair) -> Result<Authority> {
+    pub(crate) fn load(pair: &Pair) -> Result<Authority> {
         ensure!(
             pair.key.contains("BEGIN PRIVATE KEY"),
             "the CA's key is not in unencrypted PKCS#8 form: openssl pkcs8 -topk8 -nocrypt -in OLD -out ca.key"
@@ -82,7 +82,7 @@ impl Authority {
 
     /// A new certificate and key for `leaf`, under a serial of its own: a CRL entry for an older one of the
     /// same name must not reach it.
-    pub fn issue(&self, leaf: &Leaf, spec: &Spec) -> Result<Pair> {
+    pub(crate) fn issue(&self, leaf: &Leaf, spec: &Spec) -> Result<Pair> {
         let end = self.not_after.unix_timestamp();
         ensure!(end > pki::now(), "the CA expired on {}: it can sign nothing any more", read::date(end));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -106,7 +106,7 @@ impl Authority {
     }
 
     /// A revocation list, PEM.
-    pub fn crl(&self, number: u64, revoked: &[Revoked], days: u32) -> Result<String> {
+    pub(crate) fn crl(&self, number: u64, revoked: &[Revoked], days: u32) -> Result<String> {
         let entry = |r: &Revoked| {
             Ok(RevokedCertParams {
                 serial_number: SerialNumber::from_slice(&r.serial),

@@ -21,7 +21,7 @@ pub struct Store {
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Index {
     schema: u32,
-    pub crl_number: u64,
+    pub(crate) crl_number: u64,
     pub issued: Vec<Issued>,
 }
 
@@ -29,7 +29,7 @@ pub struct Index {
 pub struct Issued {
     pub serial: String,
     pub name: String,
-    pub not_after: i64,
+    pub(crate) not_after: i64,
     /// When it was revoked, if it was.
     pub revoked: Option<i64>,
 }
@@ -40,7 +40,7 @@ impl Store {
     }
 
     /// Fills an empty folder: both CAs, their leaves and revocation lists.
-    pub fn create(dir: &Path, spec: &Spec) -> Result<Store> {
+    pub(crate) fn create(dir: &Path, spec: &Spec) -> Result<Store> {
         let store = Store::at(dir);
         for ca in Ca::ALL {
             private_dir(&store.ca_dir(ca).join("leaves"))?;
@@ -65,7 +65,7 @@ impl Store {
     }
 
     /// Every file that holds a private key.
-    pub fn keys(&self) -> impl Iterator<Item = PathBuf> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = PathBuf> {
         let of_cas = Ca::ALL.into_iter().map(|ca| self.ca_dir(ca).join("ca.key"));
         of_cas.chain(LEAVES.iter().map(|leaf| self.leaf_file(leaf, "key")))
     }
@@ -82,7 +82,7 @@ impl Store {
         Ok(Pair { cert: text(&self.leaf_file(leaf, "crt"))?, key: text(&self.leaf_file(leaf, "key"))? })
     }
 
-    pub fn authority(&self, ca: Ca) -> Result<Authority> {
+    pub(crate) fn authority(&self, ca: Ca) -> Result<Authority> {
         let dir = self.ca_dir(ca);
         let pair = Pair { cert: self.certificate(ca)?, key: text(&dir.join("ca.key"))? };
         Authority::load(&pair).with_context(|| dir.display().to_string())
@@ -110,12 +110,12 @@ impl Store {
         text(&path)?.trim().parse().with_context(|| format!("{} holds no number", path.display()))
     }
 
-    pub fn set_generation(&self, generation: u64) -> Result<()> {
+    pub(crate) fn set_generation(&self, generation: u64) -> Result<()> {
         write(&self.dir.join("generation"), 0o600, &format!("{generation}\n"))
     }
 
     /// Issues what is missing, no longer fits the spec, or is due; says what and why.
-    pub fn bring_in_line(&self, spec: &Spec) -> Result<Vec<String>> {
+    pub(crate) fn bring_in_line(&self, spec: &Spec) -> Result<Vec<String>> {
         let mut done = Vec::new();
         for ca in Ca::ALL {
             let authority = self.authority(ca)?;
@@ -134,7 +134,7 @@ impl Store {
     }
 
     /// New certificates and keys for the leaves of these names, or all; and new revocation lists.
-    pub fn renew(&self, names: &[String], spec: &Spec) -> Result<Vec<String>> {
+    pub(crate) fn renew(&self, names: &[String], spec: &Spec) -> Result<Vec<String>> {
         if let Some(unknown) = names.iter().find(|name| Leaf::find(name).is_none()) {
             bail!("there is no certificate {}; there are {}", unknown.escape_debug(), known_leaves());
         }
@@ -153,7 +153,7 @@ impl Store {
     }
 
     /// Revokes a certificate by its serial, or the one that a leaf uses now. What is in use is replaced.
-    pub fn revoke(&self, which: &str, spec: &Spec) -> Result<Vec<String>> {
+    pub(crate) fn revoke(&self, which: &str, spec: &Spec) -> Result<Vec<String>> {
         let (ca, serial) = self.resolve(which)?;
         let mut index = self.index(ca)?;
         let entry = index.issued.iter_mut().find(|issued| issued.serial == serial);
@@ -256,7 +256,7 @@ impl Store {
     }
 
     /// What of all this goes to the nodes, as it lies there: never a CA's key, never the operator's leaf.
-    pub fn members(&self) -> Result<Vec<Entry>> {
+    pub(crate) fn members(&self) -> Result<Vec<Entry>> {
         let mut members: Vec<Entry> = DIRECTORIES.into_iter().map(|path| Entry::dir(path, 0o755)).collect();
         for ca in Ca::ALL {
             members.push(Entry::file(ca.certificate_path(), 0o644, self.certificate(ca)?));
@@ -286,7 +286,7 @@ fn known_leaves() -> String {
     LEAVES.iter().map(|leaf| leaf.name).collect::<Vec<_>>().join(", ")
 }
 
-pub fn private_dir(path: &Path) -> Result<()> {
+pub(crate) fn private_dir(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.with_context(|| format!("making {}", path.display()))

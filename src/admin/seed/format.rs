@@ -75,7 +75,7 @@ impl Seed {
     }
 
     /// For QEMU's `-smbios type=1,serial=…`: cloud-init takes metadata from there, and only that.
-    pub fn smbios(&self) -> Result<String> {
+    pub(crate) fn smbios(&self) -> Result<String> {
         if self.network.is_some() || self.ssh_key.is_some() || !self.late.is_empty() {
             bail!(
                 "a serial number carries names only: leave network, SSH key and bundle out, or write a disk (.iso)"

@@ -5,18 +5,18 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-pub struct Deadline {
+pub(crate) struct Deadline {
     socket: TcpStream,
     end: Instant,
 }
 
 impl Deadline {
-    pub fn within(socket: TcpStream, patience: Duration) -> Self {
+    pub(crate) fn within(socket: TcpStream, patience: Duration) -> Self {
         Deadline { socket, end: Instant::now() + patience }
     }
 
     /// Another exchange has its own time.
-    pub fn renew(&mut self, patience: Duration) {
+    pub(crate) fn renew(&mut self, patience: Duration) {
         self.end = Instant::now() + patience;
     }
 

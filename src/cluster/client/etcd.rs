@@ -18,21 +18,21 @@ pub struct Etcd {
 /// A hash over all that one member holds up to a revision. Members that compacted up to the same one hold the same or
 /// have different hashes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Content {
-    pub hash: u64,
-    pub compacted: i64,
+pub(crate) struct Content {
+    pub(crate) hash: u64,
+    pub(crate) compacted: i64,
 }
 
 /// What one member says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct MemberStatus {
-    pub member: String,
-    pub leader: String,
-    pub version: String,
-    pub db_bytes: u64,
+pub(crate) struct MemberStatus {
+    pub(crate) member: String,
+    pub(crate) leader: String,
+    pub(crate) version: String,
+    pub(crate) db_bytes: u64,
     /// How far its data goes.
-    pub revision: i64,
-    pub errors: Vec<String>,
+    pub(crate) revision: i64,
+    pub(crate) errors: Vec<String>,
 }
 
 impl Etcd {
@@ -70,7 +70,7 @@ impl Etcd {
         }
     }
 
-    pub fn status(&self) -> Result<MemberStatus> {
+    pub(crate) fn status(&self) -> Result<MemberStatus> {
         let answer = self.call("/v3/maintenance/status", json!({}))?;
         let text = |v: &Value| v.as_str().unwrap_or_default().to_string();
         Ok(MemberStatus {
@@ -84,7 +84,7 @@ impl Etcd {
     }
 
     /// `None` of a release whose gateway does not offer it (before 3.5.10).
-    pub fn content(&self, revision: i64) -> Result<Option<Content>> {
+    pub(crate) fn content(&self, revision: i64) -> Result<Option<Content>> {
         let url = format!("{}/v3/maintenance/hashkv", self.base);
         let answer = self.http.post(&url, &json!({"revision": revision.to_string()}))?;
         match answer.status {
@@ -137,10 +137,6 @@ impl Etcd {
 
     pub fn put(&self, key: &str, value: &[u8]) -> Result<()> {
         self.call("/v3/kv/put", json!({"key": encode(key.as_bytes()), "value": encode(value)})).map(drop)
-    }
-
-    pub fn delete(&self, key: &str) -> Result<()> {
-        self.call("/v3/kv/deleterange", json!({"key": encode(key.as_bytes())})).map(drop)
     }
 
     /// Deletes a key only while it is of this revision still.

@@ -10,19 +10,19 @@ use serde_json::Value;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub struct EtcdPeer {
+pub(crate) struct EtcdPeer {
     http: Http,
     base: String,
 }
 
 impl EtcdPeer {
-    pub fn new(credentials: &Credentials, address: IpAddr, timeout: Duration) -> Result<Self> {
+    pub(crate) fn new(credentials: &Credentials, address: IpAddr, timeout: Duration) -> Result<Self> {
         Ok(EtcdPeer { http: Http::new(Some(credentials), timeout)?, base: url(address, ETCD_PEER_PORT) })
     }
 
     /// Which of these logs are of members that this etcd saw removed. One that it merely does not list may be newer
     /// than what it knows, so it is asked as that member would ask it: a removed one is sent away for good.
-    pub fn removed<'a>(&self, logs: &'a [EtcdLog]) -> Result<Vec<&'a EtcdLog>> {
+    pub(crate) fn removed<'a>(&self, logs: &'a [EtcdLog]) -> Result<Vec<&'a EtcdLog>> {
         let listed = self.listed()?;
         let unknown = logs.iter().filter(|log| !listed.contains(&log.member));
         let asked = unknown.map(|log| Ok((log, self.sends_away(log)?))).collect::<Result<Vec<_>>>()?;

@@ -51,12 +51,12 @@ impl Http {
         self.get_with(url, &[])
     }
 
-    pub fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response> {
+    pub(crate) fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response> {
         let request = headers.iter().fold(self.agent.get(url), |r, (name, value)| r.header(*name, *value));
         read(request.call().with_context(|| format!("GET {url}"))?)
     }
 
-    pub fn post(&self, url: &str, body: &Value) -> Result<Response> {
+    pub(crate) fn post(&self, url: &str, body: &Value) -> Result<Response> {
         read(self.agent.post(url).send_json(body).with_context(|| format!("POST {url}"))?)
     }
 

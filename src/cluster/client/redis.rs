@@ -189,13 +189,13 @@ fn read_bulk(from: &mut impl BufRead, length: usize) -> Result<Value> {
 
 /// What a Sentinel says of the primary it watches.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Watched {
-    pub address: IpAddr,
-    pub epoch: u64,
-    pub flags: String,
+pub(crate) struct Watched {
+    pub(crate) address: IpAddr,
+    pub(crate) epoch: u64,
+    pub(crate) flags: String,
 }
 
-pub fn watched(sentinel: &mut Redis, master_name: &str) -> Result<Watched> {
+pub(crate) fn watched(sentinel: &mut Redis, master_name: &str) -> Result<Watched> {
     let Value::List(items) = sentinel.ask(&["SENTINEL", "MASTER", master_name])? else {
         bail!("Sentinel's answer is no list");
     };

@@ -23,7 +23,7 @@ pub struct Leaf {
     pub key: Vec<u8>,
 }
 
-pub type TlsStream = StreamOwned<ClientConnection, Deadline>;
+pub(crate) type TlsStream = StreamOwned<ClientConnection, Deadline>;
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -46,7 +46,7 @@ fn identity(leaf: &Leaf) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<
 }
 
 impl Credentials {
-    pub fn client_config(&self) -> Result<ClientConfig> {
+    pub(crate) fn client_config(&self) -> Result<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots(&self.ca)?);
@@ -60,7 +60,7 @@ impl Credentials {
     }
 
     /// A server that admits only clients of the same CA; `crl` counts once it has entries.
-    pub fn server_config(&self, crl: Option<&[u8]>) -> Result<ServerConfig> {
+    pub(crate) fn server_config(&self, crl: Option<&[u8]>) -> Result<ServerConfig> {
         let leaf = self.leaf.as_ref().context("a server needs a certificate of its own")?;
         let mut verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.ca)?), provider());
@@ -75,7 +75,7 @@ impl Credentials {
     }
 
     /// Whether the server at the other end of `socket` shows this certificate.
-    pub fn serves_certificate(
+    pub(crate) fn serves_certificate(
         &self,
         address: IpAddr,
         mut socket: TcpStream,
@@ -91,7 +91,7 @@ impl Credentials {
     }
 
     /// Connects; `timeout` bounds that, and then the handshake and all that is read and written.
-    pub fn connect(&self, address: IpAddr, port: u16, timeout: Duration) -> Result<TlsStream> {
+    pub(crate) fn connect(&self, address: IpAddr, port: u16, timeout: Duration) -> Result<TlsStream> {
         let socket = connect(address, port, timeout)?;
         let connection =
             ClientConnection::new(Arc::new(self.client_config()?), ServerName::IpAddress(address.into()))?;

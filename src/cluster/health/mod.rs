@@ -27,12 +27,12 @@ use std::process::ExitCode;
 
 pub use collect::{collect, own};
 pub use metrics::{metrics, node_metrics};
-pub use problems::{judge, skew};
+pub(crate) use problems::{judge, skew};
 pub use removal::blockers;
 pub use served_certs::outdated;
 pub use table::{table, terminal_width};
 
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// What it takes to ask the nodes, from the desk or from one of them.
 pub struct Access {
@@ -49,7 +49,7 @@ pub struct Access {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    pub schema: u32,
+    pub(crate) schema: u32,
     pub healthy: bool,
     pub problems: Vec<String>,
     pub nodes: Vec<NodeStatus>,
@@ -64,35 +64,35 @@ pub struct Status {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
     pub name: String,
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// The service's phase, or `unreachable`.
-    pub phase: String,
-    pub bundle_generation: Option<u64>,
-    pub spec_hash: Option<String>,
-    pub image: BTreeMap<String, String>,
+    pub(crate) phase: String,
+    pub(crate) bundle_generation: Option<u64>,
+    pub(crate) spec_hash: Option<String>,
+    pub(crate) image: BTreeMap<String, String>,
     /// Whether HAProxy answers its health probe.
-    pub haproxy: bool,
+    pub(crate) haproxy: bool,
     /// Data that did not fit the cluster's, kept for somebody to look at. No problem, but disk space.
     #[serde(default)]
     pub moved_aside: Vec<String>,
-    pub problems: Vec<String>,
+    pub(crate) problems: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EtcdStatus {
     pub name: String,
-    pub healthy: bool,
+    pub(crate) healthy: bool,
     pub leader: bool,
-    pub version: String,
-    pub db_bytes: u64,
-    pub alarms: usize,
+    pub(crate) version: String,
+    pub(crate) db_bytes: u64,
+    pub(crate) alarms: usize,
     /// How far its data goes; 0 if it does not answer.
     #[serde(default)]
-    pub revision: i64,
+    pub(crate) revision: i64,
     /// What it holds up to the revision that all members have; not known of older releases.
     #[serde(default)]
-    pub content: Option<Content>,
-    pub error: Option<String>,
+    pub(crate) content: Option<Content>,
+    pub(crate) error: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,10 +100,10 @@ pub struct PostgresStatus {
     pub name: String,
     /// `leader`, `sync_standby`, `replica` …; empty where Patroni does not know the node.
     pub role: String,
-    pub state: String,
-    pub timeline: Option<i64>,
+    pub(crate) state: String,
+    pub(crate) timeline: Option<i64>,
     /// Bytes behind the leader.
-    pub lag: Option<i64>,
+    pub(crate) lag: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,24 +111,24 @@ pub struct RedisStatus {
     pub name: String,
     /// `master` or `slave`, as Redis says it.
     pub role: String,
-    pub link_up: bool,
-    pub replicas: u32,
-    pub error: Option<String>,
+    pub(crate) link_up: bool,
+    pub(crate) replicas: u32,
+    pub(crate) error: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SentinelStatus {
     /// Whom a majority names.
-    pub primary: Option<IpAddr>,
+    pub(crate) primary: Option<IpAddr>,
     /// How many name it.
-    pub agree: usize,
+    pub(crate) agree: usize,
     /// Nodes whose Sentinel does not see a usable quorum, with its words.
-    pub faults: BTreeMap<String, String>,
+    pub(crate) faults: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VipStatus {
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     pub holders: Vec<String>,
     /// Whether HAProxy answers there, or a load balancer takes connections, as seen from here.
     pub answers: bool,
@@ -136,11 +136,11 @@ pub struct VipStatus {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CertificateStatus {
-    pub name: String,
+    pub(crate) name: String,
     /// Seconds since 1970.
-    pub not_before: i64,
-    pub not_after: i64,
-    pub days_left: i64,
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+    pub(crate) days_left: i64,
 }
 
 /// The certificates and revocation lists that a bundle holds, for [`Access`].

@@ -7,7 +7,7 @@ use hanode_core::spec::{Spec, VipMode};
 /// A leaf this close to its end is a problem; a list or a CA is one at half its life.
 const LEAF_DAYS: i64 = 30;
 
-pub fn judge(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
+pub(crate) fn judge(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
     let mut problems = Vec::new();
     nodes(status, &mut problems);
     problems.extend(skew(spec, bundle_generation, status));
@@ -20,7 +20,7 @@ pub fn judge(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String
 }
 
 /// Nodes that run another build than this directory's: how a cluster is while its nodes are replaced one by one.
-pub fn skew(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
+pub(crate) fn skew(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
     let mut found = Vec::new();
     for node in &status.nodes {
         let name = &node.name;

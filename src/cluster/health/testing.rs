@@ -3,12 +3,12 @@
 use super::*;
 use hanode_core::spec;
 
-pub fn spec() -> Spec {
+pub(crate) fn spec() -> Spec {
     spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 /// node1 leads PostgreSQL with node2 in step, node2 is Redis' primary, node3 holds the virtual IP.
-pub fn well(spec: &Spec) -> Status {
+pub(crate) fn well(spec: &Spec) -> Status {
     let names = || spec.nodes.iter().map(|n| n.name.clone());
     let node = |n: &spec::Node| NodeStatus {
         name: n.name.clone(),

@@ -12,7 +12,7 @@ use x509_parser::prelude::*;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertSummary {
     pub subject: String,
-    pub issuer: String,
+    pub(crate) issuer: String,
     /// In hexadecimal digits, as `openssl x509 -serial` has it but in small letters.
     pub serial: String,
     #[serde(serialize_with = "as_date")]
@@ -21,14 +21,14 @@ pub struct CertSummary {
     pub not_after: i64,
     /// Names in small letters, addresses in their usual form.
     pub sans: BTreeSet<String>,
-    pub crl_urls: Vec<String>,
-    pub is_ca: bool,
+    pub(crate) crl_urls: Vec<String>,
+    pub(crate) is_ca: bool,
 }
 
 /// What a revocation list says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CrlSummary {
-    pub issuer: String,
+    pub(crate) issuer: String,
     /// Serials of the revoked certificates.
     pub entries: BTreeSet<String>,
     #[serde(serialize_with = "as_date")]
@@ -177,7 +177,7 @@ fn block(pem: &[u8], label: &str) -> Result<Vec<u8>> {
     Ok(block.contents)
 }
 
-pub fn serial(bytes: &[u8]) -> String {
+pub(crate) fn serial(bytes: &[u8]) -> String {
     let text = hanode_util::file_tree::hex(bytes);
     // DER puts a zero byte before a high first bit.
     text.strip_prefix("00").filter(|rest| !rest.is_empty()).map_or(text.clone(), String::from)

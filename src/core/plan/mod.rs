@@ -17,7 +17,7 @@ pub use etcd::{Joining, bootstrap_id, joining, peer_url};
 pub use observations::{Observations, Peer, Sentinel};
 pub use recovery::{Etcd, Recovery, recovery};
 
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -75,22 +75,22 @@ impl Observations {
     }
 
     /// Who did not answer, and why each did not.
-    pub fn unreachable_reasons(&self) -> String {
+    pub(crate) fn unreachable_reasons(&self) -> String {
         let why = self.peers.iter().filter_map(|p| Some(format!("{}: {}", p.name, p.answer.as_ref().err()?)));
         format!("{} not heard of yet ({})", self.silent().join(", "), why.collect::<Vec<_>>().join("; "))
     }
 
     /// Whether etcd's log on this disk can still be part of a quorum: not if its member was replaced since.
-    pub fn has_log(&self, disk: &NodeReport) -> bool {
+    pub(crate) fn has_log(&self, disk: &NodeReport) -> bool {
         disk.data.etcd && !disk.member_of_log().is_some_and(|member| self.removed.contains(member))
     }
 
     /// The node that the operator chose to lead, this one excepted.
-    pub fn chosen(&self) -> Option<&NodeReport> {
+    pub(crate) fn chosen(&self) -> Option<&NodeReport> {
         self.answers().find(|peer| peer.recovery_source)
     }
 
-    pub fn answers(&self) -> impl Iterator<Item = &NodeReport> {
+    pub(crate) fn answers(&self) -> impl Iterator<Item = &NodeReport> {
         self.peers.iter().filter_map(|p| p.answer.as_ref().ok())
     }
 }

@@ -33,17 +33,17 @@ const RESERVED: u32 = 10;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Parameters {
     /// In etcd, the same on every member.
-    pub cluster: Vec<Setting>,
+    pub(crate) cluster: Vec<Setting>,
     /// In this node's `config.yml`, sized for this machine.
-    pub local: Vec<Setting>,
+    pub(crate) local: Vec<Setting>,
     /// How many connections HAProxy lets through to one server.
-    pub client_connections: u32,
+    pub(crate) client_connections: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Setting {
-    pub name: String,
-    pub value: String,
+    pub(crate) name: String,
+    pub(crate) value: String,
 }
 
 pub(super) fn parameters(spec: &Spec, engine: &Tera, context: &tera::Context) -> Result<Parameters> {

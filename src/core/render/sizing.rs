@@ -6,16 +6,16 @@ use serde::Serialize;
 /// Everything in MiB.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Sizes {
-    pub shared_buffers: u64,
-    pub effective_cache: u64,
-    pub work_mem: u64,
-    pub maintenance_work_mem: u64,
+    pub(crate) shared_buffers: u64,
+    pub(crate) effective_cache: u64,
+    pub(crate) work_mem: u64,
+    pub(crate) maintenance_work_mem: u64,
     /// WAL between two checkpoints.
-    pub max_wal: u64,
+    pub(crate) max_wal: u64,
     /// WAL kept for a standby that is away; beyond it the standby is cloned anew.
-    pub max_slot_wal: u64,
-    pub redis_memory: u64,
-    pub redis_backlog: u64,
+    pub(crate) max_slot_wal: u64,
+    pub(crate) redis_memory: u64,
+    pub(crate) redis_backlog: u64,
 }
 
 pub(super) fn sizes(machine: &MachineFacts) -> Sizes {

@@ -31,7 +31,7 @@ pub const BAKED: &str = "/usr/lib/hanode/spec.toml";
 pub const OVERRIDE: &str = "/etc/hanode/cluster.toml";
 
 /// The version of the spec's keys that this program reads.
-pub const SCHEMA: i64 = 1;
+pub(crate) const SCHEMA: i64 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
@@ -53,7 +53,7 @@ pub struct Spec {
 }
 
 /// What a spec may ask a version of.
-pub const COMPONENTS: [&str; 6] = ["postgres", "patroni", "etcd", "redis", "haproxy", "keepalived"];
+pub(crate) const COMPONENTS: [&str; 6] = ["postgres", "patroni", "etcd", "redis", "haproxy", "keepalived"];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Network {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    pub schema: u32,
+    pub(crate) schema: u32,
     pub name: String,
     /// Which way of making a base tree applies: `debian`, `el`.
     pub family: String,
@@ -31,9 +31,9 @@ pub struct Target {
     pub versions: BTreeMap<String, String>,
     /// Versions that are known to lose data or to let strangers in.
     #[serde(default, rename = "known_issue")]
-    pub known_issues: Vec<KnownIssue>,
+    pub(crate) known_issues: Vec<KnownIssue>,
     /// Which differences in configuration apply; templates ask for these, not for version numbers.
-    pub features: BTreeMap<String, bool>,
+    pub(crate) features: BTreeMap<String, bool>,
     pub paths: BTreeMap<String, String>,
     /// Component to systemd unit: etcd, patroni, redis, sentinel, haproxy, keepalived.
     pub units: BTreeMap<String, String>,
@@ -107,7 +107,7 @@ pub struct Selinux {
     /// Ports that the settings name; a spec's own replace them.
     pub ports: BTreeMap<String, u16>,
     /// Path pattern (an absolute path, or one that ends in `/**`) to context; the longest match wins.
-    pub contexts: BTreeMap<String, String>,
+    pub(crate) contexts: BTreeMap<String, String>,
 }
 
 impl Selinux {
@@ -131,14 +131,14 @@ impl Selinux {
 #[serde(deny_unknown_fields)]
 pub struct Firewall {
     /// Which files apply, by their `when`: `nftables`, `ufw`, `firewalld`.
-    pub kind: String,
+    pub(crate) kind: String,
     /// Loads them at boot, before there is a network; a reload takes up new ones.
     pub unit: String,
 }
 
 impl Firewall {
     /// What its files name as their component.
-    pub const COMPONENT: &str = "firewall";
+    pub(crate) const COMPONENT: &str = "firewall";
 }
 
 /// One file of a node's configuration: from which template, whereto, whose, and how a change is taken up.
@@ -146,21 +146,21 @@ impl Firewall {
 #[serde(deny_unknown_fields)]
 pub struct FileRule {
     #[serde(default)]
-    pub kind: RuleKind,
+    pub(crate) kind: RuleKind,
     /// A file: which one of `image/templates` it is made from.
     #[serde(default)]
-    pub template: Option<String>,
+    pub(crate) template: Option<String>,
     /// A link: whereto, with the same placeholders as `path`.
     #[serde(default)]
-    pub to: Option<String>,
+    pub(crate) to: Option<String>,
     /// Where it goes; `{paths.NAME}` is replaced.
     pub path: String,
     #[serde(default = "root")]
-    pub owner: String,
+    pub(crate) owner: String,
     #[serde(default = "root")]
-    pub group: String,
+    pub(crate) group: String,
     #[serde(default = "world_readable")]
-    pub mode: String,
+    pub(crate) mode: String,
     /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`, `own_join_port`,
     /// or which firewall the target has.
     #[serde(default)]
@@ -185,7 +185,7 @@ pub struct FileRule {
 pub struct Reload {
     pub component: String,
     /// Paths on the node; one that ends in `/` stands for all below it.
-    pub files: Vec<String>,
+    pub(crate) files: Vec<String>,
     pub on_change: OnChange,
 }
 
@@ -197,7 +197,7 @@ impl Reload {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RuleKind {
+pub(crate) enum RuleKind {
     #[default]
     File,
     Dir,
@@ -239,7 +239,7 @@ impl Target {
     }
 
     /// Replaces every `{paths.NAME}`.
-    pub fn expand(&self, path: &str) -> String {
+    pub(crate) fn expand(&self, path: &str) -> String {
         let replaced = |text: String, (name, value): (&String, &String)| {
             text.replace(&format!("{{paths.{name}}}"), value)
         };

@@ -16,7 +16,7 @@ pub struct Source {
     pub url: String,
     /// Left out unless `--source` names it.
     #[serde(default)]
-    pub optional: bool,
+    pub(crate) optional: bool,
     /// apt: e.g. `focal`, `focal-updates`.
     #[serde(default)]
     pub suites: Vec<String>,
@@ -32,7 +32,7 @@ pub struct Source {
     pub fingerprints: Vec<String>,
     /// file, root: version to the content's SHA-256.
     #[serde(default)]
-    pub sha256: BTreeMap<String, String>,
+    pub(crate) sha256: BTreeMap<String, String>,
     /// file: the directory it is unpacked into.
     #[serde(default)]
     pub unpack: Option<String>,
@@ -61,9 +61,9 @@ pub enum SourceKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownIssue {
-    pub component: String,
+    pub(crate) component: String,
     /// Each stands for itself and for what is packaged from it.
-    pub versions: Vec<String>,
+    pub(crate) versions: Vec<String>,
     pub what: String,
 }
 
@@ -71,10 +71,10 @@ pub struct KnownIssue {
 /// target has them, unless another one is named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
-    pub name: String,
-    pub url: String,
-    pub sha256: Option<String>,
-    pub key: Option<PathBuf>,
+    pub(crate) name: String,
+    pub(crate) url: String,
+    pub(crate) sha256: Option<String>,
+    pub(crate) key: Option<PathBuf>,
 }
 
 impl std::str::FromStr for Override {

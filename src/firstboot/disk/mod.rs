@@ -22,32 +22,32 @@ const IDENTITY: &str = "/var/lib/hanode/identity.json";
 const HOME: &str = "/var/lib/hanode";
 const STATE: &str = "/var/lib/hanode/state.json";
 /// Within the name of what was moved out of the way.
-pub const ASIDE: &str = ".aside-";
+pub(crate) const ASIDE: &str = ".aside-";
 /// Lies in memory: it means this boot only, and only until the node is in service.
 const BOOTSTRAPPING: &str = "/run/hanode/bootstrapping";
 
 /// How far this disk came; versioned, since a newer image may find an older one's.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
-    pub schema: u32,
-    pub bootstrap_id: Option<String>,
+pub(crate) struct Record {
+    pub(crate) schema: u32,
+    pub(crate) bootstrap_id: Option<String>,
     /// Set, durably, before any service that takes clients' data is let go for the first time.
-    pub served: bool,
+    pub(crate) served: bool,
     /// How often it was booted, and for how many half minutes it was in service: see `age.rs`.
-    pub generation: u64,
+    pub(crate) generation: u64,
     /// The member that etcd's log on this disk belongs to.
     #[serde(default)]
-    pub etcd_member: Option<String>,
+    pub(crate) etcd_member: Option<String>,
     /// Data of a restored snapshot: as good as lost, and not yet cleared or set aside.
     #[serde(default)]
-    pub stale: Data,
+    pub(crate) stale: Data,
     /// The operator's word that this disk's data becomes the cluster's; spent once it is in service.
     #[serde(default)]
-    pub recovery_source: bool,
+    pub(crate) recovery_source: bool,
 }
 
-pub fn install_id(root: &Path) -> Result<Option<String>> {
+pub(crate) fn install_id(root: &Path) -> Result<Option<String>> {
     match std::fs::read_to_string(below(root, INSTALL_ID)) {
         Ok(id) => Ok(Some(id.trim().to_string())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -56,7 +56,7 @@ pub fn install_id(root: &Path) -> Result<Option<String>> {
 }
 
 /// The disk's install-id, made on its first boot.
-pub fn ensure_install_id(root: &Path) -> Result<String> {
+pub(crate) fn ensure_install_id(root: &Path) -> Result<String> {
     if let Some(id) = install_id(root)? {
         return Ok(id);
     }
@@ -66,7 +66,7 @@ pub fn ensure_install_id(root: &Path) -> Result<String> {
 }
 
 /// As a Sentinel gives itself one.
-pub fn sentinel_id() -> Result<String> {
+pub(crate) fn sentinel_id() -> Result<String> {
     random_hex(20)
 }
 
@@ -76,21 +76,21 @@ fn random_hex(length: usize) -> Result<String> {
     Ok(hex(&bytes))
 }
 
-pub fn pin(root: &Path) -> Result<Option<Pin>> {
+pub(crate) fn pin(root: &Path) -> Result<Option<Pin>> {
     load(root, IDENTITY)
 }
 
-pub fn save_pin(root: &Path, pin: &Pin) -> Result<()> {
+pub(crate) fn save_pin(root: &Path, pin: &Pin) -> Result<()> {
     save(root, IDENTITY, &serde_json::to_vec_pretty(pin)?)
 }
 
-pub fn record(root: &Path) -> Result<Record> {
+pub(crate) fn record(root: &Path) -> Result<Record> {
     Ok(load(root, STATE)?.unwrap_or(Record { schema: 1, ..Record::default() }))
 }
 
 /// Changes the record, one process at a time: the services' gates, the plan and the watch all keep theirs in it, and
 /// a gate that wrote what another had not yet changed would take that back.
-pub fn amend(root: &Path, change: impl FnOnce(&mut Record)) -> Result<()> {
+pub(crate) fn amend(root: &Path, change: impl FnOnce(&mut Record)) -> Result<()> {
     let dir = below(root, HOME);
     std::fs::create_dir_all(&dir)?;
     let turn = std::fs::File::open(&dir)?;
@@ -102,12 +102,12 @@ pub fn amend(root: &Path, change: impl FnOnce(&mut Record)) -> Result<()> {
 }
 
 /// From here on this disk is one that clients' data may be on.
-pub fn mark_served(root: &Path) -> Result<()> {
+pub(crate) fn mark_served(root: &Path) -> Result<()> {
     amend(root, |record| record.served = true)
 }
 
 /// A snapshot from before the last boot that etcd knows of was restored: all data on it is a lost disk's.
-pub fn mark_stale(root: &Path, target: &Target, generation: u64) -> Result<()> {
+pub(crate) fn mark_stale(root: &Path, target: &Target, generation: u64) -> Result<()> {
     let held = held(root, target)?;
     amend(root, |record| {
         tracing::warn!(
@@ -121,13 +121,13 @@ pub fn mark_stale(root: &Path, target: &Target, generation: u64) -> Result<()> {
 }
 
 /// Stale data of one service is out of the way.
-pub fn unmark_stale(root: &Path, clear: impl FnOnce(&mut Data)) -> Result<()> {
+pub(crate) fn unmark_stale(root: &Path, clear: impl FnOnce(&mut Data)) -> Result<()> {
     amend(root, |record| clear(&mut record.stale))
 }
 
 /// In service as this member: by its id a disk is known that comes back after it was replaced. The operator's
 /// word, where there was one, has done its work; and so has the bootstrap_id: what is lost from now on is lost.
-pub fn mark_in_service(root: &Path, member: &str) -> Result<()> {
+pub(crate) fn mark_in_service(root: &Path, member: &str) -> Result<()> {
     amend(root, |record| {
         record.recovery_source = false;
         record.etcd_member = Some(member.into());
@@ -138,16 +138,16 @@ pub fn mark_in_service(root: &Path, member: &str) -> Result<()> {
     }
 }
 
-pub fn bootstrapping(root: &Path) -> bool {
+pub(crate) fn bootstrapping(root: &Path) -> bool {
     below(root, BOOTSTRAPPING).exists()
 }
 
-pub fn mark_bootstrapping(root: &Path, bootstrap_id: &str) -> Result<()> {
+pub(crate) fn mark_bootstrapping(root: &Path, bootstrap_id: &str) -> Result<()> {
     save(root, BOOTSTRAPPING, bootstrap_id.as_bytes())
 }
 
 /// Whose data counts: what is stale does not.
-pub fn data(root: &Path, target: &Target) -> Result<Data> {
+pub(crate) fn data(root: &Path, target: &Target) -> Result<Data> {
     let (held, stale) = (held(root, target)?, record(root)?.stale);
     Ok(Data {
         etcd: held.etcd && !stale.etcd,
@@ -173,7 +173,7 @@ fn held(root: &Path, target: &Target) -> Result<Data> {
 }
 
 /// What was moved out of a service's way and is still there: `NAME.aside-TIME` beside its data directory.
-pub fn moved_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
+pub(crate) fn moved_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for place in ["postgres_data", "redis_data"] {
         let data = Path::new(target.path(place)?);
@@ -191,7 +191,7 @@ pub fn moved_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
     Ok(found)
 }
 
-pub fn judge(data: Data, record: &Record) -> Disk {
+pub(crate) fn judge(data: Data, record: &Record) -> Disk {
     match (record.served, data.etcd || data.postgres || data.redis) {
         (true, _) => Disk::Served,
         (false, true) => Disk::Data,

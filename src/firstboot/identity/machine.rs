@@ -6,22 +6,22 @@ use std::net::IpAddr;
 use std::path::Path;
 
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Machine {
-    pub hostname: String,
+pub(crate) struct Machine {
+    pub(crate) hostname: String,
     /// The firmware's UUID, or in a container the manager's.
-    pub uuid: Option<String>,
-    pub interfaces: Vec<Interface>,
+    pub(crate) uuid: Option<String>,
+    pub(crate) interfaces: Vec<Interface>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Interface {
-    pub name: String,
-    pub address: IpAddr,
-    pub prefix: u8,
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) address: IpAddr,
+    pub(crate) prefix: u8,
 }
 
 impl Machine {
-    pub fn read(root: &Path) -> Result<Machine> {
+    pub(crate) fn read(root: &Path) -> Result<Machine> {
         let hostname = nix::unistd::gethostname().context("reading the host name")?;
         Ok(Machine {
             hostname: hostname.to_string_lossy().into_owned(),
@@ -30,12 +30,12 @@ impl Machine {
         })
     }
 
-    pub fn holds(&self, address: IpAddr) -> bool {
+    pub(crate) fn holds(&self, address: IpAddr) -> bool {
         self.interfaces.iter().any(|i| i.address == address)
     }
 
     /// `interface`: the spec's, where it names one. `data`: a place on the file system of the servers' data.
-    pub fn facts(
+    pub(crate) fn facts(
         &self,
         root: &Path,
         address: IpAddr,

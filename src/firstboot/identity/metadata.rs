@@ -8,7 +8,7 @@ use std::path::Path;
 const SENSITIVE: &str = "run/cloud-init/instance-data-sensitive.json";
 const PLAIN: &str = "run/cloud-init/instance-data.json";
 const MAX: u64 = 8 << 20;
-pub const KEY: &str = "hanode_node";
+pub(crate) const KEY: &str = "hanode_node";
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata {
@@ -41,7 +41,7 @@ pub fn read(root: &Path) -> anyhow::Result<Option<Metadata>> {
 }
 
 /// A word of metadata: no name of a node or machine is longer.
-pub fn word(text: &str) -> Option<String> {
+pub(crate) fn word(text: &str) -> Option<String> {
     Some(text.trim()).filter(|s| !s.is_empty() && s.len() <= 255).map(String::from)
 }
 

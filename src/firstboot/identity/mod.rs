@@ -13,24 +13,24 @@ use thiserror::Error;
 
 /// What is pinned on the disk before any service directory is touched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Pin {
-    pub schema: u32,
-    pub node: String,
-    pub instance_id: Option<String>,
-    pub machine_uuid: Option<String>,
+pub(crate) struct Pin {
+    pub(crate) schema: u32,
+    pub(crate) node: String,
+    pub(crate) instance_id: Option<String>,
+    pub(crate) machine_uuid: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Identity {
-    pub node: String,
+pub(crate) struct Identity {
+    pub(crate) node: String,
     /// `metadata`, `host name`, `address` or `pinned`.
-    pub source: &'static str,
+    pub(crate) source: &'static str,
     /// What an operator should look at, though the boot goes on.
-    pub warning: Option<String>,
+    pub(crate) warning: Option<String>,
 }
 
 #[derive(Debug, Error, PartialEq)]
-pub enum IdentityError {
+pub(crate) enum IdentityError {
     #[error("metadata says {0} = {1:?}, and the spec has no such node; correct the metadata (known: {2})")]
     Unknown(&'static str, String, String),
     #[error("{0} says this is {1}, {2} says {3}; correct the one that is wrong and reboot")]
@@ -46,7 +46,7 @@ pub enum IdentityError {
 }
 
 /// First match wins; disagreement between two sources is an error.
-pub fn identify(
+pub(crate) fn identify(
     spec: &Spec,
     machine: &Machine,
     metadata: Option<&Metadata>,

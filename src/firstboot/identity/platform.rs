@@ -79,7 +79,7 @@ fn text(mut answer: ureq::http::Response<ureq::Body>) -> Result<Option<String>> 
 }
 
 /// `guestinfo.hanode_node` of this virtual machine, as its administrator set it.
-pub fn vmware(tool: &Path) -> Result<Option<String>> {
+pub(crate) fn vmware(tool: &Path) -> Result<Option<String>> {
     if !tool.exists() {
         bail!("{RPCTOOL} is missing: this machine's guestinfo cannot be read; install open-vm-tools");
     }

@@ -12,10 +12,10 @@ use hanode_util::file_tree::{Entry, Ids, Kind, below, write};
 use std::path::Path;
 
 pub(crate) struct Node<'a> {
-    pub root: &'a Path,
-    pub config: &'a NodeConfig,
+    pub(crate) root: &'a Path,
+    pub(crate) config: &'a NodeConfig,
     pub name: &'a str,
-    pub machine: &'a MachineFacts,
+    pub(crate) machine: &'a MachineFacts,
 }
 
 impl Node<'_> {

@@ -13,17 +13,17 @@ const CLIENT: f64 = 4.0;
 const LOOKS: f64 = 2.0;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Compared {
-    pub loss: Loss,
-    pub fault: &'static str,
-    pub until: &'static str,
-    pub seconds: f64,
+pub(crate) struct Compared {
+    pub(crate) loss: Loss,
+    pub(crate) fault: &'static str,
+    pub(crate) until: &'static str,
+    pub(crate) seconds: f64,
     /// The budget's, with what measuring adds.
-    pub at_most: f64,
+    pub(crate) at_most: f64,
 }
 
 impl Compared {
-    pub fn within(&self) -> bool {
+    pub(crate) fn within(&self) -> bool {
         self.seconds <= self.at_most
     }
 }

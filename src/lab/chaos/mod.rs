@@ -8,7 +8,7 @@ mod schedule;
 
 pub use fault::Fault;
 pub use report::{Report, table};
-pub use schedule::{Strike, Target, schedule};
+pub(crate) use schedule::{Strike, Target, schedule};
 
 use super::Lab;
 use super::diagnose;
@@ -210,7 +210,7 @@ fn candidates(target: Target, status: &Status) -> Vec<String> {
 }
 
 /// What this node is to the others now.
-pub fn roles(status: &Status, node: &str) -> Vec<&'static str> {
+pub(crate) fn roles(status: &Status, node: &str) -> Vec<&'static str> {
     let mut roles = Vec::new();
     if status.etcd.iter().any(|m| m.name == node && m.leader) {
         roles.push("etcd leader");

@@ -11,55 +11,55 @@ use std::time::Duration;
 
 #[derive(Debug, Serialize)]
 pub struct Report {
-    pub schema: u32,
-    pub seed: u64,
+    pub(crate) schema: u32,
+    pub(crate) seed: u64,
     /// Every round ended well, within the budget, and every promise was kept.
     pub well: bool,
-    pub rounds: Vec<Round>,
+    pub(crate) rounds: Vec<Round>,
     /// Why the run ended early.
-    pub unhealed: Option<String>,
-    pub outages: Vec<Outage>,
+    pub(crate) unhealed: Option<String>,
+    pub(crate) outages: Vec<Outage>,
     /// Outages beside what `hanode check --rto` allows.
-    pub compared: Vec<Compared>,
-    pub writes: Option<Verdict>,
+    pub(crate) compared: Vec<Compared>,
+    pub(crate) writes: Option<Verdict>,
     /// Why nobody knows what became of the writes.
-    pub unread: Option<String>,
-    pub lasted: f64,
+    pub(crate) unread: Option<String>,
+    pub(crate) lasted: f64,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Round {
-    pub struck: Vec<Struck>,
+pub(crate) struct Round {
+    pub(crate) struck: Vec<Struck>,
     /// Seconds since the load began.
-    pub at: f64,
+    pub(crate) at: f64,
     /// The longest time without an acknowledged write, by service.
-    pub gaps: BTreeMap<Service, Gap>,
+    pub(crate) gaps: BTreeMap<Service, Gap>,
     /// From the fault's end (the node's launch, the cable plugged in) until all was well.
-    pub well_after: f64,
+    pub(crate) well_after: f64,
     /// From the strike until all was well.
-    pub lasted: f64,
+    pub(crate) lasted: f64,
 }
 
 /// A strike that has found its nodes.
 #[derive(Debug, Serialize)]
-pub struct Struck {
-    pub fault: Fault,
-    pub target: Target,
-    pub seconds: u64,
-    pub nodes: Vec<String>,
+pub(crate) struct Struck {
+    pub(crate) fault: Fault,
+    pub(crate) target: Target,
+    pub(crate) seconds: u64,
+    pub(crate) nodes: Vec<String>,
     /// What they were just before.
-    pub roles: Vec<String>,
+    pub(crate) roles: Vec<String>,
 }
 
 /// Seconds over the rounds of one fault.
 #[derive(Debug, PartialEq, Serialize)]
-pub struct Outage {
-    pub fault: String,
-    pub what: &'static str,
-    pub times: usize,
-    pub min: f64,
-    pub median: f64,
-    pub max: f64,
+pub(crate) struct Outage {
+    pub(crate) fault: String,
+    pub(crate) what: &'static str,
+    pub(crate) times: usize,
+    pub(crate) min: f64,
+    pub(crate) median: f64,
+    pub(crate) max: f64,
 }
 
 impl fmt::Display for Struck {

@@ -9,7 +9,7 @@ use serde::Serialize;
 /// Whom a fault strikes: found out when its time has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Target {
+pub(crate) enum Target {
     EtcdLeader,
     PostgresLeader,
     RedisPrimary,
@@ -24,18 +24,18 @@ pub enum Target {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Strike {
-    pub fault: Fault,
-    pub target: Target,
+pub(crate) struct Strike {
+    pub(crate) fault: Fault,
+    pub(crate) target: Target,
     /// Until the fault is taken back: the node switched on again, the cable plugged in.
-    pub seconds: u64,
+    pub(crate) seconds: u64,
 }
 
 /// Two faults at once are more than three nodes are made for.
 const NODES_FOR_TWO: usize = 5;
 
 /// The strikes of each round. Every fault comes up once before any comes up again.
-pub fn schedule(seed: u64, rounds: usize, faults: &[Fault], nodes: usize) -> Vec<Vec<Strike>> {
+pub(crate) fn schedule(seed: u64, rounds: usize, faults: &[Fault], nodes: usize) -> Vec<Vec<Strike>> {
     let mut dice = StdRng::seed_from_u64(seed);
     let mut deck = Vec::new();
     let mut draw = |dice: &mut StdRng| {

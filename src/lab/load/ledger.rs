@@ -4,44 +4,44 @@ use serde::Serialize;
 use std::time::Duration;
 
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     /// Numbers handed out: 1 to this.
-    pub attempted: u64,
+    pub(crate) attempted: u64,
     /// Number and time of each write that must be kept.
-    pub acknowledged: Vec<(u64, Duration)>,
+    pub(crate) acknowledged: Vec<(u64, Duration)>,
     /// Answered, but not so that it binds: `WAIT` found too few replicas in time.
-    pub unconfirmed: u64,
-    pub failures: u64,
-    pub last_failure: String,
+    pub(crate) unconfirmed: u64,
+    pub(crate) failures: u64,
+    pub(crate) last_failure: String,
 }
 
 /// A time without an acknowledgement, in seconds since the load began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Gap {
-    pub from: f64,
+    pub(crate) from: f64,
     pub seconds: f64,
 }
 
 impl Ledger {
-    pub fn attempt(&mut self) -> u64 {
+    pub(crate) fn attempt(&mut self) -> u64 {
         self.attempted += 1;
         self.attempted
     }
 
-    pub fn answered(&mut self, number: u64, promised: bool, at: Duration) {
+    pub(crate) fn answered(&mut self, number: u64, promised: bool, at: Duration) {
         match promised {
             true => self.acknowledged.push((number, at)),
             false => self.unconfirmed += 1,
         }
     }
 
-    pub fn failed(&mut self, error: &anyhow::Error) {
+    pub(crate) fn failed(&mut self, error: &anyhow::Error) {
         self.failures += 1;
         self.last_failure = format!("{error:#}");
     }
 
     /// All times without an acknowledgement that lasted at least so long.
-    pub fn gaps(&self, at_least: Duration, until: Duration) -> Vec<Gap> {
+    pub(crate) fn gaps(&self, at_least: Duration, until: Duration) -> Vec<Gap> {
         let mut last = Duration::ZERO;
         let mut found = Vec::new();
         for at in self.acknowledged.iter().map(|(_, at)| *at).chain([until]) {
@@ -55,7 +55,7 @@ impl Ledger {
     }
 
     /// The longest gap that ends after `from`; one that has not ended counts up to `until`.
-    pub fn longest_gap(&self, from: Duration, until: Duration) -> Gap {
+    pub(crate) fn longest_gap(&self, from: Duration, until: Duration) -> Gap {
         let first = self.acknowledged.partition_point(|(_, at)| *at <= from);
         let before = first.checked_sub(1).map_or(Duration::ZERO, |i| self.acknowledged[i].1);
         let times = self.acknowledged[first..].iter().map(|(_, at)| *at).take_while(|at| *at < until);

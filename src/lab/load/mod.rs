@@ -9,7 +9,7 @@ mod postgres;
 mod redis;
 mod verify;
 
-pub use ledger::{Gap, Ledger};
+pub(crate) use ledger::{Gap, Ledger};
 pub use verify::{Kept, Verdict};
 
 use super::Lab;
@@ -84,8 +84,8 @@ pub struct Load {
 /// What was written and what was answered, once the writers have stopped.
 pub struct Record {
     client: Client,
-    pub lasted: Duration,
-    pub ledgers: Vec<(Service, Ledger)>,
+    pub(crate) lasted: Duration,
+    pub(crate) ledgers: Vec<(Service, Ledger)>,
 }
 
 impl Record {

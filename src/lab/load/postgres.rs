@@ -17,11 +17,11 @@ const END: &str = "-- end";
 
 #[derive(Clone)]
 pub(super) struct Login {
-    pub host: IpAddr,
-    pub port: u16,
+    pub(crate) host: IpAddr,
+    pub(crate) port: u16,
     /// `None` where the spec turns TLS off for PostgreSQL.
-    pub ca: Option<PathBuf>,
-    pub password: String,
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) password: String,
 }
 
 /// The table is named after the load, so no two loads meet in one.

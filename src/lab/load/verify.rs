@@ -22,12 +22,12 @@ pub struct Verdict {
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Kept {
-    pub attempted: u64,
+    pub(crate) attempted: u64,
     pub acknowledged: usize,
     /// Acknowledged, and not there.
     pub lost: Vec<u64>,
     /// Never answered, and there all the same.
-    pub kept_unanswered: usize,
+    pub(crate) kept_unanswered: usize,
 }
 
 impl Verdict {
