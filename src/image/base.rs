@@ -31,7 +31,7 @@ pub(crate) fn id(target: &Target) -> Result<String> {
     if let Family::El = Family::of(target)? {
         sum.update(el::ENCLOSED);
     }
-    Ok(file_tree::hex(&sum.finalize()))
+    Ok(hex::encode(sum.finalize()))
 }
 
 /// What must lie in the tree before the first package is configured.

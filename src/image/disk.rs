@@ -209,7 +209,7 @@ fn uuid(id: &str, what: &str) -> String {
     let mut bytes = Sha256::digest(format!("{id} {what}"))[..16].to_vec();
     bytes[6] = bytes[6] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = hanode_util::file_tree::hex(&bytes);
+    let hex = hex::encode(bytes);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 

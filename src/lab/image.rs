@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn guids_lie_on_disk_as_the_table_wants_them() {
         // As sgdisk writes type 8300.
-        assert_eq!(hanode_util::file_tree::hex(&LINUX), "af3dc60f838472478e793d69d8477de4");
+        assert_eq!(hex::encode(LINUX), "af3dc60f838472478e793d69d8477de4");
     }
 
     #[test]

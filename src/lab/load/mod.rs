@@ -206,7 +206,7 @@ impl Client {
             redis_password: access.secrets.redis.clone(),
             confirming: spec.confirming() as i64,
             probe_port: spec.haproxy.stats_port,
-            run: hanode_util::file_tree::hex(&rand::random::<[u8; 4]>()),
+            run: hex::encode(rand::random::<[u8; 4]>()),
         }
     }
 
