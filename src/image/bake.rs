@@ -18,7 +18,7 @@ const PIN: &str = "/var/lib/hanode/identity.json";
 
 /// Bakes into the tree at `root` and takes out what no copy of it may have; returns the paths that changed.
 pub fn bake(root: &Path, target: &str, baked: Option<&Baked>, program: &[u8]) -> Result<Vec<String>> {
-    command::need_root("baking into a tree")?;
+    command::require_root("baking into a tree")?;
     let (text, mut target) = embedded::target(target)?;
     inventory::check_os(root, &target)?;
     if file_tree::below(root, PIN).exists() {

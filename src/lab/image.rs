@@ -1,11 +1,10 @@
 //! The image as the nodes' common, read-only ground: a tree or a disk, used as it is wherever possible.
 
 use super::layout::Image;
-use super::process::run;
 use anyhow::{Context, Result, bail, ensure};
+use hanode_util::command::{command, run_to_end};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// How an image file's name says what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +53,7 @@ pub(crate) fn prepare(image: &Image, state: &Path, vm: bool) -> Result<()> {
         Format::Raw => {}
         Format::Qcow2 | Format::Vmdk => once(&copy(image, state), |new| {
             let convert = ["convert", "-O", "raw", "-S", "4k"];
-            run(Command::new("qemu-img").args(convert).arg(&image.path).arg(new)).map(|_| ())
+            run_to_end(command("qemu-img").args(convert).arg(&image.path).arg(new)).map(|_| ())
         })?,
     }
     Ok(())
@@ -76,7 +75,7 @@ pub(crate) fn mount(image: &Image, state: &Path, at: &Path) -> Result<()> {
     std::fs::create_dir_all(at)?;
     let raw = match Format::of(&image.path)? {
         Format::Tar => {
-            run(Command::new("mount").args(["--bind", "-o", "ro"]).arg(copy(image, state)).arg(at))?;
+            run_to_end(command("mount").args(["--bind", "-o", "ro"]).arg(copy(image, state)).arg(at))?;
             return Ok(());
         }
         Format::Raw => image.path.clone(),
@@ -85,7 +84,7 @@ pub(crate) fn mount(image: &Image, state: &Path, at: &Path) -> Result<()> {
     let root = root_partition(&std::fs::File::open(&raw)?)
         .with_context(|| format!("looking for the root file system in {}", image.path.display()))?;
     let options = format!("ro,loop,offset={},sizelimit={}", root.start, root.bytes);
-    run(Command::new("mount").args(["-o", &options]).arg(&raw).arg(at)).map(|_| ())
+    run_to_end(command("mount").args(["-o", &options]).arg(&raw).arg(at)).map(|_| ())
 }
 
 /// What `prepare` makes of the image: an archive's tree, or a raw disk. A newer image does not disturb it.
@@ -119,10 +118,10 @@ fn remove(path: &Path) -> Result<()> {
 
 fn unpack(archive: &Path, into: &Path) -> Result<()> {
     std::fs::create_dir(into)?;
-    let mut tar = Command::new("tar");
+    let mut tar = command("tar");
     tar.args(["--extract", "--numeric-owner", "--preserve-permissions", "--xattrs", "--xattrs-include=*"]);
     tar.arg("--file").arg(archive).arg("--directory").arg(into);
-    run(&mut tar)?;
+    run_to_end(&mut tar)?;
     ensure!(into.join("etc").is_dir(), "{} holds no system: no /etc in it", archive.display());
     Ok(())
 }

@@ -312,7 +312,7 @@ fn needs_tools(image: &Path, vm: bool) -> Result<()> {
     let compact = matches!(image::Format::of(image)?, image::Format::Qcow2 | image::Format::Vmdk);
     let more = if vm { &VM_TOOLS[..] } else { &CONTAINER_TOOLS };
     let disk: &[&str] = if compact && !vm { &["qemu-img"] } else { &[] };
-    command::need(&[&TOOLS, more, disk].concat())
+    command::require(&[&TOOLS, more, disk].concat())
 }
 
 #[cfg(test)]
