@@ -1,7 +1,7 @@
 # hanode: what a person types. As root, on a Debian machine with cargo; `make check` and `cargo test` as anybody.
 
 # What building, booting and testing an image takes, apart from cargo.
-TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk dosfstools \
+TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk fdisk dosfstools \
         e2fsprogs zstd iproute2 openssl ovmf openssh-client postgresql-client redis-tools curl gpg \
         groff-base zsh fish python3-jsonschema python3-prometheus-client faketime xz-utils apt-utils dnsmasq-base
 # In one go: where qemu-utils came from another suite than the default one, so must the rest (see setup-qemu).

@@ -1,6 +1,6 @@
 //! `hanode certs`
 
-use super::{Verdict, say, say_json, table};
+use super::{Verdict, say, say_json};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use hanode_admin::cluster_dir::change::{self, Outcome};
@@ -8,6 +8,7 @@ use hanode_admin::cluster_dir::{self, PKI};
 use hanode_admin::pki::store::{Issued, Store};
 use hanode_core::pki::read::{self, CertSummary, CrlSummary, Standing};
 use hanode_core::pki::{self, Ca, LEAVES};
+use hanode_util::table::aligned;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -180,14 +181,14 @@ fn in_words(shown: &Shown) -> String {
         let entries = format!("{} revoked", crl.entries.len());
         row([ca, "revocation list", &entries, &day(crl.next_update), in_word(*standing)])
     }));
-    let mut text = format!("bundle generation {}\n\n{}", shown.generation, table(&rows));
+    let mut text = format!("bundle generation {}\n\n{}", shown.generation, aligned(rows, &[]));
     if !shown.revoked.is_empty() {
         let revoked = shown.revoked.iter().map(|issued| {
             vec![issued.serial.clone(), issued.name.clone(), issued.revoked.map(day).unwrap_or_default()]
         });
         let head = ["REVOKED", "NAME", "ON"].map(String::from).to_vec();
         let rows: Vec<_> = std::iter::once(head).chain(revoked).collect();
-        text += &format!("\n\n{}", table(&rows));
+        text += &format!("\n\n{}", aligned(rows, &[]));
     }
     text
 }

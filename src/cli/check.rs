@@ -6,6 +6,7 @@ use clap::Args;
 use hanode_admin::cluster_dir::{self, Cluster};
 use hanode_admin::recovery_time;
 use hanode_core::pki::coverage::Report;
+use hanode_util::table::aligned;
 use hanode_util::user_error::UserError;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -75,7 +76,7 @@ impl Check {
             };
             rows.extend(row.parts.iter().map(part));
         }
-        say(&super::table(&rows)).map(|()| Verdict::Well)
+        say(&aligned(rows, &[])).map(|()| Verdict::Well)
     }
 
     fn in_words(&self, report: &Report) -> String {

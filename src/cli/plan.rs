@@ -1,6 +1,6 @@
 //! `hanode plan`
 
-use super::{Verdict, say, say_json, table};
+use super::{Verdict, say, say_json};
 use anyhow::Result;
 use clap::Args;
 use hanode_admin::access::access;
@@ -10,6 +10,7 @@ use hanode_cluster::health::{self, Access};
 use hanode_core::peer::{Disk, NodeReport};
 use hanode_core::plan::{self, Action, Observations, Plan, Step};
 use hanode_core::spec::Node;
+use hanode_util::table::aligned;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ impl PlanVerb {
                 rows.truncate(1);
                 rows.extend(lines(then).into_iter().skip(1));
             }
-            say(&format!("{}, booted on a new disk now:\n{}", self.node, table(&rows)))?;
+            say(&format!("{}, booted on a new disk now:\n{}", self.node, aligned(rows, &[])))?;
         }
         Ok(if well { Verdict::Well } else { Verdict::NotWell })
     }

@@ -1,8 +1,9 @@
 //! SELinux labels of what was just written, where the kernel enforces a policy.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use hanode_core::spec::Spec;
 use hanode_core::target::Selinux;
+use hanode_util::command::run_to_end;
 use hanode_util::file_tree::below;
 use std::path::Path;
 use std::process::Command;
@@ -35,11 +36,7 @@ pub(crate) fn restore(root: &Path, paths: &[String]) -> Result<()> {
     if paths.is_empty() || !enforced(root) {
         return Ok(());
     }
-    let output = Command::new("restorecon").arg("-F").args(paths).output().context("running restorecon")?;
-    if !output.status.success() {
-        bail!("restorecon: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
+    run_to_end(Command::new("restorecon").arg("-F").args(paths)).map(drop)
 }
 
 #[cfg(test)]

@@ -97,12 +97,11 @@ impl Systemd {
 
     /// Any verb of systemctl, to its end.
     pub(crate) fn run(&self, verb: &str, unit: &str) -> Result<()> {
-        let output = Command::new("systemctl").args([verb, unit]).output().context("running systemctl")?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let output = hanode_util::command::capture(Command::new("systemctl").args([verb, unit]))?;
         ensure!(
             output.status.success(),
             "systemctl {verb} {unit}: {}; see `journalctl -u {unit}`",
-            said.trim()
+            output.stderr.trim()
         );
         Ok(())
     }

@@ -23,7 +23,7 @@ pub fn bake(
     baked: Option<&ClusterPayload>,
     program: &[u8],
 ) -> Result<Vec<String>> {
-    command::need_root("baking into a tree")?;
+    command::require_root("baking into a tree")?;
     let (text, mut target) = embedded::target(target)?;
     inventory::check_os(root, &target)?;
     if file_tree::below(root, PIN).exists() {

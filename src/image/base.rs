@@ -5,7 +5,7 @@ use super::{disk, distro::Family, el, progress::Steps, selinux, sysprep, unpack}
 use anyhow::Result;
 use hanode_admin::embedded;
 use hanode_core::target::Target;
-use hanode_util::command::{self, command, inside, isolated, run};
+use hanode_util::command::{self, command, in_chroot, in_isolated_chroot, run};
 use hanode_util::file_tree::{self, Entry};
 use hanode_util::scratch::Scratch;
 use sha2::{Digest, Sha256};
@@ -31,7 +31,7 @@ pub(crate) fn id(target: &Target) -> Result<String> {
     if let Family::El = Family::of(target)? {
         sum.update(el::ENCLOSED);
     }
-    Ok(file_tree::hex(&sum.finalize()))
+    Ok(hex::encode(sum.finalize()))
 }
 
 /// What must lie in the tree before the first package is configured.
@@ -47,9 +47,9 @@ fn before(target: &Target) -> Vec<Entry> {
 
 /// Makes it in `scratch`; returns the directory that is to be kept.
 pub(crate) fn make(target: &Target, id: &str, scratch: &Scratch, steps: &mut Steps) -> Result<PathBuf> {
-    command::need_root("making a base")?;
+    command::require_root("making a base")?;
     let tools = ["curl", "gpg", "tar", "debugfs", "e2fsck", "mke2fs", "sgdisk", "mkfs.vfat", "mmd", "mcopy"];
-    command::need(&[Family::of(target)?.tools(), &tools].concat())?;
+    command::require(&[Family::of(target)?.tools(), &tools].concat())?;
     let built_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let root = scratch.join("root");
     steps.begin(format!("installing {} (once; minutes)", target.name));
@@ -58,7 +58,7 @@ pub(crate) fn make(target: &Target, id: &str, scratch: &Scratch, steps: &mut Ste
     Family::of(target)?.install(target, &before(target), built_at, scratch, &note)?;
     unpack::all(target, &fetched, &root)?;
     // That of systemd 247 and earlier sets modes by way of /proc.
-    run(&mut isolated(&root, "systemd-sysusers"))?;
+    run(&mut in_isolated_chroot(&root, "systemd-sysusers"))?;
     disk::kernel_links(&root)?;
     steps.begin("settling units, removing what is of this machine");
     units(target, &root)?;
@@ -92,7 +92,7 @@ pub(crate) fn make(target: &Target, id: &str, scratch: &Scratch, steps: &mut Ste
 pub(crate) fn units(target: &Target, root: &Path) -> Result<()> {
     let systemctl = |verb: &str, units: &[&String]| match units {
         [] => Ok(()),
-        units => run(inside(root, "systemctl").arg(verb).args(units)).map(drop),
+        units => run(in_chroot(root, "systemctl").arg(verb).args(units)).map(drop),
     };
     let servers: Vec<_> = target.units.values().collect();
     systemctl("disable", &servers)?;

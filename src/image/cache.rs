@@ -42,7 +42,7 @@ pub(crate) fn obtain(target: &Target, fresh: bool, steps: &mut Steps) -> Result<
     let shelf = Shelf { cache: place()?, target: &target.name, id: &id[..16] };
     if fresh || !shelf.cache.join(shelf.name()).exists() {
         // Before a lock is left behind by somebody who may not make one.
-        command::need_root("making a base")?;
+        command::require_root("making a base")?;
     }
     let (dir, read) = shelf.obtain(fresh, steps, |scratch, steps| {
         base::make(target, &id, scratch, steps).with_context(|| format!("making the base of {}", target.name))

@@ -3,7 +3,7 @@
 use super::{fetch, tarball};
 use anyhow::{Context, Result};
 use hanode_core::target::{Source, SourceKind, Target};
-use hanode_util::command::{self, command, inside};
+use hanode_util::command::{self, command, in_chroot};
 use hanode_util::file_tree::{Entry, Ids};
 use hanode_util::scratch::Scratch;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub(crate) fn install(
     }
     mmdebstrap.arg("--essential-hook=tar-in before.tar /").arg(suite).arg("root");
     mmdebstrap.args(repositories.iter().map(|repository| repository.lines(repository.ring.as_deref())));
-    command::watch(&mut mmdebstrap, |line| {
+    command::run_with_progress(&mut mmdebstrap, |line| {
         if let Some(told) = line.strip_prefix("I: ") {
             note(told);
         }
@@ -99,7 +99,7 @@ fn keep_sources(repositories: &[Repository], root: &Path) -> Result<()> {
 
 /// Every installed package with its version.
 pub(crate) fn packages(root: &Path) -> Result<Vec<(String, String)>> {
-    let said = command::run(inside(root, "dpkg-query").args([
+    let said = command::run(in_chroot(root, "dpkg-query").args([
         "-W",
         "-f",
         "${db:Status-Abbrev}\t${Package}\t${Version}\n",
@@ -113,7 +113,7 @@ pub(crate) fn packages(root: &Path) -> Result<Vec<(String, String)>> {
 
 /// The package that a file came with; `file` is a path of the tree.
 pub(crate) fn owner(root: &Path, file: &str) -> Result<String> {
-    let said = command::run(inside(root, "dpkg-query").arg("-S").arg(format!("*{file}")))?;
+    let said = command::run(in_chroot(root, "dpkg-query").arg("-S").arg(format!("*{file}")))?;
     Ok(said.text()?.split(':').next().unwrap_or_default().trim().to_string())
 }
 

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use hanode_core::target;
-use hanode_util::command::{command, inside, run};
+use hanode_util::command::{command, in_chroot, run};
 use hanode_util::file_tree;
 use hanode_util::scratch::Scratch;
 use sha2::{Digest, Sha256};
@@ -179,7 +179,7 @@ fn grub(root: &Path, format: &str, more: &[&str]) -> Result<Vec<u8>> {
     // Enterprise Linux calls it grub2.
     let name =
         ["grub-mkimage", "grub2-mkimage"].into_iter().find(|name| root.join("usr/bin").join(name).exists());
-    let mut mkimage = inside(root, name.context("no grub-mkimage in the tree's /usr/bin")?);
+    let mut mkimage = in_chroot(root, name.context("no grub-mkimage in the tree's /usr/bin")?);
     mkimage.args(["-O", format, "-p", PREFIX, "-o", OUT]).args(MODULES).args(more);
     run(&mut mkimage)?;
     let at = hanode_util::file_tree::below(root, OUT);
@@ -209,7 +209,7 @@ fn uuid(id: &str, what: &str) -> String {
     let mut bytes = Sha256::digest(format!("{id} {what}"))[..16].to_vec();
     bytes[6] = bytes[6] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = hanode_util::file_tree::hex(&bytes);
+    let hex = hex::encode(bytes);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 

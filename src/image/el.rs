@@ -4,7 +4,7 @@
 use super::fetch;
 use anyhow::{Context, Result, bail};
 use hanode_core::target::{Source, SourceKind, Target};
-use hanode_util::command::{self, command, inside, run};
+use hanode_util::command::{self, command, in_chroot, run};
 use hanode_util::file_tree::{self, Entry, Ids};
 use hanode_util::scratch::Scratch;
 use serde::Deserialize;
@@ -77,7 +77,7 @@ impl Dnf<'_> {
         }
         dnf.args(["--", "dnf", "--assumeyes", "--color=never", "--setopt=keepcache=False"]).args(arguments);
         dnf.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root").env("SYSTEMD_OFFLINE", "1");
-        let said = command::watch(&mut dnf, |line| {
+        let said = command::run_with_progress(&mut dnf, |line| {
             if let Some((_, package)) = line.split_once("Installing       : ") {
                 (self.note)(package.trim());
             }
@@ -219,7 +219,8 @@ fn remove_excluded(target: &Target, root: &Path) -> Result<()> {
 
 /// Every installed package with its version.
 pub(crate) fn packages(root: &Path) -> Result<Vec<(String, String)>> {
-    let said = command::run(inside(root, "rpm").args(["-qa", "--qf", "%{NAME}\t%{VERSION}-%{RELEASE}\n"]))?;
+    let said =
+        command::run(in_chroot(root, "rpm").args(["-qa", "--qf", "%{NAME}\t%{VERSION}-%{RELEASE}\n"]))?;
     let row =
         |line: &str| line.split_once('\t').map(|(name, version)| (name.to_string(), version.to_string()));
     Ok(said.text()?.lines().filter_map(row).collect())
@@ -227,7 +228,7 @@ pub(crate) fn packages(root: &Path) -> Result<Vec<(String, String)>> {
 
 /// The package that a file came with; `file` is a path of the tree.
 pub(crate) fn owner(root: &Path, file: &str) -> Result<String> {
-    let said = command::run(inside(root, "rpm").args(["-qf", "--qf", "%{NAME}", file]))?;
+    let said = command::run(in_chroot(root, "rpm").args(["-qf", "--qf", "%{NAME}", file]))?;
     Ok(said.text()?.trim().to_string())
 }
 

@@ -113,7 +113,7 @@ fn sha256(at: &Path) -> Result<String> {
     loop {
         hanode_util::interrupt::check()?;
         match file.read(&mut block)? {
-            0 => return Ok(file_tree::hex(&sum.finalize())),
+            0 => return Ok(hex::encode(sum.finalize())),
             read => sum.update(&block[..read]),
         }
     }

@@ -25,7 +25,7 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
     if !file.is_file() {
         bail!("{}: no such file", file.display());
     }
-    command::need(match format {
+    command::require(match format {
         Format::Tar | Format::TarGz => &[],
         Format::Raw => &["debugfs"],
         Format::Qcow2 | Format::Vmdk => &["debugfs", "qemu-img"],

@@ -102,7 +102,7 @@ pub fn build(options: &Options) -> Result<Built> {
         selinux::take_ports(policy, baked.spec)?;
     }
     options.baked.as_ref().map_or(Ok(()), |baked| dry_run::rehearse(baked, &target))?;
-    command::need(if format.is_archive() { &["cp"] } else { &["cp", "debugfs", "e2fsck", "qemu-img"] })?;
+    command::require(if format.is_archive() { &["cp"] } else { &["cp", "debugfs", "e2fsck", "qemu-img"] })?;
     let mut steps = Steps::new();
     let base = cache::obtain(&target, options.fresh, &mut steps)?;
     steps.begin("baking");

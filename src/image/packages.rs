@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use hanode_admin::embedded;
 use hanode_core::target::Target;
-use hanode_util::command::{inside, run};
+use hanode_util::command::{in_chroot, run};
 use hanode_util::file_tree::{self, Entry, Ids};
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(crate) fn ensure(root: &Path, target: &Target) -> Result<()> {
     let ids = Ids::read(root)?;
     file_tree::write(root, &parts, Some(&ids))?;
     let said =
-        run(inside(root, "dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}${Package}=${Version}\n"]))?;
+        run(in_chroot(root, "dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}${Package}=${Version}\n"]))?;
     let installed: Vec<_> = said.text()?.lines().filter_map(|line| line.strip_prefix("ii ")).collect();
     let wanted: Vec<_> = target.base.packages.iter().map(|p| target.versioned(p)).collect();
     let missing: Vec<_> = wanted
@@ -48,7 +48,7 @@ pub(crate) fn ensure(root: &Path, target: &Target) -> Result<()> {
 
 fn install(root: &Path, packages: &[&str]) -> Result<()> {
     let apt = || {
-        let mut apt = inside(root, "apt-get");
+        let mut apt = in_chroot(root, "apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive");
         apt
     };

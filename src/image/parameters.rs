@@ -4,13 +4,13 @@
 use anyhow::{Result, bail};
 use hanode_core::spec::{Spec, nearest};
 use hanode_core::target::Target;
-use hanode_util::command::{self, isolated};
+use hanode_util::command::{self, in_isolated_chroot};
 use std::path::Path;
 
 /// Every parameter that the tree's PostgreSQL knows.
 pub(crate) fn known(root: &Path, target: &Target) -> Result<Vec<String>> {
     let server = format!("{}/postgres", target.path("postgres_bin")?);
-    let said = command::run(isolated(root, &server).arg("--describe-config"))?;
+    let said = command::run(in_isolated_chroot(root, &server).arg("--describe-config"))?;
     let name = |line: &str| line.split('\t').next().map(|name| name.trim().to_ascii_lowercase());
     Ok(said.text()?.lines().filter_map(name).filter(|name| !name.is_empty()).collect())
 }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use hanode_admin::embedded;
 use hanode_core::spec::Spec;
 use hanode_core::target::Selinux;
-use hanode_util::command::{command, inside, run};
+use hanode_util::command::{command, in_chroot, run};
 use hanode_util::file_tree::{self, below};
 use std::path::Path;
 
@@ -66,13 +66,13 @@ pub fn settle(policy: &Selinux, root: &Path) -> Result<()> {
         None,
     )?;
     if !missing.is_empty() {
-        run(inside(root, "semanage").args(["import", "-N", "-S", &policy.store, "-f", &at("add")]))
+        run(in_chroot(root, "semanage").args(["import", "-N", "-S", &policy.store, "-f", &at("add")]))
             .context("the policy's settings")?;
     }
     std::fs::remove_file(below(root, &at("add")))?;
     let cil = at(&policy.module);
     file_tree::replace(&below(root, &cil), module(policy)?.as_bytes(), 0o644, None)?;
-    run(inside(root, "semodule").args(["-n", "-s", &policy.store, "-X", PRIORITY, "-i", &cil]))
+    run(in_chroot(root, "semodule").args(["-n", "-s", &policy.store, "-X", PRIORITY, "-i", &cil]))
         .context("hanode's policy module")?;
     file_tree::replace(&below(root, SETTINGS), settings.as_bytes(), 0o644, None)
 }
@@ -81,7 +81,9 @@ pub fn settle(policy: &Selinux, root: &Path) -> Result<()> {
 /// written later has no label.
 pub fn label(policy: &Selinux, root: &Path, paths: &[String]) -> Result<()> {
     let contexts = format!("/etc/selinux/{}/contexts/files/file_contexts", policy.store);
-    run(inside(root, "setfiles").args(["-F", &contexts]).args(paths)).context("labelling the tree").map(drop)
+    run(in_chroot(root, "setfiles").args(["-F", &contexts]).args(paths))
+        .context("labelling the tree")
+        .map(drop)
 }
 
 /// mke2fs makes this one directory by itself.

@@ -3,7 +3,7 @@
 use super::fetch;
 use anyhow::{Context, Result};
 use hanode_core::target::{Source, SourceKind, Target};
-use hanode_util::command::{command, inside, run};
+use hanode_util::command::{command, in_chroot, run};
 use hanode_util::file_tree;
 use hanode_util::scratch::Scratch;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub(crate) fn all(target: &Target, fetched: &Fetched, root: &Path) -> Result<()>
 fn wheel(file: &Path, root: &Path, into: &str) -> Result<()> {
     let staged = root.join("tmp/wheel");
     std::fs::copy(file, &staged)?;
-    run(inside(root, "python3").args(["-m", "zipfile", "-e", "/tmp/wheel", into]))?;
+    run(in_chroot(root, "python3").args(["-m", "zipfile", "-e", "/tmp/wheel", into]))?;
     std::fs::remove_file(staged)?;
     Ok(())
 }

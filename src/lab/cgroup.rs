@@ -1,8 +1,9 @@
 //! A node's control group. Where systemd runs the host, it is a scope that systemd makes and removes;
 //! elsewhere (containers, minimal hosts, hybrid cgroup v1) a directory in a cgroup2 mount nobody else sees.
 
-use super::process::{run, wait_until};
+use super::process::wait_until;
 use anyhow::{Context, Result};
+use hanode_util::command::{command, run_to_end};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use std::path::Path;
@@ -62,7 +63,7 @@ pub(crate) fn sweep(name: &str) -> Result<()> {
     if systemd_host() {
         // A pattern that matches nothing is no error to systemctl; an unknown plain name is.
         let patterns = [format!("{name}[.]scope"), format!("{below}*.scope")];
-        return run(Command::new("systemctl").arg("stop").args(patterns)).map(|_| ());
+        return run_to_end(command("systemctl").arg("stop").args(patterns)).map(|_| ());
     }
     // On a thread of its own, as only mounts of its own may be changed.
     std::thread::scope(|scope| {

@@ -2,11 +2,11 @@
 //! fill up as a machine's does. The file grows with what is in it and shrinks again.
 
 use super::cgroup::private_mounts;
-use super::process::{run, wait_until};
+use super::process::wait_until;
 use anyhow::{Context, Result, ensure};
+use hanode_util::command::{command, run_to_end};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// Room for the servers' logs and a few databases; a full one is made full by reservation, not by writing.
@@ -22,8 +22,8 @@ pub(crate) fn mount(home: &Path) -> Result<PathBuf> {
         make(&file)?;
     }
     std::fs::create_dir_all(&at)?;
-    let mut mount = Command::new("mount");
-    run(mount.args(["--types", "ext4", "--options", "loop,discard"]).arg(&file).arg(&at))?;
+    let mut mount = command("mount");
+    run_to_end(mount.args(["--types", "ext4", "--options", "loop,discard"]).arg(&file).arg(&at))?;
     for part in PARTS {
         std::fs::create_dir_all(at.join(part))?;
     }
@@ -33,9 +33,9 @@ pub(crate) fn mount(home: &Path) -> Result<PathBuf> {
 /// Without a journal: this machine keeps its memory when a node's power is cut.
 fn make(file: &Path) -> Result<()> {
     let new = file.with_extension("new");
-    let mut mke2fs = hanode_util::command::command("mke2fs");
+    let mut mke2fs = command("mke2fs");
     mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard"]);
-    run(mke2fs.arg(&new).arg(format!("{}k", BYTES >> 10)))?;
+    run_to_end(mke2fs.arg(&new).arg(format!("{}k", BYTES >> 10)))?;
     std::fs::rename(&new, file)?;
     Ok(())
 }
@@ -59,9 +59,9 @@ pub(crate) fn visit<T: Send>(home: &Path, work: impl FnOnce(&Path) -> Result<T> 
 /// Runs `work` while nothing gets to the disk, and all that was written is on it. `holder` has it mounted.
 pub(crate) fn frozen<T>(home: &Path, holder: i32, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let freeze = |how: &str| {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--mount=/proc/{holder}/ns/mnt")).args(["--", "fsfreeze", how]);
-        run(command.arg(home.join("disk"))).map(drop)
+        let mut nsenter = command("nsenter");
+        nsenter.arg(format!("--mount=/proc/{holder}/ns/mnt")).args(["--", "fsfreeze", how]);
+        run_to_end(nsenter.arg(home.join("disk"))).map(drop)
     };
     freeze("--freeze")?;
     let done = work();

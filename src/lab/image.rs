@@ -1,11 +1,9 @@
 //! The image as the nodes' common, read-only ground: a tree or a disk, used as it is wherever possible.
 
 use super::layout::Image;
-use super::process::run;
 use anyhow::{Context, Result, bail, ensure};
-use std::os::unix::fs::FileExt;
+use hanode_util::command::{capture, command, run_to_end};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// How an image file's name says what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +52,7 @@ pub(crate) fn prepare(image: &Image, state: &Path, vm: bool) -> Result<()> {
         Format::Raw => {}
         Format::Qcow2 | Format::Vmdk => once(&copy(image, state), |new| {
             let convert = ["convert", "-O", "raw", "-S", "4k"];
-            run(Command::new("qemu-img").args(convert).arg(&image.path).arg(new)).map(|_| ())
+            run_to_end(command("qemu-img").args(convert).arg(&image.path).arg(new)).map(|_| ())
         })?,
     }
     Ok(())
@@ -76,16 +74,16 @@ pub(crate) fn mount(image: &Image, state: &Path, at: &Path) -> Result<()> {
     std::fs::create_dir_all(at)?;
     let raw = match Format::of(&image.path)? {
         Format::Tar => {
-            run(Command::new("mount").args(["--bind", "-o", "ro"]).arg(copy(image, state)).arg(at))?;
+            run_to_end(command("mount").args(["--bind", "-o", "ro"]).arg(copy(image, state)).arg(at))?;
             return Ok(());
         }
         Format::Raw => image.path.clone(),
         Format::Qcow2 | Format::Vmdk => copy(image, state),
     };
-    let root = root_partition(&std::fs::File::open(&raw)?)
+    let root = root_partition(&raw)
         .with_context(|| format!("looking for the root file system in {}", image.path.display()))?;
     let options = format!("ro,loop,offset={},sizelimit={}", root.start, root.bytes);
-    run(Command::new("mount").args(["-o", &options]).arg(&raw).arg(at)).map(|_| ())
+    run_to_end(command("mount").args(["-o", &options]).arg(&raw).arg(at)).map(|_| ())
 }
 
 /// What `prepare` makes of the image: an archive's tree, or a raw disk. A newer image does not disturb it.
@@ -119,53 +117,79 @@ fn remove(path: &Path) -> Result<()> {
 
 fn unpack(archive: &Path, into: &Path) -> Result<()> {
     std::fs::create_dir(into)?;
-    let mut tar = Command::new("tar");
+    let mut tar = command("tar");
     tar.args(["--extract", "--numeric-owner", "--preserve-permissions", "--xattrs", "--xattrs-include=*"]);
     tar.arg("--file").arg(archive).arg("--directory").arg(into);
-    run(&mut tar)?;
+    run_to_end(&mut tar)?;
     ensure!(into.join("etc").is_dir(), "{} holds no system: no /etc in it", archive.display());
     Ok(())
 }
 
+/// Where a partition lies in the disk, in bytes.
 #[derive(Debug, PartialEq)]
 struct Partition {
     start: u64,
     bytes: u64,
 }
 
-/// "Linux root (x86-64)" of the Discoverable Partitions Specification, and "Linux filesystem", as on disk.
-const ROOT: [u8; 16] = guid(0x4f68bce3, 0xe8cd, 0x4db1, 0x96e7_fbca_f984_b709);
-const LINUX: [u8; 16] = guid(0x0fc63daf, 0x8483, 0x4772, 0x8e79_3d69_d847_7de4);
+/// "Linux root (x86-64)" of the Discoverable Partitions Specification, and "Linux filesystem".
+const ROOT: &str = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709";
+const LINUX: &str = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
 
-/// A GUID in a partition table: the first three fields little-endian, the rest as written.
-const fn guid(a: u32, b: u16, c: u16, rest: u64) -> [u8; 16] {
-    let (a, b, c, d) = (a.to_le_bytes(), b.to_le_bytes(), c.to_le_bytes(), rest.to_be_bytes());
-    [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]]
+/// The output of `sfdisk --json`, as far as it is read here.
+mod sfdisk {
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    pub(super) struct Dump {
+        #[serde(rename = "partitiontable")]
+        pub(super) table: Table,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Table {
+        pub(super) label: String,
+        /// sfdisk before util-linux 2.37 does not write it.
+        #[serde(rename = "sectorsize", default = "usual_sector")]
+        pub(super) sector: u64,
+        #[serde(default)]
+        pub(super) partitions: Vec<Entry>,
+    }
+
+    /// Start and size in sectors.
+    #[derive(Deserialize)]
+    pub(super) struct Entry {
+        pub(super) start: u64,
+        pub(super) size: u64,
+        #[serde(rename = "type")]
+        pub(super) kind: String,
+    }
+
+    fn usual_sector() -> u64 {
+        512
+    }
+}
+
+/// The root partition of the disk image in the file `disk`.
+fn root_partition(disk: &Path) -> Result<Partition> {
+    let dump = capture(command("sfdisk").arg("--json").arg(disk))?;
+    let no_table = dump.stderr.contains("does not contain a recognized partition table");
+    ensure!(!no_table, "no GUID partition table on it");
+    ensure!(dump.status.success(), "reading its partition table: {}", dump.stderr.trim());
+    root_in(&dump.stdout)
 }
 
 /// The root partition by its type in the GUID partition table, else the one Linux partition.
-fn root_partition(disk: &std::fs::File) -> Result<Partition> {
-    const SECTOR: u64 = 512;
-    let mut header = [0u8; 92];
-    disk.read_exact_at(&mut header, SECTOR)?;
-    ensure!(header.starts_with(b"EFI PART"), "no GUID partition table on it");
-    let word = |at: usize, from: &[u8]| u64::from_le_bytes(from[at..at + 8].try_into().unwrap_or_default());
-    let half = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap_or_default());
-    let (first, count, size) = (word(72, &header), half(80).min(128), half(84) as usize);
-    ensure!((128..=4096).contains(&size), "its partition table is damaged: entries of {size} bytes");
-
-    let mut entry = vec![0u8; size];
-    let (mut root, mut linux) = (Vec::new(), Vec::new());
-    for n in 0..u64::from(count) {
-        disk.read_exact_at(&mut entry, first * SECTOR + n * size as u64)?;
-        let (start, end) = (word(32, &entry), word(40, &entry));
-        let partition = Partition { start: start * SECTOR, bytes: (end + 1).saturating_sub(start) * SECTOR };
-        match entry[..16] {
-            ref kind if kind == ROOT => root.push(partition),
-            ref kind if kind == LINUX => linux.push(partition),
-            _ => {}
-        }
-    }
+fn root_in(dump: &[u8]) -> Result<Partition> {
+    let sfdisk::Dump { table } = serde_json::from_slice(dump).context("reading the output of sfdisk")?;
+    ensure!(table.label == "gpt", "no GUID partition table on it");
+    let of_type = |kind: &str| {
+        let entries = table.partitions.iter().filter(|entry| entry.kind.eq_ignore_ascii_case(kind));
+        entries
+            .map(|entry| Partition { start: entry.start * table.sector, bytes: entry.size * table.sector })
+            .collect::<Vec<_>>()
+    };
+    let (mut root, mut linux) = (of_type(ROOT), of_type(LINUX));
     match (root.pop(), linux.pop()) {
         (Some(one), _) if root.is_empty() => Ok(one),
         (None, Some(one)) if linux.is_empty() => Ok(one),
@@ -178,48 +202,82 @@ fn root_partition(disk: &std::fs::File) -> Result<Partition> {
 mod tests {
     use super::*;
 
-    fn disk_with(partitions: &[([u8; 16], u64, u64)]) -> std::fs::File {
-        let disk = tempfile::tempfile().unwrap();
-        let mut header = [0u8; 512];
-        header[..8].copy_from_slice(b"EFI PART");
-        header[72..80].copy_from_slice(&2u64.to_le_bytes());
-        header[80..84].copy_from_slice(&128u32.to_le_bytes());
-        header[84..88].copy_from_slice(&128u32.to_le_bytes());
-        disk.write_all_at(&header, 512).unwrap();
-        disk.set_len(1 << 20).unwrap();
-        for (n, (kind, first, last)) in partitions.iter().enumerate() {
-            let at = 1024 + n as u64 * 128;
-            disk.write_all_at(kind, at).unwrap();
-            disk.write_all_at(&first.to_le_bytes(), at + 32).unwrap();
-            disk.write_all_at(&last.to_le_bytes(), at + 40).unwrap();
-        }
-        disk
+    /// As `sfdisk --json` of util-linux 2.38 prints it.
+    const RECORDED: &str = r#"{
+   "partitiontable": {
+      "label": "gpt",
+      "id": "9F0AE5CE-9675-41F8-A331-A6037E04829B",
+      "device": "a.raw",
+      "unit": "sectors",
+      "firstlba": 34,
+      "lastlba": 131038,
+      "sectorsize": 512,
+      "partitions": [
+         {
+            "node": "a.raw1",
+            "start": 2048,
+            "size": 2048,
+            "type": "21686148-6449-6E6F-744E-656564454649",
+            "uuid": "1E388E92-926E-4C5C-A4B9-4A189D757CBA"
+         },{
+            "node": "a.raw2",
+            "start": 4096,
+            "size": 40960,
+            "type": "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
+            "uuid": "2D5DA08E-E6CA-4AC9-926A-2B8F26EF1E4A",
+            "name": "boot"
+         },{
+            "node": "a.raw3",
+            "start": 45056,
+            "size": 85983,
+            "type": "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709",
+            "uuid": "F1065A67-45C9-41F6-B1E4-9AB3EC5A1069"
+         }
+      ]
+   }
+}
+"#;
+    /// Of a table without partitions, and of a DOS partition table.
+    const EMPTY: &str = r#"{"partitiontable": {"label": "gpt", "unit": "sectors", "sectorsize": 512}}"#;
+    const DOS: &str = r#"{"partitiontable": {"label": "dos", "id": "0xa5b9888c", "device": "m.raw",
+        "unit": "sectors", "sectorsize": 512,
+        "partitions": [{"node": "m.raw1", "start": 2048, "size": 18432, "type": "83"}]}}"#;
+    const BIOS: &str = "21686148-6449-6E6F-744E-656564454649";
+
+    fn error(dump: &str) -> String {
+        format!("{:#}", root_in(dump.as_bytes()).unwrap_err())
     }
 
     #[test]
     fn root_partition_goes_before_other_linux_ones() {
-        let disk = disk_with(&[(LINUX, 2048, 4095), (ROOT, 4096, 8191)]);
-        assert_eq!(root_partition(&disk).unwrap(), Partition { start: 4096 * 512, bytes: 4096 * 512 });
+        let root = root_in(RECORDED.as_bytes()).unwrap();
+        assert_eq!(root, Partition { start: 45056 * 512, bytes: 85983 * 512 });
     }
 
     #[test]
     fn a_single_linux_partition_is_the_root() {
-        let disk = disk_with(&[([7; 16], 34, 2047), (LINUX, 2048, 4095)]);
-        assert_eq!(root_partition(&disk).unwrap().start, 2048 * 512);
+        let root = root_in(RECORDED.replace(ROOT, BIOS).as_bytes()).unwrap();
+        assert_eq!(root, Partition { start: 4096 * 512, bytes: 40960 * 512 });
+    }
+
+    #[test]
+    fn sectors_have_the_size_in_the_table() {
+        let start = |dump: String| root_in(dump.as_bytes()).unwrap().start;
+        assert_eq!(start(RECORDED.replace(r#""sectorsize": 512"#, r#""sectorsize": 4096"#)), 45056 * 4096);
+        assert_eq!(start(RECORDED.replace(r#""sectorsize": 512,"#, "")), 45056 * 512);
     }
 
     #[test]
     fn doubt_is_an_error() {
-        for partitions in [&[(LINUX, 34, 40), (LINUX, 41, 50)][..], &[(ROOT, 34, 40), (ROOT, 41, 50)], &[]] {
-            assert!(root_partition(&disk_with(partitions)).is_err());
+        for one in [ROOT, LINUX] {
+            let twice = RECORDED.replace(ROOT, one).replace(LINUX, one);
+            assert!(error(&twice).contains("more than one partition"), "{one}");
         }
-        assert!(root_partition(&tempfile::tempfile().unwrap()).is_err());
-    }
-
-    #[test]
-    fn guids_lie_on_disk_as_the_table_wants_them() {
-        // As sgdisk writes type 8300.
-        assert_eq!(hanode_util::file_tree::hex(&LINUX), "af3dc60f838472478e793d69d8477de4");
+        for none in [EMPTY.to_string(), RECORDED.replace(ROOT, BIOS).replace(LINUX, BIOS)] {
+            assert!(error(&none).contains("no Linux partition"), "{none}");
+        }
+        assert!(error(DOS).contains("no GUID partition table"));
+        assert!(error("").contains("output of sfdisk"));
     }
 
     #[test]

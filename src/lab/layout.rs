@@ -102,17 +102,17 @@ impl Image {
     /// Sets what was made of it apart from what was made of any other.
     pub(crate) fn id(&self) -> String {
         let about = format!("{}\n{}\n{}", self.path.display(), self.bytes, self.modified_ns);
-        hanode_util::file_tree::hex(&Sha256::digest(about)[..6])
+        hex::encode(&Sha256::digest(about)[..6])
     }
 }
 
 impl Disk {
     pub(crate) fn fresh(image: Image) -> Disk {
-        let hex = hanode_util::file_tree::hex(&rand::random::<[u8; 16]>());
+        let hex = hex::encode(rand::random::<[u8; 16]>());
         // The bits that say "random" in a UUID: some readers refuse one without them.
         let machine_uuid =
             format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]);
-        let instance_id = format!("lab-{}", hanode_util::file_tree::hex(&rand::random::<[u8; 4]>()));
+        let instance_id = format!("lab-{}", hex::encode(rand::random::<[u8; 4]>()));
         Disk { machine_uuid, instance_id, image }
     }
 }
@@ -147,7 +147,7 @@ pub(crate) fn sources(spec: &Spec, outside: IpAddr) -> Vec<(IpNet, IpAddr)> {
 /// Sets a lab apart from every other on this host: a hash of its cluster directory's path.
 pub(crate) fn id(cluster: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    hanode_util::file_tree::hex(&Sha256::digest(cluster.as_os_str().as_bytes())[..4])
+    hex::encode(&Sha256::digest(cluster.as_os_str().as_bytes())[..4])
 }
 
 pub(crate) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>> {

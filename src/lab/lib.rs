@@ -30,6 +30,7 @@ pub use up::{Options, Probe, Report, up};
 
 use anyhow::{Context, Result, bail, ensure};
 use hanode_admin::seed::Interface;
+use hanode_util::command::{command, run_to_end};
 use layout::Disk;
 use net::Net;
 use process::{Process, init_below, wait_until};
@@ -188,7 +189,7 @@ impl Lab {
     /// A copy of the disk as it is at this moment, the node running or not: what a hypervisor's snapshot holds.
     pub fn snapshot(&self, node: &str) -> Result<()> {
         let [from, to] = self.snapshot_files(node)?;
-        let copy = || process::run(Command::new("cp").arg("--sparse=always").arg(&from).arg(&to)).map(drop);
+        let copy = || run_to_end(command("cp").arg("--sparse=always").arg(&from).arg(&to)).map(drop);
         match self.process(node) {
             None => copy(),
             Some(_) if self.layout.vm => bail!("{node} is a virtual machine: shut it down first"),
@@ -201,7 +202,7 @@ impl Lab {
         ensure!(!self.running(node), "{node} is running: its disk cannot be taken from it");
         let [disk, snapshot] = self.snapshot_files(node)?;
         ensure!(snapshot.exists(), "{node} has no snapshot");
-        process::run(Command::new("cp").args(["--sparse=always"]).arg(snapshot).arg(disk)).map(drop)
+        run_to_end(command("cp").args(["--sparse=always"]).arg(snapshot).arg(disk)).map(drop)
     }
 
     fn snapshot_files(&self, node: &str) -> Result<[PathBuf; 2]> {

@@ -1,8 +1,8 @@
 //! The lab's network: a namespace of its own with one bridge in it. Nothing in it reaches the host's
 //! network, and a thread or command that enters it is a client outside the nodes.
 
-use super::process::run;
 use anyhow::{Context, Result};
+use hanode_util::command::{command, run_to_end};
 use ipnet::IpNet;
 use std::ffi::OsStr;
 use std::net::IpAddr;
@@ -39,7 +39,7 @@ impl Net {
             self.remove()?;
         }
         if !self.exists() {
-            run(Command::new("ip").args(["netns", "add", &self.name]))?;
+            run_to_end(command("ip").args(["netns", "add", &self.name]))?;
         }
         self.ip(&["link", "set", "lo", "up"])?;
         if self.ip(&["link", "show", BRIDGE]).is_err() {
@@ -79,24 +79,24 @@ impl Net {
             true => &["qdisc", "replace", "dev", device, "root", "bfifo", "limit", "1"],
             false => &["qdisc", "delete", "dev", device, "root"],
         };
-        run(Command::new("tc").args(["-n", &self.name]).args(words)).map(|_| ())
+        run_to_end(command("tc").args(["-n", &self.name]).args(words)).map(|_| ())
     }
 
     fn ip(&self, words: &[&str]) -> Result<()> {
-        run(Command::new("ip").args(["-n", &self.name]).args(words)).map(|_| ())
+        run_to_end(command("ip").args(["-n", &self.name]).args(words)).map(|_| ())
     }
 
     /// Every process that is in it: the nodes' hypervisors and any client.
     pub(crate) fn processes(&self) -> Vec<i32> {
-        let Ok(output) = run(Command::new("ip").args(["netns", "pids", &self.name])) else {
+        let Ok(output) = run_to_end(command("ip").args(["netns", "pids", &self.name])) else {
             return Vec::new();
         };
-        String::from_utf8_lossy(&output.stdout).lines().filter_map(|l| l.trim().parse().ok()).collect()
+        output.text_lossy().lines().filter_map(|l| l.trim().parse().ok()).collect()
     }
 
     pub(crate) fn remove(&self) -> Result<()> {
         if self.exists() {
-            run(Command::new("ip").args(["netns", "delete", &self.name]))?;
+            run_to_end(command("ip").args(["netns", "delete", &self.name]))?;
         }
         Ok(())
     }

@@ -3,9 +3,10 @@
 //! *keep* stays: it catches the node's console in a file of bounded size. *boot*, its child, goes into the
 //! node's own mounts, control group and network, and there turns into systemd-nspawn or QEMU.
 
-use super::process::{Process, run};
+use super::process::Process;
 use super::{Lab, cgroup, disk, image, layout, state, vm};
 use anyhow::{Context, Result, bail};
+use hanode_util::command::{command, run_to_end};
 use nix::mount::{MsFlags, mount};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -118,9 +119,9 @@ fn overlay(lab: &Lab, home: &Path, own: &layout::Disk) -> Result<()> {
     image::mount(&own.image, &state(&lab.dir), &home.join("lower"))?;
     // Relative names: a comma or colon on the way here would end the option.
     let layers = "lowerdir=lower,upperdir=disk/upper,workdir=disk/work";
-    let mut mount = Command::new("mount");
+    let mut mount = command("mount");
     mount.args(["--types", "overlay", "--options", layers, "overlay", "root"]).current_dir(home);
-    run(&mut mount).map(drop).context("laying the node's disk over the image")
+    run_to_end(&mut mount).map(drop).context("laying the node's disk over the image")
 }
 
 #[cfg(test)]

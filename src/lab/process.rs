@@ -1,12 +1,9 @@
-//! Processes that outlive the command which started them, without ever mistaking another for one of them;
-//! and short-lived commands whose failure says something.
+//! Processes that outlive the command which started them, without ever mistaking another for one of them.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
-use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 /// A process id alone is reused sooner or later; with boot and start time it names one process for good.
@@ -74,28 +71,4 @@ pub(crate) fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> boo
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// Runs to the end; anything but success is an error with what it said.
-pub(crate) fn run(command: &mut Command) -> Result<Output> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output =
-        command.stdin(std::process::Stdio::null()).output().with_context(|| format!("starting {name}"))?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    let shown: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
-    bail!(
-        "`{name} {}` failed ({}): {}",
-        shown.join(" "),
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    )
-}
-
-/// Whether `name` can be run; for root, whose PATH may lack the sbin directories.
-pub(crate) fn found(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let more = ["/usr/sbin", "/sbin"].map(Path::new).map(Path::to_path_buf);
-    std::env::split_paths(&path).chain(more).any(|d| d.join(name).is_file())
 }

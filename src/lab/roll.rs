@@ -181,17 +181,16 @@ fn line(step: &Step) -> String {
 }
 
 pub fn table(report: &Report) -> String {
-    let mut out = String::new();
-    for (service, gaps) in &report.outages {
+    let rows = report.outages.iter().map(|(service, gaps)| {
         let total = gaps.iter().map(|g| g.seconds).fold(0.0, |all, one| all + one);
         let longest = gaps.iter().map(|g| g.seconds).fold(0.0, f64::max);
-        let _ = writeln!(
-            out,
-            "{:<16}{} pauses of a second or more, {total:.1} s in all, the longest {longest:.1} s",
-            service.name(),
+        let pauses = format!(
+            "{} pauses of a second or more, {total:.1} s in all, the longest {longest:.1} s",
             gaps.len()
         );
-    }
+        [service.name().to_string(), pauses]
+    });
+    let mut out = hanode_util::table::aligned(rows, &[]) + "\n";
     if let Some(writes) = &report.writes {
         out += &writes.to_string();
     }

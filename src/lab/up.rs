@@ -309,10 +309,14 @@ const CONTAINER_TOOLS: [&str; 2] = ["systemd-nspawn", "mke2fs"];
 const VM_TOOLS: [&str; 5] = ["qemu-system-x86_64", "qemu-img", "xorriso", "ssh", "ssh-keygen"];
 
 fn needs_tools(image: &Path, vm: bool) -> Result<()> {
-    let compact = matches!(image::Format::of(image)?, image::Format::Qcow2 | image::Format::Vmdk);
     let more = if vm { &VM_TOOLS[..] } else { &CONTAINER_TOOLS };
-    let disk: &[&str] = if compact && !vm { &["qemu-img"] } else { &[] };
-    command::need(&[&TOOLS, more, disk].concat())
+    let disk: &[&str] = match image::Format::of(image)? {
+        _ if vm => &[],
+        image::Format::Tar => &[],
+        image::Format::Raw => &["sfdisk"],
+        image::Format::Qcow2 | image::Format::Vmdk => &["qemu-img", "sfdisk"],
+    };
+    command::require(&[&TOOLS, more, disk].concat())
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use super::image::Format;
 use super::layout::{Disk, Node};
-use super::process::run;
 use super::{Lab, state};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_admin::seed::Interface;
+use hanode_util::command;
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -35,9 +35,9 @@ pub(crate) fn prepare(lab: &Lab, node: &Node, disk: &Disk) -> Result<()> {
         let image = &disk.image.path;
         let format = Format::of(image)?.qemu().context("--vm needs a disk image")?;
         let new = home.join("disk.new");
-        let mut create = Command::new("qemu-img");
+        let mut create = command::command("qemu-img");
         create.args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]).arg(image).arg(&new);
-        run(&mut create)?;
+        command::run_to_end(&mut create)?;
         std::fs::rename(&new, &overlay)?;
     }
     let interface = Interface::Mac(mac(&node.name));
@@ -106,8 +106,10 @@ fn qmp(lab: &Lab, node: &str, verb: &str) -> Result<()> {
 fn ssh_key(lab: &Lab) -> Result<String> {
     let key = state(&lab.dir).join("ssh_key");
     if !key.exists() {
-        let mut keygen = Command::new("ssh-keygen");
-        run(keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "hanode-lab", "-f"]).arg(&key))?;
+        let mut keygen = command::command("ssh-keygen");
+        command::run_to_end(
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "hanode-lab", "-f"]).arg(&key),
+        )?;
     }
     Ok(std::fs::read_to_string(key.with_extension("pub"))?)
 }

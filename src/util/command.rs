@@ -1,4 +1,5 @@
-//! Host programs the image is made with, run so that an interruption ends them too.
+//! The runner of external programs: finds them, captures their output, and puts the end of their standard error
+//! into the error.
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
@@ -6,11 +7,11 @@ use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// Program and the Debian package it comes in, where that has another name.
+/// Programs whose Debian package has another name.
 const PACKAGES: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
@@ -29,18 +30,23 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-img", "qemu-utils"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("ssh", "openssh-client"),
+    ("psql", "postgresql-client"),
+    ("sfdisk", "fdisk"),
     ("ssh-keygen", "openssh-client"),
 ];
 
-/// Where a program lies; `sbin` counts even if the caller's PATH lacks it.
+/// How much of a program's standard error an error shows.
+const SHOWN_LINES: usize = 15;
+
+/// The path of a program; `sbin` counts even if the caller's PATH lacks it.
 fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|at| at.is_file())
 }
 
-/// Fails with everything that is missing at once, and with what to install.
-pub fn need(names: &[&str]) -> Result<()> {
+/// Fails with all missing programs at once, and with the packages to install.
+pub fn require(names: &[&str]) -> Result<()> {
     let missing: Vec<_> = names.iter().filter(|name| find(name).is_none()).copied().collect();
     if missing.is_empty() {
         return Ok(());
@@ -52,31 +58,31 @@ pub fn need(names: &[&str]) -> Result<()> {
     bail!("missing on this machine: {}; apt-get install {}", missing.join(", "), packages.join(" "))
 }
 
-pub fn need_root(to_do: &str) -> Result<()> {
+pub fn require_root(to_do: &str) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("{to_do} needs root: owners and device files have to be set; run it with sudo");
     }
     Ok(())
 }
 
-/// A host program, messages in plain English whatever the operator's locale.
+/// A program of this machine; its messages are in English whatever the caller's locale.
 pub fn command(name: &str) -> Command {
     let mut command = Command::new(find(name).unwrap_or_else(|| name.into()));
     command.env("LC_ALL", "C.UTF-8");
     command
 }
 
-/// A program of the tree itself, run with the tree as its `/`.
-pub fn inside(root: &Path, program: &str) -> Command {
+/// A program of the tree `root`, run with the tree as its `/`.
+pub fn in_chroot(root: &Path, program: &str) -> Command {
     let mut command = command("chroot");
     command.arg(root).arg(program).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    // Where the tree is the running system, systemctl still only edits links: its manager need not hear of it.
+    // systemctl then edits links only, and does not call a running manager.
     command.env("SYSTEMD_OFFLINE", "1");
     command
 }
 
-/// The same with a /proc, in namespaces of its own: whatever it starts and mounts is gone with it.
-pub fn isolated(root: &Path, program: &str) -> Command {
+/// Like [`in_chroot`], with a /proc and namespaces of its own: its processes and mounts end with it.
+pub fn in_isolated_chroot(root: &Path, program: &str) -> Command {
     let mut unshare = command("unshare");
     unshare.args(["--mount", "--pid", "--fork", "--kill-child"]);
     unshare.arg(format!("--mount-proc={}", root.join("proc").display()));
@@ -84,31 +90,69 @@ pub fn isolated(root: &Path, program: &str) -> Command {
     unshare
 }
 
-/// What a program said.
+/// The exit status and the output of a program that has ended.
 #[derive(Debug)]
-pub struct Said {
+pub struct Captured {
+    pub status: ExitStatus,
     pub stdout: Vec<u8>,
     pub stderr: String,
 }
 
-impl Said {
+impl Captured {
+    /// Standard output, which has to be UTF-8.
     pub fn text(&self) -> Result<&str> {
         std::str::from_utf8(&self.stdout).context("output is not UTF-8")
     }
+
+    /// Standard output with replacement characters for what is not UTF-8.
+    pub fn text_lossy(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Fails unless the exit status is 0; `program` names the program in the error.
+    fn successful(self, program: &str) -> Result<Captured> {
+        if self.status.success() {
+            return Ok(self);
+        }
+        let shown = tail(&self.stderr, SHOWN_LINES);
+        let shown = shown.trim();
+        let between = if shown.contains('\n') { "\n" } else { " " };
+        bail!("{program} failed ({}):{between}{shown}", self.status)
+    }
 }
 
-/// Runs to the end; a failure carries the last lines of what the program said.
-pub fn run(command: &mut Command) -> Result<Said> {
-    watch(command, |_| {})
+/// The file name of the program, without its directory.
+fn name(command: &Command) -> String {
+    let name = Path::new(command.get_program()).file_name();
+    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Like [`run`]; `line` sees each line of standard error as it comes.
-pub fn watch(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Said> {
-    let name = Path::new(command.get_program())
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    // A process group of its own: Ctrl-C reaches it through us, and all of it.
+/// Runs the program to its end, whatever its exit status; an interruption of this program does not end it.
+///
+/// Standard input is empty unless the command sets one.
+pub fn capture(command: &mut Command) -> Result<Captured> {
+    let output = command.output().with_context(|| format!("starting {}", name(command)))?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok(Captured { status: output.status, stdout: output.stdout, stderr })
+}
+
+/// Like [`capture`], for cleanup and other short work that must be complete: a failure is an error that shows the
+/// program with its arguments, so none of them may be a secret.
+pub fn run_to_end(command: &mut Command) -> Result<Captured> {
+    let captured = capture(command)?;
+    let arguments = command.get_args().map(|argument| format!(" {}", argument.to_string_lossy()));
+    captured.successful(&format!("`{}{}`", name(command), arguments.collect::<String>()))
+}
+
+/// Runs the program until it ends, or until an interruption of this program ends it.
+pub fn run(command: &mut Command) -> Result<Captured> {
+    run_with_progress(command, |_| {})
+}
+
+/// Like [`run`]; calls `line` with each line of standard error as soon as it is complete.
+pub fn run_with_progress(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Captured> {
+    let name = name(command);
+    // In a process group of its own: Ctrl-C does not reach it directly, and `terminate` ends all of it.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
     let (Some(mut out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
@@ -136,20 +180,17 @@ pub fn watch(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Said> 
             Err(RecvTimeoutError::Timeout) => {}
         }
         if let Err(interrupted) = crate::interrupt::check() {
-            end(&mut child);
+            terminate(&mut child);
             return Err(interrupted);
         }
     }
     let status = child.wait()?;
     let stdout = stdout.join().map_err(|_| anyhow::anyhow!("{name}: reading its output failed"))??;
-    if !status.success() {
-        bail!("{name} failed ({status}):\n{}", tail(&stderr, 15));
-    }
-    Ok(Said { stdout, stderr })
+    Captured { status, stdout, stderr }.successful(&name)
 }
 
-/// Asks a process group to end, and does not ask twice.
-fn end(child: &mut Child) {
+/// Sends SIGTERM to the child's process group, and SIGKILL if the child has not ended after 10 seconds.
+fn terminate(child: &mut Child) {
     let group = Pid::from_raw(child.id() as i32);
     let _ = killpg(group, Signal::SIGTERM);
     let patience = Instant::now() + Duration::from_secs(10);
@@ -163,46 +204,68 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// The last lines; and of those before them what apt and dpkg call an error, which much may follow.
+/// The last `count` lines, preceded by the earlier lines that apt and dpkg mark as errors.
 fn tail(text: &str, count: usize) -> String {
     let lines: Vec<_> = text.lines().collect();
     let (before, last) = lines.split_at(lines.len().saturating_sub(count));
     let dpkg = |at: usize| lines[at].starts_with("dpkg: error");
-    // dpkg says in one line of which package it speaks, and in the next what happened.
-    let telling = |at: &usize| lines[*at].starts_with("E: ") || dpkg(*at) || (*at > 0 && dpkg(at - 1));
-    let telling = (0..before.len()).filter(telling).take(count).map(|at| lines[at]);
-    telling.chain(last.iter().copied()).collect::<Vec<_>>().join("\n")
+    // dpkg names the package in one line, and the error in the next.
+    let marked = |at: &usize| lines[*at].starts_with("E: ") || dpkg(*at) || (*at > 0 && dpkg(at - 1));
+    let marked = (0..before.len()).filter(marked).take(count).map(|at| lines[at]);
+    marked.chain(last.iter().copied()).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_missing_tool_is_named_with_its_package() {
-        let said = need(&["sh", "no-such-tool"]).unwrap_err().to_string();
-        assert_eq!(said, "missing on this machine: no-such-tool; apt-get install no-such-tool");
+    fn sh(script: &str) -> Command {
+        let mut sh = command("sh");
+        sh.args(["-c", script]);
+        sh
     }
 
     #[test]
-    fn a_failure_carries_the_last_words() {
-        let failed = run(command("sh").args(["-c", "echo no space >&2; exit 3"])).unwrap_err().to_string();
-        assert!(failed.contains("no space") && failed.contains("exit status: 3"), "{failed}");
+    fn a_missing_program_is_named_with_its_package() {
+        let error = require(&["sh", "no-such-tool"]).unwrap_err().to_string();
+        assert_eq!(error, "missing on this machine: no-such-tool; apt-get install no-such-tool");
     }
 
     #[test]
-    fn an_error_is_told_though_much_follows_it() {
-        let said = format!("I: fetching\nE: Failed to fetch x\n{}", "   - SHA256:0\n".repeat(20));
-        assert!(tail(&said, 15).starts_with("E: Failed to fetch x\n   - SHA256:0\n"), "{}", tail(&said, 15));
-        let said =
+    fn a_failure_shows_the_end_of_standard_error() {
+        let error = run(&mut sh("echo no space >&2; exit 3")).unwrap_err().to_string();
+        assert_eq!(error, "sh failed (exit status: 3): no space");
+        let error = run_to_end(&mut sh("seq 40 >&2; exit 3")).unwrap_err().to_string();
+        let last: Vec<String> = (26..=40).map(|line| line.to_string()).collect();
+        assert_eq!(
+            error,
+            format!("`sh -c seq 40 >&2; exit 3` failed (exit status: 3):\n{}", last.join("\n"))
+        );
+    }
+
+    #[test]
+    fn a_program_that_cannot_start_is_named() {
+        for error in [capture(&mut command("no-such-tool")), run(&mut command("no-such-tool"))] {
+            assert_eq!(error.unwrap_err().to_string(), "starting no-such-tool");
+        }
+    }
+
+    #[test]
+    fn marked_errors_are_shown_before_the_last_lines() {
+        let text = format!("I: fetching\nE: Failed to fetch x\n{}", "   - SHA256:0\n".repeat(20));
+        assert!(tail(&text, 15).starts_with("E: Failed to fetch x\n   - SHA256:0\n"), "{}", tail(&text, 15));
+        let text =
             format!("dpkg: error processing package x\n its script failed\n{}", "and so on\n".repeat(20));
-        assert!(tail(&said, 15).contains("x\n its script failed\n"), "{}", tail(&said, 15));
+        assert!(tail(&text, 15).contains("x\n its script failed\n"), "{}", tail(&text, 15));
         assert_eq!(tail("one\ntwo\n", 15), "one\ntwo");
     }
 
     #[test]
-    fn output_and_errors_are_kept_apart() {
-        let said = run(command("sh").args(["-c", "echo out; echo err >&2"])).unwrap();
-        assert_eq!((said.stdout.as_slice(), said.stderr.as_str()), (b"out\n".as_slice(), "err\n"));
+    fn output_and_errors_are_captured_separately() {
+        for captured in [run(&mut sh("echo out; echo err >&2")), capture(&mut sh("echo out; echo err >&2"))] {
+            let captured = captured.unwrap();
+            assert_eq!((captured.text().unwrap(), captured.stderr.as_str()), ("out\n", "err\n"));
+        }
+        assert_eq!(capture(&mut sh("exit 3")).unwrap().status.code(), Some(3));
     }
 }

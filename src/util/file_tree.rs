@@ -74,9 +74,9 @@ pub struct Row<'a> {
 pub fn manifest(entries: &[Entry]) -> Vec<Row<'_>> {
     let row = |e: &'_ Entry| {
         let (kind, sum) = match &e.kind {
-            Kind::File(content) => ("file", Some(hex(&Sha256::digest(content)))),
+            Kind::File(content) => ("file", Some(hex::encode(Sha256::digest(content)))),
             Kind::Dir => ("dir", None),
-            Kind::Link(target) => ("link", Some(hex(&Sha256::digest(target)))),
+            Kind::Link(target) => ("link", Some(hex::encode(Sha256::digest(target)))),
         };
         (kind, sum)
     };
@@ -239,8 +239,4 @@ fn settle(at: &Path, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
 fn sibling(at: &Path) -> PathBuf {
     let name = at.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     at.with_file_name(format!(".{name}.hanode-new"))
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -6,4 +6,5 @@ pub mod command;
 pub mod file_tree;
 pub mod interrupt;
 pub mod scratch;
+pub mod table;
 pub mod user_error;

@@ -84,7 +84,7 @@ verify >&3 2>&3 || true
 type Row = (char, u32, u64, u64, String);
 
 fn hash(content: &[u8]) -> String {
-    hanode_util::file_tree::hex(&Sha256::digest(content))
+    hex::encode(Sha256::digest(content))
 }
 
 /// The image's members among `wanted`, the last of each name; and all the names.

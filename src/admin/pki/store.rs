@@ -301,7 +301,5 @@ fn write(path: &Path, mode: u32, content: &str) -> Result<()> {
 }
 
 fn bytes_of(serial: &str) -> Result<Vec<u8>> {
-    let digits = serial.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    digits.map(byte).collect::<Option<Vec<u8>>>().with_context(|| format!("{serial} is no serial"))
+    hex::decode(serial).with_context(|| format!("{serial} is no serial"))
 }

@@ -54,7 +54,7 @@ impl Seed {
     }
 
     fn write_iso(&self, out: &Path) -> Result<()> {
-        command::need(&["xorriso"])?;
+        command::require(&["xorriso"])?;
         self.staged(out, |content, made| {
             let mut xorriso = command("xorriso");
             xorriso.args(["-as", "mkisofs", "-quiet", "-V", "CIDATA", "-J", "-r", "-o"]);
@@ -63,7 +63,7 @@ impl Seed {
     }
 
     fn write_vfat(&self, out: &Path) -> Result<()> {
-        command::need(&["mkfs.vfat", "mcopy"])?;
+        command::require(&["mkfs.vfat", "mcopy"])?;
         self.staged(out, |content, made| {
             std::fs::File::create_new(made)?.set_len(VFAT_BYTES)?;
             run(command("mkfs.vfat").args(["-n", "CIDATA"]).arg(made))?;

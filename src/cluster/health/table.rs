@@ -3,6 +3,7 @@
 
 use super::Status;
 use std::fmt::Write;
+use textwrap::{Options, WordSplitter};
 
 const HEAD: [&str; 9] = ["NODE", "ADDRESS", "PHASE", "ETCD", "POSTGRESQL", "LAG", "REDIS", "HAPROXY", "VIP"];
 
@@ -68,16 +69,14 @@ fn row(status: &Status, i: usize) -> [String; 9] {
     [&node.name, &address, &node.phase, etcd, role, &lag, redis, haproxy, holds].map(String::from)
 }
 
-/// The columns of a table; `without` leaves one out.
+/// The table; `without` leaves a column out.
 fn aligned(rows: &[[String; 9]], without: Option<&str>) -> String {
-    let columns: Vec<usize> = (0..HEAD.len()).filter(|c| Some(HEAD[*c]) != without).collect();
-    let all: Vec<_> = std::iter::once(HEAD.map(String::from)).chain(rows.iter().cloned()).collect();
-    let width = |column: usize| all.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
-    let line = |row: &[String; 9]| {
-        let cells: Vec<String> = columns.iter().map(|c| format!("{:<w$}", row[*c], w = width(*c))).collect();
-        format!("{}\n", cells.join("  ").trim_end())
+    let all = std::iter::once(HEAD.map(String::from)).chain(rows.iter().cloned());
+    let shown = |row: [String; 9]| {
+        let cells = HEAD.into_iter().zip(row);
+        cells.filter(|(column, _)| Some(*column) != without).map(|(_, cell)| cell).collect::<Vec<_>>()
     };
-    all.iter().map(line).collect()
+    hanode_util::table::aligned(all.map(shown), &[]) + "\n"
 }
 
 /// A node on a narrow terminal: who it is, then its services, none left out.
@@ -98,19 +97,11 @@ fn paragraph(
 
 /// A sentence in lines no longer than `width`, broken between words; a longer word stays whole.
 fn folded(text: &str, first: &str, then: &str, width: usize) -> String {
-    let mut lines = vec![first.to_string()];
-    let mut begun = false;
-    for word in text.split_whitespace() {
-        let line = lines.last().map_or(0, |l| l.chars().count());
-        if begun && line + 1 + word.chars().count() > width {
-            lines.push(format!("{then}{word}"));
-        } else if let Some(line) = lines.last_mut() {
-            *line += if begun { " " } else { "" };
-            *line += word;
-        }
-        begun = true;
-    }
-    lines.join("\n") + "\n"
+    let options = Options::new(width).initial_indent(first).subsequent_indent(then);
+    let options = options.break_words(false).word_splitter(WordSplitter::NoHyphenation);
+    // One paragraph, whatever blanks and line ends are in the text.
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    textwrap::fill(&words, options) + "\n"
 }
 
 #[cfg(test)]

@@ -178,7 +178,7 @@ fn block(pem: &[u8], label: &str) -> Result<Vec<u8>> {
 }
 
 pub(crate) fn serial(bytes: &[u8]) -> String {
-    let text = hanode_util::file_tree::hex(bytes);
+    let text = hex::encode(bytes);
     // DER puts a zero byte before a high first bit.
     text.strip_prefix("00").filter(|rest| !rest.is_empty()).map_or(text.clone(), String::from)
 }

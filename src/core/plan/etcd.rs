@@ -14,7 +14,7 @@ pub fn peer_url(node: &Node) -> String {
 pub fn bootstrap_id<'a>(install_ids: impl Iterator<Item = &'a str>) -> String {
     let mut ids: Vec<&str> = install_ids.collect();
     ids.sort_unstable();
-    hanode_util::file_tree::hex(&Sha256::digest(ids.join("\n")))[..32].to_string()
+    hex::encode(Sha256::digest(ids.join("\n")))[..32].to_string()
 }
 
 /// How a node without a log of its own gets into a living cluster.

@@ -186,6 +186,6 @@ impl Spec {
     pub fn hash(&self) -> String {
         use sha2::{Digest, Sha256};
         let canonical = serde_json::to_vec(self).unwrap_or_default();
-        hanode_util::file_tree::hex(&Sha256::digest(canonical))
+        hex::encode(Sha256::digest(canonical))
     }
 }

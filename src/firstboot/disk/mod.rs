@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use hanode_core::peer::{Data, Disk};
 use hanode_core::render::sentinel;
 use hanode_core::target::Target;
-use hanode_util::file_tree::{below, hex, replace};
+use hanode_util::file_tree::{below, replace};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::Path;
@@ -73,7 +73,7 @@ pub(crate) fn sentinel_id() -> Result<String> {
 fn random_hex(length: usize) -> Result<String> {
     let mut bytes = vec![0; length];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(hex(&bytes))
+    Ok(hex::encode(bytes))
 }
 
 pub(crate) fn pin(root: &Path) -> Result<Option<Pin>> {

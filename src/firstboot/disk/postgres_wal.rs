@@ -1,8 +1,9 @@
 //! Which PostgreSQL cluster the data on this disk is of, and how far it goes, read while no server runs on it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use hanode_core::peer::Postgres;
 use hanode_core::target::Target;
+use hanode_util::command::{capture, run_to_end};
 use hanode_util::file_tree::{below, replace};
 use std::io::Read;
 use std::path::Path;
@@ -37,11 +38,8 @@ pub(crate) fn forget(root: &Path) -> Result<()> {
 
 /// Timeline and position of the last whole record.
 fn end(data: &Path, bin: &str) -> Result<(u32, u64)> {
-    let output =
-        Command::new(format!("{bin}/pg_controldata")).arg("-D").arg(data).env("LC_ALL", "C").output();
-    let output = output.with_context(|| format!("running {bin}/pg_controldata"))?;
-    ensure!(output.status.success(), "pg_controldata: {}", String::from_utf8_lossy(&output.stderr).trim());
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut controldata = Command::new(format!("{bin}/pg_controldata"));
+    let said = run_to_end(controldata.arg("-D").arg(data).env("LC_ALL", "C"))?.text_lossy();
     let field = |name: &str| {
         let line = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map(str::trim).with_context(|| format!("pg_controldata tells no {name}"))
@@ -73,20 +71,11 @@ fn newest_history(wal: &Path) -> Result<Option<(u32, u64)>> {
 
 /// Reads the log to its end; where it cannot be read from there at all, that is the end.
 fn last_record(wal: &Path, bin: &str, timeline: u32, from: u64) -> Result<u64> {
-    let output = Command::new(format!("{bin}/pg_waldump"))
-        .args([
-            "-t",
-            &timeline.to_string(),
-            "-s",
-            &format!("{:X}/{:X}", from >> 32, from & 0xffff_ffff),
-            "-p",
-        ])
-        .arg(wal)
-        .env("LC_ALL", "C")
-        .stdout(std::process::Stdio::null())
-        .output()
-        .with_context(|| format!("running {bin}/pg_waldump"))?;
-    Ok(ended(&String::from_utf8_lossy(&output.stderr))?.unwrap_or(from))
+    let start = format!("{:X}/{:X}", from >> 32, from & 0xffff_ffff);
+    let mut waldump = Command::new(format!("{bin}/pg_waldump"));
+    waldump.args(["-t", &timeline.to_string(), "-s", &start, "-p"]).arg(wal);
+    waldump.env("LC_ALL", "C").stdout(std::process::Stdio::null());
+    Ok(ended(&capture(&mut waldump)?.stderr)?.unwrap_or(from))
 }
 
 /// pg_waldump ends by naming the last record that it could read, and what came after it.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use device::{Content, Found};
 use hanode_core::spec::Spec;
 use hanode_core::target::Target;
+use hanode_util::command::{capture, run_to_end};
 use hanode_util::file_tree::{Ids, below, replace};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
@@ -65,9 +66,9 @@ pub fn mount(root: &Path, spec: &Spec, target: &Target, patience: Duration) -> R
         }
         std::fs::create_dir_all(&home)?;
         replace(&home.join(HAD), b"", 0o600, None)?;
-        run(Command::new("mount").args(["-o", "noatime,nodev,nosuid"]).arg(&device).arg(&home))?;
+        run_to_end(Command::new("mount").args(["-o", "noatime,nodev,nosuid"]).arg(&device).arg(&home))?;
         if let Err(error) = own(&home, &spec.name).with_context(|| format!("{name} ({})", device.display())) {
-            let _ = run(Command::new("umount").arg(&home));
+            let _ = run_to_end(Command::new("umount").arg(&home));
             return Err(error);
         }
     }
@@ -116,13 +117,12 @@ fn awaited(name: &str, patience: Duration) -> Result<PathBuf> {
 
 /// A journal is replayed and small damage mended; more is for a person to look at.
 fn check(device: &Path, how: &[&str]) -> Result<()> {
-    let output = Command::new("e2fsck").args(how).arg(device).output().context("running e2fsck")?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    let output = capture(Command::new("e2fsck").args(how).arg(device))?;
     ensure!(
         matches!(output.status.code(), Some(0 | 1)),
         "the file system on {} is damaged; look at `e2fsck -n {0}`, and mend it, or replace the volume: {}",
         device.display(),
-        said.trim()
+        output.text_lossy().trim()
     );
     Ok(())
 }
@@ -158,7 +158,7 @@ fn own(home: &Path, cluster: &str) -> Result<()> {
 
 /// A volume that was made larger is used in full; the tool wants a thorough check before, and only then.
 fn grow(device: &Path) -> Result<()> {
-    let resize = || run(Command::new("resize2fs").arg(device));
+    let resize = || run_to_end(Command::new("resize2fs").arg(device)).map(drop);
     resize().or_else(|_| check(device, &["-f", "-p"]).and_then(|()| resize()))
 }
 
@@ -172,7 +172,7 @@ fn bind(root: &Path, home: &Path, part: &Part, ids: &Ids) -> Result<()> {
         return Ok(());
     }
     std::fs::create_dir_all(&at)?;
-    run(Command::new("mount").arg("--bind").arg(&from).arg(&at))
+    run_to_end(Command::new("mount").arg("--bind").arg(&from).arg(&at)).map(drop)
 }
 
 /// Users have other numbers in another image: what was the old number's is the new one's. The directory itself
@@ -210,12 +210,4 @@ fn mounted(at: &Path) -> Result<bool> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").context("reading the mount table")?;
     let escaped = at.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040");
     Ok(table.lines().any(|line| line.split(' ').nth(4) == Some(&escaped)))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("running {program}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program}: {}", said.trim());
-    Ok(())
 }

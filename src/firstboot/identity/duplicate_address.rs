@@ -3,7 +3,7 @@
 
 use crate::start::apply::Node;
 use crate::state::{Phase, State, UserError};
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use hanode_core::plan::{Action, Step};
 use std::fs::File;
 use std::net::IpAddr;
@@ -144,7 +144,5 @@ impl Withdrawn {
 }
 
 fn ip(command: &mut Command) -> Result<()> {
-    let status = command.status().context("running ip")?;
-    ensure!(status.success(), "{command:?} failed ({status})");
-    Ok(())
+    hanode_util::command::run_to_end(command).map(drop)
 }

@@ -1,11 +1,12 @@
 //! The components' own offline checkers, on a configuration before it is laid down.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use hanode_core::target::{FileRule, Target};
+use hanode_util::command::{Captured, capture};
 use hanode_util::file_tree::{Entry, Kind, below, replace};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 const STAGE: &str = "/run/hanode/check";
 
@@ -20,8 +21,7 @@ pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
     let file = stage.join(component);
     replace(&file, content, 0o600, None)?;
     let arguments = arguments.iter().map(|a| a.replace("{file}", &file.to_string_lossy()));
-    let output =
-        Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
+    let output = capture(Command::new(program).args(arguments))?;
     std::fs::remove_file(&file)?;
     if !output.status.success() {
         bail!("{component} does not accept what would become {}: {}", entry.path, in_one_line(&output));
@@ -40,8 +40,7 @@ pub(super) fn parameters(root: &Path, target: &Target, parameters: &BTreeMap<Str
     replace(&stage.join("postgresql.conf"), lines.concat().as_bytes(), 0o600, None)?;
     let server = format!("{}/postgres", target.path("postgres_bin")?);
     // It reads all of the file before it tells this one's value.
-    let output = Command::new(&server).args(["-C", "max_connections", "-D"]).arg(&stage).output();
-    let output = output.with_context(|| format!("running {server}"))?;
+    let output = capture(Command::new(&server).args(["-C", "max_connections", "-D"]).arg(&stage))?;
     std::fs::remove_dir_all(&stage)?;
     if !output.status.success() {
         bail!("PostgreSQL does not accept what [postgres.parameters] says: {}", in_one_line(&output));
@@ -50,9 +49,8 @@ pub(super) fn parameters(root: &Path, target: &Target, parameters: &BTreeMap<Str
 }
 
 /// As it goes to the console and into state.json.
-fn in_one_line(output: &Output) -> String {
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+fn in_one_line(output: &Captured) -> String {
+    let said = output.text_lossy() + &output.stderr;
     let said: Vec<&str> = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
     if said.is_empty() { format!("it says nothing ({})", output.status) } else { said.join(" | ") }
 }

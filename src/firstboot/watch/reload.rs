@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use hanode_cluster::client::redis::Redis;
 use hanode_core::plan::{Action, Plan};
 use hanode_core::target::OnChange;
-use hanode_util::file_tree::{Entry, Kind, below, hex, replace};
+use hanode_util::file_tree::{Entry, Kind, below, replace};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -65,7 +65,7 @@ pub(crate) fn prints(node: &Node) -> Result<Prints> {
     }
     let mut prints = Prints::new();
     for ((component, how), hash) in taken {
-        prints.entry(component.into()).or_default().insert(how, hex(&hash.finalize()));
+        prints.entry(component.into()).or_default().insert(how, hex::encode(hash.finalize()));
     }
     Ok(prints)
 }

@@ -139,24 +139,15 @@ pub(super) fn line(number: usize, of: usize, round: &Round) -> String {
 }
 
 pub fn table(report: &Report) -> String {
-    let mut out = String::new();
-    let wide = report.outages.iter().map(|o| o.fault.len() + 2).max().unwrap_or_default().max(16);
-    let _ = writeln!(
-        out,
-        "{:<wide$}{:<16}{:>6}{:>8}{:>8}{:>8}",
-        "FAULT", "WITHOUT (s)", "TIMES", "MIN", "MEDIAN", "MAX"
-    );
+    let mut rows = vec![["FAULT", "WITHOUT (s)", "TIMES", "MIN", "MEDIAN", "MAX"].map(String::from)];
     let mut last = "";
     for o in &report.outages {
         let fault = if o.fault == last { "" } else { o.fault.as_str() };
         last = &o.fault;
-        let _ = writeln!(
-            out,
-            "{fault:<wide$}{:<16}{:>6}{:>8.1}{:>8.1}{:>8.1}",
-            o.what, o.times, o.min, o.median, o.max
-        );
+        let [min, median, max] = [o.min, o.median, o.max].map(|seconds| format!("{seconds:.1}"));
+        rows.push([fault.into(), o.what.into(), o.times.to_string(), min, median, max]);
     }
-    out.push('\n');
+    let mut out = hanode_util::table::aligned(rows, &[2, 3, 4, 5]) + "\n\n";
     if let Some(writes) = &report.writes {
         out += &writes.to_string();
     }

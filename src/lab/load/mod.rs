@@ -99,7 +99,7 @@ impl Record {
 impl Load {
     /// On a lab whose cluster is in service.
     pub fn start(lab: &Lab, access: &Access) -> Result<Load> {
-        ensure!(super::process::found("psql"), "the load needs psql: apt-get install postgresql-client");
+        hanode_util::command::require(&["psql"])?;
         let client = Client::new(lab, access);
         lab.in_network(|| client.postgres.make_table(&client.run))?.context("making the load's table")?;
         let mut load = Load {
@@ -210,7 +210,7 @@ impl Client {
             redis_password: access.secrets.redis.clone(),
             confirming: spec.confirming() as i64,
             probe_port: spec.haproxy.stats_port,
-            run: hanode_util::file_tree::hex(&rand::random::<[u8; 4]>()),
+            run: hex::encode(rand::random::<[u8; 4]>()),
         }
     }
 

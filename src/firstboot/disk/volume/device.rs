@@ -1,7 +1,7 @@
 //! Block devices: which one is meant, and whether there is anything on it.
 
-use super::run;
 use anyhow::{Context, Result, bail, ensure};
+use hanode_util::command::{capture, run_to_end};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -35,16 +35,10 @@ pub(super) fn find(name: &str) -> Result<Found> {
             false => Found::Nothing(format!("there is no {name}")),
         });
     }
-    let mut blkid = Command::new("blkid");
-    let output =
-        blkid.args(["-c", "/dev/null", "-o", "device", "-t", name]).output().context("running blkid")?;
+    let output = capture(Command::new("blkid").args(["-c", "/dev/null", "-o", "device", "-t", name]))?;
     // 2: no device is called so.
-    ensure!(
-        matches!(output.status.code(), Some(0 | 2)),
-        "blkid -t {name}: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    let devices: Vec<PathBuf> = String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect();
+    ensure!(matches!(output.status.code(), Some(0 | 2)), "blkid -t {name}: {}", output.stderr.trim());
+    let devices: Vec<PathBuf> = output.text_lossy().lines().map(PathBuf::from).collect();
     match devices.as_slice() {
         [one] => return Ok(Found::Named(one.clone())),
         [] => {}
@@ -104,19 +98,14 @@ pub(super) fn content(device: &Path) -> Result<Content> {
 
 /// Every signature that the distribution's tool knows, straight from the device.
 fn probe(device: &Path) -> Result<Vec<(String, String)>> {
-    let output =
-        Command::new("blkid").args(["-p", "-o", "export"]).arg(device).output().context("running blkid")?;
+    let output = capture(Command::new("blkid").args(["-p", "-o", "export"]).arg(device))?;
     match output.status.code() {
         Some(0) => {}
         // Nothing was found.
         Some(2) => return Ok(Vec::new()),
-        _ => bail!(
-            "{}: blkid cannot tell what it holds: {}",
-            device.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        ),
+        _ => bail!("{}: blkid cannot tell what it holds: {}", device.display(), output.stderr.trim()),
     }
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = output.text_lossy();
     let pairs = text.lines().filter_map(|line| line.split_once('='));
     let told =
         pairs.filter(|(key, _)| *key != "DEVNAME" && !key.contains("SIZE") && !key.starts_with("PART_ENTRY"));
@@ -143,5 +132,5 @@ fn is_zero(device: &Path) -> Result<bool> {
 }
 
 pub(super) fn format(device: &Path, label: &str) -> Result<()> {
-    run(Command::new("mkfs.ext4").args(["-q", "-L", label]).arg(device))
+    run_to_end(Command::new("mkfs.ext4").args(["-q", "-L", label]).arg(device)).map(drop)
 }
