@@ -10,6 +10,7 @@ mod common;
 mod bundle;
 mod certificates;
 mod command_line;
+mod golden;
 mod hostile_input;
 mod metadata;
 mod model;

@@ -1,9 +1,7 @@
 //! Golden trees: what each node of several clusters is given, file by file and with owners and modes.
-//! `UPDATE_GOLDEN=1 cargo test --test golden` writes them anew; read the difference before you commit it.
+//! `UPDATE_GOLDEN=1 cargo test --test it golden::` writes them anew; read the difference before you commit it.
 
-mod cases;
-
-use cases::Case;
+use crate::cases::Case;
 use hanode::plan::Action;
 use hanode::tree;
 use std::collections::BTreeMap;
