@@ -343,7 +343,8 @@ struct Reaper {
 }
 
 impl Reaper {
-    const SCRIPT: &'static str = r#"cat; exec 9<"$WORKDIR"; flock -n 9 || exit 0
+    // A process that ends closes the pipe before it releases the lock. The next run may have it already: it does the same.
+    const SCRIPT: &'static str = r#"cat; exec 9<"$WORKDIR" && flock -w 20 9 || exit 0
         "$HANODE" lab down "$CLUSTER" && rm -rf "$WORKDIR""#;
 
     fn start(workdir: &Workdir, cluster: &Cluster) -> Reaper {
