@@ -80,9 +80,9 @@ impl Check {
     }
 
     fn in_words(&self, report: &Report) -> String {
-        let told = |kind: &str, trouble: &UserError| format!("{kind}: {trouble}\n");
-        let faults = report.faults.iter().map(|t| told("fault", t));
-        let warnings = report.warnings.iter().map(|t| told("warning", t));
+        let line = |kind: &str, error: &UserError| format!("{kind}: {error}\nhelp: {}\n", error.help);
+        let faults = report.faults.iter().map(|fault| line("error", fault));
+        let warnings = report.warnings.iter().map(|warning| line("warning", warning));
         let mut lines: Vec<String> = faults.chain(warnings).collect();
         let count = |n: usize, what: &str| match n {
             1 => format!("1 {what}"),

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hanode_util::interrupt;
+use hanode_util::user_error::report;
 
 /// Bakes a PostgreSQL and Redis high-availability node once; every copy of the image becomes a member of the
 /// cluster by itself.
@@ -114,11 +115,11 @@ fn main() -> ExitCode {
         Ok(Verdict::Well) => ExitCode::SUCCESS,
         Ok(Verdict::NotWell) => ExitCode::FAILURE,
         Err(_) if interrupt::interrupted() => {
-            complain("interrupted");
+            complain("error: interrupted");
             ExitCode::from(130)
         }
         Err(error) => {
-            complain(&format!("{error:#}"));
+            complain(&report(&error));
             ExitCode::FAILURE
         }
     }
@@ -126,7 +127,7 @@ fn main() -> ExitCode {
 
 fn complain(text: &str) {
     // Nobody is left to tell when this fails.
-    let _ = writeln!(std::io::stderr(), "hanode: {text}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// A cluster directory that is fit to be baked: whatever is found wrong would come out at a node's boot.

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use hanode_core::plan::{Plan, Step};
 use hanode_util::file_tree::{below, replace};
+use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -109,14 +110,6 @@ impl CpuTime {
         };
         CpuTime { own: of(UsageWho::RUSAGE_SELF), children: of(UsageWho::RUSAGE_CHILDREN) }
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct UserError {
-    pub what: String,
-    #[serde(rename = "where")]
-    pub(crate) place: String,
-    pub fix: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -65,7 +65,7 @@ fn own_words(node: &str, state: &serde_json::Value) -> String {
     let mut words = format!("{node}: {}", text(&state["phase"]));
     let error = &state["error"];
     if error.is_object() {
-        words += &format!(": {}, {}; {}", text(&error["what"]), text(&error["where"]), text(&error["fix"]));
+        words += &format!(": {}, {}; {}", text(&error["what"]), text(&error["where"]), text(&error["help"]));
     }
     let waiting: Vec<_> = state["waiting_for"].as_array().into_iter().flatten().map(text).collect();
     if !waiting.is_empty() {
@@ -81,7 +81,7 @@ mod tests {
         let state = serde_json::json!({
             "phase": "refused",
             "waiting_for": ["node2"],
-            "error": { "what": "disk of node1", "where": "/var/lib/hanode", "fix": "wipe it" },
+            "error": { "what": "disk of node1", "where": "/var/lib/hanode", "help": "wipe it" },
         });
         let words = super::own_words("node3", &state);
         assert_eq!(words, "node3: refused: disk of node1, /var/lib/hanode; wipe it, waiting for node2");

@@ -1,19 +1,27 @@
-//! Something that is wrong, told so that it can be mended: what, where, what to do.
+//! An error with a remedy: what is wrong, where, and what to do about it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// Displayed in one line, so that it fits into a chain of causes; [`report`] adds the help in a line of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserError {
     pub what: String,
+    /// A file, a node or a device; may be empty.
     #[serde(rename = "where")]
-    pub(crate) place: String,
-    pub fix: String,
+    pub place: String,
+    /// What to do; may be empty.
+    pub help: String,
 }
 
 impl UserError {
-    pub fn new(what: impl Into<String>, place: impl Into<String>, fix: impl Into<String>) -> Self {
-        UserError { what: what.into(), place: place.into(), fix: fix.into() }
+    pub fn new(what: impl Into<String>, place: impl Into<String>, help: impl Into<String>) -> Self {
+        UserError { what: what.into(), place: place.into(), help: help.into() }
+    }
+
+    /// An error whose text already says where.
+    pub fn with_help(what: impl Into<String>, help: impl Into<String>) -> Self {
+        UserError::new(what, "", help)
     }
 }
 
@@ -21,12 +29,32 @@ impl std::error::Error for UserError {}
 
 impl fmt::Display for UserError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
-        for (label, text) in [("where", &self.place), ("do", &self.fix)] {
-            if !text.is_empty() {
-                write!(f, "\n  {label}: {text}")?;
-            }
+        if !self.place.is_empty() {
+            write!(f, "{}: ", self.place)?;
         }
-        Ok(())
+        f.write_str(&self.what)
+    }
+}
+
+/// The whole error for a person: `error: what: why`, then `help: what to do` for each remedy in the chain.
+pub fn report(error: &anyhow::Error) -> String {
+    let helps = error.chain().filter_map(|cause| cause.downcast_ref::<UserError>());
+    let helps = helps.filter(|cause| !cause.help.is_empty()).map(|cause| format!("\nhelp: {}", cause.help));
+    format!("error: {error:#}{}", helps.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_report_has_the_causes_in_one_line_and_the_help_in_the_next() {
+        let error = UserError::new("mode is 0644", "demo/secrets.toml", "chmod 600 demo/secrets.toml");
+        let error = Err::<(), _>(error).context("reading the secrets").unwrap_err();
+        let text =
+            "error: reading the secrets: demo/secrets.toml: mode is 0644\nhelp: chmod 600 demo/secrets.toml";
+        assert_eq!(report(&error), text);
+        assert_eq!(report(&anyhow::anyhow!("no space")), "error: no space");
     }
 }

@@ -98,11 +98,11 @@ impl Staged {
     fn copy_of(pki: &Path) -> Result<Staged> {
         let at = pki.with_file_name(".pki.hanode-new");
         if !pki.is_dir() {
-            let fix = match at.is_dir() {
+            let help = match at.is_dir() {
                 true => format!("a change was cut off; mv {} {}", at.display(), pki.display()),
                 false => "restore it from a backup: without the CA keys nothing can be issued".into(),
             };
-            bail!(UserError::new("the pki folder is missing", pki.display().to_string(), fix));
+            bail!(UserError::new("the pki folder is missing", pki.display().to_string(), help));
         }
         if at.exists() {
             fs::remove_dir_all(&at).with_context(|| format!("removing what was left in {}", at.display()))?;

@@ -39,17 +39,17 @@ fn baked(dir: &Path) -> Result<ClusterPayload> {
             let Some(SpecFaults { path, faults }) = error.downcast_ref() else { return Err(error) };
             for fault in &faults.0 {
                 let place = format!("{}:{}", path.display(), fault.line);
-                report.fault(&fault.what, &place, &fault.fix);
+                report.fault(&fault.what, &place, &fault.help);
             }
             None
         }
     };
     if let Some(spec) = &spec {
         for warning in spec::warnings(spec) {
-            report.warn(&warning.what, &dir.join(SPEC).display().to_string(), &warning.fix);
+            report.warn(&warning.what, &dir.join(SPEC).display().to_string(), &warning.help);
         }
-        for (what, fix) in crate::known_issues::version_issues(spec)? {
-            report.warn(&what, &dir.join(SPEC).display().to_string(), &fix);
+        for (what, help) in crate::known_issues::version_issues(spec)? {
+            report.warn(&what, &dir.join(SPEC).display().to_string(), &help);
         }
     }
     modes(dir, &mut report);
@@ -72,8 +72,8 @@ fn found<T>(value: Result<T>, path: PathBuf, report: &mut Report) -> Option<T> {
     match error.downcast_ref::<UserError>() {
         Some(trouble) => report.faults.push(trouble.clone()),
         None => {
-            let fix = "restore it from a backup; the bundle alone is made anew by hanode certs issue";
-            report.fault(format!("{error:#}"), &path.display().to_string(), fix);
+            let help = "restore it from a backup; the bundle alone is made anew by hanode certs issue";
+            report.fault(format!("{error:#}"), &path.display().to_string(), help);
         }
     }
     None
@@ -87,8 +87,8 @@ fn modes(dir: &Path, report: &mut Report) {
         let mode = data.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {
             let place = path.display().to_string();
-            let fix = format!("chmod 600 {place}, and renew what whoever could log in may have read");
-            report.fault(format!("a private key is open to other users (mode {mode:04o})"), &place, &fix);
+            let help = format!("chmod 600 {place}, and renew what whoever could log in may have read");
+            report.fault(format!("a private key is open to other users (mode {mode:04o})"), &place, &help);
         }
     }
 }
@@ -125,9 +125,9 @@ fn operator(dir: &Path, store: &Store, report: &mut Report) {
             read::key_matches(cert, key)?;
             read::certificate(cert)
         });
-        let fix = &format!("hanode certs issue {}", dir.display());
+        let help = &format!("hanode certs issue {}", dir.display());
         match sound {
-            Err(error) => report.fault(format!("the {} certificate: {error:#}", leaf.name), &place, fix),
+            Err(error) => report.fault(format!("the {} certificate: {error:#}", leaf.name), &place, help),
             Ok(cert) => match cert.standing(pki::now()) {
                 Standing::Good => {}
                 Standing::EndsSoon => {
@@ -136,14 +136,14 @@ fn operator(dir: &Path, store: &Store, report: &mut Report) {
                         leaf.name,
                         read::date(cert.not_after)
                     );
-                    report.warn(what, &place, fix);
+                    report.warn(what, &place, help);
                 }
                 _ => {
                     let (from, to) = (read::date(cert.not_before), read::date(cert.not_after));
                     report.fault(
                         format!("the {} certificate is valid from {from} to {to}", leaf.name),
                         &place,
-                        fix,
+                        help,
                     );
                 }
             },
@@ -154,17 +154,17 @@ fn operator(dir: &Path, store: &Store, report: &mut Report) {
 /// Whether the bundle holds what `pki/` and `secrets.toml` hold now.
 fn staleness(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, report: &mut Report) {
     let place = dir.join(BUNDLE).display().to_string();
-    let fix = format!("hanode certs issue {}", dir.display());
+    let help = format!("hanode certs issue {}", dir.display());
     if bundle.secrets != *secrets {
-        let fix = format!("put the old ones back into {SECRETS}; for a cluster that never ran: {fix}");
-        report.fault(format!("the bundle has other passwords than {SECRETS}"), &place, &fix);
+        let help = format!("put the old ones back into {SECRETS}; for a cluster that never ran: {help}");
+        report.fault(format!("the bundle has other passwords than {SECRETS}"), &place, &help);
     }
     let (members, generation) = match (store.members(), store.generation()) {
         (Ok(members), Ok(generation)) => (members, generation),
         (members, generation) => {
             for error in [members.err(), generation.err()].into_iter().flatten() {
                 let what = format!("{PKI}/ is not whole: {error:#}");
-                report.fault(what, &dir.join(PKI).display().to_string(), &fix);
+                report.fault(what, &dir.join(PKI).display().to_string(), &help);
             }
             return;
         }
@@ -175,6 +175,6 @@ fn staleness(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, repo
         let what = format!(
             "the bundle (generation {packed}) is not made of what pki/ holds (generation {generation})"
         );
-        report.fault(what, &place, &fix);
+        report.fault(what, &place, &help);
     }
 }

@@ -78,7 +78,7 @@ fn fill(dir: &Path, spec: &Spec, spec_text: &str) -> Result<()> {
 
 fn refuse_existing(dir: &Path) -> Result<()> {
     let place = dir.display().to_string();
-    let refuse = |what: &str, fix: &str| Err(UserError::new(what, &place, fix).into());
+    let refuse = |what: &str, help: &str| Err(UserError::new(what, &place, help).into());
     if dir.join(SPEC).exists() {
         return refuse("there is a cluster already", "edit its cluster.toml, or name another directory");
     }
@@ -127,8 +127,8 @@ pub(crate) fn load_bundle(dir: &Path) -> Result<(Bundle, Vec<u8>)> {
     let path = dir.join(BUNDLE);
     let place = path.display().to_string();
     let bytes = std::fs::read(&path).with_context(|| format!("reading {place}"))?;
-    let fix = format!("make a new one: hanode certs issue {}", dir.display());
-    let bundle = Bundle::read(&bytes).map_err(|bad| UserError::new(bad.to_string(), place, fix))?;
+    let help = format!("make a new one: hanode certs issue {}", dir.display());
+    let bundle = Bundle::read(&bytes).map_err(|bad| UserError::new(bad.to_string(), place, help))?;
     Ok((bundle, bytes))
 }
 
@@ -152,7 +152,7 @@ impl std::fmt::Display for SpecFaults {
             } else {
                 write!(f, "\n  {}", fault.what)?;
             }
-            write!(f, "\n    do: {}", fault.fix)?;
+            write!(f, "\n    help: {}", fault.help)?;
         }
         Ok(())
     }

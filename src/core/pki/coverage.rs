@@ -16,20 +16,20 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn fault(&mut self, what: impl Into<String>, place: &str, fix: &str) {
-        self.faults.push(UserError::new(what, place, fix));
+    pub fn fault(&mut self, what: impl Into<String>, place: &str, help: &str) {
+        self.faults.push(UserError::new(what, place, help));
     }
 
     /// With the name of the cluster directory in place of `DIR`, where there is one.
     pub fn for_directory(mut self, dir: &Path) -> Report {
-        for trouble in self.faults.iter_mut().chain(&mut self.warnings) {
-            trouble.fix = trouble.fix.replace("DIR", &dir.display().to_string());
+        for error in self.faults.iter_mut().chain(&mut self.warnings) {
+            error.help = error.help.replace("DIR", &dir.display().to_string());
         }
         self
     }
 
-    pub fn warn(&mut self, what: impl Into<String>, place: &str, fix: &str) {
-        self.warnings.push(UserError::new(what, place, fix));
+    pub fn warn(&mut self, what: impl Into<String>, place: &str, help: &str) {
+        self.warnings.push(UserError::new(what, place, help));
     }
 }
 
@@ -74,8 +74,8 @@ fn authority(bundle: &Bundle, ca: Ca, now: i64, report: &mut Report) {
         }
         Ok(cert) => {
             let what = format!("the {} CA's certificate", ca.name());
-            let fix = "plan a new CA: every client must trust it before the servers use it";
-            validity(&what, place, cert.standing(now), (cert.not_before, cert.not_after), fix, report);
+            let help = "plan a new CA: every client must trust it before the servers use it";
+            validity(&what, place, cert.standing(now), (cert.not_before, cert.not_after), help, report);
         }
     }
     let Some(list) = bundle.file(crl_place) else {
@@ -151,7 +151,7 @@ fn validity(
     place: &str,
     standing: Standing,
     (begin, end): (i64, i64),
-    fix: &str,
+    help: &str,
     report: &mut Report,
 ) {
     match standing {
@@ -159,9 +159,9 @@ fn validity(
         Standing::NotYet => {
             report.fault(format!("{what} is valid only from {}", read::date(begin)), place, CLOCK)
         }
-        Standing::Over => report.fault(format!("{what} expired on {}", read::date(end)), place, fix),
+        Standing::Over => report.fault(format!("{what} expired on {}", read::date(end)), place, help),
         Standing::EndsSoon => {
-            report.warn(format!("{what} is due: it ends on {}", read::date(end)), place, fix)
+            report.warn(format!("{what} is due: it ends on {}", read::date(end)), place, help)
         }
     }
 }

@@ -241,9 +241,9 @@ fn haproxy_extra(spec: &Spec, at: &Reader) {
             let word = line.split_whitespace().next().unwrap_or_default();
             if HAPROXY_SECTIONS.contains(&word) {
                 let what = format!("this line would begin a new {word} section");
-                let fix =
+                let help =
                     format!("these lines continue HAProxy's {section} section; sections cannot be added");
-                at.fault(&format!("haproxy.extra.{section}.{i}"), what, fix);
+                at.fault(&format!("haproxy.extra.{section}.{i}"), what, help);
             }
         }
     }

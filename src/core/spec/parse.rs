@@ -11,7 +11,7 @@ use toml::de::DeTable;
 pub struct Fault {
     pub line: usize,
     pub what: String,
-    pub fix: String,
+    pub help: String,
 }
 
 impl fmt::Display for Fault {
@@ -19,7 +19,7 @@ impl fmt::Display for Fault {
         if self.line > 0 {
             write!(f, "line {}: ", self.line)?;
         }
-        write!(f, "{}: {}", self.what, self.fix)
+        write!(f, "{}: {}", self.what, self.help)
     }
 }
 
@@ -43,7 +43,7 @@ const LARGEST: usize = 64 * 1024;
 
 pub fn parse(text: &str) -> Result<Spec, Faults> {
     let alone =
-        |line, what: &str, fix: &str| Faults(vec![Fault { line, what: what.into(), fix: fix.into() }]);
+        |line, what: &str, help: &str| Faults(vec![Fault { line, what: what.into(), help: help.into() }]);
     if text.len() > LARGEST {
         return Err(alone(0, "the spec is larger than 64 KiB", "is this file a cluster.toml?"));
     }

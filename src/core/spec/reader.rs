@@ -77,10 +77,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Notes a fault at `path`, unless there is one already.
-    pub(super) fn fault(&self, path: &str, what: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn fault(&self, path: &str, what: impl Into<String>, help: impl Into<String>) {
         let line = self.line(path);
         if self.bad.borrow_mut().insert(path.to_string()) {
-            self.faults.borrow_mut().push(Fault { line, what: what.into(), fix: fix.into() });
+            self.faults.borrow_mut().push(Fault { line, what: what.into(), help: help.into() });
         }
     }
 
@@ -136,7 +136,7 @@ impl<'s> Section<'s> {
     }
 
     /// A value that must be there: faults when the key is missing, and hands out `stand_in`.
-    pub(super) fn required<T>(&self, key: &'static str, value: Option<T>, stand_in: T, fix: &str) -> T {
+    pub(super) fn required<T>(&self, key: &'static str, value: Option<T>, stand_in: T, help: &str) -> T {
         if let Some(shapes) = &self.reader.shapes
             && let Some(shape) = shapes.borrow_mut().get_mut(&self.path(key))
         {
@@ -144,7 +144,7 @@ impl<'s> Section<'s> {
         }
         if self.table.is_none_or(|t| !t.contains_key(key)) {
             let path = self.path(key);
-            self.reader.fault(&path, format!("{} is missing", spoken(&path)), fix);
+            self.reader.fault(&path, format!("{} is missing", spoken(&path)), help);
         }
         value.unwrap_or(stand_in)
     }
@@ -233,8 +233,8 @@ impl<'s> Section<'s> {
         let text = value.as_str()?;
         if let Ok(address) = text.parse::<IpAddr>() {
             let bits = if address.is_ipv4() { 32 } else { 128 };
-            let fix = format!("for this one address write \"{address}/{bits}\"");
-            self.reader.fault(path, format!("{} is an address, not a network", spoken(path)), fix);
+            let help = format!("for this one address write \"{address}/{bits}\"");
+            self.reader.fault(path, format!("{} is an address, not a network", spoken(path)), help);
             return IpNet::new(address, bits).ok();
         }
         let net: IpNet = text.parse().ok()?;
@@ -327,13 +327,13 @@ impl<'s> Section<'s> {
                 "" => String::new(),
                 path => format!(" in [{}]", spoken(path)),
             };
-            let fix = match nearest(name, &known) {
+            let help = match nearest(name, &known) {
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("known here: {}", known.join(", ")),
             };
             let line = self.reader.line_at(key.span().start);
             let what = format!("unknown key {}{place}", printable(name));
-            self.reader.faults.borrow_mut().push(Fault { line, what, fix });
+            self.reader.faults.borrow_mut().push(Fault { line, what, help });
         }
     }
 }

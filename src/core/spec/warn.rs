@@ -4,9 +4,9 @@ use super::*;
 
 pub fn warnings(spec: &Spec) -> Vec<Fault> {
     let mut found = Vec::new();
-    let mut warn = |when: bool, what: &str, fix: &str| {
+    let mut warn = |when: bool, what: &str, help: &str| {
         if when {
-            found.push(Fault { line: 0, what: what.into(), fix: fix.into() });
+            found.push(Fault { line: 0, what: what.into(), help: help.into() });
         }
     };
     let off = |name: &str| {

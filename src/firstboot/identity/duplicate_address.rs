@@ -2,9 +2,10 @@
 //! later gives way: it takes the address off its interface, and goes on once nobody else has it.
 
 use crate::start::apply::Node;
-use crate::state::{Phase, State, UserError};
+use crate::state::{Phase, State};
 use anyhow::{Context, Result, anyhow, bail};
 use hanode_core::plan::{Action, Step};
+use hanode_util::user_error::UserError;
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ pub(crate) fn yield_address(node: &Node, asked: Asked, state: &mut State) -> Res
     state.error = Some(UserError {
         what: what.clone(),
         place: format!("{interface}, from which this machine has taken the address meanwhile"),
-        fix: "switch one of the two off; this one goes on by itself once the address is free".into(),
+        help: "switch one of the two off; this one goes on by itself once the address is free".into(),
     });
     state.enter(node.root, Phase::Refused, &what)?;
     while answered(probe(interface, own.address)?)? {

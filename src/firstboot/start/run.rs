@@ -8,7 +8,7 @@ use crate::identity::machine::Machine;
 use crate::identity::{self, Pin, duplicate_address, metadata, platform};
 use crate::node_config::NodeConfig;
 use crate::selinux;
-use crate::state::{self, Phase, State, UserError};
+use crate::state::{self, Phase, State};
 use crate::units::{self, JOIN_SOCKET, READY, Systemd};
 use crate::watch::reload;
 use anyhow::{Context, Result, ensure};
@@ -20,6 +20,7 @@ use hanode_core::pki::{
 };
 use hanode_core::plan::{self, Action, Plan};
 use hanode_util::file_tree::below;
+use hanode_util::user_error::UserError;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -53,7 +54,7 @@ fn told(root: &Path, work: impl FnOnce(&Path, &mut State) -> Result<()>) -> Resu
     if let Err(error) = &done {
         let (what, place) = (format!("{error:#}"), state.phase.name().to_string());
         let fix = "correct this, then `systemctl restart hanode-plan` (or reboot)".to_string();
-        state.error = Some(UserError { what: what.clone(), place, fix: fix.clone() });
+        state.error = Some(UserError { what: what.clone(), place, help: fix.clone() });
         state.enter(root, Phase::Failed, &format!("{what}; {fix}"))?;
     }
     done
@@ -211,7 +212,7 @@ fn wait_for_the_plan(node: &Node, duplicate: duplicate_address::Asked, state: &m
         state.error = refused.then(|| UserError {
             what: step.reason.clone(),
             place: "joining the peers".into(),
-            fix: "this node goes on by itself once the cause is gone".into(),
+            help: "this node goes on by itself once the cause is gone".into(),
         });
         state.enter(
             node.root,

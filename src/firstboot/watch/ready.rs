@@ -8,11 +8,12 @@ use crate::disk::generation::{Age, Count};
 use crate::node_config::NodeConfig;
 use crate::start::first_start::FirstStart;
 use crate::start::self_report;
-use crate::state::{self, Phase, UnitState, UserError};
+use crate::state::{self, Phase, UnitState};
 use crate::units::{self, Systemd, down};
 use anyhow::{Context, Result};
 use hanode_cluster::health::local;
 use hanode_core::plan::{self, Action, Plan};
+use hanode_util::user_error::UserError;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -122,7 +123,7 @@ fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Optio
     state.error = (!well && (state.phase == Phase::InService || state.error.is_some())).then(|| UserError {
         what: problems.join("; "),
         place: "the node's services".into(),
-        fix: "see `hanode status` and the journal of the units named".into(),
+        help: "see `hanode status` and the journal of the units named".into(),
     });
     state.waiting_for = problems;
     if well {
@@ -133,7 +134,7 @@ fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Optio
         state.error = Some(UserError {
             what: reason.clone(),
             place: "joining the peers".into(),
-            fix: "this node goes on by itself once the cause is gone".into(),
+            help: "this node goes on by itself once the cause is gone".into(),
         });
         return state.enter(root, Phase::Refused, &reason);
     }
