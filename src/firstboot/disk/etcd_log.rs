@@ -1,7 +1,7 @@
 //! Whose log etcd's write-ahead log on this disk is: each of its files says so at its head.
 
 use anyhow::{Context, Result, ensure};
-use hanode_core::peer::EtcdLog;
+use hanode_core::peer::EtcdLogIds;
 use std::io::Read;
 use std::path::Path;
 
@@ -11,7 +11,7 @@ const HEAD: u64 = 512;
 const METADATA: u64 = 1;
 
 /// What the log says of itself; `None` where there is none.
-pub(crate) fn read(data: &Path) -> Result<Option<EtcdLog>> {
+pub(crate) fn read(data: &Path) -> Result<Option<EtcdLogIds>> {
     let names = std::fs::read_dir(data.join("member/wal")).into_iter().flatten().flatten();
     let newest = names.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "wal")).max();
     let Some(file) = newest else { return Ok(None) };
@@ -21,7 +21,7 @@ pub(crate) fn read(data: &Path) -> Result<Option<EtcdLog>> {
     ids(&head).with_context(|| format!("{} is no log of etcd's", file.display())).map(Some)
 }
 
-fn ids(head: &[u8]) -> Result<EtcdLog> {
+fn ids(head: &[u8]) -> Result<EtcdLogIds> {
     let mut rest = head;
     loop {
         let (frame, after) = rest.split_at_checked(8).context("it ends early")?;
@@ -33,7 +33,7 @@ fn ids(head: &[u8]) -> Result<EtcdLog> {
         if field(record, 1)?.number()? == METADATA {
             let data = field(record, 3)?.bytes()?;
             let id = |number| Ok::<_, anyhow::Error>(field(data, number)?.number()?.to_string());
-            return Ok(EtcdLog { member: id(1)?, cluster: id(2)? });
+            return Ok(EtcdLogIds { member: id(1)?, cluster: id(2)? });
         }
         rest = after.get(padding..).context("it ends early")?;
     }

@@ -9,7 +9,7 @@ pub mod volume;
 
 use crate::identity::Pin;
 use anyhow::{Context, Result};
-use hanode_core::peer::{Data, Disk};
+use hanode_core::peer::{DiskData, DiskStage};
 use hanode_core::render::sentinel;
 use hanode_core::target::Target;
 use hanode_util::file_tree::{below, replace};
@@ -20,7 +20,7 @@ use std::path::Path;
 const INSTALL_ID: &str = "/var/lib/hanode/install-id";
 const IDENTITY: &str = "/var/lib/hanode/identity.json";
 const HOME: &str = "/var/lib/hanode";
-const STATE: &str = "/var/lib/hanode/state.json";
+const DISK_STATE: &str = "/var/lib/hanode/state.json";
 /// Within the name of what was moved out of the way.
 pub(crate) const ASIDE: &str = ".aside-";
 /// Lies in memory: it means this boot only, and only until the node is in service.
@@ -29,7 +29,7 @@ const BOOTSTRAPPING: &str = "/run/hanode/bootstrapping";
 /// How far this disk came; versioned, since a newer image may find an older one's.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Record {
+pub(crate) struct DiskState {
     pub(crate) schema: u32,
     pub(crate) bootstrap_id: Option<String>,
     /// Set, durably, before any service that takes clients' data is let go for the first time.
@@ -41,7 +41,7 @@ pub(crate) struct Record {
     pub(crate) etcd_member: Option<String>,
     /// Data of a restored snapshot: as good as lost, and not yet cleared or set aside.
     #[serde(default)]
-    pub(crate) stale: Data,
+    pub(crate) stale: DiskData,
     /// The operator's word that this disk's data becomes the cluster's; spent once it is in service.
     #[serde(default)]
     pub(crate) recovery_source: bool,
@@ -84,13 +84,13 @@ pub(crate) fn save_pin(root: &Path, pin: &Pin) -> Result<()> {
     save(root, IDENTITY, &serde_json::to_vec_pretty(pin)?)
 }
 
-pub(crate) fn record(root: &Path) -> Result<Record> {
-    Ok(load(root, STATE)?.unwrap_or(Record { schema: 1, ..Record::default() }))
+pub(crate) fn record(root: &Path) -> Result<DiskState> {
+    Ok(load(root, DISK_STATE)?.unwrap_or(DiskState { schema: 1, ..DiskState::default() }))
 }
 
 /// Changes the record, one process at a time: the services' gates, the plan and the watch all keep theirs in it, and
 /// a gate that wrote what another had not yet changed would take that back.
-pub(crate) fn amend(root: &Path, change: impl FnOnce(&mut Record)) -> Result<()> {
+pub(crate) fn update_state(root: &Path, change: impl FnOnce(&mut DiskState)) -> Result<()> {
     let dir = below(root, HOME);
     std::fs::create_dir_all(&dir)?;
     let turn = std::fs::File::open(&dir)?;
@@ -98,39 +98,39 @@ pub(crate) fn amend(root: &Path, change: impl FnOnce(&mut Record)) -> Result<()>
     let before = record(root)?;
     let mut after = before.clone();
     change(&mut after);
-    if after == before { Ok(()) } else { save(root, STATE, &serde_json::to_vec_pretty(&after)?) }
+    if after == before { Ok(()) } else { save(root, DISK_STATE, &serde_json::to_vec_pretty(&after)?) }
 }
 
 /// From here on this disk is one that clients' data may be on.
 pub(crate) fn mark_served(root: &Path) -> Result<()> {
-    amend(root, |record| record.served = true)
+    update_state(root, |disk| disk.served = true)
 }
 
 /// A snapshot from before the last boot that etcd knows of was restored: all data on it is a lost disk's.
 pub(crate) fn mark_stale(root: &Path, target: &Target, generation: u64) -> Result<()> {
     let held = held(root, target)?;
-    amend(root, |record| {
+    update_state(root, |disk| {
         tracing::warn!(
             "etcd has counted this node to {generation}, this disk to {}: an older snapshot",
-            record.generation
+            disk.generation
         );
-        record.generation = generation;
-        record.stale = Data { sentinel: false, ..held };
-        record.etcd_member = None;
+        disk.generation = generation;
+        disk.stale = DiskData { sentinel: false, ..held };
+        disk.etcd_member = None;
     })
 }
 
 /// Stale data of one service is out of the way.
-pub(crate) fn unmark_stale(root: &Path, clear: impl FnOnce(&mut Data)) -> Result<()> {
-    amend(root, |record| clear(&mut record.stale))
+pub(crate) fn unmark_stale(root: &Path, clear: impl FnOnce(&mut DiskData)) -> Result<()> {
+    update_state(root, |disk| clear(&mut disk.stale))
 }
 
 /// In service as this member: by its id a disk is known that comes back after it was replaced. The operator's
 /// word, where there was one, has done its work; and so has the bootstrap_id: what is lost from now on is lost.
 pub(crate) fn mark_in_service(root: &Path, member: &str) -> Result<()> {
-    amend(root, |record| {
-        record.recovery_source = false;
-        record.etcd_member = Some(member.into());
+    update_state(root, |disk| {
+        disk.recovery_source = false;
+        disk.etcd_member = Some(member.into());
     })?;
     match std::fs::remove_file(below(root, BOOTSTRAPPING)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(BOOTSTRAPPING),
@@ -147,9 +147,9 @@ pub(crate) fn mark_bootstrapping(root: &Path, bootstrap_id: &str) -> Result<()> 
 }
 
 /// Whose data counts: what is stale does not.
-pub(crate) fn data(root: &Path, target: &Target) -> Result<Data> {
+pub(crate) fn data(root: &Path, target: &Target) -> Result<DiskData> {
     let (held, stale) = (held(root, target)?, record(root)?.stale);
-    Ok(Data {
+    Ok(DiskData {
         etcd: held.etcd && !stale.etcd,
         postgres: held.postgres && !stale.postgres,
         redis: held.redis && !stale.redis,
@@ -157,15 +157,15 @@ pub(crate) fn data(root: &Path, target: &Target) -> Result<Data> {
     })
 }
 
-fn held(root: &Path, target: &Target) -> Result<Data> {
+fn held(root: &Path, target: &Target) -> Result<DiskData> {
     let dir = |name: &str| {
         let path = target.paths.get(name).with_context(|| format!("target names no path {name}"))?;
         Ok::<_, anyhow::Error>(below(root, path))
     };
     let (etcd, postgres, redis) = (dir("etcd_data")?, dir("postgres_data")?, dir("redis_data")?);
     let sentinel = std::fs::read_to_string(dir("redis_live")?.join("sentinel.conf")).unwrap_or_default();
-    Ok(Data {
-        etcd: occupied(&etcd.join("member/wal")),
+    Ok(DiskData {
+        etcd: has_entries(&etcd.join("member/wal")),
         postgres: postgres.join("PG_VERSION").exists(),
         redis: redis_rdb::holds(&redis),
         sentinel: sentinel::intact(&sentinel),
@@ -191,15 +191,15 @@ pub(crate) fn moved_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
     Ok(found)
 }
 
-pub(crate) fn judge(data: Data, record: &Record) -> Disk {
-    match (record.served, data.etcd || data.postgres || data.redis) {
-        (true, _) => Disk::Served,
-        (false, true) => Disk::Data,
-        (false, false) => Disk::Blank,
+pub(crate) fn classify(data: DiskData, record: &DiskState) -> DiskStage {
+    match (disk.served, data.etcd || data.postgres || data.redis) {
+        (true, _) => DiskStage::Served,
+        (false, true) => DiskStage::Data,
+        (false, false) => DiskStage::Blank,
     }
 }
 
-fn occupied(dir: &Path) -> bool {
+fn has_entries(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
@@ -220,7 +220,7 @@ fn save(root: &Path, path: &str, content: &[u8]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod amend_tests {
+mod tests {
     use super::*;
 
     #[test]
@@ -228,7 +228,7 @@ mod amend_tests {
         let root = tempfile::tempdir().unwrap();
         std::thread::scope(|threads| {
             for _ in 0..4 {
-                threads.spawn(|| (0..25).for_each(|_| amend(root.path(), |r| r.generation += 1).unwrap()));
+                threads.spawn(|| (0..25).for_each(|_| update_state(root.path(), |r| r.generation += 1).unwrap()));
             }
             threads.spawn(|| mark_served(root.path()).unwrap());
             threads.spawn(|| mark_in_service(root.path(), "1234").unwrap());

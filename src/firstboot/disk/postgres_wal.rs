@@ -1,7 +1,7 @@
 //! Which PostgreSQL cluster the data on this disk is of, and how far it goes, read while no server runs on it.
 
 use anyhow::{Context, Result};
-use hanode_core::peer::Postgres;
+use hanode_core::peer::PostgresData;
 use hanode_core::target::Target;
 use hanode_util::command::{capture, run_to_end};
 use hanode_util::file_tree::{below, replace};
@@ -13,13 +13,13 @@ use std::process::Command;
 const END: &str = "/run/hanode/postgres-end.json";
 
 /// What is told of it; how far it goes only where that was measured.
-pub(crate) fn told(root: &Path, target: &Target) -> Result<Option<Postgres>> {
+pub(crate) fn told(root: &Path, target: &Target) -> Result<Option<PostgresData>> {
     let control = below(root, target.path("postgres_data")?).join("global/pg_control");
     let mut identifier = [0; 8];
     // It is the file's first field in every version.
     let read = std::fs::File::open(control).and_then(|mut file| file.read_exact(&mut identifier));
     let end = std::fs::read(below(root, END)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    Ok(read.ok().map(|()| Postgres { system: u64::from_ne_bytes(identifier).to_string(), end }))
+    Ok(read.ok().map(|()| PostgresData { system: u64::from_ne_bytes(identifier).to_string(), end }))
 }
 
 /// Finds out how far the data goes and keeps it for [`told`].
