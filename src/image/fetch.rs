@@ -128,30 +128,4 @@ mod tests {
         let listing = "pub:-:4096:1:AA:1:::-:\nfpr:::::::::AAAA:\nuid:-::::1::H::x\nsub:-:\nfpr:::::::::BBBB:\npub:-:\nfpr:::::::::CCCC:\n";
         assert_eq!(primary_keys(listing), ["AAAA", "CCCC"]);
     }
-
-    /// A target of which one file's checksum is known.
-    fn target(url: &str, sum: &str) -> Target {
-        let (text, _) = embedded::target("ubuntu-20.04").unwrap();
-        let mut target = Target::parse(&text).unwrap();
-        target.choose(&Default::default(), &[format!("etcd={url},sha256={sum}").parse().unwrap()]).unwrap();
-        target
-    }
-
-    #[test]
-    fn a_file_is_believed_by_its_checksum_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let scratch = Scratch::within(dir.path(), "s").unwrap();
-        let at = dir.path().join("etcd.tar.gz");
-        std::fs::write(&at, "content").unwrap();
-        let url = format!("file://{}", at.display());
-        let right = sha256(&at).unwrap();
-        let fetched = file(&target(&url, &right), "etcd", &scratch).unwrap();
-        assert_eq!(std::fs::read(fetched).unwrap(), b"content");
-        std::fs::write(&at, "contents").unwrap();
-        let said = file(&target(&url, &right), "etcd", &scratch).unwrap_err().to_string();
-        assert!(said.starts_with("source etcd: file://") && said.contains(&right), "{said}");
-        let said =
-            format!("{:#}", file(&target("file:///no/such/file", &right), "etcd", &scratch).unwrap_err());
-        assert!(said.contains("--source etcd=URL"), "{said}");
-    }
 }
