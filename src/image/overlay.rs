@@ -1,8 +1,8 @@
-//! What a bake adds to a tree: hanode itself, its units, its settings and, with a cluster, spec and bundle.
+//! The files that a bake adds to a tree: hanode-firstboot, its units and settings, and the spec and bundle of a cluster.
 
 use super::glibc;
-use super::inventory::Facts;
-use super::manifest::{Cluster, Record};
+use super::inventory::Inventory;
+use super::manifest::{ClusterInfo, ImageManifest};
 use super::parameters;
 use anyhow::{Context, Result, bail};
 use hanode_admin::embedded;
@@ -10,35 +10,37 @@ use hanode_core::bundle;
 use hanode_core::spec::Spec;
 use hanode_core::target::Target;
 use hanode_util::file_tree::{self, Entry};
+use hanode_util::user_error::UserError;
 use std::path::{Path, PathBuf};
 
-const HOME: &str = "/usr/lib/hanode";
-/// Where an operator lays a newer bundle or spec.
-const OPERATORS: &str = "/etc/hanode";
-const UNITS: &str = "/usr/lib/systemd/system";
-const ADMIN_UNITS: &str = "/etc/systemd/system";
+const HANODE_DIR: &str = "/usr/lib/hanode";
+/// Where an operator puts a newer bundle or spec.
+const OPERATOR_DIR: &str = "/etc/hanode";
+const UNIT_DIR: &str = "/usr/lib/systemd/system";
+const ADMIN_UNIT_DIR: &str = "/etc/systemd/system";
 
-/// The cluster that is baked in.
+/// The cluster to bake into an image.
 pub struct ClusterPayload<'a> {
     /// `cluster.toml` as the operator wrote it.
     pub spec_text: &'a str,
     pub spec: &'a Spec,
-    /// `bundle.tar.gz`, and which edition it is.
+    /// The bytes of `bundle.tar.gz`.
     pub bundle: &'a [u8],
+    /// The generation of the bundle.
     pub generation: u64,
 }
 
-/// What it is baked into, and with which program.
+/// The tree to bake into, and the program to install in it.
 pub(crate) struct BakeTarget<'a> {
     pub(crate) target_text: &'a str,
     pub(crate) target: &'a Target,
-    pub(crate) facts: &'a Facts,
+    pub(crate) inventory: &'a Inventory,
     /// The bytes of `hanode-firstboot`.
     pub(crate) program: &'a [u8],
 }
 
-/// The program for the image: beside this program as cargo leaves it, in ../lib/hanode as `make install` does, or
-/// where `HANODE_FIRSTBOOT` says.
+/// The bytes of hanode-firstboot: the file named by `HANODE_FIRSTBOOT`, else the one in this program's directory
+/// (`make build`), else the one in ../lib/hanode (`make install`).
 pub fn program() -> Result<Vec<u8>> {
     let beside = std::env::current_exe()?.with_file_name("hanode-firstboot");
     let installed =
@@ -48,78 +50,80 @@ pub fn program() -> Result<Vec<u8>> {
         (None, Some(installed)) if !beside.is_file() => installed,
         _ => beside,
     };
-    std::fs::read(&at).with_context(|| {
-        format!("{}: the image's program is not here; build it, or name it in HANODE_FIRSTBOOT", at.display())
+    std::fs::read(&at).map_err(|error| {
+        let what = format!("reading the program for the image: {}: {error}", at.display());
+        let help = "run `make build`, or set HANODE_FIRSTBOOT to the path of hanode-firstboot";
+        UserError::with_help(what, help).into()
     })
 }
 
-/// Everything a bake puts into the tree, in the order it is written. Pure: the same input, the same entries.
-pub(crate) fn entries(ground: &BakeTarget, baked: Option<&ClusterPayload>) -> Result<Vec<Entry>> {
-    glibc::check(ground.program, &ground.facts.packages)?;
-    let at = |name: &str| format!("{HOME}/{name}");
+/// All files that a bake writes, in this order. Pure: the same input gives the same entries.
+pub(crate) fn entries(bake_target: &BakeTarget, payload: Option<&ClusterPayload>) -> Result<Vec<Entry>> {
+    glibc::check(bake_target.program, &bake_target.inventory.packages)?;
+    let at = |name: &str| format!("{HANODE_DIR}/{name}");
     let mut entries = embedded::entries("etc", "/etc");
-    entries.extend(units(ground.target)?);
-    entries.push(Entry::dir(HOME, 0o755));
-    entries.push(Entry::dir(OPERATORS, 0o700));
-    entries.push(Entry::file(at("hanode-firstboot"), 0o755, ground.program));
+    entries.extend(units(bake_target.target)?);
+    entries.push(Entry::dir(HANODE_DIR, 0o755));
+    entries.push(Entry::dir(OPERATOR_DIR, 0o700));
+    entries.push(Entry::file(at("hanode-firstboot"), 0o755, bake_target.program));
     entries.push(Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"));
-    entries.push(Entry::file(at("target.toml"), 0o644, ground.target_text));
+    entries.push(Entry::file(at("target.toml"), 0o644, bake_target.target_text));
     entries.extend(embedded::entries("templates", &at("templates")));
-    if let Some(baked) = baked {
-        let version = ground.facts.components.get("postgres").map(String::as_str).unwrap_or_default();
-        parameters::check(baked.spec, &ground.facts.parameters, version)?;
-        entries.push(Entry::file(at("spec.toml"), 0o644, baked.spec_text));
-        entries.push(Entry::file(bundle::BAKED, 0o600, baked.bundle));
+    if let Some(payload) = payload {
+        let version = bake_target.inventory.components.get("postgres").map(String::as_str).unwrap_or_default();
+        parameters::check(payload.spec, &bake_target.inventory.parameters, version)?;
+        entries.push(Entry::file(at("spec.toml"), 0o644, payload.spec_text));
+        entries.push(Entry::file(bundle::BAKED_PATH, 0o600, payload.bundle));
     }
     for entry in &mut entries {
-        entry.label = label(ground.target, &entry.path);
+        entry.label = label(bake_target.target, &entry.path);
     }
-    entries.push(record(ground, baked, &entries)?);
+    entries.push(manifest(bake_target, payload, &entries)?);
     Ok(entries)
 }
 
-fn record(ground: &BakeTarget, baked: Option<&ClusterPayload>, entries: &[Entry]) -> Result<Entry> {
-    let cluster = baked.map(|baked| Cluster {
-        name: baked.spec.name.clone(),
-        spec_hash: baked.spec.hash(),
-        bundle_generation: baked.generation,
+fn manifest(bake_target: &BakeTarget, payload: Option<&ClusterPayload>, entries: &[Entry]) -> Result<Entry> {
+    let cluster = payload.map(|payload| ClusterInfo {
+        name: payload.spec.name.clone(),
+        spec_hash: payload.spec.hash(),
+        bundle_generation: payload.generation,
     });
-    let record = Record::new(ground.target, ground.facts, cluster, file_tree::manifest(entries))?;
-    let mut text = serde_json::to_vec_pretty(&record)?;
+    let manifest = ImageManifest::new(bake_target.target, bake_target.inventory, cluster, file_tree::manifest(entries))?;
+    let mut text = serde_json::to_vec_pretty(&manifest)?;
     text.push(b'\n');
     let entry = Entry::file(super::manifest::PATH, 0o644, text);
-    let label = label(ground.target, &entry.path);
+    let label = label(bake_target.target, &entry.path);
     Ok(entry.labelled(label))
 }
 
-/// hanode's units, their links, and the drop-ins of the servers' units.
+/// hanode's units, the links that enable them, and drop-ins for the servers' units.
 fn units(target: &Target) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for file in embedded::files("units") {
         let (name, text) = (embedded::name(file), embedded::text(file)?);
         if !["service", "socket", "timer", "target"].iter().any(|kind| name.ends_with(&format!(".{kind}"))) {
-            bail!("image/units/{name} is no unit");
+            bail!("image/units/{name} is not a unit");
         }
-        entries.push(Entry::file(format!("{UNITS}/{name}"), 0o644, text));
+        entries.push(Entry::file(format!("{UNIT_DIR}/{name}"), 0o644, text));
         entries.extend(links(&name, text));
     }
     for file in embedded::files("units/drop-ins") {
         let name = embedded::name(file);
         let component = name.strip_suffix(".conf").with_context(|| format!("image/units/drop-ins/{name}"))?;
         let unit = target.unit(component)?;
-        entries.push(Entry::file(format!("{ADMIN_UNITS}/{unit}.d/50-hanode.conf"), 0o644, file.contents()));
+        entries.push(Entry::file(format!("{ADMIN_UNIT_DIR}/{unit}.d/50-hanode.conf"), 0o644, file.contents()));
     }
     Ok(entries)
 }
 
-/// What `systemctl enable` would make of a unit's `[Install]` section.
+/// The links that `systemctl enable` would create for the `[Install]` section of a unit.
 fn links(name: &str, text: &str) -> Vec<Entry> {
     let mut links = Vec::new();
     for line in text.lines() {
         for (key, folder) in [("WantedBy=", "wants"), ("RequiredBy=", "requires")] {
-            let wanting = line.strip_prefix(key).unwrap_or_default().split_whitespace();
-            links.extend(wanting.map(|unit| {
-                Entry::link(format!("{ADMIN_UNITS}/{unit}.{folder}/{name}"), format!("{UNITS}/{name}"))
+            let wanted_by = line.strip_prefix(key).unwrap_or_default().split_whitespace();
+            links.extend(wanted_by.map(|unit| {
+                Entry::link(format!("{ADMIN_UNIT_DIR}/{unit}.{folder}/{name}"), format!("{UNIT_DIR}/{name}"))
             }));
         }
     }
@@ -135,11 +139,11 @@ mod tests {
     use super::*;
     use hanode_util::file_tree::Kind;
 
-    fn ground<'a>(target: &'a Target, text: &'a str, facts: &'a Facts) -> BakeTarget<'a> {
-        BakeTarget { target_text: text, target, facts, program: b"program" }
+    fn bake_target<'a>(target: &'a Target, text: &'a str, inventory: &'a Inventory) -> BakeTarget<'a> {
+        BakeTarget { target_text: text, target, inventory, program: b"program" }
     }
 
-    fn facts() -> Facts {
+    fn inventory() -> Inventory {
         serde_json::from_value(serde_json::json!({
             "schema": 1, "base": "b", "built_at": 7, "os": "Debian", "passwd": "", "group": "",
             "components": {"etcd": "3.5.16"}, "packages": {"etcd-server": "3.5.16"}, "parameters": ["work_mem"],
@@ -148,25 +152,25 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cluster_nothing_of_one_is_inside() {
+    fn an_image_without_a_cluster_has_no_spec_and_no_bundle() {
         let (text, target) = embedded::target("debian-13").unwrap();
-        let facts = facts();
-        let entries = entries(&ground(&target, &text, &facts), None).unwrap();
+        let inventory = inventory();
+        let entries = entries(&bake_target(&target, &text, &inventory), None).unwrap();
         let paths: Vec<_> = entries.iter().map(|e| e.path.as_str()).collect();
         assert!(paths.contains(&"/usr/lib/hanode/target.toml"));
         assert!(paths.contains(&"/etc/systemd/system-preset/00-hanode.preset"));
-        let place =
-            entries.iter().find(|e| e.path == "/etc/hanode").expect("where an operator lays a bundle");
-        assert_eq!((&place.kind, place.mode), (&Kind::Dir, 0o700));
+        let operator_dir =
+            entries.iter().find(|e| e.path == "/etc/hanode").expect("no directory for the operator's bundle");
+        assert_eq!((&operator_dir.kind, operator_dir.mode), (&Kind::Dir, 0o700));
         assert!(!paths.contains(&"/usr/lib/hanode/spec.toml"));
-        assert!(!paths.contains(&bundle::BAKED));
+        assert!(!paths.contains(&bundle::BAKED_PATH));
     }
 
     #[test]
-    fn every_server_has_a_preset_that_keeps_it_from_starting() {
+    fn a_preset_disables_every_server() {
         let (_, target) = embedded::target("debian-13").unwrap();
         let preset = embedded::entries("etc/systemd/system-preset", "");
-        let Kind::File(text) = &preset[0].kind else { panic!("no preset") };
+        let Kind::File(text) = &preset[0].kind else { panic!("the preset is not a file") };
         let text = String::from_utf8_lossy(text);
         for unit in target.units.values() {
             assert!(text.lines().any(|l| l == format!("disable {unit}")), "no preset for {unit}");
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_is_linked_where_it_says() {
+    fn a_unit_is_linked_as_its_install_section_says() {
         let text = "[Unit]\n[Install]\nWantedBy=multi-user.target x.target\nRequiredBy=y.target\n";
         let links: Vec<_> = links("a.service", text).into_iter().map(|e| e.path).collect();
         assert_eq!(

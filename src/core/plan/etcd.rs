@@ -19,9 +19,9 @@ pub fn bootstrap_id<'a>(install_ids: impl Iterator<Item = &'a str>) -> String {
 
 /// How a node without a log of its own gets into a living cluster.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Joining {
-    /// Listed, and never started: take that place.
-    Take,
+pub enum JoinMethod {
+    /// The quorum lists it as never started: use that entry.
+    TakeListed,
     /// Listed, and once started: that disk is lost. Remove exactly this member, then add.
     Replace(String),
     /// Not listed: add.
@@ -29,11 +29,11 @@ pub enum Joining {
 }
 
 /// Found by the peer URL, which is the node's own; a name proves nothing (a static bootstrap names all).
-pub fn joining(members: &[Member], url: &str) -> Joining {
+pub fn join_method(members: &[Member], url: &str) -> JoinMethod {
     match members.iter().find(|m| m.peer_urls.iter().any(|u| u == url)) {
-        None => Joining::Add,
-        Some(member) if member.client_urls.is_empty() => Joining::Take,
-        Some(member) => Joining::Replace(member.id.clone()),
+        None => JoinMethod::Add,
+        Some(member) if member.client_urls.is_empty() => JoinMethod::TakeListed,
+        Some(member) => JoinMethod::Replace(member.id.clone()),
     }
 }
 
@@ -106,12 +106,12 @@ fn ahead(seen: &Observations) -> Option<&NodeReport> {
 /// A quorum answers: the cluster lives, so this node can only be one more of it.
 fn among_living(spec: &Spec, node: &str, members: &[Member], own: &NodeReport) -> EtcdStep {
     let bootstrap = own.bootstrap_id.as_deref();
-    let reason = match spec.node(node).map(|n| joining(members, &peer_url(n))) {
-        Some(Joining::Take) => "a quorum lists this node as never started".to_string(),
-        Some(Joining::Replace(id)) => {
+    let reason = match spec.node(node).map(|n| join_method(members, &peer_url(n))) {
+        Some(JoinMethod::TakeListed) => "a quorum lists this node as never started".to_string(),
+        Some(JoinMethod::Replace(id)) => {
             format!("a quorum lists this node as member {id} with data that this disk lacks")
         }
-        Some(Joining::Add) | None => "a quorum answers and does not list this node".to_string(),
+        Some(JoinMethod::Add) | None => "a quorum answers and does not list this node".to_string(),
     };
     EtcdStep::plain(spec, Step::new(Action::Join, reason), bootstrap)
 }

@@ -3,7 +3,7 @@
 //! Its own disk lacks what the last second's sync did not reach, and `WAIT` has confirmed from a replica. Were it
 //! primary again before the Sentinels noticed, the replicas would throw that away to be its copies.
 
-use super::apply::Node;
+use super::apply::NodeContext;
 use crate::state;
 use anyhow::{Result, bail};
 use hanode_cluster::client::redis::{Redis, Value};
@@ -29,12 +29,12 @@ pub(super) struct AwaitPromotion {
 
 impl AwaitPromotion {
     pub(super) fn at_start(root: &Path) -> AwaitPromotion {
-        let ran = state::gates(root).get("redis").is_some_and(|step| step.action.opens());
+        let ran = state::gates(root).get("redis").is_some_and(|step| step.action.may_start());
         AwaitPromotion { ran, since: None }
     }
 
     /// The successor that must come first, or has come already, where the Sentinels still name this node.
-    pub(super) fn awaited(&mut self, node: &Node, redis: &RedisStep) -> Result<Option<Step>> {
+    pub(super) fn awaited(&mut self, node: &NodeContext, redis: &RedisStep) -> Result<Option<Step>> {
         let own = node.config.spec.node(node.name).map(|n| n.address);
         let again = redis.step.action == Action::Resume && redis.primary == own;
         let Some(own) = own.filter(|_| again) else { return Ok(None) };
@@ -61,7 +61,7 @@ impl AwaitPromotion {
 }
 
 /// Whether Redis at this address is a primary and says so.
-pub(super) fn leads(node: &Node, address: IpAddr) -> bool {
+pub(super) fn leads(node: &NodeContext, address: IpAddr) -> bool {
     let said = ask(node, address, |redis| redis.info("replication"));
     said.is_ok_and(|said| said.get("role").is_some_and(|role| role == "master"))
 }
@@ -75,14 +75,14 @@ fn followed(replica: &Fields, primary: IpAddr) -> bool {
     is("role", "slave") && is("master_host", &primary.to_string()) && linked
 }
 
-fn ask<T>(node: &Node, address: IpAddr, what: impl Fn(&mut Redis) -> Result<T>) -> Result<T> {
+fn ask<T>(node: &NodeContext, address: IpAddr, what: impl Fn(&mut Redis) -> Result<T>) -> Result<T> {
     let (port, password) = (node.config.spec.redis.port, &node.config.bundle.secrets.redis);
     let credentials = node.config.redis_credentials()?;
     what(&mut Redis::connect(credentials.as_ref(), address, port, password, TIMEOUT)?)
 }
 
 /// Asks one Sentinel, and only one, to promote a replica; the caller looks again at what came of it.
-pub(super) fn promote_another(node: &Node) -> Result<()> {
+pub(super) fn promote_another(node: &NodeContext) -> Result<()> {
     let spec = &node.config.spec;
     let credentials = node.config.redis_credentials()?;
     for peer in spec.peers(node.name) {
@@ -93,8 +93,8 @@ pub(super) fn promote_another(node: &Node) -> Result<()> {
             continue;
         };
         let name = &spec.redis.master_name;
-        let primary = fields(&sentinel.ask(&["SENTINEL", "MASTER", name])?)?;
-        let Value::List(replicas) = sentinel.ask(&["SENTINEL", "REPLICAS", name])? else {
+        let primary = fields(&sentinel.query(&["SENTINEL", "MASTER", name])?)?;
+        let Value::List(replicas) = sentinel.query(&["SENTINEL", "REPLICAS", name])? else {
             bail!("Sentinel's list of replicas is none");
         };
         let replicas = replicas.iter().map(fields).collect::<Result<Vec<_>>>()?;

@@ -14,7 +14,7 @@ use std::path::Path;
 pub(crate) fn observe(root: &Path, config: &NodeConfig, node: &str) -> Result<Observations> {
     let (access, own) = (config.access()?, own_report(root, config, node)?);
     let servers: Vec<_> = access.spec.nodes.iter().collect();
-    Ok(discovery::observe(&access, own, &servers))
+    Ok(discovery::discover(&access, own, &servers))
 }
 
 /// What this node knows before it asks anybody.
@@ -36,28 +36,28 @@ pub(crate) fn look(root: &Path, config: &NodeConfig, node: &str) -> Result<Obser
 
 /// What this node says of itself, to its own plan and to its peers alike.
 pub(crate) fn own_report(root: &Path, config: &NodeConfig, node: &str) -> Result<NodeReport> {
-    let record = disk::record(root)?;
-    let data = disk::data(root, &config.target)?;
+    let record = disk::read_state(root)?;
+    let data = disk::valid_data(root, &config.target)?;
     let state = state::load(root);
-    let postgres = if data.postgres { postgres_wal::told(root, &config.target)? } else { None };
+    let postgres = if data.postgres { postgres_wal::read(root, &config.target)? } else { None };
     let logged = etcd_log::read(&below(root, config.target.path("etcd_data")?)).unwrap_or_default();
     Ok(NodeReport {
         schema: peer::SCHEMA,
         cluster: config.spec.name.clone(),
         node: node.into(),
-        bundle_generation: config.bundle.stamp.generation,
+        bundle_generation: config.bundle.metadata.generation,
         spec_hash: config.spec.hash(),
         install_id: disk::install_id(root)?.context("this disk has no install-id yet")?,
-        disk: disk::judge(data, &record),
+        disk: disk::classify(data, &record),
         data,
         postgres,
         redis_unreadable: data.redis && redis_log::unreadable(root, &config.target)?,
-        bootstrap_id: record.bootstrap_id,
+        bootstrap_id: disk.bootstrap_id,
         bootstrapping: disk::bootstrapping(root),
-        etcd_member: record.etcd_member,
+        etcd_member: disk.etcd_member,
         etcd_log: if data.etcd { logged } else { None },
-        generation: record.generation,
-        recovery_source: record.recovery_source,
+        generation: disk.generation,
+        recovery_source: disk.recovery_source,
         phase: state.phase.name().into(),
         holds_vip: crate::identity::machine::Machine::read(root)?.holds(config.spec.network.vip),
         image: config.image.clone(),

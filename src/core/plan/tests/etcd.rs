@@ -130,10 +130,10 @@ fn joining_goes_by_the_peer_url() {
     let mut seen = blank();
     seen.etcd = Some(living());
     assert_eq!(etcd(&seen).step.action, Action::Join);
-    assert_eq!(joining(&living(), "https://192.168.18.21:2380"), Joining::Replace("id-node1".into()));
+    assert_eq!(join_method(&living(), "https://192.168.18.21:2380"), JoinMethod::Replace("id-node1".into()));
     let unstarted = vec![member("node1", "192.168.18.21", false), member("node2", "192.168.18.22", true)];
-    assert_eq!(joining(&unstarted, "https://192.168.18.21:2380"), Joining::Take, "a name proves nothing");
-    assert_eq!(joining(&unstarted, "https://192.168.18.23:2380"), Joining::Add);
+    assert_eq!(join_method(&unstarted, "https://192.168.18.21:2380"), JoinMethod::TakeListed, "a name proves nothing");
+    assert_eq!(join_method(&unstarted, "https://192.168.18.23:2380"), JoinMethod::Add);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_replaced_members_log_is_none() {
         step.reason
     );
     assert_eq!(etcd(&seen).step.action, Action::Resume, "its own log is one");
-    assert_eq!(recovery(&spec(), &seen).expect("allowed").etcd, Etcd::FromItsLog);
+    assert_eq!(recovery(&spec(), &seen).expect("allowed").etcd, EtcdRecovery::FromLog);
     (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (DiskStage::Served, true);
     assert_eq!(postgres(&seen).action, Action::Wait, "node2's may be a member's: its head cannot be read");
     peer(&mut seen, 0).etcd_member = Some("id-of-before".into());

@@ -64,11 +64,11 @@ fn recovery_is_for_a_lost_quorum_and_a_node_with_data() {
     seen = blank();
     (seen.own.data.postgres, seen.own.data.redis) = (true, true);
     let found = recovery(&spec(), &seen).expect("allowed");
-    assert_eq!((found.etcd, found.epoch, found.costs.len()), (Etcd::Anew, 1, 1));
+    assert_eq!((found.etcd, found.epoch, found.costs.len()), (EtcdRecovery::Empty, 1, 1));
     seen.own.data.etcd = true;
     seen.sentinels = sentinels(["192.168.18.22", "", ""]);
     let found = recovery(&spec(), &seen).expect("allowed");
-    assert_eq!((found.etcd, found.epoch), (Etcd::FromItsLog, 2), "above what any Sentinel remembers");
+    assert_eq!((found.etcd, found.epoch), (EtcdRecovery::FromLog, 2), "above what any Sentinel remembers");
     peer(&mut seen, 0).data.etcd = true;
     assert!(why(&seen).contains("comes back by itself"));
     seen.peers[0].answer = Err("gone".into());
@@ -82,9 +82,9 @@ fn recovery_is_for_a_lost_quorum_and_a_node_with_data() {
     assert!(why(&seen).contains("has a quorum"));
     seen.own.recovery_source = true;
     let found = recovery(&spec(), &seen).expect("a recovery that was cut is completed");
-    assert_eq!(found.etcd, Etcd::Kept, "others have joined it since");
+    assert_eq!(found.etcd, EtcdRecovery::Keep, "others have joined it since");
     seen.etcd = Some(living()[..1].to_vec());
-    assert_eq!(recovery(&spec(), &seen).expect("still alone").etcd, Etcd::FromItsLog);
+    assert_eq!(recovery(&spec(), &seen).expect("still alone").etcd, EtcdRecovery::FromLog);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn forgotten_redis_is_recovered_without_touching_etcd() {
     seen.etcd = Some(living());
     assert_eq!(redis(&seen).step.action, Action::Refuse);
     let found = recovery(&spec(), &seen).expect("the way out that the refusal names");
-    assert_eq!((found.etcd, found.epoch, found.costs.len()), (Etcd::Kept, 1, 1));
+    assert_eq!((found.etcd, found.epoch, found.costs.len()), (EtcdRecovery::Keep, 1, 1));
     seen.own.data.redis = false;
     peer(&mut seen, 0).data.redis = true;
     assert!(recovery(&spec(), &seen).expect_err("nothing to keep").contains("no Redis data"));
