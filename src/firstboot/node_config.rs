@@ -43,7 +43,11 @@ impl NodeConfig {
 
     /// What the image brings and the operator laid over it, taken up already or not.
     pub(crate) fn pending(root: &Path) -> Result<NodeConfig> {
-        NodeConfig::read(root, &[bundle::OVERRIDE_PATH, bundle::BAKED_PATH], &[spec::OVERRIDE_PATH, spec::BAKED_PATH])
+        NodeConfig::read(
+            root,
+            &[bundle::OVERRIDE_PATH, bundle::BAKED_PATH],
+            &[spec::OVERRIDE_PATH, spec::BAKED_PATH],
+        )
     }
 
     /// From here on this boot goes by it: a file that is laid into /etc/hanode later, perhaps not even whole yet,

@@ -22,7 +22,8 @@ pub(crate) const DATA_FILES: [&str; 3] = ["appendonlydir", "appendonly.aof", "du
 pub(crate) fn unreadable(root: &Path, target: &Target) -> Result<bool> {
     let log = below(root, target.path("redis_log")?).join("redis.log");
     let data = below(root, target.path("redis_data")?);
-    Ok(tail(&log).is_some_and(|(end, written)| ends_with_fatal_message(&end) && !changed_since(&data, written)))
+    Ok(tail(&log)
+        .is_some_and(|(end, written)| ends_with_fatal_message(&end) && !changed_since(&data, written)))
 }
 
 /// The end of a file, and the time of its last write.
@@ -40,7 +41,8 @@ fn ends_with_fatal_message(end: &str) -> bool {
 }
 
 fn changed_since(data: &Path, then: SystemTime) -> bool {
-    let within = std::fs::read_dir(data.join(DATA_FILES[0])).into_iter().flatten().flatten().map(|e| e.path());
+    let within =
+        std::fs::read_dir(data.join(DATA_FILES[0])).into_iter().flatten().flatten().map(|e| e.path());
     let files = DATA_FILES.iter().map(|part| data.join(part)).chain(within);
     files.filter_map(|f| f.metadata().ok()?.modified().ok()).any(|at| at > then)
 }

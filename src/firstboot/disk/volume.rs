@@ -69,8 +69,12 @@ pub fn mount(root: &Path, spec: &Spec, target: &Target, timeout: Duration) -> Re
         }
         std::fs::create_dir_all(&mount_point)?;
         replace(&mount_point.join(HAD_VOLUME), b"", 0o600, None)?;
-        run_to_end(Command::new("mount").args(["-o", "noatime,nodev,nosuid"]).arg(&device).arg(&mount_point))?;
-        if let Err(error) = claim(&mount_point, &spec.name).with_context(|| format!("{name} ({})", device.display())) {
+        run_to_end(
+            Command::new("mount").args(["-o", "noatime,nodev,nosuid"]).arg(&device).arg(&mount_point),
+        )?;
+        if let Err(error) =
+            claim(&mount_point, &spec.name).with_context(|| format!("{name} ({})", device.display()))
+        {
             let _ = run_to_end(Command::new("umount").arg(&mount_point));
             return Err(error);
         }
@@ -96,8 +100,8 @@ fn parts(target: &Target) -> Result<Vec<VolumeDir>> {
     ])
 }
 
-/// A volume may be attached while the machine boots. Never is there a start without it. Until it has had its time, a blank
-/// disk beside it (an instance's own) is not taken for a new one.
+/// A volume may be attached while the machine boots; no service starts without it. A blank disk next to it (such as an
+/// instance's local disk) does not count as the volume at first.
 fn wait_for_device(name: &str, timeout: Duration) -> Result<PathBuf> {
     let start = Instant::now();
     loop {
@@ -106,7 +110,7 @@ fn wait_for_device(name: &str, timeout: Duration) -> Result<PathBuf> {
             DeviceLookup::Named(device) => return Ok(device),
             DeviceLookup::Nothing(why) if waited >= timeout => {
                 bail!(UserError::with_help(format!("no data volume: {why}"), "attach it to this machine"))
-            },
+            }
             DeviceLookup::Blank(disks) if waited >= timeout / BLANK_AFTER => match disks.as_slice() {
                 [one] => return Ok(one.clone()),
                 several => bail!(UserError::with_help(
@@ -140,7 +144,8 @@ fn claim(mount_point: &Path, cluster: &str) -> Result<()> {
     let at = mount_point.join(MARKER_FILE);
     match std::fs::read(&at) {
         Ok(text) => {
-            let mark: VolumeMarker = serde_json::from_slice(&text).with_context(|| format!("{MARKER_FILE} is damaged"))?;
+            let mark: VolumeMarker =
+                serde_json::from_slice(&text).with_context(|| format!("{MARKER_FILE} is damaged"))?;
             ensure!(
                 mark.cluster == cluster,
                 UserError::with_help(
@@ -155,7 +160,10 @@ fn claim(mount_point: &Path, cluster: &str) -> Result<()> {
             let foreign = entries.iter().find(|e| e.file_name() != "lost+found");
             if let Some(entry) = foreign {
                 bail!(UserError::with_help(
-                    format!("it has {:?} but no {MARKER_FILE}: it is not a volume of hanode", entry.file_name()),
+                    format!(
+                        "it has {:?} but no {MARKER_FILE}: it is not a volume of hanode",
+                        entry.file_name()
+                    ),
                     "attach another volume, or empty this one",
                 ));
             }

@@ -1,7 +1,7 @@
 //! What stands before etcd, Patroni, Redis and Sentinel at every start: it opens when the plan does.
 
 use super::apply::NodeContext;
-use super::await_promotion::{self, AwaitPromotion};
+use super::await_promotion::{self, PromotionWait};
 use super::first_start::FirstStart;
 use super::rejoin::{self, DuplicateGuard};
 use super::run::{facts, move_aside, toward_bootstrap};
@@ -57,7 +57,7 @@ pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
         return resume_sentinel(&node);
     }
     let mut duplicates = DuplicateGuard::default();
-    let mut succession = AwaitPromotion::at_start(root);
+    let mut promotion = PromotionWait::new(root);
     let mut first_start = FirstStart::default();
     loop {
         let (seen, plan) = decide(&node, gate)?;
@@ -66,13 +66,13 @@ pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
         }
         let mut step = gate.step(&plan).clone();
         if step.action.may_start() {
-            match open(&node, gate, &plan, &seen, (&mut duplicates, &mut succession))? {
+            match open(&node, gate, &plan, &seen, (&mut duplicates, &mut promotion))? {
                 None => {
                     state::save_gate(root, gate.component(), &step)?;
                     tracing::info!("{}: {:?}: {}", gate.component(), step.action, step.reason);
                     return Ok(());
                 }
-                Some(hindrance) => step = hindrance,
+                Some(blocked) => step = blocked,
             }
         }
         state::save_gate(root, gate.component(), &step)?;
@@ -96,13 +96,13 @@ pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
 fn decide(node: &NodeContext, gate: Gate) -> Result<(Observations, Plan)> {
     let plan = |seen: &Observations| plan::plan(&node.config.spec, node.name, seen);
     if gate == Gate::Etcd {
-        let alone = self_report::unasked(node.root, node.config, node.name)?;
+        let alone = self_report::local_observations(node.root, node.config, node.name)?;
         let decided = plan(&alone);
         if decided.etcd.step.action == Action::Bootstrap {
             return Ok((alone, decided));
         }
     }
-    let seen = self_report::look(node.root, node.config, node.name)?;
+    let seen = self_report::observe_and_mark_stale(node.root, node.config, node.name)?;
     let decided = plan(&seen);
     Ok((seen, decided))
 }
@@ -113,18 +113,18 @@ fn open(
     gate: Gate,
     plan: &Plan,
     seen: &Observations,
-    (duplicates, succession): (&mut DuplicateGuard, &mut AwaitPromotion),
+    (duplicates, promotion): (&mut DuplicateGuard, &mut PromotionWait),
 ) -> Result<Option<Step>> {
     if gate == Gate::Redis {
         if !seen.own.data.sentinel {
             let reason = "this node's Sentinel comes first: data without its memory would be nobody's";
             return Ok(Some(Step::new(Action::Wait, reason)));
         }
-        if let Some(hindrance) = succession.awaited(node, &plan.redis)? {
-            return Ok(Some(hindrance));
+        if let Some(blocked) = promotion.step(node, &plan.redis)? {
+            return Ok(Some(blocked));
         }
-        if let Some(hindrance) = fetch_from_primary(node, plan, seen)? {
-            return Ok(Some(hindrance));
+        if let Some(blocked) = fetch_from_primary(node, plan, seen)? {
+            return Ok(Some(blocked));
         }
     }
     if gate != Gate::Etcd {
@@ -137,7 +137,7 @@ fn open(
             let joined = match plan.etcd.step.action {
                 Action::Join => match rejoin::etcd(node, plan, seen, duplicates)? {
                     Ok(plan) => plan,
-                    Err(hindrance) => return Ok(Some(hindrance)),
+                    Err(blocked) => return Ok(Some(blocked)),
                 },
                 _ => plan.clone(),
             };
@@ -190,7 +190,7 @@ fn fetch_from_primary(node: &NodeContext, plan: &Plan, seen: &Observations) -> R
     let own = node.config.spec.node(node.name).map(|n| n.address);
     let lacks = seen.own.redis_unreadable || plan.redis.step.action == Action::Join;
     let Some(primary) = plan.redis.primary.filter(|p| lacks && Some(*p) != own) else { return Ok(None) };
-    if !await_promotion::leads(node, primary) {
+    if !await_promotion::is_redis_primary(node, primary) {
         let reason = format!("{primary} is to be followed, and does not answer as primary yet");
         return Ok(Some(Step::new(Action::Wait, reason)));
     }

@@ -169,7 +169,12 @@ impl Drop for Running {
 }
 
 /// This node's Sentinel names this node, in an epoch newer than any that others may still remember.
-fn overrule_sentinels(node: &NodeContext, plan: &Plan, recovery: &Recovery, seen: &Observations) -> Result<()> {
+fn overrule_sentinels(
+    node: &NodeContext,
+    plan: &Plan,
+    recovery: &Recovery,
+    seen: &Observations,
+) -> Result<()> {
     let spec = &node.config.spec;
     let at = below(node.root, node.config.target.path("redis_live")?).join("sentinel.conf");
     let old = std::fs::read_to_string(&at).unwrap_or_default();

@@ -183,10 +183,14 @@ pub(crate) fn facts(root: &Path, config: &NodeConfig, name: &str) -> Result<Mach
 
 /// Waiting for peers is a state, not a failure, and has no limit. Nothing is let go before the question about a duplicate
 /// is answered; meanwhile the peers are asked.
-fn wait_for_the_plan(node: &NodeContext, duplicate: duplicate_address::Asked, state: &mut State) -> Result<Plan> {
+fn wait_for_the_plan(
+    node: &NodeContext,
+    duplicate: duplicate_address::Asked,
+    state: &mut State,
+) -> Result<Plan> {
     let mut duplicate = Some(duplicate);
     loop {
-        let seen = self_report::look(node.root, node.config, node.name)?;
+        let seen = self_report::observe_and_mark_stale(node.root, node.config, node.name)?;
         let plan = plan::plan(&node.config.spec, node.name, &seen);
         let opens = plan.etcd.step.action.may_start();
         if let Some(asked) = duplicate.take_if(|duplicate| opens || duplicate.is_answered()) {
