@@ -62,16 +62,17 @@ pub fn bake(
 /// A bake does not fetch: the components without a package must already have the versions of the target.
 fn check_fetched_versions(root: &Path, target: &Target) -> Result<()> {
     let Ok(text) = std::fs::read(file_tree::below(root, manifest::PATH)) else { return Ok(()) };
-    let manifest: ImageManifest = serde_json::from_slice(&text)
-        .with_context(|| format!("{} in {} has the format of another hanode version", manifest::PATH, root.display()))?;
+    let manifest: ImageManifest = serde_json::from_slice(&text).with_context(|| {
+        format!("{} in {} has the format of another hanode version", manifest::PATH, root.display())
+    })?;
     for (name, _) in target.sources.iter().filter(|(_, source)| source.kind == SourceKind::File) {
-        if let (Some(installed), Some(wanted)) = (manifest.components.get(name), target.versions.get(name)) {
-            if installed != wanted {
-                bail!(UserError::with_help(
-                    format!("{} has {name} {installed}, not {wanted}", root.display()),
-                    "start from an image of `hanode build DIR --base`, which has the versions of DIR/cluster.toml"
-                ));
-            }
+        if let (Some(installed), Some(wanted)) = (manifest.components.get(name), target.versions.get(name))
+            && installed != wanted
+        {
+            bail!(UserError::with_help(
+                format!("{} has {name} {installed}, not {wanted}", root.display()),
+                "start from an image of `hanode build DIR --base`, which has the versions of DIR/cluster.toml"
+            ));
         }
     }
     Ok(())

@@ -46,7 +46,8 @@ pub(crate) fn obtain(target: &Target, fresh: bool, steps: &mut Steps) -> Result<
         command::require_root("building a base")?;
     }
     let (dir, read_lock) = slot.obtain(fresh, steps, |scratch, steps| {
-        base::build(target, &id, scratch, steps).with_context(|| format!("building the base of {}", target.name))
+        base::build(target, &id, scratch, steps)
+            .with_context(|| format!("building the base of {}", target.name))
     })?;
     let at = dir.join("base.json");
     let text = std::fs::read(&at).with_context(|| format!("reading {}", at.display()))?;
@@ -60,7 +61,9 @@ pub(crate) fn obtain(target: &Target, fresh: bool, steps: &mut Steps) -> Result<
 fn cache_dir() -> Result<PathBuf> {
     let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let cache = from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")));
-    Ok(cache.context("no directory for the cache: neither XDG_CACHE_HOME nor HOME is set")?.join("hanode/base"))
+    Ok(cache
+        .context("no directory for the cache: neither XDG_CACHE_HOME nor HOME is set")?
+        .join("hanode/base"))
 }
 
 /// The place of one base in the cache.
@@ -139,7 +142,8 @@ impl CacheSlot<'_> {
                 continue;
             }
             let Ok(lock) = File::open(lock_file(&self.cache, &name)) else { continue };
-            if lock.try_lock().is_ok() && lock.metadata()?.modified()?.elapsed().unwrap_or_default() > UNUSED_LIFETIME
+            if lock.try_lock().is_ok()
+                && lock.metadata()?.modified()?.elapsed().unwrap_or_default() > UNUSED_LIFETIME
             {
                 let at = entry.path();
                 std::fs::remove_dir_all(&at).with_context(|| format!("removing {}", at.display()))?;
@@ -210,6 +214,10 @@ mod tests {
         obtain(ONE, false);
         assert!(is_cached(&other), "nothing was built");
         obtain(ONE, true);
-        assert!(!is_cached(&other) && is_cached(&format!("debian-1-{OTHER}")) && is_cached(&format!("debian-13-{ONE}")));
+        assert!(
+            !is_cached(&other)
+                && is_cached(&format!("debian-1-{OTHER}"))
+                && is_cached(&format!("debian-13-{ONE}"))
+        );
     }
 }

@@ -70,7 +70,8 @@ pub(crate) fn entries(bake_target: &BakeTarget, payload: Option<&ClusterPayload>
     entries.push(Entry::file(at("target.toml"), 0o644, bake_target.target_text));
     entries.extend(embedded::entries("templates", &at("templates")));
     if let Some(payload) = payload {
-        let version = bake_target.inventory.components.get("postgres").map(String::as_str).unwrap_or_default();
+        let version =
+            bake_target.inventory.components.get("postgres").map(String::as_str).unwrap_or_default();
         parameters::check(payload.spec, &bake_target.inventory.parameters, version)?;
         entries.push(Entry::file(at("spec.toml"), 0o644, payload.spec_text));
         entries.push(Entry::file(bundle::BAKED_PATH, 0o600, payload.bundle));
@@ -88,7 +89,8 @@ fn manifest(bake_target: &BakeTarget, payload: Option<&ClusterPayload>, entries:
         spec_hash: payload.spec.hash(),
         bundle_generation: payload.generation,
     });
-    let manifest = ImageManifest::new(bake_target.target, bake_target.inventory, cluster, file_tree::manifest(entries))?;
+    let manifest =
+        ImageManifest::new(bake_target.target, bake_target.inventory, cluster, file_tree::manifest(entries))?;
     let mut text = serde_json::to_vec_pretty(&manifest)?;
     text.push(b'\n');
     let entry = Entry::file(super::manifest::PATH, 0o644, text);
@@ -111,7 +113,11 @@ fn units(target: &Target) -> Result<Vec<Entry>> {
         let name = embedded::name(file);
         let component = name.strip_suffix(".conf").with_context(|| format!("image/units/drop-ins/{name}"))?;
         let unit = target.unit(component)?;
-        entries.push(Entry::file(format!("{ADMIN_UNIT_DIR}/{unit}.d/50-hanode.conf"), 0o644, file.contents()));
+        entries.push(Entry::file(
+            format!("{ADMIN_UNIT_DIR}/{unit}.d/50-hanode.conf"),
+            0o644,
+            file.contents(),
+        ));
     }
     Ok(entries)
 }

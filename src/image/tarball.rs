@@ -1,4 +1,4 @@
-//! Entries as members of a tar archive, the same bytes for the same entries.
+//! Writes entries into tar archives; the same entries give the same bytes.
 
 use anyhow::{Context, Result};
 use hanode_util::file_tree::{Entry, Ids, Kind};
@@ -68,7 +68,7 @@ fn pax_record(key: &str, value: &str) -> String {
     format!("{length}{body}")
 }
 
-/// Where an archive's last member ends and its closing zeros begin.
+/// The offset at which the last member ends and the closing zeros start.
 fn end_of_members(archive: &Path) -> Result<u64> {
     let mut end = 0;
     for member in tar::Archive::new(File::open(archive)?).entries_with_seek()? {
@@ -78,7 +78,7 @@ fn end_of_members(archive: &Path) -> Result<u64> {
     Ok(end)
 }
 
-/// Appends to the archive `file` behind its last member, and closes it again.
+/// Appends entries to the archive `file` after its last member.
 pub(crate) fn extend(file: &Path, entries: &[Entry], ids: &Ids, mtime: u64) -> Result<()> {
     let end = end_of_members(file).with_context(|| format!("reading {}", file.display()))?;
     let mut out = OpenOptions::new().write(true).open(file)?;
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_modes_and_labels_are_inside() {
+    fn owners_modes_and_labels_are_written() {
         let bytes = archive(&entries());
         let mut read = tar::Archive::new(bytes.as_slice());
         let mut members = read.entries().unwrap();
@@ -142,10 +142,10 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_is_extended_behind_its_last_member() {
+    fn an_archive_is_extended_after_its_last_member() {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("base.tar");
-        // A last member that itself ends in zeros must not be cut.
+        // The zeros at the end of the last member must not be taken for the end of the archive.
         std::fs::write(&base, archive(&[Entry::file("/zeros", 0o644, vec![0; 1024])])).unwrap();
         extend(&base, &entries(), &ids(), 7).unwrap();
         let mut read = tar::Archive::new(File::open(&base).unwrap());
