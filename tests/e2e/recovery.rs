@@ -117,7 +117,7 @@ fn after_the_loss_of_two_of_three_disks_an_operator_recovers_from_the_survivor()
     eprintln!("{told}");
     assert_eq!(refused.status.code(), Some(1), "{told}");
     assert!(told.contains("1 of 3 nodes still have etcd's log, 2 are needed"), "{told}");
-    assert!(told.contains("hanode-firstboot recover --from-this-node"), "{told}");
+    assert!(told.contains("hanode recover --from-this-node"), "{told}");
 
     let recover = [FIRSTBOOT, "recover", "--from-this-node"];
     let without_consent = lab.on(&survivor, &recover);
