@@ -65,7 +65,7 @@ fn an_etcd_member_with_other_data_is_reported() {
     lab.sh(node, &format!("db=/var/lib/etcd/hanode/member/snap/db; {rot}; systemctl start etcd"));
     eventually(SOON, || {
         let problems = lab.status()["problems"].clone();
-        let named = "node3: etcd: it does not hold what the other members hold";
+        let named = "node3: etcd: its data differs from the other members";
         if problems == serde_json::json!([named]) { Ok(()) } else { Err(format!("{problems:#}")) }
     });
     // README's remedy.

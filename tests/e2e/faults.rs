@@ -260,7 +260,7 @@ fn diverged_data_that_cannot_be_rewound_is_moved_aside() {
     let seen = lab.sh(&old, &look);
     assert!(seen.contains("max = \"4\""), "what was kept holds what the others do not: {seen}");
     let table = health::table(&lab.health(), None);
-    assert!(table.contains("kept aside") && table.contains("healthy"), "{table}");
+    assert!(table.contains("moved aside") && table.contains("healthy"), "{table}");
 }
 
 /// A statement that is under way when its server hangs: the client is told once there is another leader.
