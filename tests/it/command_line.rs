@@ -23,7 +23,7 @@ fn init_makes_a_private_directory_once() {
     assert_eq!((again.code, again.out.as_str()), (1, ""));
     assert_eq!(
         again.err,
-        "hanode: there is a cluster already\n  where: demo\n  do: edit its cluster.toml, or name another directory\n"
+        "error: demo: the cluster directory already exists\nhelp: edit its cluster.toml, or name another directory\n"
     );
     assert_eq!(fs::read(admin.path("bundle.tar.gz")).expect("the bundle"), before);
     assert_eq!(
@@ -88,7 +88,7 @@ fn usage_help_and_missing_directories() {
     for words in ["check none", "certs show none", "certs issue none"] {
         let ran = admin.hanode(words);
         assert_eq!(ran.code, 1, "{words}");
-        assert!(ran.err.contains("no cluster directory") && ran.err.contains("do: "), "{}", ran.err);
+        assert!(ran.err.contains("not a cluster directory") && ran.err.contains("help: "), "{}", ran.err);
     }
 }
 
@@ -155,7 +155,7 @@ fn check_names_every_mismatch() {
     admin.one_fault("open to other users (mode 0640)");
     chmod(&secrets, 0o600);
     chmod(&admin.path("pki/cluster/ca.key"), 0o644);
-    admin.one_fault("private key is open to other users (mode 0644)");
+    admin.one_fault("private key is readable by other users (mode 0644)");
     chmod(&admin.path("pki/cluster/ca.key"), 0o600);
 
     let bundle = admin.path("bundle.tar.gz");
@@ -174,24 +174,24 @@ fn check_names_every_mismatch() {
     admin.succeeds("check demo");
 
     fs::write(&bundle, &whole).expect("writing");
-    admin.one_fault("the bundle (generation 1) is not made of what pki/ holds (generation 2)");
+    admin.one_fault("the bundle (generation 1) does not match pki/ (generation 2)");
     admin.succeeds("certs issue demo");
     assert_eq!(admin.generation(), 3);
 
     fs::remove_file(admin.path("pki/cluster/operator.key")).expect("removing");
     admin.one_fault("the operator certificate");
-    assert!(admin.succeeds("certs issue demo").contains("issued operator (there was none)"));
+    assert!(admin.succeeds("certs issue demo").contains("issued operator (missing)"));
     fs::copy(admin.path("pki/cluster/leaves/etcd.key"), admin.path("pki/cluster/leaves/node.key"))
         .expect("copying");
-    assert!(admin.succeeds("certs issue demo").contains("issued node (its key was another's)"));
+    assert!(admin.succeeds("certs issue demo").contains("issued node (its key does not match)"));
     admin.succeeds("check demo");
 
     let leaf = admin.path("pki/service/leaves/pgsql.key");
     fs::remove_file(&leaf).expect("removing");
-    admin.one_fault("pki/ is not whole: reading demo/pki/service/leaves/pgsql.key");
+    admin.one_fault("pki/ is incomplete: reading demo/pki/service/leaves/pgsql.key");
     admin.succeeds("certs issue demo");
     fs::remove_file(admin.path("pki/generation")).expect("removing");
-    admin.one_fault("pki/ is not whole: reading demo/pki/generation");
+    admin.one_fault("pki/ is incomplete: reading demo/pki/generation");
     admin.succeeds("certs issue demo");
     admin.succeeds("check demo");
 
