@@ -12,7 +12,7 @@ use hanode_core::spec::Node;
 use std::thread::{ScopedJoinHandle, scope};
 use std::time::Duration;
 
-/// Of one query to one node; the next round queries a slower peer again.
+/// Time limit of one query; the next round queries a slower node again.
 const QUERY_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Patroni's `initialize` key, below its default namespace.
@@ -130,8 +130,8 @@ fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
     })
 }
 
-/// For the case without a quorum: members whose log is void because they were removed. The plan uses them only if every
-/// node reports and at least two have a log.
+/// Members of which etcd knows, without a quorum, that they were removed. Empty unless all nodes report and at least two
+/// have a log: otherwise the plan does not need it.
 fn removed_members(access: &Access, own: &NodeReport, peers: &[Peer], servers: &[&Node]) -> Vec<String> {
     let Ok(mut all) = peers.iter().map(|p| p.answer.as_ref()).collect::<Result<Vec<_>, _>>() else {
         return vec![];

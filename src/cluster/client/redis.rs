@@ -65,7 +65,7 @@ impl Stream {
 
 pub struct Redis {
     stream: BufReader<Stream>,
-    /// Of one command and its reply.
+    /// Time limit of one command and its reply.
     timeout: Duration,
 }
 
@@ -88,18 +88,18 @@ impl Redis {
     }
 
     /// Sends a command and returns its reply; an error reply becomes an error.
-    pub fn query(&mut self, words: &[&str]) -> Result<Value> {
-        match self.command(words)? {
-            Value::Error(message) => bail!("{}: {message}", words[0]),
+    pub fn query(&mut self, args: &[&str]) -> Result<Value> {
+        match self.command(args)? {
+            Value::Error(message) => bail!("{}: {message}", args[0]),
             value => Ok(value),
         }
     }
 
     /// Sends a command and returns its reply, which may be a [`Value::Error`].
-    pub fn command(&mut self, words: &[&str]) -> Result<Value> {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
+    pub fn command(&mut self, args: &[&str]) -> Result<Value> {
+        let mut request = format!("*{}\r\n", args.len());
+        for arg in args {
+            request += &format!("${}\r\n{arg}\r\n", arg.len());
         }
         let stream = self.stream.get_mut();
         stream.socket().renew(self.timeout);

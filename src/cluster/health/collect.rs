@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::thread::scope;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Of each query to a server.
+/// Time limit of one request to a server.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub fn collect(access: &Access) -> Result<Status> {

@@ -9,6 +9,7 @@ use hanode_core::spec::Node;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// Time limit of one request to a server.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Check = fn(&Access, &Node) -> Result<()>;
