@@ -269,12 +269,12 @@ impl Lab {
         assert!(cat.wait().unwrap().success());
     }
 
-    /// Runs the documentation's command on one node after the other, as the login user.
+    /// Runs the command of docs/operate.md on one node after the other, as the login user.
     fn apply_everywhere(&self) {
-        let readme = include_str!("../../README.md");
+        let page = include_str!("../../docs/operate.md");
         let script =
-            readme.lines().find_map(|line| line.trim().strip_prefix("ssh debian@$n '")?.split('\'').next());
-        let script = script.expect("README's command");
+            page.lines().find_map(|line| line.trim().strip_prefix("ssh debian@$n '")?.split('\'').next());
+        let script = script.expect("the command of docs/operate.md");
         for node in NODES {
             let start = Instant::now();
             let mut tar = Command::new("tar");
@@ -363,7 +363,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_string()
 }
 
-/// Clients that hold a connection and use it, and others that connect anew each time.
+/// Clients that hold a connection and use it, and others that open a new connection each time.
 struct Clients {
     stop: Arc<AtomicBool>,
     sessions: Vec<Child>,
