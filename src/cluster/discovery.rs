@@ -1,8 +1,8 @@
 //! Discovery: queries join ports, etcd and Sentinels for the input of the plan, from a node or from the admin machine.
 
-use crate::client::etcd::Etcd;
-use crate::client::etcd_peer::EtcdPeer;
-use crate::client::redis::{Redis, monitored_primary};
+use crate::client::etcd::EtcdClient;
+use crate::client::etcd_peer::EtcdPeerClient;
+use crate::client::redis::{RedisClient, monitored_primary};
 use crate::health::Access;
 use anyhow::Result;
 use hanode_core::etcd::Member;
@@ -115,7 +115,7 @@ struct EtcdView {
 
 /// Queries etcd through the member on `relay`: a linearizable member list proves that there is a quorum.
 fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
-    let etcd = Etcd::new(&access.cluster, relay.address, QUERY_TIMEOUT)?;
+    let etcd = EtcdClient::new(&access.cluster, relay.address, QUERY_TIMEOUT)?;
     let members = etcd.members()?;
     let initialize = etcd.get(&initialize_key(&access.spec.name))?;
     let generation = etcd.get(&generation_key(&access.spec.name, node))?;
@@ -141,7 +141,8 @@ fn removed_members(access: &Access, own: &NodeReport, peers: &[Peer], servers: &
     if logs.len() < 2 {
         return vec![];
     }
-    let query = |relay: &Node| EtcdPeer::new(&access.cluster, relay.address, QUERY_TIMEOUT)?.removed(&logs);
+    let query =
+        |relay: &Node| EtcdPeerClient::new(&access.cluster, relay.address, QUERY_TIMEOUT)?.removed(&logs);
     scope(|threads| {
         let queries: Vec<_> = servers.iter().map(|n| threads.spawn(|| query(n))).collect();
         queries
@@ -156,8 +157,13 @@ fn removed_members(access: &Access, own: &NodeReport, peers: &[Peer], servers: &
 fn query_sentinel(access: &Access, node: &Node) -> Result<Sentinel> {
     let redis = &access.spec.redis;
     let password = &access.secrets.sentinel;
-    let mut sentinel =
-        Redis::connect(access.redis.as_ref(), node.address, redis.sentinel_port, password, QUERY_TIMEOUT)?;
+    let mut sentinel = RedisClient::connect(
+        access.redis.as_ref(),
+        node.address,
+        redis.sentinel_port,
+        password,
+        QUERY_TIMEOUT,
+    )?;
     let primary = monitored_primary(&mut sentinel, &redis.master_name)?;
     Ok(Sentinel { node: node.name.clone(), primary: primary.address, epoch: primary.epoch })
 }

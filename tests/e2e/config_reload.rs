@@ -6,7 +6,7 @@ use crate::support::lab::{ETCDCTL, Lab, NODES};
 use crate::support::schedule::{self, Shared};
 use crate::support::workdir_without_turn;
 use hanode_admin::cluster_dir::ClusterDir;
-use hanode_cluster::client::redis::Redis;
+use hanode_cluster::client::redis::RedisClient;
 use hanode_cluster::client::tls::Credentials;
 use serde_json::Value;
 use std::io::Write;
@@ -120,7 +120,7 @@ fn an_alarm_of_etcd_is_reported_until_it_is_disarmed() {
     };
     let access = hanode_admin::access::access(&lab.cluster.dir).unwrap();
     let alarm = |action: &str| {
-        let http = || hanode_cluster::client::http::Http::new(Some(&access.cluster), Duration::from_secs(5));
+        let http = || hanode_cluster::client::http::HttpClient::new(Some(&access.cluster), Duration::from_secs(5));
         let body = serde_json::json!({"action": action, "alarm": "NOSPACE"});
         lab.in_network(|| http()?.call("https://192.168.18.21:2379/v3/maintenance/alarm", &body)).unwrap()
     };
@@ -476,6 +476,6 @@ impl Drop for Clients {
     }
 }
 
-fn redis(credentials: Option<&Credentials>, password: &str) -> anyhow::Result<Redis> {
-    Redis::connect(credentials, "192.168.18.20".parse()?, 6379, password, Duration::from_secs(5))
+fn redis(credentials: Option<&Credentials>, password: &str) -> anyhow::Result<RedisClient> {
+    RedisClient::connect(credentials, "192.168.18.20".parse()?, 6379, password, Duration::from_secs(5))
 }

@@ -119,7 +119,7 @@ mod tests {
 
     fn with_network() -> Seed {
         let spec = spec::parse(spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
-        let interface = super::super::Interface::Name("host0".into());
+        let interface = super::super::InterfaceMatch::Name("host0".into());
         seed().with_network(&spec, interface, Some("192.168.18.1".parse().unwrap()), &[]).unwrap()
     }
 

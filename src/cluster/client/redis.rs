@@ -63,13 +63,13 @@ impl Stream {
     }
 }
 
-pub struct Redis {
+pub struct RedisClient {
     stream: BufReader<Stream>,
     /// Time limit of one command and its reply.
     timeout: Duration,
 }
 
-impl Redis {
+impl RedisClient {
     /// `credentials` is `None` if the spec disables TLS for Redis. `timeout` limits connecting, and each exchange.
     pub fn connect(
         credentials: Option<&Credentials>,
@@ -82,7 +82,7 @@ impl Redis {
             Some(credentials) => Stream::Tls(Box::new(credentials.connect(address, port, timeout)?)),
             None => Stream::Plain(Deadline::within(connect(address, port, timeout)?, timeout)),
         };
-        let mut redis = Redis { stream: BufReader::new(stream), timeout };
+        let mut redis = RedisClient { stream: BufReader::new(stream), timeout };
         redis.query(&["AUTH", password]).context("authenticating")?;
         Ok(redis)
     }
@@ -196,7 +196,7 @@ pub(crate) struct MonitoredPrimary {
     pub(crate) flags: String,
 }
 
-pub(crate) fn monitored_primary(sentinel: &mut Redis, master_name: &str) -> Result<MonitoredPrimary> {
+pub(crate) fn monitored_primary(sentinel: &mut RedisClient, master_name: &str) -> Result<MonitoredPrimary> {
     let Value::List(items) = sentinel.query(&["SENTINEL", "MASTER", master_name])? else {
         bail!("Sentinel's reply is not a list");
     };
@@ -258,7 +258,7 @@ mod tests {
             }
         });
         let (start, timeout) = (std::time::Instant::now(), Duration::from_millis(300));
-        assert!(Redis::connect(None, [127, 0, 0, 1].into(), port, "secret", timeout).is_err());
+        assert!(RedisClient::connect(None, [127, 0, 0, 1].into(), port, "secret", timeout).is_err());
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     }
 

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// For a server without clients to stop.
+/// For a leftover server to stop; it has no clients.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Default)]

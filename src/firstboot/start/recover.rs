@@ -179,7 +179,7 @@ fn override_sentinels(node: &NodeContext, plan: &Plan, recovery: &Recovery) -> R
     let epoch = recovery.epoch.max(sentinel::epoch(&old) + 1);
     let own = node.config.node(node.name)?;
     let id = sentinel::id(&old).map_or_else(disk::sentinel_id, |id| Ok(id.to_string()))?;
-    let text = sentinel::overruled(&id, &spec.redis.master_name, own.address, spec.redis.port, epoch);
+    let text = sentinel::override_primary(&id, &spec.redis.master_name, own.address, spec.redis.port, epoch);
     replace(&at, text.as_bytes(), 0o600, None)?;
     node.apply_planned(plan, "sentinel")
 }

@@ -239,7 +239,7 @@ pub(crate) fn release_held_back(
     // Only the bundle that the operator has applied: not one that was copied to /etc/hanode since.
     if NodeConfig::pending(root).is_ok_and(|pending| pending.bundle.metadata == config.bundle.metadata) {
         tracing::info!(
-            "every node has_generation this generation: the revocation list held back is taken up"
+            "every node has bundle generation {generation}: activating the revocation list that was held back"
         );
         systemd.start(APPLY)?;
     }
