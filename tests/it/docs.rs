@@ -77,7 +77,8 @@ fn commands(text: &str) -> Vec<String> {
             let part = part.trim();
             let part = part.strip_prefix("$ ").unwrap_or(part);
             let part = part.strip_prefix("sudo ").unwrap_or(part);
-            part.strip_prefix("dist/").unwrap_or(part).to_string()
+            let part = part.strip_prefix("dist/").unwrap_or(part);
+            part.replace("cargo run -- ", "hanode ")
         })
         .collect()
 }
@@ -278,40 +279,85 @@ fn words(text: &str) -> Vec<Option<&str>> {
     words.map(|word| (!word.contains('{')).then_some(word)).collect()
 }
 
+/// Whether the source contains a message; its placeholders match any word.
+struct Source(Vec<String>);
+
+impl Source {
+    fn read() -> Source {
+        let mut sources = Vec::new();
+        files(&root().join("src"), ".rs", &mut sources);
+        let mut lines = Vec::new();
+        for source in sources {
+            let text = fs::read_to_string(source).expect("a source");
+            let mut parts = text.split("\\\n");
+            let mut joined = parts.next().unwrap_or_default().to_string();
+            parts.for_each(|part| joined += part.trim_start());
+            lines.extend(joined.lines().map(String::from));
+        }
+        Source(lines)
+    }
+
+    /// The pieces that are not in the source. A piece of one or two words proves nothing.
+    fn faults<'a>(&self, pieces: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let source: Vec<_> = self.0.iter().map(|line| words(line)).collect();
+        let same = |(quoted, written): (&Option<&str>, &Option<&str>)| written.is_none() || quoted == written;
+        let is_written = |piece: &[Option<&str>]| {
+            source.iter().any(|line| {
+                line.windows(piece.len())
+                    .any(|at| at.iter().any(Option::is_some) && piece.iter().zip(at).all(same))
+            })
+        };
+        let missing = pieces.filter(|piece| {
+            let quoted = words(piece);
+            quoted.len() > 2 && !is_written(&quoted)
+        });
+        missing.map(|piece| format!("{piece:?} is not in the source")).collect()
+    }
+}
+
 /// Every message among the headings of the page on troubleshooting is in the source. `…` matches anything.
 #[test]
 fn quoted_messages_are_in_the_source() {
-    let mut sources = Vec::new();
-    files(&root().join("src"), ".rs", &mut sources);
-    let mut lines = Vec::new();
-    for source in sources {
-        let text = fs::read_to_string(source).expect("a source");
-        let mut parts = text.split("\\\n");
-        let mut joined = parts.next().unwrap_or_default().to_string();
-        parts.for_each(|part| joined += part.trim_start());
-        lines.extend(joined.lines().map(String::from));
-    }
-    let source: Vec<_> = lines.iter().map(|line| words(line)).collect();
-    let same = |(quoted, written): (&Option<&str>, &Option<&str>)| written.is_none() || quoted == written;
-    let is_written = |piece: &[Option<&str>]| {
-        source.iter().any(|line| {
-            line.windows(piece.len())
-                .any(|at| at.iter().any(Option::is_some) && piece.iter().zip(at).all(same))
-        })
-    };
     let page = fs::read_to_string(root().join("docs/troubleshooting.md")).expect("the page");
     let headings: Vec<_> = page.lines().filter(|line| line.starts_with("### ")).collect();
     let messages = headings.iter().flat_map(|heading| heading.split('`').skip(1).step_by(2));
-    let mut faults = Vec::new();
-    for piece in messages.flat_map(|message| message.split('…')) {
-        let quoted = words(piece);
-        // Anything shorter proves nothing.
-        if quoted.len() > 2 && !is_written(&quoted) {
-            faults.push(format!("{piece:?} is not in the source"));
-        }
-    }
     assert!(headings.len() > 15, "{headings:?}");
-    none(&faults);
+    none(&Source::read().faults(messages.flat_map(|message| message.split('…'))));
+}
+
+/// The reasons in a line of sample output: of `hanode plan`, of the journal, or of a list of problems.
+fn reasons(line: &str) -> Option<&str> {
+    const SERVICES: [&str; 3] = ["etcd", "postgres", "redis"];
+    const ACTIONS: [&str; 5] = ["bootstrap", "resume", "join", "wait", "refuse"];
+    const PHASES: [&str; 8] = [
+        "identity",
+        "waiting-for-peers",
+        "planning",
+        "applying",
+        "starting",
+        "in-service",
+        "refused",
+        "failed",
+    ];
+    let (first, rest) = line.split_once(' ')?;
+    if let (true, Some((action, reason))) = (SERVICES.contains(&first), rest.trim_start().split_once("  ")) {
+        return ACTIONS.contains(&action).then_some(reason);
+    }
+    let of_problem =
+        line.strip_prefix("  - ").map(|what| what.split_once(": ").map_or(what, |(_, what)| what));
+    let of_journal = line.split_once(": ").and_then(|(_, rest)| rest.split_once(": "));
+    of_problem.or_else(|| of_journal.filter(|(phase, _)| PHASES.contains(phase)).map(|(_, reason)| reason))
+}
+
+#[test]
+fn reasons_in_sample_output_are_in_the_source() {
+    let pages = pages();
+    let lines = pages.values().flat_map(|text| text.split("```").skip(1).step_by(2)).flat_map(str::lines);
+    let reasons: Vec<_> = lines.filter_map(reasons).collect();
+    assert!(reasons.len() > 8, "{reasons:?}");
+    let pieces =
+        reasons.iter().flat_map(|reason| reason.split(['…', ';'])).flat_map(|piece| piece.split(": "));
+    none(&Source::read().faults(pieces));
 }
 
 #[test]
