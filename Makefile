@@ -144,7 +144,7 @@ chaos: setup build
 # Faults of single servers and of the network under write load; a quarter of an hour, as root.
 .PHONY: test-faults
 test-faults: setup
-	cargo test --locked --test faults -- --ignored --nocapture --test-threads=1
+	cargo test --locked --test faults --test faults_lag -- --ignored --nocapture --test-threads=1
 
 # A second machine of the same name, old, torn, discarded and lost disks, a first start that is cut, the operator's word;
 # a quarter of an hour, as root.

@@ -73,7 +73,8 @@ impl Check {
             let part = |p: &rto::Part| cells(&format!("  {}", p.what), p.typical_seconds, p.at_most_seconds);
             rows.extend(row.parts.iter().map(part));
         }
-        say(&super::table(&rows)).map(|()| Verdict::Well)
+        say(&format!("{}\n{}", super::table(&rows).trim_end(), budget.notes.join("\n")))
+            .map(|()| Verdict::Well)
     }
 
     fn in_words(&self, report: &Report) -> String {

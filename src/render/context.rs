@@ -79,6 +79,7 @@ pub(super) fn build(input: &Input, engine: &Tera) -> Result<tera::Context> {
     context.insert("crl", &crl(input));
     context.insert("redis", &redis(input, node)?);
     context.insert("haproxy", &haproxy(input));
+    context.insert("maximum_lag_on_failover", &spec.postgres.lag_limit());
     context.insert("guards", &firewall::guards(spec));
     let parameters = parameters::parameters(spec, engine, &context)?;
     context.insert("postgres", &parameters);

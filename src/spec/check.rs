@@ -226,6 +226,16 @@ fn parameters(spec: &Spec, at: &Reader) {
             at.fault(&path, format!("{name} cannot be passed through"), format!("leave it out: {why}"));
         }
     }
+    if let Some(lag) = &spec.postgres.maximum_lag_on_failover
+        && bytes(lag).is_none()
+    {
+        let what = format!("maximum_lag_on_failover = \"{}\" is not a size", printable(lag));
+        at.fault(
+            "postgres.maximum_lag_on_failover",
+            what,
+            "give a whole number with kB, MB, GB or TB, such as \"16MB\"",
+        );
+    }
     // HAProxy's own limit is computed with it.
     if let Some(value) = spec.postgres.parameters.get("max_connections")
         && !value.parse().is_ok_and(|n| (1..=262_143).contains(&n))

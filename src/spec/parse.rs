@@ -167,6 +167,7 @@ fn postgres(s: Section) -> Postgres {
         tls: s.flag("tls").unwrap_or(true),
         alt_names: s.texts("alt_names").unwrap_or_default(),
         synchronous: s.flag("synchronous").unwrap_or(true),
+        maximum_lag_on_failover: s.text("maximum_lag_on_failover"),
         port: high_port(&s, "port", 5433),
         vip_port: port(&s, "vip_port", 5432),
         vip_read_port: port(&s, "vip_read_port", 5434),

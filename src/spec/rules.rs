@@ -64,6 +64,14 @@ pub fn is_setting_name(name: &str) -> bool {
     name.len() <= 63 && name.split('.').count() <= 2 && name.split('.').all(part)
 }
 
+/// A size in PostgreSQL's units, which are powers of 1024; up to 1024 TB.
+pub fn bytes(text: &str) -> Option<u64> {
+    let units = [("kB", 10), ("MB", 20), ("GB", 30), ("TB", 40)];
+    let (number, shift) = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))?;
+    let number: u64 = number.trim_end().parse().ok()?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes <= 1 << 50)
+}
+
 /// Why a PostgreSQL setting cannot be passed through, if it cannot.
 pub fn governed(name: &str) -> Option<&'static str> {
     const BY_SPEC: &[&str] =
@@ -215,6 +223,12 @@ mod tests {
         for name in ["max_connections", "shared_buffers", "work_mem", "synchronous_commit"] {
             assert!(governed(name).is_none(), "{name} was refused");
         }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(["0kB", "1MB", "16 MB", "2GB"].map(bytes), [0, 1 << 20, 1 << 24, 1 << 31].map(Some));
+        each(|t| bytes(t).is_some(), &["1024TB"], &["", "1", "MB", "1mb", "1.5GB", "-1MB", "1025TB"]);
     }
 
     #[test]

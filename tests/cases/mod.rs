@@ -108,6 +108,7 @@ pub fn spec(nodes: u8) -> Spec {
             tls: true,
             alt_names: vec!["pgsql.demo.lab".into(), "*.demo.lab".into()],
             synchronous: true,
+            maximum_lag_on_failover: None,
             port: 5433,
             vip_port: 5432,
             vip_read_port: 5434,
