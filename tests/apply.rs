@@ -300,7 +300,9 @@ fn redis(credentials: Option<&Credentials>, password: &str) -> anyhow::Result<Re
 #[test]
 fn a_running_cluster_takes_up_what_is_new() {
     let dir = common::place();
-    let (cluster, image) = common::cluster_with_image(dir.path(), "node.tar");
+    // One network more than the starter has, which an edit takes away again.
+    let more = [("clients = [\"192.168.18.0/24\"]", "clients = [\"192.168.18.0/24\", \"10.1.0.0/16\"]")];
+    let (cluster, image) = common::edited_cluster_with_image(dir.path(), "node.tar", &more);
     let up = ["--image", image.to_str().unwrap(), "--timeout-scale", "3"];
     let output = Command::new(HANODE).args(["lab", "up"]).arg(&cluster.dir).args(up).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -474,7 +476,7 @@ fn edited(running: &Running) {
     let edits = [
         ("ttl = 20", "ttl = 25"),
         ("# min_replicas = 1", "min_replicas = 2"),
-        ("clients = [\"0.0.0.0/0\"]", "clients = [\"192.168.18.0/24\"]"),
+        ("clients = [\"192.168.18.0/24\", \"10.1.0.0/16\"]", "clients = [\"192.168.18.0/24\"]"),
     ];
     running.outside(&["ip", "address", "add", "10.1.0.9/32", "dev", "br0"]).unwrap();
     let from_elsewhere = |address: &str| {

@@ -120,7 +120,7 @@ fn network(s: Section) -> Network {
     let vip = s.required("vip", s.address("vip"), nowhere, "name a free address of the nodes' network");
     let network = Network {
         subnet,
-        clients: s.nets("clients").unwrap_or_else(|| vec![IpNet::new_assert(nowhere, 0)]),
+        clients: s.nets("clients").unwrap_or_else(|| vec![subnet]),
         operators: s.nets("operators"),
         vip,
         vip_mode: match s.choice("vip_mode", &["vrrp", "external"]) {
