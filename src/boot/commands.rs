@@ -4,15 +4,14 @@ use crate::boot::disk;
 use crate::boot::given::Given;
 use crate::boot::start::gate::{self, Gate};
 use crate::boot::start::{observe, recover, run};
-use crate::boot::watch::{answer, metrics, ready, step_down, take_up, update};
+use crate::boot::watch::{answer, metrics, mute_haproxy, ready, step_down, take_up, update};
 use crate::health::{self, Form};
 use crate::plan;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use std::io::{IsTerminal, Read, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 use tracing_subscriber::Layer;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
@@ -156,17 +155,9 @@ fn may_go(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCode> {
     Ok(if may { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether HAProxy's own event loop answers: a stopped or hung one does not.
+/// Whether HAProxy says that clients should come here.
 fn healthy(port: u16) -> bool {
-    let probe = || -> Result<bool> {
-        let mut socket =
-            crate::client::tls::connect([127, 0, 0, 1].into(), port, Duration::from_millis(900))?;
-        socket.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
-        let mut head = [0; 12];
-        socket.read_exact(&mut head)?;
-        Ok(head.ends_with(b" 200"))
-    };
-    probe().unwrap_or(false)
+    mute_haproxy::probe(port).is_ok_and(|status| status == 200)
 }
 
 fn show_plan(root: &Path, json: bool) -> Result<()> {

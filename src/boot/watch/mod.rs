@@ -5,6 +5,7 @@ pub mod answer;
 mod dynamic;
 mod handover;
 pub mod metrics;
+pub mod mute_haproxy;
 pub mod ready;
 mod sessions;
 mod standby;

@@ -2,7 +2,7 @@
 
 use super::dynamic::Dynamic;
 use super::standby::Standby;
-use super::{handover, metrics, sessions, standstill, update};
+use super::{handover, metrics, mute_haproxy, sessions, standstill, update};
 use crate::boot::disk;
 use crate::boot::disk::age::{Age, Count};
 use crate::boot::given::Given;
@@ -38,6 +38,8 @@ pub fn watch(root: &Path) -> Result<()> {
     std::thread::spawn(move || handover::listen(own, &name));
     let (at, target) = (root.to_path_buf(), given.target.clone());
     std::thread::spawn(move || sessions::look_after(&at, &target));
+    let (unit, port) = (given.target.unit("haproxy")?.to_string(), given.spec.haproxy.stats_port);
+    std::thread::spawn(move || mute_haproxy::watch(&unit, port));
     let mut measured: Option<Instant> = None;
     let mut asked_anew: Option<Instant> = None;
     let mut dynamic = Dynamic::default();
