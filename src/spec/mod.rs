@@ -101,6 +101,9 @@ pub struct Postgres {
     pub port: u16,
     pub vip_port: u16,
     pub vip_read_port: u16,
+    /// How many connections one address may have to each of the two ports on the VIP; 0: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_per_source: Option<u32>,
     /// Passed through to PostgreSQL, values as written there.
     pub parameters: BTreeMap<String, String>,
 }
@@ -141,6 +144,9 @@ pub struct Redis {
     pub min_replicas: u32,
     pub port: u16,
     pub vip_port: u16,
+    /// How many connections one address may have to the port on the VIP; 0: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_per_source: Option<u32>,
     pub sentinel_port: u16,
 }
 

@@ -171,6 +171,7 @@ fn postgres(s: Section) -> Postgres {
         port: high_port(&s, "port", 5433),
         vip_port: port(&s, "vip_port", 5432),
         vip_read_port: port(&s, "vip_read_port", 5434),
+        connections_per_source: s.number("connections_per_source", 0..=262_143),
         parameters,
     };
     s.finish();
@@ -198,6 +199,7 @@ fn redis(s: Section, second_node: String, confirming: usize) -> Redis {
         min_replicas: s.number("min_replicas", 0..=254).unwrap_or(confirming.clamp(1, 254) as u32),
         port: high_port(&s, "port", 6378),
         vip_port: port(&s, "vip_port", 6379),
+        connections_per_source: s.number("connections_per_source", 0..=262_143),
         sentinel_port: high_port(&s, "sentinel_port", 26378),
     };
     s.finish();
