@@ -110,7 +110,7 @@ fn optional_values_arrive() {
     let spec = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
     let parameters: Vec<_> = spec.postgres.parameters.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(parameters, ["a.b=c", "big=16", "fsync=on", "max_connections=200", "random_page_cost=1.1"]);
-    assert_eq!(spec.haproxy.extra["global"], ["maxconn 8000"]);
+    assert_eq!(spec.haproxy.extra["global"], ["nbthread 2"]);
     assert_eq!(spec.keepalived.interface.as_deref(), Some("eth0"));
     assert_eq!(spec.storage.data.as_deref(), Some("LABEL=hanode-data"));
     assert_eq!((spec.pki.ca_days, spec.pki.leaf_days, spec.pki.crl_days), (700, 700, 700));
@@ -221,9 +221,9 @@ fn each_fault_is_told_with_its_line() {
         ("# max_connections = 200", "work_mem = \"1'\"", "work_mem", "contains '"),
         ("# max_connections = 200", "work_mem = nan", "work_mem", "a number"),
         ("# max_connections = 200", "a.b = 1", "a.b = 1", "a table"),
-        ("# global = [\"maxconn 8000\"]", "frontend = []", "frontend", "global, defaults"),
-        ("# global = [\"maxconn 8000\"]", "global = [\"a\\nb\"]", "global = [", "control character"),
-        ("# global = [\"maxconn 8000\"]", "global = [\" backend x\"]", "backend x", "new backend section"),
+        ("# global = [\"nbthread 2\"]", "frontend = []", "frontend", "global, defaults"),
+        ("# global = [\"nbthread 2\"]", "global = [\"a\\nb\"]", "global = [", "control character"),
+        ("# global = [\"nbthread 2\"]", "global = [\" backend x\"]", "backend x", "new backend section"),
         ("[keepalived]", "[keepalive]", "[keepalive]", "did you mean keepalived?"),
     ];
     for (old, new, piece, what) in table {

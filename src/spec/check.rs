@@ -254,6 +254,18 @@ fn haproxy_extra(spec: &Spec, at: &Reader) {
                 let fix =
                     format!("these lines continue HAProxy's {section} section; sections cannot be added");
                 at.fault(&format!("haproxy.extra.{section}.{i}"), what, fix);
+            } else if let Some(directive) = set_in_haproxy(section, line) {
+                let fix = match directive.as_str() {
+                    "maxconn" => {
+                        "leave it out: hanode computes it, with max_connections of [postgres.parameters]"
+                    }
+                    "timeout client" | "timeout server" => {
+                        "leave it out; for sessions that are silent for long, set timeout tunnel here"
+                    }
+                    _ => "leave it out: HAProxy would ignore it or what hanode sets",
+                };
+                let what = format!("hanode itself sets {directive} in HAProxy's {section} section");
+                at.fault(&format!("haproxy.extra.{section}.{i}"), what, fix);
             }
         }
     }

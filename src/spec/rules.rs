@@ -109,6 +109,59 @@ pub fn governed(name: &str) -> Option<&'static str> {
     }
 }
 
+/// The directives that hanode sets in HAProxy's section, and others that have the same effect.
+///
+/// Not `log`, which may be there several times, nor `timeout tunnel`, of which the last one counts.
+const IN_HAPROXY_GLOBAL: &[&str] = &[
+    "chroot",
+    "daemon",
+    "gid",
+    "group",
+    "hard-stop-after",
+    "master-worker",
+    "maxconn",
+    "pidfile",
+    "ssl-default-bind-options",
+    "ssl-default-server-options",
+    "stats socket",
+    "stats timeout",
+    "tune.bufsize",
+    "tune.ssl.default-dh-param",
+    "uid",
+    "user",
+];
+const IN_HAPROXY_DEFAULTS: &[&str] = &[
+    "clitcpka-cnt",
+    "clitcpka-idle",
+    "clitcpka-intvl",
+    "maxconn",
+    "mode",
+    "option clitcpka",
+    "option dontlognull",
+    "option log-health-checks",
+    "option srvtcpka",
+    "option tcpka",
+    "retries",
+    "srvtcpka-cnt",
+    "srvtcpka-idle",
+    "srvtcpka-intvl",
+    "timeout check",
+    "timeout client",
+    "timeout client-fin",
+    "timeout connect",
+    "timeout server",
+];
+
+/// The directive that a further line would set once more, if hanode sets it.
+pub fn set_in_haproxy(section: &str, line: &str) -> Option<String> {
+    let known = if section == "global" { IN_HAPROXY_GLOBAL } else { IN_HAPROXY_DEFAULTS };
+    // HAProxy takes quotation marks and backslashes away before it looks for a keyword.
+    let plain = line.replace(['"', '\'', '\\'], "");
+    let words: Vec<&str> = plain.split_whitespace().skip_while(|w| ["no", "default"].contains(w)).collect();
+    let directive = |length: usize| words.get(..length).map(|words| words.join(" "));
+    [2, 1].into_iter().filter_map(directive).find(|directive| known.contains(&directive.as_str()))
+}
+
 /// The words that would begin a section of their own in haproxy.cfg.
 pub const HAPROXY_SECTIONS: &[&str] = &[
     "global",
