@@ -16,7 +16,7 @@
 //!
 //! The values that the spec does not hold are those of `image/templates`; a test compares.
 
-use hanode_core::spec::{Spec, VipMode};
+use hanode_core::spec::{Postgres, Spec, VipMode};
 use serde::Serialize;
 
 pub(crate) const SCHEMA: u32 = 1;
@@ -47,6 +47,8 @@ const CLONE: (f64, f64) = (3.0, 10.0);
 pub struct Budget {
     pub(crate) schema: u32,
     pub rows: Vec<Row>,
+    /// When no row holds, and what the times do not contain.
+    pub notes: Vec<String>,
 }
 
 /// What is lost, for whoever compares: a word that does not change.
@@ -102,7 +104,22 @@ pub fn budget(spec: &Spec) -> Budget {
         rows.push(row(Loss::CutOffHolder, fault, "virtual IP elsewhere", vec![checks, told, vrrp()]));
     }
     rows.push(lost_node(spec));
-    Budget { schema: SCHEMA, rows }
+    Budget { schema: SCHEMA, rows, notes: vec![promotion(spec)] }
+}
+
+/// Which standby may be promoted, and when none may.
+fn promotion(spec: &Spec) -> String {
+    let lag = spec.postgres.maximum_lag_on_failover.as_deref().unwrap_or(Postgres::DEFAULT_LAG);
+    match spec.postgres.synchronous {
+        true => "PostgreSQL: the synchronous standby is promoted however far it is behind the leader, since it has every \
+                 acknowledged commit; what it has received and not yet replayed adds to the time of the promotion."
+            .into(),
+        false => format!(
+            "PostgreSQL: with synchronous = false a standby that is more than {lag} behind the leader \
+             (postgres.maximum_lag_on_failover) is not promoted; while all of them are, PostgreSQL has no leader until \
+             the old one is back. A standby within the limit is promoted and loses the commits it has not received."
+        ),
+    }
 }
 
 fn postgres(spec: &Spec) -> Row {
@@ -194,6 +211,16 @@ mod tests {
         assert_eq!(budget(&spec).rows[0].at_most_seconds, before + 10.0);
         spec.network.vip_mode = VipMode::External;
         assert_eq!(budget(&spec).rows.len(), 3, "nobody here moves the address");
+    }
+
+    #[test]
+    fn the_notes_name_the_limit_that_keeps_a_standby_from_promotion() {
+        let mut spec = starter();
+        assert!(budget(&spec).notes[0].contains("however far it is behind"));
+        spec.postgres.synchronous = false;
+        assert!(budget(&spec).notes[0].contains("more than 1MB behind"));
+        spec.postgres.maximum_lag_on_failover = Some("64MB".into());
+        assert!(budget(&spec).notes[0].contains("more than 64MB behind"));
     }
 
     #[test]

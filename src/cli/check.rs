@@ -76,7 +76,8 @@ impl Check {
             };
             rows.extend(row.parts.iter().map(part));
         }
-        say(&aligned(rows, &[])).map(|()| Verdict::Well)
+        say(&format!("{}\n{}", aligned(rows, &[]).trim_end(), budget.notes.join("\n")))
+            .map(|()| Verdict::Well)
     }
 
     fn in_words(&self, report: &Report) -> String {

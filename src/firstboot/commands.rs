@@ -4,15 +4,14 @@ use crate::disk;
 use crate::node_config::NodeConfig;
 use crate::start::gate::{self, Gate};
 use crate::start::{recover, run, self_report};
-use crate::watch::{answer, apply_bundle, metrics, planned_failover, ready, reload};
+use crate::watch::{answer, apply_bundle, metrics, mute_haproxy, planned_failover, ready, reload};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use hanode_cluster::health::{self, Form};
 use hanode_core::plan;
-use std::io::{IsTerminal, Read, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 use tracing_subscriber::Layer;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
@@ -158,17 +157,9 @@ fn safe_to_remove(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCod
     Ok(if may { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether HAProxy's own event loop answers: a stopped or hung one does not.
+/// Whether HAProxy says that clients should come here.
 fn healthy(port: u16) -> bool {
-    let probe = || -> Result<bool> {
-        let mut socket =
-            hanode_cluster::client::tls::connect([127, 0, 0, 1].into(), port, Duration::from_millis(900))?;
-        socket.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
-        let mut head = [0; 12];
-        socket.read_exact(&mut head)?;
-        Ok(head.ends_with(b" 200"))
-    };
-    probe().unwrap_or(false)
+    mute_haproxy::probe(port).is_ok_and(|status| status == 200)
 }
 
 fn show_plan(root: &Path, json: bool) -> Result<()> {

@@ -226,6 +226,16 @@ fn parameters(spec: &Spec, at: &Reader) {
             at.fault(&path, format!("{name} cannot be passed through"), format!("leave it out: {why}"));
         }
     }
+    if let Some(lag) = &spec.postgres.maximum_lag_on_failover
+        && bytes(lag).is_none()
+    {
+        let what = format!("maximum_lag_on_failover = \"{}\" is not a size", printable(lag));
+        at.fault(
+            "postgres.maximum_lag_on_failover",
+            what,
+            "give a whole number with kB, MB, GB or TB, such as \"16MB\"",
+        );
+    }
     // HAProxy's own limit is computed with it.
     if let Some(value) = spec.postgres.parameters.get("max_connections")
         && !value.parse().is_ok_and(|n| (1..=262_143).contains(&n))
@@ -243,6 +253,18 @@ fn haproxy_extra(spec: &Spec, at: &Reader) {
                 let what = format!("this line would begin a new {word} section");
                 let help =
                     format!("these lines continue HAProxy's {section} section; sections cannot be added");
+                at.fault(&format!("haproxy.extra.{section}.{i}"), what, help);
+            } else if let Some(directive) = set_in_haproxy(section, line) {
+                let help = match directive.as_str() {
+                    "maxconn" => {
+                        "leave it out: hanode computes it, with max_connections of [postgres.parameters]"
+                    }
+                    "timeout client" | "timeout server" => {
+                        "leave it out; for sessions that are silent for long, set timeout tunnel here"
+                    }
+                    _ => "leave it out: HAProxy would ignore it or what hanode sets",
+                };
+                let what = format!("hanode itself sets {directive} in HAProxy's {section} section");
                 at.fault(&format!("haproxy.extra.{section}.{i}"), what, help);
             }
         }

@@ -96,11 +96,34 @@ pub struct Postgres {
     pub tls: bool,
     pub alt_names: Vec<String>,
     pub synchronous: bool,
+    /// How far behind a standby may be and still be promoted, with a unit; counts with `synchronous = false` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maximum_lag_on_failover: Option<String>,
     pub port: u16,
     pub vip_port: u16,
     pub vip_read_port: u16,
+    /// How many connections one address may have to each of the two ports on the VIP; 0: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_per_source: Option<u32>,
     /// Passed through to PostgreSQL, values as written there.
     pub parameters: BTreeMap<String, String>,
+}
+
+impl Postgres {
+    /// Patroni's own default.
+    pub const DEFAULT_LAG: &str = "1MB";
+    /// More than any log holds: 1 EiB.
+    const ANY_LAG: u64 = 1 << 60;
+
+    /// Patroni's `maximum_lag_on_failover`, in bytes.
+    ///
+    /// Patroni compares the limit with the lag behind the leader's last known position, for the synchronous standby
+    /// too. That standby has every acknowledged commit, and in synchronous mode no other standby may be promoted, so
+    /// the limit could only prevent the one failover that loses nothing.
+    pub fn lag_limit(&self) -> u64 {
+        let text = self.maximum_lag_on_failover.as_deref().unwrap_or(Self::DEFAULT_LAG);
+        if self.synchronous { Self::ANY_LAG } else { rules::bytes(text).unwrap_or(1 << 20) }
+    }
 }
 
 /// Patroni's timing, in seconds.
@@ -122,6 +145,9 @@ pub struct Redis {
     pub min_replicas: u32,
     pub port: u16,
     pub vip_port: u16,
+    /// How many connections one address may have to the port on the VIP; 0: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_per_source: Option<u32>,
     pub sentinel_port: u16,
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod apply_bundle;
 mod dynamic_config;
 mod failover_guard;
 pub(crate) mod metrics;
+pub(crate) mod mute_haproxy;
 pub(crate) mod planned_failover;
 pub(crate) mod ready;
 pub(crate) mod reload;

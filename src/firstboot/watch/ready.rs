@@ -2,7 +2,7 @@
 
 use super::dynamic_config::Dynamic;
 use super::sync_standby::Standby;
-use super::{apply_bundle, failover_guard, metrics, stale_sessions, suspend};
+use super::{apply_bundle, failover_guard, metrics, mute_haproxy, stale_sessions, suspend};
 use crate::disk;
 use crate::disk::generation::{Age, Count};
 use crate::node_config::NodeConfig;
@@ -40,6 +40,8 @@ pub(crate) fn watch(root: &Path) -> Result<()> {
     std::thread::spawn(move || failover_guard::listen(own, &name));
     let (at, target) = (root.to_path_buf(), config.target.clone());
     std::thread::spawn(move || stale_sessions::look_after(&at, &target));
+    let (unit, port) = (config.target.unit("haproxy")?.to_string(), config.spec.haproxy.stats_port);
+    std::thread::spawn(move || mute_haproxy::watch(&unit, port));
     let mut measured: Option<Instant> = None;
     let mut asked_anew: Option<Instant> = None;
     let mut dynamic = Dynamic::default();

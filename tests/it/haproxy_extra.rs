@@ -1,0 +1,78 @@
+//! `[haproxy.extra]`: what hanode sets itself is refused, since HAProxy would ignore it or it would undo hanode's.
+
+use crate::cases::Case;
+use hanode_core::spec::{self, STARTER};
+use hanode_util::file_tree::Kind;
+
+/// The starter's spec with lines for one of HAProxy's sections.
+fn with(section: &str, lines: &[&str]) -> Result<spec::Spec, spec::Faults> {
+    let quoted: Vec<String> = lines.iter().map(|line| format!("'{line}'")).collect();
+    spec::parse(&format!("{STARTER}\n{section} = [\n{}\n]\n", quoted.join(",\n")))
+}
+
+/// The lines of a section of haproxy.cfg, comments left out.
+fn section(of: &str, target: &str) -> Vec<String> {
+    let entries = Case::of(3).on(target).render("node1");
+    let entry = entries.into_iter().find(|e| e.path.ends_with("/haproxy.cfg")).expect("the file");
+    let Kind::File(content) = entry.kind else { panic!("no file") };
+    let text = String::from_utf8(content).expect("text");
+    let lines = text.lines().skip_while(|line| *line != of).skip(1).take_while(|line| !line.is_empty());
+    lines.map(|l| l.trim().to_string()).filter(|l| !l.starts_with('#')).collect()
+}
+
+/// All of it, whatever the template becomes. A second target of the log is one more, and the last `timeout tunnel` counts.
+#[test]
+fn a_directive_that_hanode_sets_is_a_fault() {
+    for target in ["debian-13", "centos-8"] {
+        for name in ["global", "defaults"] {
+            let lines = section(name, target);
+            assert!(lines.len() > 10, "{lines:?}");
+            for line in lines.iter().filter(|l| !l.starts_with("log ") && !l.starts_with("timeout tunnel ")) {
+                let faults = with(name, &[line]).expect_err(line);
+                assert_eq!(faults.0.len(), 1, "{faults}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_fault_names_line_and_remedy() {
+    let faults = with("global", &["nbthread 2", "maxconn 8000"]).expect_err("a fault");
+    let [fault] = &faults.0[..] else { panic!("{faults}") };
+    let wanted = STARTER.lines().count() + 4;
+    assert_eq!(fault.line, wanted, "{fault}");
+    assert!(fault.what.contains("maxconn") && fault.help.contains("max_connections"), "{fault}");
+    for (name, line, remedy) in [
+        ("defaults", "timeout  client 1h", "timeout tunnel"),
+        ("defaults", "timeout server 1h", "timeout tunnel"),
+        ("defaults", "no option clitcpka", "leave it out"),
+        ("defaults", "option tcpka", "leave it out"),
+        ("global", "\"maxconn\" 9", "leave it out"),
+        ("global", "stats socket ipv4@0.0.0.0:9999 level admin", "leave it out"),
+        ("global", "daemon", "leave it out"),
+    ] {
+        let faults = with(name, &[line]).expect_err(line);
+        assert!(faults.to_string().contains(remedy), "{line}: {faults}");
+    }
+}
+
+#[test]
+fn others_pass() {
+    for (name, line) in [
+        ("global", "nbthread 2"),
+        ("global", "log 192.168.18.5:514 local0"),
+        ("defaults", "timeout tunnel 2h"),
+        ("defaults", "timeout queue 10s"),
+        ("defaults", "option tcp-smart-accept"),
+    ] {
+        with(name, &[line]).unwrap_or_else(|faults| panic!("{line}: {faults}"));
+    }
+}
+
+/// As an operator takes them over: without the number sign.
+#[test]
+fn the_starters_own_example_is_accepted() {
+    let text = STARTER.replace("# global = [", "global = [").replace("# defaults = [", "defaults = [");
+    let spec = spec::parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(spec.haproxy.extra.len(), 2);
+}
