@@ -35,12 +35,13 @@ pub(crate) fn watch(unit: &str, port: u16) {
     }
 }
 
-/// A unit that is not active is systemd's to start, or the operator's.
+/// Kills it: what does not answer does not stop either, and systemd would wait for that. A unit that is not active is
+/// systemd's to start, or the operator's.
 fn restart(unit: &str) -> Result<()> {
     let systemd = Systemd::connect()?;
     if systemd.states(&[unit])?.iter().all(|u| u.state == "active") {
         tracing::warn!("{unit} has not answered {FAILED_PROBES} health probes in a row: restarting it");
-        systemd.restart(unit)?;
+        systemd.kill(unit)?;
     }
     Ok(())
 }
