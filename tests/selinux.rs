@@ -77,7 +77,8 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     let mut policy = policy();
     let rsyslog = ["-s", "syslogd_t", "-t", "haproxy_var_lib_t", "-c", "sock_file", "-p", "create"];
     let certificate = ["-s", "redis_t", "-t", "cert_t", "-c", "file", "-p", "map"];
-    for rule in [rsyslog, certificate] {
+    let source_address = ["-s", "keepalived_t", "-t", "node_t", "-c", "rawip_socket", "-p", "node_bind"];
+    for rule in [rsyslog, certificate, source_address] {
         assert!(!allowed(&root, &rule), "the policy allows {rule:?} by itself");
     }
     assert!(own_ports(&root, "redis_port_t").is_empty());
@@ -89,7 +90,7 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     for on in ["haproxy_connect_any", "keepalived_connect_any"] {
         assert!(settings.contains(&format!("boolean -m -1 {on}")), "{settings}");
     }
-    for rule in [rsyslog, certificate] {
+    for rule in [rsyslog, certificate, source_address] {
         assert!(allowed(&root, &rule), "{rule:?}");
     }
 
