@@ -46,7 +46,59 @@ fn the_whole_path_makes_an_image() {
         assert_eq!(image.components[component], version, "{:?}", image.components);
     }
     as_a_target_wants_it(&root);
+    a_build_labels_all_files_as_the_policy_says(&site, &root, &image);
     a_bake_labels_all_it_writes(&site, &root);
+}
+
+/// The archive and the disk of one build, without any boot.
+fn a_build_labels_all_files_as_the_policy_says(site: &Site, root: &Path, image: &hanode::image::Record) {
+    assert_eq!(common::unlabelled(root), "", "members of the archive without a label");
+    // Tells what it would label otherwise; /proc and the like are the machine's that unpacked it.
+    let policy = "/etc/selinux/targeted/contexts/files/file_contexts";
+    let differing =
+        run(Command::new("chroot").arg(root).args(["/usr/sbin/setfiles", "-n", "-v", "-F", policy, "/"]));
+    let differing: Vec<_> = differing.lines().filter(|line| line.contains("elabel")).collect();
+    assert!(differing.is_empty(), "{differing:#?}");
+    assert!(
+        root.join("usr/bin/redis-server").symlink_metadata().unwrap().is_file(),
+        "Redis would run unconfined"
+    );
+
+    let wanted: Vec<(&str, &str)> = image
+        .entries
+        .iter()
+        .map(|row| (row["path"].as_str().unwrap(), row["label"].as_str().unwrap()))
+        .collect();
+    let dirs = wanted.iter().filter_map(|(path, _)| Some((Path::new(path).parent()?.to_str()?, "")));
+    let asked: Vec<(&str, &str)> = wanted.iter().copied().chain(dirs).collect();
+    for ((path, label), found) in asked.iter().zip(disk_labels(&site.path("node.raw"), &asked)) {
+        assert!(
+            !found.is_empty() && (label.is_empty() || *label == found),
+            "{path}: {found:?}, not {label:?}"
+        );
+    }
+}
+
+/// The labels of these paths on the disk, read without mounting it.
+fn disk_labels(raw: &Path, paths: &[(&str, &str)]) -> Vec<String> {
+    let device = format!("{}?offset={}", raw.display(), 36864 * 512);
+    let script: String =
+        paths.iter().map(|(path, _)| format!("ea_get \"{path}\" security.selinux\n")).collect();
+    let commands = raw.with_extension("commands");
+    std::fs::write(&commands, script).unwrap();
+    let said = run(Command::new("debugfs").arg("-f").arg(&commands).arg(device));
+    // Each command is repeated before its answer, which ends in a NUL where setfiles wrote it.
+    said.split("debugfs: ea_get ")
+        .skip(1)
+        .map(|answer| {
+            let value = answer.lines().nth(1).unwrap_or_default().trim_start_matches("security.selinux");
+            value
+                .trim_start_matches([' ', '='])
+                .trim_matches(['"', '\0'])
+                .trim_end_matches("\\000")
+                .to_string()
+        })
+        .collect()
 }
 
 /// Into a tree of that image, whose etcd must be the one that is asked for.

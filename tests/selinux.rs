@@ -4,9 +4,10 @@
 
 mod common;
 
-use hanode::image::selinux::{label, settle, take_ports};
+use hanode::image::selinux::{contexts, label, settle, take_ports};
 use hanode::spec;
 use hanode::target::Selinux;
+use hanode::tree::Entry;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -60,7 +61,7 @@ fn context(root: &Path, path: &str) -> String {
     let mut read = Command::new("python3");
     read.args([
         "-c",
-        "import os, sys; print(os.getxattr(sys.argv[1], 'security.selinux').decode().strip(chr(0)))",
+        "import os, sys; print(os.getxattr(sys.argv[1], 'security.selinux', follow_symlinks=False).decode().strip(chr(0)))",
     ]);
     let output = read.arg(hanode::tree::below(root, path)).output().unwrap();
     String::from_utf8_lossy(&output.stdout).trim().to_string()
@@ -129,6 +130,7 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     }
     assert_eq!(common::unlabelled(&root), "", "files without a label");
     systemd_may_mount_haproxys_log_socket(&root);
+    the_policy_reports_the_labels_that_setfiles_writes(&policy, &root);
 }
 
 /// The mount point is in the image, and its type is one that systemd may mount on. It may not on HAProxy's own.
@@ -152,4 +154,26 @@ fn log_socket() -> String {
     let text = include_str!("../image/parts/haproxy-log/etc/systemd/system/haproxy.service.d/40-log.conf");
     let bind = text.lines().find_map(|line| line.strip_prefix("BindPaths=")).unwrap();
     bind.split_once(':').unwrap().1.to_string()
+}
+
+fn the_policy_reports_the_labels_that_setfiles_writes(policy: &Selinux, root: &Path) {
+    let entries = [
+        Entry::file("/etc/udev/rules.d/60-hanode.rules", 0o644, ""),
+        Entry::dir("/etc/systemd/system/haproxy.service.d", 0o755),
+        Entry::file("/etc/systemd/system/haproxy.service.d/50-hanode.conf", 0o644, ""),
+        Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"),
+        Entry::file("/usr/lib/hanode/hanode-firstboot", 0o755, ""),
+        Entry::file("/etc/ssl/hanode/ca.crt", 0o644, ""),
+        // The policy leaves its content alone.
+        Entry::file("/proc/none", 0o644, ""),
+    ];
+    let reported = contexts(policy, root, &entries).unwrap();
+    assert_eq!(reported.get("/proc/none"), None);
+    let ids = hanode::tree::Ids::read(root).unwrap();
+    let (_, written) = entries.split_last().unwrap();
+    hanode::tree::write(root, written, Some(&ids)).unwrap();
+    label(policy, root, &written.iter().map(|entry| entry.path.clone()).collect::<Vec<_>>()).unwrap();
+    for entry in written {
+        assert_eq!(reported[&entry.path], context(root, &entry.path), "{}", entry.path);
+    }
 }

@@ -3,7 +3,7 @@
 use super::scratch::Scratch;
 use super::survey::Facts;
 use super::tool::{self, command, inside, isolated, run};
-use super::{assets, clone, disk, family::Family, progress::Steps, selinux, unpack};
+use super::{assets, clone, disk, family::Family, overlay, progress::Steps, selinux, unpack};
 use crate::target::Target;
 use crate::tree::{self, Entry};
 use anyhow::Result;
@@ -22,6 +22,8 @@ pub fn id(target: &Target) -> Result<String> {
         sum.update(selinux::settings(policy)?);
         sum.update(selinux::module(policy)?);
         sum.update(include_str!("selinux.rs"));
+        // The policy is queried about them while the tree is there.
+        sum.update(serde_json::to_vec(&tree::manifest(&overlay::paths(target)?))?);
     }
     let family = match Family::of(target)? {
         Family::Debian => include_str!("debian.rs"),

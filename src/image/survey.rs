@@ -1,6 +1,6 @@
 //! What is installed in a tree: which distribution, which packages, which version of each component.
 
-use super::{family::Family, parameters};
+use super::{family::Family, overlay, parameters, selinux};
 use crate::target::{SourceKind, Target};
 use crate::tree::Ids;
 use anyhow::{Context, Result, bail, ensure};
@@ -24,16 +24,24 @@ pub struct Facts {
     pub packages: BTreeMap<String, String>,
     /// What PostgreSQL's configuration may name.
     pub parameters: Vec<String>,
+    /// SELinux contexts of the paths that a bake writes and of the directories above them, as the tree's policy has them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Facts {
+    /// Of a tree whose SELinux policy, where the target has one, is complete.
     pub fn of_base(root: &Path, target: &Target, base: String, built_at: u64) -> Result<Facts> {
         let os = check_os(root, target)?;
         let packages = Family::of(target)?.packages(root)?.into_iter().collect();
         let components = components(root, target, &packages)?;
         let (passwd, group) = (read(root, "etc/passwd")?, read(root, "etc/group")?);
         let parameters = parameters::known(root, target)?;
-        Ok(Facts { schema: 1, base, built_at, os, passwd, group, components, packages, parameters })
+        let labels = match &target.selinux {
+            Some(policy) => selinux::contexts(policy, root, &overlay::paths(target)?)?,
+            None => BTreeMap::new(),
+        };
+        Ok(Facts { schema: 1, base, built_at, os, passwd, group, components, packages, parameters, labels })
     }
 
     pub fn ids(&self) -> Ids {
