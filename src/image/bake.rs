@@ -38,15 +38,17 @@ pub fn bake(
     }
     fetched_as_asked(root, &target)?;
     packages::ensure(root, &target)?;
+    if let Some(policy) = &mut target.selinux {
+        baked.map_or(Ok(()), |baked| selinux::take_ports(policy, baked.spec))?;
+        selinux::settle(policy, root)?;
+    }
     let facts = Facts::of_base(root, &target, String::new(), installed_at(root)?)?;
     let ground = BakeTarget { target_text: &text, target: &target, facts: &facts, program };
     let entries = overlay::entries(&ground, baked)?;
     let changed = file_tree::write(root, &entries, Some(&Ids::read(root)?))?;
     base::units(&target, root)?;
     sysprep::forget(root)?;
-    if let Some(policy) = &mut target.selinux {
-        baked.map_or(Ok(()), |baked| selinux::take_ports(policy, baked.spec))?;
-        selinux::settle(policy, root)?;
+    if let Some(policy) = &target.selinux {
         // All that a bake writes: entries, links of units, what was forgotten, and the policy itself.
         let mut written = vec!["/etc".to_string(), "/var/lib/selinux".into()];
         written.extend(entries.into_iter().map(|entry| entry.path));

@@ -1,7 +1,7 @@
 //! The base: a target's tree with every component installed and nothing of any cluster.
 
 use super::inventory::Facts;
-use super::{disk, distro::Family, el, progress::Steps, selinux, sysprep, unpack};
+use super::{disk, distro::Family, el, overlay, progress::Steps, selinux, sysprep, unpack};
 use anyhow::Result;
 use hanode_admin::embedded;
 use hanode_core::target::Target;
@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 /// Version of the code that makes a base. Increase it with every change of that code after which the same inputs give
 /// another tree: cached bases of an older version are not used again.
-const RECIPE_VERSION: u32 = 1;
+const RECIPE_VERSION: u32 = 2;
 
 /// The identity of a base: the recipe's version, the target's part in it and every file of `image/` that goes in.
 pub(crate) fn id(target: &Target) -> Result<String> {
@@ -27,6 +27,8 @@ pub(crate) fn id(target: &Target) -> Result<String> {
     if let Some(policy) = &target.selinux {
         sum.update(selinux::settings(policy)?);
         sum.update(selinux::module(policy)?);
+        // The policy is queried about them while the tree is there.
+        sum.update(serde_json::to_vec(&file_tree::manifest(&overlay::paths(target)?))?);
     }
     if let Family::El = Family::of(target)? {
         sum.update(el::ENCLOSED);

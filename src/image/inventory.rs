@@ -1,6 +1,6 @@
 //! What is installed in a tree: which distribution, which packages, which version of each component.
 
-use super::{distro::Family, parameters};
+use super::{distro::Family, overlay, parameters, selinux};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_core::target::{SourceKind, Target};
 use hanode_util::file_tree::Ids;
@@ -24,16 +24,24 @@ pub(crate) struct Facts {
     pub(crate) packages: BTreeMap<String, String>,
     /// What PostgreSQL's configuration may name.
     pub(crate) parameters: Vec<String>,
+    /// SELinux contexts of the paths that a bake writes and of the directories above them, from the tree's policy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Facts {
+    /// Of a tree whose SELinux policy, where the target has one, is complete.
     pub(crate) fn of_base(root: &Path, target: &Target, base: String, built_at: u64) -> Result<Facts> {
         let os = check_os(root, target)?;
         let packages = Family::of(target)?.packages(root)?.into_iter().collect();
         let components = components(root, target, &packages)?;
         let (passwd, group) = (read(root, "etc/passwd")?, read(root, "etc/group")?);
         let parameters = parameters::known(root, target)?;
-        Ok(Facts { schema: 1, base, built_at, os, passwd, group, components, packages, parameters })
+        let labels = match &target.selinux {
+            Some(policy) => selinux::contexts(policy, root, &overlay::paths(target)?)?,
+            None => BTreeMap::new(),
+        };
+        Ok(Facts { schema: 1, base, built_at, os, passwd, group, components, packages, parameters, labels })
     }
 
     pub(crate) fn ids(&self) -> Ids {

@@ -153,7 +153,7 @@ fn archive(
 ) -> Result<PathBuf> {
     let tar = scratch.join("tar");
     run(command("cp").arg("--reflink=auto").arg(base.tar()).arg(&tar))?;
-    tarball::extend(&tar, entries, &base.facts.ids(), base.facts.built_at)?;
+    tarball::extend(&tar, entries, &base.facts.ids(), base.facts.built_at, &base.facts.labels)?;
     if format == Format::Tar {
         return Ok(tar);
     }
@@ -184,7 +184,7 @@ fn disk_image(
     let raw = scratch.join("raw");
     run(command("cp").args(["--reflink=auto", "--sparse=auto"]).arg(base.raw()).arg(&raw))?;
     let root = Ext4 { image: &raw, offset: disk::ROOT_OFFSET };
-    root.put(entries, &base.facts.ids(), base.facts.built_at, scratch)?;
+    root.put(entries, &base.facts.ids(), base.facts.built_at, &base.facts.labels, scratch)?;
     root.check()?;
     let Some(convert) = format.convert(compress) else { return Ok(raw) };
     steps.begin("converting");

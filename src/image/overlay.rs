@@ -1,5 +1,6 @@
 //! What a bake adds to a tree: hanode itself, its units, its settings and, with a cluster, spec and bundle.
 
+use super::ext4;
 use super::glibc;
 use super::inventory::Facts;
 use super::manifest::{Cluster, Record};
@@ -10,6 +11,7 @@ use hanode_core::bundle;
 use hanode_core::spec::Spec;
 use hanode_core::target::Target;
 use hanode_util::file_tree::{self, Entry};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const HOME: &str = "/usr/lib/hanode";
@@ -56,25 +58,50 @@ pub fn program() -> Result<Vec<u8>> {
 /// Everything a bake puts into the tree, in the order it is written. Pure: the same input, the same entries.
 pub(crate) fn entries(ground: &BakeTarget, baked: Option<&ClusterPayload>) -> Result<Vec<Entry>> {
     glibc::check(ground.program, &ground.facts.packages)?;
-    let at = |name: &str| format!("{HOME}/{name}");
-    let mut entries = embedded::entries("etc", "/etc");
-    entries.extend(units(ground.target)?);
-    entries.push(Entry::dir(HOME, 0o755));
-    entries.push(Entry::dir(OPERATORS, 0o700));
-    entries.push(Entry::file(at("hanode-firstboot"), 0o755, ground.program));
-    entries.push(Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"));
-    entries.push(Entry::file(at("target.toml"), 0o644, ground.target_text));
-    entries.extend(embedded::entries("templates", &at("templates")));
     if let Some(baked) = baked {
         let version = ground.facts.components.get("postgres").map(String::as_str).unwrap_or_default();
         parameters::check(baked.spec, &ground.facts.parameters, version)?;
-        entries.push(Entry::file(at("spec.toml"), 0o644, baked.spec_text));
-        entries.push(Entry::file(bundle::BAKED, 0o600, baked.bundle));
     }
+    let cluster = baked.map(|baked| (baked.spec_text, baked.bundle));
+    let mut entries = payload(ground.target, ground.target_text, ground.program, cluster)?;
     for entry in &mut entries {
-        entry.label = label(ground.target, &entry.path);
+        entry.label = label(ground, &entry.path);
     }
     entries.push(record(ground, baked, &entries)?);
+    Ok(entries)
+}
+
+/// Every path a bake may write, and the directories above it: what the tree's policy is queried about.
+pub(crate) fn paths(target: &Target) -> Result<Vec<Entry>> {
+    let mut entries = payload(target, "", b"", Some(("", b"")))?;
+    entries.push(Entry::file(super::manifest::PATH, 0o644, ""));
+    let dirs: BTreeSet<String> =
+        entries.iter().flat_map(|entry| ext4::above(&entry.path)).map(str::to_string).collect();
+    entries.retain(|entry| !dirs.contains(&entry.path));
+    entries.extend(dirs.into_iter().map(|dir| Entry::dir(dir, 0o755)));
+    Ok(entries)
+}
+
+/// The entries without their labels. `cluster`: the texts of its spec and bundle.
+fn payload(
+    target: &Target,
+    target_text: &str,
+    program: &[u8],
+    cluster: Option<(&str, &[u8])>,
+) -> Result<Vec<Entry>> {
+    let at = |name: &str| format!("{HOME}/{name}");
+    let mut entries = embedded::entries("etc", "/etc");
+    entries.extend(units(target)?);
+    entries.push(Entry::dir(HOME, 0o755));
+    entries.push(Entry::dir(OPERATORS, 0o700));
+    entries.push(Entry::file(at("hanode-firstboot"), 0o755, program));
+    entries.push(Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"));
+    entries.push(Entry::file(at("target.toml"), 0o644, target_text));
+    entries.extend(embedded::entries("templates", &at("templates")));
+    if let Some((spec, bundle)) = cluster {
+        entries.push(Entry::file(at("spec.toml"), 0o644, spec));
+        entries.push(Entry::file(bundle::BAKED, 0o600, bundle));
+    }
     Ok(entries)
 }
 
@@ -88,7 +115,7 @@ fn record(ground: &BakeTarget, baked: Option<&ClusterPayload>, entries: &[Entry]
     let mut text = serde_json::to_vec_pretty(&record)?;
     text.push(b'\n');
     let entry = Entry::file(super::manifest::PATH, 0o644, text);
-    let label = label(ground.target, &entry.path);
+    let label = label(ground, &entry.path);
     Ok(entry.labelled(label))
 }
 
@@ -126,8 +153,10 @@ fn links(name: &str, text: &str) -> Vec<Entry> {
     links
 }
 
-fn label(target: &Target, path: &str) -> Option<String> {
-    target.selinux.as_ref().and_then(|policy| policy.context(path))
+/// As the tree's own policy reported it; the target's table where no policy could be queried.
+fn label(ground: &BakeTarget, path: &str) -> Option<String> {
+    let policy = ground.target.selinux.as_ref()?;
+    ground.facts.labels.get(path).cloned().or_else(|| policy.context(path))
 }
 
 #[cfg(test)]
@@ -160,6 +189,30 @@ mod tests {
         assert_eq!((&place.kind, place.mode), (&Kind::Dir, 0o700));
         assert!(!paths.contains(&"/usr/lib/hanode/spec.toml"));
         assert!(!paths.contains(&bundle::BAKED));
+    }
+
+    #[test]
+    fn a_label_is_the_one_that_the_trees_policy_reported() {
+        let (text, target) = embedded::target("centos-8").unwrap();
+        let mut facts = facts();
+        let path = "/etc/systemd/system/haproxy.service.d/50-hanode.conf";
+        facts.labels.insert(path.into(), "of the tree".into());
+        let entries = entries(&ground(&target, &text, &facts), None).unwrap();
+        let queried = paths(&target).unwrap();
+        for entry in &entries {
+            let label = entry.label.clone();
+            let wanted =
+                if entry.path == path { Some("of the tree".into()) } else { table(&target, &entry.path) };
+            assert_eq!(label, wanted, "{}", entry.path);
+            // With the directories above it.
+            for path in ext4::above(&entry.path).chain([entry.path.as_str()]) {
+                assert!(queried.iter().any(|e| e.path == path), "{path} is not queried");
+            }
+        }
+    }
+
+    fn table(target: &Target, path: &str) -> Option<String> {
+        target.selinux.as_ref().and_then(|policy| policy.context(path))
     }
 
     #[test]

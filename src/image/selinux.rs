@@ -6,7 +6,8 @@ use hanode_admin::embedded;
 use hanode_core::spec::Spec;
 use hanode_core::target::Selinux;
 use hanode_util::command::{command, in_chroot, run};
-use hanode_util::file_tree::{self, below};
+use hanode_util::file_tree::{self, Entry, Kind, below};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What was put into the store, for people and for a later bake.
@@ -80,10 +81,44 @@ pub fn settle(policy: &Selinux, root: &Path) -> Result<()> {
 /// Labels what is at these paths and below, as the tree's own policy says. The last that is done to a tree: a file
 /// written later has no label.
 pub fn label(policy: &Selinux, root: &Path, paths: &[String]) -> Result<()> {
-    let contexts = format!("/etc/selinux/{}/contexts/files/file_contexts", policy.store);
-    run(in_chroot(root, "setfiles").args(["-F", &contexts]).args(paths))
+    run(in_chroot(root, "setfiles").args(["-F", &file_contexts(policy)]).args(paths))
         .context("labelling the tree")
         .map(drop)
+}
+
+/// The context of each entry, by its path, as the tree's own policy has it: from the distribution's own tool, and by
+/// what the entry is, since a policy may label a file other than a directory of the same name. No entry need be there.
+pub fn contexts(policy: &Selinux, root: &Path, entries: &[Entry]) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for kind in ["file", "dir", "lnk_file"] {
+        let paths: Vec<_> =
+            entries.iter().filter(|e| object_class(e) == kind).map(|e| e.path.as_str()).collect();
+        if paths.is_empty() {
+            continue;
+        }
+        let mut matchpathcon = in_chroot(root, "matchpathcon");
+        matchpathcon.args(["-N", "-n", "-m", kind, "-f", &file_contexts(policy)]).args(&paths);
+        let output = run(&mut matchpathcon).context("labels of what a bake writes")?;
+        let lines: Vec<_> = output.text()?.lines().collect();
+        ensure!(lines.len() == paths.len(), "matchpathcon: {} labels for {} paths", lines.len(), paths.len());
+        // A path that the policy leaves alone has no context.
+        let labelled = paths.iter().zip(lines).filter(|(_, context)| *context != "<<none>>");
+        found.extend(labelled.map(|(path, context)| (path.to_string(), context.to_string())));
+    }
+    Ok(found)
+}
+
+/// What the policy calls such a file.
+fn object_class(entry: &Entry) -> &'static str {
+    match entry.kind {
+        Kind::File(_) => "file",
+        Kind::Dir => "dir",
+        Kind::Link(_) => "lnk_file",
+    }
+}
+
+fn file_contexts(policy: &Selinux) -> String {
+    format!("/etc/selinux/{}/contexts/files/file_contexts", policy.store)
 }
 
 /// mke2fs makes this one directory by itself.

@@ -1,13 +1,18 @@
 //! Entries as members of a tar archive, the same bytes for the same entries.
 
+use super::ext4::above;
 use anyhow::{Context, Result};
 use hanode_util::file_tree::{Entry, Ids, Kind};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 use tar::{Builder, EntryType, Header};
 
-/// Appends the entries in their order. A label goes into a PAX header that GNU `tar --selinux` restores.
+/// Where GNU tar keeps this extended attribute: `tar --xattrs --xattrs-include='*'` restores it, as it does the base's.
+const LABEL: &str = "SCHILY.xattr.security.selinux";
+
+/// Appends the entries in their order.
 pub(crate) fn append<W: Write>(
     archive: &mut Builder<W>,
     entries: &[Entry],
@@ -23,7 +28,7 @@ pub(crate) fn append<W: Write>(
 
 fn append_entry<W: Write>(archive: &mut Builder<W>, entry: &Entry, ids: &Ids, mtime: u64) -> Result<()> {
     if let Some(label) = &entry.label {
-        let record = pax_record("RHT.security.selinux", label);
+        let record = pax_record(LABEL, label);
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::XHeader);
         header.set_path("pax")?;
@@ -68,24 +73,42 @@ fn pax_record(key: &str, value: &str) -> String {
     format!("{length}{body}")
 }
 
-/// Where an archive's last member ends and its closing zeros begin.
-fn end_of_members(archive: &Path) -> Result<u64> {
-    let mut end = 0;
+/// Where an archive's last member ends and its closing zeros begin; and the paths of all members.
+fn members(archive: &Path) -> Result<(u64, BTreeSet<String>)> {
+    let (mut end, mut paths) = (0, BTreeSet::new());
     for member in tar::Archive::new(File::open(archive)?).entries_with_seek()? {
         let member = member?;
         end = member.raw_file_position() + member.size().div_ceil(512) * 512;
+        let name = member.path()?.to_string_lossy().into_owned();
+        paths.insert(format!("/{}", name.trim_start_matches("./").trim_end_matches('/')));
     }
-    Ok(end)
+    Ok((end, paths))
 }
 
-/// Appends to the archive `file` behind its last member, and closes it again.
-pub(crate) fn extend(file: &Path, entries: &[Entry], ids: &Ids, mtime: u64) -> Result<()> {
-    let end = end_of_members(file).with_context(|| format!("reading {}", file.display()))?;
+/// Appends to the archive `file` behind its last member, and closes it again. `labels`: SELinux contexts of
+/// directories that come with the entries; one that the archive lacks becomes a member, since nothing else labels it.
+pub(crate) fn extend(
+    file: &Path,
+    entries: &[Entry],
+    ids: &Ids,
+    mtime: u64,
+    labels: &BTreeMap<String, String>,
+) -> Result<()> {
+    let (end, mut present) = members(file).with_context(|| format!("reading {}", file.display()))?;
     let mut out = OpenOptions::new().write(true).open(file)?;
     out.set_len(end)?;
     out.seek(SeekFrom::End(0))?;
     let mut archive = Builder::new(BufWriter::new(out));
-    append(&mut archive, entries, ids, mtime)?;
+    for entry in entries {
+        for dir in above(&entry.path) {
+            if let (Some(label), true) = (labels.get(dir), present.insert(dir.to_string())) {
+                let dir = Entry::dir(dir, 0o755).labelled(Some(label.clone()));
+                append(&mut archive, &[dir], ids, mtime)?;
+            }
+        }
+        present.insert(entry.path.clone());
+        append(&mut archive, std::slice::from_ref(entry), ids, mtime)?;
+    }
     archive.into_inner()?.flush()?;
     Ok(())
 }
@@ -126,7 +149,7 @@ mod tests {
         members.next();
         let mut secret = members.next().unwrap().unwrap();
         let label = secret.pax_extensions().unwrap().unwrap().next().unwrap().unwrap();
-        assert_eq!(label.key().unwrap(), "RHT.security.selinux");
+        assert_eq!(label.key().unwrap(), "SCHILY.xattr.security.selinux");
         assert_eq!(label.value().unwrap(), "system_u:object_r:redis_conf_t:s0");
         let header = secret.header();
         assert_eq!((header.mode().unwrap(), header.uid().unwrap(), header.gid().unwrap()), (0o600, 103, 105));
@@ -147,7 +170,7 @@ mod tests {
         let base = dir.path().join("base.tar");
         // A last member that itself ends in zeros must not be cut.
         std::fs::write(&base, archive(&[Entry::file("/zeros", 0o644, vec![0; 1024])])).unwrap();
-        extend(&base, &entries(), &ids(), 7).unwrap();
+        extend(&base, &entries(), &ids(), 7, &BTreeMap::new()).unwrap();
         let mut read = tar::Archive::new(File::open(&base).unwrap());
         let names: Vec<_> = read
             .entries()
@@ -156,5 +179,35 @@ mod tests {
             .collect();
         assert_eq!(names[0], ("zeros".to_string(), 1024));
         assert_eq!(names.len(), 4);
+    }
+
+    #[test]
+    fn a_directory_that_comes_with_a_file_has_its_own_label() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base.tar");
+        std::fs::write(&base, archive(&[Entry::dir("/etc", 0o755)])).unwrap();
+        let contexts = [("/etc", "etc_t"), ("/etc/x.d", "unit_t")];
+        let labels = contexts.map(|(path, label)| (path.to_string(), label.to_string())).into();
+        let files = ["one", "two"].map(|name| {
+            Entry::file(format!("/etc/x.d/{name}"), 0o644, "").labelled(Some("file_t".to_string()))
+        });
+        extend(&base, &files, &ids(), 7, &labels).unwrap();
+        let mut read = tar::Archive::new(File::open(&base).unwrap());
+        let found = read.entries().unwrap().map(|member| {
+            let mut member = member.unwrap();
+            let label = member
+                .pax_extensions()
+                .unwrap()
+                .map(|mut pax| pax.next().unwrap().unwrap().value().unwrap().to_string());
+            (member.path().unwrap().display().to_string(), label)
+        });
+        let wanted = [
+            ("etc", None),
+            ("etc/x.d", Some("unit_t")),
+            ("etc/x.d/one", Some("file_t")),
+            ("etc/x.d/two", Some("file_t")),
+        ];
+        let wanted = wanted.map(|(path, label)| (path.to_string(), label.map(str::to_string)));
+        assert_eq!(found.collect::<Vec<_>>(), wanted);
     }
 }

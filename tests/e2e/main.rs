@@ -31,6 +31,7 @@ mod firewall;
 mod firmware;
 mod glibc;
 mod haproxy_log;
+mod haproxy_log_socket;
 mod held_connections;
 mod image;
 mod interrupted_bootstrap;

@@ -4,7 +4,8 @@
 use crate::support;
 use hanode_core::spec;
 use hanode_core::target::Selinux;
-use hanode_image::selinux::{label, settle, take_ports};
+use hanode_image::selinux::{contexts, label, settle, take_ports};
+use hanode_util::file_tree::{self, Entry};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,9 +59,9 @@ fn context(root: &Path, path: &str) -> String {
     let mut read = Command::new("python3");
     read.args([
         "-c",
-        "import os, sys; print(os.getxattr(sys.argv[1], 'security.selinux').decode().strip(chr(0)))",
+        "import os, sys; print(os.getxattr(sys.argv[1], 'security.selinux', follow_symlinks=False).decode().strip(chr(0)))",
     ]);
-    let output = read.arg(hanode_util::file_tree::below(root, path)).output().unwrap();
+    let output = read.arg(file_tree::below(root, path)).output().unwrap();
     String::from_utf8_lossy(&output.stdout).trim().to_string()
 }
 
@@ -70,11 +71,15 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     let root = dir.path().join("root");
     assert!(Command::new("cp").arg("-a").arg(tree()).arg(&root).status().unwrap().success());
     std::fs::write(root.join("names.cil"), include_str!("../selinux/names.cil")).unwrap();
-    inside(&root, &["semodule", "-n", "-s", "targeted", "-i", "/names.cil"]);
+    // Without Debian's module `unconfined` systemd is as confined as it is by CentOS' policy.
+    inside(&root, &["semodule", "-n", "-s", "targeted", "-i", "/names.cil", "-d", "unconfined"]);
     let mut policy = policy();
     let rsyslog = ["-s", "syslogd_t", "-t", "haproxy_var_lib_t", "-c", "sock_file", "-p", "create"];
     let certificate = ["-s", "redis_t", "-t", "cert_t", "-c", "file", "-p", "map"];
-    assert!(!allowed(&root, &rsyslog) && !allowed(&root, &certificate), "the policy allows it by itself");
+    let source_address = ["-s", "keepalived_t", "-t", "node_t", "-c", "rawip_socket", "-p", "node_bind"];
+    for rule in [rsyslog, certificate, source_address] {
+        assert!(!allowed(&root, &rule), "the policy allows {rule:?} by itself");
+    }
     assert!(own_ports(&root, "redis_port_t").is_empty());
 
     settle(&policy, &root).unwrap();
@@ -84,7 +89,9 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     for on in ["haproxy_connect_any", "keepalived_connect_any"] {
         assert!(settings.contains(&format!("boolean -m -1 {on}")), "{settings}");
     }
-    assert!(allowed(&root, &rsyslog) && allowed(&root, &certificate));
+    for rule in [rsyslog, certificate, source_address] {
+        assert!(allowed(&root, &rule), "{rule:?}");
+    }
 
     // Again, as a bake into a tree that was built before; and with the spec's own port.
     let mut spec = spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
@@ -104,8 +111,11 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
         ("/etc/firewalld/policies/hanode.xml", "firewalld_etc_rw_t"),
         ("/var/lib/redis/hanode/redis.conf", "redis_var_lib_t"),
     ];
+    // As the part puts it there.
+    let part = Path::new(env!("CARGO_MANIFEST_DIR")).join("image/parts/haproxy-log");
+    assert!(Command::new("cp").arg("-r").arg(part.join("var")).arg(&root).status().unwrap().success());
     for (path, _) in files {
-        let at = hanode_util::file_tree::below(&root, path);
+        let at = file_tree::below(&root, path);
         std::fs::create_dir_all(at.parent().unwrap()).unwrap();
         std::fs::write(at, "").unwrap();
     }
@@ -117,4 +127,51 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
         assert_eq!(policy.context(path).as_deref(), Some(&*wanted), "{path}");
     }
     assert_eq!(support::unlabelled(&root), "", "files without a label");
+    systemd_may_mount_haproxys_log_socket(&root);
+    the_policy_reports_the_labels_that_setfiles_writes(&policy, &root);
+}
+
+/// The mount point is in the image, and its type is one that systemd may mount on. It may not on HAProxy's own.
+fn systemd_may_mount_haproxys_log_socket(root: &Path) {
+    let may_mount = |kind: &str| allowed(root, &["-s", "init_t", "-t", kind, "-c", "file", "-p", "mounton"]);
+    assert!(!may_mount("haproxy_var_lib_t"));
+    let place = log_socket();
+    let kind = |path: &str| context(root, path).split(':').nth(2).unwrap().to_string();
+    assert!(may_mount(&kind(&place)), "{place} is {}", kind(&place));
+    let dir = Path::new(&place).parent().unwrap().to_str().unwrap();
+    for domain in ["init_t", "haproxy_t"] {
+        assert!(
+            allowed(root, &["-s", domain, "-t", &kind(dir), "-c", "dir", "-p", "search"]),
+            "{domain}: {dir}"
+        );
+    }
+}
+
+/// Where the part of the image that is for HAProxy's log has its socket.
+fn log_socket() -> String {
+    let text = include_str!("../../image/parts/haproxy-log/etc/systemd/system/haproxy.service.d/40-log.conf");
+    let bind = text.lines().find_map(|line| line.strip_prefix("BindPaths=")).unwrap();
+    bind.split_once(':').unwrap().1.to_string()
+}
+
+fn the_policy_reports_the_labels_that_setfiles_writes(policy: &Selinux, root: &Path) {
+    let entries = [
+        Entry::file("/etc/udev/rules.d/60-hanode.rules", 0o644, ""),
+        Entry::dir("/etc/systemd/system/haproxy.service.d", 0o755),
+        Entry::file("/etc/systemd/system/haproxy.service.d/50-hanode.conf", 0o644, ""),
+        Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"),
+        Entry::file("/usr/lib/hanode/hanode-firstboot", 0o755, ""),
+        Entry::file("/etc/ssl/hanode/ca.crt", 0o644, ""),
+        // The policy leaves its content alone.
+        Entry::file("/proc/none", 0o644, ""),
+    ];
+    let reported = contexts(policy, root, &entries).unwrap();
+    assert_eq!(reported.get("/proc/none"), None);
+    let ids = file_tree::Ids::read(root).unwrap();
+    let (_, written) = entries.split_last().unwrap();
+    file_tree::write(root, written, Some(&ids)).unwrap();
+    label(policy, root, &written.iter().map(|entry| entry.path.clone()).collect::<Vec<_>>()).unwrap();
+    for entry in written {
+        assert_eq!(reported[&entry.path], context(root, &entry.path), "{}", entry.path);
+    }
 }
