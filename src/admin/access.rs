@@ -1,28 +1,28 @@
 //! Access to the nodes from the admin machine.
 
-use crate::cluster_dir::Cluster;
+use crate::cluster_dir::ClusterDir;
 use anyhow::{Context, Result};
-use hanode_cluster::client::tls::{Credentials, Leaf};
+use hanode_cluster::client::tls::{Credentials, TlsIdentity};
 use hanode_cluster::health::{self, Access};
 use std::path::Path;
 
 /// The operator's way to ask the nodes: the `operator` leaf of the cluster directory.
 pub fn access(dir: &Path) -> Result<Access> {
-    let cluster = Cluster::load(dir)?;
+    let cluster = ClusterDir::load(dir)?;
     let (certificate, key) = cluster.operator()?;
     let member = |path: &str| {
         cluster.bundle.file(path).map(<[u8]>::to_vec).with_context(|| format!("no {path} in the bundle"))
     };
-    let leaf = Leaf { certificate: certificate.into_bytes(), key: key.into_bytes() };
+    let identity = TlsIdentity { certificate: certificate.into_bytes(), key: key.into_bytes() };
     let redis = match cluster.spec.redis.tls {
-        true => Some(Credentials { ca: member("/etc/ssl/myca/root.crt")?, leaf: None }),
+        true => Some(Credentials { ca: member("/etc/ssl/myca/root.crt")?, identity: None }),
         false => None,
     };
     Ok(Access {
-        cluster: Credentials { ca: member("/etc/ssl/hanode/ca.crt")?, leaf: Some(leaf) },
+        cluster: Credentials { ca: member("/etc/ssl/hanode/ca.crt")?, identity: Some(identity) },
         redis,
         certificates: health::certificates(&cluster.bundle),
-        bundle_generation: cluster.bundle.stamp.generation,
+        bundle_generation: cluster.bundle.metadata.generation,
         secrets: cluster.secrets,
         spec: cluster.spec,
     })

@@ -44,88 +44,88 @@ const BOOT: (f64, f64) = (8.0, 20.0);
 const CLONE: (f64, f64) = (3.0, 10.0);
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Budget {
+pub struct RecoveryBudget {
     pub(crate) schema: u32,
-    pub rows: Vec<Row>,
-    /// When no row holds, and what the times do not contain.
+    pub rows: Vec<BudgetRow>,
+    /// Which standby is promoted, and what the times leave out.
     pub notes: Vec<String>,
 }
 
 /// What is lost, for whoever compares: a word that does not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Loss {
+pub enum Failure {
     PostgresLeader,
     RedisPrimary,
     VipHolder,
     HungHaproxy,
-    CutOffHolder,
+    IsolatedVipHolder,
     Node,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
-    pub loss: Loss,
+pub struct BudgetRow {
+    pub failure: Failure,
     pub fault: &'static str,
     /// What is counted.
     pub until: &'static str,
     pub typical_seconds: f64,
     pub at_most_seconds: f64,
-    pub parts: Vec<Part>,
+    pub parts: Vec<BudgetPart>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Part {
+pub struct BudgetPart {
     pub what: &'static str,
     pub typical_seconds: f64,
     pub at_most_seconds: f64,
 }
 
-impl Budget {
-    /// The row of this loss, where the configuration has an answer to it.
-    pub fn of(&self, loss: Loss) -> Option<&Row> {
-        self.rows.iter().find(|row| row.loss == loss)
+impl RecoveryBudget {
+    /// The row of this failure, where the configuration has an answer to it.
+    pub fn of(&self, failure: Failure) -> Option<&BudgetRow> {
+        self.rows.iter().find(|row| row.failure == failure)
     }
 }
 
-pub fn budget(spec: &Spec) -> Budget {
+pub fn budget(spec: &Spec) -> RecoveryBudget {
     let mut rows = vec![postgres(spec), redis()];
     if spec.network.vip_mode == VipMode::Vrrp {
         let fault = "power cut of the virtual IP's holder";
-        rows.push(row(Loss::VipHolder, fault, "virtual IP elsewhere", vec![vrrp()]));
+        rows.push(row(Failure::VipHolder, fault, "virtual IP elsewhere", vec![vrrp()]));
         let hang = PROBE_FALL * (PROBE_INTERVAL + PROBE_TIMEOUT);
         let probe = part("Keepalived's probe fails", hang - PROBE_INTERVAL, hang);
         let fault = "HAProxy hangs on the holder";
-        rows.push(row(Loss::HungHaproxy, fault, "virtual IP elsewhere", vec![probe, vrrp()]));
+        rows.push(row(Failure::HungHaproxy, fault, "virtual IP elsewhere", vec![probe, vrrp()]));
         let silent = PEER_INTER + PEER_FASTINTER * (PEER_FALL - 1.0) + PEER_TIMEOUT * PEER_FALL;
         let checks = part("its checks of the others fail", silent - PEER_INTER, silent);
         let told = part("Keepalived's probe is told so", PROBE_FALL - 1.0, PROBE_FALL * PROBE_INTERVAL);
         let fault = "the holder is cut off from the others";
-        rows.push(row(Loss::CutOffHolder, fault, "virtual IP elsewhere", vec![checks, told, vrrp()]));
+        rows.push(row(Failure::IsolatedVipHolder, fault, "virtual IP elsewhere", vec![checks, told, vrrp()]));
     }
     rows.push(lost_node(spec));
-    Budget { schema: SCHEMA, rows, notes: vec![promotion(spec)] }
+    RecoveryBudget { schema: SCHEMA, rows, notes: vec![promotion_note(spec)] }
 }
 
-/// Which standby may be promoted, and when none may.
-fn promotion(spec: &Spec) -> String {
+/// Which standby is promoted, and when none is.
+fn promotion_note(spec: &Spec) -> String {
     let lag = spec.postgres.maximum_lag_on_failover.as_deref().unwrap_or(Postgres::DEFAULT_LAG);
     match spec.postgres.synchronous {
-        true => "PostgreSQL: the synchronous standby is promoted however far it is behind the leader, since it has every \
-                 acknowledged commit; what it has received and not yet replayed adds to the time of the promotion."
+        true => "PostgreSQL: the synchronous standby is promoted however far it is behind the leader: it has every \
+                 acknowledged commit. Replaying what it has received adds to the failover time."
             .into(),
         false => format!(
-            "PostgreSQL: with synchronous = false a standby that is more than {lag} behind the leader \
-             (postgres.maximum_lag_on_failover) is not promoted; while all of them are, PostgreSQL has no leader until \
-             the old one is back. A standby within the limit is promoted and loses the commits it has not received."
+            "PostgreSQL: with synchronous = false, a standby more than {lag} behind the leader \
+             (postgres.maximum_lag_on_failover) is not promoted; while all are, PostgreSQL has no leader until the old \
+             one returns. A standby within the limit loses the commits that it has not received."
         ),
     }
 }
 
-fn postgres(spec: &Spec) -> Row {
+fn postgres(spec: &Spec) -> BudgetRow {
     let (ttl, loop_wait) = (f64::from(spec.patroni.ttl), f64::from(spec.patroni.loop_wait));
     row(
-        Loss::PostgresLeader,
+        Failure::PostgresLeader,
         "power cut of PostgreSQL's leader",
         "writable through the virtual IP",
         vec![
@@ -139,9 +139,9 @@ fn postgres(spec: &Spec) -> Row {
     )
 }
 
-fn redis() -> Row {
+fn redis() -> BudgetRow {
     row(
-        Loss::RedisPrimary,
+        Failure::RedisPrimary,
         "power cut of Redis' primary",
         "writable through the virtual IP",
         vec![
@@ -153,14 +153,14 @@ fn redis() -> Row {
     )
 }
 
-fn vrrp() -> Part {
+fn vrrp() -> BudgetPart {
     part("advertisements missed", 3.0 * ADVERT + 0.6, 4.0 * ADVERT)
 }
 
-fn lost_node(spec: &Spec) -> Row {
+fn lost_node(spec: &Spec) -> BudgetRow {
     let (ttl, loop_wait) = (f64::from(spec.patroni.ttl), f64::from(spec.patroni.loop_wait));
     row(
-        Loss::Node,
+        Failure::Node,
         "a node lost, booted on a new disk",
         "all its services healthy, from launch",
         vec![
@@ -173,14 +173,14 @@ fn lost_node(spec: &Spec) -> Row {
     )
 }
 
-fn part(what: &'static str, typical: f64, at_most: f64) -> Part {
-    Part { what, typical_seconds: typical, at_most_seconds: at_most }
+fn part(what: &'static str, typical: f64, at_most: f64) -> BudgetPart {
+    BudgetPart { what, typical_seconds: typical, at_most_seconds: at_most }
 }
 
-fn row(loss: Loss, fault: &'static str, until: &'static str, parts: Vec<Part>) -> Row {
-    let sum = |of: fn(&Part) -> f64| parts.iter().map(of).sum();
+fn row(failure: Failure, fault: &'static str, until: &'static str, parts: Vec<BudgetPart>) -> BudgetRow {
+    let sum = |of: fn(&BudgetPart) -> f64| parts.iter().map(of).sum();
     let (typical, at_most) = (sum(|p| p.typical_seconds), sum(|p| p.at_most_seconds));
-    Row { loss, fault, until, typical_seconds: typical, at_most_seconds: at_most, parts }
+    BudgetRow { failure, fault, until, typical_seconds: typical, at_most_seconds: at_most, parts }
 }
 
 #[cfg(test)]

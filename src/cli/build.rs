@@ -1,80 +1,80 @@
 //! `hanode build`
 
-use super::Verdict;
 use anyhow::Result;
 use clap::Args;
-use hanode_admin::cluster_dir::{self, Cluster};
+use hanode_admin::cluster_dir::{self, ClusterDir};
 use hanode_core::target::Override;
-use hanode_image::{self, ClusterPayload, Options};
+use hanode_image::{self, BuildOptions, ClusterPayload};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// Build an image that becomes any node of the cluster
+/// Build an image that can boot as any node of the cluster
 ///
-/// The format follows from the ending: .raw .qcow2 .vmdk .tar .tar.gz. The image holds keys and appears with
-/// mode 0600, whole or not at all. The distribution's part is cached: a second build only bakes and writes.
+/// The file name sets the format: .raw, .qcow2, .vmdk, .tar or .tar.gz. The image contains keys: it is written with
+/// mode 0600, and only when it is complete. The base (the distribution with all components) is cached, so that the
+/// next build only bakes and writes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hanode build demo --target debian-13 --out node.qcow2
   hanode build demo --target centos-8 --out node.qcow2 --source baseos=http://mirror.example.org/baseos/
-  hanode build demo --target debian-13 --out node.qcow2 --fresh    with the packages of today
+  hanode build demo --target debian-13 --out node.qcow2 --fresh    with current packages
   hanode build --target debian-13 --base --out base.tar.gz      without a cluster")]
 pub(crate) struct Build {
-    /// The cluster directory
+    /// Cluster directory
     #[arg(required_unless_present = "base", conflicts_with = "base")]
     pub dir: Option<PathBuf>,
-    /// The distribution, e.g. debian-13, or a target's file of your own
-    #[arg(long, value_name = "T")]
+    /// Distribution, e.g. debian-13, or the path of a target file
+    #[arg(long, value_name = "TARGET")]
     pub target: String,
-    /// The image to write
+    /// Image file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Take a source of the target from another address, e.g. a mirror; checksums and keys stay as the target
-    /// has them unless `,sha256=HEX` or `,key=FILE` follows
+    /// Fetch a source of the target from another URL, e.g. a mirror; `,sha256=HEX` or `,key=FILE` replaces its
+    /// checksum or key
     #[arg(long = "source", value_name = "NAME=URL")]
     pub sources: Vec<Override>,
-    /// Only the distribution with all components, nothing of a cluster; with a cluster directory, in its versions
+    /// Build only the base, without a cluster
     #[arg(long)]
     pub base: bool,
-    /// Install the distribution's packages anew, as they are today, in place of the cached ones: an image is patched by
-    /// building it again
+    /// Install current packages instead of using the cached base; patches an image
     #[arg(long)]
     pub fresh: bool,
-    /// Smaller and slower, where the format can be compressed
+    /// Compress the image, if its format supports it (slower)
     #[arg(long)]
     pub compress: bool,
 }
 
 impl Build {
-    pub(crate) fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
         let cluster = match &self.dir {
-            Some(dir) => Some(super::sound(dir, cluster_dir::check(dir)?)?),
+            Some(dir) => Some(super::load_checked(dir, cluster_dir::check(dir)?)?),
             None => None,
         };
         if let Some(caveat) = hanode_admin::embedded::target(&self.target)?.1.caveat {
-            eprintln!("hanode: target {}: {caveat}", self.target);
+            super::print_to_stderr(&format!("warning: target {}: {caveat}", self.target));
         }
-        let built = hanode_image::build(&Options {
+        let built = hanode_image::build(&BuildOptions {
             target: &self.target,
             sources: &self.sources,
             out: &self.out,
             fresh: self.fresh,
             compress: self.compress,
-            baked: cluster.as_ref().map(baked),
-            bare: self.base,
+            payload: cluster.as_ref().map(payload),
+            base_only: self.base,
             program: &hanode_image::program()?,
         })?;
-        super::say(&built.to_string())?;
-        Ok(Verdict::Well)
+        super::print(&built.to_string())?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-/// What of a cluster directory goes into an image.
-pub(crate) fn baked(cluster: &Cluster) -> ClusterPayload<'_> {
+/// The parts of a cluster directory that go into an image.
+pub(crate) fn payload(cluster: &ClusterDir) -> ClusterPayload<'_> {
     ClusterPayload {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
         bundle: &cluster.bundle_bytes,
-        generation: cluster.bundle.stamp.generation,
+        generation: cluster.bundle.metadata.generation,
     }
 }

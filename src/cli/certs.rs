@@ -1,28 +1,29 @@
 //! `hanode certs`
 
-use super::{Verdict, say, say_json};
+use super::{print, print_json};
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use hanode_admin::cluster_dir::change::{self, Outcome};
+use hanode_admin::cluster_dir::change::{self, PkiChange};
 use hanode_admin::cluster_dir::{self, PKI};
 use hanode_admin::pki::store::{Issued, Store};
-use hanode_core::pki::read::{self, CertSummary, CrlSummary, Standing};
+use hanode_core::pki::read::{self, CertSummary, CrlSummary, Validity};
 use hanode_core::pki::{self, Ca, LEAVES};
 use hanode_util::table::aligned;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// Show, issue, renew and revoke the cluster's certificates
 ///
-/// Every change makes a new generation of the bundle, which reaches the nodes with the next image, or laid
-/// down as /etc/hanode/bundle.tar.gz on every node, by `hanode apply` there, on one node after the other.
+/// Every change creates a new generation of the bundle. Deploy it with the next image, or copy it to
+/// /etc/hanode/bundle.tar.gz on every node and run `hanode apply` there, one node after the other.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hanode certs show demo
-  hanode certs issue demo               after a change of names or addresses
+  hanode certs issue demo               after changing names or addresses
   hanode certs renew demo pgsql redis
-  hanode certs revoke demo haproxy      its key is known to others")]
+  hanode certs revoke demo haproxy      after its key has leaked")]
 pub(crate) struct Certs {
     #[command(subcommand)]
     verb: Verb,
@@ -33,86 +34,86 @@ enum Verb {
     /// Show the CAs, certificates and revocation lists
     #[command(after_help = "Example:\n  hanode certs show demo --json | jq '.certificates[].not_after'")]
     Show {
-        /// The cluster directory
+        /// Cluster directory
         dir: PathBuf,
-        /// Print them as JSON
+        /// Print as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Bring certificates, revocation lists and bundle in line with the spec
+    /// Issue the certificates and revocation lists that the spec requires, and pack the bundle
     ///
-    /// Issues what is missing, does not fit the spec's names and addresses any more, was revoked, or is due.
-    /// Does nothing when nothing is to be done.
+    /// Issues every certificate that is missing, revoked, due for renewal, or does not match the names and addresses in
+    /// the spec. Changes nothing if none is.
     #[command(after_help = "Example:\n  hanode certs issue demo")]
     Issue {
-        /// The cluster directory
+        /// Cluster directory
         dir: PathBuf,
-        /// Print what was done as JSON
+        /// Print the changes as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Make new certificates, with new keys, before the old ones end
+    /// Replace certificates, with new keys, before they expire
     #[command(after_help = "\
 Examples:
-  hanode certs renew demo               all of them
+  hanode certs renew demo               all certificates
   hanode certs renew demo pgsql redis")]
     Renew {
-        /// The cluster directory
+        /// Cluster directory
         dir: PathBuf,
-        /// Only these: pgsql redis haproxy etcd patroni node operator
+        /// Certificates to renew: pgsql redis haproxy etcd patroni node operator [default: all]
         names: Vec<String>,
-        /// Print what was done as JSON
+        /// Print the changes as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Put a certificate on its CA's revocation list; one in use is replaced
+    /// Revoke a certificate, and replace it if it is in use
     #[command(after_help = "\
 Examples:
   hanode certs revoke demo haproxy
-  hanode certs revoke demo 4f:12:…      by serial, as hanode certs show and openssl print it")]
+  hanode certs revoke demo 4f:12:…      by serial, as `hanode certs show` and openssl print it")]
     Revoke {
-        /// The cluster directory
+        /// Cluster directory
         dir: PathBuf,
-        /// A serial, or the name of a certificate in use
+        /// Serial, or name of a certificate in use
         #[arg(value_name = "SERIAL|NAME")]
         which: String,
-        /// Print what was done as JSON
+        /// Print the changes as JSON
         #[arg(long)]
         json: bool,
     },
 }
 
 impl Certs {
-    pub(crate) fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
         match &self.verb {
             Verb::Show { dir, json } => show(dir, *json)?,
-            Verb::Issue { dir, json } => tell(change::issue(dir)?, *json)?,
-            Verb::Renew { dir, names, json } => tell(change::renew(dir, names)?, *json)?,
-            Verb::Revoke { dir, which, json } => tell(change::revoke(dir, which)?, *json)?,
+            Verb::Issue { dir, json } => print_change(change::issue(dir)?, *json)?,
+            Verb::Renew { dir, names, json } => print_change(change::renew(dir, names)?, *json)?,
+            Verb::Revoke { dir, which, json } => print_change(change::revoke(dir, which)?, *json)?,
         }
-        Ok(Verdict::Well)
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-fn tell(outcome: Outcome, json: bool) -> Result<()> {
-    for warning in &outcome.warnings {
-        super::complain(&format!("warning: {warning}"));
+fn print_change(change: PkiChange, json: bool) -> Result<()> {
+    for warning in &change.warnings {
+        super::print_to_stderr(&format!("warning: {warning}"));
     }
     if json {
-        return say_json(&outcome);
+        return print_json(&change);
     }
-    if !outcome.changed {
-        return say(&format!("nothing to do: bundle generation {} fits", outcome.generation));
+    if !change.changed {
+        return print(&format!("nothing to do: bundle generation {} is up to date", change.generation));
     }
-    say(&outcome.done.join("\n"))
+    print(&change.done.join("\n"))
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct Inventory {
     schema: u32,
     generation: u64,
     certificates: Vec<Cert>,
-    revocation_lists: Vec<List>,
+    revocation_lists: Vec<Crl>,
     revoked: Vec<Issued>,
 }
 
@@ -120,28 +121,28 @@ struct Shown {
 struct Cert {
     name: String,
     ca: &'static str,
-    standing: Standing,
+    validity: Validity,
     #[serde(flatten)]
     cert: CertSummary,
 }
 
 #[derive(Serialize)]
-struct List {
+struct Crl {
     ca: &'static str,
-    standing: Standing,
+    validity: Validity,
     #[serde(flatten)]
     crl: CrlSummary,
 }
 
 fn show(dir: &Path, json: bool) -> Result<()> {
     cluster_dir::load_spec(dir)?;
-    let shown = gather(&Store::at(dir.join(PKI)))?;
-    if json { say_json(&shown) } else { say(&in_words(&shown)) }
+    let found = inventory(&Store::at(dir.join(PKI)))?;
+    if json { print_json(&found) } else { print(&table(&found)) }
 }
 
-fn gather(store: &Store) -> Result<Shown> {
+fn inventory(store: &Store) -> Result<Inventory> {
     let now = pki::now();
-    let mut shown = Shown {
+    let mut found = Inventory {
         schema: 1,
         generation: store.generation()?,
         certificates: Vec::new(),
@@ -151,10 +152,10 @@ fn gather(store: &Store) -> Result<Shown> {
     for ca in Ca::ALL {
         let mut add = |name: &str, pem: String| {
             let cert = read::certificate(pem.as_bytes())?;
-            shown.certificates.push(Cert {
+            found.certificates.push(Cert {
                 name: name.into(),
                 ca: ca.name(),
-                standing: cert.standing(now),
+                validity: cert.validity(now),
                 cert,
             });
             anyhow::Ok(())
@@ -164,26 +165,26 @@ fn gather(store: &Store) -> Result<Shown> {
             add(leaf.name, store.leaf(leaf)?.cert)?;
         }
         let crl = read::crl(store.crl(ca)?.as_bytes())?;
-        shown.revocation_lists.push(List { ca: ca.name(), standing: crl.standing(now), crl });
-        shown.revoked.extend(store.index(ca)?.issued.into_iter().filter(|issued| issued.revoked.is_some()));
+        found.revocation_lists.push(Crl { ca: ca.name(), validity: crl.validity(now), crl });
+        found.revoked.extend(store.index(ca)?.issued.into_iter().filter(|issued| issued.revoked.is_some()));
     }
-    Ok(shown)
+    Ok(found)
 }
 
-fn in_words(shown: &Shown) -> String {
+fn table(found: &Inventory) -> String {
     let day = |seconds| read::date(seconds)[..10].to_string();
     let row = |cells: [&str; 5]| cells.map(String::from).to_vec();
-    let mut rows = vec![row(["CA", "NAME", "SERIAL", "ENDS", "STANDING"])];
-    rows.extend(shown.certificates.iter().map(|Cert { name, ca, standing, cert }| {
-        row([ca, name, &cert.serial, &day(cert.not_after), in_word(*standing)])
+    let mut rows = vec![row(["CA", "NAME", "SERIAL", "EXPIRES", "STATUS"])];
+    rows.extend(found.certificates.iter().map(|Cert { name, ca, validity, cert }| {
+        row([ca, name, &cert.serial, &day(cert.not_after), validity_text(*validity)])
     }));
-    rows.extend(shown.revocation_lists.iter().map(|List { ca, standing, crl }| {
+    rows.extend(found.revocation_lists.iter().map(|Crl { ca, validity, crl }| {
         let entries = format!("{} revoked", crl.entries.len());
-        row([ca, "revocation list", &entries, &day(crl.next_update), in_word(*standing)])
+        row([ca, "revocation list", &entries, &day(crl.next_update), validity_text(*validity)])
     }));
-    let mut text = format!("bundle generation {}\n\n{}", shown.generation, aligned(rows, &[]));
-    if !shown.revoked.is_empty() {
-        let revoked = shown.revoked.iter().map(|issued| {
+    let mut text = format!("bundle generation {}\n\n{}", found.generation, aligned(rows, &[]));
+    if !found.revoked.is_empty() {
+        let revoked = found.revoked.iter().map(|issued| {
             vec![issued.serial.clone(), issued.name.clone(), issued.revoked.map(day).unwrap_or_default()]
         });
         let head = ["REVOKED", "NAME", "ON"].map(String::from).to_vec();
@@ -193,11 +194,11 @@ fn in_words(shown: &Shown) -> String {
     text
 }
 
-fn in_word(standing: Standing) -> &'static str {
-    match standing {
-        Standing::Good => "good",
-        Standing::NotYet => "not yet valid",
-        Standing::EndsSoon => "due",
-        Standing::Over => "expired",
+fn validity_text(validity: Validity) -> &'static str {
+    match validity {
+        Validity::Valid => "valid",
+        Validity::NotYetValid => "not yet valid",
+        Validity::RenewalDue => "renewal due",
+        Validity::Expired => "expired",
     }
 }

@@ -1,19 +1,20 @@
 //! `hanode check`
 
-use super::{Verdict, say, say_json};
+use super::{exit_code, print, print_json};
 use anyhow::Result;
 use clap::Args;
-use hanode_admin::cluster_dir::{self, Cluster};
+use hanode_admin::cluster_dir::{self, ClusterDir};
 use hanode_admin::recovery_time;
-use hanode_core::pki::coverage::Report;
+use hanode_core::pki::coverage::CheckReport;
 use hanode_util::table::aligned;
 use hanode_util::user_error::UserError;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// Validate spec, certificates, passwords and bundle against each other
+/// Validate the spec, certificates, passwords and bundle against each other
 ///
-/// Tells every fault at once, and what will bite later as warnings. Changes nothing.
+/// Reports all faults at once, and warns about what may fail later. Changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -21,66 +22,66 @@ Examples:
   hanode check demo --rto
   hanode check demo --strict && hanode build demo --target debian-13 --out node.qcow2")]
 pub(crate) struct Check {
-    /// The cluster directory
+    /// Cluster directory
     dir: PathBuf,
-    /// Fail on warnings too
+    /// Fail on warnings
     #[arg(long)]
     strict: bool,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
-    /// Instead, show how long services may be away after which fault, as it follows from the configuration
+    /// Show instead how long each fault may interrupt the services, computed from the configuration
     #[arg(long)]
     rto: bool,
 }
 
 #[derive(Serialize)]
-struct Told<'a> {
+struct CheckReport<'a> {
     schema: u32,
-    well: bool,
+    passed: bool,
     #[serde(flatten)]
-    report: &'a Report,
+    report: &'a CheckReport,
 }
 
 impl Check {
-    pub(crate) fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
         if self.rto {
-            return self.show_budget();
+            return self.show_recovery_times();
         }
         let report = cluster_dir::check(&self.dir)?;
-        let well = report.faults.is_empty() && (!self.strict || report.warnings.is_empty());
+        let passed = report.faults.is_empty() && (!self.strict || report.warnings.is_empty());
         match self.json {
-            true => say_json(&Told { schema: 1, well, report: &report })?,
-            false => say(&self.in_words(&report))?,
+            true => print_json(&CheckReport { schema: 1, passed, report: &report })?,
+            false => print(&self.text(&report))?,
         }
-        Ok(if well { Verdict::Well } else { Verdict::NotWell })
+        Ok(exit_code(passed))
     }
 
-    fn show_budget(&self) -> Result<Verdict> {
-        let budget = recovery_time::budget(&Cluster::load(&self.dir)?.spec);
+    fn show_recovery_times(&self) -> Result<ExitCode> {
+        let budget = recovery_time::budget(&ClusterDir::load(&self.dir)?.spec);
         if self.json {
-            return say_json(&budget).map(|()| Verdict::Well);
+            return print_json(&budget).map(|()| ExitCode::SUCCESS);
         }
-        let cells = |what: &str, usually: f64, at_most: f64| {
-            vec![what.to_string(), format!("{usually:.1} s"), format!("{at_most:.1} s")]
+        let cells = |what: &str, typical: f64, at_most: f64| {
+            vec![what.to_string(), format!("{typical:.1} s"), format!("{at_most:.1} s")]
         };
-        let mut rows = vec![["", "usually", "at most"].map(String::from).to_vec()];
+        let mut rows = vec![["", "typical", "at most"].map(String::from).to_vec()];
         for row in &budget.rows {
             rows.push(cells(
                 &format!("{}: {}", row.fault, row.until),
                 row.typical_seconds,
                 row.at_most_seconds,
             ));
-            let part = |p: &recovery_time::Part| {
+            let part = |p: &recovery_time::BudgetPart| {
                 cells(&format!("  {}", p.what), p.typical_seconds, p.at_most_seconds)
             };
             rows.extend(row.parts.iter().map(part));
         }
-        say(&format!("{}\n{}", aligned(rows, &[]).trim_end(), budget.notes.join("\n")))
-            .map(|()| Verdict::Well)
+        print(&format!("{}\n{}", aligned(rows, &[]).trim_end(), budget.notes.join("\n")))
+            .map(|()| ExitCode::SUCCESS)
     }
 
-    fn in_words(&self, report: &Report) -> String {
+    fn text(&self, report: &CheckReport) -> String {
         let line = |kind: &str, error: &UserError| format!("{kind}: {error}\nhelp: {}\n", error.help);
         let faults = report.faults.iter().map(|fault| line("error", fault));
         let warnings = report.warnings.iter().map(|warning| line("warning", warning));
@@ -90,7 +91,7 @@ impl Check {
             n => format!("{n} {what}s"),
         };
         lines.push(match (report.faults.len(), report.warnings.len()) {
-            (0, 0) => format!("{}: all is well", self.dir.display()),
+            (0, 0) => format!("{}: ok", self.dir.display()),
             (faults, warnings) => {
                 format!("{}: {}, {}", self.dir.display(), count(faults, "fault"), count(warnings, "warning"))
             }

@@ -1,4 +1,4 @@
-//! The command line: one file per verb. Each says what it takes and calls the part that does it.
+//! The command line, one file per verb: each declares its arguments and calls the crate that does the work.
 
 mod bake;
 mod build;
@@ -15,17 +15,16 @@ mod status;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use hanode_admin::cluster_dir::Cluster;
-use hanode_core::pki::coverage::Report;
+use hanode_admin::cluster_dir::ClusterDir;
+use hanode_core::pki::coverage::CheckReport;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hanode_util::interrupt;
-use hanode_util::user_error::report;
+use hanode_util::user_error::{UserError, report};
 
-/// Bakes a PostgreSQL and Redis high-availability node once; every copy of the image becomes a member of the
-/// cluster by itself.
+/// Build one VM image that boots into a highly available PostgreSQL and Redis cluster
 #[derive(Debug, Parser)]
 #[command(name = "hanode", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
@@ -35,15 +34,15 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 From nothing to a running cluster:
-  hanode init demo                                            names, addresses, CAs, passwords
-  hanode certs issue demo                                     after editing demo/cluster.toml
-  hanode check demo                                           is it sound?
-  hanode build demo --target debian-13 --out node.qcow2       one image for every node
-  hanode seed demo --node node1 --out node1.iso               which node a machine is
-  hanode lab up demo --image node.qcow2                       the same, here and now
-  hanode status demo                                          is all well?
+  hanode init demo                                            create names, addresses, CAs, passwords
+  hanode certs issue demo                                     apply edits of demo/cluster.toml
+  hanode check demo                                           validate the cluster directory
+  hanode build demo --target debian-13 --out node.qcow2       build one image for all nodes
+  hanode seed demo --node node1 --out node1.iso               make a machine node1
+  hanode lab up demo --image node.qcow2                       run the cluster on this machine
+  hanode status demo                                          check the cluster's health
 
-Exit status: 0 done, 1 failed or not well, 2 wrong usage, 130 interrupted.";
+Exit status: 0 success or healthy, 1 error or unhealthy, 2 wrong usage, 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -59,8 +58,8 @@ enum Verb {
     Status(status::Status),
     Inspect(inspect::Inspect),
     Docs(docs::Docs),
-    /// What `lab` runs itself as, to become one node
-    #[command(hide = true, after_help = "lab-node is for `hanode lab` alone")]
+    /// Run one node of a lab (internal)
+    #[command(hide = true, after_help = "lab-node is run by `hanode lab` only")]
     LabNode {
         role: String,
         dir: PathBuf,
@@ -68,24 +67,17 @@ enum Verb {
     },
 }
 
-/// How a verb that ran to its end found things.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    Well,
-    NotWell,
-}
-
 impl Verb {
-    /// Whether nothing is left behind by an end on the spot.
-    fn only_looks(&self) -> bool {
+    /// Whether the verb changes nothing, so that it can be killed without cleaning up.
+    fn is_read_only(&self) -> bool {
         match self {
             Verb::Check(_) | Verb::Plan(_) | Verb::Status(_) => true,
-            Verb::Lab(lab) => lab.only_looks(),
+            Verb::Lab(lab) => lab.is_read_only(),
             _ => false,
         }
     }
 
-    fn run(&self) -> Result<Verdict> {
+    fn run(&self) -> Result<ExitCode> {
         match self {
             Verb::Init(verb) => verb.run(),
             Verb::Check(verb) => verb.run(),
@@ -100,51 +92,58 @@ impl Verb {
             Verb::Inspect(verb) => verb.run(),
             Verb::Docs(verb) => verb.run(),
             Verb::LabNode { role, dir, node } => {
-                hanode_lab::node::main(role, dir, node).map(|()| Verdict::Well)
+                hanode_lab::node::main(role, dir, node).map(|()| ExitCode::SUCCESS)
             }
         }
     }
 }
 
-/// Runs the command line; wrong usage ends in clap, with 2.
+/// Clap exits with 2 on wrong usage.
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let last = if cli.verb.only_looks() { interrupt::AT_ONCE } else { interrupt::PATIENCE };
-    let outcome = interrupt::install(last).and_then(|()| cli.verb.run());
-    match outcome {
-        Ok(Verdict::Well) => ExitCode::SUCCESS,
-        Ok(Verdict::NotWell) => ExitCode::FAILURE,
+    let last = if cli.verb.is_read_only() { interrupt::AT_ONCE } else { interrupt::PATIENCE };
+    match interrupt::install(last).and_then(|()| cli.verb.run()) {
+        Ok(code) => code,
         Err(_) if interrupt::interrupted() => {
-            complain("error: interrupted");
+            print_to_stderr("error: interrupted");
             ExitCode::from(130)
         }
         Err(error) => {
-            complain(&report(&error));
+            print_to_stderr(&report(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn complain(text: &str) {
-    // Nobody is left to tell when this fails.
+/// The exit code of a verb that completed: failure if what it examined is not in order.
+fn exit_code(passed: bool) -> ExitCode {
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print_to_stderr(text: &str) {
+    // If this fails, stderr is gone and there is nowhere to report to.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// A cluster directory that is fit to be baked: whatever is found wrong would come out at a node's boot.
-pub fn sound(dir: &Path, report: Report) -> Result<Cluster> {
+/// Loads a cluster directory whose check found no fault: each fault would stop a node at boot.
+fn load_checked(dir: &Path, report: CheckReport) -> Result<ClusterDir> {
     if report.faults.is_empty() {
-        return Cluster::load(dir);
+        return ClusterDir::load(dir);
     }
-    let faults: Vec<String> = report.faults.iter().map(|fault| format!("fault: {fault}")).collect();
-    let count = match faults.len() {
+    let faults: String = report.faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    let count = match report.faults.len() {
         1 => "1 fault".to_string(),
         n => format!("{n} faults"),
     };
-    bail!("{} has {count}: a node booted with it would refuse\n{}", dir.display(), faults.join("\n"))
+    let dir = dir.display();
+    bail!(UserError::with_help(
+        format!("{dir} has {count}, and a node would refuse to start with it:{faults}"),
+        format!("run `hanode check {dir}`: it prints a remedy for each fault")
+    ))
 }
 
-/// Prints to standard output. A reader that has seen enough (`| head`) is no error.
-pub fn say(text: &str) -> Result<()> {
+/// Prints to standard output. A closed pipe (`| head`) is not an error.
+fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
@@ -152,9 +151,8 @@ pub fn say(text: &str) -> Result<()> {
     }
 }
 
-/// Prints a value for scripts.
-pub fn say_json(value: &impl serde::Serialize) -> Result<()> {
-    say(&serde_json::to_string_pretty(value)?)
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
 }
 
 #[cfg(test)]
@@ -163,7 +161,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn clap_accepts_the_command_line() {
         Cli::command().debug_assert();
     }
 
@@ -172,7 +170,7 @@ mod tests {
         fn walk(command: &clap::Command) {
             let help = command.get_after_help().map(|h| h.to_string()).unwrap_or_default();
             let name = command.get_name();
-            assert!(help.contains(&format!("{name} ")), "{name} shows no example: {help:?}");
+            assert!(help.contains(&format!("{name} ")), "{name} has no example: {help:?}");
             command.get_subcommands().for_each(walk);
         }
         walk(&Cli::command());

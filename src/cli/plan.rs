@@ -5,9 +5,9 @@ use anyhow::Result;
 use clap::Args;
 use hanode_admin::access::access;
 use hanode_cluster::client::etcd::Etcd;
-use hanode_cluster::discovery::observe;
+use hanode_cluster::discovery::discover;
 use hanode_cluster::health::{self, Access};
-use hanode_core::peer::{Disk, NodeReport};
+use hanode_core::peer::{DiskStage, NodeReport};
 use hanode_core::plan::{self, Action, Observations, Plan, Step};
 use hanode_core::spec::Node;
 use hanode_util::table::aligned;
@@ -40,10 +40,10 @@ pub(crate) struct PlanVerb {
 impl PlanVerb {
     pub(crate) fn run(&self) -> Result<Verdict> {
         let access = access(&self.dir)?;
-        health::known(&access.spec, &self.node)?;
+        health::require_node(&access.spec, &self.node)?;
         let servers: Vec<_> = access.spec.peers(&self.node).collect();
         let own = NodeReport::blank(&access.spec, &self.node, access.bundle_generation, NEW_DISK);
-        let mut seen = observe(&access, own, &servers);
+        let mut seen = discover(&access, own, &servers);
         let well = servers.iter().filter(|n| in_a_quorum(&access, n)).count();
         if well < access.spec.majority() {
             // The quorum that answers is one with the very node that would be gone.
@@ -87,7 +87,7 @@ fn lines(plan: &Plan) -> Vec<Vec<String>> {
 /// The same a moment later: the other services wait for etcd's membership.
 fn joined(mut seen: Observations) -> Observations {
     seen.own.data.etcd = true;
-    seen.own.disk = Disk::Served;
+    seen.own.disk = DiskStage::Served;
     seen.own.generation = seen.generation_in_etcd.unwrap_or(seen.own.generation);
     let stays = |m: &hanode_core::etcd::Member| m.name == seen.own.node;
     seen.own.etcd_member = seen.etcd.iter().flatten().find(|m| stays(m)).map(|m| m.id.clone());

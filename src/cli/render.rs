@@ -1,9 +1,8 @@
 //! `hanode render`
 
-use super::Verdict;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::machine::MachineFacts;
 use hanode_core::pki::read;
 use hanode_core::plan::{self, Action};
@@ -13,53 +12,53 @@ use hanode_util::scratch::Scratch;
 use hanode_util::user_error::UserError;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-/// Write a node's configuration files below a directory, to read or to compare
+/// Write the configuration files of a node to a directory, for review or comparison
 ///
-/// What is written is what the node's first boot would write, from the same code. Beside OUT appears
-/// OUT.manifest.json with every file's mode, owner, label and hash. OUT is new, empty, or of a former render, which
-/// makes way.
+/// Writes the files that the node writes at its first boot. Also writes OUT.manifest.json (mode, owner, label, SHA-256
+/// of every file). OUT must be empty, missing, or a previous render, which is replaced.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hanode render demo --target debian-13 --node node1 --out /tmp/node1
   hanode render demo --target debian-13 --node node2 --out /tmp/node2 --plan resume --redact")]
 pub(crate) struct Render {
-    /// The cluster directory
+    /// Cluster directory
     pub dir: PathBuf,
-    /// The distribution, e.g. debian-13
-    #[arg(long, value_name = "T")]
+    /// Distribution, e.g. debian-13, or the path of a target file
+    #[arg(long, value_name = "TARGET")]
     pub target: String,
-    /// The node, by its name in the spec
-    #[arg(long, value_name = "N")]
+    /// Node name, as in the spec
+    #[arg(long, value_name = "NODE")]
     pub node: String,
-    /// The directory to write into, as the node's /
+    /// Directory to write into, in place of the node's /
     #[arg(long)]
     pub out: PathBuf,
-    /// The network interface the node's address would be on
-    #[arg(long, value_name = "I")]
+    /// Network interface with the node's address [default: keepalived.interface of the spec, or eth0]
+    #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
-    /// What the services would do at this boot
+    /// Plan of the boot to render
     #[arg(long, value_enum, default_value = "bootstrap")]
     pub plan: Plan,
-    /// Put REDACTED- and the role's name in place of every password
+    /// Replace every password with REDACTED-ROLE
     #[arg(long)]
     pub redact: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Plan {
-    /// The cluster comes to be
+    /// Bootstrap the cluster
     Bootstrap,
-    /// Go on with the data on the disk
+    /// Resume with the data on the disk
     Resume,
-    /// Become a member of a living cluster
+    /// Join a running cluster
     Join,
 }
 
 impl Render {
-    pub(crate) fn run(&self) -> Result<Verdict> {
-        let cluster = Cluster::load(&self.dir)?;
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let cluster = ClusterDir::load(&self.dir)?;
         let spec = &cluster.spec;
         let known = || spec.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
         ensure!(
@@ -72,11 +71,11 @@ impl Render {
         let entries = self.entries(&cluster)?;
         out.publish(&entries)?;
         let (dir, manifest) = (self.out.display(), out.manifest.display());
-        super::say(&format!("{dir}: {} entries; {manifest}", entries.len()))?;
-        Ok(Verdict::Well)
+        super::print(&format!("wrote {} entries to {dir} and their manifest to {manifest}", entries.len()))?;
+        Ok(ExitCode::SUCCESS)
     }
 
-    fn entries(&self, cluster: &Cluster) -> Result<Vec<file_tree::Entry>> {
+    fn entries(&self, cluster: &ClusterDir) -> Result<Vec<file_tree::Entry>> {
         let (_, target) = hanode_admin::embedded::target(&self.target)?;
         let action = match self.plan {
             Plan::Bootstrap => Action::Bootstrap,
@@ -92,11 +91,11 @@ impl Render {
             spec: &cluster.spec,
             target: &target,
             node: &self.node,
-            machine: &MachineFacts::assumed(
+            machine: &MachineFacts::example(
                 interface.unwrap_or("eth0"),
                 cluster.spec.network.subnet.prefix_len(),
             ),
-            plan: &plan::Plan::assumed(&cluster.spec, action),
+            plan: &plan::Plan::uniform(&cluster.spec, action),
             secrets: &secrets,
             templates: &hanode_admin::embedded::templates(),
             crl: Crl {
@@ -108,45 +107,47 @@ impl Render {
     }
 }
 
-/// The directory that is rendered into, and `OUT.manifest.json` beside it.
+/// The output directory, and `OUT.manifest.json` next to it.
 struct Out {
     dir: PathBuf,
     manifest: PathBuf,
 }
 
 impl Out {
-    /// Refuses a directory that holds anything which no render put there.
+    /// Refuses a directory with files that are not in its manifest.
     fn new(out: &Path) -> Result<Out> {
         let dir = match out.canonicalize() {
             Ok(dir) => dir,
             Err(_) => std::path::absolute(out)?,
         };
-        let name =
-            dir.file_name().with_context(|| format!("{}: give --out a new directory", out.display()))?;
+        let name = dir
+            .file_name()
+            .with_context(|| format!("cannot replace {}: name a new directory with --out", out.display()))?;
         let mut manifest = name.to_os_string();
         manifest.push(".manifest.json");
         let out = Out { manifest: dir.with_file_name(manifest), dir };
         if out.dir.exists() {
-            out.holds_a_render()?;
+            out.require_previous_render()?;
         }
         Ok(out)
     }
 
-    fn holds_a_render(&self) -> Result<()> {
+    fn require_previous_render(&self) -> Result<()> {
         #[derive(serde::Deserialize)]
         struct Row {
             path: String,
         }
         let manifest = std::fs::read(&self.manifest).unwrap_or_default();
         let rows: Vec<Row> = serde_json::from_slice(&manifest).unwrap_or_default();
-        let made: BTreeSet<PathBuf> = rows.iter().map(|row| file_tree::below(&self.dir, &row.path)).collect();
+        let rendered: BTreeSet<PathBuf> =
+            rows.iter().map(|row| file_tree::below(&self.dir, &row.path)).collect();
         for found in walkdir::WalkDir::new(&self.dir) {
             let found = found.with_context(|| format!("reading {}", self.dir.display()))?;
-            let ours = found.file_type().is_dir() || made.contains(found.path());
-            if !ours {
+            let expected = found.file_type().is_dir() || rendered.contains(found.path());
+            if !expected {
                 let place = found.path().display().to_string();
                 bail!(UserError::new(
-                    "this is of no former render, and a render replaces the whole directory",
+                    "not written by a previous render, and `hanode render` replaces the whole directory",
                     place,
                     "name a new directory with --out"
                 ));
@@ -155,21 +156,21 @@ impl Out {
         Ok(())
     }
 
-    /// The whole of it takes the place of what was there.
+    /// Replaces the directory as a whole.
     fn publish(&self, entries: &[file_tree::Entry]) -> Result<()> {
-        let making = || format!("making {}", self.dir.display());
-        let parent = self.dir.parent().with_context(making)?;
-        std::fs::create_dir_all(parent).with_context(making)?;
+        let creating = || format!("creating {}", self.dir.display());
+        let parent = self.dir.parent().with_context(creating)?;
+        std::fs::create_dir_all(parent).with_context(creating)?;
         let scratch = Scratch::beside(&self.dir)?;
         let (new, old) = (scratch.join("new"), scratch.join("old"));
-        std::fs::create_dir(&new).with_context(making)?;
+        std::fs::create_dir(&new).with_context(creating)?;
         file_tree::write(&new, entries, None::<&Ids>)?;
         let mut text = serde_json::to_vec_pretty(&file_tree::manifest(entries))?;
         text.push(b'\n');
         if self.dir.exists() {
-            std::fs::rename(&self.dir, old).with_context(making)?;
+            std::fs::rename(&self.dir, old).with_context(creating)?;
         }
-        std::fs::rename(new, &self.dir).with_context(making)?;
+        std::fs::rename(new, &self.dir).with_context(creating)?;
         file_tree::replace(&self.manifest, &text, 0o644, None)
     }
 }

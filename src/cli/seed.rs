@@ -1,6 +1,5 @@
 //! `hanode seed`
 
-use super::Verdict;
 use anyhow::Result;
 use clap::Args;
 use hanode_admin::cluster_dir;
@@ -8,11 +7,12 @@ use hanode_admin::seed::{self, Interface};
 use hanode_core::bundle;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// Make a NoCloud seed that tells a machine which node it is
+/// Write a NoCloud seed that gives a machine its node name and network
 ///
-/// The form follows from the ending: .iso, .img (vfat), a final slash (a directory), or .smbios (a string for
-/// `qemu -smbios type=1,serial=…`). With --interface the machine also gets its address from it.
+/// The file name sets the format: .iso, .img (vfat), a trailing slash (a directory), or .smbios (a string for
+/// `qemu -smbios type=1,serial=…`). With --interface the seed also configures the node's address.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -21,35 +21,35 @@ Examples:
       --ssh-key ~/.ssh/id_ed25519.pub --out node1.iso
   hanode seed demo --node node1 --bundle --out node1/       user-data for an image built with --base")]
 pub(crate) struct Seed {
-    /// The cluster directory
+    /// Cluster directory
     pub dir: PathBuf,
-    /// The node, by its name in the spec
-    #[arg(long, value_name = "N")]
+    /// Node name, as in the spec
+    #[arg(long, value_name = "NODE")]
     pub node: String,
-    /// What to write
+    /// File or directory to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Give the node's address to this interface, known by name or by MAC address
+    /// Configure the node's address on this interface
     #[arg(long, value_name = "NAME|MAC")]
     pub interface: Option<Interface>,
-    /// The default route
+    /// Default gateway
     #[arg(long, value_name = "IP", requires = "interface")]
     pub gateway: Option<IpAddr>,
-    /// A name server; may be repeated
+    /// Name server; can be repeated
     #[arg(long, value_name = "IP", requires = "interface")]
     pub nameserver: Vec<IpAddr>,
-    /// A file with public keys that may log in, as root and as the image's own user; without it nobody can
+    /// Public keys that can log in as root and as the image's default user [default: no logins]
     #[arg(long, value_name = "FILE")]
     pub ssh_key: Option<PathBuf>,
-    /// Carry spec and bundle, for an image without a cluster: the seed is then as secret as an image
+    /// Include the spec and the bundle, for an image built with --base; keep such a seed secret
     #[arg(long)]
     pub bundle: bool,
 }
 
 impl Seed {
-    pub(crate) fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
         let (spec, _) = cluster_dir::load_spec(&self.dir)?;
-        let mut seed = seed::Seed::of(&spec, &self.node)?;
+        let mut seed = seed::Seed::for_node(&spec, &self.node)?;
         if let Some(interface) = &self.interface {
             seed = seed.with_network(&spec, interface.clone(), self.gateway, &self.nameserver)?;
         }
@@ -57,12 +57,12 @@ impl Seed {
             seed.ssh_key = Some(seed::public_keys(file)?);
         }
         if self.bundle {
-            let cluster = super::sound(&self.dir, cluster_dir::check(&self.dir)?)?;
-            let spec = (hanode_core::spec::OVERRIDE, cluster.spec_text.into_bytes());
-            seed.late = vec![spec, (bundle::OVERRIDE, cluster.bundle_bytes)];
+            let cluster = super::load_checked(&self.dir, cluster_dir::check(&self.dir)?)?;
+            let spec = (hanode_core::spec::OVERRIDE_PATH, cluster.spec_text.into_bytes());
+            seed.write_files = vec![spec, (bundle::OVERRIDE_PATH, cluster.bundle_bytes)];
         }
         seed.write(&self.out)?;
-        super::say(&format!("{} makes a machine {}", self.out.display(), self.node))?;
-        Ok(Verdict::Well)
+        super::print(&format!("wrote seed for {}: {}", self.node, self.out.display()))?;
+        Ok(ExitCode::SUCCESS)
     }
 }

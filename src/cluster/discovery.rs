@@ -2,11 +2,11 @@
 
 use crate::client::etcd::Etcd;
 use crate::client::etcd_peer::EtcdPeer;
-use crate::client::redis::{Redis, watched};
+use crate::client::redis::{Redis, monitored_primary};
 use crate::health::Access;
 use anyhow::Result;
 use hanode_core::etcd::Member;
-use hanode_core::peer::{Disk, NodeReport};
+use hanode_core::peer::{DiskStage, NodeReport};
 use hanode_core::plan::{Observations, Peer, Sentinel};
 use hanode_core::spec::Node;
 use std::thread::{ScopedJoinHandle, scope};
@@ -41,21 +41,22 @@ pub fn leader_key(scope: &str) -> String {
 }
 
 /// What `own` can know beside its own disk. `servers`: whose etcd and Sentinel are asked.
-pub fn observe(access: &Access, own: NodeReport, servers: &[&Node]) -> Observations {
+pub fn discover(access: &Access, own: NodeReport, servers: &[&Node]) -> Observations {
     let node = own.node.as_str();
-    let first = (own.bootstrap_id.is_some() && own.disk == Disk::Blank).then(|| ask_peers(access, node));
+    let first =
+        (own.bootstrap_id.is_some() && own.disk == DiskStage::Blank).then(|| query_peers(access, node));
     // An agreed bootstrap needs no word of etcd, and etcds that have yet to find each other keep whoever asks waiting.
     if let Some(peers) = first.as_ref().filter(|peers| agreed(&own, peers)) {
         return Observations::of_peers(own.clone(), peers.clone());
     }
     scope(|threads| {
-        let peers = threads.spawn(|| first.unwrap_or_else(|| ask_peers(access, node)));
-        let etcds: Vec<_> = servers.iter().map(|n| threads.spawn(|| ask_etcd(access, n, node))).collect();
-        let sentinels: Vec<_> = servers.iter().map(|n| threads.spawn(|| ask_sentinel(access, n))).collect();
+        let peers = threads.spawn(|| first.unwrap_or_else(|| query_peers(access, node)));
+        let etcds: Vec<_> = servers.iter().map(|n| threads.spawn(|| query_etcd(access, n, node))).collect();
+        let sentinels: Vec<_> = servers.iter().map(|n| threads.spawn(|| query_sentinel(access, n))).collect();
         let peers = peers.join().unwrap_or_default();
         let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next().unwrap_or_default();
         let sentinels = sentinels.into_iter().filter_map(|t| t.join().ok()?.ok()).collect();
-        let Known { members, initialize, initializing, system, generation } = etcd;
+        let EtcdView { members, initialize, initializing, system, generation } = etcd;
         let removed = if members.is_none() { removed(access, &own, &peers, servers) } else { vec![] };
         Observations {
             etcd: members,
@@ -71,9 +72,11 @@ pub fn observe(access: &Access, own: NodeReport, servers: &[&Node]) -> Observati
 }
 
 /// Every other node of the spec, in its order.
-fn ask_peers(access: &Access, node: &str) -> Vec<Peer> {
+fn query_peers(access: &Access, node: &str) -> Vec<Peer> {
     let spec = &access.spec;
-    let ask = |peer: &Node| crate::peer::ask(&access.cluster, peer.address, spec.network.join_port, TIMEOUT);
+    let ask = |peer: &Node| {
+        crate::peer::fetch_report(&access.cluster, peer.address, spec.network.join_port, TIMEOUT)
+    };
     scope(|threads| {
         let peers: Vec<_> = spec.peers(node).map(|p| (p, threads.spawn(move || ask(p)))).collect();
         let heard = |(peer, thread): (&Node, ScopedJoinHandle<_>)| Peer {
@@ -86,7 +89,7 @@ fn ask_peers(access: &Access, node: &str) -> Vec<Peer> {
 
 /// Every disk bears this disk's bootstrap, and none has served.
 fn agreed(own: &NodeReport, peers: &[Peer]) -> bool {
-    let of_it = |peer: &NodeReport| peer.disk != Disk::Served && peer.bootstrap_id == own.bootstrap_id;
+    let of_it = |peer: &NodeReport| peer.disk != DiskStage::Served && peer.bootstrap_id == own.bootstrap_id;
     peers.iter().all(|peer| peer.answer.as_ref().is_ok_and(of_it))
 }
 
@@ -102,7 +105,7 @@ fn heard(peer: &Node, asked: std::thread::Result<Result<NodeReport>>) -> Result<
 
 /// What etcd knows; empty while no quorum answers.
 #[derive(Default)]
-struct Known {
+struct EtcdView {
     members: Option<Vec<Member>>,
     initialize: Option<bool>,
     initializing: bool,
@@ -111,14 +114,14 @@ struct Known {
 }
 
 /// A linearizable list is itself the proof of a quorum, whichever member relays it.
-fn ask_etcd(access: &Access, relay: &Node, node: &str) -> Result<Known> {
+fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
     let etcd = Etcd::new(&access.cluster, relay.address, TIMEOUT)?;
     let members = etcd.members()?;
     let initialize = etcd.get(&initialize_key(&access.spec.name))?;
     let generation = etcd.get(&generation_key(&access.spec.name, node))?;
     let generation = generation.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
     let system = initialize.clone().and_then(|text| String::from_utf8(text).ok()).filter(|s| !s.is_empty());
-    Ok(Known {
+    Ok(EtcdView {
         members: Some(members),
         initialize: Some(initialize.is_some()),
         initializing: initialize.is_some_and(|text| text.is_empty()),
@@ -149,12 +152,12 @@ fn removed(access: &Access, own: &NodeReport, peers: &[Peer], servers: &[&Node])
     })
 }
 
-fn ask_sentinel(access: &Access, node: &Node) -> Result<Sentinel> {
+fn query_sentinel(access: &Access, node: &Node) -> Result<Sentinel> {
     let redis = &access.spec.redis;
     let password = &access.secrets.sentinel;
     let mut sentinel =
         Redis::connect(access.redis.as_ref(), node.address, redis.sentinel_port, password, TIMEOUT)?;
-    let watched = watched(&mut sentinel, &redis.master_name)?;
+    let watched = monitored_primary(&mut sentinel, &redis.master_name)?;
     Ok(Sentinel { node: node.name.clone(), primary: watched.address, epoch: watched.epoch })
 }
 
@@ -179,7 +182,7 @@ mod tests {
         };
         assert!(spoilt(&|_| {}));
         assert!(spoilt(&|peer| peer.bootstrapping = true));
-        assert!(!spoilt(&|peer| peer.disk = Disk::Served));
+        assert!(!spoilt(&|peer| peer.disk = DiskStage::Served));
         assert!(!spoilt(&|peer| peer.bootstrap_id = None), "a disk that was lost after the others agreed");
         assert!(!spoilt(&|peer| peer.bootstrap_id = Some("another".into())));
         let silent = Peer { name: "node2".into(), answer: Err("no route".into()) };

@@ -15,7 +15,12 @@ use std::time::Duration;
 const MAX_ANSWER: u64 = 64 << 10;
 
 /// Asks one node. `timeout` bounds connecting, and all that follows.
-pub fn ask(credentials: &Credentials, address: IpAddr, port: u16, timeout: Duration) -> Result<NodeReport> {
+pub fn fetch_report(
+    credentials: &Credentials,
+    address: IpAddr,
+    port: u16,
+    timeout: Duration,
+) -> Result<NodeReport> {
     let stream = credentials.connect(address, port, timeout)?;
     let mut text = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut text).or_else(closed_without_notice)?;

@@ -10,10 +10,10 @@ use std::io::{self, Read};
 use thiserror::Error;
 
 /// Where the image carries it, where an operator may lay a newer one, and its members of fixed name.
-pub const BAKED: &str = "/usr/lib/hanode/bundle.tar.gz";
-pub const OVERRIDE: &str = "/etc/hanode/bundle.tar.gz";
-pub const SECRETS: &str = "/etc/ssl/hanode/secrets.toml";
-pub const STAMP: &str = "/etc/ssl/hanode/bundle.json";
+pub const BAKED_PATH: &str = "/usr/lib/hanode/bundle.tar.gz";
+pub const OVERRIDE_PATH: &str = "/etc/hanode/bundle.tar.gz";
+pub const SECRETS_PATH: &str = "/etc/ssl/hanode/secrets.toml";
+pub const METADATA_PATH: &str = "/etc/ssl/hanode/bundle.json";
 
 /// The version of the layout that this program reads and writes.
 pub(crate) const SCHEMA: u32 = 1;
@@ -32,7 +32,7 @@ const MOST_MEMBERS: usize = 256;
 
 /// Whose bundle this is and which edition of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Stamp {
+pub struct BundleMetadata {
     pub(crate) schema: u32,
     pub cluster: String,
     pub generation: u64,
@@ -40,15 +40,15 @@ pub struct Stamp {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bundle {
-    pub stamp: Stamp,
+    pub metadata: BundleMetadata,
     pub secrets: Secrets,
-    /// Every member as it lies on a node, secrets and stamp included.
+    /// Every member as it lies on a node, secrets and metadata included.
     pub entries: Vec<Entry>,
 }
 
 /// Why bytes are not a bundle.
 #[derive(Debug, Error, PartialEq)]
-pub enum BadBundle {
+pub enum BundleError {
     #[error("the bundle is truncated or damaged")]
     Truncated,
     #[error("this is a foreign file, not a bundle of hanode: {0}")]
@@ -64,17 +64,17 @@ pub enum BadBundle {
 }
 
 impl Bundle {
-    /// Adds secrets and stamp to `members` (in place of any they hold), labels all, and puts them in order.
+    /// Adds secrets and metadata to `members` (in place of any they hold), labels all, and puts them in order.
     pub fn new(cluster: &str, generation: u64, secrets: Secrets, members: Vec<Entry>) -> Self {
-        let stamp = Stamp { schema: SCHEMA, cluster: cluster.into(), generation };
-        let json = serde_json::to_vec(&stamp).unwrap_or_default();
+        let metadata = BundleMetadata { schema: SCHEMA, cluster: cluster.into(), generation };
+        let json = serde_json::to_vec(&metadata).unwrap_or_default();
         let mut entries = members;
-        entries.retain(|e| e.path != SECRETS && e.path != STAMP);
-        entries.push(Entry::file(SECRETS, 0o600, secrets.to_toml()));
-        entries.push(Entry::file(STAMP, 0o644, json));
+        entries.retain(|e| e.path != SECRETS_PATH && e.path != METADATA_PATH);
+        entries.push(Entry::file(SECRETS_PATH, 0o600, secrets.to_toml()));
+        entries.push(Entry::file(METADATA_PATH, 0o644, json));
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let entries = entries.into_iter().map(|e| e.labelled(Some(LABEL.into()))).collect();
-        Bundle { stamp, secrets, entries }
+        Bundle { metadata, secrets, entries }
     }
 
     /// The content of the file at an on-node path.
@@ -104,7 +104,7 @@ impl Bundle {
     }
 
     /// Reads bytes from anywhere: nothing in them is believed before it is checked.
-    pub fn read(bytes: &[u8]) -> Result<Bundle, BadBundle> {
+    pub fn read(bytes: &[u8]) -> Result<Bundle, BundleError> {
         let plain = unzip(bytes)?;
         let mut entries = Vec::new();
         let mut paths = BTreeSet::new();
@@ -114,7 +114,7 @@ impl Bundle {
                 return Err(foreign(format!("{} is in it twice", entry.path)));
             }
             if entries.len() == MOST_MEMBERS {
-                return Err(BadBundle::TooLarge);
+                return Err(BundleError::TooLarge);
             }
             entries.push(entry);
         }
@@ -124,12 +124,14 @@ impl Bundle {
                 _ => None,
             })
         };
-        let stamp = read_stamp(find(STAMP).ok_or_else(|| foreign(format!("it has no {STAMP}")))?)?;
-        let secrets = find(SECRETS).ok_or_else(|| BadBundle::Secrets(format!("{SECRETS} is missing")))?;
+        let metadata =
+            read_metadata(find(METADATA_PATH).ok_or_else(|| foreign(format!("it has no {METADATA_PATH}")))?)?;
+        let secrets =
+            find(SECRETS_PATH).ok_or_else(|| BundleError::Secrets(format!("{SECRETS_PATH} is missing")))?;
         let secrets = std::str::from_utf8(secrets)
-            .map_err(|_| BadBundle::Secrets("not a text".into()))
-            .and_then(|text| Secrets::parse(text).map_err(|e| BadBundle::Secrets(e.to_string())))?;
-        Ok(Bundle { stamp, secrets, entries })
+            .map_err(|_| BundleError::Secrets("not a text".into()))
+            .and_then(|text| Secrets::parse(text).map_err(|e| BundleError::Secrets(e.to_string())))?;
+        Ok(Bundle { metadata, secrets, entries })
     }
 }
 
@@ -155,18 +157,18 @@ fn header(entry: &Entry, size: usize) -> io::Result<tar::Header> {
     Ok(header)
 }
 
-fn foreign(why: impl Into<String>) -> BadBundle {
-    BadBundle::Foreign(why.into())
+fn foreign(why: impl Into<String>) -> BundleError {
+    BundleError::Foreign(why.into())
 }
 
 /// An archive that cannot be read on: what is left of one, unless it never was one.
-fn damage(_: io::Error) -> BadBundle {
-    BadBundle::Truncated
+fn damage(_: io::Error) -> BundleError {
+    BundleError::Truncated
 }
 
-fn unzip(bytes: &[u8]) -> Result<Vec<u8>, BadBundle> {
+fn unzip(bytes: &[u8]) -> Result<Vec<u8>, BundleError> {
     if bytes.len() > MOST_PACKED {
-        return Err(BadBundle::TooLarge);
+        return Err(BundleError::TooLarge);
     }
     let magic = [0x1f, 0x8b];
     if !bytes.starts_with(&magic[..bytes.len().min(2)]) {
@@ -174,10 +176,10 @@ fn unzip(bytes: &[u8]) -> Result<Vec<u8>, BadBundle> {
     }
     let mut plain = Vec::new();
     GzDecoder::new(bytes).take(MOST_BYTES + 1).read_to_end(&mut plain).map_err(damage)?;
-    if plain.len() as u64 > MOST_BYTES { Err(BadBundle::TooLarge) } else { Ok(plain) }
+    if plain.len() as u64 > MOST_BYTES { Err(BundleError::TooLarge) } else { Ok(plain) }
 }
 
-fn read_member(mut member: tar::Entry<'_, &[u8]>) -> Result<Entry, BadBundle> {
+fn read_member(mut member: tar::Entry<'_, &[u8]>) -> Result<Entry, BundleError> {
     let name = member.path_bytes().into_owned();
     let name = std::str::from_utf8(&name).map_err(|_| foreign("a member's name is not text"))?;
     let path = format!("/{}", name.trim_end_matches('/'));
@@ -202,7 +204,7 @@ fn read_member(mut member: tar::Entry<'_, &[u8]>) -> Result<Entry, BadBundle> {
             // What the header promises is bounded by what was unpacked.
             member.read_to_end(&mut content).map_err(damage)?;
             if content.len() as u64 != member.size() {
-                return Err(BadBundle::Truncated);
+                return Err(BundleError::Truncated);
             }
             Kind::File(content)
         }
@@ -221,7 +223,7 @@ fn is_safe(path: &str) -> bool {
     path.strip_prefix(HOME).is_some_and(|rest| rest.split('/').all(part))
 }
 
-fn read_label(member: &mut tar::Entry<'_, &[u8]>) -> Result<Option<String>, BadBundle> {
+fn read_label(member: &mut tar::Entry<'_, &[u8]>) -> Result<Option<String>, BundleError> {
     let Some(extensions) = member.pax_extensions().map_err(damage)? else { return Ok(None) };
     let mut label = None;
     for extension in extensions {
@@ -245,12 +247,13 @@ fn name_in<E>(field: Result<Option<&str>, E>) -> Option<String> {
 }
 
 /// The schema first: of a later one nothing else can be known.
-fn read_stamp(json: &[u8]) -> Result<Stamp, BadBundle> {
+fn read_metadata(json: &[u8]) -> Result<BundleMetadata, BundleError> {
     let value: serde_json::Value =
-        serde_json::from_slice(json).map_err(|_| foreign(format!("{STAMP} is not JSON")))?;
-    let schema = value["schema"].as_u64().ok_or_else(|| foreign(format!("{STAMP} names no schema")))?;
+        serde_json::from_slice(json).map_err(|_| foreign(format!("{METADATA_PATH} is not JSON")))?;
+    let schema =
+        value["schema"].as_u64().ok_or_else(|| foreign(format!("{METADATA_PATH} names no schema")))?;
     if schema != u64::from(SCHEMA) {
-        return Err(BadBundle::Schema(schema));
+        return Err(BundleError::Schema(schema));
     }
-    serde_json::from_value(value).map_err(|_| foreign(format!("{STAMP} has an unexpected form")))
+    serde_json::from_value(value).map_err(|_| foreign(format!("{METADATA_PATH} has an unexpected form")))
 }

@@ -19,7 +19,7 @@ pub struct MachineFacts {
 
 impl MachineFacts {
     /// A modest virtual machine, for rendering at the desk.
-    pub fn assumed(interface: &str, prefix: u8) -> Self {
+    pub fn example(interface: &str, prefix: u8) -> Self {
         MachineFacts {
             interface: interface.into(),
             prefix,

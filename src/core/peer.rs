@@ -13,7 +13,7 @@ pub const PORT: u16 = 7081;
 /// What is on a node's disk, as far as joining goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Disk {
+pub enum DiskStage {
     /// No service has data here.
     Blank,
     /// Some service has data, but this disk never served: an interrupted bootstrap, or another's data.
@@ -24,7 +24,7 @@ pub enum Disk {
 
 /// Which services have data on the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Data {
+pub struct DiskData {
     pub etcd: bool,
     pub postgres: bool,
     pub redis: bool,
@@ -34,14 +34,14 @@ pub struct Data {
 
 /// The ids that etcd writes at the head of a log, in decimal as its interface has them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EtcdLog {
+pub struct EtcdLogIds {
     pub member: String,
     pub cluster: String,
 }
 
 /// Which PostgreSQL cluster the data on a disk is of, and how far it goes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Postgres {
+pub struct PostgresData {
     /// PostgreSQL's own identifier of a cluster, the same on all copies.
     pub system: String,
     /// Timeline and position at which the log on this disk ends, once somebody needs to know.
@@ -57,10 +57,10 @@ pub struct NodeReport {
     pub spec_hash: String,
     /// Random, one per disk.
     pub install_id: String,
-    pub disk: Disk,
-    pub data: Data,
+    pub disk: DiskStage,
+    pub data: DiskData,
     #[serde(default)]
-    pub postgres: Option<Postgres>,
+    pub postgres: Option<PostgresData>,
     /// Redis has data here, and gave up reading it.
     #[serde(default)]
     pub redis_unreadable: bool,
@@ -75,7 +75,7 @@ pub struct NodeReport {
     pub etcd_member: Option<String>,
     /// Whose log it is, by its own head.
     #[serde(default)]
-    pub etcd_log: Option<EtcdLog>,
+    pub etcd_log: Option<EtcdLogIds>,
     /// This disk's age: boots, and half minutes in service.
     #[serde(default)]
     pub generation: u64,
@@ -111,8 +111,8 @@ impl NodeReport {
             bundle_generation,
             spec_hash: spec.hash(),
             install_id: install_id.into(),
-            disk: Disk::Blank,
-            data: Data::default(),
+            disk: DiskStage::Blank,
+            data: DiskData::default(),
             postgres: None,
             redis_unreadable: false,
             bootstrap_id: None,

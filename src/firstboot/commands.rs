@@ -7,7 +7,7 @@ use crate::start::{recover, run, self_report};
 use crate::watch::{answer, apply_bundle, metrics, mute_haproxy, planned_failover, ready, reload};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use hanode_cluster::health::{self, Form};
+use hanode_cluster::health::{self, Format};
 use hanode_core::plan;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -138,7 +138,10 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
             recover::recover(root, *from_this_node, *yes_data_on_others_is_lost)?;
         }
         Verb::Status { json, metrics, replace: None } => {
-            return health::show(&NodeConfig::active(root)?.access()?, Form::of(*json, *metrics));
+            return health::print_status(
+                &NodeConfig::active(root)?.access()?,
+                Format::from_flags(*json, *metrics),
+            );
         }
         Verb::Status { json, replace: Some(node), .. } => {
             return safe_to_remove(root, node.as_deref(), *json);
@@ -151,7 +154,7 @@ fn safe_to_remove(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCod
     let access = NodeConfig::active(root)?.access()?;
     let own = disk::pin(root)?.context("this disk has no identity yet")?.node;
     let node = node.unwrap_or(&own);
-    health::known(&access.spec, node)?;
+    health::require_node(&access.spec, node)?;
     let (may, words) = health::removal_report(&access.spec, &health::collect(&access)?, node, json)?;
     println!("{words}");
     Ok(if may { ExitCode::SUCCESS } else { ExitCode::FAILURE })

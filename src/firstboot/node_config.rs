@@ -1,7 +1,7 @@
 //! What an image brings and what an operator may lay over it at launch.
 
 use anyhow::{Context, Result, bail};
-use hanode_cluster::client::tls::{Credentials, Leaf};
+use hanode_cluster::client::tls::{Credentials, TlsIdentity};
 use hanode_cluster::health::Access;
 use hanode_cluster::health::certificates;
 use hanode_core::bundle::{self, Bundle};
@@ -36,14 +36,18 @@ impl NodeConfig {
     pub(crate) fn active(root: &Path) -> Result<NodeConfig> {
         NodeConfig::read(
             root,
-            &[ACTIVE_BUNDLE, bundle::OVERRIDE, bundle::BAKED],
-            &[ACTIVE_SPEC, spec::OVERRIDE, spec::BAKED],
+            &[ACTIVE_BUNDLE, bundle::OVERRIDE_PATH, bundle::BAKED_PATH],
+            &[ACTIVE_SPEC, spec::OVERRIDE_PATH, spec::BAKED_PATH],
         )
     }
 
     /// What the image brings and the operator laid over it, taken up already or not.
     pub(crate) fn pending(root: &Path) -> Result<NodeConfig> {
-        NodeConfig::read(root, &[bundle::OVERRIDE, bundle::BAKED], &[spec::OVERRIDE, spec::BAKED])
+        NodeConfig::read(
+            root,
+            &[bundle::OVERRIDE_PATH, bundle::BAKED_PATH],
+            &[spec::OVERRIDE_PATH, spec::BAKED_PATH],
+        )
     }
 
     /// From here on this boot goes by it: a file that is laid into /etc/hanode later, perhaps not even whole yet,
@@ -72,10 +76,10 @@ impl NodeConfig {
     }
 
     fn checked(self) -> Result<NodeConfig> {
-        if self.bundle.stamp.cluster != self.spec.name {
+        if self.bundle.metadata.cluster != self.spec.name {
             bail!(
                 "the bundle is of cluster {:?}, the spec of {:?}; give this machine both from one cluster directory",
-                self.bundle.stamp.cluster,
+                self.bundle.metadata.cluster,
                 self.spec.name
             );
         }
@@ -90,7 +94,7 @@ impl NodeConfig {
     pub(crate) fn credentials(&self) -> Result<Credentials> {
         Ok(Credentials {
             ca: self.member("/etc/ssl/hanode/ca.crt")?.to_vec(),
-            leaf: Some(Leaf {
+            identity: Some(TlsIdentity {
                 certificate: self.member("/etc/ssl/hanode/node.crt")?.to_vec(),
                 key: self.member("/etc/ssl/hanode/node.key")?.to_vec(),
             }),
@@ -102,7 +106,7 @@ impl NodeConfig {
         if !self.spec.redis.tls {
             return Ok(None);
         }
-        Ok(Some(Credentials { ca: self.member("/etc/ssl/myca/root.crt")?.to_vec(), leaf: None }))
+        Ok(Some(Credentials { ca: self.member("/etc/ssl/myca/root.crt")?.to_vec(), identity: None }))
     }
 
     /// What it takes to ask the whole cluster from this node.
@@ -113,7 +117,7 @@ impl NodeConfig {
             cluster: self.credentials()?,
             redis: self.redis_credentials()?,
             certificates: certificates(&self.bundle),
-            bundle_generation: self.bundle.stamp.generation,
+            bundle_generation: self.bundle.metadata.generation,
         })
     }
 

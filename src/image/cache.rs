@@ -1,28 +1,29 @@
-//! Where bases are kept, each under the name of what it is made from.
+//! The cache of bases, each in a directory named by the target and the id.
 //!
-//! Each has a lock file: whoever makes a base holds it alone, whoever reads one shares it, and the file's time says when
-//! that was last.
+//! Each base has a lock file: exclusive while the base is built, shared while it is read. The modification time of the
+//! lock file is the time of the last read.
 
 use super::base;
-use super::inventory::Facts;
+use super::inventory::Inventory;
 use super::progress::Steps;
 use anyhow::{Context, Result};
 use hanode_core::target::Target;
 use hanode_util::command;
 use hanode_util::scratch::Scratch;
+use hanode_util::user_error::UserError;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// A base that nobody read for so long goes when another one of its target is made. Not at once: another cluster's
-/// versions, or another release of hanode, make another base of the same target.
-const UNREAD: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A base that was not read for this long is removed when another base of its target is built. Not at once, because
+/// other pinned versions or another release of hanode need another base of the same target.
+const UNUSED_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(crate) struct Base {
     dir: PathBuf,
-    pub(crate) facts: Facts,
-    /// As long as it is held nobody takes the base away.
-    _read: File,
+    pub(crate) inventory: Inventory,
+    /// Keeps the base from being removed.
+    _read_lock: File,
 }
 
 impl Base {
@@ -35,87 +36,90 @@ impl Base {
     }
 }
 
-/// The base of a target: from the cache, or made now; `fresh`: made now in any case, of what its sources have today.
-/// Two callers at once make it once.
+/// The base of a target, from the cache or built now. With `fresh` it is always built, from the current packages of
+/// its sources. Two concurrent callers build it once.
 pub(crate) fn obtain(target: &Target, fresh: bool, steps: &mut Steps) -> Result<Base> {
     let id = base::id(target)?;
-    let shelf = Shelf { cache: place()?, target: &target.name, id: &id[..16] };
-    if fresh || !shelf.cache.join(shelf.name()).exists() {
-        // Before a lock is left behind by somebody who may not make one.
-        command::require_root("making a base")?;
+    let slot = CacheSlot { cache: cache_dir()?, target: &target.name, id: &id[..16] };
+    if fresh || !slot.cache.join(slot.name()).exists() {
+        // Before a lock file is created that an ordinary user cannot use.
+        command::require_root("building a base")?;
     }
-    let (dir, read) = shelf.obtain(fresh, steps, |scratch, steps| {
-        base::make(target, &id, scratch, steps).with_context(|| format!("making the base of {}", target.name))
+    let (dir, read_lock) = slot.obtain(fresh, steps, |scratch, steps| {
+        base::build(target, &id, scratch, steps)
+            .with_context(|| format!("building the base of {}", target.name))
     })?;
     let at = dir.join("base.json");
     let text = std::fs::read(&at).with_context(|| format!("reading {}", at.display()))?;
-    let facts = serde_json::from_slice(&text)
-        .with_context(|| format!("{}: damaged; `hanode build --fresh` makes it anew", at.display()))?;
-    Ok(Base { dir, facts, _read: read })
+    let inventory = serde_json::from_slice(&text).map_err(|error| {
+        let what = format!("the cached base is damaged: {error}");
+        UserError::new(what, at.display().to_string(), "build it again with `hanode build --fresh`")
+    })?;
+    Ok(Base { dir, inventory, _read_lock: read_lock })
 }
 
-fn place() -> Result<PathBuf> {
+fn cache_dir() -> Result<PathBuf> {
     let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let cache = from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")));
     Ok(cache
-        .context("neither XDG_CACHE_HOME nor HOME is set: no place for the cached base")?
+        .context("no directory for the cache: neither XDG_CACHE_HOME nor HOME is set")?
         .join("hanode/base"))
 }
 
-/// The place of one base.
-struct Shelf<'a> {
+/// The place of one base in the cache.
+struct CacheSlot<'a> {
     cache: PathBuf,
     target: &'a str,
     id: &'a str,
 }
 
-impl Shelf<'_> {
+impl CacheSlot<'_> {
     fn name(&self) -> String {
         format!("{}-{}", self.target, self.id)
     }
 
-    /// The directory, and the lock that keeps it there.
+    /// The directory, and the shared lock that keeps it from being removed.
     fn obtain(
         &self,
         mut fresh: bool,
         steps: &mut Steps,
-        make: impl FnOnce(&Scratch, &mut Steps) -> Result<PathBuf>,
+        build: impl FnOnce(&Scratch, &mut Steps) -> Result<PathBuf>,
     ) -> Result<(PathBuf, File)> {
-        std::fs::create_dir_all(&self.cache).with_context(|| format!("making {}", self.cache.display()))?;
+        std::fs::create_dir_all(&self.cache).with_context(|| format!("creating {}", self.cache.display()))?;
         let dir = self.cache.join(self.name());
-        let mut make = Some(make);
+        let mut build = Some(build);
         loop {
-            let read = self.hold(File::try_lock_shared, steps)?;
+            let read_lock = self.lock(File::try_lock_shared, steps)?;
             if dir.is_dir() && !fresh {
-                read.set_modified(SystemTime::now())?;
-                return Ok((dir, read));
+                read_lock.set_modified(SystemTime::now())?;
+                return Ok((dir, read_lock));
             }
-            drop(read);
-            let _alone = self.hold(File::try_lock, steps)?;
-            if let Some(make) = make.take_if(|_| fresh || !dir.is_dir()) {
+            drop(read_lock);
+            let _exclusive = self.lock(File::try_lock, steps)?;
+            if let Some(build) = build.take_if(|_| fresh || !dir.is_dir()) {
                 let scratch = Scratch::within(&self.cache, &format!(".{}-", self.name()))?;
-                let made = make(&scratch, steps)?;
+                let built = build(&scratch, steps)?;
                 if dir.is_dir() {
-                    std::fs::rename(&dir, scratch.join("older"))?;
+                    std::fs::rename(&dir, scratch.join("previous"))?;
                 }
-                std::fs::rename(made, &dir).with_context(|| format!("keeping {}", dir.display()))?;
-                self.drop_unread()?;
+                std::fs::rename(built, &dir).with_context(|| format!("storing {}", dir.display()))?;
+                self.remove_unused()?;
             }
             fresh = false;
         }
     }
 
-    fn hold(&self, attempt: fn(&File) -> Result<(), TryLockError>, steps: &mut Steps) -> Result<File> {
+    fn lock(&self, attempt: fn(&File) -> Result<(), TryLockError>, steps: &mut Steps) -> Result<File> {
         let at = lock_file(&self.cache, &self.name());
         let file = File::options().create(true).append(true).open(&at);
-        let file = file.with_context(|| format!("making {}", at.display()))?;
-        let mut told = false;
+        let file = file.with_context(|| format!("creating {}", at.display()))?;
+        let mut announced = false;
         loop {
             match attempt(&file) {
                 Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) if !told => {
-                    steps.begin("waiting for another build of the same base");
-                    told = true;
+                Err(TryLockError::WouldBlock) if !announced => {
+                    steps.start("waiting for another build of the same base");
+                    announced = true;
                 }
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(e)) => {
@@ -127,8 +131,8 @@ impl Shelf<'_> {
         }
     }
 
-    /// Takes away the target's bases that nobody reads any more.
-    fn drop_unread(&self) -> Result<()> {
+    /// Removes the target's bases that were not read for [`UNUSED_LIFETIME`].
+    fn remove_unused(&self) -> Result<()> {
         for entry in std::fs::read_dir(&self.cache)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -138,7 +142,8 @@ impl Shelf<'_> {
                 continue;
             }
             let Ok(lock) = File::open(lock_file(&self.cache, &name)) else { continue };
-            if lock.try_lock().is_ok() && lock.metadata()?.modified()?.elapsed().unwrap_or_default() > UNREAD
+            if lock.try_lock().is_ok()
+                && lock.metadata()?.modified()?.elapsed().unwrap_or_default() > UNUSED_LIFETIME
             {
                 let at = entry.path();
                 std::fs::remove_dir_all(&at).with_context(|| format!("removing {}", at.display()))?;
@@ -157,13 +162,13 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// What `obtain` finds or makes, by the content of a file in it.
-    fn kept(cache: &Path, id: &str, fresh: bool, made: Result<&str>) -> Result<String> {
-        let shelf = Shelf { cache: cache.into(), target: "debian-13", id };
-        let (dir, _read) = shelf.obtain(fresh, &mut Steps::new(), |scratch, _| {
+    /// The content of a file in the base that `obtain` returns; `built` is what the build writes into it.
+    fn obtained(cache: &Path, id: &str, fresh: bool, built: Result<&str>) -> Result<String> {
+        let slot = CacheSlot { cache: cache.into(), target: "debian-13", id };
+        let (dir, _read_lock) = slot.obtain(fresh, &mut Steps::new(), |scratch, _| {
             let done = scratch.join("done");
             fs::create_dir(&done)?;
-            fs::write(done.join("base"), made?)?;
+            fs::write(done.join("base"), built?)?;
             Ok(done)
         })?;
         Ok(fs::read_to_string(dir.join("base"))?)
@@ -173,42 +178,46 @@ mod tests {
     const OTHER: &str = "fedcba9876543210";
 
     #[test]
-    fn a_base_is_made_once_and_anew_when_asked() {
+    fn a_base_is_built_once_and_again_with_fresh() {
         let cache = tempfile::tempdir().unwrap();
-        let obtain = |fresh, made| kept(cache.path(), ONE, fresh, made);
-        assert_eq!(obtain(false, Ok("of monday")).unwrap(), "of monday");
-        assert_eq!(obtain(false, Ok("of tuesday")).unwrap(), "of monday");
+        let obtain = |fresh, built| obtained(cache.path(), ONE, fresh, built);
+        assert_eq!(obtain(false, Ok("of Monday")).unwrap(), "of Monday");
+        assert_eq!(obtain(false, Ok("of Tuesday")).unwrap(), "of Monday");
         assert!(obtain(true, Err(anyhow::anyhow!("no network"))).is_err());
         assert_eq!(
-            obtain(false, Ok("of tuesday")).unwrap(),
-            "of monday",
-            "what is there stays until it is replaced"
+            obtain(false, Ok("of Tuesday")).unwrap(),
+            "of Monday",
+            "a failed build keeps the cached base"
         );
-        assert_eq!(obtain(true, Ok("of tuesday")).unwrap(), "of tuesday");
+        assert_eq!(obtain(true, Ok("of Tuesday")).unwrap(), "of Tuesday");
         let names = fs::read_dir(cache.path()).unwrap().count();
         assert_eq!(names, 2, "the base and its lock");
     }
 
     #[test]
-    fn another_one_goes_once_nobody_reads_it() {
+    fn another_base_of_the_target_is_removed_once_it_is_unused() {
         let cache = tempfile::tempdir().unwrap();
-        let obtain = |id, fresh| kept(cache.path(), id, fresh, Ok("made")).unwrap();
-        let there = |name: &str| cache.path().join(name).is_dir();
+        let obtain = |id, fresh| obtained(cache.path(), id, fresh, Ok("built")).unwrap();
+        let is_cached = |name: &str| cache.path().join(name).is_dir();
         obtain(OTHER, false);
         fs::create_dir(cache.path().join(format!("debian-1-{OTHER}"))).unwrap();
         let other = format!("debian-13-{OTHER}");
         obtain(ONE, false);
-        assert!(there(&other), "read a moment ago");
+        assert!(is_cached(&other), "it was read a moment ago");
 
         let lock = File::options().append(true).open(lock_file(cache.path(), &other)).unwrap();
-        lock.set_modified(SystemTime::now() - 2 * UNREAD).unwrap();
+        lock.set_modified(SystemTime::now() - 2 * UNUSED_LIFETIME).unwrap();
         lock.try_lock_shared().unwrap();
         obtain(ONE, true);
-        assert!(there(&other), "somebody reads it");
+        assert!(is_cached(&other), "it is being read");
         drop(lock);
         obtain(ONE, false);
-        assert!(there(&other), "nothing was made");
+        assert!(is_cached(&other), "nothing was built");
         obtain(ONE, true);
-        assert!(!there(&other) && there(&format!("debian-1-{OTHER}")) && there(&format!("debian-13-{ONE}")));
+        assert!(
+            !is_cached(&other)
+                && is_cached(&format!("debian-1-{OTHER}"))
+                && is_cached(&format!("debian-13-{ONE}"))
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! A tree as a bootable disk: GPT with a BIOS boot partition, an EFI system partition and the root, written
-//! into one sparse file without a mount or a loop device. The same disk boots by BIOS and by UEFI.
+//! Writes a tree as a bootable disk: GPT with a BIOS boot partition, an EFI system partition and the root file system,
+//! in one sparse file, without mounts or loop devices. The disk boots with BIOS and UEFI.
 
 use anyhow::{Context, Result, bail};
 use hanode_core::target;
@@ -12,22 +12,22 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const SECTOR: u64 = 512;
-/// First sectors of the partitions, and where the root's last may be (the second GPT needs 33).
+/// First sectors of the partitions, and the sectors at the end of the disk that the backup GPT needs.
 const BIOS: u64 = 2048;
 const ESP: u64 = 4096;
 const ROOT: u64 = 36864;
 const BIOS_SECTORS: u64 = ESP - BIOS;
 const ESP_SECTORS: u64 = ROOT - ESP;
-const GPT_SECTORS: u64 = 33;
+const BACKUP_GPT_SECTORS: u64 = 33;
 
-/// Where the root file system begins, in bytes.
+/// Offset of the root file system in bytes.
 pub(crate) const ROOT_OFFSET: u64 = ROOT * SECTOR;
 pub(crate) const ROOT_LABEL: &str = "hanode-root";
 
-/// The root is the third partition of whichever disk the firmware loaded GRUB from: no file system has to
-/// be searched for, and a second disk made from the same image confuses nothing.
-const PREFIX: &str = "(,gpt3)/boot/grub";
-const MODULES: &[&str] = &[
+/// The root is the third partition of the disk that the firmware loaded GRUB from. GRUB does not search for a file
+/// system, so a second disk with a copy of the same image does no harm.
+const GRUB_PREFIX: &str = "(,gpt3)/boot/grub";
+const GRUB_MODULES: &[&str] = &[
     "part_gpt",
     "part_msdos",
     "ext2",
@@ -51,7 +51,7 @@ const MODULES: &[&str] = &[
     "reboot",
 ];
 
-/// Writes a tree's disk to `out`. `id` decides every UUID on it.
+/// Writes the tree as a disk image to `out`. All UUIDs on it are derived from `id`.
 pub(crate) fn write(
     root: &Path,
     layout: &target::Disk,
@@ -60,21 +60,21 @@ pub(crate) fn write(
     scratch: &Scratch,
 ) -> Result<()> {
     let sectors = layout.size_mib * 1024 * 1024 / SECTOR;
-    // Whole file system blocks of 4 KiB.
-    let root_sectors = sectors.saturating_sub(ROOT + GPT_SECTORS) / 8 * 8;
+    // Rounded down to file system blocks of 4 KiB.
+    let root_sectors = sectors.saturating_sub(ROOT + BACKUP_GPT_SECTORS) / 8 * 8;
     let disk = OpenOptions::new().read(true).write(true).create_new(true).open(out)?;
     disk.set_len(sectors * SECTOR)?;
     file_system(root, layout, id, root_sectors, out).context("writing the root file system")?;
     partitions(id, root_sectors, out).context("writing the partition table")?;
-    let esp = efi(root, id, scratch).context("making the EFI system partition")?;
+    let esp = efi(root, id, scratch).context("writing the EFI system partition")?;
     copy_sparsely(&esp, &disk, ESP * SECTOR)?;
     bios(root, &disk).context("writing the BIOS boot code")?;
     disk.sync_all()?;
     Ok(())
 }
 
-/// The tree's own mke2fs, by its own loader: the file system has no feature that the image's kernel and
-/// e2fsck do not know, and the same tree gives the same bytes.
+/// Runs the tree's mke2fs with the tree's dynamic loader, so that the file system has only features that the image's
+/// kernel and e2fsck know. The same tree gives the same bytes.
 fn file_system(root: &Path, layout: &target::Disk, id: &str, sectors: u64, out: &Path) -> Result<()> {
     let uuid = uuid(id, "root");
     let libraries = format!("{0}/usr/lib/x86_64-linux-gnu:{0}/usr/lib64", root.display());
@@ -88,7 +88,8 @@ fn file_system(root: &Path, layout: &target::Disk, id: &str, sectors: u64, out: 
     Ok(())
 }
 
-/// Where it is a link, glibc 2.31 and earlier of the Debian family have an absolute one: into the tree, not out of it.
+/// The tree's dynamic loader. glibc 2.31 and earlier of the Debian family have an absolute link to it, which is resolved
+/// inside the tree.
 fn loader(root: &Path) -> PathBuf {
     let at = root.join("lib64/ld-linux-x86-64.so.2");
     match at.read_link() {
@@ -97,7 +98,7 @@ fn loader(root: &Path) -> PathBuf {
     }
 }
 
-/// GRUB's configuration names /vmlinuz and /initrd.img; where the kernel's package makes no such links, this does.
+/// Creates /vmlinuz and /initrd.img, which GRUB's configuration names, if the kernel package did not.
 pub(crate) fn kernel_links(root: &Path) -> Result<()> {
     for (link, prefixes) in [("vmlinuz", &["vmlinuz-"][..]), ("initrd.img", &["initrd.img-", "initramfs-"])] {
         if root.join(link).exists() {
@@ -112,7 +113,7 @@ pub(crate) fn kernel_links(root: &Path) -> Result<()> {
         }
         names.sort();
         let newest =
-            names.pop().with_context(|| format!("no {} in the tree's /boot", prefixes.join("* nor ")))?;
+            names.pop().with_context(|| format!("no {}* in the tree's /boot", prefixes.join("* or ")))?;
         std::os::unix::fs::symlink(format!("boot/{newest}"), root.join(link))?;
     }
     Ok(())
@@ -150,12 +151,13 @@ fn efi(root: &Path, id: &str, scratch: &Scratch) -> Result<File> {
     Ok(File::open(esp)?)
 }
 
-/// What grub-bios-setup does: the boot sector learns where the core is, the core where the rest of it is.
+/// Does the work of grub-bios-setup: writes the position of GRUB's core image into the boot sector, and that of its
+/// remaining sectors into the core image.
 fn bios(root: &Path, disk: &File) -> Result<()> {
     let mut core = grub(root, "i386-pc", &["biosdisk"])?;
     let sectors = (core.len() as u64).div_ceil(SECTOR);
     if sectors > BIOS_SECTORS || core.len() < 512 {
-        bail!("GRUB's core has {} bytes and does not fit its partition", core.len());
+        bail!("GRUB's core image of {} bytes does not fit its partition", core.len());
     }
     core[0x1f4..0x1fc].copy_from_slice(&(BIOS + 1).to_le_bytes());
     core[0x1fc..0x1fe].copy_from_slice(&((sectors - 1) as u16).to_le_bytes());
@@ -166,21 +168,21 @@ fn bios(root: &Path, disk: &File) -> Result<()> {
         bail!("{} is too short for a boot sector", at.display());
     }
     boot[0x5c..0x64].copy_from_slice(&BIOS.to_le_bytes());
-    // No jump over the drive check: the BIOS's drive number is right.
+    // Two NOPs in place of the jump: use the drive number that the BIOS passes.
     boot[0x66..0x68].copy_from_slice(&[0x90, 0x90]);
     disk.write_all_at(&core, BIOS * SECTOR)?;
     disk.write_all_at(&boot[..440], 0)?;
     Ok(())
 }
 
-/// GRUB with its modules in one file, made by the tree's own GRUB (which cannot write to a pipe).
+/// A GRUB core image with all modules, made by the tree's grub-mkimage, which cannot write to a pipe.
 fn grub(root: &Path, format: &str, more: &[&str]) -> Result<Vec<u8>> {
     const OUT: &str = "/tmp/hanode-grub";
-    // Enterprise Linux calls it grub2.
+    // Enterprise Linux names it grub2-mkimage.
     let name =
         ["grub-mkimage", "grub2-mkimage"].into_iter().find(|name| root.join("usr/bin").join(name).exists());
     let mut mkimage = in_chroot(root, name.context("no grub-mkimage in the tree's /usr/bin")?);
-    mkimage.args(["-O", format, "-p", PREFIX, "-o", OUT]).args(MODULES).args(more);
+    mkimage.args(["-O", format, "-p", GRUB_PREFIX, "-o", OUT]).args(GRUB_MODULES).args(more);
     run(&mut mkimage)?;
     let at = hanode_util::file_tree::below(root, OUT);
     let image = std::fs::read(&at)?;
@@ -188,7 +190,7 @@ fn grub(root: &Path, format: &str, more: &[&str]) -> Result<Vec<u8>> {
     Ok(image)
 }
 
-/// Copies a file to an offset, leaving its zeros as holes.
+/// Copies a file to an offset of another one; blocks of zeros stay holes.
 fn copy_sparsely(from: &File, to: &File, offset: u64) -> Result<()> {
     let mut block = vec![0; 64 << 10];
     let mut at = 0;
@@ -204,9 +206,9 @@ fn copy_sparsely(from: &File, to: &File, offset: u64) -> Result<()> {
     }
 }
 
-/// A UUID that follows from the base and from what it is for.
-fn uuid(id: &str, what: &str) -> String {
-    let mut bytes = Sha256::digest(format!("{id} {what}"))[..16].to_vec();
+/// A UUID derived from the id of the base and its use.
+fn uuid(id: &str, usage: &str) -> String {
+    let mut bytes = Sha256::digest(format!("{id} {usage}"))[..16].to_vec();
     bytes[6] = bytes[6] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = hex::encode(bytes);

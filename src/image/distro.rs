@@ -1,4 +1,4 @@
-//! What differs between families of distributions when a base is made or looked into.
+//! The differences between families of distributions in building and inspecting a base.
 
 use super::{debian, el};
 use anyhow::{Result, bail};
@@ -22,7 +22,7 @@ impl Family {
         }
     }
 
-    /// Host programs that `install` uses.
+    /// The programs of the build machine that `install` needs.
     pub(crate) fn tools(self) -> &'static [&'static str] {
         match self {
             Family::Debian => debian::TOOLS,
@@ -30,18 +30,18 @@ impl Family {
         }
     }
 
-    /// The distribution's packages, into `scratch/root`.
+    /// Installs the target's packages into `scratch/root`.
     pub(crate) fn install(
         self,
         target: &Target,
-        before: &[Entry],
+        early_files: &[Entry],
         mtime: u64,
         scratch: &Scratch,
         note: &dyn Fn(&str),
     ) -> Result<()> {
         match self {
-            Family::Debian => debian::install(target, before, mtime, scratch, note),
-            Family::El => el::install(target, before, scratch, note),
+            Family::Debian => debian::install(target, early_files, mtime, scratch, note),
+            Family::El => el::install(target, early_files, scratch, note),
         }
     }
 
@@ -53,7 +53,7 @@ impl Family {
         }
     }
 
-    /// The package that a file came with.
+    /// The package that contains a file.
     pub(crate) fn owner(self, root: &Path, file: &str) -> Result<String> {
         match self {
             Family::Debian => debian::owner(root, file),

@@ -1,5 +1,4 @@
-//! Every node rendered once where the image is made: what cannot be rendered here could not be at its boot, where it
-//! would keep every node from starting.
+//! Renders every node when the image is built, so that an error that would keep the nodes from starting is found here.
 
 use super::overlay::ClusterPayload;
 use anyhow::{Context, Result};
@@ -9,16 +8,19 @@ use hanode_core::pki::{Ca, read};
 use hanode_core::plan::{Action, Plan};
 use hanode_core::render::{self, Crl, Input};
 use hanode_core::target::Target;
+use hanode_util::user_error::UserError;
 
-/// As on a machine like any other.
-pub(crate) fn rehearse(baked: &ClusterPayload, target: &Target) -> Result<()> {
-    let spec = baked.spec;
-    let bundle = Bundle::read(baked.bundle).context("bundle.tar.gz")?;
-    let list = |ca: Ca| {
+/// Fails if the files of any node cannot be rendered, for a machine with assumed properties.
+pub(crate) fn render_all_nodes(payload: &ClusterPayload, target: &Target) -> Result<()> {
+    let spec = payload.spec;
+    let bundle = Bundle::read(payload.bundle).context("bundle.tar.gz")?;
+    let revocation_list = |ca: Ca| {
         let path = ca.crl_path();
-        bundle.file(path).with_context(|| format!("bundle.tar.gz holds no {path}; run `hanode certs issue`"))
+        bundle.file(path).ok_or_else(|| {
+            UserError::with_help(format!("bundle.tar.gz has no {path}"), "run `hanode certs issue DIR`")
+        })
     };
-    let (service, cluster) = (list(Ca::Service)?, list(Ca::Cluster)?);
+    let (service, cluster) = (revocation_list(Ca::Service)?, revocation_list(Ca::Cluster)?);
     let der = read::der(service)?;
     let crl = Crl {
         service: !read::crl(service)?.entries.is_empty(),
@@ -30,13 +32,13 @@ pub(crate) fn rehearse(baked: &ClusterPayload, target: &Target) -> Result<()> {
             spec,
             target,
             node: &node.name,
-            machine: &MachineFacts::assumed("eth0", spec.network.subnet.prefix_len()),
-            plan: &Plan::assumed(spec, Action::Bootstrap),
+            machine: &MachineFacts::example("eth0", spec.network.subnet.prefix_len()),
+            plan: &Plan::uniform(spec, Action::Bootstrap),
             secrets: &bundle.secrets,
             templates: &hanode_admin::embedded::templates(),
             crl,
         })
-        .with_context(|| format!("{} could not make its files at boot", node.name))?;
+        .with_context(|| format!("rendering the files of {}", node.name))?;
     }
     Ok(())
 }
@@ -44,31 +46,31 @@ pub(crate) fn rehearse(baked: &ClusterPayload, target: &Target) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hanode_admin::cluster_dir::Cluster;
+    use hanode_admin::cluster_dir::ClusterDir;
     use hanode_core::spec::Spec;
 
     #[test]
-    fn what_would_fail_on_a_node_fails_here() {
+    fn an_error_in_rendering_is_found_at_build_time() {
         let dir = tempfile::tempdir().unwrap();
-        let cluster = Cluster::init(&dir.path().join("demo"), hanode_core::spec::STARTER).unwrap();
+        let cluster = ClusterDir::init(&dir.path().join("demo"), hanode_core::spec::STARTER).unwrap();
         let (_, target) = hanode_admin::embedded::target("debian-13").unwrap();
-        let with = |spec: &Spec, target: &Target, bundle: &[u8]| {
-            let baked = ClusterPayload { spec_text: "", spec, bundle, generation: 1 };
-            rehearse(&baked, target).map_err(|error| format!("{error:#}"))
+        let render_with = |spec: &Spec, target: &Target, bundle: &[u8]| {
+            let payload = ClusterPayload { spec_text: "", spec, bundle, generation: 1 };
+            render_all_nodes(&payload, target).map_err(|error| format!("{error:#}"))
         };
-        let told = |spec: &Spec, target: &Target| with(spec, target, &cluster.bundle_bytes);
-        assert_eq!(told(&cluster.spec, &target), Ok(()));
+        let render = |spec: &Spec, target: &Target| render_with(spec, target, &cluster.bundle_bytes);
+        assert_eq!(render(&cluster.spec, &target), Ok(()));
 
         let mut spec = cluster.spec.clone();
         spec.postgres.parameters.insert("max_connections".into(), "many".into());
-        let said = told(&spec, &target).unwrap_err();
-        assert!(said.contains("node1") && said.contains("max_connections = \"many\""), "{said}");
+        let error = render(&spec, &target).unwrap_err();
+        assert!(error.contains("node1") && error.contains("max_connections = \"many\""), "{error}");
 
         let mut other = target.clone();
-        other.files[0].when = Some("tuesday".into());
-        let said = told(&cluster.spec, &other).unwrap_err();
-        assert!(said.contains("tuesday") && said.contains(&other.files[0].path), "{said}");
+        other.files[0].when = Some("no-such-condition".into());
+        let error = render(&cluster.spec, &other).unwrap_err();
+        assert!(error.contains("no-such-condition") && error.contains(&other.files[0].path), "{error}");
 
-        assert!(with(&cluster.spec, &target, b"no bundle").is_err());
+        assert!(render_with(&cluster.spec, &target, b"not a bundle").is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! A base of the Enterprise Linux family: the distribution's own root file system, and everything else by its
-//! own dnf inside it, since another's leaves a package database that this one cannot read.
+//! A base of the Enterprise Linux family: the distribution's container image as the root file system, and everything
+//! else installed by the dnf inside it, because another version of dnf writes a package database that it cannot read.
 
 use super::fetch;
 use anyhow::{Context, Result, bail};
@@ -12,26 +12,28 @@ use std::path::{Path, PathBuf};
 
 pub(crate) const TOOLS: &[&str] = &["curl", "tar", "chroot", "gpg", "unshare", "mount"];
 
-pub(crate) const ENCLOSED: &str = include_str!("enclosed.sh");
-const REPOSITORIES: &str = "etc/yum.repos.d";
+/// Runs a program in the tree with its own mounts and processes.
+pub(crate) const ISOLATE_SH: &str = include_str!("isolate.sh");
+const REPOSITORY_DIR: &str = "etc/yum.repos.d";
 
-/// Installs into `scratch/root`; `before` lies there before any package is installed.
+/// Installs the packages into `scratch/root`; the `early_files` are in it before the first package is installed.
 pub(crate) fn install(
     target: &Target,
-    before: &[Entry],
+    early_files: &[Entry],
     scratch: &Scratch,
     note: &dyn Fn(&str),
 ) -> Result<()> {
     let root = scratch.join("root");
     let name = target.sources.iter().find(|(_, source)| source.kind == SourceKind::Root);
-    let (name, _) = name.context("its file names no source of the kind \"root\"")?;
+    let (name, _) =
+        name.with_context(|| format!("target {}: no source of the kind \"root\"", target.name))?;
     note("fetching the root file system");
     unpack_root(&fetch::file(target, name, scratch)?, &root, scratch)
         .with_context(|| format!("source {name}"))?;
-    file_tree::write(&root, before, Some(&Ids::read(&root)?))?;
+    file_tree::write(&root, early_files, Some(&Ids::read(&root)?))?;
     let repositories = repositories(target, &root, scratch)?;
-    write_repositories(&repositories, &root, |r| Some(r.for_the_build()))?;
-    // The host's way to names, while packages are fetched; a link there would lead out of the tree.
+    write_repositories(&repositories, &root, |r| Some(r.for_build()))?;
+    // dnf needs the host's resolver. A link is removed first, because it would lead out of the tree.
     let resolver = root.join("etc/resolv.conf");
     let _ = std::fs::remove_file(&resolver);
     std::fs::copy("/etc/resolv.conf", &resolver).context("copying /etc/resolv.conf")?;
@@ -48,61 +50,61 @@ pub(crate) fn install(
     let mut install = vec!["install", "--setopt=install_weak_deps=False", "--setopt=tsflags=nodocs"];
     install.extend(packages.iter().map(String::as_str));
     note("dnf install");
-    let said = dnf.run(&install).context("installing the packages")?;
-    if let Some(failed) = failed_scriptlet(&said) {
-        bail!("a package's script failed, and dnf went on: {failed}");
+    let stderr = dnf.run(&install).context("installing the packages")?;
+    if let Some(failed) = failed_scriptlet(&stderr) {
+        bail!("a package script failed, which dnf ignored: {failed}");
     }
     std::fs::remove_file(&resolver)?;
-    write_repositories(&repositories, &root, |r| r.for_the_image())?;
+    write_repositories(&repositories, &root, |r| r.for_image())?;
     remove_excluded(target, &root)
 }
 
-/// dnf of the tree.
+/// The dnf of the tree.
 struct Dnf<'a> {
     root: &'a Path,
-    repositories: &'a [Repository<'a>],
+    repositories: &'a [DnfRepository<'a>],
     note: &'a dyn Fn(&str),
 }
 
 impl Dnf<'_> {
-    /// Everything it says.
+    /// Runs dnf with these arguments; returns its standard error, to which standard output is redirected.
     fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut dnf = command("unshare");
-        dnf.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", ENCLOSED, "enclosed"]);
+        dnf.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", ISOLATE_SH, "isolate"]);
         dnf.arg(self.root);
         for repository in self.repositories {
-            if let Some(host) = repository.directory() {
-                dnf.arg(host).arg(repository.place());
+            if let Some(host) = repository.local_dir() {
+                dnf.arg(host).arg(repository.mount_point());
             }
         }
         dnf.args(["--", "dnf", "--assumeyes", "--color=never", "--setopt=keepcache=False"]).args(arguments);
         dnf.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root").env("SYSTEMD_OFFLINE", "1");
-        let said = command::run_with_progress(&mut dnf, |line| {
+        let output = command::run_with_progress(&mut dnf, |line| {
             if let Some((_, package)) = line.split_once("Installing       : ") {
                 (self.note)(package.trim());
             }
         })?;
-        Ok(said.stderr)
+        Ok(output.stderr)
     }
 }
 
-/// The line in which dnf or rpm tells of a script that failed; their exit code does not.
-fn failed_scriptlet(said: &str) -> Option<&str> {
-    let tells = |line: &&str| {
+/// The line in which dnf or rpm reports a failed script, which does not change their exit code.
+fn failed_scriptlet(stderr: &str) -> Option<&str> {
+    let reports_failure = |line: &&str| {
         (line.contains("Error in ") && line.contains("scriptlet"))
             || (line.contains("scriptlet failed") && !line.contains("triggerin"))
             || line.contains("Non-fatal") && line.contains("scriptlet")
     };
-    said.lines().find(tells).map(str::trim)
+    stderr.lines().find(reports_failure).map(str::trim)
 }
 
-/// One that is a tree as it is, or one written by `docker save`: layers in the order of its manifest.
+/// Unpacks an archive of a tree, or one written by `docker save`: layers in the order of its manifest.
 fn unpack_root(archive: &Path, root: &Path, scratch: &Scratch) -> Result<()> {
-    let first = scratch.join("unpacked");
-    untar(archive, &first)?;
-    let manifest = first.join("manifest.json");
+    let unpacked = scratch.join("unpacked");
+    untar(archive, &unpacked)?;
+    let manifest = unpacked.join("manifest.json");
     if !manifest.is_file() {
-        std::fs::rename(&first, root)?;
+        std::fs::rename(&unpacked, root)?;
         return Ok(());
     }
     #[derive(Deserialize)]
@@ -110,13 +112,16 @@ fn unpack_root(archive: &Path, root: &Path, scratch: &Scratch) -> Result<()> {
         #[serde(rename = "Layers")]
         layers: Vec<String>,
     }
-    let images: Vec<Image> = serde_json::from_slice(&std::fs::read(&manifest)?)
-        .with_context(|| format!("{}: not the manifest of a saved container image", archive.display()))?;
-    let [image] = images.as_slice() else { bail!("{} holds {} images", archive.display(), images.len()) };
+    let images: Vec<Image> = serde_json::from_slice(&std::fs::read(&manifest)?).with_context(|| {
+        format!("{}: manifest.json is not that of a saved container image", archive.display())
+    })?;
+    let [image] = images.as_slice() else {
+        bail!("{} has {} images, not one", archive.display(), images.len())
+    };
     for layer in &image.layers {
-        untar(&first.join(layer), root)?;
+        untar(&unpacked.join(layer), root)?;
     }
-    std::fs::remove_dir_all(&first)?;
+    std::fs::remove_dir_all(&unpacked)?;
     Ok(())
 }
 
@@ -127,32 +132,32 @@ fn untar(archive: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("unpacking {}", archive.display()))
 }
 
-/// A repository, and the key that counts for it, as a path of the tree.
-struct Repository<'a> {
+/// A repository with the key that verifies it, a path in the tree.
+struct DnfRepository<'a> {
     name: &'a str,
     source: &'a Source,
     key: String,
 }
 
-impl Repository<'_> {
-    /// One that is a directory of this machine.
-    fn directory(&self) -> Option<&Path> {
+impl DnfRepository<'_> {
+    /// The directory of a repository on this machine.
+    fn local_dir(&self) -> Option<&Path> {
         let path = self.source.url.strip_prefix("file:")?;
         Some(Path::new(path.strip_prefix("//").unwrap_or(path)))
     }
 
-    /// Where dnf finds that.
-    fn place(&self) -> String {
+    /// Where `isolate.sh` mounts the local directory in the tree.
+    fn mount_point(&self) -> String {
         format!("/run/hanode-source/{}", self.name)
     }
 
-    fn for_the_build(&self) -> String {
-        let local = self.directory().map(|_| format!("file://{}", self.place()));
-        self.text(local.as_ref().unwrap_or(&self.source.url))
+    fn for_build(&self) -> String {
+        let mounted = self.local_dir().map(|_| format!("file://{}", self.mount_point()));
+        self.text(mounted.as_ref().unwrap_or(&self.source.url))
     }
 
-    /// A directory of the machine that built the image is nothing to the image.
-    fn for_the_image(&self) -> Option<String> {
+    /// `None` for a local directory, which does not exist on the nodes.
+    fn for_image(&self) -> Option<String> {
         (!self.source.is_local()).then(|| self.text(&self.source.url))
     }
 
@@ -162,9 +167,10 @@ impl Repository<'_> {
     }
 }
 
-/// The target's repositories instead of those that the tree came with; signatures are always checked.
-fn repositories<'a>(target: &'a Target, root: &Path, scratch: &Scratch) -> Result<Vec<Repository<'a>>> {
-    let dir = root.join(REPOSITORIES);
+/// The target's repositories, with their keys written into the tree; the distribution's `.repo` files are removed.
+/// Signatures are always checked.
+fn repositories<'a>(target: &'a Target, root: &Path, scratch: &Scratch) -> Result<Vec<DnfRepository<'a>>> {
+    let dir = root.join(REPOSITORY_DIR);
     std::fs::create_dir_all(&dir)?;
     for file in std::fs::read_dir(&dir)? {
         std::fs::remove_file(file?.path())?;
@@ -172,24 +178,24 @@ fn repositories<'a>(target: &'a Target, root: &Path, scratch: &Scratch) -> Resul
     let keys = PathBuf::from("/etc/pki/rpm-gpg");
     std::fs::create_dir_all(file_tree::below(root, &keys.to_string_lossy()))?;
     let sources = target.sources.iter().filter(|(_, source)| source.kind == SourceKind::Dnf);
-    let made = sources.map(|(name, source)| {
+    let repositories = sources.map(|(name, source)| {
         let ring = fetch::key_ring(name, source, root, scratch)?;
-        let ring = ring.with_context(|| format!("source {name} names no key"))?;
-        let key = keys.join(ring.file_name().context("a key ring without a name")?);
+        let ring = ring.with_context(|| format!("source {name} has no key"))?;
+        let key = keys.join(ring.file_name().context("the key ring has no file name")?);
         let key = key.to_string_lossy().into_owned();
         std::fs::copy(&ring, file_tree::below(root, &key))?;
-        Ok(Repository { name, source, key })
+        Ok(DnfRepository { name, source, key })
     });
-    made.collect()
+    repositories.collect()
 }
 
-/// One without a text goes.
+/// Writes the `.repo` files; removes those for which `text` returns `None`.
 fn write_repositories(
-    all: &[Repository],
+    all: &[DnfRepository],
     root: &Path,
-    text: impl Fn(&Repository) -> Option<String>,
+    text: impl Fn(&DnfRepository) -> Option<String>,
 ) -> Result<()> {
-    let dir = root.join(REPOSITORIES);
+    let dir = root.join(REPOSITORY_DIR);
     for repository in all {
         let at = dir.join(format!("hanode-{}.repo", repository.name));
         match text(repository) {
@@ -200,7 +206,7 @@ fn write_repositories(
     Ok(())
 }
 
-/// rpm has no way to leave a path out for good, so it goes afterwards.
+/// Removes the excluded files after the installation, because rpm cannot exclude paths permanently.
 fn remove_excluded(target: &Target, root: &Path) -> Result<()> {
     for pattern in &target.base.exclude {
         let dir =
@@ -219,17 +225,17 @@ fn remove_excluded(target: &Target, root: &Path) -> Result<()> {
 
 /// Every installed package with its version.
 pub(crate) fn packages(root: &Path) -> Result<Vec<(String, String)>> {
-    let said =
+    let output =
         command::run(in_chroot(root, "rpm").args(["-qa", "--qf", "%{NAME}\t%{VERSION}-%{RELEASE}\n"]))?;
     let row =
         |line: &str| line.split_once('\t').map(|(name, version)| (name.to_string(), version.to_string()));
-    Ok(said.text()?.lines().filter_map(row).collect())
+    Ok(output.text()?.lines().filter_map(row).collect())
 }
 
-/// The package that a file came with; `file` is a path of the tree.
+/// The package that contains a file; `file` is a path in the tree.
 pub(crate) fn owner(root: &Path, file: &str) -> Result<String> {
-    let said = command::run(in_chroot(root, "rpm").args(["-qf", "--qf", "%{NAME}", file]))?;
-    Ok(said.text()?.trim().to_string())
+    let output = command::run(in_chroot(root, "rpm").args(["-qf", "--qf", "%{NAME}", file]))?;
+    Ok(output.text()?.trim().to_string())
 }
 
 #[cfg(test)]
@@ -237,9 +243,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_script_is_found_in_what_dnf_says() {
-        let said = "Running transaction\n  Running scriptlet: bad-1.0-1.noarch  1/1\nError in POSTIN scriptlet in rpm package bad\nComplete!\n";
-        assert_eq!(failed_scriptlet(said), Some("Error in POSTIN scriptlet in rpm package bad"));
+    fn a_failed_script_is_found_in_the_output_of_dnf() {
+        let stderr = "Running transaction\n  Running scriptlet: bad-1.0-1.noarch  1/1\nError in POSTIN scriptlet in rpm package bad\nComplete!\n";
+        assert_eq!(failed_scriptlet(stderr), Some("Error in POSTIN scriptlet in rpm package bad"));
         assert!(failed_scriptlet("warning: %post(bad-1-1.noarch) scriptlet failed, exit status 1").is_some());
         assert_eq!(failed_scriptlet("  Running scriptlet: good-1.0-1.noarch\nComplete!\n"), None);
     }
@@ -250,19 +256,19 @@ mod tests {
         let mut source = target.sources["pgdg"].clone();
         let text = |source: &Source| {
             let key = "/etc/pki/rpm-gpg/hanode-pgdg.asc".to_string();
-            let repository = Repository { name: "pgdg", source, key };
-            (repository.for_the_build(), repository.for_the_image())
+            let repository = DnfRepository { name: "pgdg", source, key };
+            (repository.for_build(), repository.for_image())
         };
         let checked = "\nenabled=1\ngpgcheck=1\ngpgkey=file:///etc/pki/rpm-gpg/hanode-pgdg.asc\n";
         let (build, image) = text(&source);
         assert!(build.contains(&source.url) && build.contains(checked), "{build}");
-        assert_eq!(image, Some(build), "the image has the same");
+        assert_eq!(image, Some(build), "build and image use the same repository");
         source.url = "file:///mirror".into();
         let (build, image) = text(&source);
         assert!(
             build.contains("baseurl=file:///run/hanode-source/pgdg\n") && build.contains(checked),
             "{build}"
         );
-        assert_eq!(image, None, "a directory of the machine that builds");
+        assert_eq!(image, None, "a directory of the build machine is left out");
     }
 }

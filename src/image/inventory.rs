@@ -1,47 +1,59 @@
-//! What is installed in a tree: which distribution, which packages, which version of each component.
+//! The software installed in a tree: distribution, packages, and the version of each component.
 
 use super::{distro::Family, overlay, parameters, selinux};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use hanode_core::target::{SourceKind, Target};
 use hanode_util::file_tree::Ids;
+use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Facts {
+pub(crate) struct Inventory {
     pub(crate) schema: u32,
-    /// What the base was made from; empty for a tree that somebody else made.
+    /// The id of the base; empty for a tree that hanode did not build.
     pub(crate) base: String,
-    /// Seconds since 1970.
+    /// Seconds since the Unix epoch.
     pub(crate) built_at: u64,
     pub(crate) os: String,
     passwd: String,
     group: String,
-    /// Component to the version of the package it comes from.
+    /// The version of each component, from its package.
     pub(crate) components: BTreeMap<String, String>,
-    /// Every installed package.
+    /// The version of every installed package.
     pub(crate) packages: BTreeMap<String, String>,
-    /// What PostgreSQL's configuration may name.
+    /// The parameters that PostgreSQL knows.
     pub(crate) parameters: Vec<String>,
-    /// SELinux contexts of the paths that a bake writes and of the directories above them, from the tree's policy.
+    /// The SELinux contexts of the paths that a bake writes and of their parent directories, by the tree's policy.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) labels: BTreeMap<String, String>,
 }
 
-impl Facts {
-    /// Of a tree whose SELinux policy, where the target has one, is complete.
-    pub(crate) fn of_base(root: &Path, target: &Target, base: String, built_at: u64) -> Result<Facts> {
+impl Inventory {
+    /// The SELinux policy of the tree, if the target has one, must be complete.
+    pub(crate) fn read(root: &Path, target: &Target, base: String, built_at: u64) -> Result<Inventory> {
         let os = check_os(root, target)?;
         let packages = Family::of(target)?.packages(root)?.into_iter().collect();
         let components = components(root, target, &packages)?;
-        let (passwd, group) = (read(root, "etc/passwd")?, read(root, "etc/group")?);
+        let (passwd, group) = (read_file(root, "etc/passwd")?, read_file(root, "etc/group")?);
         let parameters = parameters::known(root, target)?;
         let labels = match &target.selinux {
-            Some(policy) => selinux::contexts(policy, root, &overlay::paths(target)?)?,
+            Some(policy) => selinux::contexts(policy, root, &overlay::paths_to_label(target)?)?,
             None => BTreeMap::new(),
         };
-        Ok(Facts { schema: 1, base, built_at, os, passwd, group, components, packages, parameters, labels })
+        Ok(Inventory {
+            schema: 1,
+            base,
+            built_at,
+            os,
+            passwd,
+            group,
+            components,
+            packages,
+            parameters,
+            labels,
+        })
     }
 
     pub(crate) fn ids(&self) -> Ids {
@@ -49,9 +61,9 @@ impl Facts {
     }
 }
 
-/// The tree's name for itself; an error unless it is what the target is for.
+/// The tree's `PRETTY_NAME`; fails if the tree is not the distribution of the target.
 pub(crate) fn check_os(root: &Path, target: &Target) -> Result<String> {
-    let text = read(root, "etc/os-release")?;
+    let text = read_file(root, "etc/os-release")?;
     let value = |key: &str| {
         let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
         line.unwrap_or_default().trim_matches('"').to_string()
@@ -60,7 +72,7 @@ pub(crate) fn check_os(root: &Path, target: &Target) -> Result<String> {
     let wanted = &target.os_release;
     if (&id, &version) != (&wanted.id, &wanted.version_id) {
         bail!(
-            "{} holds {id} {version}; target {} is for {} {}",
+            "{} has {id} {version}, but target {} is for {} {}",
             root.display(),
             target.name,
             wanted.id,
@@ -70,8 +82,8 @@ pub(crate) fn check_os(root: &Path, target: &Target) -> Result<String> {
     Ok(value("PRETTY_NAME"))
 }
 
-/// A component's package is the one that brings its unit; PostgreSQL's, the one that brings its server. What
-/// came without a package has the version that was fetched.
+/// The version of each component: of the package that contains its unit (for PostgreSQL, its server program), or
+/// the fetched version if no package contains it.
 fn components(
     root: &Path,
     target: &Target,
@@ -91,30 +103,35 @@ fn components(
         let fetched = target.sources.get(component).is_some_and(|source| source.kind == SourceKind::File);
         if let Some(version) = target.versions.get(component).filter(|_| fetched) {
             let unit = format!("usr{file}");
-            ensure!(
-                root.join(&unit).exists(),
-                "{component} is not installed (/{unit}), and comes in no package of {}: begin with an image of `hanode build --base`",
-                target.name
-            );
+            if !root.join(&unit).exists() {
+                bail!(UserError::with_help(
+                    format!(
+                        "{component} is not installed (no /{unit}) and {} has no package of it",
+                        target.name
+                    ),
+                    "start from an image of `hanode build --base`"
+                ));
+            }
             components.insert(component.to_string(), version.clone());
             continue;
         }
-        // The package's list may name the directory that /lib is a link to.
+        // The package may list the file under /usr/lib although /lib is a link to it.
         let package = family.owner(root, &file).or_else(|_| family.owner(root, &format!("/usr{file}")));
-        let package = package.with_context(|| {
-            format!(
-                "{component} is not installed ({file}); install first: {}",
-                target.base.packages.join(" ")
+        let package = package.map_err(|error| {
+            UserError::with_help(
+                format!("{component} is not installed: no package contains {file}: {error:#}"),
+                format!("install these packages first: {}", target.base.packages.join(" ")),
             )
         })?;
-        let version =
-            packages.get(&package).with_context(|| format!("package {package:?} has no version"))?;
+        let version = packages
+            .get(&package)
+            .with_context(|| format!("the package database has no version of {package:?}"))?;
         components.insert(component.to_string(), version.clone());
     }
     Ok(components)
 }
 
-fn read(root: &Path, name: &str) -> Result<String> {
+fn read_file(root: &Path, name: &str) -> Result<String> {
     let at = root.join(name);
     std::fs::read_to_string(&at).with_context(|| format!("reading {}", at.display()))
 }

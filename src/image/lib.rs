@@ -1,4 +1,4 @@
-//! Images: a base of the target, a cluster baked into it, written in the format the file name asks for.
+//! Builds images: a base of the target, the cluster baked into it, written in the format of the file name.
 
 #![forbid(unsafe_code)]
 
@@ -49,98 +49,101 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-pub struct Options<'a> {
-    /// Name of a target, e.g. `debian-13`.
+pub struct BuildOptions<'a> {
+    /// Name of a target, e.g. `debian-13`, or the path of a target file.
     pub target: &'a str,
-    /// Sources that are taken from elsewhere.
+    /// Other addresses for sources of the target.
     pub sources: &'a [Override],
     pub out: &'a Path,
-    /// The base is made anew, of the packages that its sources have today.
+    /// Build the base again, from the current packages of its sources.
     pub fresh: bool,
-    /// For qcow2: smaller, and slower to make.
+    /// For qcow2: smaller, but slower to build.
     pub compress: bool,
-    /// `None`: an image without a cluster, in the target's own versions.
-    pub baked: Option<ClusterPayload<'a>>,
-    /// Of the cluster only the choice of versions and ports; nothing of it goes in.
-    pub bare: bool,
+    /// `None`: an image without a cluster, with the target's default versions.
+    pub payload: Option<ClusterPayload<'a>>,
+    /// Use only the versions and ports of the payload, and leave the cluster out of the image.
+    pub base_only: bool,
     /// The bytes of `hanode-firstboot`; [`program`] finds them.
     pub program: &'a [u8],
 }
 
-/// What was built.
+/// The result of a build.
 #[derive(Debug, Serialize)]
-pub struct Built {
+pub struct BuildSummary {
     pub(crate) schema: u32,
     pub(crate) path: PathBuf,
-    /// Bytes the file takes on disk.
+    /// Allocated size of the file in bytes.
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
     pub(crate) base: String,
-    /// The day of the base's packages.
+    /// The date of the base's packages.
     pub(crate) packages: String,
 }
 
-impl std::fmt::Display for Built {
+impl std::fmt::Display for BuildSummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (path, mib) = (self.path.display(), self.bytes.div_ceil(1 << 20));
-        write!(f, "{path} is built: {mib} MiB, {:.1} s, packages of {}", self.seconds, self.packages)
+        write!(f, "built {path}: {mib} MiB, {:.1} s, packages of {}", self.seconds, self.packages)
     }
 }
 
-/// Builds an image. The base comes from the cache if it was made before.
-pub fn build(options: &Options) -> Result<Built> {
-    let begun = Instant::now();
-    let format = Format::of(options.out)?;
+/// Builds an image. The base comes from the cache if it is there.
+pub fn build(options: &BuildOptions) -> Result<BuildSummary> {
+    let started = Instant::now();
+    let format = Format::from_path(options.out)?;
     if options.compress && format != Format::Qcow2 {
-        bail!("{}: only .qcow2 is compressed on demand", options.out.display());
+        bail!("{}: only .qcow2 images can be built with --compress", options.out.display());
     }
     scratch::check_output(options.out)?;
     let (text, mut target) = embedded::target(options.target)?;
-    let pins = options.baked.as_ref().map(|baked| baked.spec.versions.clone()).unwrap_or_default();
+    let pins = options.payload.as_ref().map(|payload| payload.spec.versions.clone()).unwrap_or_default();
     target.choose(&pins, options.sources)?;
-    if let (Some(policy), Some(baked)) = (&mut target.selinux, &options.baked) {
-        selinux::take_ports(policy, baked.spec)?;
+    if let (Some(policy), Some(payload)) = (&mut target.selinux, &options.payload) {
+        selinux::set_ports(policy, payload.spec)?;
     }
-    options.baked.as_ref().map_or(Ok(()), |baked| dry_run::rehearse(baked, &target))?;
+    options.payload.as_ref().map_or(Ok(()), |payload| dry_run::render_all_nodes(payload, &target))?;
     command::require(if format.is_archive() { &["cp"] } else { &["cp", "debugfs", "e2fsck", "qemu-img"] })?;
     let mut steps = Steps::new();
     let base = cache::obtain(&target, options.fresh, &mut steps)?;
-    steps.begin("baking");
-    let ground =
-        BakeTarget { target_text: &text, target: &target, facts: &base.facts, program: options.program };
-    let entries = overlay::entries(&ground, options.baked.as_ref().filter(|_| !options.bare))?;
+    steps.start("baking");
+    let bake_target = BakeTarget {
+        target_text: &text,
+        target: &target,
+        inventory: &base.inventory,
+        program: options.program,
+    };
+    let entries = overlay::entries(&bake_target, options.payload.as_ref().filter(|_| !options.base_only))?;
     let scratch = Scratch::beside(options.out)?;
-    let made = if format.is_archive() {
+    let written = if format.is_archive() {
         archive(&base, &entries, format, &scratch, &mut steps)
     } else {
         disk_image(&base, &entries, format, options.compress, &scratch, &mut steps)
     };
-    let made = made.with_context(|| format!("writing {}", options.out.display()))?;
-    scratch::publish(&made, options.out)?;
-    steps.done();
+    let written = written.with_context(|| format!("writing {}", options.out.display()))?;
+    scratch::publish(&written, options.out)?;
+    steps.finish();
     use std::os::unix::fs::MetadataExt;
     let bytes = std::fs::metadata(options.out)?.blocks() * 512;
-    let seconds = begun.elapsed().as_secs_f64();
-    let (packages, id) = (manifest::day(base.facts.built_at), base.facts.base.clone());
-    Ok(Built { schema: 1, path: options.out.into(), bytes, seconds, base: id, packages })
+    let seconds = started.elapsed().as_secs_f64();
+    let (packages, id) = (manifest::date(base.inventory.built_at), base.inventory.base.clone());
+    Ok(BuildSummary { schema: 1, path: options.out.into(), bytes, seconds, base: id, packages })
 }
 
-/// A target's base as a directory below `dir`, for looking into it or running its programs; made once for
-/// each base.
-pub fn tree(target: &hanode_core::target::Target, dir: &Path) -> Result<PathBuf> {
+/// Unpacks the base of a target into a directory below `dir`, once for each base, and returns the directory.
+pub fn base_tree(target: &hanode_core::target::Target, dir: &Path) -> Result<PathBuf> {
     let mut steps = Steps::new();
     let base = cache::obtain(target, false, &mut steps)?;
-    let at = dir.join(format!("tree-{}-{}", base.facts.base, base.facts.built_at));
+    let at = dir.join(format!("tree-{}-{}", base.inventory.base, base.inventory.built_at));
     if at.is_dir() {
         return Ok(at);
     }
-    steps.begin("unpacking");
+    steps.start("unpacking");
     let scratch = Scratch::within(dir, ".tree-")?;
-    let made = scratch.join("tree");
-    std::fs::create_dir(&made)?;
-    run(command("tar").arg("--numeric-owner").arg("-xpf").arg(base.tar()).arg("-C").arg(&made))?;
-    std::fs::rename(&made, &at).with_context(|| format!("keeping {}", at.display()))?;
-    steps.done();
+    let tree = scratch.join("tree");
+    std::fs::create_dir(&tree)?;
+    run(command("tar").arg("--numeric-owner").arg("-xpf").arg(base.tar()).arg("-C").arg(&tree))?;
+    std::fs::rename(&tree, &at).with_context(|| format!("storing {}", at.display()))?;
+    steps.finish();
     Ok(at)
 }
 
@@ -153,11 +156,11 @@ fn archive(
 ) -> Result<PathBuf> {
     let tar = scratch.join("tar");
     run(command("cp").arg("--reflink=auto").arg(base.tar()).arg(&tar))?;
-    tarball::extend(&tar, entries, &base.facts.ids(), base.facts.built_at, &base.facts.labels)?;
+    tarball::extend(&tar, entries, &base.inventory.ids(), base.inventory.built_at, &base.inventory.labels)?;
     if format == Format::Tar {
         return Ok(tar);
     }
-    steps.begin("compressing");
+    steps.start("compressing");
     let out = scratch.join("compressed");
     let mut gzip = GzEncoder::new(File::create(&out)?, Compression::new(5));
     let mut from = File::open(tar)?;
@@ -184,11 +187,11 @@ fn disk_image(
     let raw = scratch.join("raw");
     run(command("cp").args(["--reflink=auto", "--sparse=auto"]).arg(base.raw()).arg(&raw))?;
     let root = Ext4 { image: &raw, offset: disk::ROOT_OFFSET };
-    root.put(entries, &base.facts.ids(), base.facts.built_at, &base.facts.labels, scratch)?;
+    root.write(entries, &base.inventory.ids(), base.inventory.built_at, &base.inventory.labels, scratch)?;
     root.check()?;
-    let Some(convert) = format.convert(compress) else { return Ok(raw) };
-    steps.begin("converting");
+    let Some(arguments) = format.qemu_img_args(compress) else { return Ok(raw) };
+    steps.start("converting");
     let out = scratch.join("converted");
-    run(command("qemu-img").args(["convert", "-f", "raw"]).args(convert).arg(&raw).arg(&out))?;
+    run(command("qemu-img").args(["convert", "-f", "raw"]).args(arguments).arg(&raw).arg(&out))?;
     Ok(out)
 }

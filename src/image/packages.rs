@@ -1,49 +1,53 @@
-//! A target's packages in a tree that somebody else made: the distribution's own cloud image, in a machine.
+//! Installs the target's packages in a tree that hanode did not build: a cloud image of the distribution, in a machine.
 
 use anyhow::{Context, Result, bail};
 use hanode_admin::embedded;
 use hanode_core::target::Target;
 use hanode_util::command::{in_chroot, run};
 use hanode_util::file_tree::{self, Entry, Ids};
+use hanode_util::user_error::UserError;
 use std::path::Path;
 
-/// Debian's word for it: no service starts while packages are configured.
-const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// While this file exists and exits with 101, Debian's packages do not start services.
+const POLICY_RC_D: &str = "/usr/sbin/policy-rc.d";
 
-/// Installs what is missing of the target's packages; nothing if all are there.
-pub(crate) fn ensure(root: &Path, target: &Target) -> Result<()> {
-    // Of other families the survey names what is missing.
+/// Installs those of the target's packages that are missing. Debian family only.
+pub(crate) fn install_missing(root: &Path, target: &Target) -> Result<()> {
+    // For other families the inventory reports a missing component.
     if target.family != "debian" {
         return Ok(());
     }
-    // What a base has that comes in no package.
     let parts: Vec<Entry> =
         target.base.parts.iter().flat_map(|part| embedded::entries(&format!("parts/{part}"), "")).collect();
     let ids = Ids::read(root)?;
     file_tree::write(root, &parts, Some(&ids))?;
-    let said =
+    let output =
         run(in_chroot(root, "dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}${Package}=${Version}\n"]))?;
-    let installed: Vec<_> = said.text()?.lines().filter_map(|line| line.strip_prefix("ii ")).collect();
+    let installed: Vec<_> = output.text()?.lines().filter_map(|line| line.strip_prefix("ii ")).collect();
     let wanted: Vec<_> = target.base.packages.iter().map(|p| target.versioned(p)).collect();
     let missing: Vec<_> = wanted
         .iter()
         .map(String::as_str)
-        .filter(|wanted| !installed.iter().any(|has| is_wanted(has, wanted)))
+        .filter(|wanted| !installed.iter().any(|package| is_wanted(package, wanted)))
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let mut before = embedded::entries("etc/systemd/system-preset", "/etc/systemd/system-preset");
-    before.extend(target.base.before.iter().map(|(path, text)| Entry::file(path, 0o644, text.as_bytes())));
-    before.push(Entry::file(POLICY, 0o755, "#!/bin/sh\nexit 101\n"));
-    if file_tree::below(root, POLICY).exists() {
-        bail!("{POLICY} exists: packages are being installed, or were when the machine went down; remove it");
+    let mut early_files = embedded::entries("etc/systemd/system-preset", "/etc/systemd/system-preset");
+    early_files
+        .extend(target.base.before.iter().map(|(path, text)| Entry::file(path, 0o644, text.as_bytes())));
+    early_files.push(Entry::file(POLICY_RC_D, 0o755, "#!/bin/sh\nexit 101\n"));
+    if file_tree::below(root, POLICY_RC_D).exists() {
+        bail!(UserError::with_help(
+            format!("{POLICY_RC_D} exists: packages are being installed, or an installation was interrupted"),
+            format!("when no installation is running, remove {POLICY_RC_D}")
+        ));
     }
-    file_tree::write(root, &before, Some(&ids))?;
-    let done = install(root, &missing);
-    let removed =
-        std::fs::remove_file(file_tree::below(root, POLICY)).with_context(|| format!("removing {POLICY}"));
-    done.with_context(|| format!("installing {}", missing.join(" "))).and(removed)
+    file_tree::write(root, &early_files, Some(&ids))?;
+    let installed_all = install(root, &missing);
+    let removed = std::fs::remove_file(file_tree::below(root, POLICY_RC_D))
+        .with_context(|| format!("removing {POLICY_RC_D}"));
+    installed_all.with_context(|| format!("installing {}", missing.join(" "))).and(removed)
 }
 
 fn install(root: &Path, packages: &[&str]) -> Result<()> {
@@ -59,12 +63,12 @@ fn install(root: &Path, packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// `has`: `name=version`. `wanted`: a name, or `name=version`, which may end in `*`.
-fn is_wanted(has: &str, wanted: &str) -> bool {
+/// `installed`: `name=version`. `wanted`: a name, or `name=version`, which may end in `*`.
+fn is_wanted(installed: &str, wanted: &str) -> bool {
     match (wanted.contains('='), wanted.strip_suffix('*')) {
-        (false, _) => has.split_once('=').is_some_and(|(name, _)| name == wanted),
-        (true, Some(begin)) => has.starts_with(begin),
-        (true, None) => has == wanted,
+        (false, _) => installed.split_once('=').is_some_and(|(name, _)| name == wanted),
+        (true, Some(prefix)) => installed.starts_with(prefix),
+        (true, None) => installed == wanted,
     }
 }
 
@@ -73,13 +77,13 @@ mod tests {
     use super::is_wanted;
 
     #[test]
-    fn another_version_than_the_one_asked_for_is_missing() {
-        let has = "postgresql-12=12.22-1.pgdg20.04+1";
+    fn a_package_in_another_version_is_missing() {
+        let installed = "postgresql-12=12.22-1.pgdg20.04+1";
         for wanted in ["postgresql-12", "postgresql-12=12.22-*", "postgresql-12=12.22-1.pgdg20.04+1"] {
-            assert!(is_wanted(has, wanted), "{wanted}");
+            assert!(is_wanted(installed, wanted), "{wanted}");
         }
         for wanted in ["postgresql", "postgresql-12=12.7-*", "postgresql-12=12.2"] {
-            assert!(!is_wanted(has, wanted), "{wanted}");
+            assert!(!is_wanted(installed, wanted), "{wanted}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Long work, told as it goes: a spinner on a terminal, plain lines elsewhere.
+//! Progress of long work: a spinner on a terminal, plain lines elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
@@ -22,9 +22,9 @@ impl Steps {
         Steps { bar, current: None }
     }
 
-    /// The step before is done; this one begins.
-    pub(crate) fn begin(&mut self, text: impl Into<String>) {
-        self.done();
+    /// Finishes the current step and starts the next one.
+    pub(crate) fn start(&mut self, text: impl Into<String>) {
+        self.finish();
         let text = text.into();
         if let Some(bar) = &self.bar {
             bar.reset_elapsed();
@@ -34,7 +34,7 @@ impl Steps {
         self.current = Some((text, Instant::now()));
     }
 
-    /// What the running step is at.
+    /// Shows a detail of the current step.
     pub(crate) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_string()),
@@ -42,7 +42,8 @@ impl Steps {
         }
     }
 
-    pub(crate) fn done(&mut self) {
+    /// Prints the current step with its duration.
+    pub(crate) fn finish(&mut self) {
         let Some((text, since)) = self.current.take() else { return };
         let line = format!("{text}: {:.1} s", since.elapsed().as_secs_f64());
         match &self.bar {
@@ -59,7 +60,7 @@ impl Default for Steps {
 }
 
 impl Drop for Steps {
-    /// A step that failed is not reported as done; the spinner goes away.
+    /// Removes the spinner; a step that failed is not printed as finished.
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

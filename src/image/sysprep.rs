@@ -1,5 +1,5 @@
-//! What a tree has of its own, and no copy of it may have: identity, keys, ways in, logs, and what cloud-init did for
-//! it. A machine that ran has it, and a base fresh from its packages too.
+//! Removes the machine-specific files of a tree before it is copied: identity, keys, access, logs, and the state of
+//! cloud-init. Both a machine that has run and a newly installed base have such files.
 
 use anyhow::{Context, Result};
 use hanode_util::file_tree;
@@ -7,9 +7,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Files that go, and directories whose content goes. A component may hold one `*`. What sudo grants the user that
-/// cloud-init made stays: it opens no way in, and Packer shuts the machine down by it.
-const OWN: &[&str] = &[
+/// Files to remove and directories to empty. A path component may have one `*`. The sudo rules that cloud-init wrote
+/// stay: they do not allow a login, and Packer needs them to shut the machine down.
+const MACHINE_SPECIFIC: &[&str] = &[
     "etc/hostname",
     "etc/ssh/ssh_host_*",
     "etc/passwd-",
@@ -27,7 +27,7 @@ const OWN: &[&str] = &[
     "home/*/.ssh",
     "home/*/.bash_history",
     "home/*/.cache",
-    // The network as cloud-init wrote it for this machine, for whichever renderer.
+    // The network configuration that cloud-init wrote, for all its renderers.
     "etc/netplan/50-cloud-init.yaml",
     "etc/systemd/network/10-cloud-init-*",
     "etc/network/interfaces.d/50-cloud-init*",
@@ -36,7 +36,7 @@ const OWN: &[&str] = &[
     "etc/udev/rules.d/70-persistent-net.rules",
     "etc/ssh/sshd_config.d/50-cloud-init.conf",
     "etc/systemd/system/cloud-init*.service.d/50-hanode.conf",
-    // What was laid over an earlier image's cluster, and would be over this one's.
+    // A bundle or spec here would replace the baked one.
     "etc/hanode",
     "var/lib/cloud",
     "var/lib/hanode",
@@ -56,16 +56,16 @@ const OWN: &[&str] = &[
     "var/lib/dpkg/status-old",
 ];
 
-/// Removes it. Directories of logs stay, as their servers want them.
-pub(crate) fn forget(root: &Path) -> Result<()> {
-    for pattern in OWN {
+/// Removes the machine-specific files and locks the passwords. Log directories stay, because their servers need them.
+pub(crate) fn generalize(root: &Path) -> Result<()> {
+    for pattern in MACHINE_SPECIFIC {
         for path in matching(root, pattern) {
             remove(&path).with_context(|| format!("removing {}", path.display()))?;
         }
     }
-    dangling_links(&root.join("etc/ssl/certs"))?;
+    remove_dangling_links(&root.join("etc/ssl/certs"))?;
     lock_passwords(&root.join("etc/shadow")).context("locking the passwords in etc/shadow")?;
-    // The journal has a directory for each machine-id.
+    // One directory for each machine-id.
     for journal in children(&root.join("var/log/journal")) {
         fs::remove_dir_all(&journal).with_context(|| format!("removing {}", journal.display()))?;
     }
@@ -75,26 +75,26 @@ pub(crate) fn forget(root: &Path) -> Result<()> {
             fs::remove_file(log.path()).with_context(|| format!("removing {}", log.path().display()))?;
         }
     }
-    // Empty, not missing: the first boot gives the machine an id and does not apply presets afresh.
+    // Empty, not missing: then the first boot creates an id without applying the presets again.
     file_tree::replace(&root.join("etc/machine-id"), b"", 0o444, None)
 }
 
-/// A directory stays, without its content.
-pub(crate) fn empty(dir: &Path) -> Result<()> {
+/// Removes the content of a directory.
+pub(crate) fn empty_dir(dir: &Path) -> Result<()> {
     for path in children(dir) {
-        let gone = if path.is_dir() && !path.is_symlink() {
+        let removed = if path.is_dir() && !path.is_symlink() {
             fs::remove_dir_all(&path)
         } else {
             fs::remove_file(&path)
         };
-        gone.with_context(|| format!("removing {}", path.display()))?;
+        removed.with_context(|| format!("removing {}", path.display()))?;
     }
     Ok(())
 }
 
 fn remove(at: &Path) -> Result<()> {
     if at.is_dir() && !at.is_symlink() {
-        empty(at)?;
+        empty_dir(at)?;
     } else if at.is_symlink() || at.exists() {
         fs::remove_file(at)?;
     }
@@ -108,18 +108,18 @@ fn children(dir: &Path) -> Vec<PathBuf> {
 fn matching(root: &Path, pattern: &str) -> Vec<PathBuf> {
     pattern.split('/').fold(vec![root.to_path_buf()], |found, part| match part.split_once('*') {
         None => found.iter().map(|at| at.join(part)).collect(),
-        Some((begin, end)) => {
-            let fits = |path: &PathBuf| {
+        Some((prefix, suffix)) => {
+            let matches = |path: &PathBuf| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                name.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end))
+                name.strip_prefix(prefix).is_some_and(|rest| rest.ends_with(suffix))
             };
-            found.iter().flat_map(|at| children(at)).filter(fits).collect()
+            found.iter().flat_map(|at| children(at)).filter(matches).collect()
         }
     })
 }
 
-/// The certificate directory has links by hash to what was removed.
-fn dangling_links(dir: &Path) -> Result<()> {
+/// The certificate directory has links by hash to removed certificates.
+fn remove_dangling_links(dir: &Path) -> Result<()> {
     for path in children(dir) {
         if path.is_symlink() && !path.exists() && path.read_link()?.is_relative() {
             fs::remove_file(path)?;
@@ -128,7 +128,7 @@ fn dangling_links(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A password that is none stays as the distribution writes it: `*`, `!`, `!!`.
+/// Locks all passwords. Those that are locked already keep the spelling of the distribution: `*`, `!`, `!!`.
 fn lock_passwords(shadow: &Path) -> Result<()> {
     if !shadow.exists() {
         return Ok(());
@@ -146,8 +146,13 @@ fn lock_passwords(shadow: &Path) -> Result<()> {
     };
     let new: String = text.lines().map(locked).collect();
     if new != text {
-        let was = shadow.metadata()?;
-        file_tree::replace(shadow, new.as_bytes(), was.mode() & 0o7777, Some((was.uid(), was.gid())))?;
+        let metadata = shadow.metadata()?;
+        file_tree::replace(
+            shadow,
+            new.as_bytes(),
+            metadata.mode() & 0o7777,
+            Some((metadata.uid(), metadata.gid())),
+        )?;
     }
     Ok(())
 }
@@ -157,14 +162,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_the_machines_own_goes_and_the_rest_stays() {
+    fn machine_specific_files_are_removed_and_others_kept() {
         let root = tempfile::tempdir().unwrap();
         let put = |name: &str| {
             let at = root.path().join(name);
             fs::create_dir_all(at.parent().unwrap()).unwrap();
             fs::write(at, "x").unwrap();
         };
-        let own = [
+        let removed = [
             "etc/ssh/ssh_host_ed25519_key",
             "root/.ssh/authorized_keys",
             "home/admin/.ssh/authorized_keys",
@@ -183,9 +188,9 @@ mod tests {
             "etc/systemd/network/20-mine.network",
             "var/cache/debconf/config.dat",
         ];
-        own.iter().chain(&kept).for_each(|name| put(name));
-        forget(root.path()).unwrap();
-        for name in own {
+        removed.iter().chain(&kept).for_each(|name| put(name));
+        generalize(root.path()).unwrap();
+        for name in removed {
             assert!(!root.path().join(name).exists(), "{name}");
         }
         for name in kept {
@@ -193,11 +198,11 @@ mod tests {
         }
         assert!(root.path().join("var/log/postgresql").is_dir());
         assert_eq!(fs::read(root.path().join("etc/machine-id")).unwrap(), b"");
-        forget(root.path()).unwrap();
+        generalize(root.path()).unwrap();
     }
 
     #[test]
-    fn no_password_opens_a_copy() {
+    fn all_passwords_are_locked() {
         let root = tempfile::tempdir().unwrap();
         let shadow = root.path().join("shadow");
         fs::write(

@@ -1,6 +1,6 @@
-//! Entries as members of a tar archive, the same bytes for the same entries.
+//! Writes entries into tar archives; the same entries give the same bytes.
 
-use super::ext4::above;
+use super::ext4::parents;
 use anyhow::{Context, Result};
 use hanode_util::file_tree::{Entry, Ids, Kind};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,8 +9,8 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 use tar::{Builder, EntryType, Header};
 
-/// Where GNU tar keeps this extended attribute: `tar --xattrs --xattrs-include='*'` restores it, as it does the base's.
-const LABEL: &str = "SCHILY.xattr.security.selinux";
+/// The PAX record of the label. GNU tar restores it, as the labels of the base, with `--xattrs --xattrs-include='*'`.
+const LABEL_RECORD: &str = "SCHILY.xattr.security.selinux";
 
 /// Appends the entries in their order.
 pub(crate) fn append<W: Write>(
@@ -28,7 +28,7 @@ pub(crate) fn append<W: Write>(
 
 fn append_entry<W: Write>(archive: &mut Builder<W>, entry: &Entry, ids: &Ids, mtime: u64) -> Result<()> {
     if let Some(label) = &entry.label {
-        let record = pax_record(LABEL, label);
+        let record = pax_record(LABEL_RECORD, label);
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::XHeader);
         header.set_path("pax")?;
@@ -73,7 +73,7 @@ fn pax_record(key: &str, value: &str) -> String {
     format!("{length}{body}")
 }
 
-/// Where an archive's last member ends and its closing zeros begin; and the paths of all members.
+/// The offset at which the last member ends and the closing zeros start, and the paths of all members.
 fn members(archive: &Path) -> Result<(u64, BTreeSet<String>)> {
     let (mut end, mut paths) = (0, BTreeSet::new());
     for member in tar::Archive::new(File::open(archive)?).entries_with_seek()? {
@@ -85,8 +85,8 @@ fn members(archive: &Path) -> Result<(u64, BTreeSet<String>)> {
     Ok((end, paths))
 }
 
-/// Appends to the archive `file` behind its last member, and closes it again. `labels`: SELinux contexts of
-/// directories that come with the entries; one that the archive lacks becomes a member, since nothing else labels it.
+/// Appends entries to the archive `file` after its last member. A parent directory that the archive lacks becomes a
+/// member if `labels` has an SELinux context for it; otherwise its extraction would leave it without a label.
 pub(crate) fn extend(
     file: &Path,
     entries: &[Entry],
@@ -100,7 +100,7 @@ pub(crate) fn extend(
     out.seek(SeekFrom::End(0))?;
     let mut archive = Builder::new(BufWriter::new(out));
     for entry in entries {
-        for dir in above(&entry.path) {
+        for dir in parents(&entry.path) {
             if let (Some(label), true) = (labels.get(dir), present.insert(dir.to_string())) {
                 let dir = Entry::dir(dir, 0o755).labelled(Some(label.clone()));
                 append(&mut archive, &[dir], ids, mtime)?;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_modes_and_labels_are_inside() {
+    fn owners_modes_and_labels_are_written() {
         let bytes = archive(&entries());
         let mut read = tar::Archive::new(bytes.as_slice());
         let mut members = read.entries().unwrap();
@@ -165,10 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_is_extended_behind_its_last_member() {
+    fn an_archive_is_extended_after_its_last_member() {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("base.tar");
-        // A last member that itself ends in zeros must not be cut.
+        // The zeros at the end of the last member must not be taken for the end of the archive.
         std::fs::write(&base, archive(&[Entry::file("/zeros", 0o644, vec![0; 1024])])).unwrap();
         extend(&base, &entries(), &ids(), 7, &BTreeMap::new()).unwrap();
         let mut read = tar::Archive::new(File::open(&base).unwrap());
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_comes_with_a_file_has_its_own_label() {
+    fn a_missing_parent_directory_gets_its_own_label() {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("base.tar");
         std::fs::write(&base, archive(&[Entry::dir("/etc", 0o755)])).unwrap();
@@ -193,7 +193,7 @@ mod tests {
         });
         extend(&base, &files, &ids(), 7, &labels).unwrap();
         let mut read = tar::Archive::new(File::open(&base).unwrap());
-        let found = read.entries().unwrap().map(|member| {
+        let members = read.entries().unwrap().map(|member| {
             let mut member = member.unwrap();
             let label = member
                 .pax_extensions()
@@ -201,13 +201,13 @@ mod tests {
                 .map(|mut pax| pax.next().unwrap().unwrap().value().unwrap().to_string());
             (member.path().unwrap().display().to_string(), label)
         });
-        let wanted = [
+        let expected = [
             ("etc", None),
             ("etc/x.d", Some("unit_t")),
             ("etc/x.d/one", Some("file_t")),
             ("etc/x.d/two", Some("file_t")),
         ];
-        let wanted = wanted.map(|(path, label)| (path.to_string(), label.map(str::to_string)));
-        assert_eq!(found.collect::<Vec<_>>(), wanted);
+        let expected = expected.map(|(path, label)| (path.to_string(), label.map(str::to_string)));
+        assert_eq!(members.collect::<Vec<_>>(), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! Programs that come in no package of the target's: fetched, checked, unpacked where its file says.
+//! Fetches programs that the target installs without a package, and unpacks them into the tree.
 
 use super::fetch;
 use anyhow::{Context, Result};
@@ -8,11 +8,15 @@ use hanode_util::file_tree;
 use hanode_util::scratch::Scratch;
 use std::path::{Path, PathBuf};
 
-/// Every source of the kind `file`, fetched and checked.
+/// The fetched and verified files of all sources of the kind `file`.
 pub(crate) struct Fetched<'a>(Vec<(&'a str, &'a Source, PathBuf)>);
 
-/// Before the packages, which take minutes: what is not as it should be is told at once.
-pub(crate) fn fetch<'a>(target: &'a Target, scratch: &Scratch, note: &dyn Fn(&str)) -> Result<Fetched<'a>> {
+/// Fetches the files. Called before the packages are installed, which takes minutes, so that a wrong file is reported early.
+pub(crate) fn fetch_all<'a>(
+    target: &'a Target,
+    scratch: &Scratch,
+    note: &dyn Fn(&str),
+) -> Result<Fetched<'a>> {
     let sources = target.sources.iter().filter(|(_, source)| source.kind == SourceKind::File);
     let fetched = sources.map(|(name, source)| {
         note(&format!(
@@ -24,23 +28,22 @@ pub(crate) fn fetch<'a>(target: &'a Target, scratch: &Scratch, note: &dyn Fn(&st
     fetched.collect::<Result<_>>().map(Fetched)
 }
 
-/// Unpacks them into the tree.
-pub(crate) fn all(target: &Target, fetched: &Fetched, root: &Path) -> Result<()> {
+/// Unpacks the files into the tree.
+pub(crate) fn unpack_all(target: &Target, fetched: &Fetched, root: &Path) -> Result<()> {
     for (name, source, file) in &fetched.0 {
-        let into =
-            source.unpack.as_ref().with_context(|| format!("source {name} says not where to unpack it"))?;
+        let into = source.unpack.as_ref().with_context(|| format!("source {name}: no `unpack` directory"))?;
         std::fs::create_dir_all(file_tree::below(root, into))?;
         let unpacked = match file.extension().is_some_and(|e| e == "whl") {
-            true => wheel(file, root, into),
-            false => archive(target, source, file, &file_tree::below(root, into)),
+            true => unpack_wheel(file, root, into),
+            false => unpack_archive(target, source, file, &file_tree::below(root, into)),
         };
-        unpacked.with_context(|| format!("source {name}: unpacking it"))?;
+        unpacked.with_context(|| format!("source {name}: unpacking {}", file.display()))?;
     }
     Ok(())
 }
 
 /// A wheel is a zip archive; the tree's Python unpacks it.
-fn wheel(file: &Path, root: &Path, into: &str) -> Result<()> {
+fn unpack_wheel(file: &Path, root: &Path, into: &str) -> Result<()> {
     let staged = root.join("tmp/wheel");
     std::fs::copy(file, &staged)?;
     run(in_chroot(root, "python3").args(["-m", "zipfile", "-e", "/tmp/wheel", into]))?;
@@ -48,10 +51,10 @@ fn wheel(file: &Path, root: &Path, into: &str) -> Result<()> {
     Ok(())
 }
 
-fn archive(target: &Target, source: &Source, file: &Path, into: &Path) -> Result<()> {
+fn unpack_archive(target: &Target, source: &Source, file: &Path, into: &Path) -> Result<()> {
     let mut tar = command("tar");
     tar.args(["--no-same-owner", "--no-same-permissions", "-xf"]).arg(file).arg("-C").arg(into);
-    // What it says of directories that the tree has already counts for nothing, links among them.
+    // Existing directories of the tree, and links to directories, stay as they are.
     tar.args(["--no-overwrite-dir", "--keep-directory-symlink"]);
     tar.arg(format!("--strip-components={}", source.strip));
     run(tar.args(source.members.iter().map(|member| target.versioned(member))))?;
@@ -64,13 +67,13 @@ mod tests {
     use hanode_admin::embedded;
     use std::os::unix::fs::PermissionsExt;
 
-    /// PLV8, as an operator would pack it: what the tree has already stays as it is.
+    /// An archive of PLV8 as an operator would pack it.
     #[test]
-    fn an_archive_of_files_below_the_root_leaves_the_trees_own_directories_alone() {
+    fn unpacking_leaves_existing_directories_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let (from, root) = (dir.path().join("from"), dir.path().join("root"));
-        for made in [from.join("lib/postgresql"), root.join("usr/lib")] {
-            std::fs::create_dir_all(made).unwrap();
+        for dir in [from.join("lib/postgresql"), root.join("usr/lib")] {
+            std::fs::create_dir_all(dir).unwrap();
         }
         std::fs::write(from.join("lib/postgresql/plv8.so"), "it").unwrap();
         std::fs::set_permissions(&from, std::fs::Permissions::from_mode(0o700)).unwrap();
@@ -79,7 +82,8 @@ mod tests {
         run(command("tar").arg("-C").arg(&from).arg("-czf").arg(&file).arg(".")).unwrap();
         let (_, target) = embedded::target("ubuntu-20.04").unwrap();
         let source = &target.sources["plv8"];
-        archive(&target, source, &file, &file_tree::below(&root, source.unpack.as_ref().unwrap())).unwrap();
+        unpack_archive(&target, source, &file, &file_tree::below(&root, source.unpack.as_ref().unwrap()))
+            .unwrap();
         assert!(root.join("lib").is_symlink());
         assert_eq!(std::fs::read(root.join("usr/lib/postgresql/plv8.so")).unwrap(), b"it");
         assert_eq!(root.metadata().unwrap().permissions().mode() & 0o777, 0o755);

@@ -82,22 +82,3 @@ pub(crate) fn released(home: &Path, limit: Duration) -> bool {
     };
     wait_until(limit, || !held())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_disk_keeps_what_was_written_and_is_let_go() {
-        if !nix::unistd::geteuid().is_root() {
-            panic!("run this as root: it mounts");
-        }
-        let home = tempfile::tempdir().unwrap();
-        visit(home.path(), |root| Ok(std::fs::write(root.join("kept"), "word")?)).unwrap();
-        let found = visit(home.path(), |root| Ok(std::fs::read_to_string(root.join("kept"))?)).unwrap();
-        assert_eq!(found, "word");
-        assert!(released(home.path(), Duration::ZERO));
-        let blocks = home.path().join(FILE).metadata().unwrap().blocks();
-        assert!(blocks * 512 < 64 << 20, "an empty disk takes {blocks} blocks");
-    }
-}

@@ -28,7 +28,7 @@ impl Case {
         let plan = plan(&spec, Action::Bootstrap, "node2");
         Case {
             target: target("debian-13"),
-            machine: MachineFacts::assumed("host0", 24),
+            machine: MachineFacts::example("host0", 24),
             plan,
             secrets: secrets(),
             revoked: false,

@@ -26,7 +26,7 @@ fn certificates_out_of_their_time_and_a_wrong_clock() {
     let admin = AdminDir::new().with_firstboot();
     let home = admin.home.path();
     let expired = ["expired", "hanode certs renew"];
-    let early = ["is valid only from", "set this machine's clock right"];
+    let early = ["is not valid before", "correct this machine's clock"];
     for verb in ["check demo", BUILD, "bake demo --target debian-13 --root ."] {
         is_refused(&mut at("+2000d", &admin, verb), home, &expired);
         is_refused(&mut at("-2d", &admin, verb), home, &early);

@@ -152,7 +152,7 @@ fn an_interrupted_download_is_told() {
     let url = server(fixture::dir().join("programs"), "etcd");
     let etcd =
         fixture::files()[0].replace(&format!("file://{}", fixture::dir().join("programs").display()), &url);
-    build.refuses(&with("etcd", etcd), &["source etcd", "another address: --source etcd=URL"]);
+    build.refuses(&with("etcd", etcd), &["source etcd", "use another address with --source etcd=URL"]);
     let url = server(fixture::ubuntu().join("ubuntu"), "haproxy_");
     build.refuses(&ubuntu_at(&url, &fixture::ubuntu().join("key.asc")), &["haproxy", "Failed to fetch"]);
 }

@@ -6,7 +6,7 @@ use crate::common::sources;
 use crate::support;
 use crate::support::cloud::Network;
 use crate::support::qemu::Machine;
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,7 +24,7 @@ const EC2: &str = "type=1,manufacturer=Amazon EC2,uuid=ec2e1916-9099-7caf-fd21-0
 /// The example's cluster on a cloud, with addresses as the recorded metadata has them; and its image.
 fn on_a_cloud(dir: &Path) -> PathBuf {
     let text = std::fs::read_to_string(sources("cloud-init/cluster.toml")).unwrap();
-    let cluster = Cluster::init(&dir.join("prod"), &text.replace("10.0.1.", "10.0.0.")).unwrap();
+    let cluster = ClusterDir::init(&dir.join("prod"), &text.replace("10.0.1.", "10.0.0.")).unwrap();
     let image = dir.join("node.qcow2");
     support::build("debian-13", Some(&cluster), &image);
     image
@@ -178,8 +178,8 @@ fn an_azure_machine_is_the_node_of_its_tag() {
 }
 
 /// The starter's cluster, on a network without anybody but the test.
-fn at_home(dir: &Path, baked: bool) -> (Cluster, PathBuf, Network) {
-    let cluster = Cluster::init(&dir.join("prod"), hanode_core::spec::STARTER).unwrap();
+fn at_home(dir: &Path, baked: bool) -> (ClusterDir, PathBuf, Network) {
+    let cluster = ClusterDir::init(&dir.join("prod"), hanode_core::spec::STARTER).unwrap();
     let image = dir.join("node.raw");
     support::build("debian-13", baked.then_some(&cluster), &image);
     (cluster, image, Network::new("192.168.18", dir))

@@ -114,7 +114,7 @@ fn a_blank_volume_is_taken_and_found_again_by_a_new_image() {
     assert!(!first.join("var/lib/hanode/install-id").exists(), "it lies on the root disk");
     // The machine comes back without it, beside another disk that happens to be blank.
     let blank = Disk::new(dir.path(), "blank");
-    refused(&first, &spec(&blank.device), "this machine had a volume, and");
+    refused(&first, &spec(&blank.device), "this machine had a data volume before, and");
     assert!(std::fs::read(&blank.file).unwrap().iter().all(|byte| *byte == 0), "it was written to");
 
     // Another image, whose users have other numbers, finds it by its label.
@@ -169,7 +169,7 @@ fn whatever_is_on_a_disk_already_stays_there() {
                 disk.seek(std::io::SeekFrom::End(-4096)).unwrap();
                 disk.write_all(b"somebody's").unwrap();
             },
-            "it is not empty",
+            "it is not blank",
         ),
         (
             "files",
@@ -181,7 +181,7 @@ fn whatever_is_on_a_disk_already_stays_there() {
                 std::fs::write(at.join("theses.txt"), "ten years").unwrap();
                 run("umount", &[at.to_str().unwrap()]);
             },
-            "\"theses.txt\" and no mark of hanode",
+            "\"theses.txt\" but no hanode-volume.json",
         ),
     ];
     for (name, prepare, words) in prepared {
@@ -201,7 +201,7 @@ fn without_its_volume_nothing_is_mounted() {
     let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
     let root = root(dir.path(), "root", 205);
-    refused(&root, &spec("/dev/disk/by-id/none"), "no data volume: there is no /dev/disk/by-id/none");
+    refused(&root, &spec("/dev/disk/by-id/none"), "no data volume: /dev/disk/by-id/none does not exist");
     assert!(!root.join("var/lib/etcd").exists());
     mount(&root, &common::spec()).unwrap();
     assert!(!root.join("var").exists(), "a spec without a volume");

@@ -2,7 +2,7 @@
 
 use crate::support;
 use crate::support::qemu::{Firmware, MAC, Machine};
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_admin::seed::{Interface, Seed};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// A seed for a node that has this script run beside the boot.
-fn seed(cluster: &Cluster, node: &str, instance: &str, dir: &Path, script: &str) -> PathBuf {
-    let mut seed = Seed::of(&cluster.spec, node).unwrap();
+fn seed(cluster: &ClusterDir, node: &str, instance: &str, dir: &Path, script: &str) -> PathBuf {
+    let mut seed = Seed::for_node(&cluster.spec, node).unwrap();
     seed.instance_id = instance.into();
     let files = dir.join(format!("seed-{instance}"));
     seed.with_network(&cluster.spec, Interface::Mac(MAC.into()), None, &[])
@@ -121,7 +121,7 @@ fn a_data_volume_outlives_its_machine() {
     let (id, pin, state) = (
         on_volume(&volume, "hanode/install-id"),
         on_volume(&volume, "hanode/identity.json"),
-        on_volume(&volume, "hanode/state.json"),
+        on_volume(&volume, "hanode/disk.json"),
     );
     assert_eq!((&pin["node"], &state["generation"]), (&"node2".into(), &1.into()));
 
@@ -131,7 +131,7 @@ fn a_data_volume_outlives_its_machine() {
     let more = [drive(&volume), uuid(2).into()].concat();
     Machine::boot_with(Firmware::Bios, &disk, &iso, dir, &more).wait_for(&[waiting], PATIENCE);
     assert_eq!(on_volume(&volume, "hanode/install-id"), id);
-    assert_eq!(on_volume(&volume, "hanode/state.json")["generation"], 2);
+    assert_eq!(on_volume(&volume, "hanode/disk.json")["generation"], 2);
     assert_eq!(on_volume(&volume, "hanode/identity.json")["instance_id"], "second");
 
     // In another node's machine it is refused, and stays as it is.
@@ -141,7 +141,7 @@ fn a_data_volume_outlives_its_machine() {
     let mut machine = Machine::boot_with(Firmware::Bios, &disk, &iso, dir, &more);
     machine.wait_for(&["this is the disk of node2, now in a machine that metadata calls node1"], PATIENCE);
     drop(machine);
-    assert_eq!(on_volume(&volume, "hanode/state.json")["generation"], 2);
+    assert_eq!(on_volume(&volume, "hanode/disk.json")["generation"], 2);
 
     // And without it nothing begins on the root disk.
     let iso = seed(&cluster, "node2", "fourth", dir, "true");

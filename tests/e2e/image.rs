@@ -3,10 +3,10 @@
 
 use crate::common;
 use crate::support;
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::bundle::Bundle;
 use hanode_core::spec;
-use hanode_image::{self, ClusterPayload, Options, inspect};
+use hanode_image::{self, BuildOptions, ClusterPayload, inspect};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,9 +14,9 @@ use std::sync::LazyLock;
 
 /// An edition of one cluster's bundle.
 fn edition(generation: u64) -> Vec<u8> {
-    static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
+    static CLUSTER: LazyLock<ClusterDir> = LazyLock::new(|| {
         let dir = tempfile::tempdir().unwrap();
-        Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap()
+        ClusterDir::init(&dir.path().join("demo"), spec::STARTER).unwrap()
     });
     let Bundle { secrets, entries, .. } = CLUSTER.bundle.clone();
     Bundle::new(&CLUSTER.spec.name, generation, secrets, entries).pack().unwrap()
@@ -26,15 +26,15 @@ fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
     let out = dir.join(name);
     let (spec, bundle) = (common::spec(), edition(3));
     let cluster = ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &bundle, generation: 3 };
-    let baked = with_cluster.then_some(cluster);
-    hanode_image::build(&Options {
+    let payload = with_cluster.then_some(cluster);
+    hanode_image::build(&BuildOptions {
         target: "debian-13",
         sources: &[],
         out: &out,
         fresh: false,
         compress: false,
-        baked,
-        bare: false,
+        payload,
+        base_only: false,
         program: &support::program(),
     })
     .unwrap();
@@ -114,8 +114,8 @@ fn an_archive_repeats_and_holds_what_it_should() {
 /// The same bake as in an image, into a tree: another edition of the bundle is the only thing that differs.
 fn a_tree_takes_a_second_bake(root: &Path) {
     let (spec, newer) = (common::spec(), edition(4));
-    let baked = ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &newer, generation: 4 };
-    let mut changed = hanode_image::bake(root, "debian-13", Some(&baked), &support::program()).unwrap();
+    let payload = ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &newer, generation: 4 };
+    let mut changed = hanode_image::bake(root, "debian-13", Some(&payload), &support::program()).unwrap();
     changed.sort();
     assert_eq!(changed, ["/usr/lib/hanode/bundle.tar.gz", "/usr/lib/hanode/image.json"]);
     let bundle = root.join("usr/lib/hanode/bundle.tar.gz");
@@ -126,7 +126,7 @@ fn a_tree_takes_a_second_bake(root: &Path) {
     let other = std::fs::read_to_string(&release).unwrap().replace("VERSION_ID=\"13\"", "VERSION_ID=\"12\"");
     std::fs::write(&release, other).unwrap();
     let refused =
-        hanode_image::bake(root, "debian-13", Some(&baked), &support::program()).unwrap_err().to_string();
+        hanode_image::bake(root, "debian-13", Some(&payload), &support::program()).unwrap_err().to_string();
     assert!(refused.contains("holds debian 12; target debian-13 is for debian 13"), "{refused}");
 }
 

@@ -85,7 +85,7 @@ fn a_disk_from_an_old_snapshot_is_treated_as_lost() {
     assert_ne!(lab.etcd_members(other), before, "its place in etcd was taken anew");
     let journal = lab.output(&node, &["journalctl", "-b", "--no-pager"]);
     assert!(
-        journal.contains("this disk to") && journal.contains("an older snapshot"),
+        journal.contains("this disk") && journal.contains("an older snapshot"),
         "not seen for what it is"
     );
     lab.output(&node, &["sh", "-c", "ls -d /var/lib/postgresql/17/hanode.aside-*"]);

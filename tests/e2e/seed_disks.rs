@@ -16,7 +16,7 @@ fn output(command: &mut Command) -> String {
 fn a_directory_and_both_kinds_of_disk_hold_the_same() {
     let (dir, spec) = (tempfile::tempdir().unwrap(), common::spec());
     let gateway = Some("192.168.18.1".parse().unwrap());
-    let seed = Seed::of(&spec, "node2").unwrap();
+    let seed = Seed::for_node(&spec, "node2").unwrap();
     let seed = seed.with_network(&spec, Interface::Name("host0".into()), gateway, &[]).unwrap();
     let [folder, iso, vfat] = ["seed/", "seed.iso", "seed.img"].map(|name| dir.path().join(name));
     for out in [&folder, &iso, &vfat] {

@@ -4,7 +4,7 @@
 use crate::support;
 use hanode_core::spec;
 use hanode_core::target::Selinux;
-use hanode_image::selinux::{contexts, label, settle, take_ports};
+use hanode_image::selinux::{contexts, install_policy, label, set_ports};
 use hanode_util::file_tree::{self, Entry};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -82,7 +82,7 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     }
     assert!(own_ports(&root, "redis_port_t").is_empty());
 
-    settle(&policy, &root).unwrap();
+    install_policy(&policy, &root).unwrap();
     assert_eq!(own_ports(&root, "redis_port_t"), ["6378,26378"]);
     assert_eq!(own_ports(&root, "postgresql_port_t"), ["5433"]);
     let settings = inside(&root, &["semanage", "export", "-S", "targeted"]);
@@ -96,9 +96,9 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     // Again, as a bake into a tree that was built before; and with the spec's own port.
     let mut spec = spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
     spec.redis.port = 16378;
-    settle(&policy, &root).unwrap();
-    take_ports(&mut policy, &spec).unwrap();
-    settle(&policy, &root).unwrap();
+    install_policy(&policy, &root).unwrap();
+    set_ports(&mut policy, &spec).unwrap();
+    install_policy(&policy, &root).unwrap();
     assert!(own_ports(&root, "redis_port_t").concat().contains("16378"));
 
     let files = [

@@ -1,7 +1,7 @@
 //! The bundle: deterministic, read back as it was, readable by GNU tar, and safe against hostile bytes.
 
 use flate2::{Compression, write::GzEncoder};
-use hanode_core::bundle::{BadBundle, Bundle, SECRETS, STAMP};
+use hanode_core::bundle::{Bundle, BundleError, METADATA_PATH, SECRETS_PATH};
 use hanode_util::file_tree::{Entry, Kind};
 use proptest::prelude::*;
 use std::io::Write;
@@ -23,10 +23,10 @@ static PACKED: LazyLock<Vec<u8>> = LazyLock::new(|| sample().pack().expect("pack
 /// A bundle's two necessary members, and whatever `more` adds, as a hostile hand would pack them.
 fn forged(stamp: &str, more: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>)) -> Vec<u8> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-    add(&mut tar, STAMP, EntryType::Regular, 0o644, stamp.as_bytes());
+    add(&mut tar, METADATA_PATH, EntryType::Regular, 0o644, stamp.as_bytes());
     add(
         &mut tar,
-        SECRETS,
+        SECRETS_PATH,
         EntryType::Regular,
         0o600,
         hanode_admin::cluster_dir::generate_secrets().to_toml().as_bytes(),
@@ -60,7 +60,7 @@ fn what_is_packed_is_read_back() {
     let bytes = bundle.pack().expect("packing");
     let read = Bundle::read(&bytes).expect("reading");
     assert_eq!(read, bundle);
-    assert_eq!((read.stamp.cluster.as_str(), read.stamp.generation), ("hspas", 7));
+    assert_eq!((read.metadata.cluster.as_str(), read.metadata.generation), ("hspas", 7));
     assert_eq!(read.file("/etc/ssl/pgsql/server.key"), Some(b"a key".as_slice()));
     assert_eq!(read.file("/etc/ssl/pgsql"), None);
     let key = read.entries.iter().find(|e| e.path.ends_with("server.key")).expect("the key");
@@ -101,7 +101,7 @@ fn a_cut_bundle_is_called_truncated() {
     for length in 0..PACKED.len() {
         assert_eq!(
             Bundle::read(&PACKED[..length]).expect_err("too short"),
-            BadBundle::Truncated,
+            BundleError::Truncated,
             "at {length}"
         );
     }
@@ -147,33 +147,33 @@ fn foreign_files_are_called_foreign() {
         foreign(&forged(GOOD_STAMP, |tar| add(tar, "/etc/ssl/a", kind, 0o644, b"")), "neither a file");
     }
     foreign(&forged(GOOD_STAMP, |tar| add(tar, "/etc/ssl/a", EntryType::Regular, 0o4755, b"")), "mode");
-    foreign(&forged(GOOD_STAMP, |tar| add(tar, STAMP, EntryType::Regular, 0o644, b"{}")), "twice");
+    foreign(&forged(GOOD_STAMP, |tar| add(tar, METADATA_PATH, EntryType::Regular, 0o644, b"{}")), "twice");
 }
 
 #[test]
 fn a_later_schema_is_named() {
     let later = forged(r#"{"schema":2,"something":"else"}"#, |_| {});
-    assert_eq!(Bundle::read(&later).expect_err("later"), BadBundle::Schema(2));
+    assert_eq!(Bundle::read(&later).expect_err("later"), BundleError::Schema(2));
 }
 
 #[test]
 fn a_bomb_is_too_large() {
     let bomb = forged(GOOD_STAMP, |tar| add(tar, "/etc/ssl/a", EntryType::Regular, 0o644, &vec![0; 8 << 20]));
     assert!(bomb.len() < 1 << 20, "it is small while packed");
-    assert_eq!(Bundle::read(&bomb).expect_err("too large"), BadBundle::TooLarge);
+    assert_eq!(Bundle::read(&bomb).expect_err("too large"), BundleError::TooLarge);
     let many = forged(GOOD_STAMP, |tar| {
         (0..300).for_each(|i| add(tar, &format!("/etc/ssl/{i}"), EntryType::Regular, 0o644, b""))
     });
-    assert_eq!(Bundle::read(&many).expect_err("too many"), BadBundle::TooLarge);
-    assert_eq!(Bundle::read(&vec![0x1f; 2 << 20]).expect_err("too large"), BadBundle::TooLarge);
+    assert_eq!(Bundle::read(&many).expect_err("too many"), BundleError::TooLarge);
+    assert_eq!(Bundle::read(&vec![0x1f; 2 << 20]).expect_err("too large"), BundleError::TooLarge);
 }
 
 #[test]
 fn faulty_secrets_are_told_without_repeating_them() {
     let bytes = {
         let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-        add(&mut tar, STAMP, EntryType::Regular, 0o644, GOOD_STAMP.as_bytes());
-        add(&mut tar, SECRETS, EntryType::Regular, 0o600, b"redis = \"hush hush\"");
+        add(&mut tar, METADATA_PATH, EntryType::Regular, 0o644, GOOD_STAMP.as_bytes());
+        add(&mut tar, SECRETS_PATH, EntryType::Regular, 0o600, b"redis = \"hush hush\"");
         tar.into_inner().expect("a tar").finish().expect("a gzip")
     };
     let told = Bundle::read(&bytes).expect_err("faulty").to_string();

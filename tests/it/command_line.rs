@@ -197,7 +197,7 @@ fn check_names_what_does_not_fit() {
     admin.succeeds("check demo");
 
     admin.edit("cluster.toml", "name = \"hspas\" ", "name = \"other\" ");
-    admin.one_fault("the bundle is of cluster hspas, not other");
+    admin.one_fault("the bundle belongs to cluster hspas, not other");
     admin.succeeds("certs issue demo");
     admin.succeeds("check demo");
     fs::remove_file(admin.path("pki/service/ca.key")).expect("removing");

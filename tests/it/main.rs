@@ -22,3 +22,4 @@ mod refused_input;
 mod spec;
 mod tls_handshakes;
 mod unit_settings;
+mod vocabulary;

@@ -316,7 +316,7 @@ fn min_replicas_grows_with_the_cluster() {
         parse(&text.replacen("[postgres]", &format!("{more}[postgres]"), 1)).expect("a spec")
     };
     assert_eq!(grown("").redis.min_replicas, 2);
-    assert_eq!(grown("").confirming(), 2);
+    assert_eq!(grown("").confirming_replicas(), 2);
     assert_eq!(warnings(&grown("")), []);
     let kept = warnings(&grown("min_replicas = 1"));
     assert!(kept.len() == 1 && kept[0].to_string().contains("WAIT 2"), "{kept:?}");

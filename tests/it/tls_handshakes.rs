@@ -1,8 +1,8 @@
 //! The certificates as rustls, which the nodes speak among themselves, sees them: real handshakes in memory.
 
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::bundle::Bundle;
-use hanode_core::pki::coverage::examine;
+use hanode_core::pki::coverage::check_bundle;
 use hanode_core::spec::STARTER;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::server::WebPkiClientVerifier;
@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 const DAY: i64 = 86400;
 
-fn cluster() -> (tempfile::TempDir, Cluster) {
+fn cluster() -> (tempfile::TempDir, ClusterDir) {
     let home = tempfile::tempdir().expect("a directory");
-    let cluster = Cluster::init(&home.path().join("demo"), STARTER).expect("a cluster");
+    let cluster = ClusterDir::init(&home.path().join("demo"), STARTER).expect("a cluster");
     (home, cluster)
 }
 
@@ -93,7 +93,7 @@ fn nodes_and_operator_trust_each_other_and_nobody_else() {
 fn the_calendar_is_judged() {
     let (_home, cluster) = cluster();
     let told = |days: i64| {
-        let report = examine(&cluster.bundle, &cluster.spec, hanode_core::pki::now() + days * DAY);
+        let report = check_bundle(&cluster.bundle, &cluster.spec, hanode_core::pki::now() + days * DAY);
         let words = |list: &[hanode_util::user_error::UserError]| {
             list.iter().map(|t| t.what.clone()).collect::<Vec<_>>().join("\n")
         };
@@ -108,5 +108,5 @@ fn the_calendar_is_judged() {
     assert!(warnings.contains("the service CA's revocation list is due"), "{warnings}");
     assert!(told(3651).0.contains("the cluster CA's revocation list expired on"));
     let (faults, _) = told(-1);
-    assert!(faults.contains("the etcd certificate is valid only from"), "{faults}");
+    assert!(faults.contains("the etcd certificate is not valid before"), "{faults}");
 }

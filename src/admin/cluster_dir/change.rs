@@ -19,7 +19,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Outcome {
+pub struct PkiChange {
     pub(crate) schema: u32,
     pub generation: u64,
     /// Whether this is a new generation.
@@ -31,21 +31,21 @@ pub struct Outcome {
 }
 
 /// Brings leaves, revocation lists and bundle in line with the spec, the secrets and the calendar.
-pub fn issue(dir: &Path) -> Result<Outcome> {
-    change(dir, |store, spec| store.bring_in_line(spec))
+pub fn issue(dir: &Path) -> Result<PkiChange> {
+    change(dir, |store, spec| store.reconcile(spec))
 }
 
 /// New certificates and keys, for all leaves or for those named.
-pub fn renew(dir: &Path, names: &[String]) -> Result<Outcome> {
+pub fn renew(dir: &Path, names: &[String]) -> Result<PkiChange> {
     change(dir, |store, spec| store.renew(names, spec))
 }
 
 /// Puts a certificate, by serial or by leaf, on its CA's revocation list.
-pub fn revoke(dir: &Path, which: &str) -> Result<Outcome> {
+pub fn revoke(dir: &Path, which: &str) -> Result<PkiChange> {
     change(dir, |store, spec| store.revoke(which, spec))
 }
 
-fn change(dir: &Path, act: impl FnOnce(&Store, &Spec) -> Result<Vec<String>>) -> Result<Outcome> {
+fn change(dir: &Path, act: impl FnOnce(&Store, &Spec) -> Result<Vec<String>>) -> Result<PkiChange> {
     let (spec, _) = load_spec(dir)?;
     let secrets = Secrets::load(&dir.join(SECRETS))?;
     let _lock = lock(dir)?;
@@ -58,12 +58,13 @@ fn change(dir: &Path, act: impl FnOnce(&Store, &Spec) -> Result<Vec<String>>) ->
 
     let old = load_bundle(dir).ok().map(|(bundle, _)| bundle);
     let (known, mut warnings) = (store.generation(), Vec::new());
-    let last = known.as_ref().map_or(0, |known| *known).max(old.as_ref().map_or(0, |b| b.stamp.generation));
+    let last =
+        known.as_ref().map_or(0, |known| *known).max(old.as_ref().map_or(0, |b| b.metadata.generation));
     let same = Bundle::new(&spec.name, last, secrets.clone(), store.members()?);
     if known.is_ok() && done.is_empty() && old.as_ref() == Some(&same) {
-        return Ok(Outcome { schema: 1, generation: last, changed: false, done, warnings });
+        return Ok(PkiChange { schema: 1, generation: last, changed: false, done, warnings });
     }
-    if old.is_some_and(|old| old.stamp.cluster == spec.name && old.secrets != secrets) {
+    if old.is_some_and(|old| old.metadata.cluster == spec.name && old.secrets != secrets) {
         warnings.push(format!(
             "{SECRETS} has other passwords than bundle generation {last}: nodes that run refuse them, a new cluster takes them"
         ));
@@ -74,7 +75,7 @@ fn change(dir: &Path, act: impl FnOnce(&Store, &Spec) -> Result<Vec<String>>) ->
     staged.take_place_of(&pki)?;
     file_tree::replace(&dir.join(BUNDLE), &bundle.pack()?, 0o600, None)?;
     done.push(format!("packed bundle generation {generation}"));
-    Ok(Outcome { schema: 1, generation, changed: true, done, warnings })
+    Ok(PkiChange { schema: 1, generation, changed: true, done, warnings })
 }
 
 /// Two changes at once would each lose the other's serials. Released when the file is closed.

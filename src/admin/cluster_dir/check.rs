@@ -1,13 +1,13 @@
 //! Whether the parts of a cluster directory are sound and fit each other.
 
 use super::*;
-use hanode_core::pki::coverage::{Report, examine};
-use hanode_core::pki::read::{self, Standing};
+use hanode_core::pki::coverage::{CheckReport, check_bundle};
+use hanode_core::pki::read::{self, Validity};
 use hanode_core::pki::{self, Ca, LEAVES};
 use std::os::unix::fs::PermissionsExt;
 
 /// Everything that is wrong or will be. Fails only where `dir` is no cluster directory at all.
-pub fn check(dir: &Path) -> Result<Report> {
+pub fn check(dir: &Path) -> Result<CheckReport> {
     let ClusterPayload { spec, secrets, bundle, mut report } = baked(dir)?;
     let store = Store::at(dir.join(PKI));
     authorities(&store, spec.as_ref(), &mut report);
@@ -19,7 +19,7 @@ pub fn check(dir: &Path) -> Result<Report> {
 }
 
 /// The same of what a node is given. The copy that a machine is baked from holds no CA.
-pub fn check_copy(dir: &Path) -> Result<Report> {
+pub fn check_copy(dir: &Path) -> Result<CheckReport> {
     baked(dir).map(|found| found.report)
 }
 
@@ -28,11 +28,11 @@ struct ClusterPayload {
     spec: Option<Spec>,
     secrets: Option<Secrets>,
     bundle: Option<Bundle>,
-    report: Report,
+    report: CheckReport,
 }
 
 fn baked(dir: &Path) -> Result<ClusterPayload> {
-    let mut report = Report::default();
+    let mut report = CheckReport::default();
     let spec = match load_spec(dir) {
         Ok((spec, _)) => Some(spec),
         Err(error) => {
@@ -56,7 +56,7 @@ fn baked(dir: &Path) -> Result<ClusterPayload> {
     let secrets = found(Secrets::load(&dir.join(SECRETS)), dir.join(SECRETS), &mut report);
     let bundle = found(load_bundle(dir), dir.join(BUNDLE), &mut report).map(|(bundle, _)| bundle);
     if let (Some(spec), Some(bundle)) = (&spec, &bundle) {
-        let judged = examine(bundle, spec, pki::now()).for_directory(dir);
+        let judged = check_bundle(bundle, spec, pki::now()).for_directory(dir);
         report.faults.extend(judged.faults);
         report.warnings.extend(judged.warnings);
     }
@@ -64,7 +64,7 @@ fn baked(dir: &Path) -> Result<ClusterPayload> {
 }
 
 /// The value, or a fault that says why there is none.
-fn found<T>(value: Result<T>, path: PathBuf, report: &mut Report) -> Option<T> {
+fn found<T>(value: Result<T>, path: PathBuf, report: &mut CheckReport) -> Option<T> {
     let error = match value {
         Ok(value) => return Some(value),
         Err(error) => error,
@@ -80,7 +80,7 @@ fn found<T>(value: Result<T>, path: PathBuf, report: &mut Report) -> Option<T> {
 }
 
 /// Keys and secrets are their owner's alone. (`secrets.toml` is judged as it is read.)
-fn modes(dir: &Path, report: &mut Report) {
+fn modes(dir: &Path, report: &mut CheckReport) {
     let store = Store::at(dir.join(PKI));
     for path in store.keys().chain([dir.join(BUNDLE)]) {
         let Ok(data) = std::fs::metadata(&path) else { continue };
@@ -93,7 +93,7 @@ fn modes(dir: &Path, report: &mut Report) {
     }
 }
 
-fn authorities(store: &Store, spec: Option<&Spec>, report: &mut Report) {
+fn authorities(store: &Store, spec: Option<&Spec>, report: &mut CheckReport) {
     for ca in Ca::ALL {
         let place = store.ca_dir(ca).display().to_string();
         for error in [store.authority(ca).err(), store.index(ca).err()].into_iter().flatten() {
@@ -116,7 +116,7 @@ fn authorities(store: &Store, spec: Option<&Spec>, report: &mut Report) {
 }
 
 /// The one leaf that no bundle holds.
-fn operator(dir: &Path, store: &Store, report: &mut Report) {
+fn operator(dir: &Path, store: &Store, report: &mut CheckReport) {
     for leaf in LEAVES.iter().filter(|leaf| leaf.paths.is_none()) {
         let place = store.leaf_file(leaf, "crt").display().to_string();
         let sound = store.leaf(leaf).and_then(|pair| {
@@ -128,9 +128,9 @@ fn operator(dir: &Path, store: &Store, report: &mut Report) {
         let help = &format!("hanode certs issue {}", dir.display());
         match sound {
             Err(error) => report.fault(format!("the {} certificate: {error:#}", leaf.name), &place, help),
-            Ok(cert) => match cert.standing(pki::now()) {
-                Standing::Good => {}
-                Standing::EndsSoon => {
+            Ok(cert) => match cert.validity(pki::now()) {
+                Validity::Valid => {}
+                Validity::RenewalDue => {
                     let what = format!(
                         "the {} certificate is due: it ends on {}",
                         leaf.name,
@@ -152,7 +152,7 @@ fn operator(dir: &Path, store: &Store, report: &mut Report) {
 }
 
 /// Whether the bundle holds what `pki/` and `secrets.toml` hold now.
-fn staleness(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, report: &mut Report) {
+fn staleness(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, report: &mut CheckReport) {
     let place = dir.join(BUNDLE).display().to_string();
     let help = format!("hanode certs issue {}", dir.display());
     if bundle.secrets != *secrets {
@@ -169,7 +169,7 @@ fn staleness(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, repo
             return;
         }
     };
-    let Stamp { cluster, generation: packed, .. } = &bundle.stamp;
+    let BundleMetadata { cluster, generation: packed, .. } = &bundle.metadata;
     let now = Bundle::new(cluster, *packed, bundle.secrets.clone(), members);
     if *packed < generation || now.entries != bundle.entries {
         let what = format!(

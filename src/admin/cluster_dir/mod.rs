@@ -6,7 +6,7 @@ mod secrets;
 
 use crate::pki::store::{Store, private_dir};
 use anyhow::{Context, Result, bail};
-use hanode_core::bundle::{Bundle, Stamp};
+use hanode_core::bundle::{Bundle, BundleMetadata};
 use hanode_core::secrets::Secrets;
 use hanode_core::spec::{self, Faults, Spec};
 use hanode_util::file_tree;
@@ -24,7 +24,7 @@ pub const PKI: &str = "pki";
 
 /// A cluster directory with all that images and seeds are made of.
 #[derive(Debug)]
-pub struct Cluster {
+pub struct ClusterDir {
     pub dir: PathBuf,
     pub spec: Spec,
     pub spec_text: String,
@@ -33,9 +33,9 @@ pub struct Cluster {
     pub bundle_bytes: Vec<u8>,
 }
 
-impl Cluster {
+impl ClusterDir {
     /// Makes a new directory for the cluster of `spec_text`. It appears complete or not at all.
-    pub fn init(dir: &Path, spec_text: &str) -> Result<Cluster> {
+    pub fn init(dir: &Path, spec_text: &str) -> Result<ClusterDir> {
         let spec = spec::parse(spec_text)?;
         refuse_existing(dir)?;
         let full = dir.canonicalize().or_else(|_| std::path::absolute(dir))?;
@@ -44,16 +44,16 @@ impl Cluster {
         fill(staged.path(), &spec, spec_text)?;
         // An empty directory in the way is replaced; anything else makes the rename fail.
         std::fs::rename(staged.path(), &full).with_context(|| format!("making {}", dir.display()))?;
-        Cluster::load(dir)
+        ClusterDir::load(dir)
     }
 
     /// Reads the directory; every part must be there and well-formed. Whether they fit each other is for
     /// [`check`] to say.
-    pub fn load(dir: &Path) -> Result<Cluster> {
+    pub fn load(dir: &Path) -> Result<ClusterDir> {
         let (spec, spec_text) = load_spec(dir)?;
         let secrets = Secrets::load(&dir.join(SECRETS))?;
         let (bundle, bundle_bytes) = load_bundle(dir)?;
-        Ok(Cluster { dir: dir.into(), spec, spec_text, secrets, bundle, bundle_bytes })
+        Ok(ClusterDir { dir: dir.into(), spec, spec_text, secrets, bundle, bundle_bytes })
     }
 
     /// The operator's own certificate and key, with which `status` speaks to the nodes; PEM.

@@ -17,7 +17,7 @@ const BACKDATE: Duration = Duration::minutes(10);
 
 /// A certificate with its key, both PEM.
 #[derive(Clone)]
-pub struct Pair {
+pub struct CertifiedKey {
     pub cert: String,
     pub(crate) key: String,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Authority {
 
 impl Authority {
     /// A new CA, self-signed.
-    pub(crate) fn create(ca: Ca, spec: &Spec) -> Result<Pair> {
+    pub(crate) fn create(ca: Ca, spec: &Spec) -> Result<CertifiedKey> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(&spec.name, &ca.subject(spec));
@@ -47,11 +47,11 @@ impl Authority {
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign, KeyUsagePurpose::KeyCertSign];
         (params.not_before, params.not_after) = life(spec.pki.ca_days, None);
         let cert = params.self_signed(&key)?;
-        Ok(Pair { cert: cert.pem(), key: key.serialize_pem() })
+        Ok(CertifiedKey { cert: cert.pem(), key: key.serialize_pem() })
     }
 
     /// A CA from its files: one of ours, or the operator's own laid in their place.
-    pub(crate) fn load(pair: &Pair) -> Result<Authority> {
+    pub(crate) fn load(pair: &CertifiedKey) -> Result<Authority> {
         ensure!(
             pair.key.contains("BEGIN PRIVATE KEY"),
             "the CA's key is not in unencrypted PKCS#8 form: openssl pkcs8 -topk8 -nocrypt -in OLD -out ca.key"
@@ -82,7 +82,7 @@ impl Authority {
 
     /// A new certificate and key for `leaf`, under a serial of its own: a CRL entry for an older one of the
     /// same name must not reach it.
-    pub(crate) fn issue(&self, leaf: &Leaf, spec: &Spec) -> Result<Pair> {
+    pub(crate) fn issue(&self, leaf: &Leaf, spec: &Spec) -> Result<CertifiedKey> {
         let end = self.not_after.unix_timestamp();
         ensure!(end > pki::now(), "the CA expired on {}: it can sign nothing any more", read::date(end));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -102,7 +102,7 @@ impl Authority {
         }
         (params.not_before, params.not_after) = life(spec.pki.leaf_days, Some(self.not_after));
         let cert = params.signed_by(&key, &self.issuer)?;
-        Ok(Pair { cert: cert.pem(), key: key.serialize_pem() })
+        Ok(CertifiedKey { cert: cert.pem(), key: key.serialize_pem() })
     }
 
     /// A revocation list, PEM.

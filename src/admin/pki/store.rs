@@ -3,9 +3,9 @@
 //! Changes are made in a copy that then takes the folder's place (see `cluster::change`), so nothing here
 //! needs to survive being cut off halfway.
 
-use super::authority::{Authority, Pair, Revoked};
+use super::authority::{Authority, CertifiedKey, Revoked};
 use anyhow::{Context, Result, bail, ensure};
-use hanode_core::pki::read::{self, Standing};
+use hanode_core::pki::read::{self, Validity};
 use hanode_core::pki::{self, Ca, DIRECTORIES, LEAVES, Leaf, coverage};
 use hanode_core::spec::Spec;
 use hanode_util::file_tree::{self, Entry};
@@ -50,7 +50,7 @@ impl Store {
             store.write_index(ca, &Index { schema: 1, ..Index::default() })?;
         }
         store.set_generation(0)?;
-        store.bring_in_line(spec)?;
+        store.reconcile(spec)?;
         Ok(store)
     }
 
@@ -78,13 +78,16 @@ impl Store {
         text(&self.ca_dir(ca).join("ca.crl"))
     }
 
-    pub fn leaf(&self, leaf: &Leaf) -> Result<Pair> {
-        Ok(Pair { cert: text(&self.leaf_file(leaf, "crt"))?, key: text(&self.leaf_file(leaf, "key"))? })
+    pub fn leaf(&self, leaf: &Leaf) -> Result<CertifiedKey> {
+        Ok(CertifiedKey {
+            cert: text(&self.leaf_file(leaf, "crt"))?,
+            key: text(&self.leaf_file(leaf, "key"))?,
+        })
     }
 
     pub(crate) fn authority(&self, ca: Ca) -> Result<Authority> {
         let dir = self.ca_dir(ca);
-        let pair = Pair { cert: self.certificate(ca)?, key: text(&dir.join("ca.key"))? };
+        let pair = CertifiedKey { cert: self.certificate(ca)?, key: text(&dir.join("ca.key"))? };
         Authority::load(&pair).with_context(|| dir.display().to_string())
     }
 
@@ -115,17 +118,17 @@ impl Store {
     }
 
     /// Issues what is missing, no longer fits the spec, or is due; says what and why.
-    pub(crate) fn bring_in_line(&self, spec: &Spec) -> Result<Vec<String>> {
+    pub(crate) fn reconcile(&self, spec: &Spec) -> Result<Vec<String>> {
         let mut done = Vec::new();
         for ca in Ca::ALL {
             let authority = self.authority(ca)?;
             for leaf in LEAVES.iter().filter(|leaf| leaf.ca == ca) {
-                if let Some(why) = self.shortcoming(leaf, &authority, spec)? {
+                if let Some(why) = self.reissue_reason(leaf, &authority, spec)? {
                     self.issue(leaf, &authority, spec)?;
                     done.push(format!("issued {} ({why})", leaf.name));
                 }
             }
-            if let Some(why) = self.crl_shortcoming(ca, &authority)? {
+            if let Some(why) = self.crl_reissue_reason(ca, &authority)? {
                 self.write_crl(ca, &authority, spec)?;
                 done.push(format!("new {} revocation list ({why})", ca.name()));
             }
@@ -166,7 +169,7 @@ impl Store {
             self.write_crl(ca, &self.authority(ca)?, spec)?;
             done.push(format!("new {} revocation list", ca.name()));
         }
-        done.extend(self.bring_in_line(spec)?);
+        done.extend(self.reconcile(spec)?);
         Ok(done)
     }
 
@@ -190,7 +193,7 @@ impl Store {
     }
 
     /// Why `leaf` must be issued anew, if it must.
-    fn shortcoming(&self, leaf: &Leaf, authority: &Authority, spec: &Spec) -> Result<Option<String>> {
+    fn reissue_reason(&self, leaf: &Leaf, authority: &Authority, spec: &Spec) -> Result<Option<String>> {
         let Ok(pair) = self.leaf(leaf) else { return Ok(Some("there was none".into())) };
         let pem = pair.cert.as_bytes();
         let Ok(cert) = read::certificate(pem) else { return Ok(Some("it could not be read".into())) };
@@ -203,7 +206,7 @@ impl Store {
         if self.index(leaf.ca)?.issued.iter().any(|i| i.serial == cert.serial && i.revoked.is_some()) {
             return Ok(Some("it was revoked".into()));
         }
-        if cert.standing(pki::now()) != Standing::Good {
+        if cert.validity(pki::now()) != Validity::Valid {
             return Ok(Some(format!("it ends on {}", read::date(cert.not_after))));
         }
         if let Some(surplus) = cert.sans.difference(&leaf.names(spec)).next() {
@@ -215,7 +218,7 @@ impl Store {
             .map(|gap| format!("it {}", gap.replacen("does", "did", 1))))
     }
 
-    fn crl_shortcoming(&self, ca: Ca, authority: &Authority) -> Result<Option<&'static str>> {
+    fn crl_reissue_reason(&self, ca: Ca, authority: &Authority) -> Result<Option<&'static str>> {
         let Ok(pem) = self.crl(ca) else { return Ok(Some("there was none")) };
         let Ok(crl) = read::crl(pem.as_bytes()) else { return Ok(Some("it could not be read")) };
         if read::crl_signed_by(pem.as_bytes(), authority.cert.as_bytes()).is_err() {
@@ -224,7 +227,7 @@ impl Store {
         if self.index(ca)?.revoked_serials() != crl.entries {
             return Ok(Some("it lacked entries"));
         }
-        Ok((crl.standing(pki::now()) != Standing::Good).then_some("half its life was over"))
+        Ok((crl.validity(pki::now()) != Validity::Valid).then_some("half its life was over"))
     }
 
     fn issue(&self, leaf: &Leaf, authority: &Authority, spec: &Spec) -> Result<()> {
@@ -264,7 +267,7 @@ impl Store {
         }
         for leaf in &LEAVES {
             let Some((cert_path, key_path)) = leaf.paths else { continue };
-            let Pair { cert, key } = self.leaf(leaf)?;
+            let CertifiedKey { cert, key } = self.leaf(leaf)?;
             let files = if cert_path == key_path {
                 vec![Entry::file(cert_path, 0o600, cert + &key)]
             } else {

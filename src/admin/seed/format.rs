@@ -76,7 +76,7 @@ impl Seed {
 
     /// For QEMU's `-smbios type=1,serial=…`: cloud-init takes metadata from there, and only that.
     pub(crate) fn smbios(&self) -> Result<String> {
-        if self.network.is_some() || self.ssh_key.is_some() || !self.late.is_empty() {
+        if self.network.is_some() || self.ssh_key.is_some() || !self.write_files.is_empty() {
             bail!(
                 "a serial number carries names only: leave network, SSH key and bundle out, or write a disk (.iso)"
             );
@@ -105,40 +105,16 @@ impl Seed {
 mod tests {
     use super::*;
     use hanode_core::spec;
-    use std::os::unix::fs::PermissionsExt;
 
     fn seed() -> Seed {
         let spec = spec::parse(spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
-        Seed::of(&spec, "node2").unwrap()
+        Seed::for_node(&spec, "node2").unwrap()
     }
 
     fn with_network() -> Seed {
         let spec = spec::parse(spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
         let interface = super::super::Interface::Name("host0".into());
         seed().with_network(&spec, interface, Some("192.168.18.1".parse().unwrap()), &[]).unwrap()
-    }
-
-    #[test]
-    fn a_directory_and_both_disks_hold_the_same() {
-        let dir = tempfile::tempdir().unwrap();
-        let seed = with_network();
-        let [folder, iso, vfat] = ["seed/", "seed.iso", "seed.img"].map(|name| dir.path().join(name));
-        for out in [&folder, &iso, &vfat] {
-            seed.write(out).unwrap();
-        }
-        for disk in [&iso, &vfat] {
-            assert_eq!(disk.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        }
-        let back = dir.path().join("back");
-        let mut xorriso = command("xorriso");
-        xorriso.args(["-osirrox", "on", "-indev"]).arg(&iso).args(["-extract", "/"]).arg(&back);
-        run(&mut xorriso).unwrap();
-        for (name, text) in seed.files().unwrap() {
-            assert_eq!(std::fs::read_to_string(folder.join(name)).unwrap(), text);
-            assert_eq!(std::fs::read_to_string(back.join(name)).unwrap(), text);
-            let said = run(command("mtype").arg("-i").arg(&vfat).arg(format!("::/{name}"))).unwrap();
-            assert_eq!(said.text().unwrap(), text);
-        }
     }
 
     #[test]

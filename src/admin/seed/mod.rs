@@ -26,7 +26,7 @@ pub struct Seed {
     /// Public keys, one a line, that may log in: as root, and as the image's own user.
     pub ssh_key: Option<String>,
     /// For an image without a cluster: what is to be laid into the machine, path and content.
-    pub late: Vec<(&'static str, Vec<u8>)>,
+    pub write_files: Vec<(&'static str, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ impl std::str::FromStr for Interface {
 
 impl Seed {
     /// A node's seed as the spec has it.
-    pub fn of(spec: &Spec, node: &str) -> Result<Seed> {
+    pub fn for_node(spec: &Spec, node: &str) -> Result<Seed> {
         let names = || spec.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
         let node = spec
             .node(node)
@@ -74,7 +74,7 @@ impl Seed {
             node: node.name.clone(),
             network: None,
             ssh_key: None,
-            late: Vec::new(),
+            write_files: Vec::new(),
         })
     }
 
@@ -115,14 +115,14 @@ impl Seed {
             user += "disable_root: false\nssh_authorized_keys:\n";
             key.lines().try_for_each(|key| writeln!(user, "  - {}", quoted(key)))?;
         }
-        if !self.late.is_empty() {
+        if !self.write_files.is_empty() {
             user += "write_files:\n";
         }
-        for (path, content) in &self.late {
+        for (path, content) in &self.write_files {
             writeln!(user, "  - path: {path}\n    permissions: \"0600\"\n    encoding: b64")?;
             writeln!(user, "    content: {}", BASE64.encode(content))?;
         }
-        if self.ssh_key.is_none() && self.late.is_empty() {
+        if self.ssh_key.is_none() && self.write_files.is_empty() {
             user += "{}\n";
         }
         Ok(user)
@@ -196,7 +196,7 @@ mod tests {
                 nameservers: vec!["192.168.18.1".parse().unwrap()],
             }),
             ssh_key: None,
-            late: Vec::new(),
+            write_files: Vec::new(),
         }
     }
 
@@ -229,7 +229,7 @@ ethernets:
     #[test]
     fn an_image_without_a_cluster_gets_it_late() {
         let mut seed = seed(Interface::Name("x".into()));
-        seed.late = vec![("/etc/hanode/cluster.toml", b"schema = 1\n".to_vec())];
+        seed.write_files = vec![("/etc/hanode/cluster.toml", b"schema = 1\n".to_vec())];
         let files = seed.files().unwrap();
         assert_eq!(
             files[1].1,
@@ -256,7 +256,7 @@ write_files:
     fn a_gateway_is_a_machine_of_the_nodes_network() {
         let spec = hanode_core::spec::parse(hanode_core::spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
         let with = |gateway: &str| {
-            let seed = Seed::of(&spec, "node1").unwrap();
+            let seed = Seed::for_node(&spec, "node1").unwrap();
             seed.with_network(&spec, "eth0".parse().unwrap(), Some(gateway.parse().unwrap()), &[])
         };
         with("192.168.18.1").unwrap();

@@ -18,7 +18,7 @@ pub struct Etcd {
 /// A hash over all that one member holds up to a revision. Members that compacted up to the same one hold the same or
 /// have different hashes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Content {
+pub(crate) struct KvHash {
     pub(crate) hash: u64,
     pub(crate) compacted: i64,
 }
@@ -84,7 +84,7 @@ impl Etcd {
     }
 
     /// `None` of a release whose gateway does not offer it (before 3.5.10).
-    pub(crate) fn content(&self, revision: i64) -> Result<Option<Content>> {
+    pub(crate) fn hash_kv(&self, revision: i64) -> Result<Option<KvHash>> {
         let url = format!("{}/v3/maintenance/hashkv", self.base);
         let answer = self.http.post(&url, &json!({"revision": revision.to_string()}))?;
         match answer.status {
@@ -92,7 +92,7 @@ impl Etcd {
             200 => {
                 let compacted = answer.body["compact_revision"].as_str().and_then(|r| r.parse().ok());
                 let hash = answer.body["hash"].as_u64().context("etcd's answer holds no hash")?;
-                Ok(Some(Content { hash, compacted: compacted.unwrap_or_default() }))
+                Ok(Some(KvHash { hash, compacted: compacted.unwrap_or_default() }))
             }
             status => bail!("hashing up to revision {revision}: status {status}: {}", answer.body),
         }
@@ -109,7 +109,7 @@ impl Etcd {
     }
 
     /// A key's value, and the revision that it is of.
-    pub fn revised(&self, key: &str) -> Result<Option<(Vec<u8>, String)>> {
+    pub fn get_with_revision(&self, key: &str) -> Result<Option<(Vec<u8>, String)>> {
         let answer = self.call("/v3/kv/range", json!({"key": encode(key.as_bytes())}))?;
         let Some(found) = answer["kvs"].get(0) else { return Ok(None) };
         let revision = found["mod_revision"].as_str().context("etcd's answer names no revision")?;
@@ -117,12 +117,12 @@ impl Etcd {
     }
 
     /// Keys that begin like this, with their values.
-    pub fn all(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+    pub fn list(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
         self.range(prefix)?.iter().map(pair).collect()
     }
 
     /// Of these, those that hang on no lease.
-    pub fn lasting(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+    pub fn list_without_lease(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
         let found = self.range(prefix)?;
         found.iter().filter(|kv| matches!(kv["lease"].as_str(), None | Some("0"))).map(pair).collect()
     }

@@ -4,7 +4,7 @@ use super::http::Http;
 use super::tls::Credentials;
 use anyhow::{Context, Result, bail};
 use hanode_core::etcd::url;
-use hanode_core::peer::EtcdLog;
+use hanode_core::peer::EtcdLogIds;
 use hanode_core::spec::ETCD_PEER_PORT;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ impl EtcdPeer {
 
     /// Which of these logs are of members that this etcd saw removed. One that it merely does not list may be newer
     /// than what it knows, so it is asked as that member would ask it: a removed one is sent away for good.
-    pub(crate) fn removed<'a>(&self, logs: &'a [EtcdLog]) -> Result<Vec<&'a EtcdLog>> {
+    pub(crate) fn removed<'a>(&self, logs: &'a [EtcdLogIds]) -> Result<Vec<&'a EtcdLogIds>> {
         let listed = self.listed()?;
         let unknown = logs.iter().filter(|log| !listed.contains(&log.member));
         let asked = unknown.map(|log| Ok((log, self.sends_away(log)?))).collect::<Result<Vec<_>>>()?;
@@ -38,7 +38,7 @@ impl EtcdPeer {
     }
 
     /// Without saying whom it wants to reach, no such question is ever granted a stream.
-    fn sends_away(&self, log: &EtcdLog) -> Result<bool> {
+    fn sends_away(&self, log: &EtcdLogIds) -> Result<bool> {
         let hex = |id: &str| Ok::<_, anyhow::Error>(format!("{:x}", id.parse::<u64>()?));
         let (member, cluster) = (hex(&log.member)?, hex(&log.cluster)?);
         let headers = [

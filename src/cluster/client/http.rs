@@ -16,7 +16,7 @@ pub struct Http {
 }
 
 /// Status and body; the body is null where it was no JSON.
-pub struct Response {
+pub struct JsonResponse {
     pub status: u16,
     pub body: Value,
 }
@@ -31,10 +31,10 @@ impl Http {
         if let Some(credentials) = credentials {
             let ca = Certificate::from_pem(&credentials.ca).context("CA certificate is no PEM")?;
             tls = tls.root_certs(RootCerts::new_with_certs(&[ca]));
-            if let Some(leaf) = &credentials.leaf {
+            if let Some(identity) = &credentials.identity {
                 let certificate =
-                    Certificate::from_pem(&leaf.certificate).context("certificate is no PEM")?;
-                let key = PrivateKey::from_pem(&leaf.key).context("key is no PEM")?;
+                    Certificate::from_pem(&identity.certificate).context("certificate is no PEM")?;
+                let key = PrivateKey::from_pem(&identity.key).context("key is no PEM")?;
                 tls = tls.client_cert(Some(ClientCert::new_with_certs(&[certificate], key)));
             }
         }
@@ -47,21 +47,21 @@ impl Http {
         Ok(Http { agent: config.into() })
     }
 
-    pub fn get(&self, url: &str) -> Result<Response> {
+    pub fn get(&self, url: &str) -> Result<JsonResponse> {
         self.get_with(url, &[])
     }
 
-    pub(crate) fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response> {
+    pub(crate) fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> Result<JsonResponse> {
         let request = headers.iter().fold(self.agent.get(url), |r, (name, value)| r.header(*name, *value));
         read(request.call().with_context(|| format!("GET {url}"))?)
     }
 
-    pub(crate) fn post(&self, url: &str, body: &Value) -> Result<Response> {
+    pub(crate) fn post(&self, url: &str, body: &Value) -> Result<JsonResponse> {
         read(self.agent.post(url).send_json(body).with_context(|| format!("POST {url}"))?)
     }
 
     /// With a name and password, as Patroni asks for where something is to change.
-    pub fn patch(&self, url: &str, (name, password): (&str, &str), body: &Value) -> Result<Response> {
+    pub fn patch(&self, url: &str, (name, password): (&str, &str), body: &Value) -> Result<JsonResponse> {
         let login = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
         let request = self.agent.patch(url).header("Authorization", login);
         read(request.send_json(body).with_context(|| format!("PATCH {url}"))?)
@@ -77,8 +77,8 @@ impl Http {
     }
 }
 
-fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<Response> {
+fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<JsonResponse> {
     let status = response.status().as_u16();
     let bytes = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
-    Ok(Response { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
+    Ok(JsonResponse { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
 }

@@ -83,12 +83,12 @@ impl Redis {
             None => Stream::Plain(Deadline::within(connect(address, port, timeout)?, timeout)),
         };
         let mut redis = Redis { stream: BufReader::new(stream), timeout };
-        redis.ask(&["AUTH", password]).context("authenticating")?;
+        redis.query(&["AUTH", password]).context("authenticating")?;
         Ok(redis)
     }
 
     /// Sends a command and returns its answer; an answer that is an error becomes one.
-    pub fn ask(&mut self, words: &[&str]) -> Result<Value> {
+    pub fn query(&mut self, words: &[&str]) -> Result<Value> {
         match self.command(words)? {
             Value::Error(message) => bail!("{}: {message}", words[0]),
             value => Ok(value),
@@ -109,7 +109,7 @@ impl Redis {
 
     /// From here on this connection only listens.
     pub fn subscribe(&mut self, channels: &[&str]) -> Result<()> {
-        self.ask(&[&["SUBSCRIBE"], channels].concat()).map(drop)
+        self.query(&[&["SUBSCRIBE"], channels].concat()).map(drop)
     }
 
     /// A message and its channel; `None` for what is none, and when nothing came within the timeout.
@@ -136,7 +136,7 @@ impl Redis {
 
     /// `INFO section` as key and value pairs.
     pub fn info(&mut self, section: &str) -> Result<std::collections::BTreeMap<String, String>> {
-        match self.ask(&["INFO", section])? {
+        match self.query(&["INFO", section])? {
             Value::Text(text) => Ok(text
                 .lines()
                 .filter_map(|l| l.split_once(':'))
@@ -189,14 +189,14 @@ fn read_bulk(from: &mut impl BufRead, length: usize) -> Result<Value> {
 
 /// What a Sentinel says of the primary it watches.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Watched {
+pub(crate) struct MonitoredPrimary {
     pub(crate) address: IpAddr,
     pub(crate) epoch: u64,
     pub(crate) flags: String,
 }
 
-pub(crate) fn watched(sentinel: &mut Redis, master_name: &str) -> Result<Watched> {
-    let Value::List(items) = sentinel.ask(&["SENTINEL", "MASTER", master_name])? else {
+pub(crate) fn monitored_primary(sentinel: &mut Redis, master_name: &str) -> Result<MonitoredPrimary> {
+    let Value::List(items) = sentinel.query(&["SENTINEL", "MASTER", master_name])? else {
         bail!("Sentinel's answer is no list");
     };
     let field = |name: &str| {
@@ -205,7 +205,7 @@ pub(crate) fn watched(sentinel: &mut Redis, master_name: &str) -> Result<Watched
             _ => None,
         })
     };
-    Ok(Watched {
+    Ok(MonitoredPrimary {
         address: field("ip").context("Sentinel names no address")?.parse().context("Sentinel's address")?,
         epoch: field("config-epoch").and_then(|e| e.parse().ok()).unwrap_or_default(),
         flags: field("flags").unwrap_or_default().into(),

@@ -14,11 +14,11 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Credentials {
     pub ca: Vec<u8>,
-    pub leaf: Option<Leaf>,
+    pub identity: Option<TlsIdentity>,
 }
 
 #[derive(Clone)]
-pub struct Leaf {
+pub struct TlsIdentity {
     pub certificate: Vec<u8>,
     pub key: Vec<u8>,
 }
@@ -37,11 +37,11 @@ fn roots(ca: &[u8]) -> Result<RootCertStore> {
     Ok(store)
 }
 
-fn identity(leaf: &Leaf) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let chain = CertificateDer::pem_slice_iter(&leaf.certificate)
+fn parse_identity(identity: &TlsIdentity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let chain = CertificateDer::pem_slice_iter(&identity.certificate)
         .collect::<Result<Vec<_>, _>>()
         .context("certificate is no PEM")?;
-    let key = PrivateKeyDer::from_pem_slice(&leaf.key).context("key is no PEM")?;
+    let key = PrivateKeyDer::from_pem_slice(&identity.key).context("key is no PEM")?;
     Ok((chain, key))
 }
 
@@ -50,9 +50,9 @@ impl Credentials {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots(&self.ca)?);
-        Ok(match &self.leaf {
-            Some(leaf) => {
-                let (chain, key) = identity(leaf)?;
+        Ok(match &self.identity {
+            Some(identity) => {
+                let (chain, key) = parse_identity(identity)?;
                 builder.with_client_auth_cert(chain, key)?
             }
             None => builder.with_no_client_auth(),
@@ -61,13 +61,13 @@ impl Credentials {
 
     /// A server that admits only clients of the same CA; `crl` counts once it has entries.
     pub(crate) fn server_config(&self, crl: Option<&[u8]>) -> Result<ServerConfig> {
-        let leaf = self.leaf.as_ref().context("a server needs a certificate of its own")?;
+        let identity = self.identity.as_ref().context("a server needs a certificate of its own")?;
         let mut verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.ca)?), provider());
         if let Some(crl) = crl {
             verifier = verifier.with_crls([CertificateRevocationListDer::from_pem_slice(crl)?]);
         }
-        let (chain, key) = identity(leaf)?;
+        let (chain, key) = parse_identity(identity)?;
         Ok(ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier.build()?)

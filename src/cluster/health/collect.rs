@@ -3,7 +3,7 @@
 use super::*;
 use crate::client::etcd::Etcd;
 use crate::client::http::Http;
-use crate::client::redis::{Redis, Value, Watched, watched};
+use crate::client::redis::{MonitoredPrimary, Redis, Value, monitored_primary};
 use crate::client::tls;
 use anyhow::{Context, Result, ensure};
 use hanode_core::peer::NodeReport;
@@ -47,14 +47,14 @@ pub fn collect(access: &Access) -> Result<Status> {
         })
     })?;
     contents(access, &mut status.etcd);
-    status.problems = judge(spec, access.bundle_generation, &status);
+    status.problems = find_problems(spec, access.bundle_generation, &status);
     status.healthy = status.problems.is_empty();
     Ok(status)
 }
 
 fn node(access: &Access, node: &Node) -> (NodeStatus, bool) {
     let spec = &access.spec;
-    let answer = crate::peer::ask(&access.cluster, node.address, spec.network.join_port, TIMEOUT);
+    let answer = crate::peer::fetch_report(&access.cluster, node.address, spec.network.join_port, TIMEOUT);
     let (mut status, holds) = match answer {
         Ok(answer) => answered(node, answer),
         Err(error) => (unreachable(node, &error), false),
@@ -80,7 +80,7 @@ fn answered(node: &Node, answer: NodeReport) -> (NodeStatus, bool) {
 }
 
 /// One node alone, as it sees itself: for [`super::node_metrics`]. `healthy` and `problems` are its own.
-pub fn own(access: &Access, node: &Node, answer: NodeReport) -> Result<Status> {
+pub fn collect_local(access: &Access, node: &Node, answer: NodeReport) -> Result<Status> {
     let spec = &access.spec;
     let (mut seen, holds) = answered(node, answer);
     seen.haproxy = haproxy_answers(node.address, spec.haproxy.stats_port);
@@ -151,7 +151,7 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
             version: status.version,
             db_bytes: status.db_bytes,
             revision: status.revision,
-            content: None,
+            kv_hash: None,
             alarms: status.errors.iter().filter(|e| e.contains("alarm")).count(),
             error: (!status.errors.is_empty()).then(|| status.errors.join("; ")),
         },
@@ -163,7 +163,7 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
             db_bytes: 0,
             alarms: 0,
             revision: 0,
-            content: None,
+            kv_hash: None,
             error: Some(format!("{error:#}")),
         },
     }
@@ -172,8 +172,8 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
 /// Asked once it is known how far all of them have come.
 fn contents(access: &Access, members: &mut [EtcdStatus]) {
     let Some(revision) = members.iter().map(|m| m.revision).filter(|r| *r > 0).min() else { return };
-    let ask = |node: &Node| -> Option<Content> {
-        let asked = Etcd::new(&access.cluster, node.address, TIMEOUT).and_then(|etcd| etcd.content(revision));
+    let ask = |node: &Node| -> Option<KvHash> {
+        let asked = Etcd::new(&access.cluster, node.address, TIMEOUT).and_then(|etcd| etcd.hash_kv(revision));
         asked.unwrap_or_else(|error| {
             tracing::debug!("{}: etcd: {error:#}", node.name);
             None
@@ -181,7 +181,7 @@ fn contents(access: &Access, members: &mut [EtcdStatus]) {
     };
     scope(|threads| {
         for (member, node) in members.iter_mut().zip(&access.spec.nodes).filter(|(m, _)| m.revision > 0) {
-            threads.spawn(|| member.content = ask(node));
+            threads.spawn(|| member.kv_hash = ask(node));
         }
     });
 }
@@ -245,7 +245,7 @@ fn redis(access: &Access, node: &Node) -> RedisStatus {
 }
 
 /// A Sentinel's belief, and its verdict on the quorum.
-fn sentinel(access: &Access, node: &Node) -> Result<(String, Watched, Option<String>)> {
+fn sentinel(access: &Access, node: &Node) -> Result<(String, MonitoredPrimary, Option<String>)> {
     let spec = &access.spec.redis;
     let mut sentinel = Redis::connect(
         access.redis.as_ref(),
@@ -259,10 +259,13 @@ fn sentinel(access: &Access, node: &Node) -> Result<(String, Watched, Option<Str
         Value::Error(words) => Some(words),
         _ => None,
     };
-    Ok((node.name.clone(), watched(&mut sentinel, &spec.master_name)?, fault))
+    Ok((node.name.clone(), monitored_primary(&mut sentinel, &spec.master_name)?, fault))
 }
 
-fn sentinels_together(spec: &Spec, asked: Vec<Result<(String, Watched, Option<String>)>>) -> SentinelStatus {
+fn sentinels_together(
+    spec: &Spec,
+    asked: Vec<Result<(String, MonitoredPrimary, Option<String>)>>,
+) -> SentinelStatus {
     let named: Vec<IpAddr> = asked.iter().flatten().map(|(_, watched, _)| watched.address).collect();
     let count = |address: &IpAddr| named.iter().filter(|a| *a == address).count();
     let primary = named.iter().find(|a| count(a) >= spec.majority()).copied();

@@ -81,7 +81,7 @@ fn sentinel(access: &Access, node: &Node) -> Result<()> {
         &access.secrets.sentinel,
         TIMEOUT,
     )?
-    .ask(&["SENTINEL", "CKQUORUM", &spec.master_name])?;
+    .query(&["SENTINEL", "CKQUORUM", &spec.master_name])?;
     Ok(())
 }
 

@@ -172,62 +172,104 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::testing::{spec, well};
-    use std::process::{Command, Stdio};
+    use crate::health::testing::{healthy, spec};
+    use std::collections::BTreeSet;
 
-    /// Name, labels and value of each sample, as Prometheus' own reader for Python understands them.
-    fn read(text: &str) -> Vec<String> {
-        const SCRIPT: &str = "
-import sys
-from prometheus_client.parser import text_string_to_metric_families as read
-for family in read(sys.stdin.read()):
-    assert family.documentation and family.type == 'gauge', family
-    for s in family.samples:
-        print(s.name, *(f'{k}={v}' for k, v in sorted(s.labels.items())), s.value)";
-        let mut python = Command::new("/usr/bin/python3");
-        python.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut python = python.spawn().expect("python3 with prometheus_client: run `make setup`");
-        std::io::Write::write_all(&mut python.stdin.take().expect("a pipe"), text.as_bytes())
-            .expect("asking");
-        let out = python.wait_with_output().expect("an answer");
-        assert!(out.status.success(), "{text}");
-        String::from_utf8(out.stdout).expect("text").lines().map(String::from).collect()
+    /// Name, labels and value of each sample. Panics where the text breaks a rule of Prometheus' format: each family
+    /// starts with one HELP and one TYPE line, all its samples follow, and no sample is repeated.
+    fn parse(text: &str) -> Vec<String> {
+        let mut families = BTreeSet::new();
+        let mut samples = Vec::new();
+        let mut lines = text.lines().peekable();
+        assert!(text.ends_with('\n'), "the last line has no end");
+        while let Some(line) = lines.next() {
+            let (family, help) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')).expect("HELP");
+            assert!(!help.is_empty() && families.insert(family), "{line}");
+            assert_eq!(lines.next(), Some(format!("# TYPE {family} gauge").as_str()));
+            while let Some(line) = lines.next_if(|line| !line.starts_with('#')) {
+                let sample = sample(line);
+                assert_eq!(sample.split(' ').next(), Some(family), "{line}");
+                samples.push(sample);
+            }
+        }
+        let names: BTreeSet<_> = samples.iter().filter_map(|s| s.rsplit_once(' ')).map(|(n, _)| n).collect();
+        assert_eq!(names.len(), samples.len(), "a sample is repeated: {samples:#?}");
+        samples
+    }
+
+    /// A sample without quotes and escapes: name, `label=value`s, value.
+    fn sample(line: &str) -> String {
+        let (labelled, value) = line.rsplit_once(' ').expect("a value");
+        value.parse::<f64>().unwrap_or_else(|error| panic!("{line}: {error}"));
+        let word = |c: char| c.is_ascii_lowercase() || c == '_';
+        let (name, mut rest) = match labelled.split_once('{') {
+            Some((name, labels)) => (name, labels.strip_suffix('}').expect("closed labels")),
+            None => (labelled, ""),
+        };
+        assert!(!name.is_empty() && name.chars().all(word), "{line}");
+        let mut out = name.to_string();
+        while !rest.is_empty() {
+            let (label, quoted) = rest.split_once("=\"").expect("a quoted value");
+            assert!(!label.is_empty() && label.chars().all(word), "{line}");
+            let (text, end) = unescape(quoted).unwrap_or_else(|| panic!("{line}: bad escape or no end"));
+            out += &format!(" {label}={text}");
+            rest = quoted[end..].strip_prefix(',').unwrap_or(&quoted[end..]);
+        }
+        format!("{out} {value}")
+    }
+
+    /// A label's value, and the place after its closing quote.
+    fn unescape(quoted: &str) -> Option<(String, usize)> {
+        let mut out = String::new();
+        let mut chars = quoted.char_indices();
+        loop {
+            match chars.next()? {
+                (at, '"') => return Some((out, at + 1)),
+                (_, '\\') => out.push(match chars.next()?.1 {
+                    'n' => '\n',
+                    c @ ('\\' | '"') => c,
+                    _ => return None,
+                }),
+                (_, c) => out.push(c),
+            }
+        }
     }
 
     #[test]
-    fn prometheus_reads_what_the_status_says() {
+    fn the_text_keeps_to_the_format_of_prometheus() {
         let spec = spec();
-        let mut status = well(&spec);
+        let mut status = healthy(&spec);
         status.healthy = false;
         status.problems = vec!["x".into()];
         status.postgres[2].lag = Some(4096);
         status.etcd[1].version = "3.5.16".into();
         status.etcd[1].alarms = 1;
         status.nodes[0].phase = "a \"phase\"\\\n".into();
-        let told = read(&metrics(&status));
+        let samples = parse(&metrics(&status));
         for sample in [
-            "hanode_cluster_healthy 0.0",
-            "hanode_cluster_problems 1.0",
-            "hanode_node_healthy node=node1 0.0",
-            "hanode_node_healthy node=node2 1.0",
-            "hanode_vip_held node=node3 1.0",
-            "hanode_vip_held node=node1 0.0",
-            "hanode_etcd_leader node=node1 1.0",
-            "hanode_etcd_alarms node=node2 1.0",
-            "hanode_postgres_role node=node2 role=sync_standby 1.0",
-            "hanode_postgres_lag_bytes node=node3 4096.0",
-            "hanode_redis_primary node=node2 1.0",
-            "hanode_sentinel_quorum node=node1 1.0",
-            "hanode_certificate_not_after_timestamp_seconds file=/etc/ssl/hanode/etcd.crt 1857680000.0",
+            "hanode_cluster_healthy 0",
+            "hanode_cluster_problems 1",
+            "hanode_node_phase node=node1 phase=a \"phase\"\\\n 1",
+            "hanode_node_healthy node=node1 0",
+            "hanode_node_healthy node=node2 1",
+            "hanode_vip_held node=node3 1",
+            "hanode_vip_held node=node1 0",
+            "hanode_etcd_leader node=node1 1",
+            "hanode_etcd_alarms node=node2 1",
+            "hanode_postgres_role node=node2 role=sync_standby 1",
+            "hanode_postgres_lag_bytes node=node3 4096",
+            "hanode_redis_primary node=node2 1",
+            "hanode_sentinel_quorum node=node1 1",
+            "hanode_certificate_not_after_timestamp_seconds file=/etc/ssl/hanode/etcd.crt 1857680000",
         ] {
-            assert!(told.iter().any(|t| t == sample), "{sample:?} is not among {told:#?}");
+            assert!(samples.iter().any(|t| t == sample), "{sample:?} is not among {samples:#?}");
         }
-        let of = |name: &str| told.iter().filter(|t| t.starts_with(&format!("{name} "))).count();
+        let of = |name: &str| samples.iter().filter(|t| t.starts_with(&format!("{name} "))).count();
         assert_eq!(
             (of("hanode_postgres_lag_bytes"), of("hanode_etcd_alarms")),
             (1, 1),
             "what is unknown is left out"
         );
-        assert!(!read(&node_metrics(&status)).iter().any(|t| t.contains("cluster")));
+        assert!(!parse(&node_metrics(&status)).iter().any(|t| t.contains("cluster")));
     }
 }

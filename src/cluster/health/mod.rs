@@ -1,6 +1,6 @@
 //! Health: what the whole cluster looks like from here, and what is wrong with it.
 //!
-//! [`collect`] asks, [`judge`] finds fault (pure), [`table`] and [`metrics`] show; [`local`] is one node's view of
+//! [`collect`] asks, [`find_problems`] finds fault (pure), [`table`] and [`metrics`] show; [`local`] is one node's view of
 //! itself.
 
 mod collect;
@@ -14,7 +14,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 
-use crate::client::etcd::Content;
+use crate::client::etcd::KvHash;
 use crate::client::tls::Credentials;
 use anyhow::{Result, ensure};
 use hanode_core::bundle::Bundle;
@@ -25,11 +25,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-pub use collect::{collect, own};
+pub use collect::{collect, collect_local};
 pub use metrics::{metrics, node_metrics};
-pub(crate) use problems::{judge, skew};
+pub(crate) use problems::{config_drift, find_problems};
 pub use removal::blockers;
-pub use served_certs::outdated;
+pub use served_certs::servers_with_old_certificates;
 pub use table::{table, terminal_width};
 
 pub(crate) const SCHEMA: u32 = 1;
@@ -91,7 +91,7 @@ pub struct EtcdStatus {
     pub(crate) revision: i64,
     /// What it holds up to the revision that all members have; not known of older releases.
     #[serde(default)]
-    pub(crate) content: Option<Content>,
+    pub(crate) kv_hash: Option<KvHash>,
     pub(crate) error: Option<String>,
 }
 
@@ -151,14 +151,14 @@ pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
 }
 
 /// What is wrong apart from nodes that run another build than this directory's.
-pub fn problems_but_skew(access: &Access, status: &Status) -> Vec<String> {
-    let skew = skew(&access.spec, access.bundle_generation, status);
-    status.problems.iter().filter(|p| !skew.contains(p)).cloned().collect()
+pub fn problems_except_drift(access: &Access, status: &Status) -> Vec<String> {
+    let config_drift = config_drift(&access.spec, access.bundle_generation, status);
+    status.problems.iter().filter(|p| !config_drift.contains(p)).cloned().collect()
 }
 
 /// Says in a sentence each, or as JSON, whether a node may be taken away now.
 pub fn removal_report(spec: &Spec, status: &Status, node: &str, json: bool) -> Result<(bool, String)> {
-    known(spec, node)?;
+    require_node(spec, node)?;
     let found = blockers(spec, status, node);
     let may = found.is_empty();
     let words = match (json, may) {
@@ -172,7 +172,7 @@ pub fn removal_report(spec: &Spec, status: &Status, node: &str, json: bool) -> R
 }
 
 /// A node that the spec does not have is a slip of the pen, and said to be one.
-pub fn known(spec: &Spec, node: &str) -> Result<()> {
+pub fn require_node(spec: &Spec, node: &str) -> Result<()> {
     let names: Vec<&str> = spec.nodes.iter().map(|n| n.name.as_str()).collect();
     ensure!(names.contains(&node), "the spec has no node {node:?}; there are: {}", names.join(", "));
     Ok(())
@@ -180,34 +180,34 @@ pub fn known(spec: &Spec, node: &str) -> Result<()> {
 
 /// How a status is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum Format {
     Table,
     Json,
     /// In Prometheus' text format.
     Metrics,
 }
 
-impl Form {
-    pub fn of(json: bool, metrics: bool) -> Form {
+impl Format {
+    pub fn from_flags(json: bool, metrics: bool) -> Format {
         match (json, metrics) {
-            (_, true) => Form::Metrics,
-            (true, _) => Form::Json,
-            _ => Form::Table,
+            (_, true) => Format::Metrics,
+            (true, _) => Format::Json,
+            _ => Format::Table,
         }
     }
 
-    pub fn text(self, status: &Status) -> anyhow::Result<String> {
+    pub fn render(self, status: &Status) -> anyhow::Result<String> {
         Ok(match self {
-            Form::Table => table(status, terminal_width()),
-            Form::Json => serde_json::to_string_pretty(status)? + "\n",
-            Form::Metrics => metrics(status),
+            Format::Table => table(status, terminal_width()),
+            Format::Json => serde_json::to_string_pretty(status)? + "\n",
+            Format::Metrics => metrics(status),
         })
     }
 }
 
 /// Collects, prints, and says by the exit code whether all is well.
-pub fn show(access: &Access, form: Form) -> anyhow::Result<ExitCode> {
+pub fn print_status(access: &Access, format: Format) -> anyhow::Result<ExitCode> {
     let status = collect(access)?;
-    print!("{}", form.text(&status)?);
+    print!("{}", format.render(&status)?);
     Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

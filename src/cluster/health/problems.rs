@@ -1,16 +1,16 @@
 //! What is wrong with a cluster that looks like this. Pure; every problem names its node.
 
 use super::{EtcdStatus, Status};
-use crate::client::etcd::Content;
+use crate::client::etcd::KvHash;
 use hanode_core::spec::{Spec, VipMode};
 
 /// A leaf this close to its end is a problem; a list or a CA is one at half its life.
 const LEAF_DAYS: i64 = 30;
 
-pub(crate) fn judge(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
+pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
     let mut problems = Vec::new();
     nodes(status, &mut problems);
-    problems.extend(skew(spec, bundle_generation, status));
+    problems.extend(config_drift(spec, bundle_generation, status));
     etcd(status, &mut problems);
     postgres(spec, status, &mut problems);
     redis(spec, status, &mut problems);
@@ -20,7 +20,7 @@ pub(crate) fn judge(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec
 }
 
 /// Nodes that run another build than this directory's: how a cluster is while its nodes are replaced one by one.
-pub(crate) fn skew(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
+pub(crate) fn config_drift(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
     let mut found = Vec::new();
     for node in &status.nodes {
         let name = &node.name;
@@ -65,9 +65,9 @@ fn etcd(status: &Status, problems: &mut Vec<String>) {
 
 /// Members that hold other data than the rest; where no majority agrees, all of them.
 fn differing(members: &[EtcdStatus]) -> Vec<String> {
-    let told = || members.iter().filter_map(|m| Some((m, m.content.as_ref()?)));
-    let differ = |a: &Content, b: &Content| a.compacted == b.compacted && a.hash != b.hash;
-    let from = |own: &Content| told().filter(|(_, other)| differ(own, other)).count();
+    let told = || members.iter().filter_map(|m| Some((m, m.kv_hash.as_ref()?)));
+    let differ = |a: &KvHash, b: &KvHash| a.compacted == b.compacted && a.hash != b.hash;
+    let from = |own: &KvHash| told().filter(|(_, other)| differ(own, other)).count();
     let odd = told().filter(|(_, content)| 2 * from(content) >= told().count());
     odd.map(|(member, _)| format!("{}: etcd: it does not hold what the other members hold", member.name))
         .collect()
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_load_balancer_that_does_not_answer_here_is_no_problem() {
         let mut spec = testing::spec();
-        let mut status = testing::well(&spec);
+        let mut status = testing::healthy(&spec);
         status.vip.answers = false;
         let told = |spec: &Spec, status: &Status| {
             let mut problems = Vec::new();
@@ -176,9 +176,9 @@ mod tests {
     fn a_member_that_holds_other_data_is_named() {
         let spec = testing::spec();
         let told = |contents: [Option<(u64, i64)>; 3]| {
-            let mut status = testing::well(&spec);
+            let mut status = testing::healthy(&spec);
             for (member, content) in status.etcd.iter_mut().zip(contents) {
-                member.content = content.map(|(hash, compacted)| Content { hash, compacted });
+                member.kv_hash = content.map(|(hash, compacted)| KvHash { hash, compacted });
             }
             differing(&status.etcd).iter().map(|p| p[..5].to_string()).collect::<Vec<_>>()
         };

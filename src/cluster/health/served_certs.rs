@@ -21,7 +21,7 @@ struct Server {
 }
 
 /// A sentence for each; empty once all show what they should.
-pub fn outdated(access: &Access, bundle: &Bundle, node: &Node) -> Vec<String> {
+pub fn servers_with_old_certificates(access: &Access, bundle: &Bundle, node: &Node) -> Vec<String> {
     let found = servers(access).into_iter().filter_map(|server| {
         let name = server.name;
         match shows_the_bundles(access, bundle, node, &server) {
@@ -56,7 +56,8 @@ fn shows_the_bundles(access: &Access, bundle: &Bundle, node: &Node, server: &Ser
     let (path, _) = leaf.paths.context("a leaf that no server has")?;
     let file = |path: &str| bundle.file(path).with_context(|| format!("the bundle holds no {path}"));
     let ca = file(leaf.ca.certificate_path())?.to_vec();
-    let credentials = Credentials { ca, leaf: access.cluster.leaf.clone().filter(|_| server.leaf == "etcd") };
+    let credentials =
+        Credentials { ca, identity: access.cluster.identity.clone().filter(|_| server.leaf == "etcd") };
     let mut socket = connect(node.address, server.port, TIMEOUT)?;
     if server.asked {
         ask_for_tls(&mut socket)?;

@@ -8,7 +8,7 @@ pub(crate) fn spec() -> Spec {
 }
 
 /// node1 leads PostgreSQL with node2 in step, node2 is Redis' primary, node3 holds the virtual IP.
-pub(crate) fn well(spec: &Spec) -> Status {
+pub(crate) fn healthy(spec: &Spec) -> Status {
     let names = || spec.nodes.iter().map(|n| n.name.clone());
     let node = |n: &spec::Node| NodeStatus {
         name: n.name.clone(),
@@ -29,7 +29,7 @@ pub(crate) fn well(spec: &Spec) -> Status {
         db_bytes: 0,
         alarms: 0,
         revision: 7,
-        content: None,
+        kv_hash: None,
         error: None,
     };
     let postgres = |name: String| {

@@ -1,27 +1,27 @@
-//! Whether a bundle is sound in itself and fits a spec: asked at the desk before it is baked, and on a node
-//! before it is used.
+//! Checks that a bundle is consistent and covers a spec: on the admin machine before a bake, and on a node before
+//! the bundle is used.
 
-use super::read::{self, CertSummary, Standing};
+use super::read::{self, CertSummary, Validity};
 use super::{Ca, LEAVES, Leaf};
 use crate::bundle::Bundle;
 use crate::spec::Spec;
 use hanode_util::user_error::UserError;
 use std::path::Path;
 
-/// What is wrong now, and what soon will be.
+/// Errors and warnings of a check.
 #[derive(Debug, Default, Clone, PartialEq, serde::Serialize)]
-pub struct Report {
+pub struct CheckReport {
     pub faults: Vec<UserError>,
     pub warnings: Vec<UserError>,
 }
 
-impl Report {
+impl CheckReport {
     pub fn fault(&mut self, what: impl Into<String>, place: &str, help: &str) {
         self.faults.push(UserError::new(what, place, help));
     }
 
-    /// With the name of the cluster directory in place of `DIR`, where there is one.
-    pub fn for_directory(mut self, dir: &Path) -> Report {
+    /// Replaces `DIR` in every help text by the cluster directory.
+    pub fn for_directory(mut self, dir: &Path) -> CheckReport {
         for error in self.faults.iter_mut().chain(&mut self.warnings) {
             error.help = error.help.replace("DIR", &dir.display().to_string());
         }
@@ -33,20 +33,23 @@ impl Report {
     }
 }
 
-const ISSUE: &str = "hanode certs issue DIR, then bake or lay down the new bundle";
-const RENEW: &str = "hanode certs renew DIR, then bake or lay down the new bundle";
-const CLOCK: &str = "set this machine's clock right";
+const ISSUE: &str = "run `hanode certs issue DIR`, then bake or install the new bundle";
+const RENEW: &str = "run `hanode certs renew DIR`, then bake or install the new bundle";
+const CLOCK: &str = "correct this machine's clock";
 
-/// Judges `bundle` for `spec` at the moment `now`.
-pub fn examine(bundle: &Bundle, spec: &Spec, now: i64) -> Report {
-    let mut report = Report::default();
-    if bundle.stamp.cluster != spec.name {
-        let what =
-            format!("the bundle is of cluster {}, not {}", bundle.stamp.cluster.escape_debug(), spec.name);
+/// Checks `bundle` against `spec` at `now`, in seconds since 1970.
+pub fn check_bundle(bundle: &Bundle, spec: &Spec, now: i64) -> CheckReport {
+    let mut report = CheckReport::default();
+    if bundle.metadata.cluster != spec.name {
+        let what = format!(
+            "the bundle belongs to cluster {}, not {}",
+            bundle.metadata.cluster.escape_debug(),
+            spec.name
+        );
         report.fault(
             what,
-            crate::bundle::STAMP,
-            "use the bundle of this cluster; after a rename: hanode certs issue DIR",
+            crate::bundle::METADATA_PATH,
+            "use the bundle of this cluster; after renaming the cluster, run `hanode certs issue DIR`",
         );
     }
     for ca in Ca::ALL {
@@ -60,7 +63,7 @@ pub fn examine(bundle: &Bundle, spec: &Spec, now: i64) -> Report {
     report
 }
 
-fn authority(bundle: &Bundle, ca: Ca, now: i64, report: &mut Report) {
+fn authority(bundle: &Bundle, ca: Ca, now: i64, report: &mut CheckReport) {
     let (place, crl_place) = (ca.certificate_path(), ca.crl_path());
     let Some(pem) = bundle.file(place) else {
         return report.fault(format!("the {} CA's certificate is missing", ca.name()), place, ISSUE);
@@ -70,12 +73,12 @@ fn authority(bundle: &Bundle, ca: Ca, now: i64, report: &mut Report) {
             report.fault(format!("the {} CA's certificate cannot be read: {error}", ca.name()), place, ISSUE)
         }
         Ok(cert) if !cert.is_ca => {
-            report.fault(format!("the {} CA's certificate is not a CA's", ca.name()), place, ISSUE)
+            report.fault(format!("the {} CA's certificate is not a CA certificate", ca.name()), place, ISSUE)
         }
         Ok(cert) => {
             let what = format!("the {} CA's certificate", ca.name());
             let help = "plan a new CA: every client must trust it before the servers use it";
-            validity(&what, place, cert.standing(now), (cert.not_before, cert.not_after), help, report);
+            check_validity(&what, place, cert.validity(now), (cert.not_before, cert.not_after), help, report);
         }
     }
     let Some(list) = bundle.file(crl_place) else {
@@ -83,9 +86,16 @@ fn authority(bundle: &Bundle, ca: Ca, now: i64, report: &mut Report) {
     };
     let what = format!("the {} CA's revocation list", ca.name());
     match read::crl(list).and_then(|crl| read::crl_signed_by(list, pem).map(|()| crl)) {
-        Err(error) => report.fault(format!("{what} is not usable: {error:#}"), crl_place, ISSUE),
+        Err(error) => report.fault(format!("{what} cannot be used: {error:#}"), crl_place, ISSUE),
         Ok(crl) => {
-            validity(&what, crl_place, crl.standing(now), (crl.this_update, crl.next_update), RENEW, report);
+            check_validity(
+                &what,
+                crl_place,
+                crl.validity(now),
+                (crl.this_update, crl.next_update),
+                RENEW,
+                report,
+            );
             for leaf in LEAVES.iter().filter(|leaf| leaf.ca == ca) {
                 let Some((path, _)) = leaf.paths else { continue };
                 let cert = bundle.file(path).and_then(|pem| read::certificate(pem).ok());
@@ -97,7 +107,14 @@ fn authority(bundle: &Bundle, ca: Ca, now: i64, report: &mut Report) {
     }
 }
 
-fn leaf_pair(bundle: &Bundle, spec: &Spec, leaf: &Leaf, paths: (&str, &str), now: i64, report: &mut Report) {
+fn leaf_pair(
+    bundle: &Bundle,
+    spec: &Spec,
+    leaf: &Leaf,
+    paths: (&str, &str),
+    now: i64,
+    report: &mut CheckReport,
+) {
     let (place, key_place) = paths;
     let what = format!("the {} certificate", leaf.name);
     let Some(pem) = bundle.file(place) else {
@@ -110,7 +127,7 @@ fn leaf_pair(bundle: &Bundle, spec: &Spec, leaf: &Leaf, paths: (&str, &str), now
     if let Some(ca) = bundle.file(leaf.ca.certificate_path())
         && let Err(error) = read::signed_by(pem, ca)
     {
-        report.fault(format!("{what} is not of the {} CA: {error:#}", leaf.ca.name()), place, ISSUE);
+        report.fault(format!("{what} was not issued by the {} CA: {error:#}", leaf.ca.name()), place, ISSUE);
     }
     match bundle.file(key_place) {
         None => report.fault(format!("the {} key is missing", leaf.name), key_place, ISSUE),
@@ -120,17 +137,21 @@ fn leaf_pair(bundle: &Bundle, spec: &Spec, leaf: &Leaf, paths: (&str, &str), now
             }
         }
     }
-    validity(&what, place, cert.standing(now), (cert.not_before, cert.not_after), RENEW, report);
+    check_validity(&what, place, cert.validity(now), (cert.not_before, cert.not_after), RENEW, report);
     for gap in gaps(leaf, &cert, spec) {
         report.fault(format!("{what} {gap}"), place, ISSUE);
     }
     let surplus: Vec<String> = cert.sans.difference(&leaf.names(spec)).cloned().collect();
     if !surplus.is_empty() {
-        report.warn(format!("{what} still covers {}", surplus.join(", ")), place, ISSUE);
+        report.warn(
+            format!("{what} still covers names that the spec no longer has: {}", surplus.join(", ")),
+            place,
+            ISSUE,
+        );
     }
 }
 
-/// What `cert` lacks to be `leaf` of `spec`.
+/// The names and URLs that `leaf` of `spec` needs and `cert` lacks.
 pub fn gaps(leaf: &Leaf, cert: &CertSummary, spec: &Spec) -> Vec<String> {
     let mut gaps = Vec::new();
     let wanted = leaf.names(spec);
@@ -141,27 +162,27 @@ pub fn gaps(leaf: &Leaf, cert: &CertSummary, spec: &Spec) -> Vec<String> {
     if let Some(url) = leaf.crl_url(spec)
         && !cert.crl_urls.iter().any(|u| u == url)
     {
-        gaps.push(format!("does not name {url} for its revocation list"));
+        gaps.push(format!("does not name {url} as its CRL distribution point"));
     }
     gaps
 }
 
-fn validity(
+fn check_validity(
     what: &str,
     place: &str,
-    standing: Standing,
-    (begin, end): (i64, i64),
+    validity: Validity,
+    (start, end): (i64, i64),
     help: &str,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) {
-    match standing {
-        Standing::Good => {}
-        Standing::NotYet => {
-            report.fault(format!("{what} is valid only from {}", read::date(begin)), place, CLOCK)
+    match validity {
+        Validity::Valid => {}
+        Validity::NotYetValid => {
+            report.fault(format!("{what} is not valid before {}", read::date(start)), place, CLOCK)
         }
-        Standing::Over => report.fault(format!("{what} expired on {}", read::date(end)), place, help),
-        Standing::EndsSoon => {
-            report.warn(format!("{what} is due: it ends on {}", read::date(end)), place, help)
+        Validity::Expired => report.fault(format!("{what} expired on {}", read::date(end)), place, help),
+        Validity::RenewalDue => {
+            report.warn(format!("{what} expires on {}: renew it", read::date(end)), place, help)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reads and judges certificates, revocation lists and keys, without being able to make any.
+//! Reads and verifies certificates, revocation lists and keys; issuing them is the admin crate's part.
 
 use ::time::OffsetDateTime;
 use anyhow::{Context, Result, bail, ensure};
@@ -8,24 +8,24 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use x509_parser::prelude::*;
 
-/// What a certificate says.
+/// The fields of a certificate that hanode uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertSummary {
     pub subject: String,
     pub(crate) issuer: String,
-    /// In hexadecimal digits, as `openssl x509 -serial` has it but in small letters.
+    /// In hexadecimal digits, as `openssl x509 -serial` prints it but in lower case.
     pub serial: String,
     #[serde(serialize_with = "as_date")]
     pub not_before: i64,
     #[serde(serialize_with = "as_date")]
     pub not_after: i64,
-    /// Names in small letters, addresses in their usual form.
+    /// Names in lower case, addresses in canonical form.
     pub sans: BTreeSet<String>,
     pub(crate) crl_urls: Vec<String>,
     pub(crate) is_ca: bool,
 }
 
-/// What a revocation list says.
+/// The fields of a revocation list that hanode uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CrlSummary {
     pub(crate) issuer: String,
@@ -37,45 +37,49 @@ pub struct CrlSummary {
     pub next_update: i64,
 }
 
-/// How something with a beginning and an end stands at one moment.
+/// Whether a certificate or revocation list is valid at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    NotYet,
-    Good,
-    /// Still good, and time to renew it.
-    EndsSoon,
-    Over,
+pub enum Validity {
+    #[serde(rename = "not_yet")]
+    NotYetValid,
+    #[serde(rename = "good")]
+    Valid,
+    /// Valid, and due for renewal.
+    #[serde(rename = "ends_soon")]
+    RenewalDue,
+    #[serde(rename = "over")]
+    Expired,
 }
 
 const DAY: i64 = 86400;
 
 impl CertSummary {
-    /// A certificate is due in its last ninety days, or the last third of a short life.
-    pub fn standing(&self, now: i64) -> Standing {
-        let life = self.not_after - self.not_before;
-        standing(self.not_before, self.not_after - (90 * DAY).min(life / 3), self.not_after, now)
+    /// At `now`, in seconds since 1970. Renewal is due in the last 90 days or the last third of the lifetime,
+    /// whichever is shorter.
+    pub fn validity(&self, now: i64) -> Validity {
+        let lifetime = self.not_after - self.not_before;
+        validity(self.not_before, self.not_after - (90 * DAY).min(lifetime / 3), self.not_after, now)
     }
 }
 
 impl CrlSummary {
-    /// A revocation list is due at half its life: once it is over, it locks everyone out.
-    pub fn standing(&self, now: i64) -> Standing {
+    /// At `now`, in seconds since 1970. Renewal is due after half the lifetime: an expired list locks every client out.
+    pub fn validity(&self, now: i64) -> Validity {
         let half = self.this_update + (self.next_update - self.this_update) / 2;
-        standing(self.this_update, half, self.next_update, now)
+        validity(self.this_update, half, self.next_update, now)
     }
 }
 
-fn standing(begin: i64, due: i64, end: i64, now: i64) -> Standing {
+fn validity(start: i64, renewal: i64, end: i64, now: i64) -> Validity {
     match now {
-        _ if now < begin => Standing::NotYet,
-        _ if now > end => Standing::Over,
-        _ if now >= due => Standing::EndsSoon,
-        _ => Standing::Good,
+        _ if now < start => Validity::NotYetValid,
+        _ if now > end => Validity::Expired,
+        _ if now >= renewal => Validity::RenewalDue,
+        _ => Validity::Valid,
     }
 }
 
-/// A moment as `2031-05-17T09:30:00Z`.
+/// Formats seconds since 1970 as `2031-05-17T09:30:00Z`.
 pub fn date(seconds: i64) -> String {
     let Ok(t) = OffsetDateTime::from_unix_timestamp(seconds) else { return "?".into() };
     let (month, day) = (u8::from(t.month()), t.day());
@@ -86,7 +90,7 @@ fn as_date<S: Serializer>(seconds: &i64, serializer: S) -> Result<S::Ok, S::Erro
     serializer.serialize_str(&date(*seconds))
 }
 
-/// The first certificate of a PEM text.
+/// Reads the first certificate of a PEM text.
 pub fn certificate(pem: &[u8]) -> Result<CertSummary> {
     with_certificate(pem, |cert| {
         let names = cert.subject_alternative_name()?.map(|ext| &ext.value.general_names);
@@ -109,10 +113,10 @@ pub fn certificate(pem: &[u8]) -> Result<CertSummary> {
     })
 }
 
-/// The first revocation list of a PEM text.
+/// Reads the first revocation list of a PEM text.
 pub fn crl(pem: &[u8]) -> Result<CrlSummary> {
     with_crl(pem, |crl| {
-        let next = crl.next_update().context("the revocation list has no end")?;
+        let next = crl.next_update().context("the revocation list has no nextUpdate")?;
         Ok(CrlSummary {
             issuer: crl.issuer().to_string(),
             entries: crl.iter_revoked_certificates().map(|entry| serial(entry.raw_serial())).collect(),
@@ -122,33 +126,33 @@ pub fn crl(pem: &[u8]) -> Result<CrlSummary> {
     })
 }
 
-/// Fails unless `leaf` names `ca` as its issuer and bears its signature.
+/// Fails unless `ca` is the issuer of `leaf` and has signed it.
 pub fn signed_by(leaf: &[u8], ca: &[u8]) -> Result<()> {
     with_certificate(leaf, |leaf| {
         with_certificate(ca, |ca| {
             ensure!(leaf.issuer() == ca.subject(), "its issuer is {}, not {}", leaf.issuer(), ca.subject());
-            leaf.verify_signature(Some(ca.public_key())).context("its signature is not the CA's")
+            leaf.verify_signature(Some(ca.public_key())).context("the CA did not sign it")
         })
     })
 }
 
-/// The same for a revocation list.
+/// Fails unless `ca` is the issuer of `crl` and has signed it.
 pub fn crl_signed_by(crl: &[u8], ca: &[u8]) -> Result<()> {
     with_crl(crl, |crl| {
         with_certificate(ca, |ca| {
             ensure!(crl.issuer() == ca.subject(), "its issuer is {}, not {}", crl.issuer(), ca.subject());
-            crl.verify_signature(ca.public_key()).context("its signature is not the CA's")
+            crl.verify_signature(ca.public_key()).context("the CA did not sign it")
         })
     })
 }
 
-/// Fails unless the first key of `key` belongs to the first certificate of `cert`.
+/// Fails unless the first private key in `key` matches the first certificate in `cert`.
 pub fn key_matches(cert: &[u8], key: &[u8]) -> Result<()> {
-    let cert = CertificateDer::from_pem_slice(cert).context("no certificate in it")?;
-    let key = PrivateKeyDer::from_pem_slice(key).context("no private key in it")?;
+    let cert = CertificateDer::from_pem_slice(cert).context("the file contains no certificate")?;
+    let key = PrivateKeyDer::from_pem_slice(key).context("the file contains no private key")?;
     let provider = rustls::crypto::ring::default_provider();
     let pair = rustls::sign::CertifiedKey::from_der(vec![cert], key, &provider);
-    pair.map(drop).context("the key does not belong to the certificate")
+    pair.map(drop).context("the key does not match the certificate")
 }
 
 fn with_certificate<T>(pem: &[u8], read: impl FnOnce(&X509Certificate<'_>) -> Result<T>) -> Result<T> {
@@ -163,23 +167,24 @@ fn with_crl<T>(pem: &[u8], read: impl FnOnce(&CertificateRevocationList<'_>) -> 
     read(&crl)
 }
 
-/// The bytes that a revocation list's PEM text stands for.
+/// Decodes a revocation list from PEM to DER.
 pub fn der(crl: &[u8]) -> Result<Vec<u8>> {
     block(crl, "X509 CRL")
 }
 
-/// The first PEM block, which must bear this label.
+/// The content of the first PEM block, which must have this label.
 fn block(pem: &[u8], label: &str) -> Result<Vec<u8>> {
-    let (_, block) = parse_x509_pem(pem).ok().context("it is not in PEM form")?;
+    let (_, block) = parse_x509_pem(pem).ok().context("the file is not PEM")?;
     if block.label != label {
-        bail!("it is a {}, not a {label}", block.label.escape_debug());
+        bail!("the file contains a {}, not a {label}", block.label.escape_debug());
     }
     Ok(block.contents)
 }
 
 pub(crate) fn serial(bytes: &[u8]) -> String {
     let text = hex::encode(bytes);
-    // DER puts a zero byte before a high first bit.
+    // DER puts a zero byte before a first byte that has its high bit set.
+
     text.strip_prefix("00").filter(|rest| !rest.is_empty()).map_or(text.clone(), String::from)
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Action, EtcdStep, Observations, Step};
 use crate::etcd::Member;
-use crate::peer::{Disk, NodeReport};
+use crate::peer::{DiskStage, NodeReport};
 use crate::spec::{ETCD_PEER_PORT, Node, Spec};
 use sha2::{Digest, Sha256};
 
@@ -19,9 +19,9 @@ pub fn bootstrap_id<'a>(install_ids: impl Iterator<Item = &'a str>) -> String {
 
 /// How a node without a log of its own gets into a living cluster.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Joining {
-    /// Listed, and never started: take that place.
-    Take,
+pub enum JoinMethod {
+    /// The quorum lists it as never started: use that entry.
+    TakeListed,
     /// Listed, and once started: that disk is lost. Remove exactly this member, then add.
     Replace(String),
     /// Not listed: add.
@@ -29,11 +29,11 @@ pub enum Joining {
 }
 
 /// Found by the peer URL, which is the node's own; a name proves nothing (a static bootstrap names all).
-pub fn joining(members: &[Member], url: &str) -> Joining {
+pub fn join_method(members: &[Member], url: &str) -> JoinMethod {
     match members.iter().find(|m| m.peer_urls.iter().any(|u| u == url)) {
-        None => Joining::Add,
-        Some(member) if member.client_urls.is_empty() => Joining::Take,
-        Some(member) => Joining::Replace(member.id.clone()),
+        None => JoinMethod::Add,
+        Some(member) if member.client_urls.is_empty() => JoinMethod::TakeListed,
+        Some(member) => JoinMethod::Replace(member.id.clone()),
     }
 }
 
@@ -59,8 +59,9 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
     if own.bootstrapping && !own.data.etcd {
         return step(Action::Bootstrap, "all nodes agreed on this bootstrap and this boot is it".into());
     }
-    let ahead = ahead(seen).filter(|_| own.disk != Disk::Served);
-    let lives = own.bootstrapping || own.disk == Disk::Served || own.etcd_member.is_some() || served(seen);
+    let ahead = ahead(seen).filter(|_| own.disk != DiskStage::Served);
+    let lives =
+        own.bootstrapping || own.disk == DiskStage::Served || own.etcd_member.is_some() || served(seen);
     if seen.has_log(own) && (lives || ahead.is_some()) {
         return match seen.etcd.as_ref().and_then(|members| outdated(spec, node, members, seen)) {
             Some(reason) => step(Action::Join, reason),
@@ -94,7 +95,7 @@ fn of_this_bootstrap(seen: &Observations) -> impl Iterator<Item = &NodeReport> {
 fn served(seen: &Observations) -> bool {
     let cluster = |a: &NodeReport| a.etcd_log.as_ref().map(|log| log.cluster.clone());
     let same = |peer: &&NodeReport| cluster(peer).is_some() && cluster(peer) == cluster(&seen.own);
-    of_this_bootstrap(seen).chain(seen.answers().filter(same)).any(|peer| peer.disk == Disk::Served)
+    of_this_bootstrap(seen).chain(seen.answers().filter(same)).any(|peer| peer.disk == DiskStage::Served)
 }
 
 /// A peer that has begun this disk's bootstrap_id: that all disks bear it was seen there, and a disk lost since
@@ -106,12 +107,12 @@ fn ahead(seen: &Observations) -> Option<&NodeReport> {
 /// A quorum answers: the cluster lives, so this node can only be one more of it.
 fn among_living(spec: &Spec, node: &str, members: &[Member], own: &NodeReport) -> EtcdStep {
     let bootstrap = own.bootstrap_id.as_deref();
-    let reason = match spec.node(node).map(|n| joining(members, &peer_url(n))) {
-        Some(Joining::Take) => "a quorum lists this node as never started".to_string(),
-        Some(Joining::Replace(id)) => {
+    let reason = match spec.node(node).map(|n| join_method(members, &peer_url(n))) {
+        Some(JoinMethod::TakeListed) => "a quorum lists this node as never started".to_string(),
+        Some(JoinMethod::Replace(id)) => {
             format!("a quorum lists this node as member {id} with data that this disk lacks")
         }
-        Some(Joining::Add) | None => "a quorum answers and does not list this node".to_string(),
+        Some(JoinMethod::Add) | None => "a quorum answers and does not list this node".to_string(),
     };
     EtcdStep::plain(spec, Step::new(Action::Join, reason), bootstrap)
 }
@@ -147,7 +148,7 @@ fn among_all(spec: &Spec, seen: &Observations, peers: &[&NodeReport]) -> EtcdSte
     if let Some(reason) = lost_for_good(spec, seen) {
         return step(Action::Refuse, reason);
     }
-    if let Some(served) = peers.iter().copied().chain([own]).find(|p| p.disk == Disk::Served) {
+    if let Some(served) = peers.iter().copied().chain([own]).find(|p| p.disk == DiskStage::Served) {
         let reason =
             format!("{} has served: this cluster exists, and its etcd quorum must answer first", served.node);
         return EtcdStep { look_for_duplicate: true, ..step(Action::Wait, reason) };
@@ -184,7 +185,7 @@ pub(super) fn lost_for_good(spec: &Spec, seen: &Observations) -> Option<String> 
     let peers = seen.all_peers()?;
     let all = || peers.iter().copied().chain([&seen.own]);
     let logs = all().filter(|a| seen.has_log(a)).count();
-    let lost = all().any(|a| a.disk == Disk::Served) && logs < spec.majority();
+    let lost = all().any(|a| a.disk == DiskStage::Served) && logs < spec.majority();
     let dead: Vec<&str> =
         all().filter(|a| a.data.etcd && !seen.has_log(a)).map(|a| a.node.as_str()).collect();
     let replaced = match dead.as_slice() {

@@ -13,9 +13,9 @@ use crate::spec::Spec;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-pub use etcd::{Joining, bootstrap_id, joining, peer_url};
+pub use etcd::{JoinMethod, bootstrap_id, join_method, peer_url};
 pub use observations::{Observations, Peer, Sentinel};
-pub use recovery::{Etcd, Recovery, recovery};
+pub use recovery::{EtcdRecovery, Recovery, recovery};
 
 pub(crate) const SCHEMA: u32 = 1;
 
@@ -36,7 +36,7 @@ pub enum Action {
 
 impl Action {
     /// Whether a service may start under it.
-    pub fn opens(self) -> bool {
+    pub fn may_start(self) -> bool {
         matches!(self, Action::Bootstrap | Action::Resume | Action::Join)
     }
 }
@@ -110,7 +110,7 @@ fn choose(what: &str) -> String {
 
 impl Plan {
     /// What services at bootstrap, on a reboot or as a newcomer do, for looking at what is rendered then.
-    pub fn assumed(spec: &Spec, action: Action) -> Plan {
+    pub fn uniform(spec: &Spec, action: Action) -> Plan {
         let step = Step::new(action, "as asked for");
         let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);
         Plan {
@@ -123,7 +123,7 @@ impl Plan {
 
     /// The plan before anything is known: all services wait. What it renders is what no plan changes.
     pub fn waiting(spec: &Spec) -> Plan {
-        let mut plan = Plan::assumed(spec, Action::Wait);
+        let mut plan = Plan::uniform(spec, Action::Wait);
         plan.redis.primary = None;
         plan
     }

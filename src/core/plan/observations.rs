@@ -70,14 +70,14 @@ impl Observations {
     }
 
     /// The peers that did not answer, for a sentence.
-    pub fn silent(&self) -> Vec<&str> {
+    pub fn unreachable(&self) -> Vec<&str> {
         self.peers.iter().filter(|p| p.answer.is_err()).map(|p| p.name.as_str()).collect()
     }
 
     /// Who did not answer, and why each did not.
     pub(crate) fn unreachable_reasons(&self) -> String {
         let why = self.peers.iter().filter_map(|p| Some(format!("{}: {}", p.name, p.answer.as_ref().err()?)));
-        format!("{} not heard of yet ({})", self.silent().join(", "), why.collect::<Vec<_>>().join("; "))
+        format!("{} not heard of yet ({})", self.unreachable().join(", "), why.collect::<Vec<_>>().join("; "))
     }
 
     /// Whether etcd's log on this disk can still be part of a quorum: not if its member was replaced since.

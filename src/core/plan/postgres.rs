@@ -54,7 +54,7 @@ fn uninitialized(seen: &Observations) -> Step {
         return Step::new(Action::Bootstrap, "all nodes agreed on this bootstrap and this boot is it");
     }
     let Some(peers) = seen.all_peers() else {
-        let silent = seen.silent().join(", ");
+        let silent = seen.unreachable().join(", ");
         return Step::new(Action::Wait, format!("etcd knows of no cluster, and {silent} may have its data"));
     };
     match peers.iter().find(|p| p.data.postgres) {
@@ -85,7 +85,7 @@ fn furthest(seen: &Observations) -> Step {
     const UNKNOWN: &str = "etcd knows of no PostgreSQL cluster";
     let own = &seen.own;
     let Some(peers) = seen.all_peers() else {
-        let silent = seen.silent().join(", ");
+        let silent = seen.unreachable().join(", ");
         return Step::new(Action::Wait, format!("{UNKNOWN}, and {silent} may have data that goes further"));
     };
     let all = [own].into_iter().chain(peers).filter(|a| a.data.postgres);

@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Etcd {
-    /// As it is: others have its quorum, and only Redis has lost its memory.
-    Kept,
-    /// As a new cluster of one that knows what this disk's own log knew: Patroni's settings survive.
-    FromItsLog,
-    /// As a new cluster of one: Patroni makes itself known again from its own data.
-    Anew,
+pub enum EtcdRecovery {
+    /// Leave etcd as it is: other nodes have its quorum, and only Redis needs recovery.
+    Keep,
+    /// Start a cluster of one member from the log on this disk: Patroni's settings survive.
+    FromLog,
+    /// Start an empty cluster of one member: Patroni registers its own data again.
+    Empty,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recovery {
-    pub etcd: Etcd,
+    pub etcd: EtcdRecovery,
     /// The epoch with which this node's Sentinel overrules all that others remember.
     pub epoch: u64,
     /// What is lost or put at stake, one sentence each.
@@ -43,7 +43,7 @@ pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
             return Err("this disk has no Redis data to keep; run this on a node that has".into());
         }
         let costs = vec!["every write to Redis that this node has not received is lost".to_string()];
-        return Ok(Recovery { etcd: Etcd::Kept, epoch, costs });
+        return Ok(Recovery { etcd: EtcdRecovery::Keep, epoch, costs });
     }
     if !own.data.postgres && !none_has_postgres(seen) {
         return Err("this disk has no PostgreSQL data to keep; run this on a node that has".into());
@@ -55,7 +55,7 @@ pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
             spec.nodes.len()
         ));
     }
-    let etcd = if own.data.etcd { Etcd::FromItsLog } else { Etcd::Anew };
+    let etcd = if own.data.etcd { EtcdRecovery::FromLog } else { EtcdRecovery::Empty };
     Ok(Recovery { etcd, epoch, costs: costs(seen) })
 }
 
@@ -83,7 +83,7 @@ fn costs(seen: &Observations) -> Vec<String> {
             .filter(|p| has(p))
             .map(|peer| format!("{} answers and has data: it becomes a copy of this node's", peer.node)),
     );
-    costs.extend(seen.silent().into_iter().map(|name| {
+    costs.extend(seen.unreachable().into_iter().map(|name| {
         format!("{name} does not answer: what its disk holds counts as lost, and it must not run now")
     }));
     costs

@@ -103,7 +103,7 @@ fn succeeded(seen: &Observations, has_data: bool) -> RedisStep {
     // Of a node without data the silent ones' Sentinels know best; data that may yet be mended is not given up for theirs.
     let promote_another = seen.answers().any(readable) || !has_data;
     let why = if has_data { "Redis cannot read its data here" } else { "its data is gone" };
-    let silent = seen.silent().join(", ");
+    let silent = seen.unreachable().join(", ");
     let reason = match promote_another {
         true => format!("Sentinels name this node, but {why}: another must be promoted first"),
         false => format!("Sentinels name this node, but {why}, and {silent} may have a copy"),

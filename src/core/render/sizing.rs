@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn small_and_large_machines_stay_inside_their_means() {
         for (memory, disk) in [(512, 4096), (1024, 4096), (2048, 10240), (4096, 40960), (262144, 4194304)] {
-            let mut machine = MachineFacts::assumed("eth0", 24);
+            let mut machine = MachineFacts::example("eth0", 24);
             (machine.memory_mib, machine.data_mib) = (memory, disk);
             let size = sizes(&machine);
             assert!(size.shared_buffers + size.redis_memory <= memory / 2, "{size:?}");

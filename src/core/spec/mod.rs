@@ -26,9 +26,9 @@ pub use warn::warnings;
 pub const STARTER: &str = include_str!("cluster.toml");
 
 /// The spec as the image has it.
-pub const BAKED: &str = "/usr/lib/hanode/spec.toml";
+pub const BAKED_PATH: &str = "/usr/lib/hanode/spec.toml";
 /// The spec that an operator puts on a node; it replaces the image's.
-pub const OVERRIDE: &str = "/etc/hanode/cluster.toml";
+pub const OVERRIDE_PATH: &str = "/etc/hanode/cluster.toml";
 
 /// The version of the spec's keys that this program reads.
 pub(crate) const SCHEMA: i64 = 1;
@@ -193,7 +193,7 @@ impl Spec {
 
     /// How many replicas must confirm a Redis write so that a majority of the nodes has it: whoever Sentinels
     /// promote is one of a majority, and the furthest of it.
-    pub fn confirming(&self) -> usize {
+    pub fn confirming_replicas(&self) -> usize {
         self.majority() - 1
     }
 

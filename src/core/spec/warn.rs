@@ -63,7 +63,7 @@ pub fn warnings(spec: &Spec) -> Vec<Fault> {
         "redis.min_replicas is 0: an isolated old primary goes on acknowledging writes that will be lost",
         "set min_replicas = 1",
     );
-    let (has, wants) = (spec.redis.min_replicas as usize, spec.confirming());
+    let (has, wants) = (spec.redis.min_replicas as usize, spec.confirming_replicas());
     warn(
         (1..wants).contains(&has),
         &format!(

@@ -1,77 +1,78 @@
-//! Whose log etcd's write-ahead log on this disk is: each of its files says so at its head.
+//! The member to which etcd's write-ahead log on this disk belongs; each of its files starts with the ids.
 
 use anyhow::{Context, Result, ensure};
-use hanode_core::peer::EtcdLog;
+use hanode_core::peer::EtcdLogIds;
 use std::io::Read;
 use std::path::Path;
 
-/// Its ids lie within the first few records.
-const HEAD: u64 = 512;
-/// The record that holds the ids of member and cluster.
-const METADATA: u64 = 1;
+/// The ids are in the first few records.
+const HEAD_BYTES: u64 = 512;
+/// Type of the record with the ids of member and cluster.
+const METADATA_TYPE: u64 = 1;
 
-/// What the log says of itself; `None` where there is none.
-pub(crate) fn read(data: &Path) -> Result<Option<EtcdLog>> {
+/// The ids in the newest file of the log; `None` without a log.
+pub(crate) fn read(data: &Path) -> Result<Option<EtcdLogIds>> {
     let names = std::fs::read_dir(data.join("member/wal")).into_iter().flatten().flatten();
     let newest = names.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "wal")).max();
     let Some(file) = newest else { return Ok(None) };
     let mut head = Vec::new();
-    let read = std::fs::File::open(&file).and_then(|f| f.take(HEAD).read_to_end(&mut head));
+    let read = std::fs::File::open(&file).and_then(|f| f.take(HEAD_BYTES).read_to_end(&mut head));
     read.with_context(|| format!("reading {}", file.display()))?;
-    ids(&head).with_context(|| format!("{} is no log of etcd's", file.display())).map(Some)
+    ids(&head).with_context(|| format!("{} is not a write-ahead log of etcd", file.display())).map(Some)
 }
 
-fn ids(head: &[u8]) -> Result<EtcdLog> {
+fn ids(head: &[u8]) -> Result<EtcdLogIds> {
     let mut rest = head;
     loop {
-        let (frame, after) = rest.split_at_checked(8).context("it ends early")?;
+        let (frame, after) = rest.split_at_checked(8).context("it ends in the middle of a record")?;
         let frame = u64::from_le_bytes(frame.try_into()?);
-        // The upper byte says how far the record is padded, where it is.
+        // The upper byte has the padding of the record, if it has any.
         let padding = if frame >> 63 == 1 { (frame >> 56 & 7) as usize } else { 0 };
         let length = usize::try_from(frame & 0x00ff_ffff_ffff_ffff)?;
-        let (record, after) = after.split_at_checked(length).context("it ends early")?;
-        if field(record, 1)?.number()? == METADATA {
+        let (record, after) = after.split_at_checked(length).context("it ends in the middle of a record")?;
+        if field(record, 1)?.number()? == METADATA_TYPE {
             let data = field(record, 3)?.bytes()?;
             let id = |number| Ok::<_, anyhow::Error>(field(data, number)?.number()?.to_string());
-            return Ok(EtcdLog { member: id(1)?, cluster: id(2)? });
+            return Ok(EtcdLogIds { member: id(1)?, cluster: id(2)? });
         }
-        rest = after.get(padding..).context("it ends early")?;
+        rest = after.get(padding..).context("it ends in the middle of a record")?;
     }
 }
 
 /// A value of protobuf's wire format.
-enum Value<'a> {
+enum WireValue<'a> {
     Number(u64),
     Bytes(&'a [u8]),
 }
 
-impl<'a> Value<'a> {
+impl<'a> WireValue<'a> {
     fn number(&self) -> Result<u64> {
         match self {
-            Value::Number(number) => Ok(*number),
-            Value::Bytes(_) => anyhow::bail!("bytes where a number should be"),
+            WireValue::Number(number) => Ok(*number),
+            WireValue::Bytes(_) => anyhow::bail!("bytes where a number should be"),
         }
     }
 
     fn bytes(&self) -> Result<&'a [u8]> {
         match self {
-            Value::Bytes(bytes) => Ok(bytes),
-            Value::Number(_) => anyhow::bail!("a number where bytes should be"),
+            WireValue::Bytes(bytes) => Ok(bytes),
+            WireValue::Number(_) => anyhow::bail!("a number where bytes should be"),
         }
     }
 }
 
-/// The first field of this number.
-fn field(mut message: &[u8], wanted: u64) -> Result<Value<'_>> {
+/// The first field with this number.
+fn field(mut message: &[u8], wanted: u64) -> Result<WireValue<'_>> {
     loop {
         let key = varint(&mut message)?;
         let value = match key & 7 {
-            0 => Value::Number(varint(&mut message)?),
+            0 => WireValue::Number(varint(&mut message)?),
             2 => {
                 let length = usize::try_from(varint(&mut message)?)?;
-                let (bytes, after) = message.split_at_checked(length).context("it ends early")?;
+                let (bytes, after) =
+                    message.split_at_checked(length).context("it ends in the middle of a record")?;
                 message = after;
-                Value::Bytes(bytes)
+                WireValue::Bytes(bytes)
             }
             other => anyhow::bail!("a field of wire type {other}"),
         };
@@ -84,9 +85,9 @@ fn field(mut message: &[u8], wanted: u64) -> Result<Value<'_>> {
 fn varint(message: &mut &[u8]) -> Result<u64> {
     let mut number = 0u64;
     for shift in (0..).step_by(7) {
-        let (byte, after) = message.split_first().context("it ends early")?;
+        let (byte, after) = message.split_first().context("it ends in the middle of a record")?;
         *message = after;
-        ensure!(shift < 64, "a number that is too long");
+        ensure!(shift < 64, "a number of more than 64 bits");
         number |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
             break;
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The head of a log that etcd 3.5.16 wrote as member 52d20c3e2774bf8f of cluster 3621212df6d0d068.
+    /// The head of a log written by etcd 3.5.16 as member 52d20c3e2774bf8f of cluster 3621212df6d0d068.
     const LOG: [u8; 56] = [
         0x04, 0, 0, 0, 0, 0, 0, 0x84, 0x08, 0x04, 0x10, 0, 0, 0, 0, 0, 0x1e, 0, 0, 0, 0, 0, 0, 0x82, 0x08,
         0x01, 0x10, 0xb9, 0xbf, 0xfe, 0xab, 0x08, 0x1a, 0x14, 0x08, 0x8f, 0xff, 0xd2, 0xbb, 0xe2, 0x87, 0x83,
@@ -108,13 +109,13 @@ mod tests {
     ];
 
     #[test]
-    fn a_log_names_its_member() {
+    fn the_ids_are_read_from_the_newest_file() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
         let wal = dir.path().join("member/wal");
         std::fs::create_dir_all(&wal).unwrap();
         std::fs::write(wal.join("0000000000000000-0000000000000000.wal"), LOG).unwrap();
-        std::fs::write(wal.join("0.tmp"), "being written").unwrap();
+        std::fs::write(wal.join("0.tmp"), "incomplete").unwrap();
         let found = read(dir.path()).unwrap().unwrap();
         assert_eq!(found.member, 0x52d2_0c3e_2774_bf8f_u64.to_string());
         assert_eq!(found.cluster, 0x3621_212d_f6d0_d068_u64.to_string());
@@ -124,7 +125,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_end_in_an_id_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
+        fn any_bytes_give_ids_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
             let _ = ids(&bytes);
         }
     }

@@ -1,5 +1,5 @@
-//! A count that only grows, kept on this disk and in etcd: of generation, and of half minutes in service. A disk
-//! whose count is behind etcd's is an older snapshot of itself, and counts as lost.
+//! The generation of this disk: a counter on the disk and in etcd that grows by one at each boot and each 30 s in service.
+//! A disk with a lower generation than etcd has is an older snapshot of itself, and counts as lost.
 
 use crate::disk;
 use crate::node_config::NodeConfig;
@@ -9,60 +9,64 @@ use hanode_cluster::discovery::generation_key;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// A snapshot is known for one when it is older than two of these: a restored disk counts one boot of its own.
-const STEP: Duration = Duration::from_secs(30);
+const ETCD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A snapshot is recognised if it is older than two intervals: the boot of a restored disk counts too.
+const INTERVAL: Duration = Duration::from_secs(30);
 
-pub(crate) struct Age {
-    since: Instant,
+pub(crate) struct GenerationCounter {
+    last_count: Instant,
 }
 
-/// What came of counting.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Count {
-    Grown,
-    /// etcd has counted further: this machine was put back to an earlier moment while it ran.
-    Behind,
+pub(crate) enum CountResult {
+    Increased,
+    /// etcd has a higher generation: the machine was reverted to a snapshot while it ran.
+    BehindEtcd,
 }
 
-impl Age {
-    pub(crate) fn new() -> Age {
-        Age { since: Instant::now() }
+impl GenerationCounter {
+    pub(crate) fn new() -> GenerationCounter {
+        GenerationCounter { last_count: Instant::now() }
     }
 
-    /// To be called while this node is in service, however often; `None` while there is nothing to count yet.
-    pub(crate) fn grow(&mut self, root: &Path, config: &NodeConfig, node: &str) -> Result<Option<Count>> {
-        if self.since.elapsed() < STEP {
+    /// Called while this node is in service, at any rate; `None` until the interval is over.
+    pub(crate) fn count(
+        &mut self,
+        root: &Path,
+        config: &NodeConfig,
+        node: &str,
+    ) -> Result<Option<CountResult>> {
+        if self.last_count.elapsed() < INTERVAL {
             return Ok(None);
         }
-        self.since = Instant::now();
+        self.last_count = Instant::now();
         let spec = &config.spec;
         let own = spec.node(node).context("node vanished from the spec")?;
-        let known = Etcd::new(&config.credentials()?, own.address, TIMEOUT)?
+        let known = Etcd::new(&config.credentials()?, own.address, ETCD_TIMEOUT)?
             .get(&generation_key(&spec.name, node))?;
         let known = known.and_then(|text| String::from_utf8(text).ok()?.parse::<u64>().ok());
-        let record = disk::record(root)?;
-        if known.is_some_and(|known| known > record.generation) {
-            return Ok(Some(Count::Behind));
+        let disk = disk::read_state(root)?;
+        if known.is_some_and(|known| known > disk.generation) {
+            return Ok(Some(CountResult::BehindEtcd));
         }
-        // The disk first: etcd is never ahead of the disk that it counts.
-        disk::amend(root, |record| record.generation += 1)?;
-        remember(root, config, node)?;
-        Ok(Some(Count::Grown))
+        // The disk first: a higher generation in etcd means that the disk was reverted.
+        disk::update_state(root, |disk| disk.generation += 1)?;
+        publish(root, config, node)?;
+        Ok(Some(CountResult::Increased))
     }
 }
 
-/// Leaves the count in etcd, by whichever node answers.
-pub(crate) fn remember(root: &Path, config: &NodeConfig, node: &str) -> Result<()> {
-    let count = disk::record(root)?.generation.to_string();
+/// Writes this disk's generation to etcd, through the first node that answers.
+pub(crate) fn publish(root: &Path, config: &NodeConfig, node: &str) -> Result<()> {
+    let generation = disk::read_state(root)?.generation.to_string();
     let key = generation_key(&config.spec.name, node);
     let credentials = config.credentials()?;
-    let mut last = None;
-    for n in &config.spec.nodes {
-        match Etcd::new(&credentials, n.address, TIMEOUT)?.put(&key, count.as_bytes()) {
+    let mut last_error = None;
+    for server in &config.spec.nodes {
+        match Etcd::new(&credentials, server.address, ETCD_TIMEOUT)?.put(&key, generation.as_bytes()) {
             Ok(()) => return Ok(()),
-            Err(error) => last = Some(error),
+            Err(error) => last_error = Some(error),
         }
     }
-    Err(last.context("the spec has no nodes")?)
+    Err(last_error.context("the spec has no nodes")?)
 }

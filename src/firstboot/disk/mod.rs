@@ -1,4 +1,4 @@
-//! What this disk holds: its install-id, the pinned identity, how far it came, whose data.
+//! What this disk has: its install-id, the pinned identity, its state and the services' data.
 
 pub(crate) mod etcd_log;
 pub(crate) mod generation;
@@ -9,7 +9,7 @@ pub mod volume;
 
 use crate::identity::Pin;
 use anyhow::{Context, Result};
-use hanode_core::peer::{Data, Disk};
+use hanode_core::peer::{DiskData, DiskStage};
 use hanode_core::render::sentinel;
 use hanode_core::target::Target;
 use hanode_util::file_tree::{below, replace};
@@ -19,30 +19,30 @@ use std::path::Path;
 
 const INSTALL_ID: &str = "/var/lib/hanode/install-id";
 const IDENTITY: &str = "/var/lib/hanode/identity.json";
-const HOME: &str = "/var/lib/hanode";
-const STATE: &str = "/var/lib/hanode/state.json";
-/// Within the name of what was moved out of the way.
+const STATE_DIR: &str = "/var/lib/hanode";
+const DISK_STATE: &str = "/var/lib/hanode/disk.json";
+/// In the name of data that was moved aside: `NAME.aside-TIME`.
 pub(crate) const ASIDE: &str = ".aside-";
-/// Lies in memory: it means this boot only, and only until the node is in service.
+/// In memory: valid for this boot only, and only until the node is in service.
 const BOOTSTRAPPING: &str = "/run/hanode/bootstrapping";
 
-/// How far this disk came; versioned, since a newer image may find an older one's.
+/// The state of this disk; versioned, since a newer image may find the file of an older one.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Record {
+pub(crate) struct DiskState {
     pub(crate) schema: u32,
     pub(crate) bootstrap_id: Option<String>,
-    /// Set, durably, before any service that takes clients' data is let go for the first time.
+    /// Set, durably, before any service that accepts clients' data starts for the first time.
     pub(crate) served: bool,
-    /// How often it was booted, and for how many half minutes it was in service: see `age.rs`.
+    /// Grows by one at each boot and each 30 s in service, see [`generation`].
     pub(crate) generation: u64,
-    /// The member that etcd's log on this disk belongs to.
+    /// The member to which etcd's log on this disk belongs.
     #[serde(default)]
     pub(crate) etcd_member: Option<String>,
-    /// Data of a restored snapshot: as good as lost, and not yet cleared or set aside.
+    /// Data of a restored snapshot: counts as lost, and is not yet cleared or moved aside.
     #[serde(default)]
-    pub(crate) stale: Data,
-    /// The operator's word that this disk's data becomes the cluster's; spent once it is in service.
+    pub(crate) stale: DiskData,
+    /// The operator chose this disk with `hanode recover`; reset once the node is in service.
     #[serde(default)]
     pub(crate) recovery_source: bool,
 }
@@ -55,7 +55,7 @@ pub(crate) fn install_id(root: &Path) -> Result<Option<String>> {
     }
 }
 
-/// The disk's install-id, made on its first boot.
+/// The disk's install-id, created on its first boot.
 pub(crate) fn ensure_install_id(root: &Path) -> Result<String> {
     if let Some(id) = install_id(root)? {
         return Ok(id);
@@ -65,7 +65,7 @@ pub(crate) fn ensure_install_id(root: &Path) -> Result<String> {
     Ok(id)
 }
 
-/// As a Sentinel gives itself one.
+/// An id in the format that Sentinel generates for itself.
 pub(crate) fn sentinel_id() -> Result<String> {
     random_hex(20)
 }
@@ -84,53 +84,53 @@ pub(crate) fn save_pin(root: &Path, pin: &Pin) -> Result<()> {
     save(root, IDENTITY, &serde_json::to_vec_pretty(pin)?)
 }
 
-pub(crate) fn record(root: &Path) -> Result<Record> {
-    Ok(load(root, STATE)?.unwrap_or(Record { schema: 1, ..Record::default() }))
+pub(crate) fn read_state(root: &Path) -> Result<DiskState> {
+    Ok(load(root, DISK_STATE)?.unwrap_or(DiskState { schema: 1, ..DiskState::default() }))
 }
 
-/// Changes the record, one process at a time: the services' gates, the plan and the watch all keep theirs in it, and
-/// a gate that wrote what another had not yet changed would take that back.
-pub(crate) fn amend(root: &Path, change: impl FnOnce(&mut Record)) -> Result<()> {
-    let dir = below(root, HOME);
+/// Changes the disk's state under a lock: the gates, the plan unit and the watcher all write it, and without the lock one
+/// could overwrite the change of another.
+pub(crate) fn update_state(root: &Path, change: impl FnOnce(&mut DiskState)) -> Result<()> {
+    let dir = below(root, STATE_DIR);
     std::fs::create_dir_all(&dir)?;
-    let turn = std::fs::File::open(&dir)?;
-    turn.lock().with_context(|| format!("locking {}", dir.display()))?;
-    let before = record(root)?;
+    let lock = std::fs::File::open(&dir)?;
+    lock.lock().with_context(|| format!("locking {}", dir.display()))?;
+    let before = read_state(root)?;
     let mut after = before.clone();
     change(&mut after);
-    if after == before { Ok(()) } else { save(root, STATE, &serde_json::to_vec_pretty(&after)?) }
+    if after == before { Ok(()) } else { save(root, DISK_STATE, &serde_json::to_vec_pretty(&after)?) }
 }
 
-/// From here on this disk is one that clients' data may be on.
+/// From here on this disk may have clients' data.
 pub(crate) fn mark_served(root: &Path) -> Result<()> {
-    amend(root, |record| record.served = true)
+    update_state(root, |disk| disk.served = true)
 }
 
-/// A snapshot from before the last boot that etcd knows of was restored: all data on it is a lost disk's.
+/// An older snapshot of this disk was restored, since etcd has a higher `generation`: all its data counts as lost.
 pub(crate) fn mark_stale(root: &Path, target: &Target, generation: u64) -> Result<()> {
-    let held = held(root, target)?;
-    amend(root, |record| {
+    let present = data_on_disk(root, target)?;
+    update_state(root, |disk| {
         tracing::warn!(
-            "etcd has counted this node to {generation}, this disk to {}: an older snapshot",
-            record.generation
+            "etcd has generation {generation} of this node, this disk {}: it is an older snapshot",
+            disk.generation
         );
-        record.generation = generation;
-        record.stale = Data { sentinel: false, ..held };
-        record.etcd_member = None;
+        disk.generation = generation;
+        disk.stale = DiskData { sentinel: false, ..present };
+        disk.etcd_member = None;
     })
 }
 
-/// Stale data of one service is out of the way.
-pub(crate) fn unmark_stale(root: &Path, clear: impl FnOnce(&mut Data)) -> Result<()> {
-    amend(root, |record| clear(&mut record.stale))
+/// The stale data of one service was cleared or moved aside.
+pub(crate) fn unmark_stale(root: &Path, clear: impl FnOnce(&mut DiskData)) -> Result<()> {
+    update_state(root, |disk| clear(&mut disk.stale))
 }
 
-/// In service as this member: by its id a disk is known that comes back after it was replaced. The operator's
-/// word, where there was one, has done its work; and so has the bootstrap_id: what is lost from now on is lost.
+/// The node is in service as this etcd member; a disk that returns after it was replaced is recognised by the member id.
+/// A recovery and a bootstrap are complete now.
 pub(crate) fn mark_in_service(root: &Path, member: &str) -> Result<()> {
-    amend(root, |record| {
-        record.recovery_source = false;
-        record.etcd_member = Some(member.into());
+    update_state(root, |disk| {
+        disk.recovery_source = false;
+        disk.etcd_member = Some(member.into());
     })?;
     match std::fs::remove_file(below(root, BOOTSTRAPPING)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(BOOTSTRAPPING),
@@ -146,38 +146,38 @@ pub(crate) fn mark_bootstrapping(root: &Path, bootstrap_id: &str) -> Result<()> 
     save(root, BOOTSTRAPPING, bootstrap_id.as_bytes())
 }
 
-/// Whose data counts: what is stale does not.
-pub(crate) fn data(root: &Path, target: &Target) -> Result<Data> {
-    let (held, stale) = (held(root, target)?, record(root)?.stale);
-    Ok(Data {
-        etcd: held.etcd && !stale.etcd,
-        postgres: held.postgres && !stale.postgres,
-        redis: held.redis && !stale.redis,
-        ..held
+/// Which services have data on this disk that counts: stale data does not.
+pub(crate) fn valid_data(root: &Path, target: &Target) -> Result<DiskData> {
+    let (present, stale) = (data_on_disk(root, target)?, read_state(root)?.stale);
+    Ok(DiskData {
+        etcd: present.etcd && !stale.etcd,
+        postgres: present.postgres && !stale.postgres,
+        redis: present.redis && !stale.redis,
+        ..present
     })
 }
 
-fn held(root: &Path, target: &Target) -> Result<Data> {
+fn data_on_disk(root: &Path, target: &Target) -> Result<DiskData> {
     let dir = |name: &str| {
-        let path = target.paths.get(name).with_context(|| format!("target names no path {name}"))?;
+        let path = target.paths.get(name).with_context(|| format!("the target has no path {name}"))?;
         Ok::<_, anyhow::Error>(below(root, path))
     };
     let (etcd, postgres, redis) = (dir("etcd_data")?, dir("postgres_data")?, dir("redis_data")?);
     let sentinel = std::fs::read_to_string(dir("redis_live")?.join("sentinel.conf")).unwrap_or_default();
-    Ok(Data {
-        etcd: occupied(&etcd.join("member/wal")),
+    Ok(DiskData {
+        etcd: has_entries(&etcd.join("member/wal")),
         postgres: postgres.join("PG_VERSION").exists(),
-        redis: redis_rdb::holds(&redis),
+        redis: redis_rdb::has_data(&redis),
         sentinel: sentinel::intact(&sentinel),
     })
 }
 
-/// What was moved out of a service's way and is still there: `NAME.aside-TIME` beside its data directory.
+/// Data that was moved aside and still exists: `NAME.aside-TIME` next to the data directory.
 pub(crate) fn moved_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for place in ["postgres_data", "redis_data"] {
         let data = Path::new(target.path(place)?);
-        // PostgreSQL's directory is moved whole, of Redis' only what is in it.
+        // PostgreSQL's directory is moved as a whole, for Redis only its content.
         let parent = if place == "redis_data" { Some(data) } else { data.parent() };
         let Some(parent) = parent.and_then(Path::to_str) else { continue };
         for entry in std::fs::read_dir(below(root, parent)).into_iter().flatten().flatten() {
@@ -191,15 +191,15 @@ pub(crate) fn moved_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
     Ok(found)
 }
 
-pub(crate) fn judge(data: Data, record: &Record) -> Disk {
-    match (record.served, data.etcd || data.postgres || data.redis) {
-        (true, _) => Disk::Served,
-        (false, true) => Disk::Data,
-        (false, false) => Disk::Blank,
+pub(crate) fn classify(data: DiskData, disk: &DiskState) -> DiskStage {
+    match (disk.served, data.etcd || data.postgres || data.redis) {
+        (true, _) => DiskStage::Served,
+        (false, true) => DiskStage::Data,
+        (false, false) => DiskStage::Blank,
     }
 }
 
-fn occupied(dir: &Path) -> bool {
+fn has_entries(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
@@ -220,23 +220,25 @@ fn save(root: &Path, path: &str, content: &[u8]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod amend_tests {
+mod tests {
     use super::*;
 
     #[test]
-    fn changes_at_the_same_time_are_all_kept() {
+    fn concurrent_changes_are_all_kept() {
         let root = tempfile::tempdir().unwrap();
         std::thread::scope(|threads| {
             for _ in 0..4 {
-                threads.spawn(|| (0..25).for_each(|_| amend(root.path(), |r| r.generation += 1).unwrap()));
+                threads.spawn(|| {
+                    (0..25).for_each(|_| update_state(root.path(), |r| r.generation += 1).unwrap())
+                });
             }
             threads.spawn(|| mark_served(root.path()).unwrap());
             threads.spawn(|| mark_in_service(root.path(), "1234").unwrap());
         });
-        let kept = record(root.path()).unwrap();
+        let state = read_state(root.path()).unwrap();
         mark_bootstrapping(root.path(), "agreed").unwrap();
         mark_in_service(root.path(), "1234").unwrap();
-        assert!(!bootstrapping(root.path()), "a bootstrap is over once its node is in service");
-        assert_eq!((kept.generation, kept.served, kept.etcd_member.as_deref()), (100, true, Some("1234")));
+        assert!(!bootstrapping(root.path()), "a bootstrap ends once its node is in service");
+        assert_eq!((state.generation, state.served, state.etcd_member.as_deref()), (100, true, Some("1234")));
     }
 }

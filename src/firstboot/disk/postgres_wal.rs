@@ -1,7 +1,7 @@
-//! Which PostgreSQL cluster the data on this disk is of, and how far it goes, read while no server runs on it.
+//! The PostgreSQL cluster to which the data on this disk belongs, and the end of its log, read while no server runs.
 
 use anyhow::{Context, Result};
-use hanode_core::peer::Postgres;
+use hanode_core::peer::PostgresData;
 use hanode_core::target::Target;
 use hanode_util::command::{capture, run_to_end};
 use hanode_util::file_tree::{below, replace};
@@ -9,40 +9,40 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
-/// Lies in memory: a server that ran since has made it untrue.
-const END: &str = "/run/hanode/postgres-end.json";
+/// In memory, and deleted before each start of the server: it changes the end.
+const END_FILE: &str = "/run/hanode/postgres-end.json";
 
-/// What is told of it; how far it goes only where that was measured.
-pub(crate) fn told(root: &Path, target: &Target) -> Result<Option<Postgres>> {
+/// Identifier of the cluster, and the end of the log if it was measured.
+pub(crate) fn read(root: &Path, target: &Target) -> Result<Option<PostgresData>> {
     let control = below(root, target.path("postgres_data")?).join("global/pg_control");
     let mut identifier = [0; 8];
-    // It is the file's first field in every version.
-    let read = std::fs::File::open(control).and_then(|mut file| file.read_exact(&mut identifier));
-    let end = std::fs::read(below(root, END)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    Ok(read.ok().map(|()| Postgres { system: u64::from_ne_bytes(identifier).to_string(), end }))
+    // The identifier is the first field of the file in every version.
+    let found = std::fs::File::open(control).and_then(|mut file| file.read_exact(&mut identifier));
+    let end = std::fs::read(below(root, END_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    Ok(found.ok().map(|()| PostgresData { system: u64::from_ne_bytes(identifier).to_string(), end }))
 }
 
-/// Finds out how far the data goes and keeps it for [`told`].
-pub(crate) fn measure(root: &Path, target: &Target) -> Result<()> {
+/// Measures the end of the log and saves it for [`read`].
+pub(crate) fn measure_end(root: &Path, target: &Target) -> Result<()> {
     let end = end(&below(root, target.path("postgres_data")?), target.path("postgres_bin")?)?;
-    replace(&below(root, END), &serde_json::to_vec(&end)?, 0o644, None)
+    replace(&below(root, END_FILE), &serde_json::to_vec(&end)?, 0o644, None)
 }
 
-/// A server is about to run on it.
-pub(crate) fn forget(root: &Path) -> Result<()> {
-    match std::fs::remove_file(below(root, END)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(END),
+/// Deletes the saved end, before a server starts.
+pub(crate) fn forget_end(root: &Path) -> Result<()> {
+    match std::fs::remove_file(below(root, END_FILE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(END_FILE),
         _ => Ok(()),
     }
 }
 
-/// Timeline and position of the last whole record.
+/// Timeline and position of the last complete record.
 fn end(data: &Path, bin: &str) -> Result<(u32, u64)> {
     let mut controldata = Command::new(format!("{bin}/pg_controldata"));
-    let said = run_to_end(controldata.arg("-D").arg(data).env("LC_ALL", "C"))?.text_lossy();
+    let output = run_to_end(controldata.arg("-D").arg(data).env("LC_ALL", "C"))?.text_lossy();
     let field = |name: &str| {
-        let line = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.map(str::trim).with_context(|| format!("pg_controldata tells no {name}"))
+        let line = output.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(str::trim).with_context(|| format!("pg_controldata prints no {name}"))
     };
     let redo = position(field("Latest checkpoint's REDO location")?)?;
     let checkpoint: u32 = field("Latest checkpoint's TimeLineID")?.parse()?;
@@ -52,10 +52,10 @@ fn end(data: &Path, bin: &str) -> Result<(u32, u64)> {
         Some((timeline, switched)) if timeline > checkpoint => (timeline, switched),
         _ => (checkpoint, redo),
     };
-    Ok((timeline, last_record(&wal, bin, timeline, from)?.max(recovered)))
+    Ok((timeline, end_of_log(&wal, bin, timeline, from)?.max(recovered)))
 }
 
-/// The newest timeline that this disk has followed, and where it left the one before.
+/// The newest timeline on this disk, and the position at which it branched off.
 fn newest_history(wal: &Path) -> Result<Option<(u32, u64)>> {
     let names = std::fs::read_dir(wal).with_context(|| format!("reading {}", wal.display()))?;
     let timelines = names.flatten().filter_map(|entry| {
@@ -69,24 +69,25 @@ fn newest_history(wal: &Path) -> Result<Option<(u32, u64)>> {
     Ok(Some((newest, position(switched)?)))
 }
 
-/// Reads the log to its end; where it cannot be read from there at all, that is the end.
-fn last_record(wal: &Path, bin: &str, timeline: u32, from: u64) -> Result<u64> {
+/// Reads the log from `from` to its last complete record; `from` if nothing is readable there.
+fn end_of_log(wal: &Path, bin: &str, timeline: u32, from: u64) -> Result<u64> {
     let start = format!("{:X}/{:X}", from >> 32, from & 0xffff_ffff);
     let mut waldump = Command::new(format!("{bin}/pg_waldump"));
     waldump.args(["-t", &timeline.to_string(), "-s", &start, "-p"]).arg(wal);
     waldump.env("LC_ALL", "C").stdout(std::process::Stdio::null());
-    Ok(ended(&capture(&mut waldump)?.stderr)?.unwrap_or(from))
+    Ok(last_readable(&capture(&mut waldump)?.stderr)?.unwrap_or(from))
 }
 
-/// pg_waldump ends by naming the last record that it could read, and what came after it.
-fn ended(said: &str) -> Result<Option<u64>> {
-    let at = said.lines().find_map(|line| line.split_once("error in WAL record at "));
+/// The last readable record, from the error with which pg_waldump ends.
+fn last_readable(output: &str) -> Result<Option<u64>> {
+    let at = output.lines().find_map(|line| line.split_once("error in WAL record at "));
     at.and_then(|(_, rest)| rest.split(':').next()).map(position).transpose()
 }
 
 /// `0/1500718` as a number.
 fn position(text: &str) -> Result<u64> {
-    let parts = text.trim().split_once('/').with_context(|| format!("{text:?} is no position in the log"))?;
+    let parts =
+        text.trim().split_once('/').with_context(|| format!("{text:?} is not a position in the log"))?;
     Ok(u64::from_str_radix(parts.0, 16)? << 32 | u64::from_str_radix(parts.1, 16)?)
 }
 
@@ -95,15 +96,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_is_the_last_record_that_could_be_read() {
-        let said = "pg_waldump: error: error in WAL record at 1/1500718: invalid record length at 1/1500790: wanted 24, got 0";
-        assert_eq!(ended(said).unwrap(), Some(0x1_0150_0718));
-        assert_eq!(ended("pg_waldump: error: could not find file").unwrap(), None);
+    fn the_end_is_the_last_readable_record() {
+        let output = "pg_waldump: error: error in WAL record at 1/1500718: invalid record length at 1/1500790: wanted 24, got 0";
+        assert_eq!(last_readable(output).unwrap(), Some(0x1_0150_0718));
+        assert_eq!(last_readable("pg_waldump: error: could not find file").unwrap(), None);
         assert!(position("15").is_err());
     }
 
     #[test]
-    fn a_timeline_begins_where_it_left_the_one_before() {
+    fn a_timeline_starts_where_it_branched_off() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(newest_history(dir.path()).unwrap(), None);
         std::fs::write(dir.path().join("00000002.history"), "1\t0/3000000\tno recovery target\n").unwrap();

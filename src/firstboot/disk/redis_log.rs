@@ -1,4 +1,4 @@
-//! Whether Redis gave up reading its data on this disk: a disk that was full can leave its log unreadable.
+//! Whether Redis failed to read its data on this disk: a full disk can leave the append-only file unreadable.
 
 use anyhow::Result;
 use hanode_core::target::Target;
@@ -7,41 +7,43 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::SystemTime;
 
-const TAIL: u64 = 4096;
-/// Of the last line before it ends. A start that gets further adds others.
-const LAST_WORDS: [&str; 4] = [
+const TAIL_BYTES: u64 = 4096;
+/// Parts of the last line of a start that failed to read the data; a start that succeeds logs more lines.
+const FATAL_MESSAGES: [&str; 4] = [
     "reading the append only file",
     "of the append only file",
     "Unrecoverable error, aborting now",
     "Terminating server after rdb file reading failure",
 ];
-/// What Redis reads at a start.
-pub(crate) const DATA: [&str; 3] = ["appendonlydir", "appendonly.aof", "dump.rdb"];
+/// The files that Redis reads at its start.
+pub(crate) const DATA_FILES: [&str; 3] = ["appendonlydir", "appendonly.aof", "dump.rdb"];
 
-/// As its own log tells, unless somebody has mended the data since.
+/// Whether Redis' log ends with such a failure and the data has not changed since.
 pub(crate) fn unreadable(root: &Path, target: &Target) -> Result<bool> {
     let log = below(root, target.path("redis_log")?).join("redis.log");
     let data = below(root, target.path("redis_data")?);
-    Ok(tail(&log).is_some_and(|(end, told)| gave_up(&end) && !changed_since(&data, told)))
+    Ok(tail(&log)
+        .is_some_and(|(end, written)| ends_with_fatal_message(&end) && !changed_since(&data, written)))
 }
 
-/// The end of a file, and when it was last written to.
+/// The end of a file, and the time of its last write.
 fn tail(log: &Path) -> Option<(String, SystemTime)> {
     let mut file = std::fs::File::open(log).ok()?;
     let found = file.metadata().ok()?;
-    file.seek(SeekFrom::Start(found.len().saturating_sub(TAIL))).ok()?;
+    file.seek(SeekFrom::Start(found.len().saturating_sub(TAIL_BYTES))).ok()?;
     let mut end = Vec::new();
     file.read_to_end(&mut end).ok()?;
     Some((String::from_utf8_lossy(&end).into_owned(), found.modified().ok()?))
 }
 
-fn gave_up(end: &str) -> bool {
-    end.lines().last().is_some_and(|line| LAST_WORDS.iter().any(|words| line.contains(words)))
+fn ends_with_fatal_message(end: &str) -> bool {
+    end.lines().last().is_some_and(|line| FATAL_MESSAGES.iter().any(|message| line.contains(message)))
 }
 
 fn changed_since(data: &Path, then: SystemTime) -> bool {
-    let within = std::fs::read_dir(data.join(DATA[0])).into_iter().flatten().flatten().map(|e| e.path());
-    let files = DATA.iter().map(|part| data.join(part)).chain(within);
+    let within =
+        std::fs::read_dir(data.join(DATA_FILES[0])).into_iter().flatten().flatten().map(|e| e.path());
+    let files = DATA_FILES.iter().map(|part| data.join(part)).chain(within);
     files.filter_map(|f| f.metadata().ok()?.modified().ok()).any(|at| at > then)
 }
 
@@ -52,7 +54,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn redis_last_words_count_until_its_data_is_mended() {
+    fn data_is_unreadable_until_it_changes() {
         let root = tempfile::tempdir().unwrap();
         let (own, files) = (
             include_str!("../../../image/targets/debian-13.toml"),
@@ -60,7 +62,7 @@ mod tests {
         );
         let target = Target::parse(&format!("{own}\n{files}")).unwrap();
         let at = |path: &str| below(root.path(), path);
-        assert!(!unreadable(root.path(), &target).unwrap(), "nothing there");
+        assert!(!unreadable(root.path(), &target).unwrap(), "no log");
         create_dir_all(at("/var/lib/redis/appendonlydir")).unwrap();
         create_dir_all(at("/var/log/redis")).unwrap();
         let incr = at("/var/lib/redis/appendonlydir/appendonly.aof.1.incr.aof");
@@ -72,10 +74,10 @@ mod tests {
         log(given_up);
         assert!(unreadable(root.path(), &target).unwrap());
         log(&format!("{given_up}2:C 25 Nov 2026 * oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo\n"));
-        assert!(!unreadable(root.path(), &target).unwrap(), "it may get further now");
+        assert!(!unreadable(root.path(), &target).unwrap(), "another start is in progress");
         log(given_up);
         std::thread::sleep(Duration::from_millis(20));
         write(&incr, "").unwrap();
-        assert!(!unreadable(root.path(), &target).unwrap(), "mended since");
+        assert!(!unreadable(root.path(), &target).unwrap(), "the data has changed since");
     }
 }

@@ -1,37 +1,39 @@
-//! Whether Redis' files hold anything. A replica that waits for a primary which never came has files, too; were
-//! they taken for data, a bootstrap cut at that moment would wait for ever for somebody to be promoted.
+//! Whether Redis' files have any keys. A replica that never reached its primary has files too; if they counted as data, a
+//! bootstrap interrupted at that moment would wait for a promotion without end.
 
 use std::path::Path;
 
-/// An empty database is written in less than a hundred bytes.
-const SMALL: u64 = 4096;
+/// An empty database takes less than a hundred bytes; larger files are not parsed.
+const MAX_EMPTY_BYTES: u64 = 4096;
 
-/// Anything that cannot be read in full counts as data.
-pub(super) fn holds(redis: &Path) -> bool {
+/// A file that cannot be read completely counts as data.
+pub(super) fn has_data(redis: &Path) -> bool {
     let parts = std::fs::read_dir(redis.join("appendonlydir")).into_iter().flatten();
     let parts = parts.map(|entry| entry.map(|e| e.path()));
     let single = ["dump.rdb", "appendonly.aof"].map(|name| Ok(redis.join(name)));
-    parts.chain(single).any(|file| file.map_or(true, |f| file_holds(&f)))
+    parts.chain(single).any(|file| file.map_or(true, |f| file_has_data(&f)))
 }
 
-fn file_holds(file: &Path) -> bool {
+fn file_has_data(file: &Path) -> bool {
     let size = match std::fs::metadata(file) {
         Ok(found) => found.len(),
         Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
     };
     let manifest = file.extension().is_some_and(|e| e == "manifest");
-    size > 0 && !manifest && (size > SMALL || std::fs::read(file).map_or(true, |bytes| !empty(&bytes)))
+    size > 0
+        && !manifest
+        && (size > MAX_EMPTY_BYTES || std::fs::read(file).map_or(true, |bytes| !is_empty_rdb(&bytes)))
 }
 
-/// Redis' own format of a snapshot: a magic, notes about the server, and where nothing else is, the end and a checksum.
-fn empty(bytes: &[u8]) -> bool {
-    const NOTE: u8 = 0xFA;
+/// Whether this is an RDB file without a key: magic, auxiliary fields, end marker and checksum.
+fn is_empty_rdb(bytes: &[u8]) -> bool {
+    const AUX: u8 = 0xFA;
     const END: u8 = 0xFF;
     const CHECKSUM: usize = 8;
     let Some(mut rest) = bytes.strip_prefix(b"REDIS").and_then(|r| r.get(4..)) else { return false };
     loop {
         match rest {
-            [NOTE, note @ ..] => match string(note).and_then(string) {
+            [AUX, aux @ ..] => match skip_string(aux).and_then(skip_string) {
                 Some(after) => rest = after,
                 None => return false,
             },
@@ -41,8 +43,8 @@ fn empty(bytes: &[u8]) -> bool {
     }
 }
 
-/// What follows a string: of up to 63 bytes, of up to 16383, or a number of 1, 2 or 4 bytes.
-fn string(bytes: &[u8]) -> Option<&[u8]> {
+/// The bytes after a string: of up to 63 bytes, of up to 16383 bytes, or a number of 1, 2 or 4 bytes.
+fn skip_string(bytes: &[u8]) -> Option<&[u8]> {
     let (first, rest) = bytes.split_first()?;
     let low = usize::from(first & 0x3F);
     match (first >> 6, low) {
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// As Redis 8.0.2 writes it for a database without a key.
+    /// Written by Redis 8.0.2 for a database without a key.
     const EMPTY: &[u8] =
         b"REDIS0012\xfa\x09redis-ver\x058.0.2\xfa\x0aredis-bits\xc0\x40\xfa\x05ctime\xc2\x2d\xdc\x03\x6b\
         \xfa\x08used-mem\xc2\xf0\x3c\x0a\x00\xfa\x08aof-base\xc0\x01\xff\x1e\x97\xfa\xe5\x7d\x80\x1c\x85";
@@ -71,31 +73,34 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_server_that_never_held_a_key_are_no_data() {
-        assert!(!holds(Path::new("/nowhere")));
+    fn files_of_a_server_without_a_key_are_no_data() {
+        assert!(!has_data(Path::new("/nowhere")));
         let manifest =
             ("appendonlydir/appendonly.aof.manifest", &b"file appendonly.aof.1.base.rdb seq 1 type b\n"[..]);
         let base = ("appendonlydir/appendonly.aof.1.base.rdb", EMPTY);
         let log = |bytes: &'static [u8]| ("appendonlydir/appendonly.aof.1.incr.aof", bytes);
-        assert!(!holds(redis(&[manifest, base, log(b"")]).path()));
-        assert!(holds(redis(&[manifest, base, log(b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n")]).path()));
+        assert!(!has_data(redis(&[manifest, base, log(b"")]).path()));
+        assert!(has_data(redis(&[manifest, base, log(b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n")]).path()));
         assert!(
-            holds(redis(&[("dump.rdb", &[&EMPTY[..80], b"\xfe\x00"].concat()[..])]).path()),
-            "a database begins"
+            has_data(redis(&[("dump.rdb", &[&EMPTY[..80], b"\xfe\x00"].concat()[..])]).path()),
+            "a database starts"
         );
-        assert!(holds(redis(&[("appendonlydir/appendonly.aof.1.base.rdb", &EMPTY[..85])]).path()), "cut off");
-        assert!(holds(redis(&[("appendonly.aof", b"*1\r\n$4\r\nPING\r\n")]).path()), "Redis before 7");
-        assert!(!holds(redis(&[("appendonly.aof", b"")]).path()));
+        assert!(
+            has_data(redis(&[("appendonlydir/appendonly.aof.1.base.rdb", &EMPTY[..85])]).path()),
+            "truncated"
+        );
+        assert!(has_data(redis(&[("appendonly.aof", b"*1\r\n$4\r\nPING\r\n")]).path()), "Redis before 7");
+        assert!(!has_data(redis(&[("appendonly.aof", b"")]).path()));
     }
 
     proptest! {
         #[test]
-        fn only_what_is_exactly_empty_is(at in 0..EMPTY.len(), more in prop::collection::vec(any::<u8>(), 1..200)) {
+        fn a_changed_file_is_not_empty(at in 0..EMPTY.len(), more in prop::collection::vec(any::<u8>(), 1..200)) {
             let garbled = [&EMPTY[..at], &more].concat();
             prop_assume!(garbled.len() != EMPTY.len());
-            // A note may well be longer; then the end must still be the end.
-            if empty(&garbled) { prop_assert_eq!(garbled[garbled.len() - 9], 0xFF); }
-            prop_assert!(!empty(&[EMPTY, &more].concat()));
+            // An auxiliary field may be longer; the end marker must still be at the end.
+            if is_empty_rdb(&garbled) { prop_assert_eq!(garbled[garbled.len() - 9], 0xFF); }
+            prop_assert!(!is_empty_rdb(&[EMPTY, &more].concat()));
         }
     }
 }

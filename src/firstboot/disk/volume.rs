@@ -1,18 +1,19 @@
-//! The data volume: found by what the spec calls it, formatted only if there is nothing at all on it, and mounted
-//! where the servers and hanode itself keep what must outlive the root disk.
+//! The data volume: found by its name in the spec, formatted only if it is completely blank, and mounted where the servers
+//! and hanode keep what must outlive the root disk.
 //!
-//! The node's identity, its install-id and how far it came lie there too: a new image on a volume that survived
-//! goes on where the old one stopped, and the volume of another node is known as that.
+//! The node's identity, its install-id and the state of the disk are on it too: a new image resumes with an existing volume,
+//! and recognises the volume of another node.
 
 mod device;
 
 use crate::selinux;
 use anyhow::{Context, Result, bail, ensure};
-use device::{Content, Found};
+use device::{DeviceContent, DeviceLookup};
 use hanode_core::spec::Spec;
 use hanode_core::target::Target;
 use hanode_util::command::{capture, run_to_end};
 use hanode_util::file_tree::{Ids, below, replace};
+use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::path::{Path, PathBuf};
@@ -20,154 +21,171 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Where the whole volume is seen.
+/// Mount point of the whole volume.
 const MOUNT: &str = "/var/lib/hanode-data";
-/// Says whose volume this is.
-const MARK: &str = "hanode-volume.json";
-/// On the root disk, below what is mounted there: this machine had its volume once.
-const HAD: &str = "had-volume";
-/// The label of a volume that the spec names by its path.
-const LABEL: &str = "hanode-data";
-const PAUSE: Duration = Duration::from_millis(500);
-/// Such a part of the patience is the volume's alone.
+/// On the volume: the cluster to which it belongs.
+const MARKER_FILE: &str = "hanode-volume.json";
+/// On the root disk, hidden by the mount: this machine had its volume before.
+const HAD_VOLUME: &str = "had-volume";
+/// Label of a volume that the spec names by a path.
+const DEFAULT_LABEL: &str = "hanode-data";
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// A blank disk counts only after this fraction (1/4) of the timeout: the labelled volume may still appear.
 const BLANK_AFTER: u32 = 4;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Mark {
+struct VolumeMarker {
     schema: u32,
     cluster: String,
 }
 
-/// A part of the volume: its directory there, where the system has it, and whose it is.
-struct Part {
+/// A directory of the volume, the path where it is mounted, and its owner.
+struct VolumeDir {
     name: &'static str,
     at: String,
     owner: String,
 }
 
-/// Mounts the volume that the spec names, waiting for it so long; does nothing where the spec names none.
-pub fn mount(root: &Path, spec: &Spec, target: &Target, patience: Duration) -> Result<()> {
+/// Mounts the volume that the spec names, and waits up to `timeout` for it; does nothing if the spec names none.
+pub fn mount(root: &Path, spec: &Spec, target: &Target, timeout: Duration) -> Result<()> {
     let Some(name) = &spec.storage.data else { return Ok(()) };
-    let home = below(root, MOUNT);
-    if !mounted(&home)? {
-        let device = awaited(name, patience)?;
-        if device::content(&device)? == Content::Blank {
+    let mount_point = below(root, MOUNT);
+    if !mounted(&mount_point)? {
+        let device = wait_for_device(name, timeout)?;
+        if device::content(&device)? == DeviceContent::Blank {
             ensure!(
-                !home.join(HAD).exists(),
-                "this machine had a volume, and {} is blank: attach the volume; if its data is to be config up, remove {MOUNT}/{HAD}",
-                device.display()
+                !mount_point.join(HAD_VOLUME).exists(),
+                UserError::with_help(
+                    format!("this machine had a data volume before, and {} is blank", device.display()),
+                    format!("attach the volume; to give up its data, remove {MOUNT}/{HAD_VOLUME}"),
+                )
             );
             tracing::info!("{} is blank: formatting it as {name}", device.display());
-            device::format(&device, name.strip_prefix("LABEL=").unwrap_or(LABEL))?;
+            device::format(&device, name.strip_prefix("LABEL=").unwrap_or(DEFAULT_LABEL))?;
         }
-        if device::content(&device)? == Content::FileSystem("ext4".into()) {
+        if device::content(&device)? == DeviceContent::FileSystem("ext4".into()) {
             check(&device, &["-p"])?;
             grow(&device)?;
         }
-        std::fs::create_dir_all(&home)?;
-        replace(&home.join(HAD), b"", 0o600, None)?;
-        run_to_end(Command::new("mount").args(["-o", "noatime,nodev,nosuid"]).arg(&device).arg(&home))?;
-        if let Err(error) = own(&home, &spec.name).with_context(|| format!("{name} ({})", device.display())) {
-            let _ = run_to_end(Command::new("umount").arg(&home));
+        std::fs::create_dir_all(&mount_point)?;
+        replace(&mount_point.join(HAD_VOLUME), b"", 0o600, None)?;
+        run_to_end(
+            Command::new("mount").args(["-o", "noatime,nodev,nosuid"]).arg(&device).arg(&mount_point),
+        )?;
+        if let Err(error) =
+            claim(&mount_point, &spec.name).with_context(|| format!("{name} ({})", device.display()))
+        {
+            let _ = run_to_end(Command::new("umount").arg(&mount_point));
             return Err(error);
         }
     }
     let (ids, parts) = (Ids::read(root)?, parts(target)?);
-    parts.iter().try_for_each(|part| bind(root, &home, part, &ids))?;
-    // A new file system has no labels; what is made below these directories later takes theirs.
-    let places: Vec<String> = parts.into_iter().map(|part| part.at).chain([MOUNT.to_string()]).collect();
-    selinux::restore(root, &places)
+    parts.iter().try_for_each(|part| bind(root, &mount_point, part, &ids))?;
+    // A new file system has no labels; files created below these directories later inherit theirs.
+    let paths: Vec<String> = parts.into_iter().map(|part| part.at).chain([MOUNT.to_string()]).collect();
+    selinux::restore(root, &paths)
 }
 
-fn parts(target: &Target) -> Result<Vec<Part>> {
+fn parts(target: &Target) -> Result<Vec<VolumeDir>> {
     let user = |component: &str| {
         let user = target.users.get(component).cloned();
-        user.with_context(|| format!("target {} names no user of {component}", target.name))
+        user.with_context(|| format!("target {} has no user for {component}", target.name))
     };
     Ok(vec![
-        Part { name: "etcd", at: target.path("etcd_home")?.into(), owner: user("etcd")? },
-        Part { name: "postgres", at: target.path("postgres_home")?.into(), owner: user("postgres")? },
-        Part { name: "redis", at: target.path("redis_data")?.into(), owner: user("redis")? },
-        // Last: where the identity is, all else is there too.
-        Part { name: "hanode", at: "/var/lib/hanode".into(), owner: "root".into() },
+        VolumeDir { name: "etcd", at: target.path("etcd_home")?.into(), owner: user("etcd")? },
+        VolumeDir { name: "postgres", at: target.path("postgres_home")?.into(), owner: user("postgres")? },
+        VolumeDir { name: "redis", at: target.path("redis_data")?.into(), owner: user("redis")? },
+        // Last: a volume with an identity is complete.
+        VolumeDir { name: "hanode", at: "/var/lib/hanode".into(), owner: "root".into() },
     ])
 }
 
-/// A volume may be attached while the machine boots. Never is there a start without it. Until it has had its time, a blank
-/// disk beside it (an instance's own, say) is not taken for a new one.
-fn awaited(name: &str, patience: Duration) -> Result<PathBuf> {
-    let began = Instant::now();
+/// A volume may be attached while the machine boots; no service starts without it. A blank disk next to it (such as an
+/// instance's local disk) does not count as the volume at first.
+fn wait_for_device(name: &str, timeout: Duration) -> Result<PathBuf> {
+    let start = Instant::now();
     loop {
-        let (found, waited) = (device::find(name)?, began.elapsed());
+        let (found, waited) = (device::find(name)?, start.elapsed());
         match found {
-            Found::Named(device) => return Ok(device),
-            Found::Nothing(why) if waited >= patience => bail!("no data volume: {why}; attach it"),
-            Found::Blank(disks) if waited >= patience / BLANK_AFTER => match disks.as_slice() {
+            DeviceLookup::Named(device) => return Ok(device),
+            DeviceLookup::Nothing(why) if waited >= timeout => {
+                bail!(UserError::with_help(format!("no data volume: {why}"), "attach it to this machine"))
+            }
+            DeviceLookup::Blank(disks) if waited >= timeout / BLANK_AFTER => match disks.as_slice() {
                 [one] => return Ok(one.clone()),
-                several => bail!(
-                    "no volume is {name}, and {} are blank: nobody says which one is meant; detach the others, or format it: mkfs.ext4 -L {} DEVICE",
-                    several.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(" and "),
-                    name.strip_prefix("LABEL=").unwrap_or(LABEL)
-                ),
+                several => bail!(UserError::with_help(
+                    format!("no device is {name}, and {} are all blank", device::join_names(several)),
+                    format!(
+                        "detach the disks that are not the data volume, or format the one that is: mkfs.ext4 -L {} DEVICE",
+                        name.strip_prefix("LABEL=").unwrap_or(DEFAULT_LABEL)
+                    ),
+                )),
             },
-            _ => sleep(PAUSE),
+            _ => sleep(POLL_INTERVAL),
         }
     }
 }
 
-/// A journal is replayed and small damage mended; more is for a person to look at.
+/// Replays the journal and repairs minor damage; the operator decides about anything else.
 fn check(device: &Path, how: &[&str]) -> Result<()> {
     let output = capture(Command::new("e2fsck").args(how).arg(device))?;
     ensure!(
         matches!(output.status.code(), Some(0 | 1)),
-        "the file system on {} is damaged; look at `e2fsck -n {0}`, and mend it, or replace the volume: {}",
-        device.display(),
-        output.text_lossy().trim()
+        UserError::with_help(
+            format!("the file system on {} is damaged: {}", device.display(), output.text_lossy().trim()),
+            format!("see `e2fsck -n {}`, then repair it or replace the volume", device.display()),
+        )
     );
     Ok(())
 }
 
-/// Marks a new volume as this cluster's; one that is not is refused.
-fn own(home: &Path, cluster: &str) -> Result<()> {
-    let at = home.join(MARK);
+/// Marks an empty volume as this cluster's; refuses any other that has no mark of this cluster.
+fn claim(mount_point: &Path, cluster: &str) -> Result<()> {
+    let at = mount_point.join(MARKER_FILE);
     match std::fs::read(&at) {
         Ok(text) => {
-            let mark: Mark = serde_json::from_slice(&text).context("its mark is damaged")?;
+            let mark: VolumeMarker =
+                serde_json::from_slice(&text).with_context(|| format!("{MARKER_FILE} is damaged"))?;
             ensure!(
                 mark.cluster == cluster,
-                "it is a volume of cluster {:?}, not of {cluster:?}; attach the right one",
-                mark.cluster
+                UserError::with_help(
+                    format!("it is a volume of cluster {:?}, not of {cluster:?}", mark.cluster),
+                    "attach the right one",
+                )
             );
             Ok(())
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let entries = std::fs::read_dir(home)?.collect::<std::io::Result<Vec<_>>>()?;
+            let entries = std::fs::read_dir(mount_point)?.collect::<std::io::Result<Vec<_>>>()?;
             let foreign = entries.iter().find(|e| e.file_name() != "lost+found");
             if let Some(entry) = foreign {
-                bail!(
-                    "it holds {:?} and no mark of hanode: somebody else's data; attach another volume, or empty this one",
-                    entry.file_name()
-                );
+                bail!(UserError::with_help(
+                    format!(
+                        "it has {:?} but no {MARKER_FILE}: it is not a volume of hanode",
+                        entry.file_name()
+                    ),
+                    "attach another volume, or empty this one",
+                ));
             }
-            let mark = Mark { schema: 1, cluster: cluster.into() };
+            let mark = VolumeMarker { schema: 1, cluster: cluster.into() };
             replace(&at, &serde_json::to_vec_pretty(&mark)?, 0o644, None)
         }
-        Err(error) => Err(error).context("reading its mark"),
+        Err(error) => Err(error).with_context(|| format!("reading {MARKER_FILE}")),
     }
 }
 
-/// A volume that was made larger is used in full; the tool wants a thorough check before, and only then.
+/// Grows the file system to the size of the volume; resize2fs wants a forced check only if there is something to do.
 fn grow(device: &Path) -> Result<()> {
     let resize = || run_to_end(Command::new("resize2fs").arg(device)).map(drop);
     resize().or_else(|_| check(device, &["-f", "-p"]).and_then(|()| resize()))
 }
 
-fn bind(root: &Path, home: &Path, part: &Part, ids: &Ids) -> Result<()> {
-    let (from, at) = (home.join(part.name), below(root, &part.at));
+fn bind(root: &Path, mount_point: &Path, part: &VolumeDir, ids: &Ids) -> Result<()> {
+    let (from, at) = (mount_point.join(part.name), below(root, &part.at));
     if !from.exists() {
         std::fs::DirBuilder::new().mode(0o700).create(&from)?;
     }
-    belongs_to(&from, ids.uid(&part.owner)?, ids.gid(&part.owner)?)?;
+    change_owner(&from, ids.uid(&part.owner)?, ids.gid(&part.owner)?)?;
     if mounted(&at)? {
         return Ok(());
     }
@@ -175,37 +193,37 @@ fn bind(root: &Path, home: &Path, part: &Part, ids: &Ids) -> Result<()> {
     run_to_end(Command::new("mount").arg("--bind").arg(&from).arg(&at)).map(drop)
 }
 
-/// Users have other numbers in another image: what was the old number's is the new one's. The directory itself
-/// comes last, so a run that was cut is completed by the next.
-fn belongs_to(dir: &Path, uid: u32, gid: u32) -> Result<()> {
+/// User ids differ between images: files of the old id get the new one. The directory itself comes last, so that an
+/// interrupted run is completed by the next.
+fn change_owner(dir: &Path, uid: u32, gid: u32) -> Result<()> {
     let (old_uid, old_gid) = (dir.metadata()?.uid(), dir.metadata()?.gid());
     if (old_uid, old_gid) == (uid, gid) {
         return Ok(());
     }
-    tracing::info!("{}: from user {old_uid} to {uid}", dir.display());
-    change(dir, &|entry| {
-        let of = |old: u32, now: u32, it: u32| (it == old).then_some(now);
+    tracing::info!("{}: changing the owner from user id {old_uid} to {uid}", dir.display());
+    visit_all(dir, &|entry| {
+        let replaced = |old: u32, new: u32, current: u32| (current == old).then_some(new);
         lchown(
             entry,
-            of(old_uid, uid, entry.symlink_metadata()?.uid()),
-            of(old_gid, gid, entry.symlink_metadata()?.gid()),
+            replaced(old_uid, uid, entry.symlink_metadata()?.uid()),
+            replaced(old_gid, gid, entry.symlink_metadata()?.gid()),
         )
     })
-    .with_context(|| format!("giving {} to user {uid}", dir.display()))
+    .with_context(|| format!("changing the owner of {} to user id {uid}", dir.display()))
 }
 
-fn change(dir: &Path, act: &impl Fn(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
+fn visit_all(dir: &Path, act: &impl Fn(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         match entry.file_type()?.is_dir() {
-            true => change(&entry.path(), act)?,
+            true => visit_all(&entry.path(), act)?,
             false => act(&entry.path())?,
         }
     }
     act(dir)
 }
 
-/// Whether something is mounted exactly here.
+/// Whether this path is a mount point.
 fn mounted(at: &Path) -> Result<bool> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").context("reading the mount table")?;
     let escaped = at.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040");

@@ -1,7 +1,7 @@
 //! Another machine that answers for this node's address. Two of them cut each other off, so the one that comes
 //! later gives way: it takes the address off its interface, and goes on once nobody else has it.
 
-use crate::start::apply::Node;
+use crate::start::apply::NodeContext;
 use crate::state::{Phase, State};
 use anyhow::{Context, Result, anyhow, bail};
 use hanode_core::plan::{Action, Step};
@@ -22,7 +22,7 @@ pub(crate) struct Asked(JoinHandle<Result<Option<Withdrawn>>>);
 
 /// Asks whether another machine has this node's address. Should one answer, this one lets go of it at once: each
 /// moment in which both have it, that one is cut off from somebody.
-pub(crate) fn ask(node: &Node) -> Result<Asked> {
+pub(crate) fn ask(node: &NodeContext) -> Result<Asked> {
     let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
     let (root, interface, address) = (node.root.to_path_buf(), node.machine.interface.clone(), own.address);
     Ok(Asked(spawn(move || match answered(probe(&interface, address)?)? {
@@ -39,7 +39,7 @@ impl Asked {
 }
 
 /// Returns once this machine is the only one with its address.
-pub(crate) fn yield_address(node: &Node, asked: Asked, state: &mut State) -> Result<()> {
+pub(crate) fn yield_address(node: &NodeContext, asked: Asked, state: &mut State) -> Result<()> {
     let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
     let interface = &node.machine.interface;
     let asked = asked.0.join().unwrap_or_else(|_| Err(anyhow!("asking for it failed")));
@@ -68,7 +68,7 @@ pub(crate) fn yield_address(node: &Node, asked: Asked, state: &mut State) -> Res
 }
 
 /// For where it is a matter of life: before etcd's membership changes, or while a cluster that should answer is silent.
-pub(crate) fn refusal(node: &Node) -> Result<Option<Step>> {
+pub(crate) fn refusal(node: &NodeContext) -> Result<Option<Step>> {
     let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
     let answered = answered(probe(&node.machine.interface, own.address)?)?;
     let reason = || format!("{}; switch one of them off", living(own.address, &own.name));

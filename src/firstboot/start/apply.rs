@@ -1,4 +1,4 @@
-//! Rendered files on their way to the disk: checked first, then laid down whole, then labelled.
+//! Writes rendered files to the disk: validated first, then written atomically, then labelled.
 
 use super::validators;
 use crate::node_config::NodeConfig;
@@ -11,14 +11,15 @@ use hanode_core::render::{self, Crl, Input, sentinel};
 use hanode_util::file_tree::{Entry, Ids, Kind, below, write};
 use std::path::Path;
 
-pub(crate) struct Node<'a> {
+/// This node on this machine, with its active configuration.
+pub(crate) struct NodeContext<'a> {
     pub(crate) root: &'a Path,
     pub(crate) config: &'a NodeConfig,
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     pub(crate) machine: &'a MachineFacts,
 }
 
-impl Node<'_> {
+impl NodeContext<'_> {
     pub(crate) fn render(&self, plan: &Plan) -> Result<Vec<Entry>> {
         let config = self.config;
         let (service, cluster) = (read::crl(config.service_crl()?)?, read::crl(config.cluster_crl()?)?);
@@ -39,32 +40,32 @@ impl Node<'_> {
         })
     }
 
-    /// All that no service's plan changes: the bundle's files first, since configuration names them.
-    /// Returns the paths that changed.
+    /// Writes the static configuration, which does not depend on the plan: the bundle's files first, since other files
+    /// refer to them. Returns the paths that changed.
     pub(crate) fn apply(&self) -> Result<Vec<String>> {
         validators::parameters(self.root, &self.config.target, &self.config.spec.postgres.parameters)?;
         let ids = Ids::read(self.root)?;
         let mut changed = write(self.root, &self.config.bundle.entries, Some(&ids))?;
         let target = &self.config.target;
-        let checked = |e: &Entry| target.rule_at(&e.path).is_some_and(|rule| !rule.check.is_empty());
-        // Those with a checker come last: it wants to see the files that they name.
-        let (last, first): (Vec<Entry>, Vec<Entry>) =
-            self.render(&Plan::waiting(&self.config.spec))?.into_iter().partition(checked);
-        changed.extend(write(self.root, &first, Some(&ids))?);
-        for entry in &last {
+        let has_validator = |e: &Entry| target.rule_at(&e.path).is_some_and(|rule| !rule.check.is_empty());
+        // Files with a validator are written last: it reads the files to which they refer.
+        let (validated, plain): (Vec<Entry>, Vec<Entry>) =
+            self.render(&Plan::waiting(&self.config.spec))?.into_iter().partition(has_validator);
+        changed.extend(write(self.root, &plain, Some(&ids))?);
+        for entry in &validated {
             if let Some(rule) = target.rule_at(&entry.path) {
                 validators::check(self.root, rule, entry)?;
             }
         }
-        changed.extend(write(self.root, &last, Some(&ids))?);
-        // Of all, not only of what changed: a run before this one may have been cut, or ended by a checker.
-        let all = [&self.config.bundle.entries, &first, &last].into_iter().flatten();
+        changed.extend(write(self.root, &validated, Some(&ids))?);
+        // Label all files, not only the changed ones: an earlier run may have been interrupted after it wrote them.
+        let all = [&self.config.bundle.entries, &plain, &validated].into_iter().flatten();
         selinux::restore(self.root, &all.map(|entry| entry.path.clone()).collect::<Vec<_>>())?;
         Ok(changed)
     }
 
-    /// Runs the components' own checkers on what would be laid down, changing nothing. On a node whose earlier
-    /// files are there.
+    /// Runs the components' validators on the files that [`Self::apply`] would write, and changes nothing. The files of an
+    /// earlier run must exist.
     pub(crate) fn check(&self) -> Result<()> {
         validators::parameters(self.root, &self.config.target, &self.config.spec.postgres.parameters)?;
         let rules = |entry: &Entry| self.config.target.rule_at(&entry.path);
@@ -74,7 +75,7 @@ impl Node<'_> {
             .try_for_each(|e| rules(e).map_or(Ok(()), |rule| validators::check(self.root, rule, e)))
     }
 
-    /// The files of one component that its service's plan decides.
+    /// Writes the files of one component that depend on the plan.
     pub(crate) fn apply_planned(&self, plan: &Plan, component: &str) -> Result<()> {
         let planned = |e: &Entry| {
             let rule = self.config.target.rule_at(&e.path);
@@ -82,17 +83,17 @@ impl Node<'_> {
         };
         let mut entries: Vec<Entry> = self.render(plan)?.into_iter().filter(planned).collect();
         if component == "sentinel" {
-            entries.iter_mut().try_for_each(|e| self.keep_what_sentinel_learned(e))?;
+            entries.iter_mut().try_for_each(|e| self.keep_sentinel_state(e))?;
         }
         let changed = write(self.root, &entries, Some(&Ids::read(self.root)?))?;
         selinux::restore(self.root, &changed)
     }
 
-    /// Sentinel keeps its id, epochs and peers in its own file; a fresh one takes them over.
-    fn keep_what_sentinel_learned(&self, entry: &mut Entry) -> Result<()> {
+    /// Sentinel saves its id, epochs and peers in its own configuration file; the new file keeps them.
+    fn keep_sentinel_state(&self, entry: &mut Entry) -> Result<()> {
         let Kind::File(fresh) = &mut entry.kind else { return Ok(()) };
         let Ok(old) = std::fs::read_to_string(below(self.root, &entry.path)) else { return Ok(()) };
-        let text = std::str::from_utf8(fresh).context("a rendered file is no text")?;
+        let text = std::str::from_utf8(fresh).context("a rendered file is not UTF-8")?;
         *fresh = sentinel::merge(text, &old).into_bytes();
         Ok(())
     }

@@ -70,7 +70,7 @@ impl FirstStart {
 
 /// The revision of the empty key: another start's mark looks the same.
 fn mark(etcd: &Etcd, scope: &str) -> Result<Option<String>> {
-    let found = etcd.revised(&initialize_key(scope))?;
+    let found = etcd.get_with_revision(&initialize_key(scope))?;
     Ok(found.filter(|(value, _)| value.is_empty()).map(|(_, revision)| revision))
 }
 
@@ -86,7 +86,7 @@ fn somebody_is_at_it(etcd: &Etcd, scope: &str, but: Option<&str>) -> Result<bool
         let told: serde_json::Value = serde_json::from_slice(member).unwrap_or_default();
         own.as_ref() != Some(key) && told["state"] != "stopped"
     };
-    Ok(etcd.get(&leader_key(scope))?.is_some() || etcd.all(&members_prefix(scope))?.iter().any(busy))
+    Ok(etcd.get(&leader_key(scope))?.is_some() || etcd.list(&members_prefix(scope))?.iter().any(busy))
 }
 
 /// A server that outlived its Patroni, in the midst of its first start: nobody has been served by it.

@@ -1,7 +1,7 @@
 //! What stands before etcd, Patroni, Redis and Sentinel at every start: it opens when the plan does.
 
-use super::apply::Node;
-use super::await_promotion::{self, AwaitPromotion};
+use super::apply::NodeContext;
+use super::await_promotion::{self, PromotionWait};
 use super::first_start::FirstStart;
 use super::rejoin::{self, DuplicateGuard};
 use super::run::{facts, move_aside, toward_bootstrap};
@@ -52,12 +52,12 @@ pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
     let config = NodeConfig::active(root)?;
     let pin = disk::pin(root)?.context("this disk has no identity yet; hanode-plan.service comes first")?;
     let machine = facts(root, &config, &pin.node)?;
-    let node = Node { root, config: &config, name: &pin.node, machine: &machine };
+    let node = NodeContext { root, config: &config, name: &pin.node, machine: &machine };
     if gate == Gate::Sentinel && has_its_own_file(&node)? {
         return resume_sentinel(&node);
     }
     let mut duplicates = DuplicateGuard::default();
-    let mut succession = AwaitPromotion::at_start(root);
+    let mut promotion = PromotionWait::new(root);
     let mut first_start = FirstStart::default();
     loop {
         let (seen, plan) = decide(&node, gate)?;
@@ -65,19 +65,19 @@ pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
             toward_bootstrap(&node, &plan)?;
         }
         let mut step = gate.step(&plan).clone();
-        if step.action.opens() {
-            match open(&node, gate, &plan, &seen, (&mut duplicates, &mut succession))? {
+        if step.action.may_start() {
+            match open(&node, gate, &plan, &seen, (&mut duplicates, &mut promotion))? {
                 None => {
                     state::save_gate(root, gate.component(), &step)?;
                     tracing::info!("{}: {:?}: {}", gate.component(), step.action, step.reason);
                     return Ok(());
                 }
-                Some(hindrance) => step = hindrance,
+                Some(blocked) => step = blocked,
             }
         }
         state::save_gate(root, gate.component(), &step)?;
         if gate == Gate::Patroni && seen.initialize == Some(false) && seen.own.data.postgres {
-            postgres_wal::measure(root, &config.target)?;
+            postgres_wal::measure_end(root, &config.target)?;
         }
         if gate == Gate::Patroni {
             // What hinders this now is looked at again.
@@ -93,38 +93,38 @@ pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
 }
 
 /// A bootstrap that this boot is to begin needs no word of others any more; asking etcds without a quorum takes seconds.
-fn decide(node: &Node, gate: Gate) -> Result<(Observations, Plan)> {
+fn decide(node: &NodeContext, gate: Gate) -> Result<(Observations, Plan)> {
     let plan = |seen: &Observations| plan::plan(&node.config.spec, node.name, seen);
     if gate == Gate::Etcd {
-        let alone = self_report::unasked(node.root, node.config, node.name)?;
+        let alone = self_report::local_observations(node.root, node.config, node.name)?;
         let decided = plan(&alone);
         if decided.etcd.step.action == Action::Bootstrap {
             return Ok((alone, decided));
         }
     }
-    let seen = self_report::look(node.root, node.config, node.name)?;
+    let seen = self_report::observe_and_mark_stale(node.root, node.config, node.name)?;
     let decided = plan(&seen);
     Ok((seen, decided))
 }
 
 /// Does what must be true before the service starts; returns what hinders it, to look again.
 fn open(
-    node: &Node,
+    node: &NodeContext,
     gate: Gate,
     plan: &Plan,
     seen: &Observations,
-    (duplicates, succession): (&mut DuplicateGuard, &mut AwaitPromotion),
+    (duplicates, promotion): (&mut DuplicateGuard, &mut PromotionWait),
 ) -> Result<Option<Step>> {
     if gate == Gate::Redis {
         if !seen.own.data.sentinel {
             let reason = "this node's Sentinel comes first: data without its memory would be nobody's";
             return Ok(Some(Step::new(Action::Wait, reason)));
         }
-        if let Some(hindrance) = succession.awaited(node, &plan.redis)? {
-            return Ok(Some(hindrance));
+        if let Some(blocked) = promotion.step(node, &plan.redis)? {
+            return Ok(Some(blocked));
         }
-        if let Some(hindrance) = fetch_from_primary(node, plan, seen)? {
-            return Ok(Some(hindrance));
+        if let Some(blocked) = fetch_from_primary(node, plan, seen)? {
+            return Ok(Some(blocked));
         }
     }
     if gate != Gate::Etcd {
@@ -137,7 +137,7 @@ fn open(
             let joined = match plan.etcd.step.action {
                 Action::Join => match rejoin::etcd(node, plan, seen, duplicates)? {
                     Ok(plan) => plan,
-                    Err(hindrance) => return Ok(Some(hindrance)),
+                    Err(blocked) => return Ok(Some(blocked)),
                 },
                 _ => plan.clone(),
             };
@@ -149,8 +149,8 @@ fn open(
             passed(node.root, "etcd-files");
         }
         Gate::Patroni => {
-            generation::remember(node.root, node.config, node.name)?;
-            postgres_wal::forget(node.root)?;
+            generation::publish(node.root, node.config, node.name)?;
+            postgres_wal::forget_end(node.root)?;
             passed(node.root, "remembered");
         }
         Gate::Redis => {
@@ -167,8 +167,8 @@ fn open(
 }
 
 /// What a restored snapshot brought of this service is kept, but out of its way.
-fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
-    let stale = disk::record(node.root)?.stale;
+fn set_stale_aside(node: &NodeContext, gate: Gate) -> Result<()> {
+    let stale = disk::read_state(node.root)?.stale;
     let dir = |name: &str| Ok::<_, anyhow::Error>(below(node.root, node.config.target.path(name)?));
     match gate {
         Gate::Patroni if stale.postgres => {
@@ -177,7 +177,7 @@ fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
         }
         Gate::Redis if stale.redis => {
             let redis = dir("redis_data")?;
-            redis_log::DATA.iter().try_for_each(|part| move_aside(&redis.join(part)))?;
+            redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(&redis.join(part)))?;
             disk::unmark_stale(node.root, |stale| stale.redis = false)
         }
         _ => Ok(()),
@@ -186,30 +186,30 @@ fn set_stale_aside(node: &Node, gate: Gate) -> Result<()> {
 
 /// A replica without data it can read fetches all from its primary, so that must be there: else Sentinels might
 /// promote the empty one. Data that cannot be read would keep it down for good; it is kept, but out of the way.
-fn fetch_from_primary(node: &Node, plan: &Plan, seen: &Observations) -> Result<Option<Step>> {
+fn fetch_from_primary(node: &NodeContext, plan: &Plan, seen: &Observations) -> Result<Option<Step>> {
     let own = node.config.spec.node(node.name).map(|n| n.address);
     let lacks = seen.own.redis_unreadable || plan.redis.step.action == Action::Join;
     let Some(primary) = plan.redis.primary.filter(|p| lacks && Some(*p) != own) else { return Ok(None) };
-    if !await_promotion::leads(node, primary) {
+    if !await_promotion::is_redis_primary(node, primary) {
         let reason = format!("{primary} is to be followed, and does not answer as primary yet");
         return Ok(Some(Step::new(Action::Wait, reason)));
     }
     if seen.own.redis_unreadable {
         let data = below(node.root, node.config.target.path("redis_data")?);
-        redis_log::DATA.iter().try_for_each(|part| move_aside(&data.join(part)))?;
+        redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(&data.join(part)))?;
     }
     Ok(None)
 }
 
-fn sentinel_file(node: &Node) -> Result<std::path::PathBuf> {
+fn sentinel_file(node: &NodeContext) -> Result<std::path::PathBuf> {
     Ok(below(node.root, node.config.target.path("redis_live")?).join("sentinel.conf"))
 }
 
-fn has_its_own_file(node: &Node) -> Result<bool> {
+fn has_its_own_file(node: &NodeContext) -> Result<bool> {
     Ok(sentinel::intact(&std::fs::read_to_string(sentinel_file(node)?).unwrap_or_default()))
 }
 
-fn forget_torn_memory(node: &Node) -> Result<()> {
+fn forget_torn_memory(node: &NodeContext) -> Result<()> {
     let at = sentinel_file(node)?;
     if at.exists() && !has_its_own_file(node)? {
         tracing::warn!("{} is torn; this Sentinel learns from the others", at.display());
@@ -219,7 +219,7 @@ fn forget_torn_memory(node: &Node) -> Result<()> {
 }
 
 /// A Sentinel that remembers starts before anything is decided: others decide by what it remembers.
-fn resume_sentinel(node: &Node) -> Result<()> {
+fn resume_sentinel(node: &NodeContext) -> Result<()> {
     let text = std::fs::read_to_string(sentinel_file(node)?)?;
     let Some(primary) = sentinel::monitored(&text) else { bail!("sentinel.conf names no primary") };
     let mut plan = Plan::waiting(&node.config.spec);

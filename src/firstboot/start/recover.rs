@@ -3,7 +3,7 @@
 //! The word is on the disk before anything else happens and stays until this node is in service again: a
 //! recovery that was cut is completed by running it again.
 
-use super::apply::Node;
+use super::apply::NodeContext;
 use super::run::facts;
 use super::self_report;
 use crate::disk;
@@ -11,7 +11,7 @@ use crate::node_config::NodeConfig;
 use crate::units::{self, Systemd};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::etcd::Etcd as Client;
-use hanode_core::plan::{Action, Etcd, Observations, Plan, Recovery, Step, peer_url, recovery};
+use hanode_core::plan::{Action, EtcdRecovery, Observations, Plan, Recovery, Step, peer_url, recovery};
 use hanode_core::render::sentinel;
 use hanode_util::file_tree::{Ids, below, replace};
 use std::path::Path;
@@ -41,19 +41,19 @@ pub(crate) fn recover(root: &Path, from_this_node: bool, data_on_others_is_lost:
         "this takes both --from-this-node and --yes-data-on-others-is-lost; nothing was changed"
     );
     let machine = facts(root, &config, &name)?;
-    let node = Node { root, config: &config, name: &name, machine: &machine };
-    disk::amend(root, |record| (record.recovery_source, record.served) = (true, true))?;
+    let node = NodeContext { root, config: &config, name: &name, machine: &machine };
+    disk::update_state(root, |disk| (disk.recovery_source, disk.served) = (true, true))?;
     let systemd = Systemd::connect()?;
     let units = match recovery.etcd {
-        Etcd::Kept => vec![config.target.unit("sentinel")?, config.target.unit("redis")?],
-        Etcd::FromItsLog | Etcd::Anew => units::of_node(&config)?,
+        EtcdRecovery::Keep => vec![config.target.unit("sentinel")?, config.target.unit("redis")?],
+        EtcdRecovery::FromLog | EtcdRecovery::Empty => units::of_node(&config)?,
     };
     systemd.stop(&units)?;
     let plan = alone(&node)?;
-    if recovery.etcd != Etcd::Kept {
+    if recovery.etcd != EtcdRecovery::Keep {
         node.apply_planned(&plan, "etcd")?;
         let member = begin_etcd(&node, recovery.etcd)?;
-        disk::amend(root, |record| record.etcd_member = Some(member))?;
+        disk::update_state(root, |disk| disk.etcd_member = Some(member))?;
     }
     overrule_sentinels(&node, &plan, &recovery, &seen)?;
     units.iter().try_for_each(|unit| systemd.start(unit))?;
@@ -64,10 +64,10 @@ pub(crate) fn recover(root: &Path, from_this_node: bool, data_on_others_is_lost:
 }
 
 /// The plan of a cluster of which this node is all there is.
-fn alone(node: &Node) -> Result<Plan> {
+fn alone(node: &NodeContext) -> Result<Plan> {
     let spec = &node.config.spec;
     let own = spec.node(node.name).context("node vanished from the spec")?;
-    let mut plan = Plan::assumed(spec, Action::Bootstrap);
+    let mut plan = Plan::uniform(spec, Action::Bootstrap);
     let reason = "by the operator's word this node's data is the cluster's";
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     plan.etcd.step = Step::new(Action::Bootstrap, reason);
@@ -82,8 +82,8 @@ fn alone(node: &Node) -> Result<Plan> {
 /// id. The log itself does not go on: the last thing that it applied before a power cut may not be in it as committed,
 /// `--force-new-cluster` drops that from the log and not from the data, and members that join later would hold other
 /// data than this one for good.
-fn begin_etcd(node: &Node, how: Etcd) -> Result<String> {
-    let known = if how == Etcd::FromItsLog { what_it_knew(node)? } else { Vec::new() };
+fn begin_etcd(node: &NodeContext, how: EtcdRecovery) -> Result<String> {
+    let known = if how == EtcdRecovery::FromLog { what_it_knew(node)? } else { Vec::new() };
     // A directory without a log is a half-written one.
     crate::start::run::clear_etcd(node.root, node.config)?;
     let (mut running, etcd, member) = alone_in_etcd(node, false)?;
@@ -95,18 +95,18 @@ fn begin_etcd(node: &Node, how: Etcd) -> Result<String> {
 }
 
 /// All keys but those that hang on a lease, and those that say who led.
-fn what_it_knew(node: &Node) -> Result<Vec<(String, Vec<u8>)>> {
+fn what_it_knew(node: &NodeContext) -> Result<Vec<(String, Vec<u8>)>> {
     let (mut running, etcd, _) = alone_in_etcd(node, true)?;
     let scope = &node.config.spec.name;
     let forgotten = FORGOTTEN.map(|key| format!("/service/{scope}/{key}"));
-    let mut known = etcd.lasting("/")?;
+    let mut known = etcd.list_without_lease("/")?;
     known.retain(|(key, _)| !forgotten.contains(key));
     running.end()?;
     Ok(known)
 }
 
 /// A running etcd whose only member is this node, and that member's id.
-fn alone_in_etcd(node: &Node, on_its_log: bool) -> Result<(Running, Client, String)> {
+fn alone_in_etcd(node: &NodeContext, on_its_log: bool) -> Result<(Running, Client, String)> {
     let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
     let mut running = Running(start_etcd(node, on_its_log)?);
     let etcd = Client::new(&node.config.credentials()?, own.address, TIMEOUT)?;
@@ -128,7 +128,7 @@ fn alone_in_etcd(node: &Node, on_its_log: bool) -> Result<(Running, Client, Stri
 }
 
 /// As its unit would, with the flag that only this moment may use.
-fn start_etcd(node: &Node, on_its_log: bool) -> Result<Child> {
+fn start_etcd(node: &NodeContext, on_its_log: bool) -> Result<Child> {
     use std::os::unix::process::CommandExt;
     let target = &node.config.target;
     let user = target.users.get("etcd").context("target names no user for etcd")?;
@@ -169,7 +169,12 @@ impl Drop for Running {
 }
 
 /// This node's Sentinel names this node, in an epoch newer than any that others may still remember.
-fn overrule_sentinels(node: &Node, plan: &Plan, recovery: &Recovery, seen: &Observations) -> Result<()> {
+fn overrule_sentinels(
+    node: &NodeContext,
+    plan: &Plan,
+    recovery: &Recovery,
+    seen: &Observations,
+) -> Result<()> {
     let spec = &node.config.spec;
     let at = below(node.root, node.config.target.path("redis_live")?).join("sentinel.conf");
     let old = std::fs::read_to_string(&at).unwrap_or_default();

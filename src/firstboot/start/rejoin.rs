@@ -2,7 +2,7 @@
 //!
 //! Removing a member is the one act here that could hurt a living node, so it is guarded: see [`DuplicateGuard`].
 
-use super::apply::Node;
+use super::apply::NodeContext;
 use super::run::clear_etcd;
 use crate::disk;
 use crate::failpoint::passed;
@@ -13,14 +13,14 @@ use anyhow::{Context, Result, bail};
 use hanode_cluster::client::etcd::Etcd;
 use hanode_cluster::discovery;
 use hanode_core::etcd::Member;
-use hanode_core::plan::{Action, Joining, Observations, Plan, Step, joining, peer_url};
+use hanode_core::plan::{Action, JoinMethod, Observations, Plan, Step, join_method, peer_url};
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes this node a member that has never started, its directory empty. `Err`: what hinders it now.
 pub(super) fn etcd(
-    node: &Node,
+    node: &NodeContext,
     plan: &Plan,
     seen: &Observations,
     duplicates: &mut DuplicateGuard,
@@ -28,10 +28,10 @@ pub(super) fn etcd(
     let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
     let members = seen.etcd.as_deref().unwrap_or_default();
     let url = peer_url(own);
-    if joining(members, &url) == Joining::Take {
+    if join_method(members, &url) == JoinMethod::TakeListed {
         clear_etcd(node.root, node.config)?;
         let listed = members.iter().find(|m| m.peer_urls.contains(&url)).map(|m| m.id.clone());
-        disk::amend(node.root, |record| record.etcd_member = listed)?;
+        disk::update_state(node.root, |disk| disk.etcd_member = listed)?;
         return Ok(Ok(with_members(plan, node.name, &url, members)));
     }
     let etcd = relay(node.config, node.name)?;
@@ -39,13 +39,13 @@ pub(super) fn etcd(
         return Ok(Err(hindrance));
     }
     // The list may have changed while we looked: only what is true now is removed.
-    match (joining(&etcd.members()?, &url), joining(members, &url)) {
-        (Joining::Replace(id), Joining::Replace(before)) if id == before => {
+    match (join_method(&etcd.members()?, &url), join_method(members, &url)) {
+        (JoinMethod::Replace(id), JoinMethod::Replace(before)) if id == before => {
             tracing::warn!("removing etcd member {id}: its disk is lost");
             etcd.remove(&id)?;
             passed(node.root, "etcd-removed");
         }
-        (Joining::Add, _) => {}
+        (JoinMethod::Add, _) => {}
         _ => return Ok(Err(Step::new(Action::Wait, "etcd's member list is changing"))),
     }
     clear_etcd(node.root, node.config)?;
@@ -53,7 +53,7 @@ pub(super) fn etcd(
     match etcd.add(&url) {
         Ok((id, members)) => {
             passed(node.root, "etcd-added");
-            disk::amend(node.root, |record| record.etcd_member = Some(id))?;
+            disk::update_state(node.root, |disk| disk.etcd_member = Some(id))?;
             Ok(Ok(with_members(plan, node.name, &url, &members)))
         }
         // The others count their own connections first ("unhealthy cluster"): look again.
@@ -81,7 +81,7 @@ pub(super) struct DuplicateGuard {
 }
 
 impl DuplicateGuard {
-    fn look(&mut self, node: &Node, etcd: &Etcd) -> Result<Option<Step>> {
+    fn look(&mut self, node: &NodeContext, etcd: &Etcd) -> Result<Option<Step>> {
         let spec = &node.config.spec;
         let own = spec.node(node.name).context("node vanished from the spec")?;
         if let Some(refusal) = duplicate_address::refusal(node)? {
@@ -106,7 +106,7 @@ impl DuplicateGuard {
 
 /// Then the key is its own: it keeps it by the other nodes' etcds while this one's has lost its data. At a boot it waits
 /// for etcd.
-fn own_patroni_runs(node: &Node) -> Result<bool> {
+fn own_patroni_runs(node: &NodeContext) -> Result<bool> {
     let unit = node.config.target.unit("patroni")?;
     Ok(Systemd::connect()?.states(&[unit])?.iter().any(|unit| unit.state == "active"))
 }

@@ -1,6 +1,6 @@
 //! The plan unit: from a machine that could be any node to one whose services may start.
 
-use super::apply::Node;
+use super::apply::NodeContext;
 use super::{firewall, self_report};
 use crate::disk::{self, redis_log, volume};
 use crate::failpoint::passed;
@@ -69,7 +69,7 @@ fn sequence(root: &Path, state: &mut State) -> Result<()> {
     selinux::ports(root, config.target.selinux.as_ref(), &config.spec)?;
     duplicate_address::restore_address(root);
     let machine = facts(root, &config, &name)?;
-    let node = Node { root, config: &config, name: &name, machine: &machine };
+    let node = NodeContext { root, config: &config, name: &name, machine: &machine };
     let duplicate = duplicate_address::ask(&node)?;
     state.enter(root, Phase::Applying, "laying down what no plan changes")?;
     let laid = node.apply().and_then(|_| firewall::enforce(&config.target));
@@ -122,7 +122,7 @@ fn identify(root: &Path, config: &NodeConfig, state: &mut State) -> Result<Strin
         disk::save_pin(root, &pin)?;
         passed(root, "pinned");
     }
-    disk::amend(root, |record| record.generation += 1)?;
+    disk::update_state(root, |disk| disk.generation += 1)?;
     passed(root, "booted");
     state.node = Some(found.node.clone());
     state.identity_source = Some(found.source.into());
@@ -162,7 +162,7 @@ fn wait_for_the_clock(root: &Path, config: &NodeConfig, state: &mut State) -> Re
     ensure!(
         pki::now() <= certificate.not_after,
         "the certificates in the bundle have expired; run `hanode certs renew`, then lay the new bundle at {}",
-        hanode_core::bundle::OVERRIDE
+        hanode_core::bundle::OVERRIDE_PATH
     );
     Ok(())
 }
@@ -183,21 +183,25 @@ pub(crate) fn facts(root: &Path, config: &NodeConfig, name: &str) -> Result<Mach
 
 /// Waiting for peers is a state, not a failure, and has no limit. Nothing is let go before the question about a duplicate
 /// is answered; meanwhile the peers are asked.
-fn wait_for_the_plan(node: &Node, duplicate: duplicate_address::Asked, state: &mut State) -> Result<Plan> {
+fn wait_for_the_plan(
+    node: &NodeContext,
+    duplicate: duplicate_address::Asked,
+    state: &mut State,
+) -> Result<Plan> {
     let mut duplicate = Some(duplicate);
     loop {
-        let seen = self_report::look(node.root, node.config, node.name)?;
+        let seen = self_report::observe_and_mark_stale(node.root, node.config, node.name)?;
         let plan = plan::plan(&node.config.spec, node.name, &seen);
-        let opens = plan.etcd.step.action.opens();
+        let opens = plan.etcd.step.action.may_start();
         if let Some(asked) = duplicate.take_if(|duplicate| opens || duplicate.is_answered()) {
             duplicate_address::yield_address(node, asked, state)?;
             continue;
         }
         toward_bootstrap(node, &plan)?;
         state.plan = state::steps(&plan);
-        state.waiting_for = seen.silent().into_iter().map(String::from).collect();
+        state.waiting_for = seen.unreachable().into_iter().map(String::from).collect();
         let step = &plan.etcd.step;
-        if step.action.opens() {
+        if step.action.may_start() {
             state.waiting_for.clear();
             state.error = None;
             state.enter(node.root, Phase::Planning, &step.reason)?;
@@ -225,11 +229,11 @@ fn wait_for_the_plan(node: &Node, duplicate: duplicate_address::Asked, state: &m
 
 /// Writes an agreed bootstrap down, or makes this boot the one that begins it: of the plan unit, and of etcd's
 /// gate, where a quorum that let the plan unit pass was lost again.
-pub(crate) fn toward_bootstrap(node: &Node, plan: &Plan) -> Result<()> {
+pub(crate) fn toward_bootstrap(node: &NodeContext, plan: &Plan) -> Result<()> {
     if let Some(bootstrap_id) = &plan.etcd.record {
         // A log of an earlier bootstrap, never in service, would else be taken for this one's.
         clear_etcd(node.root, node.config)?;
-        disk::amend(node.root, |record| record.bootstrap_id = Some(bootstrap_id.clone()))?;
+        disk::update_state(node.root, |disk| disk.bootstrap_id = Some(bootstrap_id.clone()))?;
         passed(node.root, "bootstrap-recorded");
     }
     if plan.etcd.step.action == Action::Bootstrap && !disk::bootstrapping(node.root) {
@@ -242,7 +246,7 @@ pub(crate) fn toward_bootstrap(node: &Node, plan: &Plan) -> Result<()> {
 /// A log of etcd here is this bootstrap' own, and others may have its votes already: it stays. Of a half-written one
 /// nothing does, and other data of unknown origin is kept aside.
 fn begin(root: &Path, config: &NodeConfig) -> Result<()> {
-    let data = disk::data(root, &config.target)?;
+    let data = disk::valid_data(root, &config.target)?;
     let path = |name: &str| Ok::<_, anyhow::Error>(below(root, config.target.path(name)?));
     if !data.etcd {
         clear_etcd(root, config)?;
@@ -252,10 +256,10 @@ fn begin(root: &Path, config: &NodeConfig) -> Result<()> {
     }
     if data.redis {
         let redis = path("redis_data")?;
-        redis_log::DATA.iter().try_for_each(|part| move_aside(&redis.join(part)))?;
+        redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(&redis.join(part)))?;
     }
     let bootstrap =
-        disk::record(root)?.bootstrap_id.context("a bootstrap begins without having been recorded")?;
+        disk::read_state(root)?.bootstrap_id.context("a bootstrap begins without having been recorded")?;
     disk::mark_bootstrapping(root, &bootstrap)
 }
 

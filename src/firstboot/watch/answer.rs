@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(crate) fn serve(root: &Path) -> Result<()> {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().context("standard input is no socket")?;
-    let config = NodeConfig::active(root).with_context(|| format!("reading {}", bundle::BAKED))?;
+    let config = NodeConfig::active(root).with_context(|| format!("reading {}", bundle::BAKED_PATH))?;
     let crl = config.cluster_crl()?;
     let revoked = (!read::crl(crl)?.entries.is_empty()).then_some(crl);
     hanode_cluster::peer::serve(&config.credentials()?, revoked, TcpStream::from(socket), TIMEOUT, || {

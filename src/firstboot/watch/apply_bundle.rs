@@ -38,7 +38,7 @@ pub(crate) fn update(root: &Path) -> Result<()> {
     sound(&old, &new)?;
     let waits_for = hold_back(root, &old, &mut new, &name)?;
     let machine = facts(root, &new, &name)?;
-    let node = apply::Node { root, config: &new, name: &name, machine: &machine };
+    let node = apply::NodeContext { root, config: &new, name: &name, machine: &machine };
     let after = reload::prints(&node)?;
     let due = reload::due(&node, &before, &after);
     let restarts = due.iter().any(|(_, how)| *how == OnChange::Restart);
@@ -48,10 +48,10 @@ pub(crate) fn update(root: &Path) -> Result<()> {
     node.apply()?;
     new.activate(root)?;
     note_held(root, &waits_for)?;
-    let generation = new.bundle.stamp.generation;
+    let generation = new.bundle.metadata.generation;
     tracing::info!(
         "{name}: bundle generation {generation} is in use, {} before",
-        old.bundle.stamp.generation
+        old.bundle.metadata.generation
     );
     let mut config = before;
     let systemd = Systemd::connect()?;
@@ -85,7 +85,7 @@ pub(crate) fn update(root: &Path) -> Result<()> {
 
 /// Whether the new bundle and spec are whole, and such that nodes with the old and with the new ones get along.
 fn sound(old: &NodeConfig, new: &NodeConfig) -> Result<()> {
-    let faults = coverage::examine(&new.bundle, &new.spec, pki::now()).faults;
+    let faults = coverage::check_bundle(&new.bundle, &new.spec, pki::now()).faults;
     if let Some(first) = faults.first() {
         bail!("the new bundle is not fit for use, nothing is changed: {first}");
     }
@@ -145,7 +145,7 @@ fn differences(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) {
 /// A revocation list that names what some node may still show would part the cluster: the old list stays until they
 /// all carry the bundle that replaces it. Returns the nodes that do not.
 fn hold_back(root: &Path, old: &NodeConfig, new: &mut NodeConfig, name: &str) -> Result<Vec<String>> {
-    let (mut newer, mut needed) = (Vec::new(), old.bundle.stamp.generation);
+    let (mut newer, mut needed) = (Vec::new(), old.bundle.metadata.generation);
     for ca in Ca::ALL {
         let (before, list) = (entries(&old.bundle, ca)?, entries(&new.bundle, ca)?);
         if list.is_subset(&before) {
@@ -154,7 +154,7 @@ fn hold_back(root: &Path, old: &NodeConfig, new: &mut NodeConfig, name: &str) ->
         newer.push(ca);
         // What this node itself showed until now, only the new generation replaces.
         if !shown(&old.bundle, ca)?.is_disjoint(&list) || below(root, HELD).exists() {
-            needed = new.bundle.stamp.generation;
+            needed = new.bundle.metadata.generation;
         }
     }
     if newer.is_empty() {
@@ -188,7 +188,7 @@ fn shown(bundle: &Bundle, ca: Ca) -> Result<BTreeSet<String>> {
 fn short_of(config: &NodeConfig, name: &str, generation: u64) -> Result<Vec<String>> {
     let (credentials, port) = (config.credentials()?, config.spec.network.join_port);
     let carries = |peer: &&Node| {
-        let answer = hanode_cluster::peer::ask(&credentials, peer.address, port, TIMEOUT);
+        let answer = hanode_cluster::peer::fetch_report(&credentials, peer.address, port, TIMEOUT);
         answer.is_ok_and(|answer| answer.bundle_generation >= generation)
     };
     Ok(config.spec.peers(name).filter(|peer| !carries(peer)).map(|peer| peer.name.clone()).collect())
@@ -205,12 +205,12 @@ fn note_held(root: &Path, waits_for: &[String]) -> Result<()> {
 
 /// Goes on with a list that was held back once nothing hinders it; asked by the watcher now and then.
 pub(crate) fn go_on(root: &Path, config: &NodeConfig, name: &str, systemd: &Systemd) -> Result<()> {
-    let generation = config.bundle.stamp.generation;
+    let generation = config.bundle.metadata.generation;
     if !below(root, HELD).exists() || !short_of(config, name, generation)?.is_empty() {
         return Ok(());
     }
     // Only what the operator has applied already: not a bundle that was laid down since.
-    if NodeConfig::pending(root).is_ok_and(|offered| offered.bundle.stamp == config.bundle.stamp) {
+    if NodeConfig::pending(root).is_ok_and(|offered| offered.bundle.metadata == config.bundle.metadata) {
         tracing::info!("every node carries this generation: the revocation list held back is taken up");
         systemd.start(APPLY)?;
     }
@@ -254,7 +254,7 @@ fn wait_until_well(config: &NodeConfig, name: &str, systemd: &Systemd) -> Result
     loop {
         let mut problems = down(&systemd.states(&units)?);
         problems.extend(local::problems(&access, name));
-        problems.extend(health::outdated(&access, &config.bundle, node));
+        problems.extend(health::servers_with_old_certificates(&access, &config.bundle, node));
         if problems.is_empty() {
             return Ok(());
         }

@@ -66,7 +66,8 @@ fn all_agree(config: &NodeConfig, node: &str) -> Result<bool> {
     let (credentials, hash) = (config.credentials()?, config.spec.hash());
     let port = config.spec.network.join_port;
     let agrees = |address| {
-        hanode_cluster::peer::ask(&credentials, address, port, TIMEOUT).is_ok_and(|a| a.spec_hash == hash)
+        hanode_cluster::peer::fetch_report(&credentials, address, port, TIMEOUT)
+            .is_ok_and(|a| a.spec_hash == hash)
     };
     Ok(config.spec.peers(node).all(|peer| agrees(peer.address)))
 }

@@ -117,11 +117,11 @@ pub(super) fn redis(access: &Access, address: IpAddr) -> Result<Redis> {
 
 /// Redis before 6.2 can only pause all clients, Sentinels included: there, only what `WAIT` confirmed is kept.
 fn hold(access: &Access, primary: IpAddr) -> Result<()> {
-    redis(access, primary)?.ask(&["CLIENT", "PAUSE", PAUSE_MS, "WRITE"]).map(drop)
+    redis(access, primary)?.query(&["CLIENT", "PAUSE", PAUSE_MS, "WRITE"]).map(drop)
 }
 
 fn release(access: &Access, primary: IpAddr) -> Result<()> {
-    redis(access, primary)?.ask(&["CLIENT", "UNPAUSE"]).map(drop)
+    redis(access, primary)?.query(&["CLIENT", "UNPAUSE"]).map(drop)
 }
 
 /// Each on a thread of its own: one that hangs must not hold up the others.
@@ -142,7 +142,7 @@ fn depose(access: &Access, new: IpAddr, old: IpAddr) -> Result<()> {
     if follow(access, old, "master", new)? {
         tracing::info!("{old} was primary and follows {new}");
         let mut redis = redis(access, old)?;
-        redis.ask(&["CLIENT", "KILL", "TYPE", "normal"])?;
+        redis.query(&["CLIENT", "KILL", "TYPE", "normal"])?;
         redis.command(&["CLIENT", "UNPAUSE"])?;
     }
     Ok(())
@@ -155,7 +155,7 @@ fn follow(access: &Access, server: IpAddr, role: &str, of: IpAddr) -> Result<boo
         return Ok(false);
     }
     let (host, port) = (of.to_string(), access.spec.redis.port.to_string());
-    redis.ask(&["REPLICAOF", &host, &port]).map(|_| true)
+    redis.query(&["REPLICAOF", &host, &port]).map(|_| true)
 }
 
 #[cfg(test)]

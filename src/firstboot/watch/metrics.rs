@@ -22,7 +22,7 @@ const LONGEST: usize = 8 << 10;
 /// Asks this node's services and keeps the answer.
 pub(crate) fn keep(root: &Path, config: &NodeConfig, access: &Access, node: &str) -> Result<()> {
     let known = access.spec.node(node).with_context(|| format!("{node} is not in the spec"))?;
-    let status = health::own(access, known, self_report::own_report(root, config, node)?)?;
+    let status = health::collect_local(access, known, self_report::own_report(root, config, node)?)?;
     replace(&below(root, FILE), health::node_metrics(&status).as_bytes(), 0o644, None)
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn step_down(root: &Path) -> Result<()> {
     let name = disk::pin(root)?.context("this disk has no identity yet")?.node;
     let own = access.spec.node(&name).context("node vanished from the spec")?;
     // A recovery stops this Redis because its data is the one to be kept.
-    if disk::record(root)?.recovery_source || !leads(&access, own)? {
+    if disk::read_state(root)?.recovery_source || !leads(&access, own)? {
         return Ok(());
     }
     // A promotion that a minority knows of would overrule the majority when that comes back.
@@ -56,7 +56,7 @@ fn leads(access: &Access, own: &Node) -> Result<bool> {
 /// Whether this peer's Sentinel takes `own` for the primary.
 fn names(access: &Access, peer: &Node, own: &Node) -> bool {
     let named = sentinel(access, peer).and_then(|mut sentinel| {
-        sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &access.spec.redis.master_name])
+        sentinel.query(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &access.spec.redis.master_name])
     });
     matches!(named, Ok(Value::List(primary)) if primary.first() == Some(&Value::Text(own.address.to_string())))
 }

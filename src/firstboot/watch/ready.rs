@@ -4,7 +4,7 @@ use super::dynamic_config::Dynamic;
 use super::sync_standby::Standby;
 use super::{apply_bundle, failover_guard, metrics, mute_haproxy, stale_sessions, suspend};
 use crate::disk;
-use crate::disk::generation::{Age, Count};
+use crate::disk::generation::{CountResult, GenerationCounter};
 use crate::node_config::NodeConfig;
 use crate::start::first_start::FirstStart;
 use crate::start::self_report;
@@ -45,7 +45,7 @@ pub(crate) fn watch(root: &Path) -> Result<()> {
     let mut measured: Option<Instant> = None;
     let mut asked_anew: Option<Instant> = None;
     let mut dynamic = Dynamic::default();
-    let mut age = Age::new();
+    let mut generation = GenerationCounter::new();
     let mut standby = Standby::default();
     let mut first_start = FirstStart::default();
     let mut well_since: Option<Instant> = None;
@@ -68,8 +68,8 @@ pub(crate) fn watch(root: &Path) -> Result<()> {
         if problems.is_empty() {
             disk::mark_in_service(root, &local::etcd_member(&access, &node)?)?;
             dynamic.look(root, &config, &node);
-            match age.grow(root, &config, &node) {
-                Ok(Some(Count::Behind)) => {
+            match generation.count(root, &config, &node) {
+                Ok(Some(CountResult::BehindEtcd)) => {
                     tracing::warn!("this machine was put back to an earlier moment; its services join anew");
                     units::of_node(&config)?.iter().try_for_each(|unit| systemd.restart(unit))?;
                 }

@@ -3,7 +3,7 @@
 
 use crate::disk;
 use crate::node_config::NodeConfig;
-use crate::start::apply::Node;
+use crate::start::apply::NodeContext;
 use anyhow::{Context, Result};
 use hanode_cluster::client::redis::Redis;
 use hanode_core::plan::{Action, Plan};
@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) type Prints = BTreeMap<String, BTreeMap<OnChange, String>>;
 
 /// Whatever lies on the disk now is what the services are about to start with.
-pub(crate) fn remember(node: &Node) -> Result<()> {
+pub(crate) fn remember(node: &NodeContext) -> Result<()> {
     save(node.root, &prints(node)?)
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn load(root: &Path) -> Result<Option<Prints>> {
     }
 }
 
-pub(crate) fn prints(node: &Node) -> Result<Prints> {
+pub(crate) fn prints(node: &NodeContext) -> Result<Prints> {
     let target = &node.config.target;
     let mut taken: BTreeMap<(&str, OnChange), Sha256> = BTreeMap::new();
     let mut add = |component, how, entry: &Entry| {
@@ -55,7 +55,7 @@ pub(crate) fn prints(node: &Node) -> Result<Prints> {
         rows.for_each(|row| add(&row.component, row.on_change, entry));
     }
     // Whom Redis follows changes with each failover: what counts is what hanode would write for the same plan.
-    let rendered = node.render(&Plan::assumed(&node.config.spec, Action::Resume))?;
+    let rendered = node.render(&Plan::uniform(&node.config.spec, Action::Resume))?;
     for entry in &rendered {
         if let Some(rule) = target.rule_at(&entry.path)
             && let Some(component) = &rule.component
@@ -71,7 +71,7 @@ pub(crate) fn prints(node: &Node) -> Result<Prints> {
 }
 
 /// Which components have something to take up and how, in the target's order.
-pub(crate) fn due(node: &Node, before: &Prints, after: &Prints) -> Vec<(String, OnChange)> {
+pub(crate) fn due(node: &NodeContext, before: &Prints, after: &Prints) -> Vec<(String, OnChange)> {
     let target = &node.config.target;
     let named = target.reload.iter().map(|row| &row.component);
     let mut order: Vec<&String> =
@@ -95,6 +95,6 @@ pub(crate) fn reload_redis(root: &Path) -> Result<()> {
     let Some(credentials) = config.redis_credentials()? else { return Ok(()) };
     let (port, password) = (config.spec.redis.port, &config.bundle.secrets.redis);
     let mut redis = Redis::connect(Some(&credentials), own.address, port, password, TIMEOUT)?;
-    redis.ask(&["CONFIG", "SET", "tls-cert-file", "/etc/ssl/redis/server.crt"])?;
+    redis.query(&["CONFIG", "SET", "tls-cert-file", "/etc/ssl/redis/server.crt"])?;
     Ok(())
 }

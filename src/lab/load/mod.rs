@@ -208,7 +208,7 @@ impl Client {
             redis_tls: access.redis.clone(),
             redis_port: spec.redis.vip_port,
             redis_password: access.secrets.redis.clone(),
-            confirming: spec.confirming() as i64,
+            confirming: spec.confirming_replicas() as i64,
             probe_port: spec.haproxy.stats_port,
             run: hex::encode(rand::random::<[u8; 4]>()),
         }

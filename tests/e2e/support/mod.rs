@@ -14,10 +14,10 @@ mod workdir;
 pub use workdir::{Workdir, workdir, workdir_alone, workdir_named, workdir_without_turn};
 
 use crate::common::programs::firstboot_program;
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::spec;
 use hanode_core::target::Override;
-use hanode_image::{self, ClusterPayload, Options};
+use hanode_image::{self, BuildOptions, ClusterPayload};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
@@ -73,13 +73,13 @@ impl ImageSetup {
     }
 
     /// A cluster directory in `dir`, and its image under this name.
-    pub fn cluster(&self, dir: &Path, image: &str, edits: &[(&str, &str)]) -> (Cluster, PathBuf) {
+    pub fn cluster(&self, dir: &Path, image: &str, edits: &[(&str, &str)]) -> (ClusterDir, PathBuf) {
         let all = self.edits.iter().chain(edits);
         let text = all.fold(spec::STARTER.to_string(), |text, (from, to)| {
             assert!(text.contains(from), "the starter spec has no {from:?}");
             text.replace(from, to)
         });
-        let cluster = Cluster::init(&dir.join("demo"), &text).unwrap();
+        let cluster = ClusterDir::init(&dir.join("demo"), &text).unwrap();
         let out = dir.join(image);
         build_image(self.target, &self.sources, &self.program, Some(&cluster), &out);
         (cluster, out)
@@ -92,46 +92,46 @@ impl ImageSetup {
         let spec = spec::parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
         let (_, mut target) = hanode_admin::embedded::target(self.target).unwrap();
         target.choose(&spec.versions, &self.sources).unwrap();
-        hanode_image::tree(&target, Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
+        hanode_image::base_tree(&target, Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
     }
 }
 
 /// A cluster directory of the starter spec in `dir`, and its image under this name.
-pub fn cluster_with_image(dir: &Path, image: &str) -> (Cluster, PathBuf) {
+pub fn cluster_with_image(dir: &Path, image: &str) -> (ClusterDir, PathBuf) {
     edited_cluster_with_image(dir, image, &[])
 }
 
 /// The same with words of the spec replaced.
-pub fn edited_cluster_with_image(dir: &Path, image: &str, edits: &[(&str, &str)]) -> (Cluster, PathBuf) {
+pub fn edited_cluster_with_image(dir: &Path, image: &str, edits: &[(&str, &str)]) -> (ClusterDir, PathBuf) {
     ImageSetup::debian().cluster(dir, image, edits)
 }
 
 /// An image of a target, by its name or its own file, with this program.
-pub fn build_with(program: &[u8], target: &str, cluster: Option<&Cluster>, out: &Path) {
+pub fn build_with(program: &[u8], target: &str, cluster: Option<&ClusterDir>, out: &Path) {
     build_image(target, &[], program, cluster, out);
 }
 
-fn build_image(target: &str, sources: &[Override], program: &[u8], cluster: Option<&Cluster>, out: &Path) {
-    let baked = cluster.map(|cluster| ClusterPayload {
+fn build_image(target: &str, sources: &[Override], program: &[u8], cluster: Option<&ClusterDir>, out: &Path) {
+    let payload = cluster.map(|cluster| ClusterPayload {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
         bundle: &cluster.bundle_bytes,
-        generation: cluster.bundle.stamp.generation,
+        generation: cluster.bundle.metadata.generation,
     });
-    hanode_image::build(&Options {
+    hanode_image::build(&BuildOptions {
         target,
         sources,
         out,
         fresh: false,
         compress: false,
-        baked,
-        bare: false,
+        payload,
+        base_only: false,
         program,
     })
     .unwrap();
 }
 
-pub fn build(target: &str, cluster: Option<&Cluster>, out: &Path) {
+pub fn build(target: &str, cluster: Option<&ClusterDir>, out: &Path) {
     build_with(&program(), target, cluster, out);
 }
 

@@ -1,7 +1,7 @@
 //! What plan unit, gates, Sentinels and the operator do; the gates as spelled out in `boot`.
 
 use super::world::{EtcdCluster, World};
-use hanode_core::plan::{Action, Etcd, Joining, Observations, Plan, joining, peer_url, plan};
+use hanode_core::plan::{Action, EtcdRecovery, JoinMethod, Observations, Plan, join_method, peer_url, plan};
 use std::net::IpAddr;
 
 impl World {
@@ -56,7 +56,7 @@ impl World {
         }
         let (_, plan) = self.decide(i);
         self.bootstrap(i, &plan);
-        self.machines[i].started = plan.etcd.step.action.opens();
+        self.machines[i].started = plan.etcd.step.action.may_start();
         if plan.etcd.look_for_duplicate && self.answers_arp(i) {
             self.refuse_twin(i);
         }
@@ -145,15 +145,15 @@ impl World {
         let Some(cluster) = self.quorum(i) else { return };
         let url = peer_url(&self.spec.nodes[self.machines[i].who]);
         let (now, before) = (self.members(&cluster), seen.etcd.clone().unwrap_or_default());
-        let how = joining(&now, &url);
-        if how != Joining::Take && self.duplicate(i) {
+        let how = join_method(&now, &url);
+        if how != JoinMethod::TakeListed && self.duplicate(i) {
             self.refuse_twin(i);
             return;
         }
-        if how != joining(&before, &url) {
+        if how != join_method(&before, &url) {
             return;
         }
-        if let Joining::Replace(id) = &how {
+        if let JoinMethod::Replace(id) = &how {
             let holds =
                 |j: &usize| self.machines[*j].disk.etcd.as_ref().is_some_and(|(_, member)| member == id);
             let living =
@@ -161,12 +161,14 @@ impl World {
             assert!(!living, "evicted a living member");
             self.etcd.get_mut(&cluster).expect("cluster").members.retain(|(m, _, _)| m != id);
         }
-        if how == Joining::Take {
+        if how == JoinMethod::TakeListed {
             let voted = now.iter().any(|m| m.peer_urls.contains(&url) && !m.client_urls.is_empty());
             assert!(!voted, "a member that had started began again without its log");
         }
         let id = match how {
-            Joining::Take => now.iter().find(|m| m.peer_urls.contains(&url)).expect("listed").id.clone(),
+            JoinMethod::TakeListed => {
+                now.iter().find(|m| m.peer_urls.contains(&url)).expect("listed").id.clone()
+            }
             _ => {
                 let (id, who) = (format!("m{}", self.next()), self.machines[i].who);
                 self.etcd.get_mut(&cluster).expect("cluster").members.push((id.clone(), who, false));
@@ -203,7 +205,7 @@ impl World {
             return;
         }
         let (_, plan) = self.decide(i);
-        if !plan.postgres.action.opens() {
+        if !plan.postgres.action.may_start() {
             return;
         }
         let Some(cluster) = self.quorum(i) else { return };
@@ -269,7 +271,7 @@ impl World {
             return;
         }
         let (_, plan) = self.decide(i);
-        if let (true, Some(primary)) = (plan.redis.step.action.opens(), plan.redis.primary) {
+        if let (true, Some(primary)) = (plan.redis.step.action.may_start(), plan.redis.primary) {
             let primary = self.spec.nodes.iter().position(|n| n.address == primary).expect("a node");
             self.serve(i);
             let m = &mut self.machines[i];
@@ -286,7 +288,7 @@ impl World {
         if plan.redis.promote_another {
             self.failover(i);
         }
-        let (true, Some(primary)) = (plan.redis.step.action.opens(), plan.redis.primary) else { return };
+        let (true, Some(primary)) = (plan.redis.step.action.may_start(), plan.redis.primary) else { return };
         let m = &self.machines[i];
         if m.disk.sentinel.is_none() {
             return;
@@ -451,9 +453,9 @@ impl World {
     }
 
     /// `hanode-firstboot recover` on this machine, as in `boot/start/recover.rs`; the others are rebooted.
-    pub fn recover(&mut self, i: usize, etcd: Etcd) {
+    pub fn recover(&mut self, i: usize, etcd: EtcdRecovery) {
         let who = self.machines[i].who;
-        if etcd != Etcd::Kept {
+        if etcd != EtcdRecovery::Keep {
             let token = format!("recovered{}", self.next());
             let id = format!("{token}/me");
             let log =

@@ -9,7 +9,7 @@
 mod acts;
 mod world;
 
-use hanode_core::plan::{Etcd, recovery};
+use hanode_core::plan::{EtcdRecovery, recovery};
 use proptest::prelude::*;
 use world::{DiskState, World};
 
@@ -203,7 +203,7 @@ impl World {
             let allowed = seen.all_peers().is_some().then(|| recovery(&world.spec, &seen).ok()).flatten()?;
             Some((i, allowed.etcd))
         };
-        let able: Vec<(usize, Etcd)> = (0..n).filter_map(|i| may(self, i)).collect();
+        let able: Vec<(usize, EtcdRecovery)> = (0..n).filter_map(|i| may(self, i)).collect();
         let best = able.into_iter().max_by_key(|(i, _)| self.machines[*i].disk.redis);
         best.into_iter().for_each(|(i, etcd)| self.recover(i, etcd));
     }

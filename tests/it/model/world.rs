@@ -1,7 +1,7 @@
 //! The machines of the model, their disks, and what they can see of each other.
 
 use hanode_core::etcd::Member;
-use hanode_core::peer::{Data, Disk, EtcdLog, NodeReport, Postgres};
+use hanode_core::peer::{DiskData, DiskStage, EtcdLogIds, NodeReport, PostgresData};
 use hanode_core::plan::{Observations, Peer, Sentinel, peer_url};
 use hanode_core::spec::{self, Spec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -182,28 +182,28 @@ impl World {
     fn answer(&self, i: usize) -> NodeReport {
         let m = &self.machines[i];
         let d = &m.disk;
-        let data = Data {
+        let data = DiskData {
             etcd: d.etcd.is_some(),
             postgres: d.postgres.is_some(),
             redis: d.redis.is_some(),
             sentinel: d.sentinel.is_some(),
         };
         let disk = match (d.served, data.etcd || data.postgres || data.redis) {
-            (true, _) => Disk::Served,
-            (false, true) => Disk::Data,
-            _ => Disk::Blank,
+            (true, _) => DiskStage::Served,
+            (false, true) => DiskStage::Data,
+            _ => DiskStage::Blank,
         };
         NodeReport {
             node: self.name(i).into(),
             install_id: d.install_id.clone(),
             disk,
             data,
-            postgres: d.postgres.map(|commits| Postgres { system: "77".into(), end: Some((1, commits)) }),
+            postgres: d.postgres.map(|commits| PostgresData { system: "77".into(), end: Some((1, commits)) }),
             redis_unreadable: d.redis.is_some() && d.spoilt,
             bootstrap_id: d.bootstrap_id.clone(),
             bootstrapping: m.bootstrapping,
             etcd_member: d.etcd_member.clone(),
-            etcd_log: d.etcd.clone().map(|(cluster, member)| EtcdLog { member, cluster }),
+            etcd_log: d.etcd.clone().map(|(cluster, member)| EtcdLogIds { member, cluster }),
             generation: d.generation,
             recovery_source: d.recovery_source,
             ..self.blank.clone()

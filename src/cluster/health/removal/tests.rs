@@ -1,11 +1,11 @@
 //! One row per reason to keep a node.
 
 use super::*;
-use crate::health::testing::{spec, well};
+use crate::health::testing::{healthy, spec};
 
 fn names_why(change: impl Fn(&mut Status), node: &str, words: &str) {
     let spec = spec();
-    let mut status = well(&spec);
+    let mut status = healthy(&spec);
     change(&mut status);
     let found = blockers(&spec, &status, node);
     assert!(found.iter().any(|f| f.contains(words)), "{node}: {words:?} not in {found:?}");
@@ -15,14 +15,14 @@ fn names_why(change: impl Fn(&mut Status), node: &str, words: &str) {
 fn of_a_well_cluster_any_one_may_go() {
     let spec = spec();
     for node in ["node1", "node2", "node3"] {
-        assert_eq!(blockers(&spec, &well(&spec), node), Vec::<String>::new(), "{node}");
+        assert_eq!(blockers(&spec, &healthy(&spec), node), Vec::<String>::new(), "{node}");
     }
 }
 
 #[test]
 fn a_node_that_is_already_gone_may_be_replaced() {
     let spec = spec();
-    let mut status = well(&spec);
+    let mut status = healthy(&spec);
     (status.etcd[2].healthy, status.redis[2].link_up, status.nodes[2].haproxy) = (false, false, false);
     status.sentinel.faults.insert("node3".into(), "gone".into());
     (status.postgres[2].role, status.postgres[2].state) = (String::new(), "unknown to Patroni".into());
@@ -62,7 +62,7 @@ fn each_service_may_hold_a_node_back() {
 #[test]
 fn a_node_that_is_not_there_is_a_slip_of_the_pen() {
     let slip =
-        crate::health::removal_report(&spec(), &well(&spec()), "node9", false).expect_err("no such node");
+        crate::health::removal_report(&spec(), &healthy(&spec()), "node9", false).expect_err("no such node");
     assert!(
         slip.to_string().contains("the spec has no node \"node9\"; there are: node1, node2, node3"),
         "{slip}"

@@ -1,11 +1,11 @@
 //! What an operator sees on terminals of three widths.
 
 use super::*;
-use crate::health::testing::{spec, well};
+use crate::health::testing::{healthy, spec};
 
 fn shown(width: usize, change: impl Fn(&mut Status)) -> String {
     let spec = spec();
-    let mut status = well(&spec);
+    let mut status = healthy(&spec);
     change(&mut status);
     let text = table(&status, Some(width));
     let too_long = |l: &&str| l.chars().count() > width;
@@ -65,7 +65,7 @@ NOT HEALTHY: 2 problem(s)
 #[test]
 fn output_that_is_no_terminal_is_not_folded() {
     let spec = spec();
-    let mut status = well(&spec);
+    let mut status = healthy(&spec);
     ails(&mut status);
     assert_eq!(table(&status, None), table(&status, Some(200)));
 }

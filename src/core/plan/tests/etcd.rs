@@ -34,7 +34,7 @@ fn a_peer_that_is_ahead_does_not_stop_the_bootstrap() {
     for i in 0..2 {
         let ahead = peer(&mut seen, i);
         (ahead.bootstrap_id, ahead.bootstrapping) = (Some(id()), true);
-        (ahead.disk, ahead.data.etcd) = (Disk::Data, true);
+        (ahead.disk, ahead.data.etcd) = (DiskStage::Data, true);
     }
     assert_eq!(etcd(&seen).step.action, Action::Bootstrap);
 }
@@ -52,7 +52,7 @@ fn a_peer_in_another_bootstrap_is_waited_for() {
 #[test]
 fn whoever_served_makes_it_a_living_cluster() {
     let mut seen = blank();
-    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (Disk::Served, true));
+    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (DiskStage::Served, true));
     let step = etcd(&seen);
     assert_eq!((step.step.action, step.record), (Action::Wait, None), "their quorum will answer");
     peer(&mut seen, 0).data.etcd = false;
@@ -60,7 +60,7 @@ fn whoever_served_makes_it_a_living_cluster() {
     assert_eq!(step.action, Action::Refuse, "one log of three will never be a quorum");
     assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
     seen = blank();
-    seen.own.disk = Disk::Served;
+    seen.own.disk = DiskStage::Served;
     assert_eq!(etcd(&seen).step.action, Action::Refuse);
 }
 
@@ -84,14 +84,14 @@ fn nodes_that_were_given_different_things_refuse() {
 fn a_log_of_ones_own_is_resumed_with_nobody_else_in_sight() {
     let mut seen = blank();
     seen.peers.iter_mut().for_each(|p| p.answer = Err("gone".into()));
-    (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
+    (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
     assert_eq!(etcd(&seen).step.action, Action::Resume);
 }
 
 #[test]
 fn an_older_disk_is_a_lost_disk() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.generation) = (Disk::Served, true, 4);
+    (seen.own.disk, seen.own.data.etcd, seen.own.generation) = (DiskStage::Served, true, 4);
     (seen.etcd, seen.generation_in_etcd) = (Some(living()), Some(4));
     assert_eq!(etcd(&seen).step.action, Action::Resume);
     seen.generation_in_etcd = Some(5);
@@ -112,16 +112,16 @@ fn an_older_disk_is_a_lost_disk() {
 #[test]
 fn an_interrupted_bootstrap_is_begun_again_only_by_all() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (Disk::Data, true, Some(id()));
+    (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (DiskStage::Data, true, Some(id()));
     seen.peers[1].answer = Err("gone".into());
     assert_eq!(etcd(&seen).step.action, Action::Wait);
     seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (Disk::Data, true, Some(id()));
+    (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (DiskStage::Data, true, Some(id()));
     (0..2).for_each(|i| peer(&mut seen, i).bootstrap_id = Some(id()));
     assert_eq!(etcd(&seen).step.action, Action::Bootstrap);
     peer(&mut seen, 0).bootstrapping = true;
     assert_eq!(etcd(&seen).step.action, Action::Bootstrap, "the others are under way with this very log");
-    (peer(&mut seen, 0).bootstrapping, peer(&mut seen, 0).disk) = (false, Disk::Served);
+    (peer(&mut seen, 0).bootstrapping, peer(&mut seen, 0).disk) = (false, DiskStage::Served);
     assert_eq!(etcd(&seen).step.action, Action::Resume, "it took clients' data: no bootstrap any more");
 }
 
@@ -130,10 +130,14 @@ fn joining_goes_by_the_peer_url() {
     let mut seen = blank();
     seen.etcd = Some(living());
     assert_eq!(etcd(&seen).step.action, Action::Join);
-    assert_eq!(joining(&living(), "https://192.168.18.21:2380"), Joining::Replace("id-node1".into()));
+    assert_eq!(join_method(&living(), "https://192.168.18.21:2380"), JoinMethod::Replace("id-node1".into()));
     let unstarted = vec![member("node1", "192.168.18.21", false), member("node2", "192.168.18.22", true)];
-    assert_eq!(joining(&unstarted, "https://192.168.18.21:2380"), Joining::Take, "a name proves nothing");
-    assert_eq!(joining(&unstarted, "https://192.168.18.23:2380"), Joining::Add);
+    assert_eq!(
+        join_method(&unstarted, "https://192.168.18.21:2380"),
+        JoinMethod::TakeListed,
+        "a name proves nothing"
+    );
+    assert_eq!(join_method(&unstarted, "https://192.168.18.23:2380"), JoinMethod::Add);
 }
 
 #[test]
@@ -150,7 +154,7 @@ fn a_bootstrap_begun_elsewhere_is_gone_on_with() {
     );
     seen.peers[0].answer = Err("gone".into());
     assert_eq!(etcd(&seen).step.action, Action::Bootstrap, "that all had written it is proved");
-    seen.own.disk = Disk::Served;
+    seen.own.disk = DiskStage::Served;
     assert_eq!(etcd(&seen).step.action, Action::Wait, "a lost log is not begun again");
 }
 
@@ -177,8 +181,8 @@ fn nothing_starts_beside_a_twin_or_on_an_older_disk() {
         (Action::Wait, false),
         "etcd's gate looks for a duplicate first"
     );
-    seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
-    (seen.own.disk, seen.generation_in_etcd) = (Disk::Served, Some(9));
+    seen.own.data = DiskData { etcd: true, postgres: true, redis: true, sentinel: true };
+    (seen.own.disk, seen.generation_in_etcd) = (DiskStage::Served, Some(9));
     assert_eq!(postgres(&seen).action, Action::Wait, "an older snapshot joins etcd anew first");
     assert_eq!(redis(&seen).step.action, Action::Wait);
 }
@@ -186,10 +190,10 @@ fn nothing_starts_beside_a_twin_or_on_an_older_disk() {
 /// node1 with its log, a blank node2, and on node3 a discarded disk: its member was replaced.
 fn a_discarded_disk() -> Observations {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.etcd_log) = (Disk::Served, true, log("id-node1", "c"));
+    (seen.own.disk, seen.own.data.etcd, seen.own.etcd_log) = (DiskStage::Served, true, log("id-node1", "c"));
     seen.own.data.postgres = true;
     let node3 = peer(&mut seen, 1);
-    (node3.disk, node3.data.etcd, node3.etcd_log) = (Disk::Served, true, log("id-of-before", "c"));
+    (node3.disk, node3.data.etcd, node3.etcd_log) = (DiskStage::Served, true, log("id-of-before", "c"));
     seen
 }
 
@@ -207,8 +211,8 @@ fn a_replaced_members_log_is_none() {
         step.reason
     );
     assert_eq!(etcd(&seen).step.action, Action::Resume, "its own log is one");
-    assert_eq!(recovery(&spec(), &seen).expect("allowed").etcd, Etcd::FromItsLog);
-    (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (Disk::Served, true);
+    assert_eq!(recovery(&spec(), &seen).expect("allowed").etcd, EtcdRecovery::FromLog);
+    (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (DiskStage::Served, true);
     assert_eq!(postgres(&seen).action, Action::Wait, "node2's may be a member's: its head cannot be read");
     peer(&mut seen, 0).etcd_member = Some("id-of-before".into());
     assert_eq!(postgres(&seen).action, Action::Refuse, "as it was noted beside the log");
@@ -222,7 +226,7 @@ fn a_discarded_disk_does_not_go_on_with_its_log() {
     assert_eq!(etcd(&seen).step.action, Action::Refuse, "one log of three is left, and it is not this one");
     let costs = recovery(&spec(), &seen).expect("allowed").costs;
     assert!(costs.iter().any(|c| c.contains("this disk was replaced since")), "{costs:?}");
-    (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (Disk::Served, true);
+    (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (DiskStage::Served, true);
     assert_eq!(etcd(&seen).step.action, Action::Wait, "for the quorum that two others can be");
     seen.etcd = Some(living());
     assert_eq!(etcd(&seen).step.action, Action::Join);
@@ -231,11 +235,12 @@ fn a_discarded_disk_does_not_go_on_with_its_log() {
 #[test]
 fn beside_a_living_cluster_a_log_of_another_bootstrap_does_not_count() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (Disk::Data, true, Some("other".into()));
+    (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) =
+        (DiskStage::Data, true, Some("other".into()));
     seen.etcd = Some(living());
     assert_eq!(etcd(&seen).step.action, Action::Join);
     seen.own.bootstrap_id = Some("g".into());
-    (peer(&mut seen, 0).bootstrap_id, peer(&mut seen, 0).disk) = (Some("g".into()), Disk::Served);
+    (peer(&mut seen, 0).bootstrap_id, peer(&mut seen, 0).disk) = (Some("g".into()), DiskStage::Served);
     assert_eq!(etcd(&seen).step.action, Action::Resume, "of this one it does");
     peer(&mut seen, 0).bootstrap_id = None;
     assert_eq!(etcd(&seen).step.action, Action::Join);
@@ -251,7 +256,7 @@ fn beside_a_living_cluster_a_log_of_another_bootstrap_does_not_count() {
 fn while_a_served_cluster_is_silent_a_twin_is_looked_for() {
     let mut seen = blank();
     assert!(!etcd(&seen).look_for_duplicate, "all new");
-    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (Disk::Served, true));
+    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (DiskStage::Served, true));
     assert!(
         etcd(&seen).look_for_duplicate,
         "this blank machine may stand where the living node should answer"

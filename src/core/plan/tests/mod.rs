@@ -7,7 +7,7 @@ mod redis;
 
 use super::*;
 use crate::etcd::Member;
-use crate::peer::{Data, Disk, EtcdLog, NodeReport, Postgres};
+use crate::peer::{DiskData, DiskStage, EtcdLogIds, NodeReport, PostgresData};
 use crate::spec;
 
 fn spec() -> Spec {
@@ -72,6 +72,6 @@ fn sentinels(named: [&str; 3]) -> Vec<Sentinel> {
     .collect()
 }
 
-fn log(member: &str, cluster: &str) -> Option<EtcdLog> {
-    Some(EtcdLog { member: member.into(), cluster: cluster.into() })
+fn log(member: &str, cluster: &str) -> Option<EtcdLogIds> {
+    Some(EtcdLogIds { member: member.into(), cluster: cluster.into() })
 }

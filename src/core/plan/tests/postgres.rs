@@ -49,9 +49,9 @@ fn a_first_start_that_was_cut_is_waited_for_until_its_mark_is_gone() {
 
 fn forgotten_postgres() -> Observations {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
+    (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
     (seen.etcd, seen.initialize) = (Some(living()), Some(false));
-    let data = |end| Some(Postgres { system: "77".into(), end });
+    let data = |end| Some(PostgresData { system: "77".into(), end });
     (seen.own.data.postgres, seen.own.postgres) = (true, data(Some((1, 500))));
     (peer(&mut seen, 0).data.postgres, peer(&mut seen, 0).postgres) = (true, data(Some((1, 400))));
     seen

@@ -6,7 +6,7 @@ use super::*;
 fn where_too_few_logs_are_left_each_service_names_the_choice() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data) =
-        (Disk::Served, Data { etcd: true, postgres: true, redis: true, sentinel: true });
+        (DiskStage::Served, DiskData { etcd: true, postgres: true, redis: true, sentinel: true });
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Refuse);
     assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
@@ -17,8 +17,8 @@ fn where_too_few_logs_are_left_each_service_names_the_choice() {
 #[test]
 fn the_chosen_node_leads_whatever_others_remember() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.recovery_source) = (Disk::Served, true);
-    seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
+    (seen.own.disk, seen.own.recovery_source) = (DiskStage::Served, true);
+    seen.own.data = DiskData { etcd: true, postgres: true, redis: true, sentinel: true };
     (seen.etcd, seen.initialize) = (Some(living()), Some(false));
     assert_eq!(postgres(&seen).action, Action::Resume, "Patroni makes itself known from this data");
     seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
@@ -29,8 +29,8 @@ fn the_chosen_node_leads_whatever_others_remember() {
 #[test]
 fn the_chosen_node_must_be_able_to_read_redis_data() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.recovery_source) = (Disk::Served, true);
-    seen.own.data = Data { etcd: true, postgres: true, redis: true, sentinel: true };
+    (seen.own.disk, seen.own.recovery_source) = (DiskStage::Served, true);
+    seen.own.data = DiskData { etcd: true, postgres: true, redis: true, sentinel: true };
     (seen.etcd, seen.own.redis_unreadable) = (Some(living()), true);
     let step = redis(&seen).step;
     assert_eq!(step.action, Action::Refuse);
@@ -40,7 +40,7 @@ fn the_chosen_node_must_be_able_to_read_redis_data() {
 #[test]
 fn others_follow_the_chosen_node() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.data.postgres) = (Disk::Served, true, true);
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.postgres) = (DiskStage::Served, true, true);
     (seen.etcd, seen.initialize) = (Some(living()), Some(true));
     peer(&mut seen, 1).recovery_source = true;
     let step = postgres(&seen);
@@ -64,11 +64,11 @@ fn recovery_is_for_a_lost_quorum_and_a_node_with_data() {
     seen = blank();
     (seen.own.data.postgres, seen.own.data.redis) = (true, true);
     let found = recovery(&spec(), &seen).expect("allowed");
-    assert_eq!((found.etcd, found.epoch, found.costs.len()), (Etcd::Anew, 1, 1));
+    assert_eq!((found.etcd, found.epoch, found.costs.len()), (EtcdRecovery::Empty, 1, 1));
     seen.own.data.etcd = true;
     seen.sentinels = sentinels(["192.168.18.22", "", ""]);
     let found = recovery(&spec(), &seen).expect("allowed");
-    assert_eq!((found.etcd, found.epoch), (Etcd::FromItsLog, 2), "above what any Sentinel remembers");
+    assert_eq!((found.etcd, found.epoch), (EtcdRecovery::FromLog, 2), "above what any Sentinel remembers");
     peer(&mut seen, 0).data.etcd = true;
     assert!(why(&seen).contains("comes back by itself"));
     seen.peers[0].answer = Err("gone".into());
@@ -82,20 +82,20 @@ fn recovery_is_for_a_lost_quorum_and_a_node_with_data() {
     assert!(why(&seen).contains("has a quorum"));
     seen.own.recovery_source = true;
     let found = recovery(&spec(), &seen).expect("a recovery that was cut is completed");
-    assert_eq!(found.etcd, Etcd::Kept, "others have joined it since");
+    assert_eq!(found.etcd, EtcdRecovery::Keep, "others have joined it since");
     seen.etcd = Some(living()[..1].to_vec());
-    assert_eq!(recovery(&spec(), &seen).expect("still alone").etcd, Etcd::FromItsLog);
+    assert_eq!(recovery(&spec(), &seen).expect("still alone").etcd, EtcdRecovery::FromLog);
 }
 
 #[test]
 fn forgotten_redis_is_recovered_without_touching_etcd() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (Disk::Served, true, true);
-    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (Disk::Served, true));
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (DiskStage::Served, true, true);
+    (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (DiskStage::Served, true));
     seen.etcd = Some(living());
     assert_eq!(redis(&seen).step.action, Action::Refuse);
     let found = recovery(&spec(), &seen).expect("the way out that the refusal names");
-    assert_eq!((found.etcd, found.epoch, found.costs.len()), (Etcd::Kept, 1, 1));
+    assert_eq!((found.etcd, found.epoch, found.costs.len()), (EtcdRecovery::Keep, 1, 1));
     seen.own.data.redis = false;
     peer(&mut seen, 0).data.redis = true;
     assert!(recovery(&spec(), &seen).expect_err("nothing to keep").contains("no Redis data"));

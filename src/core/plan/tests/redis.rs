@@ -31,7 +31,7 @@ fn redis_begins_at_bootstrap_once_etcd_has_its_quorum() {
 #[test]
 fn redis_follows_the_majority_of_sentinels() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.redis) = (Disk::Served, true);
+    (seen.own.disk, seen.own.data.redis) = (DiskStage::Served, true);
     seen.sentinels = sentinels(["192.168.18.21", "192.168.18.23", "192.168.18.23"]);
     let step = redis(&seen);
     assert_eq!((step.step.action, step.primary), (Action::Resume, "192.168.18.23".parse().ok()));
@@ -47,7 +47,7 @@ fn redis_follows_the_majority_of_sentinels() {
 #[test]
 fn an_empty_primary_never_starts_before_another_is_promoted() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
+    (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
     (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
     peer(&mut seen, 0).data.redis = true;
     let step = redis(&seen);
@@ -62,7 +62,7 @@ fn an_empty_primary_never_starts_before_another_is_promoted() {
 #[test]
 fn a_primary_that_cannot_read_its_data_lets_another_go_on() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (Disk::Served, true, true);
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (DiskStage::Served, true, true);
     (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
     (seen.own.redis_unreadable, peer(&mut seen, 0).data.redis) = (true, true);
     let step = redis(&seen);
@@ -92,7 +92,7 @@ fn a_primary_that_cannot_read_its_data_lets_another_go_on() {
 #[test]
 fn an_interrupted_bootstrap_of_redis_goes_on_where_nobody_has_data() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd) = (Disk::Served, true);
+    (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
     (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
     assert_eq!(redis(&seen).step.action, Action::Bootstrap);
     seen.sentinels = vec![];
@@ -106,8 +106,8 @@ fn an_interrupted_bootstrap_of_redis_goes_on_where_nobody_has_data() {
 #[test]
 fn a_few_sentinels_are_believed_only_where_no_data_lacks_a_memory() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.etcd) = (Disk::Served, true, Some(living()));
-    peer(&mut seen, 0).data = Data { redis: true, sentinel: true, ..Data::default() };
+    (seen.own.disk, seen.own.data.etcd, seen.etcd) = (DiskStage::Served, true, Some(living()));
+    peer(&mut seen, 0).data = DiskData { redis: true, sentinel: true, ..DiskData::default() };
     seen.sentinels = sentinels(["", "192.168.18.22", ""]);
     let step = redis(&seen);
     assert_eq!((step.step.action, step.primary), (Action::Join, "192.168.18.22".parse().ok()));
@@ -120,7 +120,7 @@ fn a_few_sentinels_are_believed_only_where_no_data_lacks_a_memory() {
 #[test]
 fn forgotten_redis_names_the_choice() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (Disk::Served, true, true);
+    (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (DiskStage::Served, true, true);
     seen.etcd = Some(living());
     assert_eq!(redis(&seen).step.action, Action::Refuse, "data, and no Sentinel that remembers");
     seen.peers[0].answer = Err("gone".into());

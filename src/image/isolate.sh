@@ -1,6 +1,6 @@
-# Runs a program with ROOT as its `/`, among mounts and processes of its own: whatever it mounts or leaves running is
-# gone with it. Each HOST directory lies, not to be written to, at PLACE. All that is said goes to standard error.
-# usage: sh -euc THIS enclosed ROOT [HOST PLACE]... -- PROGRAM...
+# Runs a program with ROOT as its `/`, in the mount and PID namespaces of the caller, so that its mounts and processes
+# end with it. Each HOST directory is mounted read-only at PLACE. All output goes to standard error.
+# usage: sh -euc SCRIPT isolate ROOT [HOST PLACE]... -- PROGRAM...
 root=$1
 shift
 mount -t proc proc "$root/proc"
