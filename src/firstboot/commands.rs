@@ -4,7 +4,7 @@ use crate::disk;
 use crate::node_config::NodeConfig;
 use crate::start::gate::{self, Gate};
 use crate::start::{recover, run, self_report};
-use crate::watch::{answer, apply_bundle, metrics, mute_haproxy, planned_failover, ready, reload};
+use crate::watch::{answer, apply_bundle, haproxy_watchdog, metrics, planned_failover, ready, reload};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use hanode_cluster::health::{self, Format};
@@ -160,9 +160,9 @@ fn safe_to_remove(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCod
     Ok(if may { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether HAProxy says that clients should come here.
+/// Whether HAProxy reports that this node can serve clients.
 fn healthy(port: u16) -> bool {
-    mute_haproxy::probe(port).is_ok_and(|status| status == 200)
+    haproxy_watchdog::probe(port).is_ok_and(|status| status == 200)
 }
 
 fn show_plan(root: &Path, json: bool) -> Result<()> {

@@ -113,7 +113,7 @@ impl Systemd {
         self.restart(unit)
     }
 
-    /// Ends all processes of a unit at once; its `Restart=` decides what follows.
+    /// Kills all processes of a unit; its `Restart=` decides whether systemd starts it again.
     pub(crate) fn kill(&self, unit: &str) -> Result<()> {
         let signal = nix::sys::signal::Signal::SIGKILL as i32;
         block_on(self.manager.kill_unit(unit, "all", signal)).with_context(|| format!("killing {unit}"))

@@ -46,10 +46,10 @@ fn the_whole_path_makes_an_image() {
     a_bake_labels_all_it_writes(&build, &root);
 }
 
-/// In the archive and on the disk of one build, without a boot.
+/// Compares the labels in the archive and on the disk with the policy, without a boot.
 fn labels_follow_the_policy(build: &TargetBuild, root: &Path, baked_files: &[serde_json::Value]) {
     assert_eq!(support::unlabelled(root), "", "members of the archive without a label");
-    // Lists each file with another label; mounts on /dev have labels that are not the tree's.
+    // Lists the files with other labels; the files on /dev are not part of the tree.
     let setfiles =
         "setfiles -n -v -F -e /dev /etc/selinux/targeted/contexts/files/file_contexts /".split(' ');
     let differing =

@@ -1,23 +1,23 @@
-//! A leader that dies while it is ahead of its standbys: the synchronous one is promoted. Takes minutes and root:
+//! The synchronous standby is promoted when the leader dies far ahead of it. Takes minutes and needs root:
 //! `make test-faults`.
 
 use crate::support::lab::{Lab, NODES, eventually};
 use crate::support::workdir_alone;
 use std::time::{Duration, Instant};
 
-/// More than Patroni's default limit by far, and sooner written than sent.
+/// Far more bytes of WAL than Patroni's default limit; the leader writes them faster than its link can send them.
 const AHEAD: u64 = 100 << 20;
-/// `check --rto` states less; containers on a busy machine are slow.
+/// More than `hanode check --rto` states, since containers on a busy machine are slow.
 const FAILOVER: Duration = Duration::from_secs(90);
 
 impl Lab {
-    fn sql(&self, node: &str, words: &str) -> String {
-        let psql = format!("psql -XAtq -h /run/postgresql -p 5433 -U admin postgres -c \"{words}\"");
+    fn sql(&self, node: &str, query: &str) -> String {
+        let psql = format!("psql -XAtq -h /run/postgresql -p 5433 -U admin postgres -c \"{query}\"");
         self.output(node, &["sh", "-c", &format!("runuser -u postgres -- {psql}")])
     }
 
-    /// How many bytes of WAL the standby that has most of them lacks.
-    fn behind(&self, leader: &str) -> u64 {
+    /// The bytes of WAL that the most advanced standby has not received.
+    fn least_lag(&self, leader: &str) -> u64 {
         let lag =
             "SELECT min(pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn))::bigint FROM pg_stat_replication";
         self.sql(leader, lag).parse().unwrap_or(0)
@@ -26,7 +26,7 @@ impl Lab {
 
 #[test]
 #[ignore = "minutes: make test-faults"]
-fn a_leader_that_dies_ahead_of_its_standbys_is_replaced() {
+fn the_synchronous_standby_is_promoted_far_behind_a_dead_leader() {
     let lab = Lab::up_on_debian(workdir_alone(), &[]);
     lab.healthy_within(Duration::from_secs(120));
     let old = lab.postgres_leader().unwrap();
@@ -43,25 +43,27 @@ fn a_leader_that_dies_ahead_of_its_standbys_is_replaced() {
     let write =
         format!("runuser -u postgres -- psql -h /run/postgresql -p 5433 -U admin postgres -c '{big}'");
     lab.output(&old, &["systemd-run", "-q", "--unit=big", "sh", "-c", &write]);
-    eventually(Duration::from_secs(60), || match lab.behind(&old) {
+    eventually(Duration::from_secs(60), || match lab.least_lag(&old) {
         lag if lag > AHEAD => Ok(()),
         lag => Err(format!("the standbys are only {lag} bytes behind")),
     });
-    // Once in each loop Patroni notes the leader's position, which the lag is counted from.
+    // Patroni writes the leader's position, from which it computes the lag, to etcd once in each loop.
     std::thread::sleep(Duration::from_secs(12));
-    let lag = lab.behind(&old);
+    let lag = lab.least_lag(&old);
     lab.kill(&[&old]);
-    let begun = Instant::now();
+    let killed = Instant::now();
     let new = eventually(FAILOVER, || match lab.postgres_leader() {
         Some(new) if new != old => Ok(new),
-        leader => Err(format!("{leader:?} leads {:?} after {old} died {lag} bytes ahead", begun.elapsed())),
+        leader => {
+            Err(format!("leader is {leader:?} {:?} after {old} died {lag} bytes ahead", killed.elapsed()))
+        }
     });
-    let led = begun.elapsed().as_secs_f64();
+    let promoted = killed.elapsed().as_secs_f64();
     assert_eq!(eventually(Duration::from_secs(30), || lab.psql("5432", "SELECT n FROM kept")), "1");
     lab.psql("5432", "INSERT INTO kept VALUES (2)").unwrap();
-    let served = begun.elapsed().as_secs_f64();
+    let writable = killed.elapsed().as_secs_f64();
     eprintln!(
-        "{old} died {} MB ahead: {new} leads after {led:.1} s and serves after {served:.1} s",
+        "{old} died {} MB ahead: {new} is the leader after {promoted:.1} s and writable after {writable:.1} s",
         lag >> 20
     );
     lab.up(&[]);

@@ -1,12 +1,12 @@
-//! What HAProxy prints under systemd's flag ends in the journal, from both of its outputs: each line once. Needs root.
+//! HAProxy logs each health check once, although standard output and standard error both end in the journal. Needs root.
 
 use crate::cases::Case;
 use crate::support::{ImageSetup, fixture, sandbox::sandboxed};
 
 const CERTIFICATES: &str = include_str!("../validators/certificates.sh");
 
-/// No server is there: every health check fails, and the two lines about each are printed.
-fn each_line_is_printed_once(ground: &ImageSetup) {
+/// Without servers every health check fails, and HAProxy logs two lines about each server.
+fn each_line_is_logged_once(setup: &ImageSetup) {
     let script = format!(
         "{CERTIFICATES}
 runtime
@@ -17,17 +17,17 @@ for line in 'Health check for server redis_primary/node2 failed' 'Server redis_p
 done
 echo CHECKED"
     );
-    let entries = Case::of(3).on(ground.target).render("node1");
-    sandboxed(&ground.tree(), &ground.program, &entries, &script);
+    let entries = Case::of(3).on(setup.target).render("node1");
+    sandboxed(&setup.tree(), &setup.program, &entries, &script);
 }
 
 #[test]
-fn haproxy_prints_each_health_check_once() {
-    each_line_is_printed_once(&ImageSetup::debian());
+fn haproxy_logs_each_health_check_once() {
+    each_line_is_logged_once(&ImageSetup::debian());
 }
 
 /// HAProxy 2.2.
 #[test]
-fn haproxy_prints_each_health_check_once_on_ubuntu_20_04() {
-    each_line_is_printed_once(&fixture::ubuntu_20_04());
+fn haproxy_logs_each_health_check_once_on_ubuntu_20_04() {
+    each_line_is_logged_once(&fixture::ubuntu_20_04());
 }

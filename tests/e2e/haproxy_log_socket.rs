@@ -1,5 +1,6 @@
-//! HAProxy 1.8 logs to a socket inside its chroot: its lines reach the journal although systemd may create nothing
-//! there, as under SELinux. In a container with the unit of CentOS 8 and the part of the image. Needs root.
+//! HAProxy 1.8 logs to a socket in its chroot, where systemd may not create files under SELinux. The mount point in the
+//! image lets its log reach the journal. Runs the unit of CentOS 8 in a container, with immutable directories in place of
+//! SELinux. Needs root.
 
 use crate::support;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::process::Command;
 const PART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/image/parts/haproxy-log");
 const UNIT: &str = include_str!("../fixture/el/files/haproxy/usr/lib/systemd/system/haproxy.service");
 
-/// The log's part is as in image/templates/haproxy.cfg.
+/// Logs as image/templates/haproxy.cfg does.
 const CONFIG: &str = r"
 global
     log /dev/log daemon info
@@ -33,8 +34,8 @@ backend servers
     server gone 127.0.0.1:5002
 ";
 
-/// Connects once HAProxy has checked its servers, then keeps what the journal has of it and ends the container.
-const SHOW: &str = r"
+/// Connects after HAProxy has checked its servers, writes the state and the journal of HAProxy to /report, and powers off.
+const REPORT: &str = r"
 nc -lk 127.0.0.1 5001 < /dev/null > /dev/null &
 for _ in $(seq 60); do
     case $(systemctl show -p ActiveState haproxy) in *=active | *=failed) break ;; esac
@@ -43,13 +44,13 @@ done
 sleep 3
 echo hello | nc -q1 -w2 127.0.0.1 5000
 sleep 3
-{ systemctl show -p ActiveState haproxy; journalctl --no-pager -o cat -u haproxy; } > /shown 2>&1
+{ systemctl show -p ActiveState haproxy; journalctl --no-pager -o cat -u haproxy; } > /report 2>&1
 systemctl poweroff
 ";
 
-const SHOW_UNIT: &str = "[Service]\nExecStart=/bin/sh /show.sh\n";
+const REPORT_UNIT: &str = "[Service]\nExecStart=/bin/sh /report.sh\n";
 
-/// Debian 11's systemd and HAProxy.
+/// Debian 11 with systemd and HAProxy.
 fn tree() -> PathBuf {
     support::tree_of("haproxy-log", |out| {
         let script = ". tests/fixture/suite.sh; exec mmdebstrap --quiet --mode=root --variant=minbase \
@@ -66,8 +67,8 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What the container shows in the end.
-fn shown(root: &Path, with_mount_point: bool) -> String {
+/// Boots a container and returns the report.
+fn report(root: &Path, with_mount_point: bool) -> String {
     run(Command::new("cp").arg("-a").arg(tree()).arg(root));
     for part in ["etc", "var"].iter().take(if with_mount_point { 2 } else { 1 }) {
         run(Command::new("cp").arg("-r").arg(Path::new(PART).join(part)).arg(root));
@@ -77,15 +78,15 @@ fn shown(root: &Path, with_mount_point: bool) -> String {
     std::fs::create_dir_all(&wants).unwrap();
     let files = [
         (root.join("etc/haproxy/haproxy.cfg"), CONFIG),
-        (root.join("show.sh"), SHOW),
+        (root.join("report.sh"), REPORT),
         (root.join("etc/machine-id"), ""),
         (units.join("haproxy.service"), UNIT),
-        (units.join("show.service"), SHOW_UNIT),
+        (units.join("report.service"), REPORT_UNIT),
     ];
     for (at, text) in files {
         std::fs::write(at, text).unwrap();
     }
-    for unit in ["haproxy.service", "show.service"] {
+    for unit in ["haproxy.service", "report.service"] {
         let link = wants.join(unit);
         let _ = std::fs::remove_file(&link);
         std::os::unix::fs::symlink(format!("/etc/systemd/system/{unit}"), link).unwrap();
@@ -112,23 +113,23 @@ fn shown(root: &Path, with_mount_point: bool) -> String {
     ]);
     nspawn.arg("--directory").arg(root);
     nspawn.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1").env("SYSTEMD_NSPAWN_LOCK", "0").env("TERM", "dumb");
-    let ended = nspawn.output().unwrap();
+    let output = nspawn.output().unwrap();
     run(Command::new("chattr").arg("-i").args(&dirs));
-    let shown = std::fs::read_to_string(root.join("shown"));
-    shown.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ended.stdout)))
+    let report = std::fs::read_to_string(root.join("report"));
+    report.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
 }
 
 #[test]
-fn haproxys_lines_reach_the_journal_by_a_mount_point_of_the_image() {
+fn the_mount_point_of_the_image_lets_haproxys_log_reach_the_journal() {
     let dir = support::workdir();
-    let text = shown(&dir.path().join("with"), true);
+    let text = report(&dir.path().join("with"), true);
     assert!(text.contains("ActiveState=active"), "{text}");
-    // What HAProxy says of checks goes to standard error, too; its log has no mark of a level.
+    // HAProxy prints the checks to standard error, too, with a level in brackets, which its log lacks.
     let logged = |piece: &str| text.lines().any(|line| line.contains(piece) && !line.contains('['));
     assert!(logged("Health check for server servers/up succeeded"), "{text}");
     assert!(logged("Server servers/gone is DOWN"), "{text}");
-    assert!(text.contains(" postgres servers/up "), "no connection: {text}");
+    assert!(text.contains(" postgres servers/up "), "no log line of the connection: {text}");
 
-    let text = shown(&dir.path().join("without"), false);
+    let text = report(&dir.path().join("without"), false);
     assert!(text.contains("ActiveState=failed") && text.contains("226/NAMESPACE"), "{text}");
 }

@@ -1,5 +1,5 @@
-//! An attack by clients that open connections and hold them: HAProxy under its rendered file, in a network namespace,
-//! with servers that are imitated. Bounded in count and time. Needs root.
+//! Clients that hold many connections open, against HAProxy with its rendered configuration and simulated servers in a
+//! network namespace. Other clients are served all the time. Needs root.
 
 use crate::cases::Case;
 use crate::support::{ImageSetup, fixture, sandbox::sandboxed};
@@ -7,7 +7,7 @@ use crate::support::{ImageSetup, fixture, sandbox::sandboxed};
 const CERTIFICATES: &str = include_str!("../validators/certificates.sh");
 const ATTACK: &str = include_str!("../validators/held.py");
 
-fn others_are_served(ground: &ImageSetup) {
+fn other_clients_are_served(setup: &ImageSetup) {
     let script = format!(
         "{CERTIFICATES}
 runtime
@@ -16,17 +16,17 @@ cat > /tmp/held.py <<'END-OF-ATTACK'
 END-OF-ATTACK
 python3 /tmp/held.py '' haproxy -W -f /etc/haproxy/haproxy.cfg"
     );
-    let entries = Case::of(3).on(ground.target).render("node1");
-    sandboxed(&ground.tree(), &ground.program, &entries, &script);
+    let entries = Case::of(3).on(setup.target).render("node1");
+    sandboxed(&setup.tree(), &setup.program, &entries, &script);
 }
 
 #[test]
-fn who_holds_connections_keeps_nobody_out() {
-    others_are_served(&ImageSetup::debian());
+fn held_connections_do_not_block_other_clients() {
+    other_clients_are_served(&ImageSetup::debian());
 }
 
 /// HAProxy 2.2, and an older Python.
 #[test]
-fn who_holds_connections_keeps_nobody_out_on_ubuntu_20_04() {
-    others_are_served(&fixture::ubuntu_20_04());
+fn held_connections_do_not_block_other_clients_on_ubuntu_20_04() {
+    other_clients_are_served(&fixture::ubuntu_20_04());
 }

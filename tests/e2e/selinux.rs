@@ -71,14 +71,14 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     let root = dir.path().join("root");
     assert!(Command::new("cp").arg("-a").arg(tree()).arg(&root).status().unwrap().success());
     std::fs::write(root.join("names.cil"), include_str!("../selinux/names.cil")).unwrap();
-    // Without Debian's module `unconfined` systemd is as confined as it is by CentOS' policy.
+    // Without Debian's module `unconfined`, systemd is confined as by the policy of CentOS.
     inside(&root, &["semodule", "-n", "-s", "targeted", "-i", "/names.cil", "-d", "unconfined"]);
     let mut policy = policy();
     let rsyslog = ["-s", "syslogd_t", "-t", "haproxy_var_lib_t", "-c", "sock_file", "-p", "create"];
     let certificate = ["-s", "redis_t", "-t", "cert_t", "-c", "file", "-p", "map"];
     let source_address = ["-s", "keepalived_t", "-t", "node_t", "-c", "rawip_socket", "-p", "node_bind"];
     for rule in [rsyslog, certificate, source_address] {
-        assert!(!allowed(&root, &rule), "the policy allows {rule:?} by itself");
+        assert!(!allowed(&root, &rule), "the distribution's policy allows {rule:?}");
     }
     assert!(own_ports(&root, "redis_port_t").is_empty());
 
@@ -111,7 +111,7 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
         ("/etc/firewalld/policies/hanode.xml", "firewalld_etc_rw_t"),
         ("/var/lib/redis/hanode/redis.conf", "redis_var_lib_t"),
     ];
-    // As the part puts it there.
+    // The mount point, as the image has it.
     let part = Path::new(env!("CARGO_MANIFEST_DIR")).join("image/parts/haproxy-log");
     assert!(Command::new("cp").arg("-r").arg(part.join("var")).arg(&root).status().unwrap().success());
     for (path, _) in files {
@@ -131,14 +131,14 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     the_policy_reports_the_labels_that_setfiles_writes(&policy, &root);
 }
 
-/// The mount point is in the image, and its type is one that systemd may mount on. It may not on HAProxy's own.
+/// The mount point has a type on which systemd may mount, unlike HAProxy's other files.
 fn systemd_may_mount_haproxys_log_socket(root: &Path) {
     let may_mount = |kind: &str| allowed(root, &["-s", "init_t", "-t", kind, "-c", "file", "-p", "mounton"]);
     assert!(!may_mount("haproxy_var_lib_t"));
-    let place = log_socket();
+    let socket = log_socket();
     let kind = |path: &str| context(root, path).split(':').nth(2).unwrap().to_string();
-    assert!(may_mount(&kind(&place)), "{place} is {}", kind(&place));
-    let dir = Path::new(&place).parent().unwrap().to_str().unwrap();
+    assert!(may_mount(&kind(&socket)), "{socket} is {}", kind(&socket));
+    let dir = Path::new(&socket).parent().unwrap().to_str().unwrap();
     for domain in ["init_t", "haproxy_t"] {
         assert!(
             allowed(root, &["-s", domain, "-t", &kind(dir), "-c", "dir", "-p", "search"]),
@@ -147,7 +147,7 @@ fn systemd_may_mount_haproxys_log_socket(root: &Path) {
     }
 }
 
-/// Where the part of the image that is for HAProxy's log has its socket.
+/// The path of HAProxy's log socket, from the drop-in of its unit.
 fn log_socket() -> String {
     let text = include_str!("../../image/parts/haproxy-log/etc/systemd/system/haproxy.service.d/40-log.conf");
     let bind = text.lines().find_map(|line| line.strip_prefix("BindPaths=")).unwrap();
@@ -162,7 +162,7 @@ fn the_policy_reports_the_labels_that_setfiles_writes(policy: &Selinux, root: &P
         Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"),
         Entry::file("/usr/lib/hanode/hanode-firstboot", 0o755, ""),
         Entry::file("/etc/ssl/hanode/ca.crt", 0o644, ""),
-        // The policy leaves its content alone.
+        // The policy has no label for it.
         Entry::file("/proc/none", 0o644, ""),
     ];
     let reported = contexts(policy, root, &entries).unwrap();

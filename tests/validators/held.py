@@ -1,5 +1,5 @@
-# Clients that hold connections and say nothing, against the rendered haproxy.cfg with servers that are only imitated.
-# During each attack /health answers and clients from other addresses are served; after it everybody is, at once.
+# Clients that hold idle connections, against the rendered haproxy.cfg with simulated servers. During each attack /health
+# answers and clients with other addresses are served; after it all clients are served at once.
 # usage: held.py HAPROXY-COMMAND...     in a network namespace that has the nodes' addresses on host0
 import asyncio, resource, signal, socket, ssl, subprocess, sys, threading, time
 
@@ -30,7 +30,7 @@ async def patroni(reader, writer):
     writer.close()
 
 
-# As PostgreSQL with authentication_timeout = 10s: who asks for TLS and goes no further is cut off after that.
+# As PostgreSQL with authentication_timeout = 10s: closes a connection that requests TLS and sends nothing more.
 async def postgres(reader, writer):
     try:
         assert await reader.readexactly(8) == SSL_REQUEST
@@ -95,25 +95,25 @@ def health(address="127.0.0.1", source="127.0.0.1"):
         assert answer.endswith(b" 200"), answer
 
 
-def timed(what):
-    begun = time.monotonic()
-    what()
-    return time.monotonic() - begun
+def timed(action):
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start
 
 
-def within(seconds, what):
+def within(seconds, action):
     end = time.monotonic() + seconds
     while True:
         try:
-            return timed(what)
+            return timed(action)
         except (OSError, AssertionError) as error:
             if time.monotonic() > end:
-                raise SystemExit(f"FAILED: {what.__name__} not within {seconds} s: {error!r}")
+                raise SystemExit(f"FAILED: {action.__name__} not within {seconds} s: {error!r}")
             time.sleep(0.2)
 
 
-# Opens that many connections from each address, sends the same on each, and reads nothing.
-def hold(port, sources, each, words=b""):
+# Opens `each` connections from each address and sends `data` on each; reads nothing.
+def hold(port, sources, each, data=b""):
     held = []
     for source in sources:
         for _ in range(each):
@@ -125,36 +125,36 @@ def hold(port, sources, each, words=b""):
     time.sleep(0.5)
     for s in held:
         try:
-            s.send(words)
+            s.send(data)
         except OSError:
             pass
     return held
 
 
-def attack(name, port, sources, each, words=b"", limit=3, rounds=3):
-    begun = time.monotonic()
-    held = hold(port, sources, each, words)
+def attack(name, port, sources, each, data=b"", limit=3, rounds=3):
+    start = time.monotonic()
+    held = hold(port, sources, each, data)
     worst = {}
     for _ in range(rounds):
-        for what in (health, write_postgres, write_redis):
+        for action in (health, write_postgres, write_redis):
             try:
-                took = timed(what)
+                seconds = timed(action)
             except (OSError, AssertionError) as error:
-                raise SystemExit(f"FAILED: {name}: {what.__name__} during the attack: {error!r}")
-            worst[what.__name__] = max(took, worst.get(what.__name__, 0))
+                raise SystemExit(f"FAILED: {name}: {action.__name__} during the attack: {error!r}")
+            worst[action.__name__] = max(seconds, worst.get(action.__name__, 0))
         time.sleep(0.5)
-    late = {k: round(v, 2) for k, v in worst.items() if v > limit}
-    if late:
-        raise SystemExit(f"FAILED: {name}: late: {late}")
+    slow = {k: round(v, 2) for k, v in worst.items() if v > limit}
+    if slow:
+        raise SystemExit(f"FAILED: {name}: slower than {limit} s: {slow}")
     for s in held:
         s.close()
     after = [round(within(5, w), 2) for w in (health, write_postgres, write_redis)]
-    print(f"{name}: {len(held)} connections, at worst {({k: round(v, 2) for k, v in worst.items()})} s, "
-          f"after it {after} s, {time.monotonic() - begun:.0f} s in all", flush=True)
+    print(f"{name}: {len(held)} connections, slowest {({k: round(v, 2) for k, v in worst.items()})} s, "
+          f"after the attack {after} s, {time.monotonic() - start:.0f} s in total", flush=True)
 
 
-# Sessions that are connected stay, however long they are silent within `timeout tunnel`.
-def silent_sessions():
+# Established sessions stay open while they are idle for less than `timeout tunnel`.
+def idle_sessions():
     tls = ssl.create_default_context(cafile=ROOT + "/etc/ssl/myca/root.crt")
     with connect(5432, OTHER) as p, connect(6379, OTHER) as raw, tls.wrap_socket(raw, server_hostname="node1") as r:
         p.sendall(SSL_REQUEST)
@@ -162,7 +162,7 @@ def silent_sessions():
         for _ in range(2):
             p.sendall(b"PING")
             r.sendall(b"PING\r\n")
-            assert p.recv(4) == b"PONG" and r.recv(4) == b"PONG", "a silent session is gone"
+            assert p.recv(4) == b"PONG" and r.recv(4) == b"PONG", "an idle session was closed"
             yield
 
 
@@ -172,22 +172,22 @@ def main():
     ready.wait()
     haproxy = subprocess.Popen(HAPROXY)
     try:
-        for what in (health, write_postgres, write_redis):
-            within(15, what)
-        silent = silent_sessions()
-        next(silent)
-        begun = time.monotonic()
-        one, all_of_them = ATTACKERS[:1], ATTACKERS
-        attack("silence at 6379, one address", 6379, one, 8400)
-        attack("silence at 6379, six addresses", 6379, all_of_them, 700, b"", 8)
-        attack("silence at 5432, one address", 5432, one, 800)
-        attack("silence at 5432, six addresses", 5432, all_of_them, 140)
+        for action in (health, write_postgres, write_redis):
+            within(15, action)
+        idle = idle_sessions()
+        next(idle)
+        start = time.monotonic()
+        one, six = ATTACKERS[:1], ATTACKERS
+        attack("idle connections to port 6379, one address", 6379, one, 8400)
+        attack("idle connections to port 6379, six addresses", 6379, six, 700, b"", 8)
+        attack("idle connections to port 5432, one address", 5432, one, 800)
+        attack("idle connections to port 5432, six addresses", 5432, six, 140)
         attack("half-open PostgreSQL, one address", 5432, one, 400, SSL_REQUEST)
-        attack("half-open PostgreSQL, six addresses", 5432, all_of_them, 64, SSL_REQUEST, 17, 1)
-        attack("silence at 7000, one address", 7000, one, 1000)
-        attack("silence at 7000, six addresses", 7000, all_of_them, 150)
-        time.sleep(max(0, 35 - (time.monotonic() - begun)))
-        next(silent)
+        attack("half-open PostgreSQL, six addresses", 5432, six, 64, SSL_REQUEST, 17, 1)
+        attack("idle connections to port 7000, one address", 7000, one, 1000)
+        attack("idle connections to port 7000, six addresses", 7000, six, 150)
+        time.sleep(max(0, 35 - (time.monotonic() - start)))
+        next(idle)
         print("CHECKED")
     finally:
         haproxy.send_signal(signal.SIGTERM)

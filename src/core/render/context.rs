@@ -134,7 +134,7 @@ fn haproxy(input: &Input) -> serde_json::Value {
     serde_json::json!({
         "any": if spec.network.vip.is_ipv4() { "*" } else { "::" },
         "allowed": allowed.join(" "),
-        // No limit per address is for them: they probe each other.
+        // The limits per address do not apply to the nodes: they probe each other.
         "own": own.join(" "),
         // Statistics and metrics are the operators' too.
         "watching": watching.join(" "),

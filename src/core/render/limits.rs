@@ -1,19 +1,19 @@
-//! How many connections HAProxy takes: in all, at each frontend, and from one address.
+//! Limits of HAProxy's connections: in total, per frontend, and per client address.
 
 use crate::spec::{Spec, VipMode};
 use serde::Serialize;
 
-/// What one server of Redis takes, as the template says.
-const REDIS: u32 = 4096;
-/// What HAProxy takes in all, unless PostgreSQL alone takes more.
-const LEAST: u32 = 8192;
-/// Free of any frontend.
+/// The connections to Redis.
+const REDIS_CONNECTIONS: u32 = 4096;
+/// The smallest total.
+const MIN_TOTAL: u32 = 8192;
+/// Connections that no frontend can take.
 const RESERVE: u32 = 256;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Limits {
-    /// More than the frontends' sum: no frontend can fill HAProxy.
-    pub all: u32,
+    /// More than the sum of the frontends: no frontend can take all connections of HAProxy.
+    pub total: u32,
     pub postgres: Limit,
     pub postgres_read: Limit,
     pub redis: Limit,
@@ -23,35 +23,37 @@ pub(super) struct Limits {
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Limit {
-    /// Of the frontend, or of its port that is not local only.
-    pub all: u32,
-    /// From one address, where that is limited.
+    /// Connections to the frontend, without those to the loopback address.
+    pub total: u32,
+    /// Connections from one address; 0: no limit.
     pub source: u32,
     pub limited: bool,
-    /// To a port on the loopback address.
+    /// Connections to the loopback address.
     pub local: u32,
 }
 
-/// `connections`: how many one PostgreSQL server takes from HAProxy.
+/// `connections`: the connections that HAProxy opens to one PostgreSQL server.
 pub(super) fn limits(spec: &Spec, connections: u32) -> Limits {
-    // A load balancer may pass all connections on from one address of its own.
+    // A load balancer may forward all connections from one address.
     let one_address = spec.network.vip_mode == VipMode::External;
-    // A quarter is left for the others.
+    // A quarter remains for other clients.
     let share = |served: u32| if one_address { 0 } else { (served - served / 4).max(1) };
     let replicas = u32::try_from(spec.nodes.len()).unwrap_or(u32::MAX).saturating_sub(1).max(1);
     let reads = connections.saturating_mul(replicas);
-    let limit = |all: u32, source: u32| Limit { all, source, limited: source > 0, local: 0 };
+    let limit = |total: u32, source: u32| Limit { total, source, limited: source > 0, local: 0 };
     let own = spec.postgres.connections_per_source;
-    // Far more than the servers take: the rest waits in HAProxy's queue, where an address with few comes first.
-    let waiting = |served: u32| served.saturating_mul(4).max(1024);
-    let postgres = limit(waiting(connections), own.unwrap_or(share(connections)));
-    let postgres_read = limit(waiting(reads), own.unwrap_or(share(reads)));
-    let redis = limit(REDIS, spec.redis.connections_per_source.unwrap_or(share(REDIS)));
+    // Far more than the servers accept: the rest waits in HAProxy's queue, where addresses with few connections come
+    // first.
+    let with_queue = |served: u32| served.saturating_mul(4).max(1024);
+    let postgres = limit(with_queue(connections), own.unwrap_or(share(connections)));
+    let postgres_read = limit(with_queue(reads), own.unwrap_or(share(reads)));
+    let redis =
+        limit(REDIS_CONNECTIONS, spec.redis.connections_per_source.unwrap_or(share(REDIS_CONNECTIONS)));
     let health = Limit { local: 64, ..limit(448, 64) };
     let crl = limit(256, if one_address { 0 } else { 32 });
     let each = [&postgres, &postgres_read, &redis, &health, &crl];
-    let sum = each.iter().fold(RESERVE, |sum, l| sum.saturating_add(l.all).saturating_add(l.local));
-    Limits { all: sum.max(LEAST), postgres, postgres_read, redis, health, crl }
+    let sum = each.iter().fold(RESERVE, |sum, l| sum.saturating_add(l.total).saturating_add(l.local));
+    Limits { total: sum.max(MIN_TOTAL), postgres, postgres_read, redis, health, crl }
 }
 
 #[cfg(test)]
@@ -64,19 +66,22 @@ mod tests {
     }
 
     #[test]
-    fn no_frontend_can_fill_haproxy_and_no_address_a_frontend() {
+    fn no_frontend_can_take_all_connections_and_no_address_a_frontend() {
         for connections in [1, 190, 5000, 262_133] {
             let l = limits(&starter(), connections);
             let each = [&l.postgres, &l.postgres_read, &l.redis, &l.health, &l.crl];
-            assert!(each.iter().map(|e| e.all + e.local).sum::<u32>() < l.all, "{l:?}");
-            assert!(each.iter().all(|e| 0 < e.source && e.source < e.all), "{l:?}");
-            assert!(connections == 1 || l.postgres.source < connections, "one address takes no server whole");
+            assert!(each.iter().map(|e| e.total + e.local).sum::<u32>() < l.total, "{l:?}");
+            assert!(each.iter().all(|e| 0 < e.source && e.source < e.total), "{l:?}");
+            assert!(
+                connections == 1 || l.postgres.source < connections,
+                "one address can take all connections of a server"
+            );
         }
-        assert_eq!(limits(&starter(), 190).all, 8192);
+        assert_eq!(limits(&starter(), 190).total, 8192);
     }
 
     #[test]
-    fn a_load_balancers_one_address_has_no_limit_but_the_operators() {
+    fn behind_a_load_balancer_only_a_configured_limit_applies() {
         let mut spec = starter();
         spec.network.vip_mode = VipMode::External;
         assert_eq!(limits(&spec, 190).postgres.source, 0);

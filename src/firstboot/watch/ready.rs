@@ -2,7 +2,7 @@
 
 use super::dynamic_config::Dynamic;
 use super::sync_standby::Standby;
-use super::{apply_bundle, failover_guard, metrics, mute_haproxy, stale_sessions, suspend};
+use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, stale_sessions, suspend};
 use crate::disk;
 use crate::disk::generation::{CountResult, GenerationCounter};
 use crate::node_config::NodeConfig;
@@ -41,7 +41,7 @@ pub(crate) fn watch(root: &Path) -> Result<()> {
     let (at, target) = (root.to_path_buf(), config.target.clone());
     std::thread::spawn(move || stale_sessions::look_after(&at, &target));
     let (unit, port) = (config.target.unit("haproxy")?.to_string(), config.spec.haproxy.stats_port);
-    std::thread::spawn(move || mute_haproxy::watch(&unit, port));
+    std::thread::spawn(move || haproxy_watchdog::watch(&unit, port));
     let mut measured: Option<Instant> = None;
     let mut asked_anew: Option<Instant> = None;
     let mut dynamic = Dynamic::default();
