@@ -1,4 +1,4 @@
-//! Asking the others, for the plan: join ports, etcd, Sentinels; the same from a node as from the desk.
+//! Discovery: queries join ports, etcd and Sentinels for the input of the plan, from a node or from the admin machine.
 
 use crate::client::etcd::Etcd;
 use crate::client::etcd_peer::EtcdPeer;
@@ -12,52 +12,52 @@ use hanode_core::spec::Node;
 use std::thread::{ScopedJoinHandle, scope};
 use std::time::Duration;
 
-/// For one question to one node; a peer that needs longer is asked again in the next round.
-const TIMEOUT: Duration = Duration::from_millis(1500);
+/// Of one query to one node; the next round queries a slower peer again.
+const QUERY_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Patroni's `initialize` key, below its default namespace.
 pub fn initialize_key(scope: &str) -> String {
     format!("/service/{scope}/initialize")
 }
 
-/// Where etcd keeps how often a node was booted.
+/// Holds the generation of a node's disk.
 pub fn generation_key(scope: &str, node: &str) -> String {
     format!("/hanode/{scope}/generation/{node}")
 }
 
-/// Patroni's key of a living member; it goes away by itself within the ttl.
+/// Patroni's key of a running member; it expires within the TTL.
 pub fn member_key(scope: &str, node: &str) -> String {
     format!("/service/{scope}/members/{node}")
 }
 
-/// Below it, each living member's key.
+/// Prefix of the keys of all running members.
 pub fn members_prefix(scope: &str) -> String {
     member_key(scope, "")
 }
 
-/// Who leads, as long as it does.
+/// Patroni's leader key, which expires unless the leader renews it.
 pub fn leader_key(scope: &str) -> String {
     format!("/service/{scope}/leader")
 }
 
-/// What `own` can know beside its own disk. `servers`: whose etcd and Sentinel are asked.
+/// The observations of the node of `own`: reports of all its peers, and etcd and the Sentinels on `servers`.
 pub fn discover(access: &Access, own: NodeReport, servers: &[&Node]) -> Observations {
     let node = own.node.as_str();
-    let first =
+    let early =
         (own.bootstrap_id.is_some() && own.disk == DiskStage::Blank).then(|| query_peers(access, node));
-    // An agreed bootstrap needs no word of etcd, and etcds that have yet to find each other keep whoever asks waiting.
-    if let Some(peers) = first.as_ref().filter(|peers| agreed(&own, peers)) {
+    // An agreed bootstrap does not depend on etcd, which would make its clients wait until it has a quorum.
+    if let Some(peers) = early.as_ref().filter(|peers| same_bootstrap(&own, peers)) {
         return Observations::of_peers(own.clone(), peers.clone());
     }
     scope(|threads| {
-        let peers = threads.spawn(|| first.unwrap_or_else(|| query_peers(access, node)));
+        let peers = threads.spawn(|| early.unwrap_or_else(|| query_peers(access, node)));
         let etcds: Vec<_> = servers.iter().map(|n| threads.spawn(|| query_etcd(access, n, node))).collect();
         let sentinels: Vec<_> = servers.iter().map(|n| threads.spawn(|| query_sentinel(access, n))).collect();
         let peers = peers.join().unwrap_or_default();
         let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next().unwrap_or_default();
         let sentinels = sentinels.into_iter().filter_map(|t| t.join().ok()?.ok()).collect();
         let EtcdView { members, initialize, initializing, system, generation } = etcd;
-        let removed = if members.is_none() { removed(access, &own, &peers, servers) } else { vec![] };
+        let removed = if members.is_none() { removed_members(access, &own, &peers, servers) } else { vec![] };
         Observations {
             etcd: members,
             removed,
@@ -71,39 +71,39 @@ pub fn discover(access: &Access, own: NodeReport, servers: &[&Node]) -> Observat
     })
 }
 
-/// Every other node of the spec, in its order.
+/// The reports of all other nodes, in the order of the spec.
 fn query_peers(access: &Access, node: &str) -> Vec<Peer> {
     let spec = &access.spec;
-    let ask = |peer: &Node| {
-        crate::peer::fetch_report(&access.cluster, peer.address, spec.network.join_port, TIMEOUT)
+    let fetch = |peer: &Node| {
+        crate::peer::fetch_report(&access.cluster, peer.address, spec.network.join_port, QUERY_TIMEOUT)
     };
     scope(|threads| {
-        let peers: Vec<_> = spec.peers(node).map(|p| (p, threads.spawn(move || ask(p)))).collect();
-        let heard = |(peer, thread): (&Node, ScopedJoinHandle<_>)| Peer {
+        let peers: Vec<_> = spec.peers(node).map(|p| (p, threads.spawn(move || fetch(p)))).collect();
+        let joined = |(peer, thread): (&Node, ScopedJoinHandle<_>)| Peer {
             name: peer.name.clone(),
-            answer: heard(peer, thread.join()),
+            answer: check_sender(peer, thread.join()),
         };
-        peers.into_iter().map(heard).collect()
+        peers.into_iter().map(joined).collect()
     })
 }
 
-/// Every disk bears this disk's bootstrap, and none has served.
-fn agreed(own: &NodeReport, peers: &[Peer]) -> bool {
-    let of_it = |peer: &NodeReport| peer.disk != DiskStage::Served && peer.bootstrap_id == own.bootstrap_id;
-    peers.iter().all(|peer| peer.answer.as_ref().is_ok_and(of_it))
+/// Whether every disk has recorded the same bootstrap, and none has served.
+fn same_bootstrap(own: &NodeReport, peers: &[Peer]) -> bool {
+    let same = |peer: &NodeReport| peer.disk != DiskStage::Served && peer.bootstrap_id == own.bootstrap_id;
+    peers.iter().all(|peer| peer.answer.as_ref().is_ok_and(same))
 }
 
-/// An answer counts only from the node that should be there.
-fn heard(peer: &Node, asked: std::thread::Result<Result<NodeReport>>) -> Result<NodeReport, String> {
-    match asked {
-        Ok(Ok(answer)) if answer.node == peer.name => Ok(answer),
-        Ok(Ok(answer)) => Err(format!("{} answers as {}", peer.address, answer.node)),
+/// Accepts only a report of the node that the spec has at this address.
+fn check_sender(peer: &Node, fetched: std::thread::Result<Result<NodeReport>>) -> Result<NodeReport, String> {
+    match fetched {
+        Ok(Ok(report)) if report.node == peer.name => Ok(report),
+        Ok(Ok(report)) => Err(format!("{} is {}", peer.address, report.node)),
         Ok(Err(error)) => Err(format!("{error:#}")),
-        Err(_) => Err("asking failed".into()),
+        Err(_) => Err("the query failed".into()),
     }
 }
 
-/// What etcd knows; empty while no quorum answers.
+/// The state that etcd holds; empty while there is no quorum.
 #[derive(Default)]
 struct EtcdView {
     members: Option<Vec<Member>>,
@@ -113,9 +113,9 @@ struct EtcdView {
     generation: Option<u64>,
 }
 
-/// A linearizable list is itself the proof of a quorum, whichever member relays it.
+/// Queries etcd through the member on `relay`: a linearizable member list proves that there is a quorum.
 fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
-    let etcd = Etcd::new(&access.cluster, relay.address, TIMEOUT)?;
+    let etcd = Etcd::new(&access.cluster, relay.address, QUERY_TIMEOUT)?;
     let members = etcd.members()?;
     let initialize = etcd.get(&initialize_key(&access.spec.name))?;
     let generation = etcd.get(&generation_key(&access.spec.name, node))?;
@@ -130,8 +130,9 @@ fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
     })
 }
 
-/// Without a quorum: whose log is none any more. That matters only where every node answers, and with more than one.
-fn removed(access: &Access, own: &NodeReport, peers: &[Peer], servers: &[&Node]) -> Vec<String> {
+/// For the case without a quorum: members whose log is void because they were removed. The plan uses them only if every
+/// node reports and at least two have a log.
+fn removed_members(access: &Access, own: &NodeReport, peers: &[Peer], servers: &[&Node]) -> Vec<String> {
     let Ok(mut all) = peers.iter().map(|p| p.answer.as_ref()).collect::<Result<Vec<_>, _>>() else {
         return vec![];
     };
@@ -140,10 +141,10 @@ fn removed(access: &Access, own: &NodeReport, peers: &[Peer], servers: &[&Node])
     if logs.len() < 2 {
         return vec![];
     }
-    let ask = |relay: &Node| EtcdPeer::new(&access.cluster, relay.address, TIMEOUT)?.removed(&logs);
+    let query = |relay: &Node| EtcdPeer::new(&access.cluster, relay.address, QUERY_TIMEOUT)?.removed(&logs);
     scope(|threads| {
-        let asked: Vec<_> = servers.iter().map(|n| threads.spawn(|| ask(n))).collect();
-        asked
+        let queries: Vec<_> = servers.iter().map(|n| threads.spawn(|| query(n))).collect();
+        queries
             .into_iter()
             .filter_map(|t| t.join().ok()?.ok())
             .flatten()
@@ -156,9 +157,9 @@ fn query_sentinel(access: &Access, node: &Node) -> Result<Sentinel> {
     let redis = &access.spec.redis;
     let password = &access.secrets.sentinel;
     let mut sentinel =
-        Redis::connect(access.redis.as_ref(), node.address, redis.sentinel_port, password, TIMEOUT)?;
-    let watched = monitored_primary(&mut sentinel, &redis.master_name)?;
-    Ok(Sentinel { node: node.name.clone(), primary: watched.address, epoch: watched.epoch })
+        Redis::connect(access.redis.as_ref(), node.address, redis.sentinel_port, password, QUERY_TIMEOUT)?;
+    let primary = monitored_primary(&mut sentinel, &redis.master_name)?;
+    Ok(Sentinel { node: node.name.clone(), primary: primary.address, epoch: primary.epoch })
 }
 
 #[cfg(test)]
@@ -167,25 +168,25 @@ mod tests {
     use hanode_core::spec;
 
     #[test]
-    fn etcd_is_not_asked_only_while_all_disks_bear_one_bootstrap_and_none_has_served() {
+    fn etcd_is_skipped_only_if_all_disks_have_one_bootstrap_and_none_has_served() {
         let spec = spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
-        let answer = |node: &str| NodeReport {
+        let report = |node: &str| NodeReport {
             bootstrap_id: Some("g".into()),
             ..NodeReport::blank(&spec, node, 1, &format!("disk-of-{node}"))
         };
-        let own = answer("node1");
-        let spoilt = |spoil: &dyn Fn(&mut NodeReport)| {
-            let mut peers: Vec<_> = ["node2", "node3"].iter().map(|node| answer(node)).collect();
-            spoil(&mut peers[1]);
+        let own = report("node1");
+        let agreed_with = |change: &dyn Fn(&mut NodeReport)| {
+            let mut peers: Vec<_> = ["node2", "node3"].iter().map(|node| report(node)).collect();
+            change(&mut peers[1]);
             let peer = |a: NodeReport| Peer { name: a.node.clone(), answer: Ok(a) };
-            agreed(&own, &peers.into_iter().map(peer).collect::<Vec<_>>())
+            same_bootstrap(&own, &peers.into_iter().map(peer).collect::<Vec<_>>())
         };
-        assert!(spoilt(&|_| {}));
-        assert!(spoilt(&|peer| peer.bootstrapping = true));
-        assert!(!spoilt(&|peer| peer.disk = DiskStage::Served));
-        assert!(!spoilt(&|peer| peer.bootstrap_id = None), "a disk that was lost after the others agreed");
-        assert!(!spoilt(&|peer| peer.bootstrap_id = Some("another".into())));
-        let silent = Peer { name: "node2".into(), answer: Err("no route".into()) };
-        assert!(!agreed(&own, &[silent]));
+        assert!(agreed_with(&|_| {}));
+        assert!(agreed_with(&|peer| peer.bootstrapping = true));
+        assert!(!agreed_with(&|peer| peer.disk = DiskStage::Served));
+        assert!(!agreed_with(&|peer| peer.bootstrap_id = None), "a disk replaced after the others agreed");
+        assert!(!agreed_with(&|peer| peer.bootstrap_id = Some("another".into())));
+        let unreachable = Peer { name: "node2".into(), answer: Err("no route".into()) };
+        assert!(!same_bootstrap(&own, &[unreachable]));
     }
 }

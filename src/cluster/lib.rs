@@ -1,5 +1,5 @@
-//! Talking to a running cluster, from a node or from the admin machine: [`client`]s of the servers, the [`peer`] port,
-//! [`discovery`] for the plan, and [`health`].
+//! Access to a running cluster, from a node or from the admin machine: [`client`]s of the servers, the [`peer`]
+//! protocol, [`discovery`] (input of the plan) and [`health`].
 
 #![forbid(unsafe_code)]
 

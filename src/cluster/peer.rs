@@ -1,6 +1,5 @@
-//! The join port: a node reports to its peers over mutual TLS under the cluster CA.
-//!
-//! A connection carries no request: the server sends one [`NodeReport`] as JSON and closes.
+//! The protocol of the join port: mutual TLS under the cluster CA, no request; the server sends one [`NodeReport`] as
+//! JSON and closes the connection.
 
 use crate::client::deadline::Deadline;
 use crate::client::tls::Credentials;
@@ -12,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Upper bound on untrusted input.
-const MAX_ANSWER: u64 = 64 << 10;
+const MAX_REPORT: u64 = 64 << 10;
 
-/// Asks one node. `timeout` bounds connecting, and all that follows.
+/// Fetches the report of one node. `timeout` limits connecting, and then the handshake with the transfer.
 pub fn fetch_report(
     credentials: &Credentials,
     address: IpAddr,
@@ -23,34 +22,34 @@ pub fn fetch_report(
 ) -> Result<NodeReport> {
     let stream = credentials.connect(address, port, timeout)?;
     let mut text = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut text).or_else(closed_without_notice)?;
+    stream.take(MAX_REPORT).read_to_end(&mut text).or_else(accept_missing_close_notify)?;
     parse(&text)
 }
 
-/// A peer that ends without TLS' closing notice is judged by whether its answer is whole.
-fn closed_without_notice(error: std::io::Error) -> std::io::Result<usize> {
+/// A connection may end without TLS' close_notify: parsing detects a truncated report.
+fn accept_missing_close_notify(error: std::io::Error) -> std::io::Result<usize> {
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof => Ok(0),
         _ => Err(error),
     }
 }
 
-/// Serves one connection that is already accepted.
+/// Sends the report on an accepted connection. `timeout` limits the whole exchange.
 pub fn serve(
     credentials: &Credentials,
     crl: Option<&[u8]>,
     socket: TcpStream,
     timeout: Duration,
-    answer: impl FnOnce() -> Result<NodeReport>,
+    report: impl FnOnce() -> Result<NodeReport>,
 ) -> Result<()> {
     let mut socket = Deadline::within(socket, timeout);
     let mut tls = rustls::ServerConnection::new(Arc::new(credentials.server_config(crl)?))?;
-    // The other side must have proved who it is before it hears anything.
+    // The report is for authenticated peers only.
     while tls.is_handshaking() {
         tls.complete_io(&mut socket).context("handshake")?;
     }
     let mut stream = rustls::Stream::new(&mut tls, &mut socket);
-    stream.write_all(&serde_json::to_vec(&answer()?)?)?;
+    stream.write_all(&serde_json::to_vec(&report()?)?)?;
     stream.conn.send_close_notify();
     stream.flush()?;
     Ok(())

@@ -1,4 +1,4 @@
-//! What a node reports about itself on the join port; the plan decides by these reports.
+//! The report that each node serves to its peers on the join port; the plan is made from these reports.
 
 use crate::spec::Spec;
 use anyhow::{Context, Result, ensure};
@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 
 pub const SCHEMA: u32 = 1;
 
-/// The port in the image's socket unit; a spec with another one has a drop-in rendered.
+/// The port in the image's socket unit; for a different `network.join_port` a drop-in is rendered.
 pub const PORT: u16 = 7081;
 
-/// What is on a node's disk, as far as joining goes.
+/// How far a node's disk has come in the life of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskStage {
     /// No service has data here.
     Blank,
-    /// Some service has data, but this disk never served: an interrupted bootstrap, or another's data.
+    /// Some service has data, but the disk never served clients: an interrupted bootstrap or foreign data.
     Data,
-    /// A service that takes clients' data was once let go on this disk.
+    /// A service that accepts clients' data was started on this disk at least once.
     Served,
 }
 
@@ -28,26 +28,27 @@ pub struct DiskData {
     pub etcd: bool,
     pub postgres: bool,
     pub redis: bool,
-    /// Sentinel's own file, with an id of its own.
+    /// Whether a `sentinel.conf` with a Sentinel id exists.
     pub sentinel: bool,
 }
 
-/// The ids that etcd writes at the head of a log, in decimal as its interface has them.
+/// The ids at the start of an etcd write-ahead log, in decimal as etcd's API prints them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EtcdLogIds {
     pub member: String,
     pub cluster: String,
 }
 
-/// Which PostgreSQL cluster the data on a disk is of, and how far it goes.
+/// Which PostgreSQL cluster the data on a disk belongs to, and where its WAL ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PostgresData {
-    /// PostgreSQL's own identifier of a cluster, the same on all copies.
+    /// PostgreSQL's system identifier, the same on all copies.
     pub system: String,
-    /// Timeline and position at which the log on this disk ends, once somebody needs to know.
+    /// Timeline and LSN at which the WAL on this disk ends; read only when a decision needs it.
     pub end: Option<(u32, u64)>,
 }
 
+/// One node's report; untrusted, since any machine may answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeReport {
     pub schema: u32,
@@ -55,31 +56,31 @@ pub struct NodeReport {
     pub node: String,
     pub bundle_generation: u64,
     pub spec_hash: String,
-    /// Random, one per disk.
+    /// Random, one for each disk.
     pub install_id: String,
     pub disk: DiskStage,
     pub data: DiskData,
     #[serde(default)]
     pub postgres: Option<PostgresData>,
-    /// Redis has data here, and gave up reading it.
+    /// Redis has data here and failed to load it.
     #[serde(default)]
     pub redis_unreadable: bool,
-    /// The bootstrap that this disk has recorded.
+    /// The bootstrap recorded on this disk.
     #[serde(default)]
     pub bootstrap_id: Option<String>,
-    /// Whether the services were let go for that bootstrap in this boot.
+    /// Whether this boot has started services for that bootstrap.
     #[serde(default)]
     pub bootstrapping: bool,
-    /// etcd's id of the member that this disk last was in a living cluster.
+    /// The etcd member id that this disk last had in a cluster with a quorum.
     #[serde(default)]
     pub etcd_member: Option<String>,
-    /// Whose log it is, by its own head.
+    /// The ids in the etcd log itself.
     #[serde(default)]
     pub etcd_log: Option<EtcdLogIds>,
-    /// This disk's age: boots, and half minutes in service.
+    /// The disk's generation: grows by one at each boot and each 30 s in service.
     #[serde(default)]
     pub generation: u64,
-    /// By the operator's word (`recover`) the data of this disk is the cluster's; until it is in service.
+    /// The operator chose this disk with `hanode recover`: its data becomes the cluster's. Reset once it is in service.
     #[serde(default)]
     pub recovery_source: bool,
     pub phase: String,
@@ -88,21 +89,21 @@ pub struct NodeReport {
     /// Which image this node runs: target, versions, build.
     #[serde(default)]
     pub image: BTreeMap<String, String>,
-    /// Data that did not fit the cluster's and was kept beside its place, for somebody to look at.
+    /// Data that did not fit the cluster's and was moved aside, for the operator to inspect.
     #[serde(default)]
     pub moved_aside: Vec<String>,
-    /// Services that are not well on this node, as it sees them itself.
+    /// Problems that this node found with its own services.
     #[serde(default)]
     pub problems: Vec<String>,
 }
 
 impl NodeReport {
-    /// Whose etcd's log on this disk is: by its own head, or where that cannot be read, as it was noted.
-    pub(crate) fn member_of_log(&self) -> Option<&String> {
+    /// The member that wrote the etcd log: from the log itself, or the recorded one if the log cannot be read.
+    pub(crate) fn etcd_log_member(&self) -> Option<&String> {
         self.etcd_log.as_ref().map(|log| &log.member).or(self.etcd_member.as_ref())
     }
 
-    /// What a node says of itself on the first boot of a new disk.
+    /// The report of a node on the first boot of a blank disk.
     pub fn blank(spec: &Spec, node: &str, bundle_generation: u64, install_id: &str) -> NodeReport {
         NodeReport {
             schema: SCHEMA,
@@ -130,14 +131,15 @@ impl NodeReport {
     }
 }
 
-/// An answer from anyone: nothing in it is believed here.
+/// Parses an answer of the join port. The content is untrusted: only its form and schema are checked here.
 pub fn parse(text: &[u8]) -> Result<NodeReport> {
-    let answer: NodeReport =
-        serde_json::from_slice(text).context("the join port's answer is not understood")?;
+    let report: NodeReport =
+        serde_json::from_slice(text).context("the answer of the join port cannot be parsed")?;
     ensure!(
-        answer.schema == SCHEMA,
-        "the join port answers in schema {}, this program knows {SCHEMA}",
-        answer.schema
+        report.schema == SCHEMA,
+        "the answer of the join port has schema {}, this program supports {SCHEMA}",
+        report.schema
     );
-    Ok(answer)
+    Ok(report)
 }
+

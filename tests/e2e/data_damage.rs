@@ -65,7 +65,7 @@ fn an_etcd_member_with_other_data_is_reported() {
     lab.sh(node, &format!("db=/var/lib/etcd/hanode/member/snap/db; {rot}; systemctl start etcd"));
     eventually(SOON, || {
         let problems = lab.status()["problems"].clone();
-        let named = "node3: etcd: it does not hold what the other members hold";
+        let named = "node3: etcd: its data differs from the other members";
         if problems == serde_json::json!([named]) { Ok(()) } else { Err(format!("{problems:#}")) }
     });
     // README's remedy.
@@ -223,7 +223,7 @@ fn the_postgres_with_the_newest_data_becomes_leader_after_etcd_lost_its_keys() {
         lab.sh(node, "systemctl start --no-block patroni");
     }
     for node in &behind {
-        decided(lab, node, "postgres", "wait", &format!("{leader} has yet to say how far its data goes"));
+        decided(lab, node, "postgres", "wait", &format!("{leader} has not reported yet where its WAL ends"));
     }
     lab.sh(&leader, "systemctl start --no-block patroni");
     lab.healthy_within(SOON);
@@ -253,7 +253,7 @@ fn a_replaced_disk_that_comes_back_is_no_part_of_a_quorum() {
     eprintln!("{told}");
     assert_eq!(refused.status.code(), Some(1), "{told}");
     assert!(told.contains("1 of 3 nodes still have etcd's log, 2 are needed"), "{told}");
-    assert!(told.contains(&format!("(on {replaced} lies that of a disk that was replaced since)")), "{told}");
+    assert!(told.contains(&format!("(the log on {replaced} is of a replaced member)")), "{told}");
     // Its servers wait for an operator; the boot is done, and whoever waits for that goes on.
     lab.output(&survivor, &["timeout", "60", "cloud-init", "status", "--wait"]);
     lab.output(&survivor, &["systemctl", "is-active", "multi-user.target"]);

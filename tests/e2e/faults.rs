@@ -69,7 +69,7 @@ fn a_leader_of_postgres_and_etcd_that_was_frozen_revokes_no_lease() {
         Fault::Freeze.apply(&driver, spec, &before).unwrap();
         until("another leads", SOON, || lab.postgres_leader().is_some_and(|leader| leader != before));
         let leader = lab.postgres_leader();
-        Fault::Freeze.restore_address(&driver, spec, &before).unwrap();
+        Fault::Freeze.revert(&driver, spec, &before).unwrap();
         lab.healthy_within(HEALED);
         let gap = load.longest_gap(Service::Postgres, from);
         eprintln!(
@@ -104,7 +104,7 @@ fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
         let from = load.now();
         fault.apply(&driver, spec, &before).unwrap();
         until("a replica is promoted", SOON, || lab.is_primary_elsewhere(&before));
-        fault.restore_address(&driver, spec, &before).unwrap();
+        fault.revert(&driver, spec, &before).unwrap();
         lab.healthy_within(HEALED);
         let gap = load.longest_gap(Service::RedisWait, from);
         eprintln!("{} of {before}, longest gap {:.1} s", fault.name(), gap.seconds);
@@ -119,7 +119,7 @@ fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
         {
             sleep(Duration::from_millis(200));
         }
-        fault.restore_address(&driver, spec, &before).unwrap();
+        fault.revert(&driver, spec, &before).unwrap();
         lab.healthy_within(HEALED);
         let gap = load.longest_gap(Service::Postgres, from);
         eprintln!(
@@ -163,14 +163,14 @@ fn the_virtual_ip_leaves_a_node_that_cannot_serve() {
             &load,
             &name,
             |node| fault.apply(&driver, spec, node).unwrap(),
-            |node| fault.restore_address(&driver, spec, node).unwrap(),
+            |node| fault.revert(&driver, spec, node).unwrap(),
         );
     }
     no_acknowledged_write_is_lost(load);
 }
 
 impl Lab {
-    fn vip_moves(&self, load: &Load, what: &str, apply: impl Fn(&str), restore_address: impl Fn(&str)) {
+    fn vip_moves(&self, load: &Load, what: &str, apply: impl Fn(&str), revert: impl Fn(&str)) {
         let [holder] = &self.vip_holders()[..] else { panic!("{:?} hold the address", self.vip_holders()) };
         let from = load.now();
         let begun = Instant::now();
@@ -185,7 +185,7 @@ impl Lab {
             sleep(Duration::from_millis(500));
             assert_eq!(self.vip_holders(), new, "{what}");
         }
-        restore_address(holder);
+        revert(holder);
         self.healthy_within(HEALED);
         for _ in 0..10 {
             sleep(Duration::from_millis(500));
@@ -260,7 +260,7 @@ fn diverged_data_that_cannot_be_rewound_is_moved_aside() {
     let seen = lab.sh(&old, &look);
     assert!(seen.contains("max = \"4\""), "what was kept holds what the others do not: {seen}");
     let table = health::table(&lab.health(), None);
-    assert!(table.contains("kept aside") && table.contains("healthy"), "{table}");
+    assert!(table.contains("moved aside") && table.contains("healthy"), "{table}");
 }
 
 /// A statement that is under way when its server hangs: the client is told once there is another leader.
@@ -277,7 +277,7 @@ fn sessions_on_an_old_leader_that_hangs_are_closed() {
         ca.display()
     );
     let psql = ["env", &password, "timeout", "170", "psql", "-XAtq", "-c", "SELECT pg_sleep(600)", &target];
-    let mut client = driver.outside(&psql).spawn().unwrap();
+    let mut client = driver.client_command(&psql).spawn().unwrap();
     // Longer than what counts as connecting.
     sleep(Duration::from_secs(20));
     assert!(client.try_wait().unwrap().is_none(), "it sleeps");
@@ -287,7 +287,7 @@ fn sessions_on_an_old_leader_that_hangs_are_closed() {
     let status = client.wait().unwrap();
     let told = begun.elapsed();
     let leader = lab.postgres_leader();
-    Fault::PausePostgres.restore_address(&driver, spec, &old).unwrap();
+    Fault::PausePostgres.revert(&driver, spec, &old).unwrap();
     lab.healthy_within(HEALED);
     eprintln!("{old} hung; {leader:?} leads, the client was told after {:.1} s", told.as_secs_f64());
     assert_ne!(status.code(), Some(124), "it was left hanging");
@@ -305,8 +305,10 @@ impl Balancer {
     fn start(lab: &Lab) -> Balancer {
         let spec = lab.cluster.spec.clone();
         let vip = spec.network.vip;
-        let output =
-            lab.driver().run_outside(&["ip", "address", "add", &format!("{vip}/32"), "dev", "br0"]).unwrap();
+        let output = lab
+            .driver()
+            .client_output(&["ip", "address", "add", &format!("{vip}/32"), "dev", "br0"])
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let nodes: Vec<IpAddr> = spec.nodes.iter().map(|n| n.address).collect();
         let stop = Arc::new(AtomicBool::new(false));
@@ -390,7 +392,7 @@ fn a_load_balancer_sends_clients_to_healthy_nodes_only() {
         until(&fault.name(), SOON, || asked() == [refused, Some(200), Some(200)]);
         sleep(Duration::from_secs(3));
         assert_eq!(asked(), [refused, Some(200), Some(200)], "{}", fault.name());
-        fault.restore_address(&driver, spec, "node1").unwrap();
+        fault.revert(&driver, spec, "node1").unwrap();
         lab.healthy_within(HEALED);
         until("all are fit", SOON, || asked() == [Some(200); 3]);
         let gap = load.longest_gap(Service::Postgres, from).seconds;

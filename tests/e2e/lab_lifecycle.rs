@@ -4,14 +4,14 @@
 use crate::common;
 use crate::common::programs::HANODE;
 use crate::support;
-use hanode_lab::{self, Lab, Options, Probe};
+use hanode_lab::{self, Lab, Probe, UpOptions};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-fn options(dir: &Path, image: &Path, vm: bool, nodes: &[&str]) -> Options {
-    Options {
+fn options(dir: &Path, image: &Path, vm: bool, nodes: &[&str]) -> UpOptions {
+    UpOptions {
         dir: dir.into(),
         image: image.into(),
         vm,
@@ -21,7 +21,7 @@ fn options(dir: &Path, image: &Path, vm: bool, nodes: &[&str]) -> Options {
     }
 }
 
-fn up(options: &Options) -> anyhow::Result<hanode_lab::Report> {
+fn up(options: &UpOptions) -> anyhow::Result<hanode_lab::UpReport> {
     let probe = || Probe { healthy: true, problems: Vec::new() };
     hanode_lab::up(options, &common::spec(), &probe, &AtomicBool::new(false))
 }
@@ -76,10 +76,10 @@ fn life(image: &Path) {
     // One node alone, then all: the one that runs is left as it is.
     up(&options(dir, image, false, &["node2"])).unwrap();
     let lab = Lab::open(dir).unwrap().run_by(HANODE);
-    let first = lab.leader_pid("node2").unwrap();
+    let first = lab.init_pid("node2").unwrap();
     let report = up(&options(dir, image, false, &[])).unwrap();
     eprintln!("{report:?}");
-    assert_eq!(lab.leader_pid("node2").unwrap(), first);
+    assert_eq!(lab.init_pid("node2").unwrap(), first);
     for name in ["node1", "node2", "node3"] {
         is_itself(&lab, name);
     }
@@ -89,7 +89,7 @@ fn life(image: &Path) {
     let node3 = std::net::SocketAddr::new(lab.node("node3").unwrap().address, 22);
     let knock = || std::net::TcpStream::connect_timeout(&node3, Duration::from_secs(2));
     lab.in_network(knock).unwrap().expect("node3's SSH server, from outside the nodes");
-    let links = said(lab.run_outside(&["ip", "-brief", "link"]).unwrap());
+    let links = said(lab.client_output(&["ip", "-brief", "link"]).unwrap());
     let known = |l: &str| ["lo ", "br0 ", "vb-n"].iter().any(|known| l.starts_with(known));
     assert!(links.lines().all(known), "{links}");
     let hardware = |links: &str| links.lines().find(|l| l.starts_with("br0 ")).map(String::from);
@@ -111,7 +111,7 @@ fn life(image: &Path) {
     hanode_lab::kill(dir, "node1").unwrap();
     assert!(!lab.running("node1") && !reaches(&lab, "node2", "node1"));
     up(&options(dir, image, false, &[])).unwrap();
-    assert_eq!(lab.leader_pid("node2").unwrap(), first);
+    assert_eq!(lab.init_pid("node2").unwrap(), first);
     assert_eq!(said(lab.exec_output("node1", &["cat", "/var/lib/marker"]).unwrap()), "kept");
     assert_eq!(machine_id(&lab, "node1"), id);
     is_itself(&lab, "node1");
@@ -121,7 +121,7 @@ fn life(image: &Path) {
     lab.shutdown("node1").unwrap();
     lab.discard_disk("node1").unwrap();
     // Whoever spoke to a client outside the nodes still can.
-    assert_eq!(hardware(&said(lab.run_outside(&["ip", "-brief", "link"]).unwrap())), bridge);
+    assert_eq!(hardware(&said(lab.client_output(&["ip", "-brief", "link"]).unwrap())), bridge);
     up(&options(dir, image, false, &["node1"])).unwrap();
     assert!(!lab.exec_output("node1", &["test", "-e", "/var/lib/marker"]).unwrap().status.success());
     assert_ne!(machine_id(&lab, "node1"), id);
@@ -183,9 +183,10 @@ fn interrupted(image: &Path) {
 /// The kill that no program hears of comes at any moment: what `up` had begun goes all the same, or is completed.
 fn killed(image: &Path) {
     let home = support::workdir_without_turn();
-    let dir = hanode_admin::cluster_dir::Cluster::init(&home.path().join("demo"), hanode_core::spec::STARTER)
-        .unwrap()
-        .dir;
+    let dir =
+        hanode_admin::cluster_dir::ClusterDir::init(&home.path().join("demo"), hanode_core::spec::STARTER)
+            .unwrap()
+            .dir;
     let before = support::leftovers::Leftovers::now(&dir);
     let down = Down(&dir);
     let up = || Command::new(HANODE).args(["lab", "up", "--image"]).args([image, &dir]).spawn().unwrap();
@@ -220,7 +221,7 @@ fn machine(image: &Path) {
     is_itself(&lab, "node1");
     assert_eq!(hanode_lab::exec(dir, "node1", &["sh", "-c", "exit 7"]).unwrap().code(), Some(7));
     assert_eq!(said(lab.exec_output("node1", &["echo", "it's  $HOME"]).unwrap()), "it's  $HOME");
-    let links = said(lab.run_outside(&["ip", "-brief", "link"]).unwrap());
+    let links = said(lab.client_output(&["ip", "-brief", "link"]).unwrap());
     let known = |l: &str| ["lo ", "br0 ", "tap-n"].iter().any(|known| l.starts_with(known));
     assert!(links.lines().all(known), "{links}");
 

@@ -1,5 +1,5 @@
-//! A socket with an end: however slowly the other side lets bytes drip, reading and writing stop in time. A
-//! socket's own timeouts begin anew with each byte.
+//! A socket with a deadline for the whole exchange: the timeouts of a socket restart with each byte, so that a slow peer
+//! could hold a reader forever.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::TcpStream;
@@ -11,32 +11,33 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    pub(crate) fn within(socket: TcpStream, patience: Duration) -> Self {
-        Deadline { socket, end: Instant::now() + patience }
+    pub(crate) fn within(socket: TcpStream, timeout: Duration) -> Self {
+        Deadline { socket, end: Instant::now() + timeout }
     }
 
-    /// Another exchange has its own time.
-    pub(crate) fn renew(&mut self, patience: Duration) {
-        self.end = Instant::now() + patience;
+    /// Sets the deadline of the next exchange.
+    pub(crate) fn renew(&mut self, timeout: Duration) {
+        self.end = Instant::now() + timeout;
     }
 
-    fn left(&self) -> Result<Option<Duration>> {
+    /// The time left; an error once it is over.
+    fn remaining(&self) -> Result<Option<Duration>> {
         let left = self.end.saturating_duration_since(Instant::now());
-        // Zero would mean no limit.
-        if left.is_zero() { Err(Error::new(ErrorKind::TimedOut, "out of time")) } else { Ok(Some(left)) }
+        // A socket takes zero for no limit.
+        if left.is_zero() { Err(Error::new(ErrorKind::TimedOut, "timed out")) } else { Ok(Some(left)) }
     }
 }
 
 impl Read for Deadline {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        self.socket.set_read_timeout(self.left()?)?;
+        self.socket.set_read_timeout(self.remaining()?)?;
         self.socket.read(buffer)
     }
 }
 
 impl Write for Deadline {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.socket.set_write_timeout(self.left()?)?;
+        self.socket.set_write_timeout(self.remaining()?)?;
         self.socket.write(bytes)
     }
 

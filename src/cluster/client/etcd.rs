@@ -1,4 +1,4 @@
-//! etcd over its JSON gateway. 64-bit numbers come as decimal strings there and stay strings here.
+//! Client of etcd's JSON gateway, which encodes 64-bit integers as decimal strings.
 
 use super::http::Http;
 use super::tls::Credentials;
@@ -15,22 +15,21 @@ pub struct Etcd {
     base: String,
 }
 
-/// A hash over all that one member holds up to a revision. Members that compacted up to the same one hold the same or
-/// have different hashes.
+/// A member's hash of its key space up to a revision; comparable between members with the same compact revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KvHash {
     pub(crate) hash: u64,
     pub(crate) compacted: i64,
 }
 
-/// What one member says of itself.
+/// A member's status as it reports it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct MemberStatus {
     pub(crate) member: String,
     pub(crate) leader: String,
     pub(crate) version: String,
     pub(crate) db_bytes: u64,
-    /// How far its data goes.
+    /// Latest revision of its key space.
     pub(crate) revision: i64,
     pub(crate) errors: Vec<String>,
 }
@@ -47,134 +46,134 @@ impl Etcd {
         self.http.call(&format!("{}{path}", self.base), &body)
     }
 
-    /// The members as a quorum knows them: an answer proves that there is a quorum.
+    /// The member list by a linearizable read: success proves that there is a quorum.
     pub fn members(&self) -> Result<Vec<Member>> {
-        let answer = self.call("/v3/cluster/member/list", json!({"linearizable": true}))?;
-        members_of(&answer)
+        let response = self.call("/v3/cluster/member/list", json!({"linearizable": true}))?;
+        members_of(&response)
     }
 
-    /// Adds a member by its peer URL; returns its id and the list that now holds.
+    /// Adds a member by its peer URL; returns its id and the new member list.
     pub fn add(&self, peer_url: &str) -> Result<(String, Vec<Member>)> {
-        let answer = self.call("/v3/cluster/member/add", json!({"peerURLs": [peer_url]}))?;
-        let id = answer["member"]["ID"].as_str().context("etcd's answer names no member id")?;
-        Ok((id.to_string(), members_of(&answer)?))
+        let response = self.call("/v3/cluster/member/add", json!({"peerURLs": [peer_url]}))?;
+        let id = response["member"]["ID"].as_str().context("etcd's response has no member id")?;
+        Ok((id.to_string(), members_of(&response)?))
     }
 
-    /// Removes exactly this member; one that is already gone is no error.
+    /// Removes a member by its id; succeeds if it is already removed.
     pub fn remove(&self, id: &str) -> Result<()> {
         let url = format!("{}/v3/cluster/member/remove", self.base);
-        let answer = self.http.post(&url, &json!({"ID": id}))?;
-        match answer.status {
+        let response = self.http.post(&url, &json!({"ID": id}))?;
+        match response.status {
             200 | 404 => Ok(()),
-            status => bail!("removing member {id}: status {status}: {}", answer.body),
+            status => bail!("removing member {id}: status {status}: {}", response.body),
         }
     }
 
     pub(crate) fn status(&self) -> Result<MemberStatus> {
-        let answer = self.call("/v3/maintenance/status", json!({}))?;
+        let response = self.call("/v3/maintenance/status", json!({}))?;
         let text = |v: &Value| v.as_str().unwrap_or_default().to_string();
         Ok(MemberStatus {
-            member: text(&answer["header"]["member_id"]),
-            leader: text(&answer["leader"]),
-            version: text(&answer["version"]),
-            db_bytes: text(&answer["dbSize"]).parse().unwrap_or_default(),
-            revision: text(&answer["header"]["revision"]).parse().unwrap_or_default(),
-            errors: answer["errors"].as_array().map(|a| a.iter().map(text).collect()).unwrap_or_default(),
+            member: text(&response["header"]["member_id"]),
+            leader: text(&response["leader"]),
+            version: text(&response["version"]),
+            db_bytes: text(&response["dbSize"]).parse().unwrap_or_default(),
+            revision: text(&response["header"]["revision"]).parse().unwrap_or_default(),
+            errors: response["errors"].as_array().map(|a| a.iter().map(text).collect()).unwrap_or_default(),
         })
     }
 
-    /// `None` of a release whose gateway does not offer it (before 3.5.10).
+    /// `None` for releases before 3.5.10, whose gateway does not have this call.
     pub(crate) fn hash_kv(&self, revision: i64) -> Result<Option<KvHash>> {
         let url = format!("{}/v3/maintenance/hashkv", self.base);
-        let answer = self.http.post(&url, &json!({"revision": revision.to_string()}))?;
-        match answer.status {
+        let response = self.http.post(&url, &json!({"revision": revision.to_string()}))?;
+        match response.status {
             404 => Ok(None),
             200 => {
-                let compacted = answer.body["compact_revision"].as_str().and_then(|r| r.parse().ok());
-                let hash = answer.body["hash"].as_u64().context("etcd's answer holds no hash")?;
+                let compacted = response.body["compact_revision"].as_str().and_then(|r| r.parse().ok());
+                let hash = response.body["hash"].as_u64().context("etcd's response has no hash")?;
                 Ok(Some(KvHash { hash, compacted: compacted.unwrap_or_default() }))
             }
-            status => bail!("hashing up to revision {revision}: status {status}: {}", answer.body),
+            status => bail!("hashing up to revision {revision}: status {status}: {}", response.body),
         }
     }
 
-    /// The value of one key, read from a quorum.
+    /// The value of a key by a linearizable read; `None` if the key does not exist.
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let answer = self.call("/v3/kv/range", json!({"key": encode(key.as_bytes())}))?;
-        match answer["kvs"][0]["value"].as_str() {
+        let response = self.call("/v3/kv/range", json!({"key": encode(key.as_bytes())}))?;
+        match response["kvs"][0]["value"].as_str() {
             Some(value) => Ok(Some(decode(value)?)),
-            None if answer["kvs"][0].is_object() => Ok(Some(Vec::new())),
+            None if response["kvs"][0].is_object() => Ok(Some(Vec::new())),
             None => Ok(None),
         }
     }
 
-    /// A key's value, and the revision that it is of.
+    /// The value of a key and its modification revision.
     pub fn get_with_revision(&self, key: &str) -> Result<Option<(Vec<u8>, String)>> {
-        let answer = self.call("/v3/kv/range", json!({"key": encode(key.as_bytes())}))?;
-        let Some(found) = answer["kvs"].get(0) else { return Ok(None) };
-        let revision = found["mod_revision"].as_str().context("etcd's answer names no revision")?;
+        let response = self.call("/v3/kv/range", json!({"key": encode(key.as_bytes())}))?;
+        let Some(found) = response["kvs"].get(0) else { return Ok(None) };
+        let revision = found["mod_revision"].as_str().context("etcd's response has no revision")?;
         Ok(Some((bytes(&found["value"])?, revision.to_string())))
     }
 
-    /// Keys that begin like this, with their values.
+    /// All keys with this prefix, with their values.
     pub fn list(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
-        self.range(prefix)?.iter().map(pair).collect()
+        self.range(prefix)?.iter().map(key_value).collect()
     }
 
-    /// Of these, those that hang on no lease.
+    /// Like `list`, but only the keys without a lease.
     pub fn list_without_lease(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
         let found = self.range(prefix)?;
-        found.iter().filter(|kv| matches!(kv["lease"].as_str(), None | Some("0"))).map(pair).collect()
+        found.iter().filter(|kv| matches!(kv["lease"].as_str(), None | Some("0"))).map(key_value).collect()
     }
 
     fn range(&self, prefix: &str) -> Result<Vec<Value>> {
         let mut end = prefix.as_bytes().to_vec();
         *end.last_mut().context("an empty prefix")? += 1;
-        let answer =
+        let response =
             self.call("/v3/kv/range", json!({"key": encode(prefix.as_bytes()), "range_end": encode(&end)}))?;
-        Ok(answer["kvs"].as_array().cloned().unwrap_or_default())
+        Ok(response["kvs"].as_array().cloned().unwrap_or_default())
     }
 
     pub fn put(&self, key: &str, value: &[u8]) -> Result<()> {
         self.call("/v3/kv/put", json!({"key": encode(key.as_bytes()), "value": encode(value)})).map(drop)
     }
 
-    /// Deletes a key only while it is of this revision still.
+    /// Deletes a key if its modification revision is still `revision`; returns whether it did.
     pub fn delete_if(&self, key: &str, revision: &str) -> Result<bool> {
         let key = encode(key.as_bytes());
-        let answer = self.call(
+        let response = self.call(
             "/v3/kv/txn",
             json!({
                 "compare": [{"key": key, "target": "MOD", "result": "EQUAL", "modRevision": revision}],
                 "success": [{"requestDeleteRange": {"key": key}}],
             }),
         )?;
-        Ok(answer["succeeded"].as_bool().unwrap_or(false))
+        Ok(response["succeeded"].as_bool().unwrap_or(false))
     }
 }
 
-/// A key that only one holds at a time, and not for longer than its lease; let go when dropped.
+/// A key that one client holds, for at most the TTL of its lease; dropping it revokes the lease.
 pub struct Lock {
     etcd: Etcd,
     lease: String,
 }
 
 impl Etcd {
-    /// `Err`: who holds it.
-    pub fn lock(self, key: &str, owner: &str, at_most: Duration) -> Result<Result<Lock, String>> {
-        let answer = self.call("/v3/lease/grant", json!({"TTL": at_most.as_secs().to_string()}))?;
-        let lease = answer["ID"].as_str().context("etcd's answer names no lease")?.to_string();
+    /// The inner error is the name of the current holder.
+    pub fn lock(self, key: &str, owner: &str, ttl: Duration) -> Result<Result<Lock, String>> {
+        let response = self.call("/v3/lease/grant", json!({"TTL": ttl.as_secs().to_string()}))?;
+        let lease = response["ID"].as_str().context("etcd's response has no lease")?.to_string();
         let lock = Lock { etcd: self, lease };
-        let coded = encode(key.as_bytes());
-        let put = json!({"key": coded, "value": encode(owner.as_bytes()), "lease": lock.lease});
-        let answer = lock.etcd.call(
+        let encoded_key = encode(key.as_bytes());
+        let put = json!({"key": encoded_key, "value": encode(owner.as_bytes()), "lease": lock.lease});
+        let response = lock.etcd.call(
             "/v3/kv/txn",
             json!({
-                "compare": [{"key": coded, "target": "CREATE", "result": "EQUAL", "createRevision": "0"}],
+                "compare": [{"key": encoded_key, "target": "CREATE", "result": "EQUAL", "createRevision": "0"}],
                 "success": [{"requestPut": put}],
             }),
         )?;
-        if answer["succeeded"].as_bool().unwrap_or(false) {
+        if response["succeeded"].as_bool().unwrap_or(false) {
             return Ok(Ok(lock));
         }
         let holder = lock.etcd.get(key)?.unwrap_or_default();
@@ -184,12 +183,12 @@ impl Etcd {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // It ends by itself too.
+        // Best effort: the lease expires anyway.
         let _ = self.etcd.call("/v3/lease/revoke", json!({"ID": self.lease}));
     }
 }
 
-fn pair(kv: &Value) -> Result<(String, Vec<u8>)> {
+fn key_value(kv: &Value) -> Result<(String, Vec<u8>)> {
     Ok((String::from_utf8(bytes(&kv["key"])?)?, bytes(&kv["value"])?))
 }
 
@@ -197,8 +196,8 @@ fn bytes(of: &Value) -> Result<Vec<u8>> {
     decode(of.as_str().unwrap_or_default())
 }
 
-fn members_of(answer: &Value) -> Result<Vec<Member>> {
-    serde_json::from_value(answer["members"].clone()).context("etcd's answer holds no member list")
+fn members_of(response: &Value) -> Result<Vec<Member>> {
+    serde_json::from_value(response["members"].clone()).context("etcd's response has no member list")
 }
 
 fn encode(bytes: &[u8]) -> String {
@@ -206,5 +205,5 @@ fn encode(bytes: &[u8]) -> String {
 }
 
 fn decode(text: &str) -> Result<Vec<u8>> {
-    STANDARD.decode(text).context("etcd's answer is not base64")
+    STANDARD.decode(text).context("etcd's response is not base64")
 }

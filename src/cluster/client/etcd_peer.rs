@@ -1,4 +1,4 @@
-//! etcd's port for its own members. It answers before there is a quorum; the one for clients does not, after a start.
+//! etcd's peer port. It responds before there is a quorum; the client port of a restarted member does not.
 
 use super::http::Http;
 use super::tls::Credentials;
@@ -20,31 +20,34 @@ impl EtcdPeer {
         Ok(EtcdPeer { http: Http::new(Some(credentials), timeout)?, base: url(address, ETCD_PEER_PORT) })
     }
 
-    /// Which of these logs are of members that this etcd saw removed. One that it merely does not list may be newer
-    /// than what it knows, so it is asked as that member would ask it: a removed one is sent away for good.
+    /// The logs of members that this etcd knows as removed. A member missing from its list may also be newer than the
+    /// list, so this requests a raft stream in that member's name: etcd rejects removed members with status 410.
     pub(crate) fn removed<'a>(&self, logs: &'a [EtcdLogIds]) -> Result<Vec<&'a EtcdLogIds>> {
-        let listed = self.listed()?;
-        let unknown = logs.iter().filter(|log| !listed.contains(&log.member));
-        let asked = unknown.map(|log| Ok((log, self.sends_away(log)?))).collect::<Result<Vec<_>>>()?;
-        Ok(asked.into_iter().filter(|(_, gone)| *gone).map(|(log, _)| log).collect())
+        let listed = self.member_ids()?;
+        let unlisted = logs.iter().filter(|log| !listed.contains(&log.member));
+        let checked = unlisted.map(|log| Ok((log, self.rejects(log)?))).collect::<Result<Vec<_>>>()?;
+        Ok(checked.into_iter().filter(|(_, rejected)| *rejected).map(|(log, _)| log).collect())
     }
 
-    /// The members as this one knows them, in decimal.
-    fn listed(&self) -> Result<Vec<String>> {
-        let answer = self.http.get(&format!("{}/members", self.base))?;
-        let Value::Array(members) = answer.body else { bail!("status {}, no member list", answer.status) };
+    /// Ids of the members that this one lists, in decimal.
+    fn member_ids(&self) -> Result<Vec<String>> {
+        let response = self.http.get(&format!("{}/members", self.base))?;
+        let Value::Array(members) = response.body else {
+            bail!("status {}, no member list", response.status)
+        };
         let id = |m: &Value| m["id"].as_u64().map(|id| id.to_string()).context("a member without an id");
         members.iter().map(id).collect()
     }
 
-    /// Without saying whom it wants to reach, no such question is ever granted a stream.
-    fn sends_away(&self, log: &EtcdLogIds) -> Result<bool> {
+    /// Whether etcd rejects the member of this log as removed. The request has no `X-Raft-To` header, so etcd opens no
+    /// stream for it.
+    fn rejects(&self, log: &EtcdLogIds) -> Result<bool> {
         let hex = |id: &str| Ok::<_, anyhow::Error>(format!("{:x}", id.parse::<u64>()?));
         let (member, cluster) = (hex(&log.member)?, hex(&log.cluster)?);
         let headers = [
             ("X-Server-From", member.as_str()),
             ("X-Etcd-Cluster-ID", &cluster),
-            // What every etcd 3 gets on with.
+            // Compatible with every etcd 3.
             ("X-Server-Version", "3.0.0"),
             ("X-Min-Cluster-Version", "3.0.0"),
         ];

@@ -7,34 +7,34 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An answer larger than this is not one of ours.
-const MAX_ANSWER: u64 = 4 << 20;
+/// Upper bound on untrusted input.
+const MAX_BODY: u64 = 4 << 20;
 
 #[derive(Clone)]
 pub struct Http {
     agent: ureq::Agent,
 }
 
-/// Status and body; the body is null where it was no JSON.
+/// The body is null if the response is not JSON.
 pub struct JsonResponse {
     pub status: u16,
     pub body: Value,
 }
 
 impl Http {
-    /// `credentials`: `None` speaks plain HTTP only. `timeout` bounds a whole call.
+    /// Without `credentials`, plain HTTP only. `timeout` limits a whole call.
     pub fn new(credentials: Option<&Credentials>, timeout: Duration) -> Result<Self> {
         use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsProvider};
         let mut tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
         if let Some(credentials) = credentials {
-            let ca = Certificate::from_pem(&credentials.ca).context("CA certificate is no PEM")?;
+            let ca = Certificate::from_pem(&credentials.ca).context("CA certificate is not PEM")?;
             tls = tls.root_certs(RootCerts::new_with_certs(&[ca]));
             if let Some(identity) = &credentials.identity {
                 let certificate =
-                    Certificate::from_pem(&identity.certificate).context("certificate is no PEM")?;
-                let key = PrivateKey::from_pem(&identity.key).context("key is no PEM")?;
+                    Certificate::from_pem(&identity.certificate).context("certificate is not PEM")?;
+                let key = PrivateKey::from_pem(&identity.key).context("key is not PEM")?;
                 tls = tls.client_cert(Some(ClientCert::new_with_certs(&[certificate], key)));
             }
         }
@@ -60,25 +60,25 @@ impl Http {
         read(self.agent.post(url).send_json(body).with_context(|| format!("POST {url}"))?)
     }
 
-    /// With a name and password, as Patroni asks for where something is to change.
+    /// With basic authentication, which Patroni requires for changes.
     pub fn patch(&self, url: &str, (name, password): (&str, &str), body: &Value) -> Result<JsonResponse> {
         let login = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
         let request = self.agent.patch(url).header("Authorization", login);
         read(request.send_json(body).with_context(|| format!("PATCH {url}"))?)
     }
 
-    /// Like `post`, but anything except a 2xx is an error that quotes the answer.
+    /// Like `post`, but a status other than 2xx is an error that quotes the body.
     pub fn call(&self, url: &str, body: &Value) -> Result<Value> {
-        let answer = self.post(url, body)?;
-        if !(200..300).contains(&answer.status) {
-            bail!("POST {url}: status {}: {}", answer.status, answer.body);
+        let response = self.post(url, body)?;
+        if !(200..300).contains(&response.status) {
+            bail!("POST {url}: status {}: {}", response.status, response.body);
         }
-        Ok(answer.body)
+        Ok(response.body)
     }
 }
 
 fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<JsonResponse> {
     let status = response.status().as_u16();
-    let bytes = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
+    let bytes = response.body_mut().with_config().limit(MAX_BODY).read_to_vec()?;
     Ok(JsonResponse { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
 }

@@ -1,4 +1,4 @@
-//! Clients of the servers on the nodes. Every call is bounded in time and in what it reads.
+//! Clients of the servers on the nodes. Every call has a time limit and an upper bound on the bytes that it reads.
 
 pub(crate) mod deadline;
 pub mod etcd;

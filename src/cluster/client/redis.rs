@@ -1,4 +1,4 @@
-//! The few words of Redis' protocol that asking a server or a Sentinel takes.
+//! A minimal client of the Redis protocol (RESP2), for servers and Sentinels.
 
 use super::deadline::Deadline;
 use super::tls::{Credentials, TlsStream, connect};
@@ -7,8 +7,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Bounds on what an answer may hold, whoever sends it.
-const MAX_ANSWER: u64 = 8 << 20;
+/// Upper bounds on untrusted input.
+const MAX_REPLY: u64 = 8 << 20;
 const MAX_LINE: u64 = 64 << 10;
 const MAX_BULK: usize = 4 << 20;
 const MAX_ITEMS: usize = 4096;
@@ -20,7 +20,7 @@ pub enum Value {
     Text(String),
     Number(i64),
     List(Vec<Value>),
-    /// What the server said instead of an answer (`NOAUTH …`, `NOGOODSLAVE …`).
+    /// An error reply (`NOAUTH …`, `NOGOODSLAVE …`).
     Error(String),
 }
 
@@ -65,12 +65,12 @@ impl Stream {
 
 pub struct Redis {
     stream: BufReader<Stream>,
-    /// For one question and its answer.
+    /// Of one command and its reply.
     timeout: Duration,
 }
 
 impl Redis {
-    /// `credentials`: `None` where the spec turns TLS off for Redis. `timeout` bounds the connection, and each exchange.
+    /// `credentials` is `None` if the spec disables TLS for Redis. `timeout` limits connecting, and each exchange.
     pub fn connect(
         credentials: Option<&Credentials>,
         address: IpAddr,
@@ -87,7 +87,7 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Sends a command and returns its answer; an answer that is an error becomes one.
+    /// Sends a command and returns its reply; an error reply becomes an error.
     pub fn query(&mut self, words: &[&str]) -> Result<Value> {
         match self.command(words)? {
             Value::Error(message) => bail!("{}: {message}", words[0]),
@@ -95,6 +95,7 @@ impl Redis {
         }
     }
 
+    /// Sends a command and returns its reply, which may be a [`Value::Error`].
     pub fn command(&mut self, words: &[&str]) -> Result<Value> {
         let mut request = format!("*{}\r\n", words.len());
         for word in words {
@@ -104,26 +105,26 @@ impl Redis {
         stream.socket().renew(self.timeout);
         stream.write_all(request.as_bytes())?;
         stream.flush()?;
-        read_value(&mut (&mut self.stream).take(MAX_ANSWER), MAX_DEPTH)
+        read_value(&mut (&mut self.stream).take(MAX_REPLY), MAX_DEPTH)
     }
 
-    /// From here on this connection only listens.
+    /// After this, the connection only receives messages.
     pub fn subscribe(&mut self, channels: &[&str]) -> Result<()> {
         self.query(&[&["SUBSCRIBE"], channels].concat()).map(drop)
     }
 
-    /// A message and its channel; `None` for what is none, and when nothing came within the timeout.
+    /// Channel and text of the next message; `None` for other replies, and if the timeout passes without one.
     pub fn next_message(&mut self) -> Result<Option<(String, String)>> {
         self.stream.get_mut().socket().renew(self.timeout);
         match self.stream.fill_buf() {
-            Ok([]) => bail!("the other side ended the connection"),
+            Ok([]) => bail!("the server closed the connection"),
             Ok(_) => {}
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
         }
-        let Value::List(items) = read_value(&mut (&mut self.stream).take(MAX_ANSWER), MAX_DEPTH)? else {
+        let Value::List(items) = read_value(&mut (&mut self.stream).take(MAX_REPLY), MAX_DEPTH)? else {
             return Ok(None);
         };
         Ok(match items.as_slice() {
@@ -142,15 +143,15 @@ impl Redis {
                 .filter_map(|l| l.split_once(':'))
                 .map(|(k, v)| (k.to_string(), v.trim_end().to_string()))
                 .collect()),
-            other => bail!("INFO answered {other:?}"),
+            other => bail!("unexpected reply to INFO: {other:?}"),
         }
     }
 }
 
 fn read_value(from: &mut impl BufRead, depth: usize) -> Result<Value> {
-    ensure!(depth > 0, "answer nested too deeply");
+    ensure!(depth > 0, "reply is nested too deeply");
     let line = read_line(from)?;
-    let (kind, rest) = line.split_at_checked(1).context("empty answer")?;
+    let (kind, rest) = line.split_at_checked(1).context("empty reply")?;
     match kind {
         "+" => Ok(Value::Text(rest.into())),
         "-" => Ok(Value::Error(rest.into())),
@@ -163,31 +164,31 @@ fn read_value(from: &mut impl BufRead, depth: usize) -> Result<Value> {
             -1 => Ok(Value::Nil),
             count => {
                 let count = usize::try_from(count).context("bad count")?;
-                ensure!(count <= MAX_ITEMS, "answer of {count} items is too long");
+                ensure!(count <= MAX_ITEMS, "reply of {count} items is too long");
                 (0..count).map(|_| read_value(from, depth - 1)).collect::<Result<_>>().map(Value::List)
             }
         },
-        _ => bail!("this is not Redis' protocol"),
+        _ => bail!("not the Redis protocol"),
     }
 }
 
 fn read_line(from: &mut impl BufRead) -> Result<String> {
     let mut line = Vec::new();
     from.take(MAX_LINE).read_until(b'\n', &mut line)?;
-    ensure!(line.ends_with(b"\r\n"), "answer cut short");
+    ensure!(line.ends_with(b"\r\n"), "reply is truncated");
     line.truncate(line.len() - 2);
-    String::from_utf8(line).context("answer is no text")
+    String::from_utf8(line).context("reply is not UTF-8")
 }
 
 fn read_bulk(from: &mut impl BufRead, length: usize) -> Result<Value> {
-    ensure!(length <= MAX_BULK, "answer of {length} bytes is too long");
+    ensure!(length <= MAX_BULK, "reply of {length} bytes is too long");
     let mut bytes = vec![0; length + 2];
     from.read_exact(&mut bytes)?;
     bytes.truncate(length);
     Ok(Value::Text(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// What a Sentinel says of the primary it watches.
+/// The primary that a Sentinel monitors, as it reports it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct MonitoredPrimary {
     pub(crate) address: IpAddr,
@@ -197,7 +198,7 @@ pub(crate) struct MonitoredPrimary {
 
 pub(crate) fn monitored_primary(sentinel: &mut Redis, master_name: &str) -> Result<MonitoredPrimary> {
     let Value::List(items) = sentinel.query(&["SENTINEL", "MASTER", master_name])? else {
-        bail!("Sentinel's answer is no list");
+        bail!("Sentinel's reply is not a list");
     };
     let field = |name: &str| {
         items.chunks(2).find_map(|pair| match pair {
@@ -206,7 +207,10 @@ pub(crate) fn monitored_primary(sentinel: &mut Redis, master_name: &str) -> Resu
         })
     };
     Ok(MonitoredPrimary {
-        address: field("ip").context("Sentinel names no address")?.parse().context("Sentinel's address")?,
+        address: field("ip")
+            .context("Sentinel's reply has no address")?
+            .parse()
+            .context("Sentinel's address")?,
         epoch: field("config-epoch").and_then(|e| e.parse().ok()).unwrap_or_default(),
         flags: field("flags").unwrap_or_default().into(),
     })
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_by_value() {
+    fn replies_are_parsed() {
         assert_eq!(parse(b"+OK\r\n").ok(), Some(Value::Text("OK".into())));
         assert_eq!(parse(b"-NOAUTH x\r\n").ok(), Some(Value::Error("NOAUTH x".into())));
         let list = parse(b"*2\r\n$2\r\nip\r\n:7\r\n").ok();
@@ -231,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_answers_are_errors() {
+    fn hostile_replies_are_errors() {
         for bytes in [
             &b"$999999999\r\n"[..],
             b"*99999999\r\n",
@@ -244,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_drips_is_given_up() {
+    fn a_reply_that_arrives_too_slowly_times_out() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
@@ -253,14 +257,14 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        let (begun, timeout) = (std::time::Instant::now(), Duration::from_millis(300));
+        let (start, timeout) = (std::time::Instant::now(), Duration::from_millis(300));
         assert!(Redis::connect(None, [127, 0, 0, 1].into(), port, "secret", timeout).is_err());
-        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     }
 
     proptest! {
         #[test]
-        fn any_bytes_end_in_a_value_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+        fn parsing_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             let _ = parse(&bytes);
         }
     }

@@ -1,4 +1,4 @@
-//! Mutual TLS as all parts use it: the CA that must have signed the other side, and one's own leaf.
+//! TLS connections, with client certificates where the server requires them.
 
 use super::deadline::Deadline;
 use anyhow::{Context, Result};
@@ -10,13 +10,14 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// PEM texts: the CA to trust, and, where the other side asks for it, one's own certificate and key.
+/// The CA to trust (PEM), and the own certificate and key for mutual TLS.
 #[derive(Clone)]
 pub struct Credentials {
     pub ca: Vec<u8>,
     pub identity: Option<TlsIdentity>,
 }
 
+/// A certificate and its key, both PEM.
 #[derive(Clone)]
 pub struct TlsIdentity {
     pub certificate: Vec<u8>,
@@ -32,7 +33,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 fn roots(ca: &[u8]) -> Result<RootCertStore> {
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca) {
-        store.add(certificate.context("CA certificate is no PEM")?)?;
+        store.add(certificate.context("CA certificate is not PEM")?)?;
     }
     Ok(store)
 }
@@ -40,8 +41,8 @@ fn roots(ca: &[u8]) -> Result<RootCertStore> {
 fn parse_identity(identity: &TlsIdentity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     let chain = CertificateDer::pem_slice_iter(&identity.certificate)
         .collect::<Result<Vec<_>, _>>()
-        .context("certificate is no PEM")?;
-    let key = PrivateKeyDer::from_pem_slice(&identity.key).context("key is no PEM")?;
+        .context("certificate is not PEM")?;
+    let key = PrivateKeyDer::from_pem_slice(&identity.key).context("key is not PEM")?;
     Ok((chain, key))
 }
 
@@ -59,9 +60,9 @@ impl Credentials {
         })
     }
 
-    /// A server that admits only clients of the same CA; `crl` counts once it has entries.
+    /// For a server that accepts only clients whose certificate is signed by the same CA and not listed in `crl`.
     pub(crate) fn server_config(&self, crl: Option<&[u8]>) -> Result<ServerConfig> {
-        let identity = self.identity.as_ref().context("a server needs a certificate of its own")?;
+        let identity = self.identity.as_ref().context("a server needs a certificate")?;
         let mut verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.ca)?), provider());
         if let Some(crl) = crl {
@@ -74,7 +75,7 @@ impl Credentials {
             .with_single_cert(chain, key)?)
     }
 
-    /// Whether the server at the other end of `socket` shows this certificate.
+    /// Whether the server at the other end of `socket` presents this certificate.
     pub(crate) fn serves_certificate(
         &self,
         address: IpAddr,
@@ -86,11 +87,11 @@ impl Credentials {
         while connection.is_handshaking() {
             connection.complete_io(&mut socket)?;
         }
-        let wanted = CertificateDer::from_pem_slice(certificate).context("certificate is no PEM")?;
-        Ok(connection.peer_certificates().is_some_and(|shown| shown.first() == Some(&wanted)))
+        let expected = CertificateDer::from_pem_slice(certificate).context("certificate is not PEM")?;
+        Ok(connection.peer_certificates().is_some_and(|chain| chain.first() == Some(&expected)))
     }
 
-    /// Connects; `timeout` bounds that, and then the handshake and all that is read and written.
+    /// `timeout` limits connecting, and then the handshake with everything that is read and written.
     pub(crate) fn connect(&self, address: IpAddr, port: u16, timeout: Duration) -> Result<TlsStream> {
         let socket = connect(address, port, timeout)?;
         let connection =
@@ -99,6 +100,7 @@ impl Credentials {
     }
 }
 
+/// `timeout` limits connecting, and each read and write.
 pub fn connect(address: IpAddr, port: u16, timeout: Duration) -> Result<TcpStream> {
     let socket = TcpStream::connect_timeout(&SocketAddr::new(address, port), timeout)?;
     socket.set_read_timeout(Some(timeout))?;

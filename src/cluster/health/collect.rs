@@ -1,4 +1,4 @@
-//! Asks every node everything, all at once; whoever does not answer in time is a finding, not an error.
+//! Collects the status of all nodes in parallel. A server that does not respond is part of the status, not an error.
 
 use super::*;
 use crate::client::etcd::Etcd;
@@ -13,21 +13,24 @@ use std::net::SocketAddr;
 use std::thread::scope;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const TIMEOUT: Duration = Duration::from_secs(3);
+/// Of each query to a server.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub fn collect(access: &Access) -> Result<Status> {
     let spec = &access.spec;
     let nodes = &spec.nodes;
     let mut status = scope(|threads| {
-        let joins: Vec<_> = nodes.iter().map(|n| threads.spawn(|| node(access, n))).collect();
+        let reports: Vec<_> = nodes.iter().map(|n| threads.spawn(|| node(access, n))).collect();
         let etcds: Vec<_> = nodes.iter().map(|n| threads.spawn(|| etcd(access, n))).collect();
-        let rediss: Vec<_> = nodes.iter().map(|n| threads.spawn(|| redis(access, n))).collect();
+        let redis_servers: Vec<_> = nodes.iter().map(|n| threads.spawn(|| redis(access, n))).collect();
         let sentinels: Vec<_> = nodes.iter().map(|n| threads.spawn(|| sentinel(access, n))).collect();
         let patroni = threads.spawn(|| postgres(access, spec));
         let vip = threads.spawn(|| vip_answers(spec));
-        let all = |failed: &str| anyhow::anyhow!("{failed}: a thread failed");
-        let nodes =
-            joins.into_iter().map(|t| t.join().map_err(|_| all("nodes"))).collect::<Result<Vec<_>>>()?;
+        let panicked = |what: &str| anyhow::anyhow!("{what}: a thread panicked");
+        let nodes = reports
+            .into_iter()
+            .map(|t| t.join().map_err(|_| panicked("nodes")))
+            .collect::<Result<Vec<_>>>()?;
         let holders = nodes.iter().filter(|(_, holds)| *holds).map(|(n, _)| n.name.clone()).collect();
         let vip = VipStatus { address: spec.network.vip, holders, answers: vip.join().unwrap_or(false) };
         Ok::<_, anyhow::Error>(Status {
@@ -35,18 +38,24 @@ pub fn collect(access: &Access) -> Result<Status> {
             healthy: false,
             problems: Vec::new(),
             nodes: nodes.into_iter().map(|(n, _)| n).collect(),
-            etcd: etcds.into_iter().map(|t| t.join().map_err(|_| all("etcd"))).collect::<Result<_>>()?,
-            postgres: patroni.join().map_err(|_| all("Patroni"))?,
-            redis: rediss.into_iter().map(|t| t.join().map_err(|_| all("Redis"))).collect::<Result<_>>()?,
-            sentinel: sentinels_together(
+            etcd: etcds.into_iter().map(|t| t.join().map_err(|_| panicked("etcd"))).collect::<Result<_>>()?,
+            postgres: patroni.join().map_err(|_| panicked("Patroni"))?,
+            redis: redis_servers
+                .into_iter()
+                .map(|t| t.join().map_err(|_| panicked("Redis")))
+                .collect::<Result<_>>()?,
+            sentinel: merge_sentinels(
                 spec,
-                sentinels.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(all("Sentinel")))).collect(),
+                sentinels
+                    .into_iter()
+                    .map(|t| t.join().unwrap_or_else(|_| Err(panicked("Sentinel"))))
+                    .collect(),
             ),
             vip,
             certificates: certificates(access)?,
         })
     })?;
-    contents(access, &mut status.etcd);
+    fetch_kv_hashes(access, &mut status.etcd);
     status.problems = find_problems(spec, access.bundle_generation, &status);
     status.healthy = status.problems.is_empty();
     Ok(status)
@@ -54,53 +63,54 @@ pub fn collect(access: &Access) -> Result<Status> {
 
 fn node(access: &Access, node: &Node) -> (NodeStatus, bool) {
     let spec = &access.spec;
-    let answer = crate::peer::fetch_report(&access.cluster, node.address, spec.network.join_port, TIMEOUT);
-    let (mut status, holds) = match answer {
-        Ok(answer) => answered(node, answer),
+    let report =
+        crate::peer::fetch_report(&access.cluster, node.address, spec.network.join_port, STATUS_TIMEOUT);
+    let (mut status, holds_vip) = match report {
+        Ok(report) => reachable(node, report),
         Err(error) => (unreachable(node, &error), false),
     };
     status.haproxy = haproxy_answers(node.address, spec.haproxy.stats_port);
-    (status, holds && spec.network.vip_mode == VipMode::Vrrp)
+    (status, holds_vip && spec.network.vip_mode == VipMode::Vrrp)
 }
 
-/// What a node says of itself, and whether it holds the virtual IP.
-fn answered(node: &Node, answer: NodeReport) -> (NodeStatus, bool) {
+/// The status by a node's own report, and whether it holds the virtual IP.
+fn reachable(node: &Node, report: NodeReport) -> (NodeStatus, bool) {
     let status = NodeStatus {
         name: node.name.clone(),
         address: node.address,
-        phase: answer.phase,
-        bundle_generation: Some(answer.bundle_generation),
-        spec_hash: Some(answer.spec_hash),
-        image: answer.image,
+        phase: report.phase,
+        bundle_generation: Some(report.bundle_generation),
+        spec_hash: Some(report.spec_hash),
+        image: report.image,
         haproxy: false,
-        moved_aside: answer.moved_aside,
-        problems: answer.problems,
+        moved_aside: report.moved_aside,
+        problems: report.problems,
     };
-    (status, answer.holds_vip)
+    (status, report.holds_vip)
 }
 
-/// One node alone, as it sees itself: for [`super::node_metrics`]. `healthy` and `problems` are its own.
-pub fn collect_local(access: &Access, node: &Node, answer: NodeReport) -> Result<Status> {
+/// The status of one node, collected on it for [`super::node_metrics`]; `healthy` and `problems` are this node's.
+pub fn collect_local(access: &Access, node: &Node, report: NodeReport) -> Result<Status> {
     let spec = &access.spec;
-    let (mut seen, holds) = answered(node, answer);
-    seen.haproxy = haproxy_answers(node.address, spec.haproxy.stats_port);
-    let alone = Spec { nodes: vec![node.clone()], ..spec.clone() };
-    let holders = (holds && spec.network.vip_mode == VipMode::Vrrp).then(|| node.name.clone());
+    let (mut own, holds_vip) = reachable(node, report);
+    own.haproxy = haproxy_answers(node.address, spec.haproxy.stats_port);
+    let one_node = Spec { nodes: vec![node.clone()], ..spec.clone() };
+    let holders = (holds_vip && spec.network.vip_mode == VipMode::Vrrp).then(|| node.name.clone());
     Ok(Status {
         schema: SCHEMA,
-        healthy: seen.problems.is_empty(),
-        problems: seen.problems.clone(),
+        healthy: own.problems.is_empty(),
+        problems: own.problems.clone(),
         etcd: vec![etcd(access, node)],
-        postgres: postgres(access, &alone),
+        postgres: postgres(access, &one_node),
         redis: vec![redis(access, node)],
-        sentinel: sentinels_together(&alone, vec![sentinel(access, node)]),
+        sentinel: merge_sentinels(&one_node, vec![sentinel(access, node)]),
         vip: VipStatus {
             address: spec.network.vip,
             holders: holders.into_iter().collect(),
             answers: vip_answers(spec),
         },
         certificates: certificates(access)?,
-        nodes: vec![seen],
+        nodes: vec![own],
     })
 }
 
@@ -121,29 +131,29 @@ fn unreachable(node: &Node, error: &anyhow::Error) -> NodeStatus {
 fn haproxy_answers(address: IpAddr, port: u16) -> bool {
     let probe = || -> Result<u16> {
         let url = format!("http://{}/health", SocketAddr::new(address, port));
-        Ok(Http::new(None, TIMEOUT)?.get(&url)?.status)
+        Ok(Http::new(None, STATUS_TIMEOUT)?.get(&url)?.status)
     };
     probe().is_ok_and(|status| status == 200)
 }
 
-/// A load balancer need not forward the health probe's port: of one it counts whether it takes clients' connections.
+/// A load balancer may not forward the port of the health probe, so its client ports are checked.
 fn vip_answers(spec: &Spec) -> bool {
     let vip = spec.network.vip;
     match spec.network.vip_mode {
         VipMode::Vrrp => haproxy_answers(vip, spec.haproxy.stats_port),
         VipMode::External => [spec.postgres.vip_port, spec.redis.vip_port]
             .into_iter()
-            .all(|port| tls::connect(vip, port, TIMEOUT).is_ok()),
+            .all(|port| tls::connect(vip, port, STATUS_TIMEOUT).is_ok()),
     }
 }
 
 fn etcd(access: &Access, node: &Node) -> EtcdStatus {
-    let asked = Etcd::new(&access.cluster, node.address, TIMEOUT).and_then(|etcd| {
+    let result = Etcd::new(&access.cluster, node.address, STATUS_TIMEOUT).and_then(|etcd| {
         etcd.members().context("no quorum")?;
         etcd.status()
     });
     let name = node.name.clone();
-    match asked {
+    match result {
         Ok(status) => EtcdStatus {
             name,
             healthy: status.errors.is_empty(),
@@ -169,37 +179,39 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
     }
 }
 
-/// Asked once it is known how far all of them have come.
-fn contents(access: &Access, members: &mut [EtcdStatus]) {
+/// Fetches each member's hash up to the latest revision that all members have.
+fn fetch_kv_hashes(access: &Access, members: &mut [EtcdStatus]) {
     let Some(revision) = members.iter().map(|m| m.revision).filter(|r| *r > 0).min() else { return };
-    let ask = |node: &Node| -> Option<KvHash> {
-        let asked = Etcd::new(&access.cluster, node.address, TIMEOUT).and_then(|etcd| etcd.hash_kv(revision));
-        asked.unwrap_or_else(|error| {
+    let fetch = |node: &Node| -> Option<KvHash> {
+        let result =
+            Etcd::new(&access.cluster, node.address, STATUS_TIMEOUT).and_then(|etcd| etcd.hash_kv(revision));
+        result.unwrap_or_else(|error| {
             tracing::debug!("{}: etcd: {error:#}", node.name);
             None
         })
     };
     scope(|threads| {
         for (member, node) in members.iter_mut().zip(&access.spec.nodes).filter(|(m, _)| m.revision > 0) {
-            threads.spawn(|| member.kv_hash = ask(node));
+            threads.spawn(|| member.kv_hash = fetch(node));
         }
     });
 }
 
-/// Any one Patroni knows of all members; the first of `spec`'s nodes that answers is asked.
+/// Every Patroni lists all members, so the first node that responds is enough.
 fn postgres(access: &Access, spec: &Spec) -> Vec<PostgresStatus> {
-    let ask = |node: &Node| -> Result<serde_json::Value> {
+    let fetch = |node: &Node| -> Result<serde_json::Value> {
         let url = format!("https://{}/cluster", SocketAddr::new(node.address, spec.patroni.restapi_port));
-        let answer = Http::new(Some(&access.cluster), TIMEOUT)?.get(&url)?;
-        ensure!(answer.body["members"].is_array(), "Patroni names no members");
-        Ok(answer.body)
+        let response = Http::new(Some(&access.cluster), STATUS_TIMEOUT)?.get(&url)?;
+        ensure!(response.body["members"].is_array(), "Patroni's response has no members");
+        Ok(response.body)
     };
-    let cluster = spec.nodes.iter().find_map(|n| ask(n).ok()).unwrap_or_default();
+    let cluster = spec.nodes.iter().find_map(|n| fetch(n).ok()).unwrap_or_default();
     let members = cluster["members"].as_array().cloned().unwrap_or_default();
-    let tells = members.iter().any(|m| m["state"] == "streaming");
-    let asked = || replication::from_leader(&Http::new(Some(&access.cluster), TIMEOUT)?, spec, &cluster);
-    let streaming = if tells { Vec::new() } else { asked().unwrap_or_default() };
-    let of = |node: &Node| {
+    let reports_streaming = members.iter().any(|m| m["state"] == "streaming");
+    let from_leader =
+        || replication::streaming_members(&Http::new(Some(&access.cluster), STATUS_TIMEOUT)?, spec, &cluster);
+    let streaming = if reports_streaming { Vec::new() } else { from_leader().unwrap_or_default() };
+    let status = |node: &Node| {
         let member = members.iter().find(|m| m["name"] == node.name.as_str()).cloned().unwrap_or_default();
         let text = |key: &str| member[key].as_str().unwrap_or_default().to_string();
         PostgresStatus {
@@ -214,16 +226,16 @@ fn postgres(access: &Access, spec: &Spec) -> Vec<PostgresStatus> {
             lag: member["lag"].as_i64(),
         }
     };
-    spec.nodes.iter().map(of).collect()
+    spec.nodes.iter().map(status).collect()
 }
 
 fn redis(access: &Access, node: &Node) -> RedisStatus {
     let spec = &access.spec.redis;
-    let asked =
-        Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, TIMEOUT)
+    let result =
+        Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, STATUS_TIMEOUT)
             .and_then(|mut redis| redis.info("replication"));
     let name = node.name.clone();
-    match asked {
+    match result {
         Ok(info) => {
             let field = |key: &str| info.get(key).cloned().unwrap_or_default();
             RedisStatus {
@@ -244,34 +256,35 @@ fn redis(access: &Access, node: &Node) -> RedisStatus {
     }
 }
 
-/// A Sentinel's belief, and its verdict on the quorum.
-fn sentinel(access: &Access, node: &Node) -> Result<(String, MonitoredPrimary, Option<String>)> {
+struct SentinelView {
+    primary: MonitoredPrimary,
+    /// Why there is no usable quorum, from `SENTINEL CKQUORUM`.
+    quorum_error: Option<String>,
+}
+
+fn sentinel(access: &Access, node: &Node) -> Result<SentinelView> {
     let spec = &access.spec.redis;
     let mut sentinel = Redis::connect(
         access.redis.as_ref(),
         node.address,
         spec.sentinel_port,
         &access.secrets.sentinel,
-        TIMEOUT,
-    )
-    .with_context(|| node.name.clone())?;
-    let fault = match sentinel.command(&["SENTINEL", "CKQUORUM", &spec.master_name])? {
-        Value::Error(words) => Some(words),
+        STATUS_TIMEOUT,
+    )?;
+    let quorum_error = match sentinel.command(&["SENTINEL", "CKQUORUM", &spec.master_name])? {
+        Value::Error(message) => Some(message),
         _ => None,
     };
-    Ok((node.name.clone(), monitored_primary(&mut sentinel, &spec.master_name)?, fault))
+    Ok(SentinelView { primary: monitored_primary(&mut sentinel, &spec.master_name)?, quorum_error })
 }
 
-fn sentinels_together(
-    spec: &Spec,
-    asked: Vec<Result<(String, MonitoredPrimary, Option<String>)>>,
-) -> SentinelStatus {
-    let named: Vec<IpAddr> = asked.iter().flatten().map(|(_, watched, _)| watched.address).collect();
-    let count = |address: &IpAddr| named.iter().filter(|a| *a == address).count();
-    let primary = named.iter().find(|a| count(a) >= spec.majority()).copied();
-    let faults = asked.iter().zip(&spec.nodes).filter_map(|(answer, node)| match answer {
-        Ok((_, _, None)) => None,
-        Ok((name, _, Some(words))) => Some((name.clone(), words.clone())),
+/// `views` are in the order of the spec's nodes.
+fn merge_sentinels(spec: &Spec, views: Vec<Result<SentinelView>>) -> SentinelStatus {
+    let primaries: Vec<IpAddr> = views.iter().flatten().map(|view| view.primary.address).collect();
+    let count = |address: &IpAddr| primaries.iter().filter(|a| *a == address).count();
+    let primary = primaries.iter().find(|a| count(a) >= spec.majority()).copied();
+    let faults = views.iter().zip(&spec.nodes).filter_map(|(view, node)| match view {
+        Ok(view) => Some((node.name.clone(), view.quorum_error.clone()?)),
         Err(error) => Some((node.name.clone(), format!("{error:#}"))),
     });
     SentinelStatus { primary, agree: primary.map_or(0, |p| count(&p)), faults: faults.collect() }

@@ -1,4 +1,4 @@
-//! One node's view of itself: is every service here doing its work?
+//! Checks of the services on one node.
 
 use super::{Access, replication};
 use crate::client::etcd::Etcd;
@@ -9,11 +9,11 @@ use hanode_core::spec::Node;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Check = fn(&Access, &Node) -> Result<()>;
 
-/// What is not well with the services of this node; empty when all is.
+/// The problems of this node's services; empty if all are healthy.
 pub fn problems(access: &Access, node: &str) -> Vec<String> {
     let Some(node) = access.spec.node(node) else {
         return vec![format!("{node} is not in the spec")];
@@ -25,18 +25,18 @@ pub fn problems(access: &Access, node: &str) -> Vec<String> {
         ("Sentinel", sentinel),
         ("HAProxy", haproxy),
     ];
-    let bad = checks.iter().filter_map(|(name, check)| Some((name, check(access, node).err()?)));
-    bad.map(|(name, error)| format!("{name}: {error:#}")).collect()
+    let failed = checks.iter().filter_map(|(name, check)| Some((name, check(access, node).err()?)));
+    failed.map(|(name, error)| format!("{name}: {error:#}")).collect()
 }
 
-/// The id of this node's own member.
+/// The id of the etcd member on this node.
 pub fn etcd_member(access: &Access, node: &str) -> Result<String> {
     let node = access.spec.node(node).with_context(|| format!("{node} is not in the spec"))?;
-    Ok(Etcd::new(&access.cluster, node.address, TIMEOUT)?.status()?.member)
+    Ok(Etcd::new(&access.cluster, node.address, CHECK_TIMEOUT)?.status()?.member)
 }
 
 fn etcd(access: &Access, node: &Node) -> Result<()> {
-    let etcd = Etcd::new(&access.cluster, node.address, TIMEOUT)?;
+    let etcd = Etcd::new(&access.cluster, node.address, CHECK_TIMEOUT)?;
     etcd.members().context("no quorum")?;
     let alarms = etcd.status()?.errors;
     ensure!(alarms.is_empty(), "{}", alarms.join("; "));
@@ -45,27 +45,27 @@ fn etcd(access: &Access, node: &Node) -> Result<()> {
 
 fn postgres(access: &Access, node: &Node) -> Result<()> {
     let url = format!("https://{}/patroni", SocketAddr::new(node.address, access.spec.patroni.restapi_port));
-    let http = Http::new(Some(&access.cluster), TIMEOUT)?;
+    let http = Http::new(Some(&access.cluster), CHECK_TIMEOUT)?;
     let body = http.get(&url)?.body;
     let state = body["state"].as_str().unwrap_or("unknown");
     ensure!(state == "running", "{state}");
     let primary = matches!(body["role"].as_str(), Some("primary" | "master"));
-    let streams = match body["replication_state"].as_str() {
+    let streaming = match body["replication_state"].as_str() {
         Some(state) => state == "streaming",
         None if primary => false,
         None => {
             let cluster = http.get(&url.replace("/patroni", "/cluster"))?.body;
-            replication::from_leader(&http, &access.spec, &cluster)?.contains(&node.name)
+            replication::streaming_members(&http, &access.spec, &cluster)?.contains(&node.name)
         }
     };
-    ensure!(primary || streams, "replica does not stream yet");
+    ensure!(primary || streaming, "replica is not streaming yet");
     Ok(())
 }
 
 fn redis(access: &Access, node: &Node) -> Result<()> {
     let spec = &access.spec.redis;
     let info =
-        Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, TIMEOUT)?
+        Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, CHECK_TIMEOUT)?
             .info("replication")?;
     let is = |key: &str, value: &str| info.get(key).is_some_and(|v| v == value);
     ensure!(is("role", "master") || is("master_link_status", "up"), "replica has no link to its primary");
@@ -79,7 +79,7 @@ fn sentinel(access: &Access, node: &Node) -> Result<()> {
         node.address,
         spec.sentinel_port,
         &access.secrets.sentinel,
-        TIMEOUT,
+        CHECK_TIMEOUT,
     )?
     .query(&["SENTINEL", "CKQUORUM", &spec.master_name])?;
     Ok(())
@@ -87,7 +87,7 @@ fn sentinel(access: &Access, node: &Node) -> Result<()> {
 
 fn haproxy(access: &Access, node: &Node) -> Result<()> {
     let url = format!("http://{}/health", SocketAddr::new(node.address, access.spec.haproxy.stats_port));
-    let status = Http::new(None, TIMEOUT)?.get(&url)?.status;
-    ensure!(status == 200, "its health probe answers {status}");
+    let status = Http::new(None, CHECK_TIMEOUT)?.get(&url)?.status;
+    ensure!(status == 200, "its health probe returns status {status}");
     Ok(())
 }

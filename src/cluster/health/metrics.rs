@@ -1,30 +1,34 @@
-//! The status in Prometheus' text format. A node tells of itself, the desk of the whole cluster: the same names.
+//! The status in the text format of Prometheus. A node exports its own metrics, the admin machine those of all nodes,
+//! under the same names.
 
 use super::Status;
 use std::fmt::Write;
 
-/// What every line of a metric shares.
 struct Metric {
     name: &'static str,
     help: &'static str,
-    /// Label sets, each with its value.
+    /// Label sets with their values.
     samples: Vec<(Vec<(&'static str, String)>, f64)>,
 }
 
-/// The cluster as a whole, and all its nodes.
+/// Metrics of the whole cluster and of all its nodes.
 pub fn metrics(status: &Status) -> String {
     let cluster = [
-        one("hanode_cluster_healthy", "Whether hanode status finds nothing wrong.", truth(status.healthy)),
+        one(
+            "hanode_cluster_healthy",
+            "Whether hanode status reports no problems.",
+            as_number(status.healthy),
+        ),
         one(
             "hanode_cluster_problems",
-            "How many problems hanode status lists.",
+            "Number of problems that hanode status reports.",
             status.problems.len() as f64,
         ),
     ];
     text(&cluster) + &node_metrics(status)
 }
 
-/// The nodes alone.
+/// Metrics of the nodes in the status, without the cluster's.
 pub fn node_metrics(status: &Status) -> String {
     let mut all = Vec::new();
     all.extend(nodes(status));
@@ -33,14 +37,14 @@ pub fn node_metrics(status: &Status) -> String {
     all.extend(redis(status));
     all.push(one(
         "hanode_vip_answers",
-        "Whether HAProxy, or a load balancer, answers on the virtual IP, as seen from here.",
-        truth(status.vip.answers),
+        "Whether HAProxy or a load balancer responds on the virtual IP, as seen from here.",
+        as_number(status.vip.answers),
     ));
-    let ends = status.certificates.iter().map(|c| (vec![("file", c.name.clone())], c.not_after as f64));
+    let expiries = status.certificates.iter().map(|c| (vec![("file", c.name.clone())], c.not_after as f64));
     all.push(Metric {
         name: "hanode_certificate_not_after_timestamp_seconds",
-        help: "When a certificate or revocation list ends.",
-        samples: ends.collect(),
+        help: "Expiry of a certificate or revocation list.",
+        samples: expiries.collect(),
     });
     text(&all)
 }
@@ -56,23 +60,19 @@ fn nodes(status: &Status) -> [Metric; 6] {
         .iter()
         .filter_map(|n| Some((vec![("node", n.name.clone()), ("spec_hash", n.spec_hash.clone()?)], 1.0)));
     [
-        each(
-            "hanode_node_healthy",
-            "Whether the node is in service and none of its services complains.",
-            &|n| Some(truth(n.phase == "in-service" && n.problems.is_empty())),
-        ),
-        Metric { name: "hanode_node_phase", help: "The phase a node is in.", samples: phases.collect() },
-        each("hanode_bundle_generation", "Generation of the bundle a node runs with.", &|n| {
+        each("hanode_node_healthy", "Whether the node is in service and reports no problems.", &|n| {
+            Some(as_number(n.phase == "in-service" && n.problems.is_empty()))
+        }),
+        Metric { name: "hanode_node_phase", help: "Phase of the node.", samples: phases.collect() },
+        each("hanode_bundle_generation", "Generation of the bundle on the node.", &|n| {
             n.bundle_generation.map(|g| g as f64)
         }),
-        Metric {
-            name: "hanode_spec_info",
-            help: "Hash of the spec a node runs with.",
-            samples: specs.collect(),
-        },
-        each("hanode_haproxy_up", "Whether HAProxy answers its health probe.", &|n| Some(truth(n.haproxy))),
+        Metric { name: "hanode_spec_info", help: "Hash of the spec on the node.", samples: specs.collect() },
+        each("hanode_haproxy_up", "Whether HAProxy responds to its health probe.", &|n| {
+            Some(as_number(n.haproxy))
+        }),
         each("hanode_vip_held", "Whether the node holds the virtual IP.", &|n| {
-            Some(truth(status.vip.holders.contains(&n.name)))
+            Some(as_number(status.vip.holders.contains(&n.name)))
         }),
     ]
 }
@@ -82,18 +82,18 @@ fn etcd(status: &Status) -> [Metric; 4] {
         let samples = status.etcd.iter().filter_map(|m| Some((vec![("node", m.name.clone())], value(m)?)));
         Metric { name, help, samples: samples.collect() }
     };
-    // Nothing is known of the inside of a member that does not answer.
-    let answers = |m: &super::EtcdStatus| !m.version.is_empty();
+    // A member that does not respond has no values.
+    let responds = |m: &super::EtcdStatus| !m.version.is_empty();
     [
-        each("hanode_etcd_healthy", "Whether the member answers, has a quorum and no alarm.", &|m| {
-            Some(truth(m.healthy))
+        each("hanode_etcd_healthy", "Whether the member responds, has a quorum and no alarm.", &|m| {
+            Some(as_number(m.healthy))
         }),
-        each("hanode_etcd_leader", "Whether the member leads.", &|m| Some(truth(m.leader))),
-        each("hanode_etcd_alarms", "Alarms the member reports, such as no space.", &|m| {
-            answers(m).then_some(m.alarms as f64)
+        each("hanode_etcd_leader", "Whether the member is the leader.", &|m| Some(as_number(m.leader))),
+        each("hanode_etcd_alarms", "Alarms of the member, such as NOSPACE.", &|m| {
+            responds(m).then_some(m.alarms as f64)
         }),
         each("hanode_etcd_database_bytes", "Size of the member's database.", &|m| {
-            answers(m).then_some(m.db_bytes as f64)
+            responds(m).then_some(m.db_bytes as f64)
         }),
     ]
 }
@@ -107,18 +107,20 @@ fn postgres(status: &Status) -> [Metric; 4] {
     let known = status.postgres.iter().filter(|m| !m.role.is_empty());
     let roles = known.map(|m| (vec![("node", m.name.clone()), ("role", m.role.clone())], 1.0));
     [
-        each("hanode_postgres_up", "Whether PostgreSQL runs, and streams where it is a replica.", &|m| {
-            Some(truth(matches!(m.state.as_str(), "running" | "streaming")))
+        each("hanode_postgres_up", "Whether PostgreSQL runs, and streams if it is a replica.", &|m| {
+            Some(as_number(matches!(m.state.as_str(), "running" | "streaming")))
         }),
         Metric {
             name: "hanode_postgres_role",
-            help: "Patroni's role of the node.",
+            help: "Role of the node in Patroni.",
             samples: roles.collect(),
         },
-        each("hanode_postgres_lag_bytes", "How far a replica is behind the leader.", &|m| {
+        each("hanode_postgres_lag_bytes", "Bytes that a replica is behind the leader.", &|m| {
             m.lag.map(|l| l as f64)
         }),
-        each("hanode_postgres_timeline", "The timeline the node is on.", &|m| m.timeline.map(|t| t as f64)),
+        each("hanode_postgres_timeline", "PostgreSQL timeline of the node.", &|m| {
+            m.timeline.map(|t| t as f64)
+        }),
     ]
 }
 
@@ -130,15 +132,17 @@ fn redis(status: &Status) -> [Metric; 5] {
     let sentinels = status
         .nodes
         .iter()
-        .map(|n| (vec![("node", n.name.clone())], truth(!status.sentinel.faults.contains_key(&n.name))));
+        .map(|n| (vec![("node", n.name.clone())], as_number(!status.sentinel.faults.contains_key(&n.name))));
     [
-        each("hanode_redis_up", "Whether Redis answers.", &|r| truth(r.error.is_none())),
-        each("hanode_redis_primary", "Whether Redis is a primary.", &|r| truth(r.role == "master")),
-        each("hanode_redis_link_up", "Whether a replica has a link to its primary.", &|r| truth(r.link_up)),
+        each("hanode_redis_up", "Whether Redis responds.", &|r| as_number(r.error.is_none())),
+        each("hanode_redis_primary", "Whether Redis is a primary.", &|r| as_number(r.role == "master")),
+        each("hanode_redis_link_up", "Whether a replica is connected to its primary.", &|r| {
+            as_number(r.link_up)
+        }),
         each("hanode_redis_replicas", "Replicas connected to the node.", &|r| f64::from(r.replicas)),
         Metric {
             name: "hanode_sentinel_quorum",
-            help: "Whether the node's Sentinel sees a quorum that could move the primary.",
+            help: "Whether the Sentinel of the node sees a quorum for a failover.",
             samples: sentinels.collect(),
         },
     ]
@@ -148,8 +152,8 @@ fn one(name: &'static str, help: &'static str, value: f64) -> Metric {
     Metric { name, help, samples: vec![(Vec::new(), value)] }
 }
 
-fn truth(is: bool) -> f64 {
-    f64::from(u8::from(is))
+fn as_number(value: bool) -> f64 {
+    f64::from(u8::from(value))
 }
 
 fn text(metrics: &[Metric]) -> String {
@@ -175,13 +179,13 @@ mod tests {
     use crate::health::testing::{healthy, spec};
     use std::collections::BTreeSet;
 
-    /// Name, labels and value of each sample. Panics where the text breaks a rule of Prometheus' format: each family
-    /// starts with one HELP and one TYPE line, all its samples follow, and no sample is repeated.
+    /// Name, labels and value of each sample. Panics if the text violates the format of Prometheus: each family starts
+    /// with one HELP and one TYPE line, all its samples follow, and no sample is repeated.
     fn parse(text: &str) -> Vec<String> {
         let mut families = BTreeSet::new();
         let mut samples = Vec::new();
         let mut lines = text.lines().peekable();
-        assert!(text.ends_with('\n'), "the last line has no end");
+        assert!(text.ends_with('\n'), "the last line has no line feed");
         while let Some(line) = lines.next() {
             let (family, help) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')).expect("HELP");
             assert!(!help.is_empty() && families.insert(family), "{line}");
@@ -197,7 +201,7 @@ mod tests {
         samples
     }
 
-    /// A sample without quotes and escapes: name, `label=value`s, value.
+    /// A sample without quotes and escapes: name, `label=value` pairs, value.
     fn sample(line: &str) -> String {
         let (labelled, value) = line.rsplit_once(' ').expect("a value");
         value.parse::<f64>().unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -211,14 +215,15 @@ mod tests {
         while !rest.is_empty() {
             let (label, quoted) = rest.split_once("=\"").expect("a quoted value");
             assert!(!label.is_empty() && label.chars().all(word), "{line}");
-            let (text, end) = unescape(quoted).unwrap_or_else(|| panic!("{line}: bad escape or no end"));
+            let (text, end) =
+                unescape(quoted).unwrap_or_else(|| panic!("{line}: invalid escape or no closing quote"));
             out += &format!(" {label}={text}");
             rest = quoted[end..].strip_prefix(',').unwrap_or(&quoted[end..]);
         }
         format!("{out} {value}")
     }
 
-    /// A label's value, and the place after its closing quote.
+    /// A label's value, and the offset after its closing quote.
     fn unescape(quoted: &str) -> Option<(String, usize)> {
         let mut out = String::new();
         let mut chars = quoted.char_indices();
@@ -236,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_keeps_to_the_format_of_prometheus() {
+    fn the_metrics_follow_the_prometheus_text_format() {
         let spec = spec();
         let mut status = healthy(&spec);
         status.healthy = false;
@@ -264,11 +269,11 @@ mod tests {
         ] {
             assert!(samples.iter().any(|t| t == sample), "{sample:?} is not among {samples:#?}");
         }
-        let of = |name: &str| samples.iter().filter(|t| t.starts_with(&format!("{name} "))).count();
+        let count = |name: &str| samples.iter().filter(|s| s.starts_with(&format!("{name} "))).count();
         assert_eq!(
-            (of("hanode_postgres_lag_bytes"), of("hanode_etcd_alarms")),
+            (count("hanode_postgres_lag_bytes"), count("hanode_etcd_alarms")),
             (1, 1),
-            "what is unknown is left out"
+            "unknown values are omitted"
         );
         assert!(!parse(&node_metrics(&status)).iter().any(|t| t.contains("cluster")));
     }

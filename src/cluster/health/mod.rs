@@ -1,7 +1,5 @@
-//! Health: what the whole cluster looks like from here, and what is wrong with it.
-//!
-//! [`collect`] asks, [`find_problems`] finds fault (pure), [`table`] and [`metrics`] show; [`local`] is one node's view of
-//! itself.
+//! Health of the cluster: [`collect`] queries all nodes, [`find_problems`] evaluates the result (pure), [`table`] and
+//! [`metrics`] format it. [`local`] checks the services of one node.
 
 mod collect;
 pub mod local;
@@ -34,15 +32,15 @@ pub use table::{table, terminal_width};
 
 pub(crate) const SCHEMA: u32 = 1;
 
-/// What it takes to ask the nodes, from the desk or from one of them.
+/// What is needed to query the nodes, from the admin machine or from a node.
 pub struct Access {
     pub spec: Spec,
     pub secrets: Secrets,
-    /// Under the cluster CA: the operator's leaf or a node's.
+    /// Under the cluster CA, with the certificate of the operator or of a node.
     pub cluster: Credentials,
-    /// `None` where the spec turns TLS off for Redis.
+    /// `None` if the spec disables TLS for Redis.
     pub redis: Option<Credentials>,
-    /// Name and PEM text of the certificates and revocation lists in the bundle.
+    /// Path and PEM of the certificates and revocation lists in the bundle.
     pub certificates: Vec<(String, Vec<u8>)>,
     pub bundle_generation: u64,
 }
@@ -65,14 +63,14 @@ pub struct Status {
 pub struct NodeStatus {
     pub name: String,
     pub(crate) address: IpAddr,
-    /// The service's phase, or `unreachable`.
+    /// Phase of hanode-firstboot, or `unreachable`.
     pub(crate) phase: String,
     pub(crate) bundle_generation: Option<u64>,
     pub(crate) spec_hash: Option<String>,
     pub(crate) image: BTreeMap<String, String>,
-    /// Whether HAProxy answers its health probe.
+    /// Whether HAProxy responds to its health probe.
     pub(crate) haproxy: bool,
-    /// Data that did not fit the cluster's, kept for somebody to look at. No problem, but disk space.
+    /// Data that did not belong to the cluster. It is no problem, but uses disk space.
     #[serde(default)]
     pub moved_aside: Vec<String>,
     pub(crate) problems: Vec<String>,
@@ -86,10 +84,10 @@ pub struct EtcdStatus {
     pub(crate) version: String,
     pub(crate) db_bytes: u64,
     pub(crate) alarms: usize,
-    /// How far its data goes; 0 if it does not answer.
+    /// Latest revision of its key space; 0 if it does not respond.
     #[serde(default)]
     pub(crate) revision: i64,
-    /// What it holds up to the revision that all members have; not known of older releases.
+    /// Hash of its key space up to the revision that all members have; `None` for releases that have no such call.
     #[serde(default)]
     pub(crate) kv_hash: Option<KvHash>,
     pub(crate) error: Option<String>,
@@ -98,7 +96,7 @@ pub struct EtcdStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PostgresStatus {
     pub name: String,
-    /// `leader`, `sync_standby`, `replica` …; empty where Patroni does not know the node.
+    /// `leader`, `sync_standby`, `replica` …; empty if Patroni does not list the node.
     pub role: String,
     pub(crate) state: String,
     pub(crate) timeline: Option<i64>,
@@ -109,7 +107,7 @@ pub struct PostgresStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RedisStatus {
     pub name: String,
-    /// `master` or `slave`, as Redis says it.
+    /// `master` or `slave`, as Redis reports it.
     pub role: String,
     pub(crate) link_up: bool,
     pub(crate) replicas: u32,
@@ -118,11 +116,11 @@ pub struct RedisStatus {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SentinelStatus {
-    /// Whom a majority names.
+    /// The primary that a majority reports.
     pub(crate) primary: Option<IpAddr>,
-    /// How many name it.
+    /// The number of Sentinels that report it.
     pub(crate) agree: usize,
-    /// Nodes whose Sentinel does not see a usable quorum, with its words.
+    /// Nodes on which Sentinel does not respond or sees no usable quorum, with the error.
     pub(crate) faults: BTreeMap<String, String>,
 }
 
@@ -130,7 +128,7 @@ pub struct SentinelStatus {
 pub struct VipStatus {
     pub(crate) address: IpAddr,
     pub holders: Vec<String>,
-    /// Whether HAProxy answers there, or a load balancer takes connections, as seen from here.
+    /// Whether HAProxy responds there, or a load balancer accepts connections, as seen from here.
     pub answers: bool,
 }
 
@@ -143,47 +141,47 @@ pub struct CertificateStatus {
     pub(crate) days_left: i64,
 }
 
-/// The certificates and revocation lists that a bundle holds, for [`Access`].
+/// The certificates and revocation lists of a bundle, for [`Access`].
 pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
-    let judged = |path: &str| path.ends_with(".crt") || path.ends_with(".crl");
-    let files = bundle.entries.iter().filter(|e| judged(&e.path));
+    let expires = |path: &str| path.ends_with(".crt") || path.ends_with(".crl");
+    let files = bundle.entries.iter().filter(|e| expires(&e.path));
     files.filter_map(|e| Some((e.path.clone(), bundle.file(&e.path)?.to_vec()))).collect()
 }
 
-/// What is wrong apart from nodes that run another build than this directory's.
+/// The problems without [`config_drift`], which is normal during a rolling update.
 pub fn problems_except_drift(access: &Access, status: &Status) -> Vec<String> {
-    let config_drift = config_drift(&access.spec, access.bundle_generation, status);
-    status.problems.iter().filter(|p| !config_drift.contains(p)).cloned().collect()
+    let drift = config_drift(&access.spec, access.bundle_generation, status);
+    status.problems.iter().filter(|p| !drift.contains(p)).cloned().collect()
 }
 
-/// Says in a sentence each, or as JSON, whether a node may be taken away now.
+/// Whether a node can be removed now, and the report as text or JSON. Fails if the spec has no such node.
 pub fn removal_report(spec: &Spec, status: &Status, node: &str, json: bool) -> Result<(bool, String)> {
     require_node(spec, node)?;
-    let found = blockers(spec, status, node);
-    let may = found.is_empty();
-    let words = match (json, may) {
+    let blockers = blockers(spec, status, node);
+    let safe_to_remove = blockers.is_empty();
+    let report = match (json, safe_to_remove) {
         (true, _) => serde_json::to_string_pretty(&serde_json::json!({
-            "schema": 1, "node": node, "safe_to_remove": may, "blockers": found,
+            "schema": 1, "node": node, "safe_to_remove": safe_to_remove, "blockers": blockers,
         }))?,
-        (_, true) => format!("{node} may be taken away now"),
-        _ => format!("{node} must stay for now:\n  - {}", found.join("\n  - ")),
+        (_, true) => format!("{node} can be removed now"),
+        _ => format!("{node} cannot be removed now:\n  - {}", blockers.join("\n  - ")),
     };
-    Ok((may, words))
+    Ok((safe_to_remove, report))
 }
 
-/// A node that the spec does not have is a slip of the pen, and said to be one.
+/// Fails if the spec has no such node, which is probably a typing error.
 pub fn require_node(spec: &Spec, node: &str) -> Result<()> {
     let names: Vec<&str> = spec.nodes.iter().map(|n| n.name.as_str()).collect();
-    ensure!(names.contains(&node), "the spec has no node {node:?}; there are: {}", names.join(", "));
+    ensure!(names.contains(&node), "the spec has no node {node:?}; it has: {}", names.join(", "));
     Ok(())
 }
 
-/// How a status is shown.
+/// Output format of a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Table,
     Json,
-    /// In Prometheus' text format.
+    /// The text format of Prometheus.
     Metrics,
 }
 
@@ -196,6 +194,7 @@ impl Format {
         }
     }
 
+    /// The status in this format; the table fits the width of the terminal.
     pub fn render(self, status: &Status) -> anyhow::Result<String> {
         Ok(match self {
             Format::Table => table(status, terminal_width()),
@@ -205,7 +204,7 @@ impl Format {
     }
 }
 
-/// Collects, prints, and says by the exit code whether all is well.
+/// Collects the status and prints it; the exit code is 0 if the cluster is healthy.
 pub fn print_status(access: &Access, format: Format) -> anyhow::Result<ExitCode> {
     let status = collect(access)?;
     print!("{}", format.render(&status)?);

@@ -1,9 +1,9 @@
-//! May this node be taken away now? Pure, over what the whole cluster says of itself.
+//! Whether a node can be removed now (pure).
 
 use super::{PostgresStatus, Status};
 use hanode_core::spec::{Spec, VipMode};
 
-/// Why taking `node` away now would cost more than that node; empty when it may go.
+/// The reasons against removing `node` now; empty if that would cause neither data loss nor downtime.
 pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
     let address = spec.node(node).map(|n| n.address);
     let mut found = Vec::new();
@@ -13,21 +13,21 @@ pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
     let sentinels = spec.peers(node).filter(|n| !status.sentinel.faults.contains_key(&n.name)).count();
     if sentinels < spec.majority() {
         found.push(format!(
-            "only {sentinels} other Sentinels are well, {} must agree on a primary",
+            "only {sentinels} other Sentinels are healthy, {} must agree on a primary",
             spec.majority()
         ));
     }
     if status.sentinel.primary.is_none() {
-        found.push("no majority of Sentinels names a Redis primary".into());
+        found.push("no majority of Sentinels agrees on a Redis primary".into());
     } else if status.sentinel.primary == address && sentinels < spec.majority() {
-        found.push(format!("{node} is Redis' primary, and the others could not choose a new one"));
+        found.push(format!("{node} is the Redis primary, and the other Sentinels cannot elect a new one"));
     }
     let others =
         status.nodes.iter().filter(|n| n.name != node && n.haproxy && n.phase == "in-service").count();
     if others == 0 {
-        let what =
-            if spec.network.vip_mode == VipMode::Vrrp { "hold the virtual IP" } else { "take the clients" };
-        found.push(format!("no other node could {what}"));
+        let task =
+            if spec.network.vip_mode == VipMode::Vrrp { "hold the virtual IP" } else { "serve clients" };
+        found.push(format!("no other node can {task}"));
     }
     found
 }
@@ -42,17 +42,17 @@ fn etcd(spec: &Spec, status: &Status, node: &str, found: &mut Vec<String>) {
 
 fn postgres(spec: &Spec, status: &Status, node: &str, found: &mut Vec<String>) {
     let role = |name: &str| status.postgres.iter().find(|m| m.name == name).map_or("", |m| m.role.as_str());
-    let streams = || status.postgres.iter().filter(|m| m.name != node && m.state == "streaming");
-    let in_step = |m: &PostgresStatus| matches!(m.role.as_str(), "sync_standby" | "quorum_standby");
-    let follows = streams().next().is_some();
-    let takes_over = if spec.postgres.synchronous { streams().any(in_step) } else { follows };
+    let streaming = || status.postgres.iter().filter(|m| m.name != node && m.state == "streaming");
+    let synchronous = |m: &PostgresStatus| matches!(m.role.as_str(), "sync_standby" | "quorum_standby");
+    let has_replica = streaming().next().is_some();
+    let can_take_over = if spec.postgres.synchronous { streaming().any(synchronous) } else { has_replica };
     match role(node) {
-        "leader" | "master" if !takes_over => {
+        "leader" | "master" if !can_take_over => {
             let kind = if spec.postgres.synchronous { "synchronous standby" } else { "replica" };
-            found.push(format!("{node} leads PostgreSQL, and no {kind} could take over"));
+            found.push(format!("{node} is the PostgreSQL leader, and no {kind} can take over"));
         }
-        "sync_standby" | "quorum_standby" if !follows => found.push(format!(
-            "{node} is the only synchronous standby: until it is back a second loss costs data"
+        "sync_standby" | "quorum_standby" if !has_replica => found.push(format!(
+            "{node} is the only synchronous standby: until it is back, losing another node can lose data"
         )),
         _ => {}
     }
@@ -63,18 +63,20 @@ fn postgres(spec: &Spec, status: &Status, node: &str, found: &mut Vec<String>) {
 }
 
 fn redis(spec: &Spec, status: &Status, node: &str, found: &mut Vec<String>) {
-    let linked = |name: &str| status.redis.iter().any(|r| r.name == name && r.role == "slave" && r.link_up);
-    let replicas = spec.peers(node).filter(|n| linked(&n.name)).count();
+    let connected =
+        |name: &str| status.redis.iter().any(|r| r.name == name && r.role == "slave" && r.link_up);
+    let replicas = spec.peers(node).filter(|n| connected(&n.name)).count();
     let primary = status.redis.iter().any(|r| r.name == node && r.role == "master");
-    // Once gone, whoever is the primary then still needs its replicas to acknowledge writes.
+    // Replacing the primary takes one replica, and the new primary still needs the others to acknowledge writes.
     let needed = spec.redis.min_replicas as usize + usize::from(primary);
     if replicas < needed {
-        let then = if primary {
-            "it is the primary: one is promoted, and that one needs the rest"
+        let purpose = if primary {
+            "one to promote, the others to acknowledge writes"
         } else {
-            "they must acknowledge writes"
+            "to acknowledge writes"
         };
-        found.push(format!("Redis would have {replicas} replicas with a link, {needed} are needed ({then})"));
+        found
+            .push(format!("Redis would have {replicas} connected replicas, {needed} are needed ({purpose})"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which of a node's servers still show another certificate than the bundle's: a reload is done when none does.
+//! Servers of a node that do not serve the bundle's certificate yet: a reload is complete when there are none.
 
 use super::Access;
 use crate::client::tls::{Credentials, connect};
@@ -10,23 +10,23 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-const TIMEOUT: Duration = Duration::from_secs(3);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 
 struct Server {
     name: &'static str,
     leaf: &'static str,
     port: u16,
-    /// Speaks in clear until asked for TLS.
-    asked: bool,
+    /// Requires a request before the TLS handshake.
+    starttls: bool,
 }
 
-/// A sentence for each; empty once all show what they should.
+/// One message per server; empty once all serve the bundle's certificates.
 pub fn servers_with_old_certificates(access: &Access, bundle: &Bundle, node: &Node) -> Vec<String> {
     let found = servers(access).into_iter().filter_map(|server| {
         let name = server.name;
-        match shows_the_bundles(access, bundle, node, &server) {
+        match serves_bundle_certificate(access, bundle, node, &server) {
             Ok(true) => None,
-            Ok(false) => Some(format!("{name} still shows its earlier certificate")),
+            Ok(false) => Some(format!("{name} still serves its old certificate")),
             Err(error) => Some(format!("{name}: {error:#}")),
         }
     });
@@ -35,13 +35,13 @@ pub fn servers_with_old_certificates(access: &Access, bundle: &Bundle, node: &No
 
 fn servers(access: &Access) -> Vec<Server> {
     let spec = &access.spec;
-    let server = |name, leaf, port| Server { name, leaf, port, asked: false };
+    let server = |name, leaf, port| Server { name, leaf, port, starttls: false };
     let mut servers = vec![
         server("etcd", "etcd", ETCD_CLIENT_PORT),
         server("Patroni", "patroni", spec.patroni.restapi_port),
     ];
     if spec.postgres.tls {
-        servers.push(Server { asked: true, ..server("PostgreSQL", "pgsql", spec.postgres.port) });
+        servers.push(Server { starttls: true, ..server("PostgreSQL", "pgsql", spec.postgres.port) });
     }
     if spec.redis.tls {
         servers.push(server("Redis", "redis", spec.redis.port));
@@ -51,25 +51,25 @@ fn servers(access: &Access) -> Vec<Server> {
     servers
 }
 
-fn shows_the_bundles(access: &Access, bundle: &Bundle, node: &Node, server: &Server) -> Result<bool> {
-    let leaf = Leaf::find(server.leaf).context("no such leaf")?;
-    let (path, _) = leaf.paths.context("a leaf that no server has")?;
-    let file = |path: &str| bundle.file(path).with_context(|| format!("the bundle holds no {path}"));
+fn serves_bundle_certificate(access: &Access, bundle: &Bundle, node: &Node, server: &Server) -> Result<bool> {
+    let leaf = Leaf::find(server.leaf).context("unknown certificate")?;
+    let (path, _) = leaf.paths.context("not a server's certificate")?;
+    let file = |path: &str| bundle.file(path).with_context(|| format!("the bundle has no {path}"));
     let ca = file(leaf.ca.certificate_path())?.to_vec();
     let credentials =
         Credentials { ca, identity: access.cluster.identity.clone().filter(|_| server.leaf == "etcd") };
-    let mut socket = connect(node.address, server.port, TIMEOUT)?;
-    if server.asked {
-        ask_for_tls(&mut socket)?;
+    let mut socket = connect(node.address, server.port, SERVER_TIMEOUT)?;
+    if server.starttls {
+        request_tls(&mut socket)?;
     }
     credentials.serves_certificate(node.address, socket, file(path)?)
 }
 
-/// PostgreSQL's own way into TLS.
-fn ask_for_tls(socket: &mut TcpStream) -> Result<()> {
+/// PostgreSQL's SSLRequest message.
+fn request_tls(socket: &mut TcpStream) -> Result<()> {
     socket.write_all(&[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f])?;
-    let mut answer = [0];
-    socket.read_exact(&mut answer)?;
-    ensure!(answer == *b"S", "it has no TLS");
+    let mut response = [0];
+    socket.read_exact(&mut response)?;
+    ensure!(response == *b"S", "TLS is disabled");
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! The status as an operator reads it: one row a node where the terminal is wide enough, else a few
-//! lines each.
+//! The status as a table with one row per node, or as a paragraph per node on a narrow terminal.
 
 use super::Status;
 use std::fmt::Write;
@@ -7,28 +6,28 @@ use textwrap::{Options, WordSplitter};
 
 const HEAD: [&str; 9] = ["NODE", "ADDRESS", "PHASE", "ETCD", "POSTGRESQL", "LAG", "REDIS", "HAPROXY", "VIP"];
 
-/// `width`: of the terminal; none where the output is not one.
+/// `width` of the terminal in columns; `None` if the output is not a terminal.
 pub fn table(status: &Status, width: Option<usize>) -> String {
     let width = width.unwrap_or(usize::MAX);
     let rows: Vec<[String; 9]> = (0..status.nodes.len()).map(|i| row(status, i)).collect();
     let fits = |table: &String| table.lines().all(|line| line.chars().count() <= width);
-    // The address is the first that an operator can do without.
+    // The address is the least important column.
     let tables = [None, Some("ADDRESS")].map(|without| aligned(&rows, without));
     let mut out = match tables.into_iter().find(fits) {
         Some(table) => table,
         None => rows.iter().map(|row| paragraph(row, width)).collect(),
     };
-    let answers = if status.vip.answers { "answers" } else { "does not answer here" };
+    let answers = if status.vip.answers { "answers" } else { "does not answer from here" };
     let _ = writeln!(out, "\nvirtual IP  {} {answers}", status.vip.address);
     if let Some(first) = status.certificates.iter().min_by_key(|c| c.days_left) {
-        let ends = format!("{} in {} days", first.name, first.days_left);
-        out += &folded(&ends, "first to expire  ", "  ", width);
+        let expiry = format!("{} days ({})", first.days_left, first.name);
+        out += &wrapped(&expiry, "next certificate expiry  ", "  ", width);
     }
     for node in &status.nodes {
         for path in &node.moved_aside {
             let _ = writeln!(
                 out,
-                "kept aside  {}:{path} (not part of the cluster; remove it when done)",
+                "moved aside  {}:{path} (not used by the cluster; delete it when no longer needed)",
                 node.name
             );
         }
@@ -36,13 +35,14 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
     if status.healthy {
         out += "healthy\n";
     } else {
-        let _ = writeln!(out, "NOT HEALTHY: {} problem(s)", status.problems.len());
-        out.extend(status.problems.iter().map(|problem| folded(problem, "  - ", "    ", width)));
+        let count = status.problems.len();
+        let _ = writeln!(out, "unhealthy: {count} problem{}", if count == 1 { "" } else { "s" });
+        out.extend(status.problems.iter().map(|problem| wrapped(problem, "  - ", "    ", width)));
     }
     out
 }
 
-/// Of the terminal that standard output is; none where it is a file or a pipe.
+/// Width of the terminal in columns; `None` if standard output is a file or a pipe.
 pub fn terminal_width() -> Option<usize> {
     terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0.into())
 }
@@ -69,37 +69,37 @@ fn row(status: &Status, i: usize) -> [String; 9] {
     [&node.name, &address, &node.phase, etcd, role, &lag, redis, haproxy, holds].map(String::from)
 }
 
-/// The table; `without` leaves a column out.
+/// The table; `without` is a column to omit.
 fn aligned(rows: &[[String; 9]], without: Option<&str>) -> String {
     let all = std::iter::once(HEAD.map(String::from)).chain(rows.iter().cloned());
-    let shown = |row: [String; 9]| {
+    let cells = |row: [String; 9]| {
         let cells = HEAD.into_iter().zip(row);
         cells.filter(|(column, _)| Some(*column) != without).map(|(_, cell)| cell).collect::<Vec<_>>()
     };
-    hanode_util::table::aligned(all.map(shown), &[]) + "\n"
+    hanode_util::table::aligned(all.map(cells), &[]) + "\n"
 }
 
-/// A node on a narrow terminal: who it is, then its services, none left out.
+/// A node on a narrow terminal: name, address and phase, then all its services.
 fn paragraph(
     [name, address, phase, etcd, role, lag, redis, haproxy, vip]: &[String; 9],
     width: usize,
 ) -> String {
-    let behind = if lag.is_empty() { String::new() } else { format!(" (lag {lag})") };
+    let lag = if lag.is_empty() { String::new() } else { format!(" (lag {lag})") };
     let holds = if vip.is_empty() { "" } else { ", holds the virtual IP" };
     let services = [("etcd", etcd), ("PostgreSQL", role), ("Redis", redis), ("HAProxy", haproxy)];
-    let services = services.map(|(service, how)| match service {
-        "PostgreSQL" => format!("{service} {how}{behind}"),
-        _ => format!("{service} {how}"),
+    let services = services.map(|(service, state)| match service {
+        "PostgreSQL" => format!("{service} {state}{lag}"),
+        _ => format!("{service} {state}"),
     });
-    folded(&format!("{name} {address} {phase}{holds}"), "", "  ", width)
-        + &folded(&services.join(", "), "  ", "  ", width)
+    wrapped(&format!("{name} {address} {phase}{holds}"), "", "  ", width)
+        + &wrapped(&services.join(", "), "  ", "  ", width)
 }
 
-/// A sentence in lines no longer than `width`, broken between words; a longer word stays whole.
-fn folded(text: &str, first: &str, then: &str, width: usize) -> String {
+/// Text in lines no longer than `width`, except for longer words.
+fn wrapped(text: &str, first: &str, then: &str, width: usize) -> String {
     let options = Options::new(width).initial_indent(first).subsequent_indent(then);
     let options = options.break_words(false).word_splitter(WordSplitter::NoHyphenation);
-    // One paragraph, whatever blanks and line ends are in the text.
+    // Errors can contain line breaks.
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     textwrap::fill(&words, options) + "\n"
 }

@@ -1,4 +1,4 @@
-//! A cluster that is well, for tests to spoil.
+//! The status of a healthy cluster, for tests to change.
 
 use super::*;
 use hanode_core::spec;
@@ -7,7 +7,7 @@ pub(crate) fn spec() -> Spec {
     spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// node1 leads PostgreSQL with node2 in step, node2 is Redis' primary, node3 holds the virtual IP.
+/// node1 is the PostgreSQL leader, node2 the synchronous standby and the Redis primary, node3 holds the virtual IP.
 pub(crate) fn healthy(spec: &Spec) -> Status {
     let names = || spec.nodes.iter().map(|n| n.name.clone());
     let node = |n: &spec::Node| NodeStatus {

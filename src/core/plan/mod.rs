@@ -1,7 +1,7 @@
-//! The plan: for each service, what this boot does and why. Pure: observations in, plan out.
+//! The plan: for each service, what this boot does and why. A pure function of spec and observations.
 //!
-//! One rule stands above all others here: a node that cannot know waits. Each service has a file of its
-//! own; every reason is a sentence an operator can act on.
+//! The first rule: a node that does not know enough waits. Each service has its own module; every reason is a
+//! sentence that an operator can act on.
 
 mod etcd;
 mod observations;
@@ -22,26 +22,26 @@ pub(crate) const SCHEMA: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// The one moment at which a new cluster comes to be.
+    /// Start a new cluster.
     Bootstrap,
-    /// Go on with the data on this disk.
+    /// Continue with the data on this disk.
     Resume,
-    /// Become a member of a living cluster with no data of one's own.
+    /// Join the existing cluster without data.
     Join,
-    /// Not now: something must be known first.
+    /// Do not start until more is known.
     Wait,
-    /// Never by itself: the operator must decide.
+    /// Do not start until the operator acts.
     Refuse,
 }
 
 impl Action {
-    /// Whether a service may start under it.
+    /// Whether the service may start.
     pub fn may_start(self) -> bool {
         matches!(self, Action::Bootstrap | Action::Resume | Action::Join)
     }
 }
 
-/// What is decided for one service, and the sentence that says why.
+/// The action for one service and its reason, one sentence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     pub action: Action,
@@ -62,35 +62,37 @@ pub struct Plan {
     pub redis: RedisStep,
 }
 
+/// The step for etcd, and how etcd is configured for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EtcdStep {
     #[serde(flatten)]
     pub step: Step,
-    /// `new` at bootstrap, else `existing`; etcd ignores it once it has a log of its own.
+    /// `new` at bootstrap, else `existing`; etcd ignores it once it has a log.
     pub initial_state: String,
-    /// `name=peer-url` for every member, in etcd's own order.
+    /// `name=peer-url` for every member, in etcd's order.
     pub initial_cluster: Vec<String>,
     pub token: String,
-    /// All nodes agree on this bootstrap, but not every disk bears it yet: write it down, then look again.
+    /// The bootstrap id to record on this disk before the next plan: all nodes agree on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<String>,
-    /// A cluster that should answer does not: another machine may live under this node's address.
+    /// Check whether another machine has this node's address: a cluster that should answer does not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub look_for_duplicate: bool,
 }
 
+/// The step for Redis, and the primary it is configured for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RedisStep {
     #[serde(flatten)]
     pub step: Step,
-    /// Whom this node follows; its own address where it is the primary.
+    /// The primary to replicate from; the node's own address if it is the primary.
     pub primary: Option<IpAddr>,
-    /// Sentinels must promote another node before this one may start.
+    /// The Sentinels must promote another node before this one may start.
     #[serde(default)]
     pub promote_another: bool,
 }
 
-/// Decides for all services of `node`, which must be a node of `spec`.
+/// Plans all services of `node`, which must be a node of `spec`.
 pub fn plan(spec: &Spec, node: &str, seen: &Observations) -> Plan {
     Plan {
         schema: SCHEMA,
@@ -100,28 +102,28 @@ pub fn plan(spec: &Spec, node: &str, seen: &Observations) -> Plan {
     }
 }
 
-/// What no program may decide, and how the operator does.
-fn choose(what: &str) -> String {
+/// The reason of a refusal that only `hanode recover` ends.
+fn needs_recovery(what: &str) -> String {
     format!(
-        "{what}; choose the node whose data is to be kept and run there: \
-         hanode-firstboot recover --from-this-node --yes-data-on-others-is-lost"
+        "{what}; choose the node whose data you want to keep and run there: \
+         hanode recover --from-this-node --accept-data-loss"
     )
 }
 
 impl Plan {
-    /// What services at bootstrap, on a reboot or as a newcomer do, for looking at what is rendered then.
+    /// A plan with the same action for every service, to render a node's files without observations.
     pub fn uniform(spec: &Spec, action: Action) -> Plan {
-        let step = Step::new(action, "as asked for");
+        let step = Step::new(action, "set without observing the cluster");
         let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);
         Plan {
             schema: SCHEMA,
-            etcd: EtcdStep::plain(spec, step.clone(), None),
+            etcd: EtcdStep::with_spec_members(spec, step.clone(), None),
             postgres: step.clone(),
             redis: RedisStep { step, primary, promote_another: false },
         }
     }
 
-    /// The plan before anything is known: all services wait. What it renders is what no plan changes.
+    /// The plan before any observation: all services wait. It renders the static configuration only.
     pub fn waiting(spec: &Spec) -> Plan {
         let mut plan = Plan::uniform(spec, Action::Wait);
         plan.redis.primary = None;

@@ -1,54 +1,55 @@
-//! What a node can know before it decides: its own disk, and what others say.
+//! What a node observes before it plans: its own disk, its peers, etcd and the Sentinels.
 
 use crate::etcd::Member;
 use crate::peer::NodeReport;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
+/// The input of the plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observations {
     pub schema: u32,
-    /// What this node itself tells on the join port.
+    /// This node's report.
     pub own: NodeReport,
-    /// Every other node of the spec, in its order.
+    /// Every other node of the spec, in the spec's order.
     pub peers: Vec<Peer>,
     /// etcd's member list, if a quorum answered.
     pub etcd: Option<Vec<Member>>,
-    /// Members that were replaced, by the word of an etcd which knows of it, with a quorum or without.
+    /// Members that some etcd, with or without a quorum, has seen removed.
     #[serde(default)]
     pub removed: Vec<String>,
-    /// This node's age as etcd has it: higher than the disk's own means an older disk.
+    /// This node's disk generation in etcd; if it is higher than the disk's, the disk is an older snapshot.
     pub generation_in_etcd: Option<u64>,
     /// Whether Patroni's `initialize` key exists; `None` while etcd does not answer.
     pub initialize: Option<bool>,
-    /// Whether it is empty: some Patroni has begun PostgreSQL's first start and is not done, or will never be.
+    /// Whether that key is empty: some Patroni started to initialise PostgreSQL and has not finished, or died.
     #[serde(default)]
     pub initializing: bool,
-    /// The identifier of the PostgreSQL cluster that this key holds, once it came to be.
+    /// PostgreSQL's system identifier in that key.
     #[serde(default)]
     pub system: Option<String>,
-    /// What the Sentinels that answered say, this node's own included.
+    /// The Sentinels that answered, this node's own included.
     pub sentinels: Vec<Sentinel>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
     pub name: String,
-    /// Its answer, or why there is none.
+    /// Its report, or why there is none.
     pub answer: Result<NodeReport, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sentinel {
     pub node: String,
-    /// Whom it holds for the primary.
+    /// The primary that it monitors.
     pub primary: IpAddr,
-    /// The configuration epoch of that belief.
+    /// The configuration epoch of that primary.
     pub epoch: u64,
 }
 
 impl Observations {
-    /// What is known where neither etcd nor Sentinels were asked, or none answered.
+    /// Observations without etcd and Sentinels.
     pub fn of_peers(own: NodeReport, peers: Vec<Peer>) -> Self {
         Observations {
             schema: 1,
@@ -64,33 +65,35 @@ impl Observations {
         }
     }
 
-    /// Every peer's answer, if every peer answered.
+    /// Every peer's report, or `None` if a peer did not answer.
     pub fn all_peers(&self) -> Option<Vec<&NodeReport>> {
         self.peers.iter().map(|p| p.answer.as_ref().ok()).collect()
     }
 
-    /// The peers that did not answer, for a sentence.
+    /// The names of the peers that did not answer.
     pub fn unreachable(&self) -> Vec<&str> {
         self.peers.iter().filter(|p| p.answer.is_err()).map(|p| p.name.as_str()).collect()
     }
 
-    /// Who did not answer, and why each did not.
+    /// The peers that did not answer and why, as `no answer from node2 (connection refused)`.
     pub(crate) fn unreachable_reasons(&self) -> String {
-        let why = self.peers.iter().filter_map(|p| Some(format!("{}: {}", p.name, p.answer.as_ref().err()?)));
-        format!("{} not heard of yet ({})", self.unreachable().join(", "), why.collect::<Vec<_>>().join("; "))
+        let peers =
+            self.peers.iter().filter_map(|p| Some(format!("{} ({})", p.name, p.answer.as_ref().err()?)));
+        format!("no answer from {}", peers.collect::<Vec<_>>().join(", "))
     }
 
-    /// Whether etcd's log on this disk can still be part of a quorum: not if its member was replaced since.
+    /// Whether a disk's etcd log can be part of a quorum: not if its member was removed since.
     pub(crate) fn has_log(&self, disk: &NodeReport) -> bool {
-        disk.data.etcd && !disk.member_of_log().is_some_and(|member| self.removed.contains(member))
+        disk.data.etcd && !disk.etcd_log_member().is_some_and(|member| self.removed.contains(member))
     }
 
-    /// The node that the operator chose to lead, this one excepted.
-    pub(crate) fn chosen(&self) -> Option<&NodeReport> {
-        self.answers().find(|peer| peer.recovery_source)
+    /// The peer that the operator chose with `hanode recover`.
+    pub(crate) fn recovery_source(&self) -> Option<&NodeReport> {
+        self.reports().find(|peer| peer.recovery_source)
     }
 
-    pub(crate) fn answers(&self) -> impl Iterator<Item = &NodeReport> {
+    /// The reports of the peers that answered.
+    pub(crate) fn reports(&self) -> impl Iterator<Item = &NodeReport> {
         self.peers.iter().filter_map(|p| p.answer.as_ref().ok())
     }
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL: Patroni does it right once etcd answers; what it must not do is begin a second cluster.
+//! PostgreSQL: Patroni decides once etcd answers; the plan prevents the bootstrap of a second cluster.
 
 use super::{Action, Observations, Step, etcd};
 use crate::peer::NodeReport;
@@ -7,22 +7,22 @@ use crate::spec::Spec;
 pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
     let own = &seen.own;
     let Some(initialize) = seen.initialize else {
-        return match etcd::lost_for_good(spec, seen) {
+        return match etcd::quorum_lost(spec, seen) {
             Some(reason) => Step::new(Action::Refuse, reason),
-            None => Step::new(Action::Wait, "no etcd quorum answers, so nobody knows who leads"),
+            None => Step::new(Action::Wait, "no etcd quorum answers, so the leader is unknown"),
         };
     };
-    // Patroni would make itself known under this name, while etcd's gate still looks for a duplicate of it.
+    // Patroni would register under this node's name while etcd's gate still checks for a duplicate of the node.
     if !own.data.etcd || etcd::decide(spec, node, seen).step.action == Action::Join {
-        return Step::new(Action::Wait, "this node's etcd comes first");
+        return Step::new(Action::Wait, "this node's etcd must join its cluster first");
     }
     if own.recovery_source {
         let action = if own.data.postgres { Action::Resume } else { Action::Bootstrap };
-        return Step::new(action, "by the operator's word this node's data is the cluster's");
+        return Step::new(action, "the operator chose this disk with `hanode recover`");
     }
-    if let Some(chosen) = seen.chosen() {
+    if let Some(chosen) = seen.recovery_source() {
         let reason =
-            format!("by the operator's word the data of {} leads; it must be in service", chosen.node);
+            format!("the operator chose {} with `hanode recover`; it must be in service first", chosen.node);
         return Step::new(Action::Wait, reason);
     }
     if let Some(reason) = another_cluster(seen) {
@@ -30,32 +30,33 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
     }
     if seen.initializing && (own.data.postgres || !own.bootstrapping) {
         let reason = match own.data.postgres {
-            true => "PostgreSQL's first start was cut on this node; it is begun again",
-            false => "PostgreSQL's first start has begun on some node and is not done",
+            true => "PostgreSQL's first start was interrupted on this node; it will be repeated",
+            false => "PostgreSQL's first start is not complete on another node",
         };
         return Step::new(Action::Wait, reason);
     }
     match initialize {
         true if own.data.postgres => {
-            Step::new(Action::Resume, "this disk has data of the cluster that etcd knows")
+            Step::new(Action::Resume, "this disk has data of the cluster registered in etcd")
         }
-        true => Step::new(Action::Join, "the cluster exists; its data is cloned from the leader"),
+        true => Step::new(Action::Join, "the cluster exists; Patroni clones its data from the leader"),
         false => uninitialized(seen),
     }
 }
 
-/// etcd knows of no PostgreSQL cluster: it is new, or etcd lost what it knew.
+/// No PostgreSQL cluster is registered in etcd: either it is new, or etcd lost its data.
 fn uninitialized(seen: &Observations) -> Step {
     let own = &seen.own;
     if own.data.postgres {
-        return furthest(seen);
+        return most_recent(seen);
     }
-    if own.bootstrapping && seen.answers().all(|peer| !peer.data.postgres) {
-        return Step::new(Action::Bootstrap, "all nodes agreed on this bootstrap and this boot is it");
+    if own.bootstrapping && seen.reports().all(|peer| !peer.data.postgres) {
+        return Step::new(Action::Bootstrap, "all nodes agreed on this bootstrap, and it is in progress");
     }
     let Some(peers) = seen.all_peers() else {
-        let silent = seen.unreachable().join(", ");
-        return Step::new(Action::Wait, format!("etcd knows of no cluster, and {silent} may have its data"));
+        let unreachable = seen.unreachable().join(", ");
+        let reason = format!("{UNREGISTERED}, and {unreachable} may have its data but does not answer");
+        return Step::new(Action::Wait, reason);
     };
     match peers.iter().find(|p| p.data.postgres) {
         Some(peer) => {
@@ -63,56 +64,64 @@ fn uninitialized(seen: &Observations) -> Step {
         }
         None => Step::new(
             Action::Bootstrap,
-            "no node has PostgreSQL data: the bootstrap was interrupted before there was any",
+            "no node has PostgreSQL data: the bootstrap was interrupted before PostgreSQL's first start",
         ),
     }
 }
 
-/// Whether the data on this disk is of another cluster than etcd knows. Only a person can know what it is good for.
+/// Why the data on this disk belongs to another cluster than the one registered in etcd. The operator must decide
+/// about it.
 fn another_cluster(seen: &Observations) -> Option<String> {
     let (known, here) = (seen.system.as_ref()?, &seen.own.postgres.as_ref()?.system);
     (known != here).then(|| {
         format!(
-            "the PostgreSQL data on this disk is of cluster {here}, this node's is {known}; \
-             move the data directory away, and this node clones its cluster's data"
+            "the PostgreSQL data on this disk belongs to cluster {here}, but etcd has {known}; \
+             move the data directory away, then this node clones the cluster's data"
         )
     })
 }
 
-/// etcd knows of no PostgreSQL cluster, but this disk has one: of all that have data, who has most starts first. The
-/// others then find a cluster that etcd knows, and Patroni brings them in step with it.
-fn furthest(seen: &Observations) -> Step {
-    const UNKNOWN: &str = "etcd knows of no PostgreSQL cluster";
+const UNREGISTERED: &str = "no PostgreSQL cluster is registered in etcd";
+
+/// No PostgreSQL cluster is registered in etcd, but this disk has one: the node with the most recent data starts first.
+/// The others then join the cluster that it registers.
+fn most_recent(seen: &Observations) -> Step {
     let own = &seen.own;
     let Some(peers) = seen.all_peers() else {
-        let silent = seen.unreachable().join(", ");
-        return Step::new(Action::Wait, format!("{UNKNOWN}, and {silent} may have data that goes further"));
+        let unreachable = seen.unreachable().join(", ");
+        let reason =
+            format!("{UNREGISTERED}, and {unreachable} may have more recent data but does not answer");
+        return Step::new(Action::Wait, reason);
     };
     let all = [own].into_iter().chain(peers).filter(|a| a.data.postgres);
     let mut best: Option<(&NodeReport, (u32, u64))> = None;
     for holder in all {
         let Some((found, end)) = holder.postgres.as_ref().and_then(|p| Some((&p.system, p.end?))) else {
-            let reason = format!("{UNKNOWN}, and {} has yet to say how far its data goes", holder.node);
+            let reason =
+                format!("{UNREGISTERED}, and {} has not reported yet where its WAL ends", holder.node);
             return Step::new(Action::Wait, reason);
         };
         if let Some(here) = own.postgres.as_ref().map(|p| &p.system).filter(|here| *here != found) {
             let reason = format!(
-                "{UNKNOWN}, and the data of {} is of another one ({found}) than this node's ({here}); \
-                 move the data directory away that is not to be kept",
+                "{UNREGISTERED}; the data on {} belongs to cluster {found}, the data on this node to {here}; \
+                 move the data directory that you do not want to keep away",
                 holder.node
             );
             return Step::new(Action::Refuse, reason);
         }
-        let further = |(than, its): (&NodeReport, (u32, u64))| (its, &holder.node) < (end, &than.node);
-        if best.is_none_or(further) {
+        let is_newer = |(than, its): (&NodeReport, (u32, u64))| (its, &holder.node) < (end, &than.node);
+        if best.is_none_or(is_newer) {
             best = Some((holder, end));
         }
     }
     match best {
         Some((first, _)) if first.node != own.node => Step::new(
             Action::Wait,
-            format!("{UNKNOWN}; the data of {} goes furthest, it starts first", first.node),
+            format!("{UNREGISTERED}; {} has the most recent data and must start first", first.node),
         ),
-        _ => Step::new(Action::Resume, format!("{UNKNOWN}, and no node's data goes further than this one's")),
+        _ => Step::new(
+            Action::Resume,
+            format!("{UNREGISTERED}, and no node has more recent data than this one"),
+        ),
     }
 }

@@ -1,40 +1,41 @@
-//! Redis: whoever a majority of Sentinels names is the primary; an empty one never is, but at bootstrap.
+//! Redis: the primary is the node that a majority of Sentinels names; it starts empty only at bootstrap.
 //!
-//! A rebooted old primary that just starts would accept writes that are lost, and an empty one would make
-//! its replicas erase theirs: so this is decided at every start.
+//! Decided at every start: a rebooted former primary would accept writes that are lost, and an empty primary would
+//! make its replicas erase their data.
 
-use super::{Action, Observations, RedisStep, Step, choose, etcd};
+use super::{Action, Observations, RedisStep, Step, etcd, needs_recovery};
 use crate::peer::NodeReport;
 use crate::spec::Spec;
 use std::net::IpAddr;
 
 pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep {
     let own = &seen.own;
-    // Its gate makes sure that no other machine is this node: a blank duplicate must not have its primary deposed.
+    // etcd's gate checks for a duplicate of this node: a blank duplicate must not cause a failover.
     if etcd::decide(spec, node, seen).step.action == Action::Join {
-        return step(Action::Wait, "this node's etcd comes first", None);
+        return step(Action::Wait, "this node's etcd must join its cluster first", None);
     }
-    // Before any Sentinel is asked: those that outlived the loss remember what was.
-    let chosen = if own.recovery_source { Some(own) } else { seen.chosen() };
+    // Takes precedence over the Sentinels: those that survived the loss remember the old primary.
+    let chosen = if own.recovery_source { Some(own) } else { seen.recovery_source() };
     if let Some(primary) = chosen.and_then(|c| spec.node(&c.node)) {
         if own.recovery_source && own.data.redis && own.redis_unreadable {
-            let reason = "Redis cannot read the data chosen by the operator's word; on this node run redis-check-aof \
-                          --fix, which cuts off what cannot be read: Redis then starts by itself";
+            let reason = "Redis cannot read its data on this node, which the operator chose with `hanode recover`; \
+                          run redis-check-aof --fix here, which truncates the unreadable part: Redis then starts \
+                          automatically";
             return step(Action::Refuse, reason, None);
         }
         let action = if own.recovery_source || own.data.redis { Action::Resume } else { Action::Join };
-        let reason = format!("by the operator's word the data of {} is the cluster's", primary.name);
+        let reason = format!("the operator chose {} with `hanode recover`", primary.name);
         return step(action, reason, Some(primary.address));
     }
-    // An epoch above zero means that Sentinels have already promoted another while this node was late.
+    // An epoch above zero: the Sentinels have already promoted another node.
     let promoted = seen.sentinels.iter().any(|s| s.epoch > 0);
-    // Its Sentinels may be silent just now, but where it has been written to, Redis has begun.
-    let written = seen.answers().any(|peer| peer.data.redis);
+    // A peer with data: Redis has accepted writes, even if no Sentinel answers now.
+    let written = seen.reports().any(|peer| peer.data.redis);
     if own.bootstrapping && !own.data.redis && !promoted && !written {
-        return at_bootstrap(spec, seen, "all nodes agreed on this bootstrap and this boot is it");
+        return at_bootstrap(spec, seen, "all nodes agreed on this bootstrap, and it is in progress");
     }
-    match named(spec, seen).or_else(|| all_that_remember(spec, seen)) {
-        Some(primary) => under(spec, node, seen, primary),
+    match named_by_majority(spec, seen).or_else(|| named_by_all(spec, seen)) {
+        Some(primary) => with_primary(spec, node, seen, primary),
         None => without_majority(spec, seen),
     }
 }
@@ -43,7 +44,7 @@ fn step(action: Action, reason: impl Into<String>, primary: Option<IpAddr>) -> R
     RedisStep { step: Step::new(action, reason), primary, promote_another: false }
 }
 
-/// Data is taken only once etcd has its quorum on the disks: from then on no bootstrap is ever begun again.
+/// Redis accepts data only once etcd has a quorum: after that no bootstrap is repeated.
 fn at_bootstrap(spec: &Spec, seen: &Observations, reason: &str) -> RedisStep {
     if seen.etcd.is_none() {
         return step(Action::Wait, "etcd has no quorum yet", None);
@@ -52,95 +53,105 @@ fn at_bootstrap(spec: &Spec, seen: &Observations, reason: &str) -> RedisStep {
     step(Action::Bootstrap, reason, primary)
 }
 
-/// The primary that a majority of all Sentinels names; where they disagree, the newest epoch does not
-/// decide alone: it must have reached a majority.
-fn named(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
+/// The primary that a majority of all Sentinels names. The newest epoch alone does not decide.
+fn named_by_majority(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
     seen.sentinels
         .iter()
         .map(|s| s.primary)
         .find(|p| seen.sentinels.iter().filter(|s| s.primary == *p).count() >= spec.majority())
 }
 
-/// Where so many files are gone (or were never written) that no majority can come together: every node
-/// answers, every Sentinel that remembers does too, they agree, and no data is anywhere without such a memory.
-fn all_that_remember(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
+/// The primary when too few Sentinels have a state file for a majority: every node answers, every Sentinel with a
+/// state file answers, they all agree, and every node with Redis data has such a file.
+fn named_by_all(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
     let peers = seen.all_peers()?;
     let all = || peers.iter().copied().chain([&seen.own]);
-    let remember: Vec<_> = all().filter(|a| a.data.sentinel).collect();
-    let heard = |node: &str| seen.sentinels.iter().any(|s| s.node == node);
+    let with_state: Vec<_> = all().filter(|a| a.data.sentinel).collect();
+    let answers = |node: &str| seen.sentinels.iter().any(|s| s.node == node);
     let primary = seen.sentinels.first()?.primary;
     let agreed = seen.sentinels.iter().all(|s| s.primary == primary);
-    let known = all().all(|a| a.data.sentinel || !a.data.redis);
-    (remember.len() < spec.majority() && remember.iter().all(|a| heard(&a.node)) && agreed && known)
+    let complete = all().all(|a| a.data.sentinel || !a.data.redis);
+    (with_state.len() < spec.majority() && with_state.iter().all(|a| answers(&a.node)) && agreed && complete)
         .then_some(primary)
 }
 
-fn under(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> RedisStep {
-    let me = spec.node(node).is_some_and(|n| n.address == primary);
-    // Data of a restored snapshot is not what was acknowledged since.
-    let older = seen.generation_in_etcd.is_some_and(|generation| generation > seen.own.generation);
-    let has_data = seen.own.data.redis && !older;
-    if !me {
+/// The step when the Sentinels agree on `primary`.
+fn with_primary(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> RedisStep {
+    let is_primary = spec.node(node).is_some_and(|n| n.address == primary);
+    // A restored snapshot lacks writes that were acknowledged since.
+    let outdated = seen.generation_in_etcd.is_some_and(|generation| generation > seen.own.generation);
+    let has_data = seen.own.data.redis && !outdated;
+    if !is_primary {
         let action = if has_data { Action::Resume } else { Action::Join };
         return step(action, format!("the Sentinels name {primary} as the primary"), Some(primary));
     }
     if has_data && !seen.own.redis_unreadable {
-        return step(Action::Resume, "the Sentinels name this node, and its data is here", Some(primary));
+        return step(
+            Action::Resume,
+            "the Sentinels name this node as the primary, and it has its data",
+            Some(primary),
+        );
     }
     match seen.all_peers() {
-        Some(peers) if !has_data && peers.iter().all(|p| !p.data.redis) => {
-            at_bootstrap(spec, seen, "no node has Redis data: nothing was ever written, so it begins empty")
-        }
-        _ => succeeded(seen, has_data),
+        Some(peers) if !has_data && peers.iter().all(|p| !p.data.redis) => at_bootstrap(
+            spec,
+            seen,
+            "no node has Redis data: nothing was ever written, so Redis starts empty",
+        ),
+        _ => unusable_primary(seen, has_data),
     }
 }
 
-/// The primary by name has no data that its Redis can read: whoever has a copy goes on in its place.
-fn succeeded(seen: &Observations, has_data: bool) -> RedisStep {
-    if let Some(reason) = nobody_can_read(seen) {
+/// This node is the primary but has no readable data: a node with a copy must be promoted.
+fn unusable_primary(seen: &Observations, has_data: bool) -> RedisStep {
+    if let Some(reason) = unreadable_everywhere(seen) {
         return step(Action::Refuse, reason, None);
     }
-    // Of a node without data the silent ones' Sentinels know best; data that may yet be mended is not given up for theirs.
-    let promote_another = seen.answers().any(readable) || !has_data;
-    let why = if has_data { "Redis cannot read its data here" } else { "its data is gone" };
-    let silent = seen.unreachable().join(", ");
+    // Without data here, the Sentinels may promote any node. Unreadable data may be repairable: it is given up only
+    // for a copy that is known to exist.
+    let promote_another = seen.reports().any(has_readable_data) || !has_data;
+    let why = if has_data { "cannot read its Redis data" } else { "has no Redis data" };
+    let unreachable = seen.unreachable().join(", ");
     let reason = match promote_another {
-        true => format!("Sentinels name this node, but {why}: another must be promoted first"),
-        false => format!("Sentinels name this node, but {why}, and {silent} may have a copy"),
+        true => format!("the Sentinels name this node, which {why}; they must promote another node first"),
+        false => format!(
+            "the Sentinels name this node, which {why}; {unreachable} may have a copy but does not answer"
+        ),
     };
     RedisStep { promote_another, ..step(Action::Wait, reason, None) }
 }
 
-fn readable(node: &NodeReport) -> bool {
+fn has_readable_data(node: &NodeReport) -> bool {
     node.data.redis && !node.redis_unreadable
 }
 
-/// Every node answers, and wherever there is data, Redis gave up reading it: only a person can say what is to be lost.
-fn nobody_can_read(seen: &Observations) -> Option<String> {
+/// Every node answers, and no node with Redis data can read it: the operator must decide what to lose.
+fn unreadable_everywhere(seen: &Observations) -> Option<String> {
     let peers = seen.all_peers()?;
     let all = || peers.iter().copied().chain([&seen.own]);
-    let have: Vec<&str> = all().filter(|a| a.data.redis).map(|a| a.node.as_str()).collect();
-    let lost = !have.is_empty() && !all().any(readable);
+    let nodes: Vec<&str> = all().filter(|a| a.data.redis).map(|a| a.node.as_str()).collect();
+    let lost = !nodes.is_empty() && !all().any(has_readable_data);
     lost.then(|| {
         format!(
-            "Redis cannot read its data on {}, and no other node has a copy; on the one whose data is to be kept run \
-             redis-check-aof --fix, which cuts off what cannot be read: Redis then starts by itself",
-            have.join(", ")
+            "Redis cannot read its data on {}, and no other node has a copy; on the node whose data you want to keep \
+             run redis-check-aof --fix, which truncates the unreadable part: Redis then starts automatically",
+            nodes.join(", ")
         )
     })
 }
 
+/// The step when the Sentinels agree on no primary.
 fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {
     let (answered, all) = (seen.sentinels.len(), spec.nodes.len());
-    let blank = |a: &&crate::peer::NodeReport| !a.data.redis && !a.data.sentinel;
+    let blank = |a: &&NodeReport| !a.data.redis && !a.data.sentinel;
     if !seen.own.data.redis && seen.all_peers().is_some_and(|peers| peers.iter().all(blank)) {
         return at_bootstrap(
             spec,
             seen,
-            "no node has Redis data: nothing was ever written, so it begins empty",
+            "no node has Redis data: nothing was ever written, so Redis starts empty",
         );
     }
-    if let Some(reason) = forgotten(spec, seen) {
+    if let Some(reason) = primary_forgotten(spec, seen) {
         return step(Action::Refuse, reason, None);
     }
     let reason = format!(
@@ -150,18 +161,18 @@ fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {
     step(Action::Wait, reason, None)
 }
 
-/// Every node answers, there is data, and too few Sentinels remember whose counts: nobody else will tell.
-pub(super) fn forgotten(spec: &Spec, seen: &Observations) -> Option<String> {
+/// Every node answers and there is data, but too few Sentinels have a state file to name the primary.
+pub(super) fn primary_forgotten(spec: &Spec, seen: &Observations) -> Option<String> {
     let peers = seen.all_peers()?;
     let all = || peers.iter().copied().chain([&seen.own]);
-    let remember = all().filter(|a| a.data.sentinel).count();
-    let heard = all().filter(|a| a.data.sentinel).all(|a| seen.sentinels.iter().any(|s| s.node == a.node));
-    let lost = remember < spec.majority() && heard && all().any(|a| a.data.redis);
+    let with_state = all().filter(|a| a.data.sentinel).count();
+    let all_answer =
+        all().filter(|a| a.data.sentinel).all(|a| seen.sentinels.iter().any(|s| s.node == a.node));
+    let lost = with_state < spec.majority() && all_answer && all().any(|a| a.data.redis);
     lost.then(|| {
         let (nodes, needed) = (spec.nodes.len(), spec.majority());
-        let what = format!(
-            "{remember} of {nodes} Sentinels remember who was Redis' primary, {needed} are needed to agree"
-        );
-        choose(&what)
+        let what =
+            format!("{with_state} of {nodes} Sentinels remember the Redis primary, {needed} must agree");
+        needs_recovery(&what)
     })
 }

@@ -1,33 +1,33 @@
-//! What an operator sees on terminals of three widths.
+//! The status on terminals of different widths.
 
 use super::*;
 use crate::health::testing::{healthy, spec};
 
-fn shown(width: usize, change: impl Fn(&mut Status)) -> String {
+fn table_of(width: usize, change: impl Fn(&mut Status)) -> String {
     let spec = spec();
     let mut status = healthy(&spec);
     change(&mut status);
     let text = table(&status, Some(width));
     let too_long = |l: &&str| l.chars().count() > width;
-    assert_eq!(text.lines().find(too_long), None, "longer than {width}:\n{text}");
+    assert_eq!(text.lines().find(too_long), None, "longer than {width} columns:\n{text}");
     text
 }
 
-fn ails(status: &mut Status) {
+fn make_unhealthy(status: &mut Status) {
     status.healthy = false;
     status.problems = vec!["node3: PostgreSQL is creating replica".into(), "node3: Sentinel: NOQUORUM 1 usable Sentinels. Not enough available Sentinels to reach the majority and authorize a failover".into()];
     status.postgres[2].lag = Some(123_456_789);
 }
 
 #[test]
-fn a_wide_terminal_shows_one_row_a_node() {
-    let text = shown(200, |_| {});
+fn a_wide_terminal_has_one_row_per_node() {
+    let text = table_of(200, |_| {});
     assert!(text.starts_with("NODE   ADDRESS        PHASE       ETCD"), "{text}");
     assert_eq!(text.lines().count(), 8, "{text}");
-    for change in [|_: &mut Status| {}, ails] {
-        assert!(shown(80, change).starts_with("NODE   PHASE       ETCD"), "without addresses");
+    for change in [|_: &mut Status| {}, make_unhealthy] {
+        assert!(table_of(80, change).starts_with("NODE   PHASE       ETCD"), "without addresses");
     }
-    let wide = shown(200, ails);
+    let wide = table_of(200, make_unhealthy);
     assert!(
         wide.contains(
             "node3  192.168.18.23  in-service  ok      replica       123456789  replica  ok       held\n"
@@ -38,9 +38,9 @@ fn a_wide_terminal_shows_one_row_a_node() {
 }
 
 #[test]
-fn a_narrow_terminal_shows_the_same_in_paragraphs() {
+fn a_narrow_terminal_has_one_paragraph_per_node() {
     assert_eq!(
-        shown(60, ails),
+        table_of(60, make_unhealthy),
         "\
 node1 192.168.18.21 in-service
   etcd leader, PostgreSQL leader, Redis replica, HAProxy ok
@@ -52,8 +52,9 @@ node3 192.168.18.23 in-service, holds the virtual IP
   replica, HAProxy ok
 
 virtual IP  192.168.18.20 answers
-first to expire  /etc/ssl/hanode/etcd.crt in 1824 days
-NOT HEALTHY: 2 problem(s)
+next certificate expiry  1824 days
+  (/etc/ssl/hanode/etcd.crt)
+unhealthy: 2 problems
   - node3: PostgreSQL is creating replica
   - node3: Sentinel: NOQUORUM 1 usable Sentinels. Not enough
     available Sentinels to reach the majority and authorize
@@ -63,9 +64,9 @@ NOT HEALTHY: 2 problem(s)
 }
 
 #[test]
-fn output_that_is_no_terminal_is_not_folded() {
+fn output_to_a_file_is_not_wrapped() {
     let spec = spec();
     let mut status = healthy(&spec);
-    ails(&mut status);
+    make_unhealthy(&mut status);
     assert_eq!(table(&status, None), table(&status, Some(200)));
 }

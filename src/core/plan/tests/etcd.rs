@@ -1,4 +1,4 @@
-//! etcd: what a log, a quorum, a bootstrap and a duplicate decide.
+//! etcd: the effect of a log, a quorum, a bootstrap and a duplicate.
 
 use super::*;
 
@@ -8,16 +8,16 @@ fn an_unreachable_node_is_not_a_blank_node() {
     seen.peers[1].answer = Err("timed out".into());
     let step = etcd(&seen);
     assert_eq!(step.step.action, Action::Wait);
-    assert_eq!(step.step.reason, "no etcd quorum answers, and node3 not heard of yet (node3: timed out)");
+    assert_eq!(step.step.reason, "no etcd quorum answers, and no answer from node3 (timed out)");
     assert_eq!(step.record, None);
 }
 
 #[test]
-fn bootstrap_is_first_written_then_begun_by_all() {
+fn all_nodes_record_the_bootstrap_before_any_starts_it() {
     let mut seen = blank();
-    assert_eq!(etcd(&seen).record, Some(id()), "all blank and agreed: write it down");
+    assert_eq!(etcd(&seen).record, Some(id()), "all are blank and agree: record it");
     seen.own.bootstrap_id = Some(id());
-    assert_eq!(etcd(&seen).step.action, Action::Wait, "others have not written it");
+    assert_eq!(etcd(&seen).step.action, Action::Wait, "the peers have not recorded it");
     peer(&mut seen, 0).bootstrap_id = Some(id());
     assert_eq!(etcd(&seen).step.action, Action::Wait);
     peer(&mut seen, 1).bootstrap_id = Some(id());
@@ -28,7 +28,7 @@ fn bootstrap_is_first_written_then_begun_by_all() {
 }
 
 #[test]
-fn a_peer_that_is_ahead_does_not_stop_the_bootstrap() {
+fn a_peer_that_already_bootstraps_does_not_stop_the_bootstrap() {
     let mut seen = blank();
     seen.own.bootstrap_id = Some(id());
     for i in 0..2 {
@@ -40,7 +40,7 @@ fn a_peer_that_is_ahead_does_not_stop_the_bootstrap() {
 }
 
 #[test]
-fn a_peer_in_another_bootstrap_is_waited_for() {
+fn a_node_waits_for_a_peer_in_another_bootstrap() {
     let mut seen = blank();
     let other = peer(&mut seen, 0);
     (other.bootstrap_id, other.bootstrapping) = (Some("other".into()), true);
@@ -50,7 +50,7 @@ fn a_peer_in_another_bootstrap_is_waited_for() {
 }
 
 #[test]
-fn whoever_served_makes_it_a_living_cluster() {
+fn a_disk_that_served_prevents_a_bootstrap() {
     let mut seen = blank();
     (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (DiskStage::Served, true));
     let step = etcd(&seen);
@@ -65,7 +65,7 @@ fn whoever_served_makes_it_a_living_cluster() {
 }
 
 #[test]
-fn nodes_that_were_given_different_things_refuse() {
+fn nodes_with_different_configuration_refuse() {
     for change in [
         (|a: &mut NodeReport| a.spec_hash = "other".into()) as fn(&mut NodeReport),
         |a| a.cluster = "other".into(),
@@ -81,7 +81,7 @@ fn nodes_that_were_given_different_things_refuse() {
 }
 
 #[test]
-fn a_log_of_ones_own_is_resumed_with_nobody_else_in_sight() {
+fn a_node_resumes_its_log_without_any_peer() {
     let mut seen = blank();
     seen.peers.iter_mut().for_each(|p| p.answer = Err("gone".into()));
     (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
@@ -89,10 +89,10 @@ fn a_log_of_ones_own_is_resumed_with_nobody_else_in_sight() {
 }
 
 #[test]
-fn an_older_disk_is_a_lost_disk() {
+fn an_older_snapshot_counts_as_a_lost_disk() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.generation) = (DiskStage::Served, true, 4);
-    (seen.etcd, seen.generation_in_etcd) = (Some(living()), Some(4));
+    (seen.etcd, seen.generation_in_etcd) = (Some(members()), Some(4));
     assert_eq!(etcd(&seen).step.action, Action::Resume);
     seen.generation_in_etcd = Some(5);
     assert_eq!(etcd(&seen).step.action, Action::Join, "a snapshot from before the last boot");
@@ -102,15 +102,19 @@ fn an_older_disk_is_a_lost_disk() {
     seen.own.etcd_member = Some("id-node1".into());
     assert_eq!(etcd(&seen).step.action, Action::Resume);
     (seen.own.etcd_member, seen.own.etcd_log) = (None, log("id-of-before", "g"));
-    assert_eq!(etcd(&seen).step.action, Action::Join, "cut before it was noted as in service; the log tells");
+    assert_eq!(
+        etcd(&seen).step.action,
+        Action::Join,
+        "interrupted before the member id was recorded; the log has it"
+    );
     seen.own.etcd_log = log("id-node1", "g");
     assert_eq!(etcd(&seen).step.action, Action::Resume);
-    seen.etcd = Some(living()[1..].to_vec());
+    seen.etcd = Some(members()[1..].to_vec());
     assert_eq!(etcd(&seen).step.action, Action::Join, "this node was removed meanwhile");
 }
 
 #[test]
-fn an_interrupted_bootstrap_is_begun_again_only_by_all() {
+fn an_interrupted_bootstrap_is_repeated_only_by_all_nodes() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (DiskStage::Data, true, Some(id()));
     seen.peers[1].answer = Err("gone".into());
@@ -120,17 +124,17 @@ fn an_interrupted_bootstrap_is_begun_again_only_by_all() {
     (0..2).for_each(|i| peer(&mut seen, i).bootstrap_id = Some(id()));
     assert_eq!(etcd(&seen).step.action, Action::Bootstrap);
     peer(&mut seen, 0).bootstrapping = true;
-    assert_eq!(etcd(&seen).step.action, Action::Bootstrap, "the others are under way with this very log");
+    assert_eq!(etcd(&seen).step.action, Action::Bootstrap, "a peer is in the bootstrap of this log");
     (peer(&mut seen, 0).bootstrapping, peer(&mut seen, 0).disk) = (false, DiskStage::Served);
-    assert_eq!(etcd(&seen).step.action, Action::Resume, "it took clients' data: no bootstrap any more");
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "it accepted clients' data: no bootstrap any more");
 }
 
 #[test]
-fn joining_goes_by_the_peer_url() {
+fn the_peer_url_decides_how_to_join() {
     let mut seen = blank();
-    seen.etcd = Some(living());
+    seen.etcd = Some(members());
     assert_eq!(etcd(&seen).step.action, Action::Join);
-    assert_eq!(join_method(&living(), "https://192.168.18.21:2380"), JoinMethod::Replace("id-node1".into()));
+    assert_eq!(join_method(&members(), "https://192.168.18.21:2380"), JoinMethod::Replace("id-node1".into()));
     let unstarted = vec![member("node1", "192.168.18.21", false), member("node2", "192.168.18.22", true)];
     assert_eq!(
         join_method(&unstarted, "https://192.168.18.21:2380"),
@@ -141,7 +145,7 @@ fn joining_goes_by_the_peer_url() {
 }
 
 #[test]
-fn a_bootstrap_begun_elsewhere_is_gone_on_with() {
+fn a_node_follows_a_peer_into_the_recorded_bootstrap() {
     let mut seen = blank();
     seen.own.bootstrap_id = Some("g".into());
     (peer(&mut seen, 1).bootstrap_id, peer(&mut seen, 1).bootstrapping) = (Some("g".into()), true);
@@ -153,13 +157,13 @@ fn a_bootstrap_begun_elsewhere_is_gone_on_with() {
         "node2's disk was lost since"
     );
     seen.peers[0].answer = Err("gone".into());
-    assert_eq!(etcd(&seen).step.action, Action::Bootstrap, "that all had written it is proved");
+    assert_eq!(etcd(&seen).step.action, Action::Bootstrap, "node3 has proved that all nodes recorded it");
     seen.own.disk = DiskStage::Served;
-    assert_eq!(etcd(&seen).step.action, Action::Wait, "a lost log is not begun again");
+    assert_eq!(etcd(&seen).step.action, Action::Wait, "a disk that served does not bootstrap");
 }
 
 #[test]
-fn a_bootstrap_that_too_few_disks_know_names_the_node_to_reboot() {
+fn a_bootstrap_recorded_on_too_few_disks_names_the_node_to_reboot() {
     let mut seen = blank();
     (peer(&mut seen, 1).bootstrap_id, peer(&mut seen, 1).bootstrapping) = (Some("g".into()), true);
     let step = etcd(&seen).step;
@@ -170,25 +174,25 @@ fn a_bootstrap_that_too_few_disks_know_names_the_node_to_reboot() {
 }
 
 #[test]
-fn nothing_starts_beside_a_twin_or_on_an_older_disk() {
+fn nothing_starts_beside_a_duplicate_or_on_an_older_snapshot() {
     let mut seen = blank();
-    (seen.etcd, seen.initialize) = (Some(living()), Some(true));
+    (seen.etcd, seen.initialize) = (Some(members()), Some(true));
     seen.sentinels = sentinels(["", "192.168.18.21", "192.168.18.21"]);
     peer(&mut seen, 0).data.redis = true;
     let step = redis(&seen);
     assert_eq!(
         (step.step.action, step.promote_another),
         (Action::Wait, false),
-        "etcd's gate looks for a duplicate first"
+        "etcd's gate checks for a duplicate first"
     );
     seen.own.data = DiskData { etcd: true, postgres: true, redis: true, sentinel: true };
     (seen.own.disk, seen.generation_in_etcd) = (DiskStage::Served, Some(9));
-    assert_eq!(postgres(&seen).action, Action::Wait, "an older snapshot joins etcd anew first");
+    assert_eq!(postgres(&seen).action, Action::Wait, "an older snapshot joins etcd again first");
     assert_eq!(redis(&seen).step.action, Action::Wait);
 }
 
-/// node1 with its log, a blank node2, and on node3 a discarded disk: its member was replaced.
-fn a_discarded_disk() -> Observations {
+/// node1 with its log, a blank node2, and on node3 a disk whose member was replaced.
+fn replaced_member() -> Observations {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.etcd_log) = (DiskStage::Served, true, log("id-node1", "c"));
     seen.own.data.postgres = true;
@@ -198,86 +202,77 @@ fn a_discarded_disk() -> Observations {
 }
 
 #[test]
-fn a_replaced_members_log_is_none() {
-    let mut seen = a_discarded_disk();
+fn the_log_of_a_replaced_member_does_not_count() {
+    let mut seen = replaced_member();
     assert_eq!(postgres(&seen).action, Action::Wait, "two of three could be a quorum");
-    assert!(recovery(&spec(), &seen).expect_err("refused").contains("comes back by itself"));
+    assert!(recovery(&spec(), &seen).expect_err("refused").contains("enough for a quorum"));
     seen.removed = vec!["id-of-before".into()];
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Refuse);
     assert!(
-        step.reason.contains("1 of 3 nodes still have etcd's log, 2 are needed (on node3"),
+        step.reason.contains("1 of 3 nodes still have etcd's log, 2 are needed (the log on node3"),
         "{}",
         step.reason
     );
-    assert_eq!(etcd(&seen).step.action, Action::Resume, "its own log is one");
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "the log on node1 counts");
     assert_eq!(recovery(&spec(), &seen).expect("allowed").etcd, EtcdRecovery::FromLog);
     (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (DiskStage::Served, true);
-    assert_eq!(postgres(&seen).action, Action::Wait, "node2's may be a member's: its head cannot be read");
+    assert_eq!(postgres(&seen).action, Action::Wait, "node2's log may be a member's: its ids cannot be read");
     peer(&mut seen, 0).etcd_member = Some("id-of-before".into());
-    assert_eq!(postgres(&seen).action, Action::Refuse, "as it was noted beside the log");
+    assert_eq!(postgres(&seen).action, Action::Refuse, "the recorded member id counts");
 }
 
 #[test]
-fn a_discarded_disk_does_not_go_on_with_its_log() {
-    let mut seen = a_discarded_disk();
-    assert_eq!(etcd(&seen).step.action, Action::Resume, "nobody has said so");
+fn a_replaced_member_does_not_resume_its_log() {
+    let mut seen = replaced_member();
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "no etcd has reported the removal");
     seen.removed = vec!["id-node1".into()];
     assert_eq!(etcd(&seen).step.action, Action::Refuse, "one log of three is left, and it is not this one");
     let costs = recovery(&spec(), &seen).expect("allowed").costs;
-    assert!(costs.iter().any(|c| c.contains("this disk was replaced since")), "{costs:?}");
+    assert!(costs.iter().any(|c| c.contains("this node's etcd member was replaced")), "{costs:?}");
     (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (DiskStage::Served, true);
-    assert_eq!(etcd(&seen).step.action, Action::Wait, "for the quorum that two others can be");
-    seen.etcd = Some(living());
+    assert_eq!(etcd(&seen).step.action, Action::Wait, "the two peers may form a quorum");
+    seen.etcd = Some(members());
     assert_eq!(etcd(&seen).step.action, Action::Join);
 }
 
 #[test]
-fn beside_a_living_cluster_a_log_of_another_bootstrap_does_not_count() {
+fn a_log_of_another_bootstrap_joins_the_existing_cluster() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) =
         (DiskStage::Data, true, Some("other".into()));
-    seen.etcd = Some(living());
+    seen.etcd = Some(members());
     assert_eq!(etcd(&seen).step.action, Action::Join);
     seen.own.bootstrap_id = Some("g".into());
     (peer(&mut seen, 0).bootstrap_id, peer(&mut seen, 0).disk) = (Some("g".into()), DiskStage::Served);
-    assert_eq!(etcd(&seen).step.action, Action::Resume, "of this one it does");
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "a log of the same bootstrap is resumed");
     peer(&mut seen, 0).bootstrap_id = None;
     assert_eq!(etcd(&seen).step.action, Action::Join);
     (seen.own.etcd_log, peer(&mut seen, 0).etcd_log) = (log("id-node1", "c"), log("id-node2", "c"));
-    assert_eq!(
-        etcd(&seen).step.action,
-        Action::Resume,
-        "node2 is a newcomer of the cluster that this log is of"
-    );
+    assert_eq!(etcd(&seen).step.action, Action::Resume, "node2 joined the cluster of this log");
 }
 
 #[test]
-fn while_a_served_cluster_is_silent_a_twin_is_looked_for() {
+fn a_node_checks_for_a_duplicate_while_a_served_cluster_has_no_quorum() {
     let mut seen = blank();
     assert!(!etcd(&seen).look_for_duplicate, "all new");
     (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (DiskStage::Served, true));
-    assert!(
-        etcd(&seen).look_for_duplicate,
-        "this blank machine may stand where the living node should answer"
-    );
+    assert!(etcd(&seen).look_for_duplicate, "this blank machine may have the address of the real node");
     seen.peers[0].answer = Err("gone".into());
-    assert!(!etcd(&seen).look_for_duplicate, "that is why the cluster is silent");
+    assert!(!etcd(&seen).look_for_duplicate, "the unreachable node explains the missing quorum");
 }
 
 #[test]
-fn a_member_that_never_started_is_one_again_after_its_disk_was_lost_too() {
+fn the_reason_to_join_names_what_the_quorum_lists() {
     let mut seen = blank();
-    let mut members = living();
-    members[0].client_urls.clear();
-    seen.etcd = Some(members);
+    let mut listed = members();
+    listed[0].client_urls.clear();
+    seen.etcd = Some(listed);
     let step = etcd(&seen).step;
     assert_eq!(step.action, Action::Join);
     assert!(step.reason.contains("never started"), "{}", step.reason);
-    seen.etcd = Some(living());
+    seen.etcd = Some(members());
     assert!(etcd(&seen).step.reason.contains("member id-node1"), "by its exact id");
-    seen.etcd = Some(living()[1..].to_vec());
+    seen.etcd = Some(members()[1..].to_vec());
     assert!(etcd(&seen).step.reason.contains("does not list"), "{}", etcd(&seen).step.reason);
 }
-
-// --- by the operator's word ---

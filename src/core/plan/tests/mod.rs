@@ -1,4 +1,4 @@
-//! One row per rule of joining. Here: what nodes and their answers look like, to be spoilt.
+//! One test for each rule of the plan. This module builds the observations that the tests modify.
 
 mod etcd;
 mod postgres;
@@ -14,14 +14,14 @@ fn spec() -> Spec {
     spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-fn answer(node: &str) -> NodeReport {
+fn report(node: &str) -> NodeReport {
     NodeReport::blank(&spec(), node, 1, &format!("disk-of-{node}"))
 }
 
-/// node1 looks at three blank nodes that all answer.
+/// What node1 observes when all three nodes are blank and answer.
 fn blank() -> Observations {
-    let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), answer: Ok(answer(n)) });
-    Observations::of_peers(answer("node1"), peers.into())
+    let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), answer: Ok(report(n)) });
+    Observations::of_peers(report("node1"), peers.into())
 }
 
 fn id() -> String {
@@ -42,7 +42,7 @@ fn member(name: &str, address: &str, started: bool) -> Member {
     }
 }
 
-fn living() -> Vec<Member> {
+fn members() -> Vec<Member> {
     vec![
         member("node1", "192.168.18.21", true),
         member("node2", "192.168.18.22", true),

@@ -1,13 +1,13 @@
-//! PostgreSQL: who begins, who waits for whose data.
+//! PostgreSQL: which node starts first, and which one waits.
 
 use super::*;
 
 #[test]
-fn postgres_begins_only_where_nobody_has_data() {
+fn postgres_bootstraps_only_if_no_node_has_data() {
     let mut seen = blank();
     assert_eq!(postgres(&seen).action, Action::Wait, "no quorum");
-    (seen.etcd, seen.initialize) = (Some(living()), Some(true));
-    assert_eq!(postgres(&seen).action, Action::Wait, "its etcd has not joined");
+    (seen.etcd, seen.initialize) = (Some(members()), Some(true));
+    assert_eq!(postgres(&seen).action, Action::Wait, "its etcd has not joined yet");
     (seen.own.data.etcd, seen.own.etcd_member) = (true, Some("id-node1".into()));
     assert_eq!(postgres(&seen).action, Action::Join);
     seen.own.data.postgres = true;
@@ -23,14 +23,17 @@ fn postgres_begins_only_where_nobody_has_data() {
     seen.own.bootstrapping = true;
     assert_eq!(postgres(&seen).action, Action::Bootstrap);
     peer(&mut seen, 0).data.postgres = true;
-    assert_eq!(postgres(&seen).action, Action::Wait, "late: others have begun, and etcd forgot them");
+    assert_eq!(
+        postgres(&seen).action,
+        Action::Wait,
+        "late: a peer has started, and etcd lost the registration"
+    );
 }
 
-/// PostgreSQL data of the same cluster on node1 and node2, which etcd has forgotten.
 #[test]
-fn a_first_start_that_was_cut_is_waited_for_until_its_mark_is_gone() {
+fn a_node_waits_until_the_mark_of_an_interrupted_first_start_is_gone() {
     let mut seen = blank();
-    seen.etcd = Some(living());
+    seen.etcd = Some(members());
     (seen.initialize, seen.initializing) = (Some(true), true);
     (seen.own.data.etcd, seen.own.etcd_member) = (true, Some("id-node1".into()));
     seen.own.bootstrapping = true;
@@ -38,19 +41,20 @@ fn a_first_start_that_was_cut_is_waited_for_until_its_mark_is_gone() {
     seen.own.bootstrapping = false;
     assert_eq!(postgres(&seen).action, Action::Wait);
     seen.own.data.postgres = true;
-    assert_eq!(postgres(&seen).action, Action::Wait, "half a data directory is none");
+    assert_eq!(postgres(&seen).action, Action::Wait, "an incomplete data directory does not count");
     seen.own.bootstrapping = true;
     assert_eq!(postgres(&seen).action, Action::Wait, "not in the boot of the bootstrap either");
     seen.own.bootstrapping = false;
-    assert!(postgres(&seen).reason.contains("was cut on this node"));
+    assert!(postgres(&seen).reason.contains("was interrupted on this node"));
     (seen.initialize, seen.initializing, seen.own.data.postgres) = (Some(false), false, false);
     assert_eq!(postgres(&seen).action, Action::Bootstrap);
 }
 
-fn forgotten_postgres() -> Observations {
+/// node1 and node2 have data of the same PostgreSQL cluster, which is not registered in etcd.
+fn unregistered_postgres() -> Observations {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
-    (seen.etcd, seen.initialize) = (Some(living()), Some(false));
+    (seen.etcd, seen.initialize) = (Some(members()), Some(false));
     let data = |end| Some(PostgresData { system: "77".into(), end });
     (seen.own.data.postgres, seen.own.postgres) = (true, data(Some((1, 500))));
     (peer(&mut seen, 0).data.postgres, peer(&mut seen, 0).postgres) = (true, data(Some((1, 400))));
@@ -58,8 +62,8 @@ fn forgotten_postgres() -> Observations {
 }
 
 #[test]
-fn where_etcd_forgot_postgres_the_furthest_data_starts_first() {
-    let mut seen = forgotten_postgres();
+fn the_most_recent_data_starts_first_if_no_cluster_is_registered() {
+    let mut seen = unregistered_postgres();
     let ends = |seen: &mut Observations, end| peer(seen, 0).postgres.as_mut().expect("data").end = end;
     assert_eq!(postgres(&seen).action, Action::Resume);
     ends(&mut seen, Some((1, 501)));
@@ -67,36 +71,36 @@ fn where_etcd_forgot_postgres_the_furthest_data_starts_first() {
     assert_eq!(step.action, Action::Wait);
     assert!(step.reason.contains("node2"), "{}", step.reason);
     ends(&mut seen, Some((2, 100)));
-    assert_eq!(postgres(&seen).action, Action::Wait, "it was promoted later: a newer timeline goes further");
+    assert_eq!(postgres(&seen).action, Action::Wait, "a higher timeline is more recent");
     ends(&mut seen, Some((1, 500)));
-    assert_eq!(postgres(&seen).action, Action::Resume, "as far: the first by name, and only that one");
+    assert_eq!(postgres(&seen).action, Action::Resume, "equal: the first by name starts, and only that one");
     ends(&mut seen, None);
-    assert_eq!(postgres(&seen).action, Action::Wait, "it has yet to say");
+    assert_eq!(postgres(&seen).action, Action::Wait, "node2 has not reported its WAL end");
     ends(&mut seen, Some((1, 400)));
     seen.own.postgres.as_mut().expect("data").end = None;
-    assert_eq!(postgres(&seen).action, Action::Wait, "so has this node");
-    seen = forgotten_postgres();
+    assert_eq!(postgres(&seen).action, Action::Wait, "nor has this node");
+    seen = unregistered_postgres();
     seen.peers[1].answer = Err("gone".into());
     let step = postgres(&seen);
-    assert_eq!(step.action, Action::Wait, "what it has may go further");
+    assert_eq!(step.action, Action::Wait, "its data may be more recent");
     assert!(step.reason.contains("node3"), "{}", step.reason);
-    seen = forgotten_postgres();
+    seen = unregistered_postgres();
     (seen.own.data.postgres, seen.own.postgres) = (false, None);
-    assert_eq!(postgres(&seen).action, Action::Wait, "without data: only after those that have some");
+    assert_eq!(postgres(&seen).action, Action::Wait, "without data: only after the nodes that have some");
     seen.own.bootstrapping = true;
-    (seen.own.data.postgres, seen.own.postgres) = (true, forgotten_postgres().own.postgres);
+    (seen.own.data.postgres, seen.own.postgres) = (true, unregistered_postgres().own.postgres);
     peer(&mut seen, 0).postgres = None;
-    assert_eq!(postgres(&seen).action, Action::Wait, "forgotten within the boot that began it");
+    assert_eq!(postgres(&seen).action, Action::Wait, "lost within the boot of the bootstrap");
 }
 
 #[test]
-fn postgres_data_of_another_cluster_is_for_a_person_to_judge() {
-    let mut seen = forgotten_postgres();
+fn the_operator_decides_about_postgres_data_of_another_cluster() {
+    let mut seen = unregistered_postgres();
     peer(&mut seen, 0).postgres.as_mut().expect("data").system = "78".into();
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Refuse);
     assert!(step.reason.contains("node2") && step.reason.contains("move"), "{}", step.reason);
-    seen = forgotten_postgres();
+    seen = unregistered_postgres();
     (seen.initialize, seen.system) = (Some(true), Some("77".into()));
     assert_eq!(postgres(&seen).action, Action::Resume);
     seen.system = Some("78".into());

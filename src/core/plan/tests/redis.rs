@@ -1,13 +1,13 @@
-//! Redis: whom the Sentinels name, and whose data it is.
+//! Redis: which primary the Sentinels name, and which nodes have its data.
 
 use super::*;
 
 #[test]
-fn redis_begins_at_bootstrap_once_etcd_has_its_quorum() {
+fn redis_bootstraps_once_etcd_has_a_quorum() {
     let mut seen = blank();
     seen.own.bootstrapping = true;
     assert_eq!(redis(&seen).step.action, Action::Wait);
-    seen.etcd = Some(living());
+    seen.etcd = Some(members());
     let step = redis(&seen);
     assert_eq!(step.step.action, Action::Bootstrap);
     assert_eq!(step.primary, "192.168.18.22".parse().ok(), "the spec's initial primary");
@@ -16,7 +16,7 @@ fn redis_begins_at_bootstrap_once_etcd_has_its_quorum() {
     assert_eq!(
         (step.step.action, step.primary),
         (Action::Join, "192.168.18.23".parse().ok()),
-        "late: another was promoted"
+        "late: another node was promoted"
     );
     seen.sentinels = vec![];
     assert_eq!(redis(&seen).step.action, Action::Bootstrap, "nothing was ever written");
@@ -24,7 +24,7 @@ fn redis_begins_at_bootstrap_once_etcd_has_its_quorum() {
     assert_ne!(
         redis(&seen).step.action,
         Action::Bootstrap,
-        "late, and the Sentinels that know it are silent"
+        "late, and the Sentinels that know the primary do not answer"
     );
 }
 
@@ -36,40 +36,44 @@ fn redis_follows_the_majority_of_sentinels() {
     let step = redis(&seen);
     assert_eq!((step.step.action, step.primary), (Action::Resume, "192.168.18.23".parse().ok()));
     seen.sentinels = sentinels(["192.168.18.21", "192.168.18.21", "192.168.18.23"]);
-    assert_eq!(redis(&seen).primary, "192.168.18.21".parse().ok(), "this node, and its data is here");
+    assert_eq!(
+        redis(&seen).primary,
+        "192.168.18.21".parse().ok(),
+        "this node is the primary and has its data"
+    );
     (0..2).for_each(|i| peer(&mut seen, i).data.sentinel = true);
     seen.sentinels = sentinels(["192.168.18.21", "", ""]);
-    assert_eq!(redis(&seen).step.action, Action::Wait, "one Sentinel of three knows nothing");
+    assert_eq!(redis(&seen).step.action, Action::Wait, "only one of three Sentinels names a primary");
     seen.sentinels = sentinels(["192.168.18.21", "192.168.18.22", ""]);
     assert_eq!(redis(&seen).step.action, Action::Wait);
 }
 
 #[test]
-fn an_empty_primary_never_starts_before_another_is_promoted() {
+fn an_empty_primary_waits_until_another_node_is_promoted() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
-    (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
+    (seen.etcd, seen.sentinels) = (Some(members()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
     peer(&mut seen, 0).data.redis = true;
     let step = redis(&seen);
     assert_eq!((step.step.action, step.promote_another, step.primary), (Action::Wait, true, None));
     seen.peers[0].answer = Err("gone".into());
-    assert!(redis(&seen).promote_another, "a silent peer may have the data");
+    assert!(redis(&seen).promote_another, "an unreachable peer may have the data");
     seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
     let step = redis(&seen);
     assert_eq!((step.step.action, step.primary), (Action::Join, "192.168.18.22".parse().ok()));
 }
 
 #[test]
-fn a_primary_that_cannot_read_its_data_lets_another_go_on() {
+fn a_primary_that_cannot_read_its_data_yields_to_a_copy() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (DiskStage::Served, true, true);
-    (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
+    (seen.etcd, seen.sentinels) = (Some(members()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
     (seen.own.redis_unreadable, peer(&mut seen, 0).data.redis) = (true, true);
     let step = redis(&seen);
     assert_eq!((step.step.action, step.promote_another), (Action::Wait, true));
     peer(&mut seen, 0).redis_unreadable = true;
     let step = redis(&seen);
-    assert_eq!((step.step.action, step.promote_another), (Action::Refuse, false), "nobody to promote");
+    assert_eq!((step.step.action, step.promote_another), (Action::Refuse, false), "no node can be promoted");
     assert!(step.step.reason.contains("redis-check-aof --fix"), "{}", step.step.reason);
     peer(&mut seen, 0).data.redis = false;
     assert_eq!(redis(&seen).step.action, Action::Refuse, "no bootstrap over data");
@@ -79,34 +83,32 @@ fn a_primary_that_cannot_read_its_data_lets_another_go_on() {
     assert!(step.step.reason.contains("node3 may have a copy"), "{}", step.step.reason);
     seen.own.redis_unreadable = false;
     assert_eq!(redis(&seen).step.action, Action::Resume);
-    (seen.own.data.redis, seen.peers[1].answer) = (false, Ok(answer("node3")));
+    (seen.own.data.redis, seen.peers[1].answer) = (false, Ok(report("node3")));
     (peer(&mut seen, 0).data.redis, peer(&mut seen, 0).redis_unreadable) = (true, true);
     let step = redis(&seen).step;
-    assert_eq!(step.action, Action::Refuse, "its own data is gone, and the only copy cannot be read");
+    assert_eq!(step.action, Action::Refuse, "its data is lost, and the only copy cannot be read");
     assert!(step.reason.contains("cannot read its data on node2, and"), "{}", step.reason);
     (seen.own.data.redis, seen.own.redis_unreadable) = (true, true);
     seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
-    assert_eq!(redis(&seen).step.action, Action::Resume, "a replica's gate sets it aside");
+    assert_eq!(redis(&seen).step.action, Action::Resume, "the gate of a replica moves it aside");
 }
 
 #[test]
-fn an_interrupted_bootstrap_of_redis_goes_on_where_nobody_has_data() {
+fn an_interrupted_bootstrap_of_redis_continues_if_no_node_has_data() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
-    (seen.etcd, seen.sentinels) = (Some(living()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
+    (seen.etcd, seen.sentinels) = (Some(members()), sentinels(["", "192.168.18.21", "192.168.18.21"]));
     assert_eq!(redis(&seen).step.action, Action::Bootstrap);
     seen.sentinels = vec![];
     assert_eq!(redis(&seen).step.action, Action::Bootstrap);
     peer(&mut seen, 0).data.sentinel = true;
-    assert_eq!(redis(&seen).step.action, Action::Wait, "a Sentinel that remembers must be heard");
+    assert_eq!(redis(&seen).step.action, Action::Wait, "a Sentinel with a state file must answer");
 }
 
-// --- what the model found ---
-
 #[test]
-fn a_few_sentinels_are_believed_only_where_no_data_lacks_a_memory() {
+fn few_sentinels_suffice_only_if_each_node_with_data_has_one() {
     let mut seen = blank();
-    (seen.own.disk, seen.own.data.etcd, seen.etcd) = (DiskStage::Served, true, Some(living()));
+    (seen.own.disk, seen.own.data.etcd, seen.etcd) = (DiskStage::Served, true, Some(members()));
     peer(&mut seen, 0).data = DiskData { redis: true, sentinel: true, ..DiskData::default() };
     seen.sentinels = sentinels(["", "192.168.18.22", ""]);
     let step = redis(&seen);
@@ -114,15 +116,15 @@ fn a_few_sentinels_are_believed_only_where_no_data_lacks_a_memory() {
     peer(&mut seen, 1).data.redis = true;
     assert_eq!(redis(&seen).step.action, Action::Refuse, "node3 may have been promoted since");
     peer(&mut seen, 1).data.sentinel = true;
-    assert_eq!(redis(&seen).step.action, Action::Wait, "its Sentinel will tell");
+    assert_eq!(redis(&seen).step.action, Action::Wait, "its Sentinel has not answered yet");
 }
 
 #[test]
-fn forgotten_redis_names_the_choice() {
+fn a_forgotten_primary_is_refused_with_the_recovery_command() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (DiskStage::Served, true, true);
-    seen.etcd = Some(living());
-    assert_eq!(redis(&seen).step.action, Action::Refuse, "data, and no Sentinel that remembers");
+    seen.etcd = Some(members());
+    assert_eq!(redis(&seen).step.action, Action::Refuse, "data, and no Sentinel with a state file");
     seen.peers[0].answer = Err("gone".into());
-    assert_eq!(redis(&seen).step.action, Action::Wait, "it may remember");
+    assert_eq!(redis(&seen).step.action, Action::Wait, "its Sentinel may have a state file");
 }
