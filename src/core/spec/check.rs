@@ -254,17 +254,17 @@ fn haproxy_extra(spec: &Spec, at: &Reader) {
                 let help =
                     format!("these lines continue HAProxy's {section} section; sections cannot be added");
                 at.fault(&format!("haproxy.extra.{section}.{i}"), what, help);
-            } else if let Some(directive) = set_in_haproxy(section, line) {
+            } else if let Some(directive) = set_by_hanode(section, line) {
                 let help = match directive.as_str() {
                     "maxconn" => {
-                        "leave it out: hanode computes it, with max_connections of [postgres.parameters]"
+                        "leave it out: hanode computes it from max_connections in [postgres.parameters]"
                     }
                     "timeout client" | "timeout server" => {
-                        "leave it out; for sessions that are silent for long, set timeout tunnel here"
+                        "leave it out; for sessions that stay idle for long, set timeout tunnel here"
                     }
-                    _ => "leave it out: HAProxy would ignore it or what hanode sets",
+                    _ => "leave it out: HAProxy would use only one of the two",
                 };
-                let what = format!("hanode itself sets {directive} in HAProxy's {section} section");
+                let what = format!("hanode sets {directive} in HAProxy's {section} section");
                 at.fault(&format!("haproxy.extra.{section}.{i}"), what, help);
             }
         }

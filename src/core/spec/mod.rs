@@ -96,13 +96,13 @@ pub struct Postgres {
     pub tls: bool,
     pub alt_names: Vec<String>,
     pub synchronous: bool,
-    /// How far behind a standby may be and still be promoted, with a unit; counts with `synchronous = false` only.
+    /// The lag up to which a standby is promoted, with a unit; applies only with `synchronous = false`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maximum_lag_on_failover: Option<String>,
     pub port: u16,
     pub vip_port: u16,
     pub vip_read_port: u16,
-    /// How many connections one address may have to each of the two ports on the VIP; 0: any number.
+    /// The limit of connections from one address to each of the two ports on the VIP; 0: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_per_source: Option<u32>,
     /// Passed through to PostgreSQL, values as written there.
@@ -110,19 +110,18 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Patroni's own default.
+    /// Patroni's default.
     pub const DEFAULT_LAG: &str = "1MB";
-    /// More than any log holds: 1 EiB.
-    const ANY_LAG: u64 = 1 << 60;
+    /// Larger than every possible lag: 1 EiB.
+    const UNLIMITED_LAG: u64 = 1 << 60;
 
     /// Patroni's `maximum_lag_on_failover`, in bytes.
     ///
-    /// Patroni compares the limit with the lag behind the leader's last known position, for the synchronous standby
-    /// too. That standby has every acknowledged commit, and in synchronous mode no other standby may be promoted, so
-    /// the limit could only prevent the one failover that loses nothing.
+    /// Patroni also applies the limit to the synchronous standby. That standby has every acknowledged commit, and no
+    /// other standby is promoted in synchronous mode, so the limit could only prevent a failover that loses nothing.
     pub fn lag_limit(&self) -> u64 {
         let text = self.maximum_lag_on_failover.as_deref().unwrap_or(Self::DEFAULT_LAG);
-        if self.synchronous { Self::ANY_LAG } else { rules::bytes(text).unwrap_or(1 << 20) }
+        if self.synchronous { Self::UNLIMITED_LAG } else { rules::bytes(text).unwrap_or(1 << 20) }
     }
 }
 
@@ -145,7 +144,7 @@ pub struct Redis {
     pub min_replicas: u32,
     pub port: u16,
     pub vip_port: u16,
-    /// How many connections one address may have to the port on the VIP; 0: any number.
+    /// The limit of connections from one address to the port on the VIP; 0: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_per_source: Option<u32>,
     pub sentinel_port: u16,

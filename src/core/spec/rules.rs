@@ -64,7 +64,7 @@ pub(super) fn is_setting_name(name: &str) -> bool {
     name.len() <= 63 && name.split('.').count() <= 2 && name.split('.').all(part)
 }
 
-/// A size in PostgreSQL's units, which are powers of 1024; up to 1024 TB.
+/// Parses a size in PostgreSQL's units, which are powers of 1024; at most 1024 TB.
 pub(super) fn bytes(text: &str) -> Option<u64> {
     let units = [("kB", 10), ("MB", 20), ("GB", 30), ("TB", 40)];
     let (number, shift) = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))?;
@@ -109,10 +109,10 @@ pub(super) fn governed(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The directives that hanode sets in HAProxy's section, and others that have the same effect.
+/// The directives that hanode sets in HAProxy's `global` section, and others with the same effect.
 ///
-/// Not `log`, which may be there several times, nor `timeout tunnel`, of which the last one counts.
-const IN_HAPROXY_GLOBAL: &[&str] = &[
+/// Without `log`, which may occur several times, and `timeout tunnel`, of which the last one applies.
+const HAPROXY_GLOBAL_DIRECTIVES: &[&str] = &[
     "chroot",
     "daemon",
     "gid",
@@ -130,7 +130,7 @@ const IN_HAPROXY_GLOBAL: &[&str] = &[
     "uid",
     "user",
 ];
-const IN_HAPROXY_DEFAULTS: &[&str] = &[
+const HAPROXY_DEFAULTS_DIRECTIVES: &[&str] = &[
     "clitcpka-cnt",
     "clitcpka-idle",
     "clitcpka-intvl",
@@ -152,10 +152,10 @@ const IN_HAPROXY_DEFAULTS: &[&str] = &[
     "timeout server",
 ];
 
-/// The directive that a further line would set once more, if hanode sets it.
-pub(super) fn set_in_haproxy(section: &str, line: &str) -> Option<String> {
-    let known = if section == "global" { IN_HAPROXY_GLOBAL } else { IN_HAPROXY_DEFAULTS };
-    // HAProxy takes quotation marks and backslashes away before it looks for a keyword.
+/// The directive of an extra line, if hanode sets it, too.
+pub(super) fn set_by_hanode(section: &str, line: &str) -> Option<String> {
+    let known = if section == "global" { HAPROXY_GLOBAL_DIRECTIVES } else { HAPROXY_DEFAULTS_DIRECTIVES };
+    // HAProxy removes quotation marks and backslashes before it looks up a keyword.
     let plain = line.replace(['"', '\'', '\\'], "");
     let words: Vec<&str> = plain.split_whitespace().skip_while(|w| ["no", "default"].contains(w)).collect();
     let directive = |length: usize| words.get(..length).map(|words| words.join(" "));
