@@ -1,6 +1,6 @@
 #!/bin/sh
-# The main job, as `make demo` shows it: one image, a real three-node cluster from it on this machine,
-# reads and writes through the virtual IP from outside the nodes. Takes everything down at the end.
+# `make demo`: builds one image, runs a three-node cluster from it on this machine, reads and writes through the virtual
+# IP from outside the nodes, and takes everything down.
 set -eu
 hanode=${1:?usage: demo.sh PROGRAM}
 dir=$(mktemp -d "${TMPDIR:-/tmp}/hanode-demo-XXXXXX")
@@ -20,7 +20,7 @@ step "a cluster directory: names, addresses, two CAs, passwords"
 "$hanode" init "$cluster" | head -1
 step "one image for all nodes (the first build installs the distribution's packages: minutes)"
 "$hanode" build "$cluster" --target debian-13 --out "$dir/node.qcow2"
-step "three machines booted from it; cloud-init tells each one its name"
+step "three machines booted from it; each gets its name from cloud-init"
 "$hanode" lab up "$cluster" --image "$dir/node.qcow2"
 step "hanode status"
 "$hanode" lab status "$cluster"

@@ -20,7 +20,7 @@ Examples:
   hanode seed demo --node node1 --interface 52:54:00:00:00:01 --gateway 192.168.18.1 \
       --ssh-key ~/.ssh/id_ed25519.pub --out node1.iso
   hanode seed demo --node node1 --bundle --out node1/       user-data for an image built with --base")]
-pub(crate) struct Seed {
+pub(crate) struct SeedVerb {
     /// Cluster directory
     pub dir: PathBuf,
     /// Node name, as in the spec
@@ -46,7 +46,7 @@ pub(crate) struct Seed {
     pub bundle: bool,
 }
 
-impl Seed {
+impl SeedVerb {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let (spec, _) = cluster_dir::load_spec(&self.dir)?;
         let mut seed = seed::Seed::for_node(&spec, &self.node)?;

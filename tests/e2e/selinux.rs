@@ -1,5 +1,5 @@
-//! SELinux as it is baked for centos-8, in a whole policy store and looked at with the policy's own tools. The policy
-//! is Debian's under the name that CentOS' has, with the few names that it lacks. Needs root.
+//! SELinux modules, ports and labels of centos-8, in a policy store, checked with SELinux' tools. The policy is Debian's
+//! under the name of CentOS' policy, with a few added types. Needs root.
 
 use crate::support;
 use hanode_core::spec;
@@ -9,7 +9,7 @@ use hanode_util::file_tree::{self, Entry};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A tree with a policy store named as on CentOS.
+/// A tree with a policy store of the same name as on CentOS.
 fn tree() -> PathBuf {
     support::tree_of("selinux", |out| {
         let mut mmdebstrap = Command::new("mmdebstrap");
@@ -29,23 +29,23 @@ fn inside(root: &Path, words: &[&str]) -> String {
     let mut command = Command::new("chroot");
     command.arg(root).args(words).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{words:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{words:?}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
+    stdout
 }
 
 fn policy() -> Selinux {
     hanode_admin::embedded::target("centos-8").unwrap().1.selinux.unwrap()
 }
 
-/// The port numbers of a type, beyond the policy's own ones.
+/// The local port numbers of a type, without those of the policy.
 fn own_ports(root: &Path, kind: &str) -> Vec<String> {
-    let said = inside(root, &["semanage", "port", "-l", "-C", "-n", "-S", "targeted"]);
+    let stdout = inside(root, &["semanage", "port", "-l", "-C", "-n", "-S", "targeted"]);
     let row = |line: &str| {
         let mut words = line.split_whitespace();
         (words.next() == Some(kind)).then(|| words.skip(1).collect::<String>())
     };
-    said.lines().filter_map(row).collect()
+    stdout.lines().filter_map(row).collect()
 }
 
 fn allowed(root: &Path, rule: &[&str]) -> bool {
@@ -78,7 +78,7 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     let certificate = ["-s", "redis_t", "-t", "cert_t", "-c", "file", "-p", "map"];
     let source_address = ["-s", "keepalived_t", "-t", "node_t", "-c", "rawip_socket", "-p", "node_bind"];
     for rule in [rsyslog, certificate, source_address] {
-        assert!(!allowed(&root, &rule), "the distribution's policy allows {rule:?}");
+        assert!(!allowed(&root, &rule), "the policy allows {rule:?} without the module");
     }
     assert!(own_ports(&root, "redis_port_t").is_empty());
 
@@ -93,7 +93,7 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
         assert!(allowed(&root, &rule), "{rule:?}");
     }
 
-    // Again, as a bake into a tree that was built before; and with the spec's own port.
+    // Again, as in a second bake, and with a port from the spec.
     let mut spec = spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
     spec.redis.port = 16378;
     install_policy(&policy, &root).unwrap();
@@ -120,7 +120,7 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
         std::fs::write(at, "").unwrap();
     }
     label(&policy, &root, &["/".into()]).unwrap();
-    // What the policy says is what hanode's own manifest of a node says.
+    // The labels of the policy equal those in hanode's manifest.
     for (path, kind) in files {
         let wanted = format!("system_u:object_r:{kind}:s0");
         assert_eq!(context(&root, path), wanted, "{path}");

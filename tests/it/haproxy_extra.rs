@@ -47,11 +47,11 @@ fn the_fault_names_the_line_and_the_remedy() {
     for (name, line, remedy) in [
         ("defaults", "timeout  client 1h", "timeout tunnel"),
         ("defaults", "timeout server 1h", "timeout tunnel"),
-        ("defaults", "no option clitcpka", "leave it out"),
-        ("defaults", "option tcpka", "leave it out"),
-        ("global", "\"maxconn\" 9", "leave it out"),
-        ("global", "stats socket ipv4@0.0.0.0:9999 level admin", "leave it out"),
-        ("global", "daemon", "leave it out"),
+        ("defaults", "no option clitcpka", "remove it"),
+        ("defaults", "option tcpka", "remove it"),
+        ("global", "\"maxconn\" 9", "remove it"),
+        ("global", "stats socket ipv4@0.0.0.0:9999 level admin", "remove it"),
+        ("global", "daemon", "remove it"),
     ] {
         let faults = parse_with(name, &[line]).expect_err(line);
         assert!(faults.to_string().contains(remedy), "{line}: {faults}");

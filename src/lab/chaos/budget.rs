@@ -1,5 +1,5 @@
-//! Compares measured outages with the limits that `hanode check --rto` computes from the configuration. The limits apply
-//! to one fault at a time, so rounds with two are not compared.
+//! Compares measured outages with the limits that `hanode check --rto` computes from the configuration. The limits
+//! apply to one fault at a time, so rounds with two are not compared.
 
 use super::Fault;
 use super::report::{InjectedFault, Round};
@@ -41,7 +41,7 @@ pub(super) fn compare(budget: &RecoveryBudget, round: &Round, scale: f64) -> Vec
         }
         Failure::Node => (round.healthy_after, HEALTH_POLLS),
     };
-    let rows = failures(injected).into_iter().filter_map(|failure| budget.of(failure));
+    let rows = failures(injected).into_iter().filter_map(|failure| budget.row(failure));
     rows.map(|row| {
         let (seconds, more) = measured(row.failure);
         let at_most = (row.at_most_seconds + more) * scale;
