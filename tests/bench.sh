@@ -22,7 +22,7 @@ mib() { du -m "$1" | cut -f1; }
 # Appends the duration that the build prints to a file.
 build() {
 	"$hanode" build "$cluster" --target debian-13 --out "$dir/$1" $2 > "$dir/output" 2> "$dir/errors" || { cat "$dir/errors" >&2; exit 1; }
-	sed -n 's/.* MiB, \(.*\) s$/\1/p' "$dir/output" >> "$dir/$3"
+	sed -n 's/.* MiB, \([0-9.]*\) s, .*/\1/p' "$dir/output" >> "$dir/$3"
 }
 
 "$hanode" init "$cluster" >/dev/null
@@ -60,6 +60,6 @@ row '  node1: identity, from the start of its PID 1' "$(median "$dir/identity")"
 row '  node1: writes its configuration' "$(median "$dir/applying")" s
 row '  node1: starts the servers' "$(median "$dir/starting")" s
 row '  node1: in service' "$(median "$dir/in-service")" s
-row "CPU time of the plan unit" "$(median "$dir/cpu-own")" ms 'cpu_ms in /run/hanode/state.json'
+row "CPU time of hanode-plan" "$(median "$dir/cpu-own")" ms 'cpu_ms in /run/hanode/state.json'
 row "  and of the validators that it runs" "$(median "$dir/cpu-children")" ms
-row 'peak memory of the watching service' "$(median "$dir/memory")" MiB 'VmHWM of hanode-ready'
+row 'peak memory of hanode-ready' "$(median "$dir/memory")" MiB 'VmHWM of hanode-ready'

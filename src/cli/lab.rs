@@ -5,7 +5,7 @@ use super::status;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use hanode_admin::access::access;
-use hanode_cluster::health::{self, Format};
+use hanode_cluster::health::{self, StatusFormat};
 use hanode_lab::chaos::{self, Fault};
 use hanode_lab::roll;
 use hanode_lab::{self, Lab, Probe, UpOptions};
@@ -219,7 +219,7 @@ fn show_status(dir: &Path, json: bool, can_remove: Option<&str>) -> Result<ExitC
     let found = hanode_lab::status(dir, || health::collect(&access))??;
     match can_remove {
         Some(node) => status::show_removal(&access, &found, node, json),
-        None => status::show(&found, Format::from_flags(json, false)),
+        None => status::show(&found, StatusFormat::from_flags(json, false)),
     }
 }
 

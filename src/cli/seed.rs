@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use hanode_admin::cluster_dir;
-use hanode_admin::seed::{self, Interface};
+use hanode_admin::seed::{self, InterfaceMatch};
 use hanode_core::bundle;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub(crate) struct SeedVerb {
     pub out: PathBuf,
     /// Configure the node's address on this interface
     #[arg(long, value_name = "NAME|MAC")]
-    pub interface: Option<Interface>,
+    pub interface: Option<InterfaceMatch>,
     /// Default gateway
     #[arg(long, value_name = "IP", requires = "interface")]
     pub gateway: Option<IpAddr>,

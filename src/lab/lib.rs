@@ -30,7 +30,7 @@ pub use process_tag::tag_this_process;
 pub use up::{Probe, UpOptions, UpReport, up};
 
 use anyhow::{Context, Result, bail, ensure};
-use hanode_admin::seed::Interface;
+use hanode_admin::seed::InterfaceMatch;
 use hanode_util::user_error::UserError;
 use net::Net;
 use process::{Process, container_init, wait_until};
@@ -148,7 +148,7 @@ impl Lab {
         if self.layout.vm {
             vm::prepare(self, node, &disk)?;
         } else {
-            let seed = self.layout.seed(node, &disk, Interface::Name("host0".into()), None);
+            let seed = self.layout.seed(node, &disk, InterfaceMatch::Name("host0".into()), None);
             self.on_disk(name, |root| seed.write_directory(&root.join("var/lib/cloud/seed/nocloud")))?;
         }
         let errors = std::fs::File::options().create(true).append(true).open(self.console(name))?;
