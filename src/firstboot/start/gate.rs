@@ -219,7 +219,7 @@ fn sentinel_file(node: &NodeContext) -> Result<std::path::PathBuf> {
 }
 
 fn sentinel_file_is_intact(node: &NodeContext) -> Result<bool> {
-    Ok(sentinel::intact(&std::fs::read_to_string(sentinel_file(node)?).unwrap_or_default()))
+    Ok(sentinel::is_intact(&std::fs::read_to_string(sentinel_file(node)?).unwrap_or_default()))
 }
 
 fn remove_torn_sentinel_file(node: &NodeContext) -> Result<()> {
