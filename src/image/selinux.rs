@@ -6,7 +6,7 @@ use hanode_admin::embedded;
 use hanode_core::spec::Spec;
 use hanode_core::target::Selinux;
 use hanode_util::command::{command, in_chroot, run};
-use hanode_util::file_tree::{self, Entry, Kind, below};
+use hanode_util::file_tree::{self, Entry, EntryKind, below};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -110,9 +110,9 @@ pub fn contexts(policy: &Selinux, root: &Path, entries: &[Entry]) -> Result<BTre
 /// The policy's name for this kind of file.
 fn object_class(entry: &Entry) -> &'static str {
     match entry.kind {
-        Kind::File(_) => "file",
-        Kind::Dir => "dir",
-        Kind::Link(_) => "lnk_file",
+        EntryKind::File(_) => "file",
+        EntryKind::Dir => "dir",
+        EntryKind::Link(_) => "lnk_file",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::cases::Case;
 use hanode_core::spec::{self, STARTER};
-use hanode_util::file_tree::Kind;
+use hanode_util::file_tree::EntryKind;
 use serde_json::Value;
 
 /// Patroni's dynamic configuration of the starter spec with one edit, for one target.
@@ -16,7 +16,7 @@ fn dynamic_config(target: &str, edit: (&str, &str)) -> Value {
         .into_iter()
         .find(|e| e.path == path)
         .expect("an entry for the dynamic configuration");
-    let Kind::File(content) = entry.kind else { panic!("{path} is not a file") };
+    let EntryKind::File(content) = entry.kind else { panic!("{path} is not a file") };
     serde_json::from_slice(&content).expect("parse the dynamic configuration")
 }
 

@@ -2,7 +2,7 @@
 
 use crate::cases::Case;
 use hanode_core::spec::{self, STARTER};
-use hanode_util::file_tree::Kind;
+use hanode_util::file_tree::EntryKind;
 
 /// Parses the starter spec with extra lines for one section of HAProxy.
 fn parse_with(section: &str, lines: &[&str]) -> Result<spec::Spec, spec::Faults> {
@@ -15,7 +15,7 @@ fn section(name: &str, target: &str) -> Vec<String> {
     let entries = Case::of(3).on(target).render("node1");
     let entry =
         entries.into_iter().find(|e| e.path.ends_with("/haproxy.cfg")).expect("an entry for haproxy.cfg");
-    let Kind::File(content) = entry.kind else { panic!("haproxy.cfg is not a file") };
+    let EntryKind::File(content) = entry.kind else { panic!("haproxy.cfg is not a file") };
     let text = String::from_utf8(content).expect("haproxy.cfg in UTF-8");
     let lines = text.lines().skip_while(|line| *line != name).skip(1).take_while(|line| !line.is_empty());
     lines.map(|l| l.trim().to_string()).filter(|l| !l.starts_with('#')).collect()

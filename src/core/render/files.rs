@@ -5,7 +5,7 @@ use crate::plan::Action;
 use crate::spec::VipMode;
 use crate::target::{FileRule, RuleKind, Target};
 use anyhow::{Context, Result, bail};
-use hanode_util::file_tree::{Entry, Kind};
+use hanode_util::file_tree::{Entry, EntryKind};
 use tera::Tera;
 
 pub(super) fn entries(input: &RenderInput, engine: &Tera, context: &tera::Context) -> Result<Vec<Entry>> {
@@ -56,23 +56,23 @@ fn entry(rule: &FileRule, input: &RenderInput, engine: &Tera, context: &tera::Co
         fill(engine, name, context)
     };
     let kind = match rule.kind {
-        RuleKind::File => Kind::File(text()?.into_bytes()),
-        RuleKind::Dir => Kind::Dir,
+        RuleKind::File => EntryKind::File(text()?.into_bytes()),
+        RuleKind::Dir => EntryKind::Dir,
         RuleKind::Link => {
             let to = rule.to.as_deref().context("the link has no `to`")?;
-            Kind::Link(expand(to, input.target)?)
+            EntryKind::Link(expand(to, input.target)?)
         }
         RuleKind::Crl => {
             // HTTP requires CR LF at the end of header lines; templates have LF.
             let mut content = text()?.replace('\n', "\r\n").into_bytes();
             content.extend_from_slice(input.crl.der.context("there is no CRL")?);
-            Kind::File(content)
+            EntryKind::File(content)
         }
     };
     let path = expand(&rule.path, input.target)?;
     let mode = u32::from_str_radix(&rule.mode, 8).with_context(|| format!("mode {:?}", rule.mode))?;
     let label = input.target.selinux.as_ref().and_then(|policy| policy.context(&path));
-    let mode = if matches!(kind, Kind::Link(_)) { 0o777 } else { mode };
+    let mode = if matches!(kind, EntryKind::Link(_)) { 0o777 } else { mode };
     Ok(Entry { path, kind, mode, owner: rule.owner.clone(), group: rule.group.clone(), label })
 }
 
