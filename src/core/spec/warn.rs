@@ -46,7 +46,7 @@ pub fn warnings(spec: &Spec) -> Vec<Fault> {
     warn(
         spec.postgres.synchronous && spec.postgres.maximum_lag_on_failover.is_some(),
         "postgres.maximum_lag_on_failover has no effect with synchronous = true",
-        "leave it out: only the synchronous standby is promoted, and it has every acknowledged commit",
+        "remove it: only the synchronous standby is promoted, and it has every acknowledged commit",
     );
     warn(
         off("synchronous_commit")
