@@ -49,6 +49,7 @@ impl PlanVerb {
         if in_quorum < access.spec.majority() {
             // The quorum that answers includes the node that would be gone.
             (seen.etcd, seen.initialize, seen.system, seen.generation_in_etcd) = (None, None, None, None);
+            seen.initializing = false;
         }
         self.show(&access, seen)
     }
@@ -120,7 +121,7 @@ mod tests {
             own: NodeReport::blank(&spec, "node3", 1, NEW_DISK),
             peers: spec
                 .peers("node3")
-                .map(|n| Peer { name: n.name.clone(), answer: Err("x".into()) })
+                .map(|n| Peer { name: n.name.clone(), report: Err("x".into()) })
                 .collect(),
             etcd: Some(spec.nodes.iter().map(member).collect()),
             removed: vec![],

@@ -81,7 +81,7 @@ fn query_peers(access: &Access, node: &str) -> Vec<Peer> {
         let peers: Vec<_> = spec.peers(node).map(|p| (p, threads.spawn(move || fetch(p)))).collect();
         let joined = |(peer, thread): (&Node, ScopedJoinHandle<_>)| Peer {
             name: peer.name.clone(),
-            answer: check_sender(peer, thread.join()),
+            report: check_sender(peer, thread.join()),
         };
         peers.into_iter().map(joined).collect()
     })
@@ -90,12 +90,12 @@ fn query_peers(access: &Access, node: &str) -> Vec<Peer> {
 /// Whether every disk has recorded the same bootstrap, and none has served.
 fn same_bootstrap(own: &NodeReport, peers: &[Peer]) -> bool {
     let same = |peer: &NodeReport| peer.disk != DiskStage::Served && peer.bootstrap_id == own.bootstrap_id;
-    peers.iter().all(|peer| peer.answer.as_ref().is_ok_and(same))
+    peers.iter().all(|peer| peer.report.as_ref().is_ok_and(same))
 }
 
 /// Accepts only a report of the node that the spec has at this address.
-fn check_sender(peer: &Node, fetched: std::thread::Result<Result<NodeReport>>) -> Result<NodeReport, String> {
-    match fetched {
+fn check_sender(peer: &Node, report: std::thread::Result<Result<NodeReport>>) -> Result<NodeReport, String> {
+    match report {
         Ok(Ok(report)) if report.node == peer.name => Ok(report),
         Ok(Ok(report)) => Err(format!("{} is {}", peer.address, report.node)),
         Ok(Err(error)) => Err(format!("{error:#}")),
@@ -133,7 +133,7 @@ fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
 /// Members of which etcd knows, without a quorum, that they were removed. Empty unless all nodes report and at least two
 /// have a log: otherwise the plan does not need it.
 fn removed_members(access: &Access, own: &NodeReport, peers: &[Peer], servers: &[&Node]) -> Vec<String> {
-    let Ok(mut all) = peers.iter().map(|p| p.answer.as_ref()).collect::<Result<Vec<_>, _>>() else {
+    let Ok(mut all) = peers.iter().map(|p| p.report.as_ref()).collect::<Result<Vec<_>, _>>() else {
         return vec![];
     };
     all.push(own);
@@ -184,7 +184,7 @@ mod tests {
         let agreed_with = |change: &dyn Fn(&mut NodeReport)| {
             let mut peers: Vec<_> = ["node2", "node3"].iter().map(|node| report(node)).collect();
             change(&mut peers[1]);
-            let peer = |a: NodeReport| Peer { name: a.node.clone(), answer: Ok(a) };
+            let peer = |a: NodeReport| Peer { name: a.node.clone(), report: Ok(a) };
             same_bootstrap(&own, &peers.into_iter().map(peer).collect::<Vec<_>>())
         };
         assert!(agreed_with(&|_| {}));
@@ -192,7 +192,7 @@ mod tests {
         assert!(!agreed_with(&|peer| peer.disk = DiskStage::Served));
         assert!(!agreed_with(&|peer| peer.bootstrap_id = None), "a disk replaced after the others agreed");
         assert!(!agreed_with(&|peer| peer.bootstrap_id = Some("another".into())));
-        let unreachable = Peer { name: "node2".into(), answer: Err("no route".into()) };
+        let unreachable = Peer { name: "node2".into(), report: Err("no route".into()) };
         assert!(!same_bootstrap(&own, &[unreachable]));
     }
 }

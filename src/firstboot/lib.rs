@@ -9,7 +9,7 @@ pub mod commands;
 pub mod disk;
 pub mod failpoint;
 pub mod identity;
-pub mod node_config;
+mod node_config;
 mod selinux;
 mod start;
 mod state;

@@ -94,17 +94,17 @@ impl NodeConfig {
         self.spec.node(name).with_context(|| format!("the spec has no node {name}"))
     }
 
-    fn member(&self, path: &str) -> Result<&[u8]> {
+    fn bundle_file(&self, path: &str) -> Result<&[u8]> {
         self.bundle.file(path).with_context(|| format!("the bundle has no {path}"))
     }
 
     /// This node's own credentials under the cluster CA.
     pub(crate) fn credentials(&self) -> Result<Credentials> {
         Ok(Credentials {
-            ca: self.member("/etc/ssl/hanode/ca.crt")?.to_vec(),
+            ca: self.bundle_file("/etc/ssl/hanode/ca.crt")?.to_vec(),
             identity: Some(TlsIdentity {
-                certificate: self.member("/etc/ssl/hanode/node.crt")?.to_vec(),
-                key: self.member("/etc/ssl/hanode/node.key")?.to_vec(),
+                certificate: self.bundle_file("/etc/ssl/hanode/node.crt")?.to_vec(),
+                key: self.bundle_file("/etc/ssl/hanode/node.key")?.to_vec(),
             }),
         })
     }
@@ -114,7 +114,7 @@ impl NodeConfig {
         if !self.spec.redis.tls {
             return Ok(None);
         }
-        Ok(Some(Credentials { ca: self.member("/etc/ssl/myca/root.crt")?.to_vec(), identity: None }))
+        Ok(Some(Credentials { ca: self.bundle_file("/etc/ssl/myca/root.crt")?.to_vec(), identity: None }))
     }
 
     /// Spec and credentials to query the whole cluster from this node.
@@ -130,15 +130,15 @@ impl NodeConfig {
     }
 
     pub(crate) fn cluster_crl(&self) -> Result<&[u8]> {
-        self.member("/etc/ssl/hanode/ca.crl")
+        self.bundle_file("/etc/ssl/hanode/ca.crl")
     }
 
     pub(crate) fn service_crl(&self) -> Result<&[u8]> {
-        self.member("/etc/ssl/myca/server.crl")
+        self.bundle_file("/etc/ssl/myca/server.crl")
     }
 
     pub(crate) fn node_certificate(&self) -> Result<&[u8]> {
-        self.member("/etc/ssl/hanode/node.crt")
+        self.bundle_file("/etc/ssl/hanode/node.crt")
     }
 }
 

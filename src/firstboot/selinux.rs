@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use hanode_core::spec::Spec;
 use hanode_core::target::Selinux;
-use hanode_util::command::run_to_end;
+use hanode_util::command::capture;
 use hanode_util::file_tree::below;
 use hanode_util::user_error::UserError;
 use std::path::Path;
@@ -41,7 +41,9 @@ pub(crate) fn restore(root: &Path, paths: &[String]) -> Result<()> {
     if paths.is_empty() || !enforced(root) {
         return Ok(());
     }
-    run_to_end(Command::new("restorecon").arg("-F").args(paths)).map(drop)
+    let restored = capture(Command::new("restorecon").arg("-F").args(paths))?;
+    ensure!(restored.status.success(), "restorecon: {}", restored.stderr.trim());
+    Ok(())
 }
 
 #[cfg(test)]

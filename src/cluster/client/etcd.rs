@@ -25,7 +25,7 @@ pub(crate) struct KvHash {
 /// A member's status as it reports it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct MemberStatus {
-    pub(crate) member: String,
+    pub(crate) id: String,
     pub(crate) leader: String,
     pub(crate) version: String,
     pub(crate) db_bytes: u64,
@@ -73,7 +73,7 @@ impl EtcdClient {
         let response = self.call("/v3/maintenance/status", json!({}))?;
         let text = |v: &Value| v.as_str().unwrap_or_default().to_string();
         Ok(MemberStatus {
-            member: text(&response["header"]["member_id"]),
+            id: text(&response["header"]["member_id"]),
             leader: text(&response["leader"]),
             version: text(&response["version"]),
             db_bytes: text(&response["dbSize"]).parse().unwrap_or_default(),

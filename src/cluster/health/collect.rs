@@ -157,7 +157,7 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
         Ok(status) => EtcdStatus {
             name,
             healthy: status.errors.is_empty(),
-            leader: !status.leader.is_empty() && status.leader == status.member,
+            leader: !status.leader.is_empty() && status.leader == status.id,
             version: status.version,
             db_bytes: status.db_bytes,
             revision: status.revision,

@@ -33,7 +33,7 @@ pub fn problems(access: &Access, node: &str) -> Vec<String> {
 /// The id of the etcd member on this node.
 pub fn etcd_member(access: &Access, node: &str) -> Result<String> {
     let node = access.spec.node(node).with_context(|| format!("{node} is not in the spec"))?;
-    Ok(EtcdClient::new(&access.cluster, node.address, CHECK_TIMEOUT)?.status()?.member)
+    Ok(EtcdClient::new(&access.cluster, node.address, CHECK_TIMEOUT)?.status()?.id)
 }
 
 fn etcd(access: &Access, node: &Node) -> Result<()> {

@@ -28,7 +28,8 @@ pub use metrics::{metrics, node_metrics};
 pub(crate) use problems::{config_drift, find_problems};
 pub use removal::blockers;
 pub use served_certs::servers_with_old_certificates;
-pub use table::{table, terminal_width};
+pub use table::table;
+use table::terminal_width;
 
 pub(crate) const SCHEMA: u32 = 1;
 

@@ -54,7 +54,7 @@ fn nodes(status: &Status, problems: &mut Vec<String>) {
 
 fn etcd(status: &Status, problems: &mut Vec<String>) {
     for member in status.etcd.iter().filter(|m| !m.healthy) {
-        problems.push(format!("{}: etcd: {}", member.name, member.error.as_deref().unwrap_or("not healthy")));
+        problems.push(format!("{}: etcd: {}", member.name, member.error.as_deref().unwrap_or("unhealthy")));
     }
     if !status.etcd.iter().any(|m| m.leader) {
         problems.push("etcd has no leader".into());

@@ -12,8 +12,9 @@ pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
     redis(spec, status, node, &mut blockers);
     let sentinels = spec.peers(node).filter(|n| !status.sentinel.faults.contains_key(&n.name)).count();
     if sentinels < spec.majority() {
+        let plural = if sentinels == 1 { "" } else { "s" };
         blockers.push(format!(
-            "only {sentinels} other Sentinels are healthy, {} must agree on a primary",
+            "only {sentinels} healthy Sentinel{plural} would remain, {} must agree on a primary",
             spec.majority()
         ));
     }

@@ -43,7 +43,7 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
 }
 
 /// Width of the terminal in columns; `None` if standard output is a file or a pipe.
-pub fn terminal_width() -> Option<usize> {
+pub(super) fn terminal_width() -> Option<usize> {
     terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0.into())
 }
 

@@ -22,7 +22,7 @@ pub struct Observations {
     pub generation_in_etcd: Option<u64>,
     /// Whether Patroni's `initialize` key exists; `None` while etcd does not answer.
     pub initialize: Option<bool>,
-    /// Whether that key is empty: some Patroni started to initialise PostgreSQL and has not finished, or died.
+    /// Whether that key is empty: some Patroni started to initialize PostgreSQL and has not finished, or died.
     #[serde(default)]
     pub initializing: bool,
     /// PostgreSQL's system identifier in that key.
@@ -36,7 +36,7 @@ pub struct Observations {
 pub struct Peer {
     pub name: String,
     /// Its report, or why there is none.
-    pub answer: Result<NodeReport, String>,
+    pub report: Result<NodeReport, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,18 +67,18 @@ impl Observations {
 
     /// Every peer's report, or `None` if a peer did not answer.
     pub fn all_peers(&self) -> Option<Vec<&NodeReport>> {
-        self.peers.iter().map(|p| p.answer.as_ref().ok()).collect()
+        self.peers.iter().map(|p| p.report.as_ref().ok()).collect()
     }
 
     /// The names of the peers that did not answer.
     pub fn unreachable(&self) -> Vec<&str> {
-        self.peers.iter().filter(|p| p.answer.is_err()).map(|p| p.name.as_str()).collect()
+        self.peers.iter().filter(|p| p.report.is_err()).map(|p| p.name.as_str()).collect()
     }
 
     /// The peers that did not answer and why, as `no answer from node2 (connection refused)`.
     pub(crate) fn unreachable_reasons(&self) -> String {
         let peers =
-            self.peers.iter().filter_map(|p| Some(format!("{} ({})", p.name, p.answer.as_ref().err()?)));
+            self.peers.iter().filter_map(|p| Some(format!("{} ({})", p.name, p.report.as_ref().err()?)));
         format!("no answer from {}", peers.collect::<Vec<_>>().join(", "))
     }
 
@@ -94,6 +94,6 @@ impl Observations {
 
     /// The reports of the peers that answered.
     pub(crate) fn reports(&self) -> impl Iterator<Item = &NodeReport> {
-        self.peers.iter().filter_map(|p| p.answer.as_ref().ok())
+        self.peers.iter().filter_map(|p| p.report.as_ref().ok())
     }
 }

@@ -30,8 +30,8 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
     }
     if seen.initializing && (own.data.postgres || !own.bootstrapping) {
         let reason = match own.data.postgres {
-            true => "PostgreSQL's first start was interrupted on this node; it will be repeated",
-            false => "PostgreSQL's first start is not complete on another node",
+            true => "PostgreSQL's initialization was interrupted on this node; it will be repeated",
+            false => "PostgreSQL's initialization is not complete on another node",
         };
         return Step::new(Action::Wait, reason);
     }
@@ -64,7 +64,7 @@ fn uninitialized(seen: &Observations) -> Step {
         }
         None => Step::new(
             Action::Bootstrap,
-            "no node has PostgreSQL data: the bootstrap was interrupted before PostgreSQL's first start",
+            "no node has PostgreSQL data: the bootstrap was interrupted before PostgreSQL's initialization",
         ),
     }
 }
@@ -109,8 +109,8 @@ fn most_recent(seen: &Observations) -> Step {
             );
             return Step::new(Action::Refuse, reason);
         }
-        let is_newer = |(than, its): (&NodeReport, (u32, u64))| (its, &holder.node) < (end, &than.node);
-        if best.is_none_or(is_newer) {
+        let is_behind = |(best, best_end): (&NodeReport, _)| (best_end, &holder.node) < (end, &best.node);
+        if best.is_none_or(is_behind) {
             best = Some((holder, end));
         }
     }

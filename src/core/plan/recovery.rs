@@ -53,7 +53,7 @@ pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
     let logs = seen.reports().chain([own]).filter(|a| seen.has_log(a)).count();
     if logs >= spec.majority() && !own.recovery_source {
         return Err(format!(
-            "{logs} of {} nodes still have etcd's log, enough for a quorum: fix those nodes first; see `hanode status`",
+            "{logs} of {} nodes still have etcd's log, enough for a quorum: start those nodes, and the quorum returns automatically; see `hanode status`",
             spec.nodes.len()
         ));
     }

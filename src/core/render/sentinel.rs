@@ -22,7 +22,7 @@ pub fn merge(fresh: &str, old: &str) -> String {
     let state: Vec<&str> = old.lines().map(str::trim).filter(|line| is_state(line, master.name)).collect();
     if !state.is_empty() {
         out.push(String::new());
-        out.push("# remembered by Sentinel".into());
+        out.push("# state of Sentinel".into());
         out.extend(state.into_iter().map(String::from));
     }
     out.join("\n") + "\n"

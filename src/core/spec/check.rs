@@ -148,7 +148,7 @@ fn nodes(spec: &Spec, reader: &Reader) {
             }
             if !is_host_name(name) || name.eq_ignore_ascii_case("localhost") {
                 let what = format!("\"{}\" is not a valid node {key}", printable(name));
-                reader.fault(&path(key), what, "use letters, digits and -");
+                reader.fault(&path(key), what, "use letters, digits and -; localhost is reserved");
             } else if name.len() > MAX_HOST_NAME {
                 let what = format!("\"{name}\" has more than {MAX_HOST_NAME} characters");
                 reader.fault(&path(key), what, "shorten it: Linux does not accept a longer host name");
@@ -266,7 +266,7 @@ fn haproxy_extra(spec: &Spec, reader: &Reader) {
             let word = line.split_whitespace().next().unwrap_or_default();
             if HAPROXY_SECTIONS.contains(&word) {
                 let what = format!("this line would start a new {word} section");
-                let help = format!("use only lines of HAProxy's {section} section");
+                let help = format!("use only lines of HAProxy's {section} section; sections cannot be added");
                 reader.fault(&format!("haproxy.extra.{section}.{i}"), what, help);
             } else if let Some(directive) = set_by_hanode(section, line) {
                 let help = match directive.as_str() {

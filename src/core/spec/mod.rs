@@ -1,6 +1,7 @@
 //! The spec: an operator's description of one cluster in `cluster.toml`, as one immutable value.
 //!
 //! [`parse`] reads and validates it: an odd number of nodes, addresses inside the subnet, distinct names and ports …
+//! A value that code derives from a parsed one, such as the part of a single node, need not satisfy these rules.
 
 mod check;
 mod parse;

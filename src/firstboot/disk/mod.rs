@@ -84,7 +84,7 @@ pub(crate) fn pin(root: &Path) -> Result<Option<Pin>> {
 /// The name of the node to which this disk is pinned.
 pub(crate) fn pinned_node(root: &Path) -> Result<String> {
     let pin = pin(root)?.ok_or_else(|| {
-        let help = "hanode-plan.service assigns it at boot; see `journalctl -u hanode-plan`";
+        let help = "see `journalctl -u hanode-plan`; that unit assigns the identity at boot";
         UserError::with_help("this disk has no identity yet", help)
     })?;
     Ok(pin.node)

@@ -75,7 +75,7 @@ pub(crate) fn refusal(node: &NodeContext) -> Result<Option<Step>> {
 }
 
 fn duplicate_message(address: IpAddr, name: &str) -> String {
-    format!("another machine answers for {address} on this network: another {name}")
+    format!("another machine on this network has {address}, the address of {name}")
 }
 
 /// Duplicate address detection (RFC 5227) with arping; for IPv6 the kernel does it. It takes two seconds, since a busy machine

@@ -8,6 +8,7 @@ pub mod platform;
 use crate::identity::machine::Machine;
 use crate::identity::metadata::Metadata;
 use hanode_core::spec::Spec;
+use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -31,22 +32,37 @@ pub(crate) struct Identity {
 
 #[derive(Debug, Error, PartialEq)]
 pub(crate) enum IdentityError {
-    #[error(
-        "the metadata key {key} is {value:?}, but the spec has no such node; correct the metadata (known: {known})"
-    )]
+    #[error("the metadata key {key} is {value:?}, but the spec has no such node")]
     UnknownNode { key: &'static str, value: String, known: String },
-    #[error(
-        "its {first} identifies this machine as {first_node}, its {second} as {second_node}; correct the wrong one and reboot"
-    )]
+    #[error("the {first} identifies this machine as {first_node}, the {second} as {second_node}")]
     Contradiction { first: &'static str, first_node: String, second: &'static str, second_node: String },
-    #[error(
-        "this is the disk of {pinned}, now in a machine that {source_name} calls {claimed}; wipe the disk or restore the metadata of {pinned}"
-    )]
+    #[error("this is the disk of {pinned}, now in a machine that {source_name} calls {claimed}")]
     OtherMachine { pinned: String, source_name: &'static str, claimed: String },
-    #[error(
-        "cannot tell which node this is: set the metadata key hanode_node, the host name, or an address to one of: {0}"
-    )]
+    /// Has the names of all nodes.
+    #[error("cannot tell which node this is")]
     Unidentified(String),
+}
+
+impl IdentityError {
+    fn help(&self) -> String {
+        match self {
+            IdentityError::UnknownNode { known, .. } => format!("set it to one of {known}"),
+            IdentityError::Contradiction { .. } => "correct the wrong one".into(),
+            IdentityError::OtherMachine { pinned, .. } => {
+                format!("wipe the disk or restore the metadata of {pinned}")
+            }
+            IdentityError::Unidentified(nodes) => format!(
+                "set the metadata key {} or the host name to one of {nodes}, or configure the address of one of them",
+                metadata::KEY
+            ),
+        }
+    }
+}
+
+impl From<IdentityError> for UserError {
+    fn from(error: IdentityError) -> Self {
+        UserError::with_help(error.to_string(), error.help())
+    }
 }
 
 /// The pinned identity, or the one in which all sources agree.
@@ -70,7 +86,7 @@ pub(crate) fn identify(
         (Some(pin), Some((_, node))) if node == pin.node => Ok(pinned(pin, None)),
         (Some(pin), Some((source, node))) if same_machine(pin, machine, metadata) => {
             let warning = format!(
-                "its {source} now identifies this machine as {node}; it stays {}, as pinned on its disk",
+                "the {source} now identifies this machine as {node}; it stays {}, as pinned on its disk",
                 pin.node
             );
             Ok(pinned(pin, Some(warning)))

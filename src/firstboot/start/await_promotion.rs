@@ -53,10 +53,7 @@ impl PromotionWait {
                 continue;
             };
             if self.since.get_or_insert_with(Instant::now).elapsed() > PROMOTION_TIMEOUT {
-                tracing::warn!(
-                    "starting without a promotion after {} s: {reason}",
-                    PROMOTION_TIMEOUT.as_secs()
-                );
+                tracing::warn!("waited {} s, starting Redis now: {reason}", PROMOTION_TIMEOUT.as_secs());
                 return Ok(None);
             }
             if !self.has_run {

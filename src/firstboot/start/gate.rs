@@ -83,7 +83,7 @@ pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
         if gate == Gate::Patroni {
             // An error is retried in the next round.
             interrupted_init.before_patroni(root, &config, &seen).unwrap_or_else(|error| {
-                tracing::info!("an interrupted initialization of PostgreSQL: {error:#}")
+                tracing::info!("cannot clean up an interrupted initialization of PostgreSQL yet: {error:#}")
             });
         }
         if gate == Gate::Redis && plan.redis.promote_another {

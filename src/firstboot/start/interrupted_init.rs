@@ -33,7 +33,7 @@ impl InterruptedInit {
         seen: &Observations,
     ) -> Result<()> {
         if !seen.initializing || !seen.own.data.postgres {
-            return if seen.own.bootstrapping { Ok(()) } else { self.check(config, seen) };
+            return if seen.own.bootstrapping { Ok(()) } else { self.delete_if_abandoned(config, seen) };
         }
         let (etcd, scope) = (reachable_etcd(config, &seen.own.node)?, &config.spec.name);
         let Some(revision) = empty_initialize_key(&etcd, scope)? else { return Ok(()) };
@@ -48,7 +48,7 @@ impl InterruptedInit {
     }
 
     /// Deletes the key once no Patroni has worked on it for as long as Patroni's keys live; then one of them initializes.
-    pub(crate) fn check(&mut self, config: &NodeConfig, seen: &Observations) -> Result<()> {
+    pub(crate) fn delete_if_abandoned(&mut self, config: &NodeConfig, seen: &Observations) -> Result<()> {
         if !seen.initializing || seen.own.data.postgres {
             self.abandoned = None;
             return Ok(());

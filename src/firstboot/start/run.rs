@@ -102,9 +102,13 @@ fn identify(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Result<S
         tracing::warn!("{why:#}");
     }
     let found = identity::identify(&config.spec, &machine, metadata.as_ref(), pinned.as_ref());
-    let found = found.map_err(|error| match platform_error {
-        Some(why) => why.context(error),
-        None => error.into(),
+    let found = found.map_err(|error| {
+        let mut error = UserError::from(error);
+        let Some(why) = platform_error else { return anyhow::Error::new(error) };
+        if let Some(remedy) = state::help(&why) {
+            error.help = format!("{remedy}, or {}", error.help);
+        }
+        anyhow::Error::new(error).context(format!("{why:#}"))
     })?;
     if let Some(warning) = &found.warning {
         tracing::warn!("{warning}");

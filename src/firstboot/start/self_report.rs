@@ -19,7 +19,7 @@ pub(crate) fn observe(root: &Path, config: &NodeConfig, node: &str) -> Result<Ob
 
 /// The observations without any query: every peer counts as unreachable.
 pub(crate) fn local_observations(root: &Path, config: &NodeConfig, node: &str) -> Result<Observations> {
-    let peer = |peer: &Node| Peer { name: peer.name.clone(), answer: Err("not queried yet".into()) };
+    let peer = |peer: &Node| Peer { name: peer.name.clone(), report: Err("not queried yet".into()) };
     let peers = config.spec.peers(node).map(peer).collect();
     Ok(Observations::of_peers(own_report(root, config, node)?, peers))
 }

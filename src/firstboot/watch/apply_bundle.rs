@@ -99,7 +99,8 @@ fn reload_changed(
 fn check_compatible(old: &NodeConfig, new: &NodeConfig) -> Result<()> {
     let faults = coverage::check_bundle(&new.bundle, &new.spec, pki::now()).faults;
     if let Some(first) = faults.first() {
-        bail!("rejected the new bundle (nothing was changed): {first}");
+        let error = anyhow::Error::new(first.clone());
+        return Err(error.context("rejected the new bundle (nothing was changed)"));
     }
     for ca in Ca::ALL {
         ensure!(
@@ -167,24 +168,24 @@ fn collect_differences(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) 
 /// Keeps the old revocation list while a node may still serve a certificate that the new list revokes, since that would
 /// separate the nodes. Returns the nodes that do not have the required bundle generation yet.
 fn hold_back_crls(root: &Path, old: &NodeConfig, new: &mut NodeConfig, name: &str) -> Result<Vec<String>> {
-    let (mut held, mut required) = (Vec::new(), old.bundle.metadata.generation);
+    let (mut extended, mut required) = (Vec::new(), old.bundle.metadata.generation);
     for ca in Ca::ALL {
         let (before, list) = (revoked_serials(&old.bundle, ca)?, revoked_serials(&new.bundle, ca)?);
         if list.is_subset(&before) {
             continue;
         }
-        held.push(ca);
+        extended.push(ca);
         // A certificate that this node served so far is replaced only by the new generation.
         if !served_serials(&old.bundle, ca)?.is_disjoint(&list) || below(root, HELD_BACK).exists() {
             required = new.bundle.metadata.generation;
         }
     }
-    if held.is_empty() {
+    if extended.is_empty() {
         return Ok(Vec::new());
     }
     let waiting_for = nodes_without_generation(new, name, required)?;
     if !waiting_for.is_empty() {
-        for ca in held {
+        for ca in extended {
             let list =
                 old.bundle.file(ca.crl_path()).context("the active bundle has no revocation list")?.to_vec();
             let entry = new.bundle.entries.iter_mut().find(|e| e.path == ca.crl_path());
@@ -210,8 +211,8 @@ fn served_serials(bundle: &Bundle, ca: Ca) -> Result<BTreeSet<String>> {
 fn nodes_without_generation(config: &NodeConfig, name: &str, generation: u64) -> Result<Vec<String>> {
     let (credentials, port) = (config.credentials()?, config.spec.network.join_port);
     let has_generation = |peer: &&Node| {
-        let answer = hanode_cluster::peer::fetch_report(&credentials, peer.address, port, PEER_TIMEOUT);
-        answer.is_ok_and(|answer| answer.bundle_generation >= generation)
+        let report = hanode_cluster::peer::fetch_report(&credentials, peer.address, port, PEER_TIMEOUT);
+        report.is_ok_and(|report| report.bundle_generation >= generation)
     };
     Ok(config.spec.peers(name).filter(|peer| !has_generation(peer)).map(|peer| peer.name.clone()).collect())
 }
@@ -256,13 +257,14 @@ fn wait_for_turn(old: &NodeConfig, name: &str) -> Result<Option<EtcdLock>> {
     let start = Instant::now();
     loop {
         let status = health::collect(&access)?;
-        let (safe, report) = health::removal_report(&access.spec, &status, name, false)?;
-        if safe {
+        let blockers = health::blockers(&access.spec, &status, name);
+        if blockers.is_empty() {
             break;
         }
         ensure!(
             start.elapsed() < TURN_TIMEOUT,
-            "nothing was changed, since services of this node cannot be restarted now: {report}"
+            "nothing was changed: a restart of this node's services now would cause downtime:\n  - {}",
+            blockers.join("\n  - ")
         );
         sleep(Duration::from_secs(1));
     }

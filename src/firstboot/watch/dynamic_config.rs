@@ -55,9 +55,9 @@ fn apply_settings(root: &Path, config: &NodeConfig, node: &str) -> Result<bool> 
     let patch = patch(&written.unwrap_or_else(|| json!({})), &wanted);
     let url = format!("https://{}/config", SocketAddr::new(own.address, config.spec.patroni.restapi_port));
     let password = &config.bundle.secrets.patroni_rest;
-    let answer =
+    let response =
         HttpClient::new(Some(&credentials), REQUEST_TIMEOUT)?.patch(&url, ("patroni", password), &patch)?;
-    ensure!(answer.status == 200, "PATCH {url}: status {}", answer.status);
+    ensure!(response.status == 200, "PATCH {url}: status {}", response.status);
     etcd.put(&key, &serde_json::to_vec(&wanted)?)?;
     tracing::info!("updated Patroni's settings in etcd from the spec");
     Ok(true)
@@ -68,7 +68,7 @@ fn all_peers_have_spec(config: &NodeConfig, node: &str) -> Result<bool> {
     let port = config.spec.network.join_port;
     let agrees = |address| {
         hanode_cluster::peer::fetch_report(&credentials, address, port, REQUEST_TIMEOUT)
-            .is_ok_and(|a| a.spec_hash == hash)
+            .is_ok_and(|report| report.spec_hash == hash)
     };
     Ok(config.spec.peers(node).all(|peer| agrees(peer.address)))
 }

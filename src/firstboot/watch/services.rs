@@ -18,7 +18,7 @@ use std::path::Path;
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
-/// Between two rounds while a service is not healthy.
+/// Between two rounds while a service is unhealthy.
 const STARTING_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two rounds in the first [`SETTLING_TIME`] in service: peers start too, and a leader has to name a standby.
 const SETTLING_INTERVAL: Duration = Duration::from_secs(1);
@@ -155,9 +155,10 @@ impl Watcher<'_> {
     /// This node's Patroni may wait for the initialization by a node that failed.
     fn check_interrupted_init(&mut self) {
         let result = self_report::observe(self.root, self.config, self.node)
-            .and_then(|seen| self.interrupted_init.check(self.config, &seen));
-        result
-            .unwrap_or_else(|error| tracing::info!("an interrupted initialization of PostgreSQL: {error:#}"));
+            .and_then(|seen| self.interrupted_init.delete_if_abandoned(self.config, &seen));
+        result.unwrap_or_else(|error| {
+            tracing::info!("cannot clean up an interrupted initialization of PostgreSQL yet: {error:#}")
+        });
     }
 }
 

@@ -232,8 +232,8 @@ impl World {
                 (generation, None, None, None, None);
         }
         let peer = |node: usize| {
-            let answer = self.at(i, node).map(|j| self.report(j)).ok_or_else(|| "no answer".to_string());
-            Peer { name: self.spec.nodes[node].name.clone(), answer }
+            let report = self.at(i, node).map(|j| self.report(j)).ok_or_else(|| "no answer".to_string());
+            Peer { name: self.spec.nodes[node].name.clone(), report }
         };
         let belief = |j: usize| {
             let (primary, epoch) =

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn an_unreachable_node_is_not_a_blank_node() {
     let mut seen = blank();
-    seen.peers[1].answer = Err("timed out".into());
+    seen.peers[1].report = Err("timed out".into());
     let step = etcd(&seen);
     assert_eq!(step.step.action, Action::Wait);
     assert_eq!(step.step.reason, "no etcd quorum answers, and no answer from node3 (timed out)");
@@ -83,7 +83,7 @@ fn nodes_with_different_configuration_refuse() {
 #[test]
 fn a_node_resumes_its_log_without_any_peer() {
     let mut seen = blank();
-    seen.peers.iter_mut().for_each(|p| p.answer = Err("gone".into()));
+    seen.peers.iter_mut().for_each(|p| p.report = Err("gone".into()));
     (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
     assert_eq!(etcd(&seen).step.action, Action::Resume);
 }
@@ -117,7 +117,7 @@ fn an_older_snapshot_counts_as_a_lost_disk() {
 fn an_interrupted_bootstrap_is_repeated_only_by_all_nodes() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (DiskStage::Data, true, Some(id()));
-    seen.peers[1].answer = Err("gone".into());
+    seen.peers[1].report = Err("gone".into());
     assert_eq!(etcd(&seen).step.action, Action::Wait);
     seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) = (DiskStage::Data, true, Some(id()));
@@ -156,7 +156,7 @@ fn a_node_follows_a_peer_into_the_recorded_bootstrap() {
         (Action::Bootstrap, "hspas-g"),
         "node2's disk was lost since"
     );
-    seen.peers[0].answer = Err("gone".into());
+    seen.peers[0].report = Err("gone".into());
     assert_eq!(etcd(&seen).step.action, Action::Bootstrap, "node3 has proved that all nodes recorded it");
     seen.own.disk = DiskStage::Served;
     assert_eq!(etcd(&seen).step.action, Action::Wait, "a disk that served does not bootstrap");
@@ -258,7 +258,7 @@ fn a_node_checks_for_a_duplicate_while_a_served_cluster_has_no_quorum() {
     assert!(!etcd(&seen).look_for_duplicate, "all new");
     (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (DiskStage::Served, true));
     assert!(etcd(&seen).look_for_duplicate, "this blank machine may have the address of the real node");
-    seen.peers[0].answer = Err("gone".into());
+    seen.peers[0].report = Err("gone".into());
     assert!(!etcd(&seen).look_for_duplicate, "the unreachable node explains the missing quorum");
 }
 

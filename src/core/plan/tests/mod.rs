@@ -20,7 +20,7 @@ fn report(node: &str) -> NodeReport {
 
 /// What node1 observes when all three nodes are blank and answer.
 fn blank() -> Observations {
-    let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), answer: Ok(report(n)) });
+    let peers = ["node2", "node3"].map(|n| Peer { name: n.into(), report: Ok(report(n)) });
     Observations::of_peers(report("node1"), peers.into())
 }
 
@@ -29,7 +29,7 @@ fn id() -> String {
 }
 
 fn peer(seen: &mut Observations, i: usize) -> &mut NodeReport {
-    seen.peers[i].answer.as_mut().expect("answers")
+    seen.peers[i].report.as_mut().expect("answers")
 }
 
 fn member(name: &str, address: &str, started: bool) -> Member {

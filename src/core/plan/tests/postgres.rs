@@ -18,7 +18,7 @@ fn postgres_bootstraps_only_if_no_node_has_data() {
     peer(&mut seen, 0).data.postgres = true;
     assert_eq!(postgres(&seen).action, Action::Wait);
     peer(&mut seen, 0).data.postgres = false;
-    seen.peers[1].answer = Err("gone".into());
+    seen.peers[1].report = Err("gone".into());
     assert_eq!(postgres(&seen).action, Action::Wait);
     seen.own.bootstrapping = true;
     assert_eq!(postgres(&seen).action, Action::Bootstrap);
@@ -80,7 +80,7 @@ fn the_most_recent_data_starts_first_if_no_cluster_is_registered() {
     seen.own.postgres.as_mut().expect("data").end = None;
     assert_eq!(postgres(&seen).action, Action::Wait, "nor has this node");
     seen = unregistered_postgres();
-    seen.peers[1].answer = Err("gone".into());
+    seen.peers[1].report = Err("gone".into());
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Wait, "its data may be more recent");
     assert!(step.reason.contains("node3"), "{}", step.reason);

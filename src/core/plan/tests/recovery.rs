@@ -10,7 +10,7 @@ fn a_lost_quorum_is_refused_with_the_recovery_command() {
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Refuse);
     assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
-    seen.peers[0].answer = Err("gone".into());
+    seen.peers[0].report = Err("gone".into());
     assert_eq!(postgres(&seen).action, Action::Wait, "node2 may have a log");
 }
 
@@ -59,7 +59,7 @@ fn recovery_needs_a_lost_quorum_and_a_node_with_data() {
     peer(&mut seen, 0).data.postgres = false;
     let costs = recovery(&spec(), &seen).expect("no node has data").costs;
     assert!(costs.iter().any(|c| c.contains("PostgreSQL starts empty")), "{costs:?}");
-    seen.peers[0].answer = Err("gone".into());
+    seen.peers[0].report = Err("gone".into());
     assert!(why(&seen).contains("no PostgreSQL data"), "the unreachable node may have some");
     seen = blank();
     (seen.own.data.postgres, seen.own.data.redis) = (true, true);
@@ -71,7 +71,7 @@ fn recovery_needs_a_lost_quorum_and_a_node_with_data() {
     assert_eq!((found.etcd, found.epoch), (EtcdRecovery::FromLog, 2), "above the epoch of every Sentinel");
     peer(&mut seen, 0).data.etcd = true;
     assert!(why(&seen).contains("enough for a quorum"));
-    seen.peers[0].answer = Err("gone".into());
+    seen.peers[0].report = Err("gone".into());
     let costs = recovery(&spec(), &seen).expect("allowed").costs;
     assert!(costs.iter().any(|c| c.contains("node2 does not answer")), "{costs:?}");
     peer(&mut seen, 1).recovery_source = true;

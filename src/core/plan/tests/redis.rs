@@ -56,7 +56,7 @@ fn an_empty_primary_waits_until_another_node_is_promoted() {
     peer(&mut seen, 0).data.redis = true;
     let step = redis(&seen);
     assert_eq!((step.step.action, step.promote_another, step.primary), (Action::Wait, true, None));
-    seen.peers[0].answer = Err("gone".into());
+    seen.peers[0].report = Err("gone".into());
     assert!(redis(&seen).promote_another, "an unreachable peer may have the data");
     seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
     let step = redis(&seen);
@@ -77,13 +77,13 @@ fn a_primary_that_cannot_read_its_data_yields_to_a_copy() {
     assert!(step.step.reason.contains("redis-check-aof --fix"), "{}", step.step.reason);
     peer(&mut seen, 0).data.redis = false;
     assert_eq!(redis(&seen).step.action, Action::Refuse, "no bootstrap over data");
-    seen.peers[1].answer = Err("gone".into());
+    seen.peers[1].report = Err("gone".into());
     let step = redis(&seen);
     assert_eq!((step.step.action, step.promote_another), (Action::Wait, false));
     assert!(step.step.reason.contains("node3 may have a copy"), "{}", step.step.reason);
     seen.own.redis_unreadable = false;
     assert_eq!(redis(&seen).step.action, Action::Resume);
-    (seen.own.data.redis, seen.peers[1].answer) = (false, Ok(report("node3")));
+    (seen.own.data.redis, seen.peers[1].report) = (false, Ok(report("node3")));
     (peer(&mut seen, 0).data.redis, peer(&mut seen, 0).redis_unreadable) = (true, true);
     let step = redis(&seen).step;
     assert_eq!(step.action, Action::Refuse, "its data is lost, and the only copy cannot be read");
@@ -125,6 +125,6 @@ fn a_forgotten_primary_is_refused_with_the_recovery_command() {
     (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (DiskStage::Served, true, true);
     seen.etcd = Some(members());
     assert_eq!(redis(&seen).step.action, Action::Refuse, "data, and no Sentinel with a state file");
-    seen.peers[0].answer = Err("gone".into());
+    seen.peers[0].report = Err("gone".into());
     assert_eq!(redis(&seen).step.action, Action::Wait, "its Sentinel may have a state file");
 }

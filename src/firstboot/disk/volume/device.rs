@@ -90,16 +90,18 @@ pub(super) fn content(device: &Path) -> Result<DeviceContent> {
         Some(kind @ ("ext4" | "xfs")) => Ok(DeviceContent::FileSystem(kind.into())),
         Some(kind) => bail!(UserError::with_help(
             format!("{shown} holds {kind}, not a volume of hanode"),
-            format!("attach another one, or wipe it: wipefs -a {shown}"),
+            format!("attach another one; if its data is not needed, erase it: wipefs -a {shown}"),
         )),
         None if !probed.is_empty() => bail!(UserError::with_help(
             format!("{shown} has a partition table"),
-            format!("name the partition, attach another disk, or wipe it: wipefs -a {shown}"),
+            format!(
+                "name the partition, or attach another disk; if its data is not needed, erase it: wipefs -a {shown}"
+            ),
         )),
         None if is_blank(device)? => Ok(DeviceContent::Blank),
         None => bail!(UserError::with_help(
             format!("{shown} has no known signature, but it is not blank"),
-            format!("attach another one, or erase it: blkdiscard -z {shown}"),
+            format!("attach another one; if its data is not needed, erase it: blkdiscard -z {shown}"),
         )),
     }
 }
