@@ -1,7 +1,7 @@
 //! The agent in the image: it makes a booted machine a node of its cluster.
 //!
-//! Modules: the node's configuration ([`node_config`]), which node this machine is ([`identity`]), the state of its disk
-//! ([`disk`]), the start of its services ([`start`]), and the work while they run ([`watch`]).
+//! Modules: the node's configuration ([`node_config`]), which node this machine is ([`identity`]), the state
+//! of its disk ([`disk`]), the start of its services ([`start`]), and the work while they run ([`watch`]).
 
 #![forbid(unsafe_code)]
 

@@ -51,8 +51,8 @@ impl NodeConfig {
         )
     }
 
-    /// Makes this configuration the one of this boot: files that are copied to /etc/hanode later, and may be incomplete, have
-    /// no effect on services that start in the meantime.
+    /// Makes this configuration the one of this boot: files that are copied to /etc/hanode later, and may be
+    /// incomplete, have no effect on services that start in the meantime.
     pub(crate) fn activate(&self, root: &Path) -> Result<()> {
         std::fs::create_dir_all(below(root, ACTIVE))?;
         let save = |path: &str, content: &[u8]| replace(&below(root, path), content, 0o600, None);

@@ -9,8 +9,8 @@ use hanode_util::user_error::UserError;
 use std::path::Path;
 use std::process::Command;
 
-/// Checks that the image's policy allows Redis to use the ports of the spec: a spec in /etc/hanode may name others than the one
-/// in the image. `policy`: the target's, if it has one.
+/// Checks that the image's policy allows Redis to use the ports of the spec: a spec in /etc/hanode may name
+/// others than the one in the image. `policy`: the target's, if it has one.
 pub(crate) fn check_ports(root: &Path, policy: Option<&Selinux>, spec: &Spec) -> Result<()> {
     if policy.is_none() || !enforced(root) {
         return Ok(());

@@ -137,8 +137,8 @@ impl NodeState {
         NodeState { schema: 1, origin_ms: origin_ms(root), ..NodeState::default() }
     }
 
-    /// Enters a phase: saves it with its time, and logs it to the journal and, if it is lasting, to the console. A new
-    /// message for the same phase is logged at most every [`LOG_INTERVAL`].
+    /// Enters a phase: saves it with its time, and logs it to the journal and, if it is lasting, to the
+    /// console. A new message for the same phase is logged at most every [`LOG_INTERVAL`].
     pub(crate) fn enter(&mut self, root: &Path, phase: Phase, message: &str) -> Result<()> {
         let first = !self.times_ms.contains_key(phase.name());
         self.times_ms.entry(phase.name().into()).or_insert(uptime_ms().saturating_sub(self.origin_ms));
@@ -190,7 +190,8 @@ pub(crate) fn uptime_ms() -> u64 {
 /// Start of PID 1, in milliseconds of the kernel's clock.
 pub(crate) fn origin_ms(root: &Path) -> u64 {
     let stat = std::fs::read_to_string(below(root, "/proc/1/stat")).unwrap_or_default();
-    // Field 22 of proc_pid_stat(5), in hundredths of a second; the name in parentheses may have any characters.
+    // Field 22 of proc_pid_stat(5), in hundredths of a second; the name in parentheses may have any
+    // characters.
     let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
     started.unwrap_or(0u64) * 10
 }

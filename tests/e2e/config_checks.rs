@@ -28,7 +28,7 @@ fn sandboxed_in(tree: &Path, program: &[u8], entries: &[Entry], script: &str) ->
 }
 
 #[test]
-fn every_checker_accepts_its_file() {
+fn every_validator_accepts_its_file() {
     let mut revoked = Case::of(3);
     revoked.revoked = true;
     revoked.machine.process_events = false;
@@ -37,7 +37,7 @@ fn every_checker_accepts_its_file() {
     tuned.spec.redis.min_replicas = 0;
     tuned.spec.postgres.parameters.insert("log_line_prefix".into(), "it's %p ".into());
     for case in [Case::of(3), Case::of(3).plain(), revoked, tuned] {
-        sandboxed(&case.render("node1"), include_str!("../validators/checkers.sh"));
+        sandboxed(&case.render("node1"), include_str!("../validators/validators.sh"));
     }
 }
 
@@ -61,7 +61,7 @@ fn servers_of_ubuntu_20_04_accept_their_files() {
     revoked.revoked = true;
     revoked.machine.process_events = false;
     for case in [Case::of(3).on(setup.target), Case::of(3).on(setup.target).plain(), revoked] {
-        within(&case.render("node1"), include_str!("../validators/checkers.sh"));
+        within(&case.render("node1"), include_str!("../validators/validators.sh"));
     }
     let mut case = Case::of(3).on(setup.target).planned(Action::Bootstrap, "node1");
     case.plan.etcd.initial_cluster.truncate(1);

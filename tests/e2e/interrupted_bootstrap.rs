@@ -43,7 +43,7 @@ fn interrupted(lose_the_disk: bool) -> Lab {
     let mut up = up.spawn().unwrap();
     let start = Instant::now();
     let victim = loop {
-        assert!(start.elapsed() < PATIENCE, "no first start within {PATIENCE:?}");
+        assert!(start.elapsed() < PATIENCE, "no initialization within {PATIENCE:?}");
         let Ok(open) = hanode_lab::Lab::open(&lab.cluster.dir) else { continue };
         let is_bootstrapping = |node: &&str| {
             let at = ["test", "-e", "/var/lib/postgresql/17/hanode/PG_VERSION"];

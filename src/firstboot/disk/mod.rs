@@ -98,8 +98,8 @@ pub(crate) fn read_state(root: &Path) -> Result<DiskState> {
     Ok(load(root, DISK_STATE)?.unwrap_or(DiskState { schema: 1, ..DiskState::default() }))
 }
 
-/// Changes the disk's state under a lock: the gates, the plan unit and the watcher all write it, and without the lock one
-/// could overwrite the change of another.
+/// Changes the disk's state under a lock: the gates, the plan unit and the watcher all write it, and without
+/// the lock one could overwrite the change of another.
 pub(crate) fn update_state(root: &Path, change: impl FnOnce(&mut DiskState)) -> Result<()> {
     let dir = below(root, STATE_DIR);
     std::fs::create_dir_all(&dir)?;
@@ -116,7 +116,8 @@ pub(crate) fn mark_served(root: &Path) -> Result<()> {
     update_state(root, |disk| disk.served = true)
 }
 
-/// An older snapshot of this disk was restored, since etcd has a higher `generation`: all its data counts as lost.
+/// An older snapshot of this disk was restored, since etcd has a higher `generation`: all its data counts as
+/// lost.
 pub(crate) fn mark_stale(root: &Path, target: &Target, generation: u64) -> Result<()> {
     let present = data_on_disk(root, target)?;
     update_state(root, |disk| {
@@ -135,8 +136,8 @@ pub(crate) fn unmark_stale(root: &Path, clear: impl FnOnce(&mut DiskData)) -> Re
     update_state(root, |disk| clear(&mut disk.stale))
 }
 
-/// The node is in service as this etcd member; a disk that returns after it was replaced is recognised by the member id.
-/// A recovery and a bootstrap are complete now.
+/// The node is in service as this etcd member; a disk that returns after it was replaced is recognised by the
+/// member id. A recovery and a bootstrap are complete now.
 pub(crate) fn mark_in_service(root: &Path, member: &str) -> Result<()> {
     update_state(root, |disk| {
         disk.recovery_source = false;

@@ -1,4 +1,5 @@
-//! The PostgreSQL cluster to which the data on this disk belongs, and the end of its log, read while no server runs.
+//! The PostgreSQL cluster to which the data on this disk belongs, and the end of its log, read while no
+//! server runs.
 
 use anyhow::{Context, Result};
 use hanode_core::peer::PostgresData;

@@ -1,5 +1,5 @@
-//! Whether Redis' files have any keys. A replica that never reached its primary has files too; if they counted as data, a
-//! bootstrap interrupted at that moment would wait for a promotion without end.
+//! Whether Redis' files have any keys. A replica that never reached its primary has files too; if they
+//! counted as data, a bootstrap interrupted at that moment would wait for a promotion without end.
 
 use std::path::Path;
 

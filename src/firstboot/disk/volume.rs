@@ -1,8 +1,8 @@
-//! The data volume: found by its name in the spec, formatted only if it is completely blank, and mounted where the servers
-//! and hanode keep what must outlive the root disk.
+//! The data volume: found by its name in the spec, formatted only if it is completely blank, and mounted
+//! where the servers and hanode keep what must outlive the root disk.
 //!
-//! The node's identity, its install-id and the state of the disk are on it too: a new image resumes with an existing volume,
-//! and recognises the volume of another node.
+//! The node's identity, its install-id and the state of the disk are on it too: a new image resumes with an
+//! existing volume, and recognises the volume of another node.
 
 mod device;
 
@@ -46,7 +46,8 @@ struct VolumeDir {
     owner: String,
 }
 
-/// Mounts the volume that the spec names, and waits up to `timeout` for it; does nothing if the spec names none.
+/// Mounts the volume that the spec names, and waits up to `timeout` for it; does nothing if the spec names
+/// none.
 pub fn mount(root: &Path, spec: &Spec, target: &Target, timeout: Duration) -> Result<()> {
     let Some(name) = &spec.storage.data else { return Ok(()) };
     let mount_point = below(root, MOUNT);
@@ -100,8 +101,8 @@ fn parts(target: &Target) -> Result<Vec<VolumeDir>> {
     ])
 }
 
-/// A volume may be attached while the machine boots; no service starts without it. A blank disk next to it (such as an
-/// instance's local disk) does not count as the volume at first.
+/// A volume may be attached while the machine boots; no service starts without it. A blank disk next to it
+/// (such as an instance's local disk) does not count as the volume at first.
 fn wait_for_device(name: &str, timeout: Duration) -> Result<PathBuf> {
     let start = Instant::now();
     loop {
@@ -174,7 +175,8 @@ fn claim(mount_point: &Path, cluster: &str) -> Result<()> {
     }
 }
 
-/// Grows the file system to the size of the volume; resize2fs wants a forced check only if there is something to do.
+/// Grows the file system to the size of the volume; resize2fs wants a forced check only if there is something
+/// to do.
 fn grow(device: &Path) -> Result<()> {
     let resize = || run_to_end(Command::new("resize2fs").arg(device)).map(drop);
     resize().or_else(|_| check(device, &["-f", "-p"]).and_then(|()| resize()))
@@ -193,8 +195,8 @@ fn bind(root: &Path, mount_point: &Path, part: &VolumeDir, ids: &Ids) -> Result<
     run_to_end(Command::new("mount").arg("--bind").arg(&from).arg(&at)).map(drop)
 }
 
-/// User ids differ between images: files of the old id get the new one. The directory itself comes last, so that an
-/// interrupted run is completed by the next.
+/// User ids differ between images: files of the old id get the new one. The directory itself comes last, so
+/// that an interrupted run is completed by the next.
 fn change_owner(dir: &Path, uid: u32, gid: u32) -> Result<()> {
     let (old_uid, old_gid) = (dir.metadata()?.uid(), dir.metadata()?.gid());
     if (old_uid, old_gid) == (uid, gid) {

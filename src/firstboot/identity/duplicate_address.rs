@@ -1,5 +1,6 @@
-//! A duplicate address: another machine answers for this node's address. Two such machines break each other's connections,
-//! so the later one yields: it removes the address from its interface, and restores it once the address is free.
+//! A duplicate address: another machine answers for this node's address. Two such machines break each other's
+//! connections, so the later one yields: it removes the address from its interface, and restores it once the
+//! address is free.
 
 use crate::start::apply::NodeContext;
 use crate::state::{NodeState, Phase};
@@ -20,8 +21,8 @@ const SAVE_DIR: &str = "/run/hanode";
 /// A probe in the background.
 pub(crate) struct DuplicateProbe(JoinHandle<Result<Option<RemovedAddress>>>);
 
-/// Probes in the background whether another machine has this node's address. If so, this machine removes the address at once,
-/// because the other machine loses connections while both have it.
+/// Probes in the background whether another machine has this node's address. If so, this machine removes the
+/// address at once, because the other machine loses connections while both have it.
 pub(crate) fn start_probe(node: &NodeContext) -> Result<DuplicateProbe> {
     let own = node.config.node(node.name)?;
     let (root, interface, address) = (node.root.to_path_buf(), node.machine.interface.clone(), own.address);
@@ -66,7 +67,8 @@ pub(crate) fn yield_address(node: &NodeContext, probe: DuplicateProbe, state: &m
     Ok(())
 }
 
-/// Probes in the foreground: before etcd's membership changes, or while a cluster that should answer is unreachable.
+/// Probes in the foreground: before etcd's membership changes, or while a cluster that should answer is
+/// unreachable.
 pub(crate) fn refusal(node: &NodeContext) -> Result<Option<Step>> {
     let own = node.config.node(node.name)?;
     let in_use = is_in_use(run_arping(&node.machine.interface, own.address)?)?;
@@ -78,8 +80,8 @@ fn duplicate_message(address: IpAddr, name: &str) -> String {
     format!("another machine on this network has {address}, the address of {name}")
 }
 
-/// Duplicate address detection (RFC 5227) with arping; for IPv6 the kernel does it. It takes two seconds, since a busy machine
-/// may receive the reply late.
+/// Duplicate address detection (RFC 5227) with arping; for IPv6 the kernel does it. It takes two seconds,
+/// since a busy machine may receive the reply late.
 fn run_arping(interface: &str, address: IpAddr) -> Result<Option<Child>> {
     if address.is_ipv6() {
         return Ok(None);

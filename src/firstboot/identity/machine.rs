@@ -35,7 +35,8 @@ impl Machine {
         self.interfaces.iter().any(|i| i.address == address)
     }
 
-    /// `interface`: the one from the spec, if it names one. `data`: a path on the file system of the servers' data.
+    /// `interface`: the one from the spec, if it names one. `data`: a path on the file system of the servers'
+    /// data.
     pub(crate) fn facts(
         &self,
         root: &Path,

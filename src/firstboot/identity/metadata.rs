@@ -1,5 +1,5 @@
-//! This machine's metadata as cloud-init saved it. Untrusted input: its size is bounded, and only a few values are read.
-//! [`super::platform`] reads tags that an older cloud-init does not save.
+//! This machine's metadata as cloud-init saved it. Untrusted input: its size is bounded, and only a few
+//! values are read. [`super::platform`] reads tags that an older cloud-init does not save.
 
 use hanode_util::user_error::UserError;
 use serde_json::Value;

@@ -145,7 +145,8 @@ fn by_hostname(spec: &Spec, hostname: &str) -> Option<String> {
     spec.nodes.iter().find(has_name).map(|n| n.name.clone())
 }
 
-/// A clone has another machine UUID and another instance-id; if one of them is known and equal, it is the same machine.
+/// A clone has another machine UUID and another instance-id; if one of them is known and equal, it is the
+/// same machine.
 fn same_machine(pin: &Pin, machine: &Machine, metadata: Option<&Metadata>) -> bool {
     let equal = |a: Option<&String>, b: Option<&String>| a.is_some() && a == b;
     equal(pin.machine_uuid.as_ref(), machine.uuid.as_ref())

@@ -1,5 +1,5 @@
-//! The machine's tag from the platform itself, for a cloud-init that is too old to save it: EC2's tags before 22.2, VMware's
-//! guestinfo before 21.3. Queried only if cloud-init or the firmware names that platform.
+//! The machine's tag from the platform itself, for a cloud-init that is too old to save it: EC2's tags before
+//! 22.2, VMware's guestinfo before 21.3. Queried only if cloud-init or the firmware names that platform.
 
 use super::metadata::{KEY, Metadata, short_text};
 use anyhow::{Context, Result, bail};
@@ -17,7 +17,8 @@ const RPCTOOL: &str = "/usr/bin/vmware-rpctool";
 /// For one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Adds the tag to cloud-init's metadata if it is missing there. Fails if the platform does not answer within `timeout`.
+/// Adds the tag to cloud-init's metadata if it is missing there. Fails if the platform does not answer within
+/// `timeout`.
 pub fn complete(root: &Path, metadata: &mut Option<Metadata>, timeout: Duration) -> Result<()> {
     if metadata.as_ref().is_some_and(|m| m.node.is_some()) {
         return Ok(());

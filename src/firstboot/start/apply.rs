@@ -40,8 +40,8 @@ impl NodeContext<'_> {
         })
     }
 
-    /// Writes the static configuration, which does not depend on the plan: the bundle's files first, since other files
-    /// refer to them. Returns the paths that changed.
+    /// Writes the static configuration, which does not depend on the plan: the bundle's files first, since
+    /// other files refer to them. Returns the paths that changed.
     pub(crate) fn apply(&self) -> Result<Vec<String>> {
         validators::parameters(self.root, &self.config.target, &self.config.spec.postgres.parameters)?;
         let ids = Ids::read(self.root)?;
@@ -58,14 +58,15 @@ impl NodeContext<'_> {
             }
         }
         changed.extend(write(self.root, &validated, Some(&ids))?);
-        // Label all files, not only the changed ones: an earlier run may have been interrupted after it wrote them.
+        // Label all files, not only the changed ones: an earlier run may have been interrupted after it wrote
+        // them.
         let all = [&self.config.bundle.entries, &plain, &validated].into_iter().flatten();
         selinux::restore(self.root, &all.map(|entry| entry.path.clone()).collect::<Vec<_>>())?;
         Ok(changed)
     }
 
-    /// Runs the components' validators on the files that [`Self::apply`] would write, and changes nothing. The files of an
-    /// earlier run must exist.
+    /// Runs the components' validators on the files that [`Self::apply`] would write, and changes nothing.
+    /// The files of an earlier run must exist.
     pub(crate) fn check(&self) -> Result<()> {
         validators::parameters(self.root, &self.config.target, &self.config.spec.postgres.parameters)?;
         let rules = |entry: &Entry| self.config.target.rule_at(&entry.path);

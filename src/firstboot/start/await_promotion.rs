@@ -1,7 +1,9 @@
-//! After a crash of the machine with Redis' primary: a replica must be promoted before this Redis starts again.
+//! After a crash of the machine with Redis' primary: a replica must be promoted before this Redis starts
+//! again.
 //!
-//! Its own disk lacks the writes since the last fsync (up to a second), which replicas may have confirmed for `WAIT`. If it
-//! became primary again before the Sentinels noticed, the replicas would discard those writes to resync from it.
+//! Its own disk lacks the writes since the last fsync (up to a second), which replicas may have confirmed for
+//! `WAIT`. If it became primary again before the Sentinels noticed, the replicas would discard those writes
+//! to resync from it.
 
 use super::apply::NodeContext;
 use crate::state;
@@ -33,7 +35,8 @@ impl PromotionWait {
         PromotionWait { has_run, since: None }
     }
 
-    /// The step that waits for another primary, where the Sentinels still name this node; `None` if Redis may start.
+    /// The step that waits for another primary, where the Sentinels still name this node; `None` if Redis may
+    /// start.
     pub(super) fn step(&mut self, node: &NodeContext, redis: &RedisStep) -> Result<Option<Step>> {
         let own = node.config.spec.node(node.name).map(|n| n.address);
         let was_primary = redis.step.action == Action::Resume && redis.primary == own;
@@ -121,8 +124,8 @@ pub(super) fn promote_another(node: &NodeContext) -> Result<()> {
     Ok(())
 }
 
-/// Whether this Sentinel knows which replica has the last confirmed write: it promotes by replication offsets that are up to
-/// ten seconds old, so all of them must be newer than the crash of the primary.
+/// Whether this Sentinel knows which replica has the last confirmed write: it promotes by replication offsets
+/// that are up to ten seconds old, so all of them must be newer than the crash of the primary.
 fn knows_most_advanced_replica(primary: &RedisFields, replicas: &[RedisFields]) -> bool {
     let number = |of: &RedisFields, key: &str| of.get(key).and_then(|v| v.parse::<u64>().ok());
     let flagged = |of: &RedisFields| of.get("flags").is_some_and(|f| f.contains("s_down"));

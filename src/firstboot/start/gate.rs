@@ -1,5 +1,5 @@
-//! The start gates of etcd, Patroni, Redis and Sentinel: `ExecStartPre` of their units, which returns once the plan allows
-//! the start.
+//! The start gates of etcd, Patroni, Redis and Sentinel: `ExecStartPre` of their units, which returns once
+//! the plan allows the start.
 
 use super::apply::NodeContext;
 use super::await_promotion::{self, PromotionWait};
@@ -93,7 +93,8 @@ pub(crate) fn pass(root: &Path, gate: Gate) -> Result<()> {
     }
 }
 
-/// A bootstrap that was agreed on needs no more observations, and queries of etcd without a quorum take seconds.
+/// A bootstrap that was agreed on needs no more observations, and queries of etcd without a quorum take
+/// seconds.
 fn decide(node: &NodeContext, gate: Gate) -> Result<(Observations, Plan)> {
     let plan = |seen: &Observations| plan::plan(&node.config.spec, node.name, seen);
     if gate == Gate::Etcd {
@@ -195,8 +196,9 @@ fn move_stale_data_aside(node: &NodeContext, gate: Gate) -> Result<()> {
     }
 }
 
-/// A replica without readable data fetches everything from its primary, which must answer first: otherwise Sentinels might
-/// promote the empty replica. Unreadable data is moved aside, since Redis would not start with it.
+/// A replica without readable data fetches everything from its primary, which must answer first: otherwise
+/// Sentinels might promote the empty replica. Unreadable data is moved aside, since Redis would not start
+/// with it.
 fn fetch_from_primary(node: &NodeContext, plan: &Plan, seen: &Observations) -> Result<Option<Step>> {
     let own = node.config.spec.node(node.name).map(|n| n.address);
     let has_no_data = seen.own.redis_unreadable || plan.redis.step.action == Action::Join;

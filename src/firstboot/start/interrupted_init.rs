@@ -1,5 +1,5 @@
-//! An interrupted initialization of PostgreSQL: Patroni marks it by an empty `initialize` key in etcd. If the node that set
-//! the key fails, every other Patroni waits without end.
+//! An interrupted initialization of PostgreSQL: Patroni marks it by an empty `initialize` key in etcd. If the
+//! node that set the key fails, every other Patroni waits without end.
 
 use super::rejoin::reachable_etcd;
 use super::run::move_aside;
@@ -25,7 +25,8 @@ pub(crate) struct InterruptedInit {
 }
 
 impl InterruptedInit {
-    /// Before this node's Patroni starts: its own initialization was interrupted if there is data and the key is still empty.
+    /// Before this node's Patroni starts: its own initialization was interrupted if there is data and the key
+    /// is still empty.
     pub(crate) fn before_patroni(
         &mut self,
         root: &Path,
@@ -47,7 +48,8 @@ impl InterruptedInit {
         Ok(())
     }
 
-    /// Deletes the key once no Patroni has worked on it for as long as Patroni's keys live; then one of them initializes.
+    /// Deletes the key once no Patroni has worked on it for as long as Patroni's keys live; then one of them
+    /// initializes.
     pub(crate) fn delete_if_abandoned(&mut self, config: &NodeConfig, seen: &Observations) -> Result<()> {
         if !seen.initializing || seen.own.data.postgres {
             self.abandoned = None;
@@ -79,8 +81,8 @@ fn delete_initialize_key(etcd: &EtcdClient, scope: &str, revision: &str) -> Resu
     etcd.delete_if(&initialize_key(scope), revision).map(drop)
 }
 
-/// Whether some Patroni leads or initializes; those that only wait for a leader report `stopped`. `except`: a node whose
-/// Patroni does not run, though its key may still exist.
+/// Whether some Patroni leads or initializes; those that only wait for a leader report `stopped`. `except`: a
+/// node whose Patroni does not run, though its key may still exist.
 fn another_initializes(etcd: &EtcdClient, scope: &str, except: Option<&str>) -> Result<bool> {
     let own = except.map(|name| member_key(scope, name));
     let busy = |(key, member): &(String, Vec<u8>)| {

@@ -1,5 +1,6 @@
-//! From a booted machine to a node whose services run: [`run`] is the plan unit, [`gate`] decides before every start of a
-//! service, [`recover`] carries out the operator's decision. The decisions themselves are made in [`hanode_core::plan`].
+//! From a booted machine to a node whose services run: [`run`] is the plan unit, [`gate`] decides before
+//! every start of a service, [`recover`] carries out the operator's decision. The decisions themselves are
+//! made in [`hanode_core::plan`].
 
 pub(crate) mod apply;
 mod await_promotion;

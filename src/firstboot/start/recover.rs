@@ -1,7 +1,7 @@
 //! `hanode recover`: the operator chooses this node's data as the cluster's.
 //!
-//! The choice is saved on the disk first, and stays there until this node is in service again: an interrupted recovery is
-//! completed by another run.
+//! The choice is saved on the disk first, and stays there until this node is in service again: an interrupted
+//! recovery is completed by another run.
 
 use super::apply::NodeContext;
 use super::run::machine_facts;
@@ -26,7 +26,8 @@ const ETCD_START_TIMEOUT: Duration = Duration::from_secs(60);
 const LOG: &str = "/run/hanode/recover-etcd.log";
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Patroni's keys about the leader, the synchronous standby and positions: with them this node could not become leader.
+/// Patroni's keys about the leader, the synchronous standby and positions: with them this node could not
+/// become leader.
 const DROPPED_KEYS: [&str; 6] = ["leader", "sync", "status", "optime/leader", "failover", "failsafe"];
 
 pub(crate) fn recover(root: &Path, from_this_node: bool, accept_data_loss: bool) -> Result<()> {
@@ -82,9 +83,9 @@ fn single_node_plan(node: &NodeContext) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Creates a new etcd cluster of one with the keys of the log on this disk that are still valid; returns the member's id.
-/// The log itself is not reused: `--force-new-cluster` drops uncommitted entries from the log but not from the data, so
-/// members that join later would permanently differ from this one.
+/// Creates a new etcd cluster of one with the keys of the log on this disk that are still valid; returns the
+/// member's id. The log itself is not reused: `--force-new-cluster` drops uncommitted entries from the log
+/// but not from the data, so members that join later would permanently differ from this one.
 fn rebuild_etcd(node: &NodeContext, how: EtcdRecovery) -> Result<String> {
     let keys = if how == EtcdRecovery::FromLog { keys_from_log(node)? } else { Vec::new() };
     // A directory without a log is incomplete.
@@ -171,7 +172,8 @@ impl Drop for EtcdProcess {
     }
 }
 
-/// Writes a state for this node's Sentinel in which this node is primary, in a newer epoch than any other Sentinel has.
+/// Writes a state for this node's Sentinel in which this node is primary, in a newer epoch than any other
+/// Sentinel has.
 fn override_sentinels(node: &NodeContext, plan: &Plan, recovery: &Recovery) -> Result<()> {
     let spec = &node.config.spec;
     let at = below(node.root, node.config.target.path("redis_live")?).join("sentinel.conf");

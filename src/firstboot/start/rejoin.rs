@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 const ETCD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Makes this node an etcd member that has not started yet, with an empty directory. `Err`: the step that waits.
+/// Makes this node an etcd member that has not started yet, with an empty directory. `Err`: the step that
+/// waits.
 pub(super) fn join_etcd(
     node: &NodeContext,
     plan: &Plan,
@@ -104,8 +105,8 @@ impl DuplicateNameGuard {
     }
 }
 
-/// Whether Patroni runs on this machine: then the key in etcd is its own, renewed through the other nodes. At boot Patroni
-/// waits for etcd.
+/// Whether Patroni runs on this machine: then the key in etcd is its own, renewed through the other nodes. At
+/// boot Patroni waits for etcd.
 fn own_patroni_runs(node: &NodeContext) -> Result<bool> {
     let unit = node.config.target.unit("patroni")?;
     Ok(Systemd::connect()?.states(&[unit])?.iter().any(|unit| unit.state == "active"))

@@ -40,7 +40,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     report_error(root, boot_sequence)
 }
 
-/// Mounts the data volume, in a unit before the plan unit: a mount inside a sandbox is not visible to other units.
+/// Mounts the data volume, in a unit before the plan unit: a mount inside a sandbox is not visible to other
+/// units.
 pub(crate) fn mount_data(root: &Path) -> Result<()> {
     report_error(root, |root, _| {
         let config = NodeConfig::pending(root)?;
@@ -194,8 +195,8 @@ pub(crate) fn machine_facts(root: &Path, config: &NodeConfig, name: &str) -> Res
     }
 }
 
-/// Waits for peers without a limit: that is a phase, not a failure. The result of the duplicate address probe is required
-/// before any service starts; the peers are queried in the meantime.
+/// Waits for peers without a limit: that is a phase, not a failure. The result of the duplicate address probe
+/// is required before any service starts; the peers are queried in the meantime.
 fn wait_for_plan(
     node: &NodeContext,
     duplicate: duplicate_address::DuplicateProbe,
@@ -240,8 +241,8 @@ fn wait_for_plan(
     }
 }
 
-/// Records an agreed bootstrap on the disk, or starts it in this boot. Called by the plan unit, and by etcd's gate in case
-/// the plan unit saw a quorum that was lost again.
+/// Records an agreed bootstrap on the disk, or starts it in this boot. Called by the plan unit, and by etcd's
+/// gate in case the plan unit saw a quorum that was lost again.
 pub(crate) fn advance_bootstrap(node: &NodeContext, plan: &Plan) -> Result<()> {
     if let Some(bootstrap_id) = &plan.etcd.record {
         // A log of an earlier bootstrap that never was in service must not count as this one's.
@@ -256,8 +257,8 @@ pub(crate) fn advance_bootstrap(node: &NodeContext, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Keeps etcd's log, which belongs to this bootstrap, since other members may have counted its votes. Clears an incomplete
-/// log, and moves other data of unknown origin aside.
+/// Keeps etcd's log, which belongs to this bootstrap, since other members may have counted its votes. Clears
+/// an incomplete log, and moves other data of unknown origin aside.
 fn start_bootstrap(root: &Path, config: &NodeConfig) -> Result<()> {
     let data = disk::valid_data(root, &config.target)?;
     let path = |name: &str| Ok::<_, anyhow::Error>(below(root, config.target.path(name)?));

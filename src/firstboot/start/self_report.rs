@@ -24,7 +24,8 @@ pub(crate) fn local_observations(root: &Path, config: &NodeConfig, node: &str) -
     Ok(Observations::of_peers(own_report(root, config, node)?, peers))
 }
 
-/// Observes before an action: if etcd has a higher generation of this node than the disk, its data is marked as stale.
+/// Observes before an action: if etcd has a higher generation of this node than the disk, its data is marked
+/// as stale.
 pub(crate) fn observe_and_mark_stale(root: &Path, config: &NodeConfig, node: &str) -> Result<Observations> {
     let mut seen = observe(root, config, node)?;
     if let Some(generation) = seen.generation_in_etcd.filter(|generation| *generation > seen.own.generation) {

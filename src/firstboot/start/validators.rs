@@ -1,4 +1,4 @@
-//! The components' own offline validators, run on a configuration before it is written.
+//! The components' own validators, run on a configuration before it is written.
 
 use anyhow::{Result, bail};
 use hanode_core::target::{FileRule, Target};
@@ -30,8 +30,8 @@ pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
     Ok(())
 }
 
-/// Has the installed PostgreSQL check the names and values of the operator's parameters. It does not check names with a dot,
-/// which belong to extensions.
+/// Has the installed PostgreSQL check the names and values of the operator's parameters. It does not check
+/// names with a dot, which belong to extensions.
 pub(super) fn parameters(root: &Path, target: &Target, parameters: &BTreeMap<String, String>) -> Result<()> {
     let staging = below(root, STAGING_DIR).join("postgres");
     std::fs::create_dir_all(&staging)?;

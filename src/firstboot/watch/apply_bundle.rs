@@ -1,5 +1,6 @@
-//! `hanode apply`: activates a new bundle or spec from /etc/hanode on a running node. Each service is reloaded if it can be,
-//! otherwise restarted; a change that would do harm is refused before anything is changed.
+//! `hanode apply`: activates a new bundle or spec from /etc/hanode on a running node. Each service is
+//! reloaded if it can be, otherwise restarted; a change that would do harm is refused before anything is
+//! changed.
 
 use super::reload::{self, Fingerprints};
 use crate::disk;
@@ -95,7 +96,8 @@ fn reload_changed(
     Ok(())
 }
 
-/// Checks that the new bundle and spec are complete, and that nodes with the old and with the new ones work together.
+/// Checks that the new bundle and spec are complete, and that nodes with the old and with the new ones work
+/// together.
 fn check_compatible(old: &NodeConfig, new: &NodeConfig) -> Result<()> {
     let faults = coverage::check_bundle(&new.bundle, &new.spec, pki::now()).faults;
     if let Some(first) = faults.first() {
@@ -165,8 +167,8 @@ fn collect_differences(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) 
     }
 }
 
-/// Keeps the old revocation list while a node may still serve a certificate that the new list revokes, since that would
-/// separate the nodes. Returns the nodes that do not have the required bundle generation yet.
+/// Keeps the old revocation list while a node may still serve a certificate that the new list revokes, since
+/// that would separate the nodes. Returns the nodes that do not have the required bundle generation yet.
 fn hold_back_crls(root: &Path, old: &NodeConfig, new: &mut NodeConfig, name: &str) -> Result<Vec<String>> {
     let (mut extended, mut required) = (Vec::new(), old.bundle.metadata.generation);
     for ca in Ca::ALL {
@@ -226,7 +228,8 @@ fn mark_held_back(root: &Path, waiting_for: &[String]) -> Result<()> {
     }
 }
 
-/// Activates a revocation list that was held back once every node has its generation. The watcher calls this regularly.
+/// Activates a revocation list that was held back once every node has its generation. The watcher calls this
+/// regularly.
 pub(crate) fn release_held_back(
     root: &Path,
     config: &NodeConfig,
@@ -247,8 +250,8 @@ pub(crate) fn release_held_back(
     Ok(())
 }
 
-/// Waits until services of this node can restart without downtime: all other nodes are healthy, and none of them restarts
-/// services. `None` if the certificates have expired: then the cluster is down already.
+/// Waits until services of this node can restart without downtime: all other nodes are healthy, and none of
+/// them restarts services. `None` if the certificates have expired: then the cluster is down already.
 fn wait_for_turn(old: &NodeConfig, name: &str) -> Result<Option<EtcdLock>> {
     if read::certificate(old.node_certificate()?)?.not_after < pki::now() {
         return Ok(None);

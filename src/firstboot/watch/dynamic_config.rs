@@ -1,7 +1,8 @@
 //! Patroni's dynamic configuration in etcd: patched when the spec changes.
 //!
-//! The last settings that hanode wrote are saved in etcd too. So an operator's `patronictl edit-config` stays until the spec
-//! changes, and a setting that is removed from the spec is removed from Patroni's configuration.
+//! The last settings that hanode wrote are saved in etcd too. So an operator's `patronictl edit-config` stays
+//! until the spec changes, and a setting that is removed from the spec is removed from Patroni's
+//! configuration.
 
 use crate::node_config::NodeConfig;
 use anyhow::{Context, Result, ensure};

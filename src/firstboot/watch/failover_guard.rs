@@ -1,10 +1,10 @@
 //! Prevents lost writes in a Redis failover while the old primary still runs.
 //!
-//! Sentinel promotes a replica and reconfigures the old primary only seconds later. Meanwhile the old primary accepts writes
-//! and the other replicas confirm them (`WAIT`), until all of them resync from the new primary and discard those writes. So
-//! each node subscribes to its own Sentinel. If that leads the failover, this node pauses writes on the old primary, has the
-//! other replicas follow the candidate *before* its promotion so that none can confirm writes, and makes the old primary a
-//! replica as soon as there is a new one.
+//! Sentinel promotes a replica and reconfigures the old primary only seconds later. Meanwhile the old primary
+//! accepts writes and the other replicas confirm them (`WAIT`), until all of them resync from the new primary
+//! and discard those writes. So each node subscribes to its own Sentinel. If that leads the failover, this
+//! node pauses writes on the old primary, has the other replicas follow the candidate *before* its promotion
+//! so that none can confirm writes, and makes the old primary a replica as soon as there is a new one.
 
 use anyhow::{Context, Result};
 use hanode_cluster::client::redis::RedisClient;
@@ -18,7 +18,8 @@ use std::time::Duration;
 /// Short, since Sentinel promotes the candidate a tenth of a second after it selected it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
-/// Less than Sentinel's down-after-milliseconds, since old servers pause Sentinel's messages too. The pause expires.
+/// Less than Sentinel's down-after-milliseconds, since old servers pause Sentinel's messages too. The pause
+/// expires.
 const WRITE_PAUSE_MS: &str = "4000";
 
 const CHANNELS: [&str; 7] = [
@@ -126,8 +127,8 @@ pub(super) fn connect_redis(access: &Access, address: IpAddr) -> Result<RedisCli
     .with_context(|| format!("Redis of {address}"))
 }
 
-/// Fails on Redis before 6.2, which can only pause all clients including Sentinels: there only writes that `WAIT` confirmed
-/// are safe.
+/// Fails on Redis before 6.2, which can only pause all clients including Sentinels: there only writes that
+/// `WAIT` confirmed are safe.
 fn pause_writes(access: &Access, primary: IpAddr) -> Result<()> {
     connect_redis(access, primary)?.query(&["CLIENT", "PAUSE", WRITE_PAUSE_MS, "WRITE"]).map(drop)
 }

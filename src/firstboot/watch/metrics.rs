@@ -1,5 +1,5 @@
-//! This node's metrics: hanode-ready.service writes them to a file, and one unprivileged process per request sends it to
-//! HAProxy over a Unix socket. HAProxy limits access as for its statistics page.
+//! This node's metrics: hanode-ready.service writes them to a file, and one unprivileged process per request
+//! sends it to HAProxy over a Unix socket. HAProxy limits access as for its statistics page.
 
 use crate::node_config::NodeConfig;
 use crate::start::self_report;

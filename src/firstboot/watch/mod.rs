@@ -1,5 +1,6 @@
-//! Work while the services run: [`services`] watches them, [`failover_guard`] and [`planned_failover`] keep Redis' failovers
-//! from losing writes, [`apply_bundle`] activates a new bundle, [`join_port`] and [`metrics`] answer others.
+//! Work while the services run: [`services`] watches them, [`failover_guard`] and [`planned_failover`] keep
+//! Redis' failovers from losing writes, [`apply_bundle`] activates a new bundle, [`join_port`] and
+//! [`metrics`] answer others.
 
 pub(crate) mod apply_bundle;
 mod dynamic_config;

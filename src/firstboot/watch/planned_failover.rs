@@ -1,5 +1,5 @@
-//! A failover before Redis' primary stops: faster than one after the Sentinels miss it, and with [`super::failover_guard`] on
-//! the other nodes it loses no write.
+//! A failover before Redis' primary stops: faster than one after the Sentinels miss it, and with
+//! [`super::failover_guard`] on the other nodes it loses no write.
 
 use super::failover_guard::connect_redis;
 use crate::disk;

@@ -1,5 +1,5 @@
-//! Fingerprints of the files with which the services run, per component: a changed component is reloaded or restarted once,
-//! even if an earlier attempt was interrupted.
+//! Fingerprints of the files with which the services run, per component: a changed component is reloaded or
+//! restarted once, even if an earlier attempt was interrupted.
 
 use crate::disk;
 use crate::node_config::NodeConfig;

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Between two rounds while a service is unhealthy.
 const STARTING_INTERVAL: Duration = Duration::from_millis(500);
-/// Between two rounds in the first [`SETTLING_TIME`] in service: peers start too, and a leader has to name a standby.
+/// Between two rounds in the first [`SETTLING_TIME`] in service: peers start too, and a leader has to name a
+/// standby.
 const SETTLING_INTERVAL: Duration = Duration::from_secs(1);
 const SETTLING_TIME: Duration = Duration::from_secs(20);
 /// Between two rounds after that, and between two updates of the metrics.
@@ -171,8 +172,8 @@ fn interval(healthy: Option<Duration>) -> Duration {
     }
 }
 
-/// Whether etcd resumed with its own log, but the quorum that answers does not include that log: after a recovery on another
-/// node, or a removal of this member while it was unreachable.
+/// Whether etcd resumed with its own log, but the quorum that answers does not include that log: after a
+/// recovery on another node, or a removal of this member while it was unreachable.
 fn etcd_was_replaced(root: &Path, plan: &Plan) -> bool {
     let resumed = state::gate_steps(root).get("etcd").is_some_and(|step| step.action == Action::Resume);
     resumed && plan.etcd.step.action == Action::Join

@@ -1,9 +1,9 @@
 //! Stale sessions on an old primary that hangs: shut down once there is a new primary.
 //!
-//! Sessions to a failed machine end by TCP's timeouts, and a demoted server closes its own. A server that only hangs does
-//! neither, so its clients would wait for it. HAProxy's option `on-marked-down shutdown-sessions` loses clients whose
-//! connection is being established (measured with 3.0), so only established sessions are shut down here, over the statistics
-//! socket.
+//! Sessions to a failed machine end by TCP's timeouts, and a demoted server closes its own. A server that
+//! only hangs does neither, so its clients would wait for it. HAProxy's option `on-marked-down
+//! shutdown-sessions` loses clients whose connection is being established (measured with 3.0), so only
+//! established sessions are shut down here, over the statistics socket.
 
 use anyhow::{Context, Result};
 use hanode_core::target::Target;

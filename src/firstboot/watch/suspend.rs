@@ -1,9 +1,10 @@
 //! A machine that resumes after a suspend, a pause or a live migration.
 //!
-//! If its etcd was leader before, all leases have expired by its clock, and it revokes them before it learns that there is
-//! another leader (etcd 3.5.16 checks first, but accepts answers from before the suspend). One of them is the leader lock of
-//! PostgreSQL's new leader: this machine's Patroni would take the lock, and the writes that the new leader acknowledged would
-//! be lost. So this etcd is killed at once, within some tens of milliseconds.
+//! If its etcd was leader before, all leases have expired by its clock, and it revokes them before it learns
+//! that there is another leader (etcd 3.5.16 checks first, but accepts answers from before the suspend). One
+//! of them is the leader lock of PostgreSQL's new leader: this machine's Patroni would take the lock, and the
+//! writes that the new leader acknowledged would be lost. So this etcd is killed at once, within some tens of
+//! milliseconds.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

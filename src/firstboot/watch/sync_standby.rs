@@ -1,5 +1,5 @@
-//! A leader without a synchronous standby, though a standby streams: Patroni would check again only within `loop_wait`, and
-//! until then commits are on one disk only. So it is woken at once.
+//! A leader without a synchronous standby, though a standby streams: Patroni would check again only within
+//! `loop_wait`, and until then commits are on one disk only. So it is woken at once.
 
 use anyhow::{Context, Result, ensure};
 use hanode_cluster::client::http::HttpClient;

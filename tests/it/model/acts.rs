@@ -68,7 +68,7 @@ impl World {
     }
 
     fn refuse_duplicate(&mut self, i: usize) {
-        let reason = "another machine answers; switch one of them off".to_string();
+        let reason = "another machine has this address; switch one of them off".to_string();
         self.machines[i].refused.insert("duplicate", reason);
     }
 

@@ -1,4 +1,4 @@
-# The components' own checkers. A warning counts as a fault.
+# The components' own validators. A warning counts as a fault.
 haproxy -c -V -f /etc/haproxy/haproxy.cfg > /tmp/out 2>&1 || { cat /tmp/out; exit 1; }
 cat /tmp/out
 fails grep -E 'ALERT|WARNING' /tmp/out
