@@ -16,7 +16,7 @@
 //!
 //! Values that are not in the spec are those of `image/templates`; a test compares them.
 
-use hanode_core::spec::{Spec, VipMode};
+use hanode_core::spec::{Postgres, Spec, VipMode};
 use serde::Serialize;
 
 pub(crate) const SCHEMA: u32 = 1;
@@ -48,6 +48,8 @@ const CLONE: (f64, f64) = (3.0, 10.0);
 pub struct RecoveryBudget {
     pub(crate) schema: u32,
     pub rows: Vec<BudgetRow>,
+    /// Which standby is promoted, and what the times leave out.
+    pub notes: Vec<String>,
 }
 
 /// A failure that has a recovery time.
@@ -108,7 +110,22 @@ pub fn budget(spec: &Spec) -> RecoveryBudget {
         ));
     }
     rows.push(lost_node(spec));
-    RecoveryBudget { schema: SCHEMA, rows }
+    RecoveryBudget { schema: SCHEMA, rows, notes: vec![promotion_note(spec)] }
+}
+
+/// Which standby is promoted, and when none is.
+fn promotion_note(spec: &Spec) -> String {
+    let lag = spec.postgres.maximum_lag_on_failover.as_deref().unwrap_or(Postgres::DEFAULT_LAG);
+    match spec.postgres.synchronous {
+        true => "PostgreSQL: the synchronous standby is promoted however far it is behind the leader: it has every \
+                 acknowledged commit. Replaying what it has received adds to the failover time."
+            .into(),
+        false => format!(
+            "PostgreSQL: with synchronous = false, a standby more than {lag} behind the leader \
+             (postgres.maximum_lag_on_failover) is not promoted; while all are, PostgreSQL has no leader until the old \
+             one returns. A standby within the limit loses the commits that it has not received."
+        ),
+    }
 }
 
 fn postgres(spec: &Spec) -> BudgetRow {
@@ -200,6 +217,16 @@ mod tests {
         assert_eq!(budget(&spec).rows[0].at_most_seconds, before + 10.0);
         spec.network.vip_mode = VipMode::External;
         assert_eq!(budget(&spec).rows.len(), 3, "a load balancer moves the address");
+    }
+
+    #[test]
+    fn the_notes_state_the_lag_limit() {
+        let mut spec = starter();
+        assert!(budget(&spec).notes[0].contains("however far it is behind"));
+        spec.postgres.synchronous = false;
+        assert!(budget(&spec).notes[0].contains("more than 1MB behind"));
+        spec.postgres.maximum_lag_on_failover = Some("64MB".into());
+        assert!(budget(&spec).notes[0].contains("more than 64MB behind"));
     }
 
     #[test]

@@ -77,7 +77,8 @@ impl Check {
             };
             rows.extend(row.parts.iter().map(part));
         }
-        print(&aligned(rows, &[])).map(|()| ExitCode::SUCCESS)
+        print(&format!("{}\n{}", aligned(rows, &[]).trim_end(), budget.notes.join("\n")))
+            .map(|()| ExitCode::SUCCESS)
     }
 
     fn text(&self, report: &CheckReport) -> String {

@@ -6,16 +6,15 @@ use crate::node_config::NodeConfig;
 use crate::start::gate::{self, Gate};
 use crate::start::{recover, run, self_report};
 use crate::state;
-use crate::watch::{apply_bundle, join_port, metrics, planned_failover, reload, services};
+use crate::watch::{apply_bundle, haproxy_watchdog, join_port, metrics, planned_failover, reload, services};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use hanode_cluster::health::{self, StatusFormat};
 use hanode_core::plan;
 use hanode_util::user_error;
-use std::io::{IsTerminal, Read, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 use tracing_subscriber::Layer;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
@@ -149,7 +148,7 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::ServeReport => join_port::serve(root)?,
         Verb::ServeMetrics => metrics::serve(root)?,
         Verb::ProbeHealth { port } => {
-            return Ok(exit_code(haproxy_answers(*port)));
+            return Ok(exit_code(haproxy_is_healthy(*port)));
         }
         Verb::Apply => apply_bundle::apply(root)?,
         Verb::FailoverRedis => planned_failover::fail_over(root)?,
@@ -185,17 +184,9 @@ fn show_removal(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCode>
     Ok(exit_code(safe))
 }
 
-/// Whether HAProxy's event loop answers the probe; a stopped or hung one does not.
-fn haproxy_answers(port: u16) -> bool {
-    let probe = || -> Result<bool> {
-        let mut socket =
-            hanode_cluster::client::tls::connect([127, 0, 0, 1].into(), port, Duration::from_millis(900))?;
-        socket.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
-        let mut head = [0; 12];
-        socket.read_exact(&mut head)?;
-        Ok(head.ends_with(b" 200"))
-    };
-    probe().unwrap_or(false)
+/// Whether HAProxy reports that this node can serve clients.
+fn haproxy_is_healthy(port: u16) -> bool {
+    haproxy_watchdog::probe(port).is_ok_and(|status| status == 200)
 }
 
 fn show_plan(root: &Path, json: bool) -> Result<()> {

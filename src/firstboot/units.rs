@@ -31,6 +31,7 @@ trait Manager {
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::OwnedObjectPath>;
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     fn reload(&self) -> zbus::Result<()>;
     #[allow(clippy::type_complexity)]
     fn list_units_by_names(
@@ -113,6 +114,12 @@ impl Systemd {
     pub(crate) fn restart_redefined(&self, unit: &str) -> Result<()> {
         block_on(self.manager.reload()).context("reloading systemd's unit files")?;
         self.restart(unit)
+    }
+
+    /// Kills all processes of a unit; its `Restart=` decides whether systemd starts it again.
+    pub(crate) fn kill(&self, unit: &str) -> Result<()> {
+        let signal = nix::sys::signal::Signal::SIGKILL as i32;
+        block_on(self.manager.kill_unit(unit, "all", signal)).with_context(|| format!("killing {unit}"))
     }
 
     pub(crate) fn restart(&self, unit: &str) -> Result<()> {

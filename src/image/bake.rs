@@ -42,15 +42,17 @@ pub fn bake(
     }
     check_fetched_versions(root, &target)?;
     packages::install_missing(root, &target)?;
+    if let Some(policy) = &mut target.selinux {
+        payload.map_or(Ok(()), |payload| selinux::set_ports(policy, payload.spec))?;
+        selinux::install_policy(policy, root)?;
+    }
     let inventory = Inventory::read(root, &target, String::new(), packages_changed_at(root)?)?;
     let bake_target = BakeTarget { target_text: &text, target: &target, inventory: &inventory, program };
     let entries = overlay::entries(&bake_target, payload)?;
     let changed = file_tree::write(root, &entries, Some(&Ids::read(root)?))?;
     base::enable_units(&target, root)?;
     sysprep::generalize(root)?;
-    if let Some(policy) = &mut target.selinux {
-        payload.map_or(Ok(()), |payload| selinux::set_ports(policy, payload.spec))?;
-        selinux::install_policy(policy, root)?;
+    if let Some(policy) = &target.selinux {
         // Everything that a bake changes: entries, links of units, removed files, and the policy store.
         let mut written = vec!["/etc".to_string(), "/var/lib/selinux".into()];
         written.extend(entries.into_iter().map(|entry| entry.path));

@@ -1,7 +1,7 @@
 //! Builds a base: a tree of the target with every component installed and no cluster.
 
 use super::inventory::Inventory;
-use super::{disk, distro::Family, el, progress::Steps, selinux, sysprep, unpack};
+use super::{disk, distro::Family, el, overlay, progress::Steps, selinux, sysprep, unpack};
 use anyhow::Result;
 use hanode_admin::embedded;
 use hanode_core::target::Target;
@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 /// Version of the code that builds a base. Increase it when that code builds another tree or another base.json from the
 /// same inputs: cached bases of older versions are then not used again.
-const RECIPE_VERSION: u32 = 1;
+const RECIPE_VERSION: u32 = 2;
 
 /// The id of a base: a hash of the recipe version, of the target's settings for bases, and of the files of `image/` in it.
 pub(crate) fn id(target: &Target) -> Result<String> {
@@ -27,6 +27,8 @@ pub(crate) fn id(target: &Target) -> Result<String> {
     if let Some(policy) = &target.selinux {
         sum.update(selinux::settings(policy)?);
         sum.update(selinux::module(policy)?);
+        // The inventory has the labels of these paths.
+        sum.update(serde_json::to_vec(&file_tree::manifest(&overlay::paths_to_label(target)?))?);
     }
     if let Family::El = Family::of(target)? {
         sum.update(el::ISOLATE_SH);

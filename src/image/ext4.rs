@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use hanode_util::command::{command, run};
 use hanode_util::file_tree::{Entry, EntryKind, Ids};
 use hanode_util::scratch::Scratch;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -35,10 +35,18 @@ impl Ext4<'_> {
         run(command("e2fsck").arg("-fn").arg(self.device())).context("the file system is damaged").map(drop)
     }
 
-    /// Writes the entries; existing files are replaced.
-    pub(crate) fn write(&self, entries: &[Entry], ids: &Ids, mtime: u64, scratch: &Scratch) -> Result<()> {
+    /// Writes the entries; existing files are replaced. Missing parent directories are created with the SELinux context
+    /// that `labels` has for them.
+    pub(crate) fn write(
+        &self,
+        entries: &[Entry],
+        ids: &Ids,
+        mtime: u64,
+        labels: &BTreeMap<String, String>,
+        scratch: &Scratch,
+    ) -> Result<()> {
         let present = self.present(entries, scratch)?;
-        let script = debugfs_script(entries, ids, mtime, &present, scratch)?;
+        let script = debugfs_script(entries, ids, mtime, labels, present, scratch)?;
         self.batch(&script, scratch)
             .map(drop)
             .with_context(|| format!("writing into {}", self.image.display()))
@@ -86,7 +94,7 @@ fn error_lines(stderr: &str) -> Option<String> {
 }
 
 /// The parent directories of a path, outermost first, without the root.
-fn parents(path: &str) -> impl Iterator<Item = &str> {
+pub(super) fn parents(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').filter(|(at, _)| *at > 0).map(|(at, _)| &path[..at])
 }
 
@@ -102,18 +110,17 @@ fn debugfs_script(
     entries: &[Entry],
     ids: &Ids,
     mtime: u64,
-    present: &BTreeSet<String>,
+    labels: &BTreeMap<String, String>,
+    mut present: BTreeSet<String>,
     scratch: &Scratch,
 ) -> Result<String> {
-    let mut present = present.clone();
     let mut out = String::new();
     for (number, entry) in entries.iter().enumerate() {
         for dir in parents(&entry.path) {
             if present.insert(dir.to_string()) {
                 writeln!(out, "mkdir \"{dir}\"")?;
                 set_inode(&mut out, dir, 0o040755, (0, 0), mtime)?;
-                // The policy gives these directories the label of the first file in them.
-                label(&mut out, dir, entry)?;
+                label(&mut out, dir, labels.get(dir))?;
             }
         }
         let path = &entry.path;
@@ -141,13 +148,13 @@ fn debugfs_script(
         };
         let owner = (ids.uid(&entry.owner)?, ids.gid(&entry.group)?);
         set_inode(&mut out, path, kind | entry.mode, owner, mtime)?;
-        label(&mut out, path, entry)?;
+        label(&mut out, path, entry.label.as_ref())?;
     }
     Ok(out)
 }
 
-fn label(out: &mut String, path: &str, entry: &Entry) -> std::fmt::Result {
-    match &entry.label {
+fn label(out: &mut String, path: &str, label: Option<&String>) -> std::fmt::Result {
+    match label {
         Some(label) => writeln!(out, "ea_set \"{path}\" security.selinux {label}"),
         None => Ok(()),
     }
@@ -188,14 +195,14 @@ mod tests {
         let scratch = Scratch::within(dir.path(), "s").unwrap();
         let label = Some("system_u:object_r:redis_conf_t:s0".to_string());
         let first = [Entry::file("/etc/a b/old", 0o644, "old"), Entry::link("/etc/link", "nowhere")];
-        fs.write(&first, &ids, 7, &scratch).unwrap();
+        fs.write(&first, &ids, 7, &BTreeMap::new(), &scratch).unwrap();
         let second = [
             Entry::file("/etc/a b/old", 0o600, "new").owned("redis", "redis").labelled(label),
             Entry::link("/etc/link", "a b"),
             Entry::dir("/etc/a b", 0o750),
             Entry::file("/empty", 0o644, ""),
         ];
-        fs.write(&second, &ids, 7, &scratch).unwrap();
+        fs.write(&second, &ids, 7, &BTreeMap::new(), &scratch).unwrap();
         fs.check().unwrap();
         assert_eq!(fs.cat("/etc/a b/old").unwrap().unwrap(), b"new");
         assert_eq!(fs.cat("/etc/link/old").unwrap().unwrap(), b"new");
@@ -216,7 +223,7 @@ mod tests {
         let ids = Ids::parse("root:x:0:0::/:\n", "root:x:0:\n");
         let scratch = Scratch::within(dir.path(), "s").unwrap();
         let large = [Entry::file("/large", 0o644, vec![1; 17 << 20])];
-        let failed = format!("{:#}", fs.write(&large, &ids, 7, &scratch).unwrap_err());
+        let failed = format!("{:#}", fs.write(&large, &ids, 7, &BTreeMap::new(), &scratch).unwrap_err());
         assert!(failed.contains("Could not allocate block"), "{failed}");
     }
 

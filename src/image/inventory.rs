@@ -1,6 +1,6 @@
 //! The software installed in a tree: distribution, packages, and the version of each component.
 
-use super::{distro::Family, parameters};
+use super::{distro::Family, overlay, parameters, selinux};
 use anyhow::{Context, Result, bail};
 use hanode_core::target::{SourceKind, Target};
 use hanode_util::file_tree::Ids;
@@ -25,16 +25,35 @@ pub(crate) struct Inventory {
     pub(crate) packages: BTreeMap<String, String>,
     /// The parameters that PostgreSQL knows.
     pub(crate) parameters: Vec<String>,
+    /// The SELinux contexts of the paths that a bake writes and of their parent directories, by the tree's policy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Inventory {
+    /// The SELinux policy of the tree, if the target has one, must be complete.
     pub(crate) fn read(root: &Path, target: &Target, base: String, built_at: u64) -> Result<Inventory> {
         let os = check_os(root, target)?;
         let packages = Family::of(target)?.packages(root)?.into_iter().collect();
         let components = components(root, target, &packages)?;
         let (passwd, group) = (read_file(root, "etc/passwd")?, read_file(root, "etc/group")?);
         let parameters = parameters::known(root, target)?;
-        Ok(Inventory { schema: 1, base, built_at, os, passwd, group, components, packages, parameters })
+        let labels = match &target.selinux {
+            Some(policy) => selinux::contexts(policy, root, &overlay::paths_to_label(target)?)?,
+            None => BTreeMap::new(),
+        };
+        Ok(Inventory {
+            schema: 1,
+            base,
+            built_at,
+            os,
+            passwd,
+            group,
+            components,
+            packages,
+            parameters,
+            labels,
+        })
     }
 
     pub(crate) fn ids(&self) -> Ids {

@@ -155,7 +155,7 @@ fn archive(
 ) -> Result<PathBuf> {
     let tar = scratch.join("tar");
     run(command("cp").arg("--reflink=auto").arg(base.tar()).arg(&tar))?;
-    tarball::extend(&tar, entries, &base.inventory.ids(), base.inventory.built_at)?;
+    tarball::extend(&tar, entries, &base.inventory.ids(), base.inventory.built_at, &base.inventory.labels)?;
     if format == Format::Tar {
         return Ok(tar);
     }
@@ -186,7 +186,7 @@ fn disk_image(
     let raw = scratch.join("raw");
     run(command("cp").args(["--reflink=auto", "--sparse=auto"]).arg(base.raw()).arg(&raw))?;
     let root = Ext4 { image: &raw, offset: disk::ROOT_OFFSET };
-    root.write(entries, &base.inventory.ids(), base.inventory.built_at, scratch)?;
+    root.write(entries, &base.inventory.ids(), base.inventory.built_at, &base.inventory.labels, scratch)?;
     root.check()?;
     let Some(arguments) = format.qemu_img_args(compress) else { return Ok(raw) };
     steps.start("converting");

@@ -1,5 +1,6 @@
 //! The files that a bake adds to a tree: hanode-firstboot, its units and settings, and the spec and bundle of a cluster.
 
+use super::ext4;
 use super::glibc;
 use super::inventory::Inventory;
 use super::manifest::{ClusterInfo, ImageManifest};
@@ -11,6 +12,7 @@ use hanode_core::spec::Spec;
 use hanode_core::target::Target;
 use hanode_util::file_tree::{self, Entry};
 use hanode_util::user_error::UserError;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const HANODE_DIR: &str = "/usr/lib/hanode";
@@ -59,26 +61,53 @@ pub fn program() -> Result<Vec<u8>> {
 /// All files that a bake writes, in this order. Pure: the same input gives the same entries.
 pub(crate) fn entries(bake_target: &BakeTarget, payload: Option<&ClusterPayload>) -> Result<Vec<Entry>> {
     glibc::check(bake_target.program, &bake_target.inventory.packages)?;
-    let at = |name: &str| format!("{HANODE_DIR}/{name}");
-    let mut entries = embedded::entries("etc", "/etc");
-    entries.extend(units(bake_target.target)?);
-    entries.push(Entry::dir(HANODE_DIR, 0o755));
-    entries.push(Entry::dir(OPERATOR_DIR, 0o700));
-    entries.push(Entry::file(at("hanode-firstboot"), 0o755, bake_target.program));
-    entries.push(Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"));
-    entries.push(Entry::file(at("target.toml"), 0o644, bake_target.target_text));
-    entries.extend(embedded::entries("templates", &at("templates")));
     if let Some(payload) = payload {
         let version =
             bake_target.inventory.components.get("postgres").map(String::as_str).unwrap_or_default();
         parameters::check(payload.spec, &bake_target.inventory.parameters, version)?;
-        entries.push(Entry::file(at("spec.toml"), 0o644, payload.spec_text));
-        entries.push(Entry::file(bundle::BAKED_PATH, 0o600, payload.bundle));
     }
+    let cluster = payload.map(|payload| (payload.spec_text, payload.bundle));
+    let (target, text) = (bake_target.target, bake_target.target_text);
+    let mut entries = unlabelled_entries(target, text, bake_target.program, cluster)?;
     for entry in &mut entries {
-        entry.label = label(bake_target.target, &entry.path);
+        entry.label = label(bake_target, &entry.path);
     }
     entries.push(manifest(bake_target, payload, &entries)?);
+    Ok(entries)
+}
+
+/// Entries without content for every path that a bake may write and for the parent directories, for queries of the
+/// tree's SELinux policy.
+pub(crate) fn paths_to_label(target: &Target) -> Result<Vec<Entry>> {
+    let mut entries = unlabelled_entries(target, "", b"", Some(("", b"")))?;
+    entries.push(Entry::file(super::manifest::PATH, 0o644, ""));
+    let parents: BTreeSet<String> =
+        entries.iter().flat_map(|entry| ext4::parents(&entry.path)).map(str::to_string).collect();
+    entries.retain(|entry| !parents.contains(&entry.path));
+    entries.extend(parents.into_iter().map(|dir| Entry::dir(dir, 0o755)));
+    Ok(entries)
+}
+
+/// `cluster`: the text of the spec and the bytes of the bundle.
+fn unlabelled_entries(
+    target: &Target,
+    target_text: &str,
+    program: &[u8],
+    cluster: Option<(&str, &[u8])>,
+) -> Result<Vec<Entry>> {
+    let at = |name: &str| format!("{HANODE_DIR}/{name}");
+    let mut entries = embedded::entries("etc", "/etc");
+    entries.extend(units(target)?);
+    entries.push(Entry::dir(HANODE_DIR, 0o755));
+    entries.push(Entry::dir(OPERATOR_DIR, 0o700));
+    entries.push(Entry::file(at("hanode-firstboot"), 0o755, program));
+    entries.push(Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"));
+    entries.push(Entry::file(at("target.toml"), 0o644, target_text));
+    entries.extend(embedded::entries("templates", &at("templates")));
+    if let Some((spec, bundle)) = cluster {
+        entries.push(Entry::file(at("spec.toml"), 0o644, spec));
+        entries.push(Entry::file(bundle::BAKED_PATH, 0o600, bundle));
+    }
     Ok(entries)
 }
 
@@ -93,7 +122,7 @@ fn manifest(bake_target: &BakeTarget, payload: Option<&ClusterPayload>, entries:
     let mut text = serde_json::to_vec_pretty(&manifest)?;
     text.push(b'\n');
     let entry = Entry::file(super::manifest::PATH, 0o644, text);
-    let label = label(bake_target.target, &entry.path);
+    let label = label(bake_target, &entry.path);
     Ok(entry.labelled(label))
 }
 
@@ -135,8 +164,10 @@ fn links(name: &str, text: &str) -> Vec<Entry> {
     links
 }
 
-fn label(target: &Target, path: &str) -> Option<String> {
-    target.selinux.as_ref().and_then(|policy| policy.context(path))
+/// From the tree's policy, else from the target's table.
+fn label(bake_target: &BakeTarget, path: &str) -> Option<String> {
+    let policy = bake_target.target.selinux.as_ref()?;
+    bake_target.inventory.labels.get(path).cloned().or_else(|| policy.context(path))
 }
 
 #[cfg(test)]
@@ -169,6 +200,25 @@ mod tests {
         assert_eq!((&operator_dir.kind, operator_dir.mode), (&EntryKind::Dir, 0o700));
         assert!(!paths.contains(&"/usr/lib/hanode/spec.toml"));
         assert!(!paths.contains(&bundle::BAKED_PATH));
+    }
+
+    #[test]
+    fn a_label_of_the_trees_policy_precedes_the_table() {
+        let (text, target) = embedded::target("centos-8").unwrap();
+        let table = target.selinux.as_ref().unwrap();
+        let mut inventory = inventory();
+        let path = "/etc/systemd/system/haproxy.service.d/50-hanode.conf";
+        inventory.labels.insert(path.into(), "of the tree".into());
+        let entries = entries(&bake_target(&target, &text, &inventory), None).unwrap();
+        let queried = paths_to_label(&target).unwrap();
+        for entry in &entries {
+            let expected =
+                if entry.path == path { Some("of the tree".into()) } else { table.context(&entry.path) };
+            assert_eq!(entry.label, expected, "{}", entry.path);
+            for path in ext4::parents(&entry.path).chain([entry.path.as_str()]) {
+                assert!(queried.iter().any(|e| e.path == path), "{path} is not queried");
+            }
+        }
     }
 
     #[test]

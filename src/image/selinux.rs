@@ -6,7 +6,8 @@ use hanode_admin::embedded;
 use hanode_core::spec::Spec;
 use hanode_core::target::Selinux;
 use hanode_util::command::{command, in_chroot, run};
-use hanode_util::file_tree::{self, below};
+use hanode_util::file_tree::{self, Entry, EntryKind, below};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Copies of the installed settings and module, for operators and for a later bake.
@@ -80,10 +81,43 @@ pub fn install_policy(policy: &Selinux, root: &Path) -> Result<()> {
 /// Labels these paths and everything below them by the tree's policy. Must be the last change to a tree: files written
 /// later have no label.
 pub fn label(policy: &Selinux, root: &Path, paths: &[String]) -> Result<()> {
-    let contexts = format!("/etc/selinux/{}/contexts/files/file_contexts", policy.store);
-    run(in_chroot(root, "setfiles").args(["-F", &contexts]).args(paths))
+    run(in_chroot(root, "setfiles").args(["-F", &file_contexts(policy)]).args(paths))
         .context("labelling the tree")
         .map(drop)
+}
+
+/// The SELinux context of each path by the tree's policy, from the distribution's `matchpathcon`. It depends on the
+/// kind of the entry: a policy may give a file another label than a directory. The paths need not exist.
+pub fn contexts(policy: &Selinux, root: &Path, entries: &[Entry]) -> Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for class in ["file", "dir", "lnk_file"] {
+        let paths: Vec<_> =
+            entries.iter().filter(|e| object_class(e) == class).map(|e| e.path.as_str()).collect();
+        if paths.is_empty() {
+            continue;
+        }
+        let mut matchpathcon = in_chroot(root, "matchpathcon");
+        matchpathcon.args(["-N", "-n", "-m", class, "-f", &file_contexts(policy)]).args(&paths);
+        let output = run(&mut matchpathcon).context("querying the labels of the files that a bake writes")?;
+        let lines: Vec<_> = output.text()?.lines().collect();
+        ensure!(lines.len() == paths.len(), "matchpathcon: {} labels for {} paths", lines.len(), paths.len());
+        let labelled = paths.iter().zip(lines).filter(|(_, context)| *context != "<<none>>");
+        labels.extend(labelled.map(|(path, context)| (path.to_string(), context.to_string())));
+    }
+    Ok(labels)
+}
+
+/// The policy's name for this kind of file.
+fn object_class(entry: &Entry) -> &'static str {
+    match entry.kind {
+        EntryKind::File(_) => "file",
+        EntryKind::Dir => "dir",
+        EntryKind::Link(_) => "lnk_file",
+    }
+}
+
+fn file_contexts(policy: &Selinux) -> String {
+    format!("/etc/selinux/{}/contexts/files/file_contexts", policy.store)
 }
 
 /// Labels the directory that mke2fs creates.

@@ -1,13 +1,18 @@
 //! Writes entries into tar archives; the same entries give the same bytes.
 
+use super::ext4::parents;
 use anyhow::{Context, Result};
 use hanode_util::file_tree::{Entry, EntryKind, Ids};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 use tar::{Builder, EntryType, Header};
 
-/// Appends the entries in their order. A label goes into a PAX header that GNU `tar --selinux` restores.
+/// The PAX record of the label. GNU tar restores it, as the labels of the base, with `--xattrs --xattrs-include='*'`.
+const LABEL_RECORD: &str = "SCHILY.xattr.security.selinux";
+
+/// Appends the entries in their order.
 pub(crate) fn append<W: Write>(
     archive: &mut Builder<W>,
     entries: &[Entry],
@@ -23,7 +28,7 @@ pub(crate) fn append<W: Write>(
 
 fn append_entry<W: Write>(archive: &mut Builder<W>, entry: &Entry, ids: &Ids, mtime: u64) -> Result<()> {
     if let Some(label) = &entry.label {
-        let record = pax_record("RHT.security.selinux", label);
+        let record = pax_record(LABEL_RECORD, label);
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::XHeader);
         header.set_path("pax")?;
@@ -68,24 +73,42 @@ fn pax_record(key: &str, value: &str) -> String {
     format!("{length}{body}")
 }
 
-/// The offset at which the last member ends and the closing zeros start.
-fn end_of_members(archive: &Path) -> Result<u64> {
-    let mut end = 0;
+/// The offset at which the last member ends and the closing zeros start, and the paths of all members.
+fn members(archive: &Path) -> Result<(u64, BTreeSet<String>)> {
+    let (mut end, mut paths) = (0, BTreeSet::new());
     for member in tar::Archive::new(File::open(archive)?).entries_with_seek()? {
         let member = member?;
         end = member.raw_file_position() + member.size().div_ceil(512) * 512;
+        let name = member.path()?.to_string_lossy().into_owned();
+        paths.insert(format!("/{}", name.trim_start_matches("./").trim_end_matches('/')));
     }
-    Ok(end)
+    Ok((end, paths))
 }
 
-/// Appends entries to the archive `file` after its last member.
-pub(crate) fn extend(file: &Path, entries: &[Entry], ids: &Ids, mtime: u64) -> Result<()> {
-    let end = end_of_members(file).with_context(|| format!("reading {}", file.display()))?;
+/// Appends entries to the archive `file` after its last member. A parent directory that the archive lacks becomes a
+/// member if `labels` has an SELinux context for it; otherwise its extraction would leave it without a label.
+pub(crate) fn extend(
+    file: &Path,
+    entries: &[Entry],
+    ids: &Ids,
+    mtime: u64,
+    labels: &BTreeMap<String, String>,
+) -> Result<()> {
+    let (end, mut present) = members(file).with_context(|| format!("reading {}", file.display()))?;
     let mut out = OpenOptions::new().write(true).open(file)?;
     out.set_len(end)?;
     out.seek(SeekFrom::End(0))?;
     let mut archive = Builder::new(BufWriter::new(out));
-    append(&mut archive, entries, ids, mtime)?;
+    for entry in entries {
+        for dir in parents(&entry.path) {
+            if let (Some(label), true) = (labels.get(dir), present.insert(dir.to_string())) {
+                let dir = Entry::dir(dir, 0o755).labelled(Some(label.clone()));
+                append(&mut archive, &[dir], ids, mtime)?;
+            }
+        }
+        present.insert(entry.path.clone());
+        append(&mut archive, std::slice::from_ref(entry), ids, mtime)?;
+    }
     archive.into_inner()?.flush()?;
     Ok(())
 }
@@ -126,7 +149,7 @@ mod tests {
         members.next();
         let mut secret = members.next().unwrap().unwrap();
         let label = secret.pax_extensions().unwrap().unwrap().next().unwrap().unwrap();
-        assert_eq!(label.key().unwrap(), "RHT.security.selinux");
+        assert_eq!(label.key().unwrap(), "SCHILY.xattr.security.selinux");
         assert_eq!(label.value().unwrap(), "system_u:object_r:redis_conf_t:s0");
         let header = secret.header();
         assert_eq!((header.mode().unwrap(), header.uid().unwrap(), header.gid().unwrap()), (0o600, 103, 105));
@@ -147,7 +170,7 @@ mod tests {
         let base = dir.path().join("base.tar");
         // The zeros at the end of the last member must not be taken for the end of the archive.
         std::fs::write(&base, archive(&[Entry::file("/zeros", 0o644, vec![0; 1024])])).unwrap();
-        extend(&base, &entries(), &ids(), 7).unwrap();
+        extend(&base, &entries(), &ids(), 7, &BTreeMap::new()).unwrap();
         let mut read = tar::Archive::new(File::open(&base).unwrap());
         let names: Vec<_> = read
             .entries()
@@ -156,5 +179,35 @@ mod tests {
             .collect();
         assert_eq!(names[0], ("zeros".to_string(), 1024));
         assert_eq!(names.len(), 4);
+    }
+
+    #[test]
+    fn a_missing_parent_directory_gets_its_own_label() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base.tar");
+        std::fs::write(&base, archive(&[Entry::dir("/etc", 0o755)])).unwrap();
+        let contexts = [("/etc", "etc_t"), ("/etc/x.d", "unit_t")];
+        let labels = contexts.map(|(path, label)| (path.to_string(), label.to_string())).into();
+        let files = ["one", "two"].map(|name| {
+            Entry::file(format!("/etc/x.d/{name}"), 0o644, "").labelled(Some("file_t".to_string()))
+        });
+        extend(&base, &files, &ids(), 7, &labels).unwrap();
+        let mut read = tar::Archive::new(File::open(&base).unwrap());
+        let members = read.entries().unwrap().map(|member| {
+            let mut member = member.unwrap();
+            let label = member
+                .pax_extensions()
+                .unwrap()
+                .map(|mut pax| pax.next().unwrap().unwrap().value().unwrap().to_string());
+            (member.path().unwrap().display().to_string(), label)
+        });
+        let expected = [
+            ("etc", None),
+            ("etc/x.d", Some("unit_t")),
+            ("etc/x.d/one", Some("file_t")),
+            ("etc/x.d/two", Some("file_t")),
+        ];
+        let expected = expected.map(|(path, label)| (path.to_string(), label.map(str::to_string)));
+        assert_eq!(members.collect::<Vec<_>>(), expected);
     }
 }

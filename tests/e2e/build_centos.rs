@@ -42,7 +42,58 @@ fn an_image_is_built_from_repositories() {
         assert_eq!(image.components[component], version, "{:?}", image.components);
     }
     tree_fits_the_target(&root);
+    labels_follow_the_policy(&build, &root, &image.entries);
     bake_labels_all_files(&build, &root);
+}
+
+/// Compares the labels in the archive and on the disk with the policy, without a boot.
+fn labels_follow_the_policy(build: &TargetBuild, root: &Path, baked_files: &[serde_json::Value]) {
+    assert_eq!(support::unlabelled(root), "", "members of the archive without a label");
+    // Lists the files with other labels; the files on /dev are not part of the tree.
+    let setfiles =
+        "setfiles -n -v -F -e /dev /etc/selinux/targeted/contexts/files/file_contexts /".split(' ');
+    let differing =
+        run(Command::new("chroot").arg(root).args(setfiles).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"));
+    let differing: Vec<_> = differing.lines().filter(|line| line.contains("elabel")).collect();
+    assert!(differing.is_empty(), "{differing:#?}");
+    assert!(
+        root.join("usr/bin/redis-server").symlink_metadata().unwrap().is_file(),
+        "Redis would run unconfined"
+    );
+
+    let wanted: Vec<(&str, &str)> = baked_files
+        .iter()
+        .map(|row| (row["path"].as_str().unwrap(), row["label"].as_str().unwrap()))
+        .collect();
+    let dirs = wanted.iter().filter_map(|(path, _)| Some((Path::new(path).parent()?.to_str()?, "")));
+    let queried: Vec<(&str, &str)> = wanted.iter().copied().chain(dirs).collect();
+    let found = disk_labels(&build.path("node.raw"), &queried);
+    assert_eq!(found.len(), queried.len());
+    for ((path, label), found) in queried.iter().zip(found) {
+        assert!(
+            !found.is_empty() && (label.is_empty() || *label == found),
+            "{path}: {found:?}, not {label:?}"
+        );
+    }
+}
+
+/// The labels of these paths on the disk, read without mounting it.
+fn disk_labels(raw: &Path, paths: &[(&str, &str)]) -> Vec<String> {
+    let device = format!("{}?offset={}", raw.display(), 36864 * 512);
+    let script: String =
+        paths.iter().map(|(path, _)| format!("ea_get \"{path}\" security.selinux\n")).collect();
+    let commands = raw.with_extension("commands");
+    std::fs::write(&commands, script).unwrap();
+    let output = run(Command::new("debugfs").arg("-f").arg(&commands).arg(device));
+    // debugfs prints each command before its result. A label that setfiles wrote ends in a NUL.
+    output
+        .split("debugfs: ea_get ")
+        .skip(1)
+        .map(|result| {
+            let value = result.lines().nth(1).and_then(|line| line.split('"').nth(1)).unwrap_or_default();
+            value.trim_end_matches("\\000").to_string()
+        })
+        .collect()
 }
 
 /// Bakes into a tree of the image. A different version of etcd than requested is refused.

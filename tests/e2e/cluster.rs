@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// The lab's client network is in neither list: clients add addresses that are.
 pub const LISTS: [(&str, &str); 2] = [
-    ("clients = [\"0.0.0.0/0\"]", "clients = [\"10.1.0.0/16\"]"),
+    ("clients = [\"192.168.18.0/24\"]", "clients = [\"10.1.0.0/16\"]"),
     ("# operators = [\"192.168.18.5/32\"]", "operators = [\"10.2.0.5/32\"]"),
 ];
 

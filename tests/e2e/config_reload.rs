@@ -22,7 +22,9 @@ const HELD: usize = 20;
 const HEALTHY: Duration = Duration::from_secs(120);
 
 fn cluster() -> Shared {
-    schedule::shared("config_reload", || Lab::up_on_debian(workdir_without_turn(), &[]))
+    // One network more than the starter has, which an edit takes away again.
+    let clients = ("clients = [\"192.168.18.0/24\"]", "clients = [\"192.168.18.0/24\", \"10.1.0.0/16\"]");
+    schedule::shared("config_reload", || Lab::up_on_debian(workdir_without_turn(), &[clients]))
 }
 
 #[test]
@@ -203,7 +205,7 @@ fn edits_of_the_spec_reach_running_servers() {
     let edits = [
         ("ttl = 20", "ttl = 25"),
         ("# min_replicas = 1", "min_replicas = 2"),
-        ("clients = [\"0.0.0.0/0\"]", "clients = [\"192.168.18.0/24\"]"),
+        ("clients = [\"192.168.18.0/24\", \"10.1.0.0/16\"]", "clients = [\"192.168.18.0/24\"]"),
     ];
     lab.outside(&["ip", "address", "add", "10.1.0.9/32", "dev", "br0"]).unwrap();
     let from_elsewhere = |address: &str| {

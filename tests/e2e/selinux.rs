@@ -4,7 +4,8 @@
 use crate::support;
 use hanode_core::spec;
 use hanode_core::target::Selinux;
-use hanode_image::selinux::{install_policy, label, set_ports};
+use hanode_image::selinux::{contexts, install_policy, label, set_ports};
+use hanode_util::file_tree::{self, Entry};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,9 +59,9 @@ fn context(root: &Path, path: &str) -> String {
     let mut read = Command::new("python3");
     read.args([
         "-c",
-        "import os, sys; print(os.getxattr(sys.argv[1], 'security.selinux').decode().strip(chr(0)))",
+        "import os, sys; print(os.getxattr(sys.argv[1], 'security.selinux', follow_symlinks=False).decode().strip(chr(0)))",
     ]);
-    let output = read.arg(hanode_util::file_tree::below(root, path)).output().unwrap();
+    let output = read.arg(file_tree::below(root, path)).output().unwrap();
     String::from_utf8_lossy(&output.stdout).trim().to_string()
 }
 
@@ -70,14 +71,15 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     let root = dir.path().join("root");
     assert!(Command::new("cp").arg("-a").arg(tree()).arg(&root).status().unwrap().success());
     std::fs::write(root.join("names.cil"), include_str!("../selinux/names.cil")).unwrap();
-    inside(&root, &["semodule", "-n", "-s", "targeted", "-i", "/names.cil"]);
+    // Without Debian's module `unconfined`, systemd is confined as by the policy of CentOS.
+    inside(&root, &["semodule", "-n", "-s", "targeted", "-i", "/names.cil", "-d", "unconfined"]);
     let mut policy = policy();
     let rsyslog = ["-s", "syslogd_t", "-t", "haproxy_var_lib_t", "-c", "sock_file", "-p", "create"];
     let certificate = ["-s", "redis_t", "-t", "cert_t", "-c", "file", "-p", "map"];
-    assert!(
-        !allowed(&root, &rsyslog) && !allowed(&root, &certificate),
-        "the policy allows it without the module"
-    );
+    let source_address = ["-s", "keepalived_t", "-t", "node_t", "-c", "rawip_socket", "-p", "node_bind"];
+    for rule in [rsyslog, certificate, source_address] {
+        assert!(!allowed(&root, &rule), "the policy allows {rule:?} without the module");
+    }
     assert!(own_ports(&root, "redis_port_t").is_empty());
 
     install_policy(&policy, &root).unwrap();
@@ -87,7 +89,9 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     for on in ["haproxy_connect_any", "keepalived_connect_any"] {
         assert!(settings.contains(&format!("boolean -m -1 {on}")), "{settings}");
     }
-    assert!(allowed(&root, &rsyslog) && allowed(&root, &certificate));
+    for rule in [rsyslog, certificate, source_address] {
+        assert!(allowed(&root, &rule), "{rule:?}");
+    }
 
     // Again, as in a second bake, and with a port from the spec.
     let mut spec = spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
@@ -107,8 +111,11 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
         ("/etc/firewalld/policies/hanode.xml", "firewalld_etc_rw_t"),
         ("/var/lib/redis/hanode/redis.conf", "redis_var_lib_t"),
     ];
+    // The mount point, as the image has it.
+    let part = Path::new(env!("CARGO_MANIFEST_DIR")).join("image/parts/haproxy-log");
+    assert!(Command::new("cp").arg("-r").arg(part.join("var")).arg(&root).status().unwrap().success());
     for (path, _) in files {
-        let at = hanode_util::file_tree::below(&root, path);
+        let at = file_tree::below(&root, path);
         std::fs::create_dir_all(at.parent().unwrap()).unwrap();
         std::fs::write(at, "").unwrap();
     }
@@ -120,4 +127,51 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
         assert_eq!(policy.context(path).as_deref(), Some(&*wanted), "{path}");
     }
     assert_eq!(support::unlabelled(&root), "", "files without a label");
+    systemd_may_mount_haproxys_log_socket(&root);
+    the_policy_reports_the_labels_that_setfiles_writes(&policy, &root);
+}
+
+/// The mount point has a type on which systemd may mount, unlike HAProxy's other files.
+fn systemd_may_mount_haproxys_log_socket(root: &Path) {
+    let may_mount = |kind: &str| allowed(root, &["-s", "init_t", "-t", kind, "-c", "file", "-p", "mounton"]);
+    assert!(!may_mount("haproxy_var_lib_t"));
+    let socket = log_socket();
+    let kind = |path: &str| context(root, path).split(':').nth(2).unwrap().to_string();
+    assert!(may_mount(&kind(&socket)), "{socket} is {}", kind(&socket));
+    let dir = Path::new(&socket).parent().unwrap().to_str().unwrap();
+    for domain in ["init_t", "haproxy_t"] {
+        assert!(
+            allowed(root, &["-s", domain, "-t", &kind(dir), "-c", "dir", "-p", "search"]),
+            "{domain}: {dir}"
+        );
+    }
+}
+
+/// The path of HAProxy's log socket, from the drop-in of its unit.
+fn log_socket() -> String {
+    let text = include_str!("../../image/parts/haproxy-log/etc/systemd/system/haproxy.service.d/40-log.conf");
+    let bind = text.lines().find_map(|line| line.strip_prefix("BindPaths=")).unwrap();
+    bind.split_once(':').unwrap().1.to_string()
+}
+
+fn the_policy_reports_the_labels_that_setfiles_writes(policy: &Selinux, root: &Path) {
+    let entries = [
+        Entry::file("/etc/udev/rules.d/60-hanode.rules", 0o644, ""),
+        Entry::dir("/etc/systemd/system/haproxy.service.d", 0o755),
+        Entry::file("/etc/systemd/system/haproxy.service.d/50-hanode.conf", 0o644, ""),
+        Entry::link("/usr/bin/hanode", "../lib/hanode/hanode-firstboot"),
+        Entry::file("/usr/lib/hanode/hanode-firstboot", 0o755, ""),
+        Entry::file("/etc/ssl/hanode/ca.crt", 0o644, ""),
+        // The policy has no label for it.
+        Entry::file("/proc/none", 0o644, ""),
+    ];
+    let reported = contexts(policy, root, &entries).unwrap();
+    assert_eq!(reported.get("/proc/none"), None);
+    let ids = file_tree::Ids::read(root).unwrap();
+    let (_, written) = entries.split_last().unwrap();
+    file_tree::write(root, written, Some(&ids)).unwrap();
+    label(policy, root, &written.iter().map(|entry| entry.path.clone()).collect::<Vec<_>>()).unwrap();
+    for entry in written {
+        assert_eq!(reported[&entry.path], context(root, &entry.path), "{}", entry.path);
+    }
 }

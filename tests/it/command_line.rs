@@ -95,6 +95,7 @@ fn usage_help_and_missing_directories() {
 #[test]
 fn check_finds_no_fault_in_a_new_cluster() {
     let admin = AdminDir::new();
+    admin.edit("cluster.toml", "[\"192.168.18.0/24\"]", "[\"0.0.0.0/0\"]");
     let out = admin.succeeds("check demo");
     assert!(out.ends_with("demo: 0 faults, 1 warning\n"), "{out}");
     assert_eq!(admin.hanode("check demo --strict").code, 1);

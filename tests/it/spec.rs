@@ -33,7 +33,7 @@ fn starter_has_the_documented_values() {
     assert_eq!((spec.schema, spec.name.as_str()), (1, "hspas"));
     let network = &spec.network;
     assert_eq!(network.subnet.to_string(), "192.168.18.0/24");
-    assert_eq!(network.clients.iter().map(|n| n.to_string()).collect::<Vec<_>>(), ["0.0.0.0/0"]);
+    assert_eq!(network.clients.iter().map(|n| n.to_string()).collect::<Vec<_>>(), ["192.168.18.0/24"]);
     assert_eq!(network.vip.to_string(), "192.168.18.20");
     assert_eq!((network.vip_mode, network.join_port), (VipMode::Vrrp, 7081));
     let nodes: Vec<_> = spec
@@ -110,7 +110,7 @@ fn optional_values_are_read() {
     let spec = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
     let parameters: Vec<_> = spec.postgres.parameters.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(parameters, ["a.b=c", "big=16", "fsync=on", "max_connections=200", "random_page_cost=1.1"]);
-    assert_eq!(spec.haproxy.extra["global"], ["maxconn 8000"]);
+    assert_eq!(spec.haproxy.extra["global"], ["nbthread 2"]);
     assert_eq!(spec.keepalived.interface.as_deref(), Some("eth0"));
     assert_eq!(spec.storage.data.as_deref(), Some("LABEL=hanode-data"));
     assert_eq!((spec.pki.ca_days, spec.pki.leaf_days, spec.pki.crl_days), (700, 700, 700));
@@ -143,8 +143,8 @@ fn each_fault_is_reported_with_its_line() {
             "write \"192.168.18.0/24\"",
         ),
         ("subnet = \"192.168.18.0/24\"", "subnet = \"192.168.18\"", "subnet =", "not a network"),
-        ("[\"0.0.0.0/0\"]", "[\n\"10.0.0.0/8\",\n\"10.1.2.3\"]", "10.1.2.3", "10.1.2.3/32"),
-        ("[\"0.0.0.0/0\"]", "\"0.0.0.0/0\"", "clients", "not a list"),
+        ("[\"192.168.18.0/24\"]", "[\n\"10.0.0.0/8\",\n\"10.1.2.3\"]", "10.1.2.3", "10.1.2.3/32"),
+        ("[\"192.168.18.0/24\"]", "\"0.0.0.0/0\"", "clients", "not a list"),
         ("vip = \"192.168.18.20\"", "vip = \"192.168.19.20\"", "vip =", "outside the subnet"),
         ("vip = \"192.168.18.20\"", "vip = \"192.168.18.255\"", "vip =", "broadcast"),
         ("vip = \"192.168.18.20\"", "", "[network]", "network.vip is missing"),
@@ -216,9 +216,9 @@ fn each_fault_is_reported_with_its_line() {
         ("# max_connections = 200", "work_mem = \"1'\"", "work_mem", "contains '"),
         ("# max_connections = 200", "work_mem = nan", "work_mem", "a number"),
         ("# max_connections = 200", "a.b = 1", "a.b = 1", "a table"),
-        ("# global = [\"maxconn 8000\"]", "frontend = []", "frontend", "global, defaults"),
-        ("# global = [\"maxconn 8000\"]", "global = [\"a\\nb\"]", "global = [", "control character"),
-        ("# global = [\"maxconn 8000\"]", "global = [\" backend x\"]", "backend x", "new backend section"),
+        ("# global = [\"nbthread 2\"]", "frontend = []", "frontend", "global, defaults"),
+        ("# global = [\"nbthread 2\"]", "global = [\"a\\nb\"]", "global = [", "control character"),
+        ("# global = [\"nbthread 2\"]", "global = [\" backend x\"]", "backend x", "new backend section"),
         ("[keepalived]", "[keepalive]", "[keepalive]", "did you mean keepalived?"),
     ];
     for (old, new, piece, what) in table {
@@ -286,9 +286,9 @@ fn warnings_name_risky_settings() {
         let found = warnings(&parse(text).unwrap_or_else(|faults| panic!("{faults}")));
         found.iter().map(|fault| fault.to_string()).collect::<Vec<_>>().join("\n")
     };
-    assert!(warned(STARTER).contains("network.clients"));
-    let quiet = with("0.0.0.0/0", "10.0.0.0/8");
-    assert_eq!(warned(&quiet), "");
+    assert!(warned(&with("[\"192.168.18.0/24\"]", "[\"0.0.0.0/0\"]")).contains("network.clients"));
+    let quiet = STARTER;
+    assert_eq!(warned(quiet), "");
     for (old, new, what) in [
         ("synchronous = true", "synchronous = false", "postgres.synchronous"),
         ("# min_replicas = 1", "min_replicas = 0", "min_replicas"),
@@ -307,7 +307,7 @@ fn min_replicas_grows_with_the_cluster() {
         let more: String = (4..=5)
             .map(|i| format!("[[node]]\nname = \"node{i}\"\naddress = \"192.168.18.2{i}\"\n"))
             .collect();
-        let text = with("0.0.0.0/0", "10.0.0.0/8").replacen("# min_replicas = 1", min_replicas, 1);
+        let text = STARTER.replacen("# min_replicas = 1", min_replicas, 1);
         parse(&text.replacen("[postgres]", &format!("{more}[postgres]"), 1)).expect("a spec")
     };
     assert_eq!(grown("").redis.min_replicas, 2);

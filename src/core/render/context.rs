@@ -1,6 +1,6 @@
 //! The context of the templates: the inputs and some values derived from them.
 
-use super::{RenderInput, firewall, parameters, sizing};
+use super::{RenderInput, firewall, limits, parameters, sizing};
 use crate::plan::Action;
 use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Spec};
 use anyhow::{Context, Result};
@@ -79,8 +79,10 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("crl", &crl(input));
     context.insert("redis", &redis(input, node)?);
     context.insert("haproxy", &haproxy(input));
+    context.insert("maximum_lag_on_failover", &spec.postgres.lag_limit());
     context.insert("guards", &firewall::guards(spec));
     let parameters = parameters::parameters(spec, engine, &context)?;
+    context.insert("limits", &limits::limits(spec, parameters.client_connections));
     context.insert("postgres", &parameters);
     Ok(context)
 }
@@ -125,12 +127,15 @@ fn haproxy(input: &RenderInput) -> serde_json::Value {
     let clients = spec.network.clients.iter().map(|net| net.to_string());
     let nodes = spec.nodes.iter().map(|n| n.address.to_string());
     let loopback = if spec.network.vip.is_ipv4() { "127.0.0.1" } else { "::1" };
-    let allowed: Vec<String> = clients.chain(nodes).chain([loopback.to_string()]).collect();
+    let own: Vec<String> = nodes.chain([loopback.to_string()]).collect();
+    let allowed: Vec<String> = clients.chain(own.iter().cloned()).collect();
     let operators = spec.network.operators().iter().map(|net| net.to_string());
     let watchers: Vec<String> = allowed.iter().cloned().chain(operators).collect();
     serde_json::json!({
         "any": if spec.network.vip.is_ipv4() { "*" } else { "::" },
         "allowed": allowed.join(" "),
+        // The limits per address do not apply to the nodes: they probe each other.
+        "own": own.join(" "),
         // Operators may also read statistics and metrics.
         "watching": watchers.join(" "),
         "extra_global": extra("global"),

@@ -103,7 +103,7 @@ mod tests {
         let nodes = ["192.168.18.21/32", "192.168.18.22/32", "192.168.18.23/32"];
         assert_eq!(of(&spec, "nodes"), nodes);
         assert_eq!(of(&spec, "operators"), ["192.168.18.0/24"]);
-        assert_eq!(of(&spec, "clients"), ["0.0.0.0/0"]);
+        assert_eq!(of(&spec, "clients"), ["192.168.18.0/24"]);
         spec.network.operators = Some(vec!["fd00::5/128".parse().expect("a network")]);
         spec.network.clients = ["10.1.2.3/8", "10.2.0.0/16"].map(|n| n.parse().expect("a network")).into();
         assert_eq!(of(&spec, "operators"), [&nodes[..], &["fd00::5/128"]].concat());

@@ -4,6 +4,7 @@
 mod context;
 mod files;
 mod firewall;
+mod limits;
 mod parameters;
 mod passwords;
 pub mod sentinel;

@@ -241,6 +241,16 @@ fn parameters(spec: &Spec, reader: &Reader) {
             reader.fault(&path, format!("{name} cannot be set here"), format!("remove it: {why}"));
         }
     }
+    if let Some(lag) = &spec.postgres.maximum_lag_on_failover
+        && bytes(lag).is_none()
+    {
+        let what = format!("maximum_lag_on_failover = \"{}\" is not a size", printable(lag));
+        reader.fault(
+            "postgres.maximum_lag_on_failover",
+            what,
+            "write a whole number with kB, MB, GB or TB, such as \"16MB\"",
+        );
+    }
     // HAProxy's connection limit is derived from it.
     if let Some(value) = spec.postgres.parameters.get("max_connections")
         && !value.parse().is_ok_and(|n| (1..=262_143).contains(&n))
@@ -257,6 +267,18 @@ fn haproxy_extra(spec: &Spec, reader: &Reader) {
             if HAPROXY_SECTIONS.contains(&word) {
                 let what = format!("this line would start a new {word} section");
                 let help = format!("use only lines of HAProxy's {section} section; sections cannot be added");
+                reader.fault(&format!("haproxy.extra.{section}.{i}"), what, help);
+            } else if let Some(directive) = set_by_hanode(section, line) {
+                let help = match directive.as_str() {
+                    "maxconn" => {
+                        "remove it: hanode computes it from max_connections in [postgres.parameters]"
+                    }
+                    "timeout client" | "timeout server" => {
+                        "remove it; for sessions that stay idle for long, set timeout tunnel here"
+                    }
+                    _ => "remove it: HAProxy would use only one of the two",
+                };
+                let what = format!("hanode sets {directive} in HAProxy's {section} section");
                 reader.fault(&format!("haproxy.extra.{section}.{i}"), what, help);
             }
         }

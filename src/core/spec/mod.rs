@@ -96,11 +96,33 @@ pub struct Postgres {
     pub tls: bool,
     pub alt_names: Vec<String>,
     pub synchronous: bool,
+    /// The lag up to which a standby is promoted, with a unit; applies only with `synchronous = false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maximum_lag_on_failover: Option<String>,
     pub port: u16,
     pub vip_port: u16,
     pub vip_read_port: u16,
+    /// The limit of connections from one address to each of the two ports on the VIP; 0: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_per_source: Option<u32>,
     /// Settings passed through to PostgreSQL, in the syntax of `postgresql.conf`.
     pub parameters: BTreeMap<String, String>,
+}
+
+impl Postgres {
+    /// Patroni's default.
+    pub const DEFAULT_LAG: &str = "1MB";
+    /// Larger than every possible lag: 1 EiB.
+    const UNLIMITED_LAG: u64 = 1 << 60;
+
+    /// Patroni's `maximum_lag_on_failover`, in bytes.
+    ///
+    /// Patroni also applies the limit to the synchronous standby. That standby has every acknowledged commit, and no
+    /// other standby is promoted in synchronous mode, so the limit could only prevent a failover that loses nothing.
+    pub fn lag_limit(&self) -> u64 {
+        let text = self.maximum_lag_on_failover.as_deref().unwrap_or(Self::DEFAULT_LAG);
+        if self.synchronous { Self::UNLIMITED_LAG } else { rules::bytes(text).unwrap_or(1 << 20) }
+    }
 }
 
 /// Patroni's timing, in seconds.
@@ -122,6 +144,9 @@ pub struct Redis {
     pub min_replicas: u32,
     pub port: u16,
     pub vip_port: u16,
+    /// The limit of connections from one address to the port on the VIP; 0: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_per_source: Option<u32>,
     pub sentinel_port: u16,
 }
 

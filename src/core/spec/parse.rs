@@ -121,7 +121,7 @@ fn network(s: Section) -> Network {
         s.required("vip", s.address("vip"), unspecified, "set it to an unused address of the nodes' network");
     let network = Network {
         subnet,
-        clients: s.nets("clients").unwrap_or_else(|| vec![IpNet::new_assert(unspecified, 0)]),
+        clients: s.nets("clients").unwrap_or_else(|| vec![subnet]),
         operators: s.nets("operators"),
         vip,
         vip_mode: match s.choice("vip_mode", &["vrrp", "external"]) {
@@ -168,9 +168,11 @@ fn postgres(s: Section) -> Postgres {
         tls: s.flag("tls").unwrap_or(true),
         alt_names: s.texts("alt_names").unwrap_or_default(),
         synchronous: s.flag("synchronous").unwrap_or(true),
+        maximum_lag_on_failover: s.text("maximum_lag_on_failover"),
         port: high_port(&s, "port", 5433),
         vip_port: port(&s, "vip_port", 5432),
         vip_read_port: port(&s, "vip_read_port", 5434),
+        connections_per_source: s.number("connections_per_source", 0..=262_143),
         parameters,
     };
     s.finish();
@@ -198,6 +200,7 @@ fn redis(s: Section, second_node: String, confirming_replicas: usize) -> Redis {
         min_replicas: s.number("min_replicas", 0..=254).unwrap_or(confirming_replicas.clamp(1, 254) as u32),
         port: high_port(&s, "port", 6378),
         vip_port: port(&s, "vip_port", 6379),
+        connections_per_source: s.number("connections_per_source", 0..=262_143),
         sentinel_port: high_port(&s, "sentinel_port", 26378),
     };
     s.finish();

@@ -64,6 +64,14 @@ pub(super) fn is_setting_name(name: &str) -> bool {
     name.len() <= 63 && name.split('.').count() <= 2 && name.split('.').all(part)
 }
 
+/// Parses a size in PostgreSQL's units, which are powers of 1024; at most 1024 TB.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let units = [("kB", 10), ("MB", 20), ("GB", 30), ("TB", 40)];
+    let (number, shift) = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))?;
+    let number: u64 = number.trim_end().parse().ok()?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes <= 1 << 50)
+}
+
 /// Why a PostgreSQL setting cannot be passed through, if it cannot.
 pub(super) fn reserved_by(name: &str) -> Option<&'static str> {
     const BY_SPEC: &[&str] =
@@ -99,6 +107,59 @@ pub(super) fn reserved_by(name: &str) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// The directives that hanode sets in HAProxy's `global` section, and others with the same effect.
+///
+/// Without `log`, which may occur several times, and `timeout tunnel`, of which the last one applies.
+const HAPROXY_GLOBAL_DIRECTIVES: &[&str] = &[
+    "chroot",
+    "daemon",
+    "gid",
+    "group",
+    "hard-stop-after",
+    "master-worker",
+    "maxconn",
+    "pidfile",
+    "ssl-default-bind-options",
+    "ssl-default-server-options",
+    "stats socket",
+    "stats timeout",
+    "tune.bufsize",
+    "tune.ssl.default-dh-param",
+    "uid",
+    "user",
+];
+const HAPROXY_DEFAULTS_DIRECTIVES: &[&str] = &[
+    "clitcpka-cnt",
+    "clitcpka-idle",
+    "clitcpka-intvl",
+    "maxconn",
+    "mode",
+    "option clitcpka",
+    "option dontlognull",
+    "option log-health-checks",
+    "option srvtcpka",
+    "option tcpka",
+    "retries",
+    "srvtcpka-cnt",
+    "srvtcpka-idle",
+    "srvtcpka-intvl",
+    "timeout check",
+    "timeout client",
+    "timeout client-fin",
+    "timeout connect",
+    "timeout server",
+];
+
+/// The directive of an extra line, if hanode sets it, too.
+pub(super) fn set_by_hanode(section: &str, line: &str) -> Option<String> {
+    let known = if section == "global" { HAPROXY_GLOBAL_DIRECTIVES } else { HAPROXY_DEFAULTS_DIRECTIVES };
+    // HAProxy removes quotation marks and backslashes before it looks up a keyword.
+    let plain = line.replace(['"', '\'', '\\'], "");
+    let words: Vec<&str> = plain.split_whitespace().skip_while(|w| ["no", "default"].contains(w)).collect();
+    let directive = |length: usize| words.get(..length).map(|words| words.join(" "));
+    [2, 1].into_iter().filter_map(directive).find(|directive| known.contains(&directive.as_str()))
 }
 
 /// The keywords that start a section in haproxy.cfg.
@@ -215,6 +276,12 @@ mod tests {
         for name in ["max_connections", "shared_buffers", "work_mem", "synchronous_commit"] {
             assert!(reserved_by(name).is_none(), "{name} was refused");
         }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(["0kB", "1MB", "16 MB", "2GB"].map(bytes), [0, 1 << 20, 1 << 24, 1 << 31].map(Some));
+        each(|t| bytes(t).is_some(), &["1024TB"], &["", "1", "MB", "1mb", "1.5GB", "-1MB", "1025TB"]);
     }
 
     #[test]

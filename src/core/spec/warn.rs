@@ -44,6 +44,11 @@ pub fn warnings(spec: &Spec) -> Vec<Fault> {
         "set synchronous = true",
     );
     warn(
+        spec.postgres.synchronous && spec.postgres.maximum_lag_on_failover.is_some(),
+        "postgres.maximum_lag_on_failover has no effect with synchronous = true",
+        "remove it: only the synchronous standby is promoted, and it has every acknowledged commit",
+    );
+    warn(
         off("synchronous_commit")
             || spec.postgres.parameters.get("synchronous_commit").is_some_and(|v| v == "local"),
         "synchronous_commit does not wait for a standby: a failover may lose acknowledged commits",

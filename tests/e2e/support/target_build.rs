@@ -77,7 +77,6 @@ impl TargetBuild {
             raw.display(),
             36864 * 512
         )));
-        std::fs::remove_file(&raw).unwrap();
         self.build("node.tar", sources).unwrap();
         let root = self.path("root");
         std::fs::create_dir(&root).unwrap();
