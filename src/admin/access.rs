@@ -6,7 +6,7 @@ use hanode_cluster::client::tls::{Credentials, TlsIdentity};
 use hanode_cluster::health::{self, Access};
 use std::path::Path;
 
-/// The operator's way to ask the nodes: the `operator` leaf of the cluster directory.
+/// Access with the `operator` certificate of the cluster directory.
 pub fn access(dir: &Path) -> Result<Access> {
     let cluster = ClusterDir::load(dir)?;
     let (certificate, key) = cluster.operator()?;

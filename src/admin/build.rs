@@ -1,4 +1,4 @@
-//! The program embeds the folder `image/`; cargo has to look there for files that came or went.
+//! Tells cargo to rebuild when files are added to or removed from `image/`, which the crate embeds.
 
 fn main() {
     println!("cargo:rerun-if-changed=../../image");

@@ -1,5 +1,5 @@
-//! The admin machine's side: the [`cluster_dir`], its certificates ([`pki`]), cloud-init [`seed`]s, what a recovery takes
-//! ([`recovery_time`]), and the files of `image/` that are built into the program ([`embedded`]).
+//! Functions of the admin machine: the [`cluster_dir`], its certificates ([`pki`]), cloud-init [`seed`]s, expected
+//! recovery times ([`recovery_time`]), and the files of `image/` embedded in the program ([`embedded`]).
 
 #![forbid(unsafe_code)]
 

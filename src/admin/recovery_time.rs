@@ -1,27 +1,27 @@
-//! How long which service may be away after which fault: the budget that follows from the configuration.
+//! Recovery time budget: how long each service is unavailable after each failure, computed from the configuration.
 //!
-//! Each row is a sum of named parts, each with what it usually takes and what it takes at most:
+//! Each row is a sum of parts with a typical and a maximum duration:
 //!
-//! - PostgreSQL, its leader's power cut: the lock in etcd expires `ttl` after its last renewal, which was
-//!   0 to `loop_wait` ago. Where that node led etcd too, an election comes first (one to two timeouts), and
-//!   the new etcd leader counts the whole `ttl` anew. The standbys hear of it by a watch, or at their next loop
-//!   at the latest; they ask the dead leader's REST port once more (2 s), promote, and HAProxy's next check finds out.
-//! - Redis, its primary's power cut: `down-after`, a ping round to notice, a round to agree, an election among
-//!   the Sentinels and the promotion (asked for each second), then HAProxy's check.
-//! - The virtual IP: three advertisements missed and the skew of the priority (below one more).
-//! - A holder that is cut off: its HAProxy's checks of the other nodes fail, Keepalived's probe hears of it.
-//! - A HAProxy that hangs: Keepalived's probe fails `fall` times, then as above.
-//! - A lost node, from its launch: boot, the former self's key in etcd (`ttl`), etcd's join, then Patroni's clone, which
-//!   grows with the data and is counted here for an empty database.
+//! - Power cut of the PostgreSQL leader: the lock in etcd expires `ttl` after its last renewal, 0 to `loop_wait` ago. If
+//!   the node was also the etcd leader, an election comes first (one to two timeouts), and the new etcd leader restarts
+//!   the `ttl`. The standbys notice by a watch, or in their next loop; they query the dead leader's REST port (2 s) and
+//!   promote; then HAProxy's next health check succeeds.
+//! - Power cut of the Redis primary: `down-after`, one ping to notice, one round to agree, an election among the Sentinels,
+//!   the promotion (polled once per second), then HAProxy's health check.
+//! - Virtual IP: three missed advertisements, and the skew time of the priority (less than one more).
+//! - Isolated holder of the virtual IP: its HAProxy's checks of the other nodes fail, then Keepalived's probe.
+//! - Hung HAProxy: Keepalived's probe fails `fall` times, then as for the virtual IP.
+//! - Replaced node, from its launch: boot, expiry of its former key in etcd (`ttl`), etcd's join, then Patroni's clone,
+//!   which grows with the data; the budget is for an empty database.
 //!
-//! The values that the spec does not hold are those of `image/templates`; a test compares.
+//! Values that are not in the spec are those of `image/templates`; a test compares them.
 
 use hanode_core::spec::{Spec, VipMode};
 use serde::Serialize;
 
 pub(crate) const SCHEMA: u32 = 1;
 
-/// What the templates say, in seconds.
+/// Values in the templates, in seconds.
 const SENTINEL_DOWN_AFTER: f64 = 5.0;
 const ETCD_ELECTION: f64 = 2.0;
 const POSTGRES_DOWN_INTER: f64 = 1.0;
@@ -35,21 +35,22 @@ const PEER_FASTINTER: f64 = 0.5;
 const PEER_FALL: f64 = 3.0;
 const PEER_TIMEOUT: f64 = 1.0;
 
-/// What the servers do of themselves: Patroni's question to another's REST port, Sentinel's own clock.
-const PATRONI_ASKS: f64 = 2.0;
+/// Built into the servers: Patroni's timeout of queries to other members, the period of Sentinel's timer.
+const PATRONI_QUERY: f64 = 2.0;
 const SENTINEL_TICK: f64 = 1.0;
 const PROMOTION: (f64, f64) = (1.0, 4.0);
-/// Allowances, from what containers showed and rounded up; a virtual machine's firmware and kernel come on top.
+/// Measured with containers and rounded up; a virtual machine also needs time for firmware and kernel.
 const BOOT: (f64, f64) = (8.0, 20.0);
 const CLONE: (f64, f64) = (3.0, 10.0);
 
+/// Recovery times of a cluster, one row per failure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RecoveryBudget {
     pub(crate) schema: u32,
     pub rows: Vec<BudgetRow>,
 }
 
-/// What is lost, for whoever compares: a word that does not change.
+/// A failure that has a recovery time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Failure {
@@ -65,7 +66,7 @@ pub enum Failure {
 pub struct BudgetRow {
     pub failure: Failure,
     pub fault: &'static str,
-    /// What is counted.
+    /// The state that ends the recovery.
     pub until: &'static str,
     pub typical_seconds: f64,
     pub at_most_seconds: f64,
@@ -80,8 +81,8 @@ pub struct BudgetPart {
 }
 
 impl RecoveryBudget {
-    /// The row of this failure, where the configuration has an answer to it.
-    pub fn of(&self, failure: Failure) -> Option<&BudgetRow> {
+    /// The row of a failure; `None` if the configuration does not handle it.
+    pub fn row(&self, failure: Failure) -> Option<&BudgetRow> {
         self.rows.iter().find(|row| row.failure == failure)
     }
 }
@@ -89,17 +90,22 @@ impl RecoveryBudget {
 pub fn budget(spec: &Spec) -> RecoveryBudget {
     let mut rows = vec![postgres(spec), redis()];
     if spec.network.vip_mode == VipMode::Vrrp {
-        let fault = "power cut of the virtual IP's holder";
-        rows.push(row(Failure::VipHolder, fault, "virtual IP elsewhere", vec![vrrp()]));
+        let fault = "power cut of the holder of the virtual IP";
+        rows.push(row(Failure::VipHolder, fault, "virtual IP on another node", vec![vrrp()]));
         let hang = PROBE_FALL * (PROBE_INTERVAL + PROBE_TIMEOUT);
         let probe = part("Keepalived's probe fails", hang - PROBE_INTERVAL, hang);
-        let fault = "HAProxy hangs on the holder";
-        rows.push(row(Failure::HungHaproxy, fault, "virtual IP elsewhere", vec![probe, vrrp()]));
-        let silent = PEER_INTER + PEER_FASTINTER * (PEER_FALL - 1.0) + PEER_TIMEOUT * PEER_FALL;
-        let checks = part("its checks of the others fail", silent - PEER_INTER, silent);
-        let told = part("Keepalived's probe is told so", PROBE_FALL - 1.0, PROBE_FALL * PROBE_INTERVAL);
-        let fault = "the holder is cut off from the others";
-        rows.push(row(Failure::IsolatedVipHolder, fault, "virtual IP elsewhere", vec![checks, told, vrrp()]));
+        let fault = "HAProxy hangs on the holder of the virtual IP";
+        rows.push(row(Failure::HungHaproxy, fault, "virtual IP on another node", vec![probe, vrrp()]));
+        let unreachable = PEER_INTER + PEER_FASTINTER * (PEER_FALL - 1.0) + PEER_TIMEOUT * PEER_FALL;
+        let checks = part("its checks of the other nodes fail", unreachable - PEER_INTER, unreachable);
+        let probe = part("Keepalived's probe fails", PROBE_FALL - 1.0, PROBE_FALL * PROBE_INTERVAL);
+        let fault = "the holder of the virtual IP is isolated";
+        rows.push(row(
+            Failure::IsolatedVipHolder,
+            fault,
+            "virtual IP on another node",
+            vec![checks, probe, vrrp()],
+        ));
     }
     rows.push(lost_node(spec));
     RecoveryBudget { schema: SCHEMA, rows }
@@ -109,15 +115,15 @@ fn postgres(spec: &Spec) -> BudgetRow {
     let (ttl, loop_wait) = (f64::from(spec.patroni.ttl), f64::from(spec.patroni.loop_wait));
     row(
         Failure::PostgresLeader,
-        "power cut of PostgreSQL's leader",
+        "power cut of the PostgreSQL leader",
         "writable through the virtual IP",
         vec![
             part("etcd elects a leader", 0.0, 2.0 * ETCD_ELECTION),
             part("the leader's lock expires", ttl - loop_wait / 2.0, ttl),
-            part("the standbys hear of it", 0.0, loop_wait),
-            part("they ask the others", PATRONI_ASKS, PATRONI_ASKS),
+            part("the standbys notice", 0.0, loop_wait),
+            part("they query the other members", PATRONI_QUERY, PATRONI_QUERY),
             part("promotion", PROMOTION.0, PROMOTION.1),
-            part("HAProxy's check", POSTGRES_DOWN_INTER / 2.0, POSTGRES_DOWN_INTER + PATRONI_ASKS),
+            part("HAProxy's health check", POSTGRES_DOWN_INTER / 2.0, POSTGRES_DOWN_INTER + PATRONI_QUERY),
         ],
     )
 }
@@ -125,27 +131,27 @@ fn postgres(spec: &Spec) -> BudgetRow {
 fn redis() -> BudgetRow {
     row(
         Failure::RedisPrimary,
-        "power cut of Redis' primary",
+        "power cut of the Redis primary",
         "writable through the virtual IP",
         vec![
             part("Sentinel's down-after", SENTINEL_DOWN_AFTER, SENTINEL_DOWN_AFTER + SENTINEL_TICK),
             part("Sentinels agree and elect", SENTINEL_TICK, 3.0 * SENTINEL_TICK),
-            part("promotion, seen by INFO", SENTINEL_TICK, 2.0 * SENTINEL_TICK),
-            part("HAProxy's check", REDIS_INTER / 2.0, 2.0 * REDIS_INTER),
+            part("promotion, confirmed by INFO", SENTINEL_TICK, 2.0 * SENTINEL_TICK),
+            part("HAProxy's health check", REDIS_INTER / 2.0, 2.0 * REDIS_INTER),
         ],
     )
 }
 
 fn vrrp() -> BudgetPart {
-    part("advertisements missed", 3.0 * ADVERT + 0.6, 4.0 * ADVERT)
+    part("VRRP advertisements missed", 3.0 * ADVERT + 0.6, 4.0 * ADVERT)
 }
 
 fn lost_node(spec: &Spec) -> BudgetRow {
     let (ttl, loop_wait) = (f64::from(spec.patroni.ttl), f64::from(spec.patroni.loop_wait));
     row(
         Failure::Node,
-        "a node lost, booted on a new disk",
-        "all its services healthy, from launch",
+        "a node replaced, booted on a new disk",
+        "all its services healthy after launch",
         vec![
             part("boot", BOOT.0, BOOT.1),
             part("its former key in etcd expires", (ttl - BOOT.0).max(0.0), ttl),
@@ -176,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_meet_the_aims() {
+    fn the_defaults_meet_the_targets() {
         let budget = budget(&starter());
         let typical: Vec<f64> = budget.rows.iter().map(|r| r.typical_seconds).collect();
         assert!(
@@ -187,17 +193,17 @@ mod tests {
     }
 
     #[test]
-    fn the_spec_moves_the_budget() {
+    fn the_budget_depends_on_the_spec() {
         let mut spec = starter();
         let before = budget(&spec).rows[0].at_most_seconds;
         spec.patroni.ttl += 10;
         assert_eq!(budget(&spec).rows[0].at_most_seconds, before + 10.0);
         spec.network.vip_mode = VipMode::External;
-        assert_eq!(budget(&spec).rows.len(), 3, "nobody here moves the address");
+        assert_eq!(budget(&spec).rows.len(), 3, "a load balancer moves the address");
     }
 
     #[test]
-    fn the_templates_say_the_same() {
+    fn the_templates_have_the_same_values() {
         let has =
             |template: &str, line: String| assert!(template.contains(&line), "no {line:?} in the template");
         let sentinel = include_str!("../../image/templates/sentinel.conf");

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use hanode_admin::cluster_dir::{self, ClusterDir};
 use hanode_core::target::Override;
-use hanode_image::{self, ClusterPayload, BuildOptions};
+use hanode_image::{self, BuildOptions, ClusterPayload};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -36,7 +36,7 @@ pub(crate) struct Check {
 }
 
 #[derive(Serialize)]
-struct CheckReport<'a> {
+struct JsonReport<'a> {
     schema: u32,
     passed: bool,
     #[serde(flatten)]
@@ -51,7 +51,7 @@ impl Check {
         let report = cluster_dir::check(&self.dir)?;
         let passed = report.faults.is_empty() && (!self.strict || report.warnings.is_empty());
         match self.json {
-            true => print_json(&CheckReport { schema: 1, passed, report: &report })?,
+            true => print_json(&JsonReport { schema: 1, passed, report: &report })?,
             false => print(&self.text(&report))?,
         }
         Ok(exit_code(passed))

@@ -1,16 +1,17 @@
 //! `hanode docs`
 
-use super::{Cli, Verdict, say};
+use super::{Cli, print};
 use anyhow::{Context, Result};
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 use hanode_core::spec;
 use hanode_util::file_tree;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-/// Write the manual pages, shell completions and the schema of cluster.toml
+/// Write the manual pages, shell completions and the JSON schema of cluster.toml
 ///
-/// They are made from the program itself. `make install` puts them where man and the shells look.
+/// `make install` installs them where man and the shells find them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -18,29 +19,29 @@ Examples:
   man /tmp/docs/man1/hanode-build.1
   source /tmp/docs/bash-completion/completions/hanode")]
 pub(crate) struct Docs {
-    /// The directory to write into; made if it is missing
+    /// Directory to write into; created if missing
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
 }
 
 impl Docs {
-    pub(crate) fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
         let files = files()?;
         for (path, content) in &files {
             write(&self.out.join(path), content)?;
         }
-        say(&format!("{}: {} files", self.out.display(), files.len()))?;
-        Ok(Verdict::Well)
+        print(&format!("wrote {} files to {}", files.len(), self.out.display()))?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     let parent = path.parent().context("a file is in a directory")?;
-    std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+    std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
     file_tree::replace(path, content, 0o644, None)
 }
 
-/// Laid out as below /usr/share, the schema beside.
+/// Paths relative to /usr/share.
 fn files() -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut program = Cli::command().disable_help_subcommand(true);
     program.build();
@@ -59,7 +60,7 @@ fn files() -> Result<Vec<(PathBuf, Vec<u8>)>> {
     Ok(files)
 }
 
-/// One page for each verb: hanode-lab-up(1) is `hanode lab up`.
+/// Adds one page per verb: hanode-lab-up(1) for `hanode lab up`.
 fn manual(command: &Command, files: &mut Vec<(PathBuf, Vec<u8>)>) -> Result<()> {
     let page = clap_mangen::Man::new(command.clone());
     let mut text = Vec::new();

@@ -1,35 +1,36 @@
 //! `hanode init`
 
-use super::{Verdict, say};
+use super::print;
 use anyhow::{Context, Result};
 use clap::Args;
-use hanode_admin::cluster_dir::{Cluster, SpecFaults};
+use hanode_admin::cluster_dir::{ClusterDir, SpecFaults};
 use hanode_core::spec;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// Make a new cluster directory: spec, CAs, certificates, passwords, bundle
+/// Create a cluster directory: spec, CAs, certificates, passwords, bundle
 ///
-/// The spec in DIR/cluster.toml is yours to edit; after that run `hanode certs issue DIR` and `hanode check
-/// DIR`. An existing cluster is never touched.
+/// Edit DIR/cluster.toml next, then run `hanode certs issue DIR` and `hanode check DIR`. An existing cluster is never
+/// changed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  hanode init demo                      with the commented starter spec
-  hanode init demo --nodes 5            for five nodes instead of three
-  hanode init demo --spec mine.toml     with a spec written before")]
+  hanode init demo                      from the commented starter spec
+  hanode init demo --nodes 5            five nodes instead of three
+  hanode init demo --spec mine.toml     from your own spec")]
 pub(crate) struct Init {
-    /// The directory to make
+    /// Directory to create
     dir: PathBuf,
-    /// Begin with this spec instead of the commented starter
+    /// Spec to copy instead of the commented starter
     #[arg(long, value_name = "FILE")]
     spec: Option<PathBuf>,
-    /// How many nodes the starter spec is to have
-    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "spec", value_parser = odd)]
+    /// Number of nodes in the starter spec
+    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "spec", value_parser = node_count)]
     nodes: u8,
 }
 
 impl Init {
-    pub(crate) fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
         let text = match &self.spec {
             None => {
                 let text = starter(self.nodes);
@@ -44,32 +45,32 @@ impl Init {
                 text
             }
         };
-        let cluster = Cluster::init(&self.dir, &text)?;
+        let cluster = ClusterDir::init(&self.dir, &text)?;
         let (dir, spec) = (self.dir.display(), &cluster.spec);
-        say(&format!(
-            "made the cluster {} in {dir}: {} nodes, vip {}",
+        print(&format!(
+            "created cluster {} in {dir}: {} nodes, virtual IP {}",
             spec.name,
             spec.nodes.len(),
             spec.network.vip
         ))?;
-        say(&format!(
+        print(&format!(
             "\n\
              Next:\n  \
-               edit {dir}/cluster.toml        names, addresses, ports\n  \
-               hanode certs issue {dir}       certificates for the new names and addresses\n  \
-               hanode check {dir}             is it sound?\n\n\
-             {dir}/pki holds the CA keys and {dir}/secrets.toml the passwords: keep both to yourself, and a backup."
+               edit {dir}/cluster.toml        set names, addresses, ports\n  \
+               hanode certs issue {dir}       issue certificates for them\n  \
+               hanode check {dir}             validate the cluster directory\n\n\
+             Keep {dir}/pki (CA keys) and {dir}/secrets.toml (passwords) secret, and back them up."
         ))?;
-        Ok(Verdict::Well)
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-fn odd(text: &str) -> Result<u8, &'static str> {
+fn node_count(text: &str) -> Result<u8, &'static str> {
     let number = text.parse().ok().filter(|n| (3..=9).contains(n) && n % 2 == 1);
-    number.ok_or("a cluster has 3, 5, 7 or 9 nodes: a majority must be possible")
+    number.ok_or("expected 3, 5, 7 or 9: an odd number of nodes has a majority when the network splits")
 }
 
-/// The starter spec with further nodes after its last one.
+/// The starter spec with more nodes after its last one.
 fn starter(nodes: u8) -> String {
     let last = "[[node]]\nname = \"node3\"\naddress = \"192.168.18.23\"\n";
     let more = (4..=nodes).map(|n| {
@@ -83,16 +84,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_starter_has_as_many_nodes_as_asked_for() {
+    fn starter_has_the_requested_number_of_nodes() {
         for nodes in [3, 5, 9] {
             let spec = spec::parse(&starter(nodes)).unwrap_or_else(|faults| panic!("{faults}"));
             assert_eq!(spec.nodes.len(), usize::from(nodes));
-            assert_eq!(odd(&nodes.to_string()), Ok(nodes));
-            let own = |fault: &spec::Fault| fault.what.contains("min_replicas");
-            assert!(!spec::warnings(&spec).iter().any(own), "the starter is warned of itself");
+            assert_eq!(node_count(&nodes.to_string()), Ok(nodes));
+            let about_replicas = |fault: &spec::Fault| fault.what.contains("min_replicas");
+            assert!(!spec::warnings(&spec).iter().any(about_replicas), "the starter spec causes a warning");
         }
         for wrong in ["", "2", "4", "11", "x"] {
-            assert!(odd(wrong).is_err(), "{wrong:?}");
+            assert!(node_count(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -1,30 +1,30 @@
 //! `hanode inspect`
 
-use super::Verdict;
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// Show what is in an image: components, versions, spec hash, bundle generation
+/// Show the components, versions, spec hash and bundle generation of an image
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   hanode inspect node.qcow2 --json")]
 pub(crate) struct Inspect {
-    /// The image
+    /// Image file
     pub file: PathBuf,
-    /// Print it as JSON, with the manifest of its files
+    /// Print as JSON, with a manifest of all files
     #[arg(long)]
     pub json: bool,
 }
 
 impl Inspect {
-    pub(crate) fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
         let inspection = hanode_image::inspect(&self.file)?;
         match self.json {
-            true => super::say_json(&inspection)?,
-            false => super::say(inspection.to_string().trim_end())?,
+            true => super::print_json(&inspection)?,
+            false => super::print(inspection.to_string().trim_end())?,
         }
-        Ok(Verdict::Well)
+        Ok(ExitCode::SUCCESS)
     }
 }

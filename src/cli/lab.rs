@@ -1,24 +1,25 @@
 //! `hanode lab`
 
-use super::Verdict;
+use super::exit_code;
 use super::status;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use hanode_admin::access::access;
-use hanode_cluster::health::{self, Form};
+use hanode_cluster::health::{self, Format};
 use hanode_lab::chaos::{self, Fault};
 use hanode_lab::roll;
-use hanode_lab::{self, Options, Probe};
+use hanode_lab::{self, Probe, UpOptions};
 use hanode_util::interrupt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-/// Run the built image as a whole cluster on this machine
+/// Run an image as a cluster on this machine
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hanode lab up demo --image node.tar
   hanode lab exec demo --node node1 -- patronictl list
-  hanode lab kill demo --node node2         as if its power failed
+  hanode lab kill demo --node node2         cut its power
   hanode lab down demo")]
 pub(crate) struct Lab {
     #[command(subcommand)]
@@ -27,62 +28,62 @@ pub(crate) struct Lab {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Launch the nodes and wait until the cluster is healthy
+    /// Start the nodes and wait until the cluster is healthy
     #[command(after_help = "\
 Examples:
   hanode lab up demo --image node.tar
   hanode lab up demo --image node.qcow2 --vm
-  hanode lab up demo --node node2           launch a killed node again")]
+  hanode lab up demo --node node2           start a killed node again")]
     Up {
         #[command(flatten)]
         common: Common,
-        /// The image to run; needed the first time
+        /// Image to run; required for a new lab
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
-        /// Boot the disk image in QEMU instead of containers; a lab that is there stays what it is
+        /// Use QEMU instead of containers (new labs only)
         #[arg(long)]
         vm: bool,
-        /// Multiply every wait, for a slow machine
+        /// Multiply all time limits by F, for a slow machine
         #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
         timeout_scale: f64,
     },
-    /// Show which nodes run and how they are
+    /// Show the state of the lab's cluster; exit 0 if it is healthy
     #[command(after_help = "Example:\n  hanode lab status demo --json")]
     Status {
-        /// The cluster directory
+        /// Cluster directory
         dir: PathBuf,
-        /// Print it as JSON
+        /// Print as JSON
         #[arg(long)]
         json: bool,
-        /// Instead, say whether this node may be taken away now without harm, and why not
+        /// Exit 0 if NODE can be removed without data loss or downtime, else list what prevents it
         #[arg(long, value_name = "NODE")]
-        replace: Option<String>,
+        can_remove: Option<String>,
     },
     /// Run a command on a node
     #[command(after_help = "Example:\n  hanode lab exec demo --node node1 -- patronictl list")]
     Exec {
         #[command(flatten)]
         common: Common,
-        /// The command and its arguments
+        /// Command and its arguments
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Run a command of this machine as a client on the lab's network, outside the nodes
+    /// Run a command of this machine in the lab's network, as a client of the cluster
     #[command(after_help = "Example:\n  hanode lab client demo -- curl http://192.168.18.20:7000/health")]
     Client {
-        /// The cluster directory
+        /// Cluster directory
         dir: PathBuf,
-        /// The command and its arguments
+        /// Command and its arguments
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Cut a node's power; its disk stays
+    /// Cut the power of a node; keep its disk
     #[command(after_help = "Example:\n  hanode lab kill demo --node node2")]
     Kill {
         #[command(flatten)]
         common: Common,
     },
-    /// Replace a node: cut its power, discard its disk, boot the image anew, wait until all is well
+    /// Replace a node: cut its power, discard its disk, boot the image, wait until the cluster is healthy
     #[command(after_help = "\
 Examples:
   hanode lab reprovision demo --node node2
@@ -90,123 +91,125 @@ Examples:
     Reprovision {
         #[command(flatten)]
         common: Common,
-        /// Another image than the node's own so far
+        /// Image to boot [default: the current one]
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
-        /// Multiply every wait, for a slow machine
+        /// Multiply all time limits by F, for a slow machine
         #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
         timeout_scale: f64,
     },
-    /// Replace all nodes by a newer image, one after the other, while clients write
+    /// Replace all nodes with a newer image, one at a time, under write load
     ///
-    /// Before each node the cluster is asked whether it can do without it, as `hanode status --replace` does; then the
-    /// node is shut down and a new machine boots the new image. An interrupted run is completed by the next.
+    /// Waits before each node until it can be removed, as `hanode status --can-remove` reports it; then shuts it down
+    /// and boots the new image on a new machine. Run it again to complete an interrupted roll.
     #[command(after_help = "\
 Example:
   hanode certs renew demo && hanode build demo --target debian-13 --out newer.qcow2
   hanode lab roll demo --image newer.qcow2
 
-Exit status 0 when every node runs the new image, all is well and no promised write is lost.")]
+Exits 0 if every node runs the new image, the cluster is healthy and no acknowledged write is lost.")]
     Roll {
-        /// The cluster directory
+        /// Cluster directory
         dir: PathBuf,
-        /// The newer image
+        /// New image
         #[arg(long, value_name = "FILE")]
         image: PathBuf,
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
-        /// Multiply every wait, for a slow machine
+        /// Multiply all time limits by F, for a slow machine
         #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
         timeout_scale: f64,
     },
-    /// Break things while clients write; the cluster must mend itself and keep every promise
+    /// Inject faults under write load, and verify every acknowledged write
     ///
-    /// On a lab that is up and well. Each round strikes one node, or all, and waits until all is well again; a cluster
-    /// of five or more nodes is struck twice at once. The same seed brings the same faults in the same order.
+    /// Needs a lab with a healthy cluster. Each round injects one fault, reverts it and waits until the cluster is healthy;
+    /// with five or more nodes, two faults at once. The same seed gives the same faults in the same order.
     #[command(after_help = "\
 Examples:
   hanode lab chaos demo --rounds 20 --seed 7
   hanode lab chaos demo --rounds 5 --faults power,disk,partition
   hanode lab chaos demo --json | jq .writes
 
-Exit status 0 when the cluster was well after every round and no promised write is lost.")]
+Exits 0 if the cluster recovered in time from every fault and no acknowledged write is lost.")]
     Chaos {
-        /// The cluster directory
+        /// Cluster directory
         dir: PathBuf,
-        /// How many rounds
+        /// Number of rounds
         #[arg(long, value_name = "N", default_value_t = 10)]
         rounds: usize,
-        /// What the faults are drawn from; not given: any, and it is told
+        /// Seed of the fault schedule [default: random, printed in the report]
         #[arg(long, value_name = "S")]
         seed: Option<u64>,
-        /// Only these faults
+        /// Faults to inject, separated by commas [default: all]
         #[arg(long, value_name = "LIST", value_delimiter = ',')]
         faults: Vec<Fault>,
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
-        /// Multiply every wait, for a slow machine
+        /// Multiply all time limits by F, for a slow machine
         #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
         timeout_scale: f64,
     },
     /// Stop all nodes and remove their disks
     #[command(after_help = "Example:\n  hanode lab down demo")]
     Down {
-        /// The cluster directory
+        /// Cluster directory
         dir: PathBuf,
     },
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// The cluster directory
+    /// Cluster directory
     pub dir: PathBuf,
-    /// Only this node; may be given more than once
+    /// Node to act on; can be repeated
     #[arg(long = "node", value_name = "NAME")]
     pub nodes: Vec<String>,
 }
 
 fn scale(text: &str) -> Result<f64, String> {
     let fits = |f: &f64| (0.1..=100.0).contains(f);
-    text.parse().ok().filter(fits).ok_or_else(|| "give a number from 0.1 to 100".into())
+    text.parse().ok().filter(fits).ok_or_else(|| "expected a number from 0.1 to 100".into())
 }
 
 impl Lab {
-    pub(crate) fn only_looks(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         matches!(self.verb, Verb::Status { .. })
     }
 
-    pub(crate) fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
         if let Verb::Up { common: Common { dir, .. }, .. }
         | Verb::Reprovision { common: Common { dir, .. }, .. }
         | Verb::Roll { dir, .. }
         | Verb::Chaos { dir, .. } = &self.verb
         {
-            hanode_lab::bear_mark(dir)?;
+            hanode_lab::tag_this_process(dir)?;
         }
         match &self.verb {
             Verb::Up { common, image, vm, timeout_scale } => {
                 up(common, image.as_deref(), *vm, *timeout_scale)
             }
-            Verb::Status { dir, json, replace } => {
+            Verb::Status { dir, json, can_remove } => {
                 let access = access(dir)?;
                 let found = hanode_lab::status(dir, || health::collect(&access))??;
-                match replace {
-                    Some(node) => status::show_replace(&access, &found, node, *json),
-                    None => status::show(&found, Form::of(*json, false)),
+                match can_remove {
+                    Some(node) => status::show_removal(&access, &found, node, *json),
+                    None => status::show(&found, Format::from_flags(*json, false)),
                 }
             }
             Verb::Exec { common, command } => exec(common, command),
             Verb::Client { dir, command } => {
-                let status =
-                    hanode_lab::Lab::open(dir)?.outside(command).status().context("running the client")?;
-                Ok(if status.success() { Verdict::Well } else { Verdict::NotWell })
+                let status = hanode_lab::Lab::open(dir)?
+                    .client_command(command)
+                    .status()
+                    .context("running the client")?;
+                Ok(exit_code(status.success()))
             }
             Verb::Kill { common } => {
-                ensure!(!common.nodes.is_empty(), "which node's power is to be cut? name it: --node NAME");
+                ensure!(!common.nodes.is_empty(), "name the node with --node NAME");
                 common.nodes.iter().try_for_each(|node| hanode_lab::kill(&common.dir, node))?;
-                Ok(Verdict::Well)
+                Ok(ExitCode::SUCCESS)
             }
             Verb::Reprovision { common, image, timeout_scale } => {
                 reprovision(common, image.as_deref(), *timeout_scale)
@@ -214,30 +217,30 @@ impl Lab {
             Verb::Roll { dir, image, json, timeout_scale } => {
                 let report = roll::roll(hanode_lab::Lab::open(dir)?, &access(dir)?, image, *timeout_scale)?;
                 match json {
-                    true => super::say_json(&report)?,
-                    false => super::say(&roll::table(&report))?,
+                    true => super::print_json(&report)?,
+                    false => super::print(&roll::table(&report))?,
                 }
-                Ok(if report.well { Verdict::Well } else { Verdict::NotWell })
+                Ok(exit_code(report.passed))
             }
             Verb::Chaos { dir, rounds, seed, faults, json, timeout_scale } => {
                 chaos(dir, *rounds, *seed, faults, *json, *timeout_scale)
             }
-            Verb::Down { dir } => hanode_lab::down(dir).map(|()| Verdict::Well),
+            Verb::Down { dir } => hanode_lab::down(dir).map(|()| ExitCode::SUCCESS),
         }
     }
 }
 
-fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Result<Verdict> {
+fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Result<ExitCode> {
     let access = access(&common.dir)?;
-    // Of a lab that is there already.
+    // An existing lab keeps its image and its kind of nodes.
     let (image, vm) = match image {
         Some(image) => (image.to_path_buf(), vm),
         None => {
-            let lab = hanode_lab::Lab::open(&common.dir).context("a new lab needs --image FILE")?;
+            let lab = hanode_lab::Lab::open(&common.dir).context("--image is required for a new lab")?;
             (lab.layout.image.path.clone(), lab.layout.vm)
         }
     };
-    let options = Options {
+    let options = UpOptions {
         dir: common.dir.clone(),
         image,
         vm,
@@ -245,20 +248,20 @@ fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Re
         nodes: common.nodes.clone(),
         program: None,
     };
-    // Nodes of another build than the directory's are no reason to wait: they do not change by themselves.
+    // Nodes of another build stay as they are, so do not wait for them.
     let probe = || match health::collect(&access) {
         Ok(status) => {
-            let problems = health::problems_but_skew(&access, &status);
+            let problems = health::problems_except_drift(&access, &status);
             Probe { healthy: problems.is_empty(), problems }
         }
         Err(error) => Probe { healthy: false, problems: vec![format!("{error:#}")] },
     };
     hanode_lab::up(&options, &access.spec, &probe, interrupt::flag())?;
-    Ok(Verdict::Well)
+    Ok(ExitCode::SUCCESS)
 }
 
-fn reprovision(common: &Common, image: Option<&Path>, timeout_scale: f64) -> Result<Verdict> {
-    ensure!(!common.nodes.is_empty(), "which node is to be replaced? name it: --node NAME");
+fn reprovision(common: &Common, image: Option<&Path>, timeout_scale: f64) -> Result<ExitCode> {
+    ensure!(!common.nodes.is_empty(), "name the node with --node NAME");
     let mut lab = hanode_lab::Lab::open(&common.dir)?;
     if let Some(image) = image {
         lab.use_image(image)?;
@@ -278,30 +281,30 @@ fn chaos(
     faults: &[Fault],
     json: bool,
     timeout_scale: f64,
-) -> Result<Verdict> {
+) -> Result<ExitCode> {
     let lab = hanode_lab::Lab::open(dir)?;
     let access = access(dir)?;
-    let any = |f: &Fault| !lab.layout.vm || f.on_virtual_machines();
+    let supported = |f: &Fault| !lab.layout.vm || f.supported_on_vm();
     let faults = match faults {
-        [] => Fault::value_variants().iter().copied().filter(any).collect(),
+        [] => Fault::value_variants().iter().copied().filter(supported).collect(),
         some => some.to_vec(),
     };
     let seed = seed.unwrap_or_else(|| rand::random::<u32>().into());
-    let options = chaos::Options { rounds, seed, faults, timeout_scale };
+    let options = chaos::ChaosOptions { rounds, seed, faults, timeout_scale };
     let report = chaos::run(&lab, &access, &options)?;
     match json {
-        true => super::say_json(&report)?,
-        false => super::say(&chaos::table(&report))?,
+        true => super::print_json(&report)?,
+        false => super::print(&chaos::table(&report))?,
     }
-    Ok(if report.well { Verdict::Well } else { Verdict::NotWell })
+    Ok(exit_code(report.passed))
 }
 
-fn exec(common: &Common, command: &[String]) -> Result<Verdict> {
+fn exec(common: &Common, command: &[String]) -> Result<ExitCode> {
     let [node] = common.nodes.as_slice() else {
-        anyhow::bail!("on which node? name one: --node NAME");
+        anyhow::bail!("name one node with --node NAME");
     };
     let status = hanode_lab::exec(&common.dir, node, command)?;
-    Ok(if status.success() { Verdict::Well } else { Verdict::NotWell })
+    Ok(exit_code(status.success()))
 }
 
 #[cfg(test)]
@@ -310,10 +313,10 @@ mod tests {
     use clap::Parser;
 
     #[test]
-    fn the_whole_lab_goes_down_or_nothing() {
-        let takes = |words: &str| Cli::try_parse_from(words.split(' ')).is_ok();
-        assert!(takes("hanode lab down demo") && takes("hanode lab status demo"));
-        assert!(!takes("hanode lab down demo --node node2"), "the others would go with it");
-        assert!(!takes("hanode lab status demo --node node2"));
+    fn down_and_status_act_on_the_whole_lab() {
+        let accepted = |words: &str| Cli::try_parse_from(words.split(' ')).is_ok();
+        assert!(accepted("hanode lab down demo") && accepted("hanode lab status demo"));
+        assert!(!accepted("hanode lab down demo --node node2"), "down stops all nodes");
+        assert!(!accepted("hanode lab status demo --node node2"));
     }
 }

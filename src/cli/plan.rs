@@ -1,6 +1,6 @@
 //! `hanode plan`
 
-use super::{Verdict, say, say_json};
+use super::{exit_code, print, print_json};
 use anyhow::Result;
 use clap::Args;
 use hanode_admin::access::access;
@@ -12,68 +12,69 @@ use hanode_core::plan::{self, Action, Observations, Plan, Step};
 use hanode_core::spec::Node;
 use hanode_util::table::aligned;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
-const TIMEOUT: Duration = Duration::from_millis(1500);
-/// The install-id that no disk has.
+const ETCD_TIMEOUT: Duration = Duration::from_millis(1500);
+/// An install-id that no disk has.
 const NEW_DISK: &str = "a new disk";
 
-/// Show what would happen if a node were re-imaged now
+/// Show what a node would do if it booted on a new disk now
 ///
-/// Asks the other nodes what they would tell it, and decides as its first boot would. Changes nothing.
+/// Queries the other nodes and decides as the node's first boot would. Changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hanode plan demo --node node2
   hanode plan demo --node node2 --json | jq .plan")]
 pub(crate) struct PlanVerb {
-    /// The cluster directory
+    /// Cluster directory
     pub dir: PathBuf,
-    /// The node that would boot on a new disk
-    #[arg(long, value_name = "N")]
+    /// Node name, as in the spec
+    #[arg(long, value_name = "NODE")]
     pub node: String,
-    /// Print observations and plans as JSON
+    /// Print the observations and plans as JSON
     #[arg(long)]
     pub json: bool,
 }
 
 impl PlanVerb {
-    pub(crate) fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
         let access = access(&self.dir)?;
         health::require_node(&access.spec, &self.node)?;
         let servers: Vec<_> = access.spec.peers(&self.node).collect();
         let own = NodeReport::blank(&access.spec, &self.node, access.bundle_generation, NEW_DISK);
         let mut seen = discover(&access, own, &servers);
-        let well = servers.iter().filter(|n| in_a_quorum(&access, n)).count();
-        if well < access.spec.majority() {
-            // The quorum that answers is one with the very node that would be gone.
+        let in_quorum = servers.iter().filter(|n| has_quorum(&access, n)).count();
+        if in_quorum < access.spec.majority() {
+            // The quorum that answers includes the node that would be gone.
             (seen.etcd, seen.initialize, seen.system, seen.generation_in_etcd) = (None, None, None, None);
         }
         self.show(&access, seen)
     }
 
-    pub(crate) fn show(&self, access: &Access, seen: Observations) -> Result<Verdict> {
+    pub(crate) fn show(&self, access: &Access, seen: Observations) -> Result<ExitCode> {
         let first = plan::plan(&access.spec, &self.node, &seen);
         let then = (first.etcd.step.action == Action::Join)
             .then(|| plan::plan(&access.spec, &self.node, &joined(seen.clone())));
-        let well = first.etcd.step.action != Action::Refuse;
+        let refused = first.etcd.step.action == Action::Refuse;
         if self.json {
-            say_json(&serde_json::json!({"schema": 1, "observations": seen, "plan": first, "then": then}))?;
+            print_json(&serde_json::json!({"schema": 1, "observations": seen, "plan": first, "then": then}))?;
         } else {
             let mut rows = lines(&first);
             if let Some(then) = &then {
                 rows.truncate(1);
                 rows.extend(lines(then).into_iter().skip(1));
             }
-            say(&format!("{}, booted on a new disk now:\n{}", self.node, aligned(rows, &[])))?;
+            print(&format!("{} on a new disk would now:\n{}", self.node, aligned(rows, &[])))?;
         }
-        Ok(if well { Verdict::Well } else { Verdict::NotWell })
+        Ok(exit_code(!refused))
     }
 }
 
-/// Whether the etcd of this very node is part of a quorum: it answers only then.
-fn in_a_quorum(access: &Access, node: &Node) -> bool {
-    let etcd = Etcd::new(&access.cluster, node.address, TIMEOUT);
+/// Whether the node's etcd is part of a quorum: it lists its members only then.
+fn has_quorum(access: &Access, node: &Node) -> bool {
+    let etcd = Etcd::new(&access.cluster, node.address, ETCD_TIMEOUT);
     etcd.is_ok_and(|etcd| etcd.members().is_ok())
 }
 
@@ -84,13 +85,13 @@ fn lines(plan: &Plan) -> Vec<Vec<String>> {
     vec![line("etcd", &plan.etcd.step), line("postgres", &plan.postgres), line("redis", &plan.redis.step)]
 }
 
-/// The same a moment later: the other services wait for etcd's membership.
+/// The same observations after the node has joined etcd, which the other services wait for.
 fn joined(mut seen: Observations) -> Observations {
     seen.own.data.etcd = true;
     seen.own.disk = DiskStage::Served;
     seen.own.generation = seen.generation_in_etcd.unwrap_or(seen.own.generation);
-    let stays = |m: &hanode_core::etcd::Member| m.name == seen.own.node;
-    seen.own.etcd_member = seen.etcd.iter().flatten().find(|m| stays(m)).map(|m| m.id.clone());
+    let is_own = |m: &hanode_core::etcd::Member| m.name == seen.own.node;
+    seen.own.etcd_member = seen.etcd.iter().flatten().find(|m| is_own(m)).map(|m| m.id.clone());
     seen
 }
 

@@ -120,8 +120,9 @@ impl Out {
             Ok(dir) => dir,
             Err(_) => std::path::absolute(out)?,
         };
-        let name =
-            dir.file_name().with_context(|| format!("cannot replace {}: name a new directory with --out", out.display()))?;
+        let name = dir
+            .file_name()
+            .with_context(|| format!("cannot replace {}: name a new directory with --out", out.display()))?;
         let mut manifest = name.to_os_string();
         manifest.push(".manifest.json");
         let out = Out { manifest: dir.with_file_name(manifest), dir };
@@ -138,7 +139,8 @@ impl Out {
         }
         let manifest = std::fs::read(&self.manifest).unwrap_or_default();
         let rows: Vec<Row> = serde_json::from_slice(&manifest).unwrap_or_default();
-        let rendered: BTreeSet<PathBuf> = rows.iter().map(|row| file_tree::below(&self.dir, &row.path)).collect();
+        let rendered: BTreeSet<PathBuf> =
+            rows.iter().map(|row| file_tree::below(&self.dir, &row.path)).collect();
         for found in walkdir::WalkDir::new(&self.dir) {
             let found = found.with_context(|| format!("reading {}", self.dir.display()))?;
             let expected = found.file_type().is_dir() || rendered.contains(found.path());

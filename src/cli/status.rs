@@ -1,58 +1,59 @@
 //! `hanode status`
 
-use super::Verdict;
+use super::exit_code;
 use anyhow::Result;
 use clap::Args;
 use hanode_admin::access::access;
-use hanode_cluster::health::{self, Access, Form};
+use hanode_cluster::health::{self, Access, Format};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// Show the whole cluster in one table; succeeds only when all is well
+/// Show the state of the whole cluster; exit 0 if it is healthy
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hanode status demo
-  hanode status demo --replace node2 && echo 'node2 may go'
+  hanode status demo --can-remove node2 && echo 'node2 can be removed'
   hanode status demo --json | jq -r '.problems[]'
   F=/var/lib/prometheus/node-exporter/hanode.prom; hanode status demo --metrics > $F.new; mv $F.new $F")]
 pub(crate) struct Status {
-    /// The cluster directory
+    /// Cluster directory
     pub dir: PathBuf,
-    /// Print it as JSON
+    /// Print as JSON
     #[arg(long)]
     pub json: bool,
-    /// Print it in Prometheus' text format
-    #[arg(long, conflicts_with_all = ["json", "replace"])]
+    /// Print in the Prometheus text format
+    #[arg(long, conflicts_with_all = ["json", "can_remove"])]
     pub metrics: bool,
-    /// Instead, say whether this node may be taken away now without harm, and why not
+    /// Exit 0 if NODE can be removed without data loss or downtime, else list what prevents it
     #[arg(long, value_name = "NODE")]
-    pub replace: Option<String>,
+    pub can_remove: Option<String>,
 }
 
 impl Status {
-    pub(crate) fn run(&self) -> Result<Verdict> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
         let access = access(&self.dir)?;
-        self.replace.iter().try_for_each(|node| health::known(&access.spec, node))?;
+        self.can_remove.iter().try_for_each(|node| health::require_node(&access.spec, node))?;
         let status = health::collect(&access)?;
-        match &self.replace {
-            Some(node) => show_replace(&access, &status, node, self.json),
-            None => show(&status, Form::of(self.json, self.metrics)),
+        match &self.can_remove {
+            Some(node) => show_removal(&access, &status, node, self.json),
+            None => show(&status, Format::from_flags(self.json, self.metrics)),
         }
     }
 }
 
-pub(crate) fn show(status: &health::Status, form: Form) -> Result<Verdict> {
-    super::say(form.text(status)?.trim_end())?;
-    Ok(if status.healthy { Verdict::Well } else { Verdict::NotWell })
+pub(crate) fn show(status: &health::Status, format: Format) -> Result<ExitCode> {
+    super::print(format.render(status)?.trim_end())?;
+    Ok(exit_code(status.healthy))
 }
 
-pub(crate) fn show_replace(
+pub(crate) fn show_removal(
     access: &Access,
     status: &health::Status,
     node: &str,
     json: bool,
-) -> Result<Verdict> {
-    let (may, words) = health::removal_report(&access.spec, status, node, json)?;
-    super::say(&words)?;
-    Ok(if may { Verdict::Well } else { Verdict::NotWell })
+) -> Result<ExitCode> {
+    let (safe, text) = health::removal_report(&access.spec, status, node, json)?;
+    super::print(&text)?;
+    Ok(exit_code(safe))
 }

@@ -1,5 +1,5 @@
-//! A node's control group. Where systemd runs the host, it is a scope that systemd makes and removes;
-//! elsewhere (containers, minimal hosts, hybrid cgroup v1) a directory in a cgroup2 mount nobody else sees.
+//! A node's control group. On a host with systemd, a transient scope; elsewhere (containers, minimal hosts, hybrid
+//! cgroup v1), a directory in a private cgroup2 mount.
 
 use super::process::wait_until;
 use anyhow::{Context, Result};
@@ -17,59 +17,59 @@ pub(crate) fn systemd_host() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// `program` as systemd wants it started: in a scope whose control groups are ours to divide.
+/// A command that runs `program` in a scope with delegated control groups, if systemd runs the host.
 pub(crate) fn in_scope(name: &str, program: &Path) -> Command {
     if !systemd_host() {
         return Command::new(program);
     }
     let mut command = Command::new("systemd-run");
     command.args(["--scope", "--quiet", "--collect", "--property=Delegate=yes"]);
-    // An init in there takes SIGTERM for a wish to be re-executed.
+    // An init inside the scope re-executes itself on SIGTERM.
     command.arg("--property=KillSignal=SIGKILL");
     command.arg(format!("--unit={name}.scope")).arg("--").arg(program);
     command
 }
 
-/// Gives the calling thread mounts of its own: what it mounts is gone when it ends.
+/// Gives the calling thread a private mount namespace: its mounts disappear when it ends.
 pub(crate) fn private_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("making mounts private")
 }
 
-/// Within private mounts: puts the calling process into the group `name`, which then is its own.
+/// Moves the calling process into the group `name`. The caller must have private mounts.
 pub(crate) fn enter(name: &str) -> Result<()> {
     if systemd_host() {
         return Ok(());
     }
-    mount_alone()?;
+    mount_cgroup2()?;
     let group = Path::new(MOUNT).join(name);
     std::fs::create_dir_all(&group)?;
     std::fs::write(group.join("cgroup.procs"), std::process::id().to_string())
         .with_context(|| format!("entering control group {name}"))
 }
 
-/// Replaces whatever is mounted on /sys/fs/cgroup by cgroup2, in these mounts only.
-fn mount_alone() -> Result<()> {
-    // Detached from the top down, each with all below it.
+/// Mounts cgroup2 on /sys/fs/cgroup in place of all other mounts there, in this mount namespace only.
+fn mount_cgroup2() -> Result<()> {
+    // Each call detaches the topmost mount with all mounts below it.
     while umount2(MOUNT, MntFlags::MNT_DETACH).is_ok() {}
     mount(Some("none"), MOUNT, Some("cgroup2"), MsFlags::empty(), None::<&str>)
-        .context("mounting cgroup2: the lab needs a kernel that has it")
+        .context("mounting cgroup2, which the lab requires")
 }
 
-/// Kills whatever is left in the group `name` and in those named `name-…`, and removes them.
-pub(crate) fn sweep(name: &str) -> Result<()> {
+/// Kills all processes in the group `name` and in groups named `name-…`, and removes these groups.
+pub(crate) fn remove_all(name: &str) -> Result<()> {
     let below = format!("{name}-");
     if systemd_host() {
-        // A pattern that matches nothing is no error to systemctl; an unknown plain name is.
+        // systemctl accepts a pattern without a match, but not an unknown plain name.
         let patterns = [format!("{name}[.]scope"), format!("{below}*.scope")];
         return run_to_end(command("systemctl").arg("stop").args(patterns)).map(|_| ());
     }
-    // On a thread of its own, as only mounts of its own may be changed.
+    // On a separate thread: the mounts of this one must not change.
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             private_mounts()?;
-            mount_alone()?;
+            mount_cgroup2()?;
             for entry in std::fs::read_dir(MOUNT)?.flatten() {
                 let found = entry.file_name();
                 let found = found.to_string_lossy();
@@ -92,6 +92,6 @@ fn remove(group: &Path) -> Result<()> {
         }
         !group.exists()
     });
-    anyhow::ensure!(gone, "control group {} does not empty", group.display());
+    anyhow::ensure!(gone, "processes in control group {} survive SIGKILL", group.display());
     Ok(())
 }

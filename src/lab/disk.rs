@@ -1,5 +1,5 @@
-//! A node's own disk, where it is a container: what it writes over the image, in a file system that can
-//! fill up as a machine's does. The file grows with what is in it and shrinks again.
+//! The disk of a container node: the files that it writes over the image, in a file system of limited size, so that it
+//! can fill up like a machine's disk. The backing file is sparse.
 
 use super::cgroup::private_mounts;
 use super::process::wait_until;
@@ -9,17 +9,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Room for the servers' logs and a few databases; a full one is made full by reservation, not by writing.
+/// Enough for the servers' logs and a few databases. Chaos fills the disk by reserving blocks, not by writing them.
 const BYTES: u64 = 8 << 30;
 pub(crate) const FILE: &str = "disk.ext4";
-/// What lies on it: the node's files, and what the kernel wants beside them.
+/// The upper and work directories of the overlay.
 const PARTS: [&str; 2] = ["upper", "work"];
 
-/// Mounts the disk below `home`, within private mounts; a new one is made first.
+/// Mounts the disk below `home`, after creating it if missing. The caller must have private mounts.
 pub(crate) fn mount(home: &Path) -> Result<PathBuf> {
     let (file, at) = (home.join(FILE), home.join("disk"));
     if !file.exists() {
-        make(&file)?;
+        create(&file)?;
     }
     std::fs::create_dir_all(&at)?;
     let mut mount = command("mount");
@@ -30,8 +30,8 @@ pub(crate) fn mount(home: &Path) -> Result<PathBuf> {
     Ok(at)
 }
 
-/// Without a journal: this machine keeps its memory when a node's power is cut.
-fn make(file: &Path) -> Result<()> {
+/// Without a journal: a power cut of the node does not lose the host's page cache.
+fn create(file: &Path) -> Result<()> {
     let new = file.with_extension("new");
     let mut mke2fs = command("mke2fs");
     mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard"]);
@@ -40,8 +40,8 @@ fn make(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs `work` on the files that the node has written, by their places in the node.
-pub(crate) fn visit<T: Send>(home: &Path, work: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
+/// Mounts the disk and calls `work` with the directory of the files that the node has written.
+pub(crate) fn with_mounted<T: Send>(home: &Path, work: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
     let done = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             private_mounts()?;
@@ -52,12 +52,13 @@ pub(crate) fn visit<T: Send>(home: &Path, work: impl FnOnce(&Path) -> Result<T> 
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    ensure!(released(home, Duration::from_secs(20)), "{} stays in use", home.join(FILE).display());
+    ensure!(wait_released(home, Duration::from_secs(20)), "{} is still in use", home.join(FILE).display());
     Ok(done)
 }
 
-/// Runs `work` while nothing gets to the disk, and all that was written is on it. `holder` has it mounted.
-pub(crate) fn frozen<T>(home: &Path, holder: i32, work: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Calls `work` while the file system is frozen: everything written is on the disk, and writers wait. The process
+/// `holder` has it mounted.
+pub(crate) fn while_frozen<T>(home: &Path, holder: i32, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let freeze = |how: &str| {
         let mut nsenter = command("nsenter");
         nsenter.arg(format!("--mount=/proc/{holder}/ns/mnt")).args(["--", "fsfreeze", how]);
@@ -69,10 +70,10 @@ pub(crate) fn frozen<T>(home: &Path, holder: i32, work: impl FnOnce() -> Result<
     done
 }
 
-/// Whether no kernel holds it any more: only then may it be mounted again, copied or thrown away.
-pub(crate) fn released(home: &Path, limit: Duration) -> bool {
+/// Waits until no loop device uses the disk: only then can it be mounted again, copied or discarded.
+pub(crate) fn wait_released(home: &Path, limit: Duration) -> bool {
     let Ok(file) = home.join(FILE).metadata() else { return true };
-    let held = || {
+    let in_use = || {
         let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
         devices.map(|d| d.path().join("loop/backing_file")).any(|at| {
             let path = std::fs::read_to_string(at).unwrap_or_default();
@@ -80,5 +81,5 @@ pub(crate) fn released(home: &Path, limit: Duration) -> bool {
             backing.is_ok_and(|b| (b.dev(), b.ino()) == (file.dev(), file.ino()))
         })
     };
-    wait_until(limit, || !held())
+    wait_until(limit, || !in_use())
 }

@@ -1,4 +1,4 @@
-//! Takes a lab down: whatever of it there still is, whoever left it behind.
+//! Takes a lab down, including what an interrupted or killed command left behind.
 
 use super::net::Net;
 use super::process::Process;
@@ -6,12 +6,12 @@ use super::{Lab, cgroup, layout, name, process_tag, state};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
-/// Shuts the nodes down, kills what does not heed, removes network, control groups and state. Needs no
-/// intact state, and may be repeated.
+/// Shuts the nodes down, kills those that do not stop, removes network, control groups and state. Works without intact
+/// state, and can be repeated.
 pub fn down(dir: &Path) -> Result<()> {
-    super::up::needs_root()?;
+    super::up::require_root()?;
     let dir = dir.canonicalize().with_context(|| format!("no directory {}", dir.display()))?;
-    // Without readable state there is nothing to shut down by name; what runs is killed all the same.
+    // Without readable state the nodes are not known by name; `remove` kills their processes.
     if let Ok(lab) = Lab::open(&dir) {
         std::thread::scope(|scope| {
             for node in lab.nodes().filter(|n| lab.running(n)) {
@@ -20,25 +20,25 @@ pub fn down(dir: &Path) -> Result<()> {
             }
         });
     }
-    sweep(&dir)
+    remove(&dir)
 }
 
-/// Removes everything without asking the nodes.
-pub(super) fn sweep(dir: &Path) -> Result<()> {
+/// Removes everything without shutting the nodes down.
+pub(super) fn remove(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(state(dir).join("nodes")).into_iter().flatten().flatten() {
         if let Ok(Some(process)) = layout::read::<Process>(&entry.path().join("process.json")) {
             process.kill();
-            process.gone_within(super::SHORTLY);
+            process.ended_within(super::HOST_TIMEOUT);
         }
     }
-    process_tag::end(&name(dir))?;
+    process_tag::kill_tagged(&name(dir))?;
     let net = Net::of_lab(&layout::id(dir));
     for pid in net.processes() {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
-    let empty = super::wait_until(super::SHORTLY, || net.processes().is_empty());
-    ensure!(empty, "processes in the lab's network {} do not die", net.path().display());
-    cgroup::sweep(&name(dir))?;
+    let empty = super::wait_until(super::HOST_TIMEOUT, || net.processes().is_empty());
+    ensure!(empty, "processes in the lab's network {} survive SIGKILL", net.path().display());
+    cgroup::remove_all(&name(dir))?;
     net.remove()?;
     match std::fs::remove_dir_all(state(dir)) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

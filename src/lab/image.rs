@@ -1,11 +1,12 @@
-//! The image as the nodes' common, read-only ground: a tree or a disk, used as it is wherever possible.
+//! The image below the nodes' disks: read-only, shared by all nodes, and used without a copy where possible.
 
 use super::layout::Image;
 use anyhow::{Context, Result, bail, ensure};
 use hanode_util::command::{capture, command, run_to_end};
+use hanode_util::user_error::UserError;
 use std::path::{Path, PathBuf};
 
-/// How an image file's name says what it is.
+/// The format of an image file, from its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Tar,
@@ -23,11 +24,11 @@ impl Format {
             () if ends(".raw") => Format::Raw,
             () if ends(".qcow2") => Format::Qcow2,
             () if ends(".vmdk") => Format::Vmdk,
-            () => bail!("{name} is no image by its name: .raw, .qcow2, .vmdk, .tar or .tar.gz"),
+            () => bail!("{name} is not an image: expected .raw, .qcow2, .vmdk, .tar or .tar.gz"),
         })
     }
 
-    /// The name QEMU has for it.
+    /// QEMU's name of the format.
     pub(crate) fn qemu(self) -> Option<&'static str> {
         match self {
             Format::Tar => None,
@@ -38,19 +39,18 @@ impl Format {
     }
 }
 
-/// Does below `state` what takes long and every node profits from: unpacks an archive, makes a raw disk of
-/// a compact one. Whole or not at all.
+/// Prepares the image below `state`, once for all nodes: unpacks an archive, converts a compact disk to a raw one.
 pub(crate) fn prepare(image: &Image, state: &Path, vm: bool) -> Result<()> {
     let format = Format::of(&image.path)?;
     match format {
         _ if vm => ensure!(
             format != Format::Tar,
-            "{} is no disk: --vm needs .qcow2, .raw or .vmdk",
+            "{} is not a disk image: --vm needs .qcow2, .raw or .vmdk",
             image.path.display()
         ),
-        Format::Tar => once(&copy(image, state), |new| unpack(&image.path, new))?,
+        Format::Tar => make_once(&prepared(image, state), |new| unpack(&image.path, new))?,
         Format::Raw => {}
-        Format::Qcow2 | Format::Vmdk => once(&copy(image, state), |new| {
+        Format::Qcow2 | Format::Vmdk => make_once(&prepared(image, state), |new| {
             let convert = ["convert", "-O", "raw", "-S", "4k"];
             run_to_end(command("qemu-img").args(convert).arg(&image.path).arg(new)).map(|_| ())
         })?,
@@ -58,27 +58,27 @@ pub(crate) fn prepare(image: &Image, state: &Path, vm: bool) -> Result<()> {
     Ok(())
 }
 
-/// A disk that lies directly on the image's file needs that file as it was.
-pub(crate) fn still_there(image: &Image, vm: bool) -> Result<()> {
+/// Fails if the image file changed below a disk that uses it directly.
+pub(crate) fn require_unchanged(image: &Image, vm: bool) -> Result<()> {
     if (vm || Format::of(&image.path)? == Format::Raw) && Image::at(&image.path)? != *image {
-        bail!(
-            "{} was replaced since this node's disk was made from it: `hanode lab reprovision` the node",
-            image.path.display()
-        );
+        bail!(UserError::with_help(
+            format!("{} has changed since this node's disk was made from it", image.path.display()),
+            "replace the node with `hanode lab reprovision`"
+        ));
     }
     Ok(())
 }
 
-/// Mounts (an archive: binds) the image's root, read-only, on `at`; within private mounts.
+/// Mounts the root file system of the image read-only on `at`. The caller must have private mounts.
 pub(crate) fn mount(image: &Image, state: &Path, at: &Path) -> Result<()> {
     std::fs::create_dir_all(at)?;
     let raw = match Format::of(&image.path)? {
         Format::Tar => {
-            run_to_end(command("mount").args(["--bind", "-o", "ro"]).arg(copy(image, state)).arg(at))?;
+            run_to_end(command("mount").args(["--bind", "-o", "ro"]).arg(prepared(image, state)).arg(at))?;
             return Ok(());
         }
         Format::Raw => image.path.clone(),
-        Format::Qcow2 | Format::Vmdk => copy(image, state),
+        Format::Qcow2 | Format::Vmdk => prepared(image, state),
     };
     let root = root_partition(&raw)
         .with_context(|| format!("looking for the root file system in {}", image.path.display()))?;
@@ -86,12 +86,12 @@ pub(crate) fn mount(image: &Image, state: &Path, at: &Path) -> Result<()> {
     run_to_end(command("mount").args(["-o", &options]).arg(&raw).arg(at)).map(|_| ())
 }
 
-/// What `prepare` makes of the image: an archive's tree, or a raw disk. A newer image does not disturb it.
-fn copy(image: &Image, state: &Path) -> PathBuf {
+/// The result of [`prepare`]: the unpacked tree or the raw disk. Each version of an image has its own.
+fn prepared(image: &Image, state: &Path) -> PathBuf {
     state.join("images").join(image.id())
 }
 
-fn once(wanted: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+fn make_once(wanted: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if wanted.exists() {
         return Ok(());
     }
@@ -121,11 +121,11 @@ fn unpack(archive: &Path, into: &Path) -> Result<()> {
     tar.args(["--extract", "--numeric-owner", "--preserve-permissions", "--xattrs", "--xattrs-include=*"]);
     tar.arg("--file").arg(archive).arg("--directory").arg(into);
     run_to_end(&mut tar)?;
-    ensure!(into.join("etc").is_dir(), "{} holds no system: no /etc in it", archive.display());
+    ensure!(into.join("etc").is_dir(), "{} is not an image of a system: it has no /etc", archive.display());
     Ok(())
 }
 
-/// Where a partition lies in the disk, in bytes.
+/// Offset and size of a partition, in bytes.
 #[derive(Debug, PartialEq)]
 struct Partition {
     start: u64,
@@ -136,7 +136,7 @@ struct Partition {
 const ROOT: &str = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709";
 const LINUX: &str = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
 
-/// The output of `sfdisk --json`, as far as it is read here.
+/// The fields of `sfdisk --json` that are read here.
 mod sfdisk {
     use serde::Deserialize;
 
@@ -150,7 +150,7 @@ mod sfdisk {
     pub(super) struct Table {
         pub(super) label: String,
         /// sfdisk before util-linux 2.37 does not write it.
-        #[serde(rename = "sectorsize", default = "usual_sector")]
+        #[serde(rename = "sectorsize", default = "default_sector")]
         pub(super) sector: u64,
         #[serde(default)]
         pub(super) partitions: Vec<Entry>,
@@ -165,7 +165,7 @@ mod sfdisk {
         pub(super) kind: String,
     }
 
-    fn usual_sector() -> u64 {
+    fn default_sector() -> u64 {
         512
     }
 }
@@ -174,15 +174,15 @@ mod sfdisk {
 fn root_partition(disk: &Path) -> Result<Partition> {
     let dump = capture(command("sfdisk").arg("--json").arg(disk))?;
     let no_table = dump.stderr.contains("does not contain a recognized partition table");
-    ensure!(!no_table, "no GUID partition table on it");
-    ensure!(dump.status.success(), "reading its partition table: {}", dump.stderr.trim());
+    ensure!(!no_table, "no GUID partition table");
+    ensure!(dump.status.success(), "reading the partition table: {}", dump.stderr.trim());
     root_in(&dump.stdout)
 }
 
 /// The root partition by its type in the GUID partition table, else the one Linux partition.
 fn root_in(dump: &[u8]) -> Result<Partition> {
     let sfdisk::Dump { table } = serde_json::from_slice(dump).context("reading the output of sfdisk")?;
-    ensure!(table.label == "gpt", "no GUID partition table on it");
+    ensure!(table.label == "gpt", "no GUID partition table");
     let of_type = |kind: &str| {
         let entries = table.partitions.iter().filter(|entry| entry.kind.eq_ignore_ascii_case(kind));
         entries
@@ -193,8 +193,8 @@ fn root_in(dump: &[u8]) -> Result<Partition> {
     match (root.pop(), linux.pop()) {
         (Some(one), _) if root.is_empty() => Ok(one),
         (None, Some(one)) if linux.is_empty() => Ok(one),
-        (None, None) => bail!("no Linux partition in its table"),
-        _ => bail!("more than one partition in its table could be the root"),
+        (None, None) => bail!("no Linux partition in the partition table"),
+        _ => bail!("more than one partition could be the root partition"),
     }
 }
 
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn root_partition_goes_before_other_linux_ones() {
+    fn root_partition_is_preferred_to_other_linux_partitions() {
         let root = root_in(RECORDED.as_bytes()).unwrap();
         assert_eq!(root, Partition { start: 45056 * 512, bytes: 85983 * 512 });
     }
@@ -261,14 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn sectors_have_the_size_in_the_table() {
+    fn sector_size_is_read_from_the_table() {
         let start = |dump: String| root_in(dump.as_bytes()).unwrap().start;
         assert_eq!(start(RECORDED.replace(r#""sectorsize": 512"#, r#""sectorsize": 4096"#)), 45056 * 4096);
         assert_eq!(start(RECORDED.replace(r#""sectorsize": 512,"#, "")), 45056 * 512);
     }
 
     #[test]
-    fn doubt_is_an_error() {
+    fn ambiguous_or_missing_root_is_an_error() {
         for one in [ROOT, LINUX] {
             let twice = RECORDED.replace(ROOT, one).replace(LINUX, one);
             assert!(error(&twice).contains("more than one partition"), "{one}");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_says_the_format() {
+    fn file_name_sets_the_format() {
         assert_eq!(Format::of(Path::new("a/node.tar.gz")).unwrap(), Format::Tar);
         assert_eq!(Format::of(Path::new("node.qcow2")).unwrap(), Format::Qcow2);
         assert!(Format::of(Path::new("node.iso")).is_err());

@@ -1,38 +1,39 @@
-//! What `.lab` of a cluster directory holds, as data: written once by `up`, read by every other verb.
+//! The JSON files in `.lab` of a cluster directory: written by `up`, read by all other verbs.
 
 use anyhow::{Context, Result, bail};
 use hanode_admin::seed::{Interface, Network, Seed};
 use hanode_core::spec::Spec;
+use hanode_util::user_error::UserError;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// One lab: `lab.json`. Two labs are the same lab when these are equal.
+/// A lab: `lab.json`. `up` continues an existing lab only if its layout is equal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Layout {
     pub(crate) schema: u32,
     pub subnet: IpNet,
-    /// The bridge's own address: the nodes' gateway, and where clients outside the nodes come from.
+    /// The bridge's address: the nodes' gateway, and the source address of clients outside the nodes.
     pub(crate) outside: IpAddr,
     pub vm: bool,
-    /// What new disks are made from.
+    /// The image of new disks.
     pub image: Image,
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<LabNode>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Node {
+pub struct LabNode {
     pub name: String,
     pub hostname: String,
     pub address: IpAddr,
-    /// The node that this machine claims to be, where it is a second one of that name.
+    /// For a second machine with the identity of a node: the name of that node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) twin_of: Option<String>,
+    pub(crate) duplicate_of: Option<String>,
 }
 
-/// An image as it was when disks were made from it: an overlay never outlives the layer below it.
+/// An image file and its state when a disk was made from it: the disk is unusable if the file changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
     pub path: PathBuf,
@@ -40,53 +41,53 @@ pub struct Image {
     pub(crate) modified_ns: u128,
 }
 
-/// What makes a node's disk that disk and no other: `disk.json`, gone when the disk is discarded.
+/// The identity of a node's disk: `disk.json`, removed when the disk is discarded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Disk {
+pub(crate) struct NodeDisk {
     pub(crate) machine_uuid: String,
     pub(crate) instance_id: String,
-    /// What it was made from.
+    /// The image that it was made from.
     pub(crate) image: Image,
 }
 
 impl Layout {
     pub(crate) fn new(spec: &Spec, image: Image, vm: bool) -> Result<Layout> {
-        let node = |n: &hanode_core::spec::Node| Node {
+        let node = |n: &hanode_core::spec::Node| LabNode {
             name: n.name.clone(),
             hostname: n.hostname.clone(),
             address: n.address,
-            twin_of: None,
+            duplicate_of: None,
         };
         let nodes = spec.nodes.iter().map(node).collect();
         let outside = free_address(spec)?;
         Ok(Layout { schema: 1, subnet: spec.network.subnet, outside, vm, image, nodes })
     }
 
-    /// As `hanode lab up` makes it.
+    /// The layout as `up` created it.
     pub(crate) fn without_duplicates(&self) -> Layout {
         let mut plain = self.clone();
-        plain.nodes.retain(|n| n.twin_of.is_none());
+        plain.nodes.retain(|n| n.duplicate_of.is_none());
         plain
     }
 
-    /// What a cloud would tell this machine about itself.
+    /// The seed of the machine, as a cloud would provide it.
     pub(crate) fn seed(
         &self,
-        node: &Node,
-        disk: &Disk,
+        node: &LabNode,
+        disk: &NodeDisk,
         interface: Interface,
         ssh_key: Option<String>,
     ) -> Seed {
-        // cloud-init's renderer for networkd fails on an IPv6 default route; a lab leads nowhere anyway.
+        // cloud-init's networkd renderer fails on an IPv6 default route. A lab needs none: it has no way out.
         let gateway = Some(self.outside).filter(IpAddr::is_ipv4);
         let (address, prefix) = (node.address, self.subnet.prefix_len());
         Seed {
             instance_id: disk.instance_id.clone(),
             hostname: node.hostname.clone(),
-            node: node.twin_of.as_ref().unwrap_or(&node.name).clone(),
+            node: node.duplicate_of.as_ref().unwrap_or(&node.name).clone(),
             network: Some(Network { interface, address, prefix, gateway, nameservers: Vec::new() }),
             ssh_key,
-            late: Vec::new(),
+            write_files: Vec::new(),
         }
     }
 }
@@ -94,45 +95,48 @@ impl Layout {
 impl Image {
     pub(crate) fn at(path: &Path) -> Result<Image> {
         let path = path.canonicalize().with_context(|| format!("no image at {}", path.display()))?;
-        let about = std::fs::metadata(&path)?;
-        let modified_ns = about.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
-        Ok(Image { path, bytes: about.len(), modified_ns })
+        let metadata = std::fs::metadata(&path)?;
+        let modified_ns = metadata.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
+        Ok(Image { path, bytes: metadata.len(), modified_ns })
     }
 
-    /// Sets what was made of it apart from what was made of any other.
+    /// Unique to this version of the image file.
     pub(crate) fn id(&self) -> String {
         let about = format!("{}\n{}\n{}", self.path.display(), self.bytes, self.modified_ns);
         hex::encode(&Sha256::digest(about)[..6])
     }
 }
 
-impl Disk {
-    pub(crate) fn fresh(image: Image) -> Disk {
+impl NodeDisk {
+    pub(crate) fn new(image: Image) -> NodeDisk {
         let hex = hex::encode(rand::random::<[u8; 16]>());
-        // The bits that say "random" in a UUID: some readers refuse one without them.
+        // Version 4 (random): some programs reject a UUID without a valid version.
         let machine_uuid =
             format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]);
         let instance_id = format!("lab-{}", hex::encode(rand::random::<[u8; 4]>()));
-        Disk { machine_uuid, instance_id, image }
+        NodeDisk { machine_uuid, instance_id, image }
     }
 }
 
-/// The first address of the subnet that is no node's and not the virtual IP.
+/// The first address of the subnet that neither a node nor the virtual IP uses.
 fn free_address(spec: &Spec) -> Result<IpAddr> {
     let taken = |a: &IpAddr| *a == spec.network.vip || spec.nodes.iter().any(|n| n.address == *a);
     let network = spec.network.subnet.network();
     let mut hosts = spec.network.subnet.hosts().filter(|a| *a != network && !taken(a));
     match hosts.next() {
         Some(address) => Ok(address),
-        None => bail!("no free address in {} for the lab's gateway: widen the subnet", spec.network.subnet),
+        None => bail!(UserError::with_help(
+            format!("no free address in {} for the lab's gateway", spec.network.subnet),
+            "use a larger subnet in cluster.toml"
+        )),
     }
 }
 
-/// Which address the lab's own side speaks from, where the spec lets in others than its `outside`: an operator's to
-/// the nodes, a client's to the virtual IP.
+/// Source addresses that the firewall of the spec requires of this host, where it does not admit `outside`: one of an
+/// operator towards the nodes, one of a client towards the virtual IP.
 pub(crate) fn sources(spec: &Spec, outside: IpAddr) -> Vec<(IpNet, IpAddr)> {
     let network = &spec.network;
-    // An answer to another network goes by the nodes' gateway, which they have with IPv4 alone.
+    // Replies to another network need a gateway, which the nodes have for IPv4 only.
     let other = |allowed: &[IpNet]| match allowed.iter().any(|net| net.contains(&outside)) {
         true => None,
         false => allowed.iter().find(|net| net.addr().is_ipv4() && outside.is_ipv4())?.hosts().next(),
@@ -144,7 +148,7 @@ pub(crate) fn sources(spec: &Spec, outside: IpAddr) -> Vec<(IpNet, IpAddr)> {
     to_nodes.chain(to_vip).map(|(to, from)| (to.into(), from)).collect()
 }
 
-/// Sets a lab apart from every other on this host: a hash of its cluster directory's path.
+/// Unique to the lab on this host: a hash of the path of its cluster directory.
 pub(crate) fn id(cluster: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     hex::encode(&Sha256::digest(cluster.as_os_str().as_bytes())[..4])
@@ -170,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_labs_own_side_is_among_those_the_spec_lets_in() {
+    fn source_addresses_are_admitted_by_the_spec() {
         let mut spec = hanode_core::spec::parse(hanode_core::spec::STARTER).unwrap();
         let outside = "192.168.18.1".parse().unwrap();
         assert_eq!(sources(&spec, outside), []);
@@ -184,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_route_is_only_written_where_cloud_init_can_read_it() {
+    fn default_route_is_written_for_ipv4_only() {
         for (own, outside, subnet, routed) in
             [("10.0.0.2", "10.0.0.1", "10.0.0.0/24", true), ("fd00::2", "fd00::1", "fd00::/64", false)]
         {
@@ -194,7 +198,7 @@ mod tests {
                 "image": { "path": "/x.raw", "bytes": 1, "modified_ns": 1 },
             }))
             .unwrap();
-            let disk = Disk::fresh(layout.image.clone());
+            let disk = NodeDisk::new(layout.image.clone());
             let mac = Interface::Mac("52:54:00:00:00:01".into());
             let files = layout.seed(&layout.nodes[0], &disk, mac, None).files().unwrap();
             let network = &files.iter().find(|(name, _)| *name == "network-config").unwrap().1;

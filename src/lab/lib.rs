@@ -1,9 +1,9 @@
-//! The lab: the built image, booted on this machine as a whole cluster, in a network nothing leaves.
+//! The lab: runs a built image as a whole cluster on this machine, in an isolated network.
 //!
-//! Every node is the image itself below a disk of its own, started by systemd-nspawn, or a virtual
-//! machine with the image as its disk's backing file. All state is in `.lab` of the cluster directory; what
-//! the kernel holds (network namespace, control groups) is named after that directory, so that [`down`]
-//! finds it even without the state. [`Lab`] is what tests and drills drive the nodes with.
+//! Every node is a systemd-nspawn container with a disk mounted over the image, or a virtual machine whose disk is backed by
+//! the image. All state is in `.lab` of the cluster directory. The network namespace and the control groups are named
+//! after that directory, so that [`down`] finds them without the state. Tests, chaos and roll control nodes through
+//! [`Lab`].
 
 #![forbid(unsafe_code)]
 
@@ -24,52 +24,56 @@ mod up;
 mod vm;
 
 pub use down::down;
-pub(crate) use layout::{Layout, Node};
-pub use process_tag::bear as bear_mark;
-pub use up::{Options, Probe, Report, up};
+pub(crate) use layout::{LabNode, Layout};
+pub use process_tag::tag_this_process;
+pub use up::{Probe, UpOptions, UpReport, up};
 
 use anyhow::{Context, Result, bail, ensure};
 use hanode_admin::seed::Interface;
 use hanode_util::command::{command, run_to_end};
-use layout::Disk;
+use hanode_util::user_error::UserError;
+use layout::NodeDisk;
 use net::Net;
-use process::{Process, init_below, wait_until};
+use process::{Process, container_init, wait_until};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
-/// How long the host may take for what needs no booting.
-const SHORTLY: Duration = Duration::from_secs(20);
+/// How long the host may take for operations without a boot.
+const HOST_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a node may take to shut down cleanly.
-const SHUTDOWN: Duration = Duration::from_secs(60);
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Lab {
     /// The cluster directory.
     dir: PathBuf,
     pub layout: Layout,
     net: Net,
-    /// What runs the hidden verb `lab-node`: this program.
+    /// The program with the hidden verb `lab-node`.
     program: PathBuf,
 }
 
 impl Lab {
-    /// The lab that `up` made from this cluster directory.
+    /// Opens the lab that `up` created in this cluster directory.
     pub fn open(dir: &Path) -> Result<Lab> {
         let dir = dir.canonicalize().with_context(|| format!("no directory {}", dir.display()))?;
         match layout::read(&state(&dir).join("lab.json"))? {
             Some(layout) => Lab::with(dir, layout),
-            None => bail!("no lab in {0}: `hanode lab up {0} --image FILE` makes one", dir.display()),
+            None => bail!(UserError::with_help(
+                format!("no lab in {}", dir.display()),
+                format!("create one with `hanode lab up {} --image FILE`", dir.display())
+            )),
         }
     }
 
     fn with(dir: PathBuf, layout: Layout) -> Result<Lab> {
         let net = Net::of_lab(&layout::id(&dir));
-        let program = std::env::current_exe().context("finding this program's own file")?;
+        let program = std::env::current_exe().context("finding the file of this program")?;
         Ok(Lab { dir, layout, net, program })
     }
 
-    /// For a caller that is not `hanode` itself (a test): the program that is.
+    /// Sets the `hanode` program, for a test.
     pub fn run_by(mut self, program: impl Into<PathBuf>) -> Lab {
         self.program = program.into();
         self
@@ -79,28 +83,28 @@ impl Lab {
         self.layout.nodes.iter().map(|n| n.name.as_str())
     }
 
-    pub fn node(&self, name: &str) -> Result<&Node> {
+    pub fn node(&self, name: &str) -> Result<&LabNode> {
         let all = || self.nodes().collect::<Vec<_>>().join(", ");
         let found = self.layout.nodes.iter().find(|n| n.name == name);
-        found.with_context(|| format!("no node {name:?} in this lab: there are {}", all()))
+        found.with_context(|| format!("no node {name:?} in this lab; it has {}", all()))
     }
 
-    /// Where everything of one node lies.
+    /// The directory with all files of a node.
     fn home(&self, node: &str) -> PathBuf {
         state(&self.dir).join("nodes").join(node)
     }
 
-    /// A short name for what the kernel limits to 15 characters, and for the node's machine.
+    /// A short name for the machine, and for network devices, whose names the kernel limits to 15 characters.
     fn machine(&self, node: &str) -> String {
-        let place = self.layout.nodes.iter().position(|n| n.name == node).map_or(0, |at| at + 1);
-        format!("n{place}")
+        let number = self.layout.nodes.iter().position(|n| n.name == node).map_or(0, |index| index + 1);
+        format!("n{number}")
     }
 
     fn group(&self, node: &str) -> String {
         format!("{}-{}", name(&self.dir), self.machine(node))
     }
 
-    /// The node's end of the network cable on the bridge.
+    /// The bridge port of the node.
     fn device(&self, node: &str) -> String {
         format!("{}-{}", if self.layout.vm { "tap" } else { "vb" }, self.machine(node))
     }
@@ -114,32 +118,32 @@ impl Lab {
         self.process(node).is_some()
     }
 
-    /// The process on this host that is process 1 of the node.
-    pub fn leader_pid(&self, node: &str) -> Result<i32> {
-        ensure!(!self.layout.vm, "{node} is a virtual machine: its processes are its own");
+    /// The process id, on this host, of the node's process 1.
+    pub fn init_pid(&self, node: &str) -> Result<i32> {
+        ensure!(!self.layout.vm, "{node} is a virtual machine: its processes are not visible on this host");
         let process = self.process(node).with_context(|| format!("{node} is not running"))?;
-        init_below(process.pid).with_context(|| format!("{node} has no init process yet"))
+        container_init(process.pid).with_context(|| format!("{node} has no init process yet"))
     }
 
-    /// Held while something is made that two commands at once would make twice.
+    /// Held while creating or removing shared files and devices.
     fn lock(&self) -> Result<std::fs::File> {
         let file = std::fs::File::options().create(true).append(true).open(state(&self.dir).join("lock"))?;
         file.lock().context("waiting for another `hanode lab` on this directory")?;
         Ok(file)
     }
 
-    /// Switches a node on, on its own disk or, where it has none, on a fresh one. A running node is left alone.
+    /// Starts a node on its disk, or on a new one if it has none. Does nothing if the node runs.
     pub fn start(&self, name: &str) -> Result<()> {
         let node = self.node(name)?;
         let _lock = self.lock()?;
         if self.running(name) {
             return Ok(());
         }
-        // Of a node that died by itself, or was killed while nobody looked.
-        self.gone(name)?;
+        // The node may have crashed or been killed.
+        self.clean_up(name)?;
         let home = self.home(name);
         let disk = self.disk(name)?;
-        image::still_there(&disk.image, self.layout.vm)?;
+        image::require_unchanged(&disk.image, self.layout.vm)?;
         let recorded = home.join("process.json");
         let _ = std::fs::remove_file(&recorded);
         if self.layout.vm {
@@ -149,57 +153,60 @@ impl Lab {
             self.on_disk(name, |root| seed.write_directory(&root.join("var/lib/cloud/seed/nocloud")))?;
         }
         let errors = std::fs::File::options().create(true).append(true).open(self.console(name))?;
-        let mut keeper = Command::new("setsid");
-        keeper.arg("--fork").arg(&self.program).args(["lab-node", "keep"]).arg(&self.dir).arg(name);
-        keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).current_dir("/");
-        let status = keeper.status().context("starting setsid (Debian package util-linux)")?;
+        let mut supervisor = Command::new("setsid");
+        supervisor.arg("--fork").arg(&self.program).args(["lab-node", "supervise"]).arg(&self.dir).arg(name);
+        supervisor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).current_dir("/");
+        let status = supervisor.status().context("starting setsid (Debian package util-linux)")?;
         ensure!(status.success(), "setsid could not start {}", self.program.display());
 
-        let up = || self.layout.vm && vm::answers(self, name) || self.leader_pid(name).is_ok();
+        let up = || self.layout.vm && vm::answers(self, name) || self.init_pid(name).is_ok();
         let mut alive = true;
-        wait_until(SHORTLY, || {
+        wait_until(HOST_TIMEOUT, || {
             alive = !recorded.exists() || self.running(name);
             up() || !alive
         });
         if up() {
             return Ok(());
         }
-        let what = if alive { "does not come up" } else { "ended at once" };
-        bail!("{name} {what}; the end of {}:\n{}", self.console(name).display(), self.console_end(name))
+        let what = if alive { "does not start" } else { "stopped immediately" };
+        bail!("{name} {what}; end of {}:\n{}", self.console(name).display(), self.console_end(name))
     }
 
-    fn disk(&self, node: &str) -> Result<Disk> {
+    fn disk(&self, node: &str) -> Result<NodeDisk> {
         let at = self.home(node).join("disk.json");
         if let Some(disk) = layout::read(&at)? {
             return Ok(disk);
         }
         std::fs::create_dir_all(self.home(node))?;
-        let disk = Disk::fresh(self.layout.image.clone());
+        let disk = NodeDisk::new(self.layout.image.clone());
         layout::write(&at, &disk)?;
         Ok(disk)
     }
 
-    /// Works on the disk of a node that is off, which is a container: what it wrote over the image.
+    /// Calls `work` with the files that a stopped container node has written over the image.
     pub fn on_disk<T: Send>(&self, node: &str, work: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
-        ensure!(!self.running(node) && !self.layout.vm, "{node}: its disk is not ours to read now");
+        ensure!(
+            !self.running(node) && !self.layout.vm,
+            "the disk of {node} cannot be mounted: the node runs or is a virtual machine"
+        );
         self.disk(node)?;
-        disk::visit(&self.home(node), work)
+        disk::with_mounted(&self.home(node), work)
     }
 
-    /// A copy of the disk as it is at this moment, the node running or not: what a hypervisor's snapshot holds.
+    /// Copies the disk of a running or stopped node, like a hypervisor's snapshot.
     pub fn snapshot(&self, node: &str) -> Result<()> {
         let [from, to] = self.snapshot_files(node)?;
         let copy = || run_to_end(command("cp").arg("--sparse=always").arg(&from).arg(&to)).map(drop);
         match self.process(node) {
             None => copy(),
             Some(_) if self.layout.vm => bail!("{node} is a virtual machine: shut it down first"),
-            Some(process) => disk::frozen(&self.home(node), process.pid, copy),
+            Some(process) => disk::while_frozen(&self.home(node), process.pid, copy),
         }
     }
 
-    /// Puts the snapshot in the place of the disk of a node that is off.
+    /// Replaces the disk of a stopped node with the snapshot.
     pub fn restore(&self, node: &str) -> Result<()> {
-        ensure!(!self.running(node), "{node} is running: its disk cannot be taken from it");
+        ensure!(!self.running(node), "{node} is running: stop it before replacing its disk");
         let [disk, snapshot] = self.snapshot_files(node)?;
         ensure!(snapshot.exists(), "{node} has no snapshot");
         run_to_end(command("cp").args(["--sparse=always"]).arg(snapshot).arg(disk)).map(drop)
@@ -212,21 +219,21 @@ impl Lab {
         Ok([disk.clone(), disk.with_extension("snapshot")])
     }
 
-    /// A second machine, blank, that claims to be `node`: added to the lab, not started.
+    /// Adds a second machine with the identity of `node` and a new disk. Does not start it.
     pub fn add_duplicate(&mut self, node: &str) -> Result<String> {
-        let duplicate = Node {
+        let duplicate = LabNode {
             name: format!("{node}-duplicate"),
-            twin_of: Some(node.into()),
+            duplicate_of: Some(node.into()),
             ..self.node(node)?.clone()
         };
         let _lock = self.lock()?;
-        ensure!(self.node(&duplicate.name).is_err(), "{} is there already", duplicate.name);
+        ensure!(self.node(&duplicate.name).is_err(), "{} already exists", duplicate.name);
         self.layout.nodes.push(duplicate.clone());
         layout::write(&state(&self.dir).join("lab.json"), &self.layout)?;
         Ok(duplicate.name)
     }
 
-    /// What disks are made from that are new from now on.
+    /// Sets the image of all disks created from now on.
     pub fn use_image(&mut self, image: &Path) -> Result<()> {
         let image = layout::Image::at(image)?;
         let _lock = self.lock()?;
@@ -235,34 +242,37 @@ impl Lab {
         layout::write(&state(&self.dir).join("lab.json"), &self.layout)
     }
 
-    /// Power loss: the cable first, as a dying kernel would still say goodbye to its peers.
+    /// Cuts the power. The cable is unplugged first: the kernel would close the connections of killed processes.
     pub fn power_off(&self, node: &str) -> Result<()> {
         self.node(node)?;
         if let Some(process) = self.process(node) {
             let _ = self.link(node, false);
-            match init_below(process.pid) {
+            match container_init(process.pid) {
                 Some(init) if !self.layout.vm => {
                     let init = nix::unistd::Pid::from_raw(init);
                     let _ = nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGKILL);
                 }
                 _ => process.kill(),
             }
-            if !process.gone_within(SHORTLY) {
+            if !process.ended_within(HOST_TIMEOUT) {
                 process.kill();
-                ensure!(process.gone_within(SHORTLY), "{node} (process {}) does not die", process.pid);
+                ensure!(
+                    process.ended_within(HOST_TIMEOUT),
+                    "{node} (process {}) survives SIGKILL",
+                    process.pid
+                );
             }
         }
-        self.gone(node)
+        self.clean_up(node)
     }
 
-    /// What is left of a node whose processes are.
-    fn gone(&self, node: &str) -> Result<()> {
-        cgroup::sweep(&self.group(node))?;
-        ensure!(disk::released(&self.home(node), SHORTLY), "the disk of {node} stays in use");
+    /// Removes the control groups of a stopped node, and waits until its disk is free.
+    fn clean_up(&self, node: &str) -> Result<()> {
+        cgroup::remove_all(&self.group(node))?;
+        ensure!(disk::wait_released(&self.home(node), HOST_TIMEOUT), "the disk of {node} is still in use");
         Ok(())
     }
 
-    /// A clean shutdown.
     pub fn shutdown(&self, node: &str) -> Result<()> {
         self.node(node)?;
         if let Some(process) = self.process(node) {
@@ -270,20 +280,20 @@ impl Lab {
                 true => vm::power_button(self, node)?,
                 false => drop(self.exec_output(node, &["systemctl", "poweroff", "--no-block"])?),
             }
-            let limit = SHUTDOWN;
-            ensure!(process.gone_within(limit), "{node} has not shut down within {} s", limit.as_secs());
+            let limit = SHUTDOWN_LIMIT;
+            ensure!(process.ended_within(limit), "{node} has not shut down within {} s", limit.as_secs());
         }
-        self.gone(node)
+        self.clean_up(node)
     }
 
-    /// The node's next start is on a fresh disk, as another machine: what a re-provisioned node is.
+    /// Removes the disk of a stopped node: it starts next as a new machine on a new disk.
     pub fn discard_disk(&self, node: &str) -> Result<()> {
         self.node(node)?;
         let _lock = self.lock()?;
-        ensure!(!self.running(node), "{node} is running: its disk cannot be taken from it");
+        ensure!(!self.running(node), "{node} is running: stop it before replacing its disk");
         let home = self.home(node);
-        for part in ["disk.json", disk::FILE, vm::DISK, "seed.iso"] {
-            match std::fs::remove_file(home.join(part)) {
+        for file in ["disk.json", disk::FILE, vm::DISK, "seed.iso"] {
+            match std::fs::remove_file(home.join(file)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(e).with_context(|| format!("discarding the disk of {node}"));
                 }
@@ -293,30 +303,30 @@ impl Lab {
         Ok(())
     }
 
-    /// Plugs the node's network cable in or out.
+    /// Plugs the node's network cable in, or unplugs it.
     pub fn link(&self, node: &str, up: bool) -> Result<()> {
         self.node(node)?;
         self.net.set_link(&self.device(node), up)
     }
 
-    /// Whether the network's frames reach the node; its own still reach the others.
-    fn deafen(&self, node: &str, deaf: bool) -> Result<()> {
+    /// Drops all packets to the node, or stops dropping them. Packets from the node still pass.
+    fn drop_incoming(&self, node: &str, drop: bool) -> Result<()> {
         self.node(node)?;
-        self.net.swallow(&self.device(node), deaf)
+        self.net.drop_packets(&self.device(node), drop)
     }
 
-    /// A command that will run inside the node, as root.
-    pub fn inside(&self, node: &str, argv: &[impl AsRef<OsStr>]) -> Result<Command> {
-        ensure!(!argv.is_empty(), "no command given: `hanode lab exec DIR NODE -- COMMAND …`");
+    /// A command that runs in the node, as root.
+    pub fn node_command(&self, node: &str, argv: &[impl AsRef<OsStr>]) -> Result<Command> {
+        ensure!(!argv.is_empty(), "no command to run in the node");
         let node = self.node(node)?;
         if self.layout.vm {
             return vm::command(self, node, argv);
         }
-        let leader = self.leader_pid(&node.name)?;
-        let root = format!("/proc/{leader}/root");
+        let init = self.init_pid(&node.name)?;
+        let root = format!("/proc/{init}/root");
         let mut command = Command::new("nsenter");
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
-        command.arg(format!("--target={leader}")).arg(format!("--root={root}")).arg(format!("--wd={root}"));
+        command.arg(format!("--target={init}")).arg(format!("--root={root}")).arg(format!("--wd={root}"));
         command.args(["--", "env", "--ignore-environment", "--chdir=/", "HOME=/root", "LANG=C.UTF-8"]);
         command.arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.arg(format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "dumb".into()))).args(argv);
@@ -324,25 +334,28 @@ impl Lab {
     }
 
     pub fn exec_output(&self, node: &str, argv: &[impl AsRef<OsStr>]) -> Result<Output> {
-        let mut command = self.inside(node, argv)?;
+        let mut command = self.node_command(node, argv)?;
         command.stdin(Stdio::null()).output().with_context(|| format!("running a command in {node}"))
     }
 
-    /// A command that will run in the lab's network as a client outside the nodes.
-    pub fn outside(&self, argv: &[impl AsRef<OsStr>]) -> Command {
+    /// A command that runs in the lab's network, as a client outside the nodes.
+    pub fn client_command(&self, argv: &[impl AsRef<OsStr>]) -> Command {
         self.net.command(argv)
     }
 
-    pub fn run_outside(&self, argv: &[impl AsRef<OsStr>]) -> Result<Output> {
-        self.outside(argv).stdin(Stdio::null()).output().context("running a command in the lab's network")
+    pub fn client_output(&self, argv: &[impl AsRef<OsStr>]) -> Result<Output> {
+        self.client_command(argv)
+            .stdin(Stdio::null())
+            .output()
+            .context("running a command in the lab's network")
     }
 
-    /// Runs `work` in the lab's network, on a thread of its own; so do the threads that it starts.
+    /// Calls `work` on a new thread in the lab's network. Threads that it starts are in that network, too.
     pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        self.net.inside(work)
+        self.net.run(work)
     }
 
-    /// The journal of this boot; of a node that does not answer, what its console showed.
+    /// The journal of the current boot, or the console output if the node does not answer.
     pub fn logs(&self, node: &str) -> Result<String> {
         self.node(node)?;
         let journal = ["journalctl", "--boot", "--no-pager", "--output=short-monotonic"];
@@ -367,17 +380,17 @@ impl Lab {
     }
 }
 
-/// `hanode lab kill DIR NODE`: power loss. `lab up` starts it again, on its disk.
+/// `hanode lab kill`: cuts the power. `lab up` starts the node again on its disk.
 pub fn kill(dir: &Path, node: &str) -> Result<()> {
     Lab::open(dir)?.power_off(node)
 }
 
-/// `hanode lab exec DIR NODE -- COMMAND …`, with this process's input and output.
+/// `hanode lab exec`: runs a command in the node, with the input and output of this process.
 pub fn exec(dir: &Path, node: &str, argv: &[impl AsRef<OsStr>]) -> Result<ExitStatus> {
-    Lab::open(dir)?.inside(node, argv)?.status().with_context(|| format!("running a command in {node}"))
+    Lab::open(dir)?.node_command(node, argv)?.status().with_context(|| format!("running a command in {node}"))
 }
 
-/// `hanode lab status DIR`: `work` is what `hanode status` does, here from inside the lab's network.
+/// Calls `work` in the network of the lab of `dir`.
 pub fn status<T: Send>(dir: &Path, work: impl FnOnce() -> T + Send) -> Result<T> {
     Lab::open(dir)?.in_network(work)
 }
@@ -386,7 +399,7 @@ fn state(dir: &Path) -> PathBuf {
     dir.join(".lab")
 }
 
-/// What everything on this machine that belongs to the lab of a directory is named by.
+/// The name, on this host, of everything that belongs to the lab of a directory.
 pub fn name(dir: &Path) -> String {
     format!("hanode-{}", layout::id(dir))
 }

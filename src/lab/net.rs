@@ -1,17 +1,18 @@
-//! The lab's network: a namespace of its own with one bridge in it. Nothing in it reaches the host's
-//! network, and a thread or command that enters it is a client outside the nodes.
+//! The lab's network: a network namespace with one bridge, not connected to the host's network. A thread or command in it
+//! is a client outside the nodes.
 
 use anyhow::{Context, Result};
 use hanode_util::command::{command, run_to_end};
+use hanode_util::user_error::UserError;
 use ipnet::IpNet;
 use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A bridge without one of its own takes a port's, and another when that port goes: whoever had heard of the first would
-/// answer into the void for half a minute.
-const HARDWARE: &str = "02:68:61:6e:6f:64";
+/// Without a fixed MAC address a bridge uses that of a port, and changes it when the port goes: hosts with the old one in
+/// their ARP cache could not reach it for half a minute.
+const BRIDGE_MAC: &str = "02:68:61:6e:6f:64";
 pub(crate) const BRIDGE: &str = "br0";
 
 #[derive(Debug, Clone)]
@@ -32,9 +33,9 @@ impl Net {
         self.path().exists()
     }
 
-    /// Makes what is missing of it; an interrupted run is completed by the next.
-    pub(crate) fn make(&self, subnet: &IpNet, own: IpAddr) -> Result<()> {
-        // One that was killed while it made this left a name without a namespace.
+    /// Creates what is missing, also after an interrupted call.
+    pub(crate) fn create(&self, subnet: &IpNet, own: IpAddr) -> Result<()> {
+        // A killed `ip netns add` can leave a name without a namespace.
         if self.exists() && self.ip(&["link"]).is_err() {
             self.remove()?;
         }
@@ -43,26 +44,26 @@ impl Net {
         }
         self.ip(&["link", "set", "lo", "up"])?;
         if self.ip(&["link", "show", BRIDGE]).is_err() {
-            self.ip(&["link", "add", BRIDGE, "address", HARDWARE, "type", "bridge"])?;
+            self.ip(&["link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge"])?;
         }
         let address = format!("{own}/{}", subnet.prefix_len());
-        let mut words = vec!["address", "replace", &address, "dev", BRIDGE];
+        let mut arguments = vec!["address", "replace", &address, "dev", BRIDGE];
         if own.is_ipv6() {
-            words.push("nodad");
+            arguments.push("nodad");
         }
-        self.ip(&words)?;
+        self.ip(&arguments)?;
         self.ip(&["link", "set", BRIDGE, "up"])
     }
 
-    /// What goes there comes from this address, as if from a machine outside the subnet.
-    pub(crate) fn speak(&self, to: &IpNet, from: IpAddr) -> Result<()> {
+    /// Sends packets for `to` from the address `from`, like a machine outside the subnet.
+    pub(crate) fn set_source(&self, to: &IpNet, from: IpAddr) -> Result<()> {
         let (to, from) = (to.to_string(), from.to_string());
         self.ip(&["address", "replace", &from, "dev", BRIDGE])?;
         self.ip(&["route", "replace", &to, "dev", BRIDGE, "src", &from])
     }
 
-    /// A tap device on the bridge, for a virtual machine.
-    pub(crate) fn make_tap(&self, device: &str) -> Result<()> {
+    /// Creates a tap device on the bridge, for a virtual machine.
+    pub(crate) fn create_tap(&self, device: &str) -> Result<()> {
         if self.ip(&["link", "show", device]).is_err() {
             self.ip(&["tuntap", "add", "dev", device, "mode", "tap"])?;
         }
@@ -73,20 +74,20 @@ impl Net {
         self.ip(&["link", "set", device, if up { "up" } else { "down" }])
     }
 
-    /// Drops what leaves the bridge through this device: its queue gets room for nothing.
-    pub(crate) fn swallow(&self, device: &str, all: bool) -> Result<()> {
-        let words: &[&str] = match all {
+    /// Drops all packets that leave the bridge through the device, by a queue of one byte.
+    pub(crate) fn drop_packets(&self, device: &str, drop: bool) -> Result<()> {
+        let arguments: &[&str] = match drop {
             true => &["qdisc", "replace", "dev", device, "root", "bfifo", "limit", "1"],
             false => &["qdisc", "delete", "dev", device, "root"],
         };
-        run_to_end(command("tc").args(["-n", &self.name]).args(words)).map(|_| ())
+        run_to_end(command("tc").args(["-n", &self.name]).args(arguments)).map(|_| ())
     }
 
-    fn ip(&self, words: &[&str]) -> Result<()> {
-        run_to_end(command("ip").args(["-n", &self.name]).args(words)).map(|_| ())
+    fn ip(&self, arguments: &[&str]) -> Result<()> {
+        run_to_end(command("ip").args(["-n", &self.name]).args(arguments)).map(|_| ())
     }
 
-    /// Every process that is in it: the nodes' hypervisors and any client.
+    /// All processes in the namespace: hypervisors and clients.
     pub(crate) fn processes(&self) -> Vec<i32> {
         let Ok(output) = run_to_end(command("ip").args(["netns", "pids", &self.name])) else {
             return Vec::new();
@@ -101,24 +102,25 @@ impl Net {
         Ok(())
     }
 
-    /// A command that will run inside.
+    /// A command that runs in the namespace.
     pub(crate) fn command(&self, argv: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").args(argv);
         command
     }
 
-    /// Moves the calling thread, and whatever it starts from now on, inside.
+    /// Moves the calling thread, and everything it starts from now on, into the namespace.
     pub(crate) fn enter(&self) -> Result<()> {
         let namespace = std::fs::File::open(self.path()).with_context(|| {
-            format!("the lab's network {} is gone: `hanode lab down`, then `up`", self.name)
+            let what = format!("the lab's network {} is gone", self.name);
+            UserError::with_help(what, "run `hanode lab down`, then `hanode lab up`")
         })?;
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)
             .with_context(|| format!("entering the network namespace {}", self.name))
     }
 
-    /// Runs `work` on a thread of its own that is inside.
-    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+    /// Calls `work` on a new thread in the namespace.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| self.enter().map(|()| work()));
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -1,10 +1,10 @@
-//! What becomes of the hidden verb `hanode lab-node keep|boot DIR NODE`, which `Lab::start` runs detached.
+//! The hidden verb `hanode lab-node supervise|boot DIR NODE`, which `Lab::start` runs detached.
 //!
-//! *keep* stays: it catches the node's console in a file of bounded size. *boot*, its child, goes into the
-//! node's own mounts, control group and network, and there turns into systemd-nspawn or QEMU.
+//! *supervise* runs as long as the node and writes its console to a file of bounded size. *boot*, its child, enters the
+//! node's mounts, control group and network, and executes systemd-nspawn or QEMU there.
 
 use super::process::Process;
-use super::{Lab, cgroup, disk, image, layout, state, vm};
+use super::{Lab, cgroup, image, layout, state, vm};
 use anyhow::{Context, Result, bail};
 use hanode_util::command::{command, run_to_end};
 use nix::mount::{MsFlags, mount};
@@ -14,27 +14,27 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A console file that gets longer is set aside, once.
-const CONSOLE_BYTES: u64 = 1 << 20;
+/// A larger console file is rotated; one old file is kept.
+const CONSOLE_LIMIT: u64 = 1 << 20;
 
 pub fn main(role: &str, dir: &Path, node: &str) -> Result<()> {
     let lab = Lab::open(dir)?;
     lab.node(node)?;
     match role {
-        "keep" => keep(&lab, node),
+        "supervise" => supervise(&lab, node),
         "boot" => Err(boot(&lab, node)?).with_context(|| format!("starting {node}")),
-        _ => bail!("lab-node: keep or boot, not {role:?}"),
+        _ => bail!("unknown role {role:?}: expected supervise or boot"),
     }
 }
 
-fn keep(lab: &Lab, node: &str) -> Result<()> {
+fn supervise(lab: &Lab, node: &str) -> Result<()> {
     let mut console = Console::open(lab.console(node))?;
     let (mut output, input) = std::io::pipe()?;
     let mut boot = cgroup::in_scope(&lab.group(node), &lab.program);
     boot.args(["lab-node", "boot"]).arg(&lab.dir).arg(node).stdin(Stdio::null());
     boot.stdout(input.try_clone()?).stderr(input);
     let mut child = boot.spawn().context("starting the node's process")?;
-    // It holds the other end of the pipe.
+    // Close our write end of the pipe, so that reading ends with the child.
     drop(boot);
     let mut buffer = [0; 4096];
     loop {
@@ -61,7 +61,7 @@ impl Console {
     }
 
     fn write(&mut self, text: &[u8]) -> Result<()> {
-        if self.bytes > CONSOLE_BYTES {
+        if self.bytes > CONSOLE_LIMIT {
             std::fs::rename(&self.path, self.path.with_extension("log.1"))?;
             *self = Console::open(self.path.clone())?;
         }
@@ -71,11 +71,11 @@ impl Console {
     }
 }
 
-/// Comes back only when it could not start.
+/// Returns only if the program could not be executed.
 fn boot(lab: &Lab, node: &str) -> Result<std::io::Error> {
-    layout::write(&lab.home(node).join("process.json"), &Process::myself()?)?;
+    layout::write(&lab.home(node).join("process.json"), &Process::current()?)?;
     let mut command = match lab.layout.vm {
-        true => vm::machine(lab, node)?,
+        true => vm::qemu_command(lab, node)?,
         false => container(lab, node)?,
     };
     Ok(command.exec())
@@ -85,7 +85,7 @@ fn container(lab: &Lab, node: &str) -> Result<Command> {
     let home = lab.home(node);
     cgroup::private_mounts()?;
     cgroup::enter(&lab.group(node))?;
-    // Host-wide otherwise, by machine name: two labs would meet there.
+    // systemd-nspawn keeps host-wide files by machine name here; two labs use the same names.
     let shared = Path::new("/run/systemd/nspawn");
     std::fs::create_dir_all(shared)?;
     mount(Some("tmpfs"), shared, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))?;
@@ -103,25 +103,25 @@ fn container(lab: &Lab, node: &str) -> Result<Command> {
     ]);
     nspawn.args(["--resolv-conf=off", "--timezone=off", "--link-journal=no"]);
     nspawn.arg(format!("--network-bridge={}", super::net::BRIDGE));
-    // A cloud's machine does not know its name either before cloud-init has spoken.
+    // Like a machine in a cloud, the node gets its host name from cloud-init.
     nspawn.arg(format!("--machine={}", lab.machine(node))).arg("--hostname=localhost");
     nspawn.arg(format!("--uuid={}", disk.machine_uuid)).arg("--directory").arg(home.join("root"));
-    // The image's fstab speaks of a disk; init takes its arguments for the kernel's.
+    // The image's fstab names a disk that a container does not have. systemd reads its arguments as a kernel command line.
     nspawn.args(["fstab=no", "systemd.mask=systemd-remount-fs.service"]);
     nspawn.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1").env("SYSTEMD_NSPAWN_LOCK", "0").env("TERM", "dumb");
     Ok(nspawn)
 }
 
-/// The image with the node's own disk over it, on `root`.
-fn overlay(lab: &Lab, home: &Path, own: &layout::Disk) -> Result<()> {
+/// Mounts the node's disk over the image on `root`.
+fn overlay(lab: &Lab, home: &Path, disk: &layout::NodeDisk) -> Result<()> {
     std::fs::create_dir_all(home.join("root"))?;
-    disk::mount(home)?;
-    image::mount(&own.image, &state(&lab.dir), &home.join("lower"))?;
-    // Relative names: a comma or colon on the way here would end the option.
+    super::disk::mount(home)?;
+    image::mount(&disk.image, &state(&lab.dir), &home.join("lower"))?;
+    // Relative paths: a comma or colon in the home directory would end the option.
     let layers = "lowerdir=lower,upperdir=disk/upper,workdir=disk/work";
     let mut mount = command("mount");
     mount.args(["--types", "overlay", "--options", layers, "overlay", "root"]).current_dir(home);
-    run_to_end(&mut mount).map(drop).context("laying the node's disk over the image")
+    run_to_end(&mut mount).map(drop).context("mounting the node's disk over the image")
 }
 
 #[cfg(test)]
@@ -129,16 +129,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_console_that_never_ends_takes_a_bounded_file() {
+    fn console_file_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let mut console = Console::open(dir.path().join("console.log")).unwrap();
         let line = [b'x'; 4096];
-        for _ in 0..5 * CONSOLE_BYTES / 4096 {
+        for _ in 0..5 * CONSOLE_LIMIT / 4096 {
             console.write(&line).unwrap();
         }
         let sizes: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).collect();
         assert_eq!(sizes.len(), 2);
-        assert!(sizes.iter().all(|s| *s <= CONSOLE_BYTES + 4096), "{sizes:?}");
+        assert!(sizes.iter().all(|s| *s <= CONSOLE_LIMIT + 4096), "{sizes:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Processes that outlive the command which started them, without ever mistaking another for one of them.
+//! Identifies a process beyond the life of the command that started it, even if its process id is reused.
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// A process id alone is reused sooner or later; with boot and start time it names one process for good.
+/// Process ids are reused; boot id and start time make the identity unique.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Process {
     pub(crate) pid: i32,
@@ -15,7 +15,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn myself() -> Result<Process> {
+    pub(crate) fn current() -> Result<Process> {
         let pid = std::process::id() as i32;
         let (_, started) = stat(pid).context("reading /proc/self/stat")?;
         Ok(Process { pid, started, boot: boot_id()? })
@@ -32,13 +32,13 @@ impl Process {
         }
     }
 
-    /// Whether it was gone within `limit`.
-    pub(crate) fn gone_within(&self, limit: Duration) -> bool {
+    /// Waits for the process to end; false after `limit`.
+    pub(crate) fn ended_within(&self, limit: Duration) -> bool {
         wait_until(limit, || !self.alive())
     }
 }
 
-/// State letter and start time in clock ticks; the command name before them may hold anything.
+/// State letter and start time in clock ticks. The command name before them can contain any character.
 fn stat(pid: i32) -> Option<(char, u64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
@@ -50,8 +50,8 @@ fn boot_id() -> Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_string())
 }
 
-/// The first child of `pid` that is process 1 of a namespace of its own: a container's init.
-pub(crate) fn init_below(pid: i32) -> Option<i32> {
+/// The first child of `pid` that is process 1 of its own namespace: the init of a container.
+pub(crate) fn container_init(pid: i32) -> Option<i32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     children.split_whitespace().filter_map(|c| c.parse().ok()).find(|child: &i32| {
         let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
@@ -60,6 +60,7 @@ pub(crate) fn init_below(pid: i32) -> Option<i32> {
     })
 }
 
+/// False if `done` did not become true within `limit`.
 pub(crate) fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     loop {

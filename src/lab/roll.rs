@@ -1,8 +1,8 @@
-//! `hanode lab roll`: every node replaced by a newer image, one after the other, while clients write: the
-//! rehearsal of what an operator does with the real machines, with nothing an operator could not do.
+//! `hanode lab roll`: replaces all nodes with a newer image, one at a time, under write load. It uses only what an
+//! operator can do with real machines, and so tests that procedure.
 
-use super::chaos::roles;
-use super::load::{Gap, Load, Service, Verdict};
+use super::chaos::{Role, list_roles, roles};
+use super::load::{Gap, Load, Service, Verification, verification_failure};
 use super::process::wait_until;
 use super::{Lab, diagnose};
 use anyhow::{Context, Result, bail, ensure};
@@ -15,71 +15,84 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long the cluster may take to let a node go, and to be well with the new one.
-const PATIENCE: Duration = Duration::from_secs(300);
-const LOOK: Duration = Duration::from_millis(500);
-/// A pause of the writes that a client takes for an outage.
-const OUTAGE: Duration = Duration::from_secs(1);
+/// How long to wait until a node can be removed, and until the cluster is healthy with the new one.
+const STEP_LIMIT: Duration = Duration::from_secs(300);
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+/// Shorter gaps between writes do not count as outages.
+const MIN_OUTAGE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct RollReport {
     pub(crate) schema: u32,
-    /// Every node runs the new image, the cluster is well, and every promise was kept.
-    pub well: bool,
-    pub(crate) steps: Vec<Step>,
+    /// Every node runs the new image, the cluster is healthy, and no acknowledged write is lost.
+    pub passed: bool,
+    pub(crate) steps: Vec<ReplacedNode>,
     /// Why the run ended early.
     pub(crate) stopped: Option<String>,
-    /// Every second and more without an acknowledged write.
+    /// Gaps of a second or more between acknowledged writes.
     pub(crate) outages: BTreeMap<Service, Vec<Gap>>,
-    pub(crate) writes: Option<Verdict>,
-    /// Why nobody knows what became of the writes.
-    pub(crate) unread: Option<String>,
-    pub(crate) lasted: f64,
+    pub(crate) writes: Option<Verification>,
+    /// Why the writes could not be verified.
+    pub(crate) unverified: Option<String>,
+    /// In seconds.
+    pub(crate) duration: f64,
 }
 
-/// One node, replaced. Times in seconds.
+/// Times in seconds.
 #[derive(Debug, Serialize)]
-pub(crate) struct Step {
+pub(crate) struct ReplacedNode {
     pub(crate) node: String,
-    pub(crate) roles: Vec<String>,
-    /// Until the others could do without it.
-    pub(crate) asked: f64,
+    pub(crate) roles: Vec<Role>,
+    /// Until the node could be removed.
+    pub(crate) removable_after: f64,
     pub(crate) shut_down: f64,
-    /// From the launch of the new machine until all was well.
-    pub(crate) well_after: f64,
-    /// The longest time without an acknowledged write.
+    /// From the start of the new machine until the cluster was healthy.
+    pub(crate) healthy_after: f64,
+    /// The longest time without an acknowledged write, by service.
     pub(crate) gaps: BTreeMap<Service, Gap>,
 }
 
-/// Nodes whose disks come from this very image already stay: an interrupted run is completed by the next.
-pub fn roll(mut lab: Lab, access: &Access, image: &Path, timeout_scale: f64) -> Result<Report> {
+/// Skips nodes whose disks were already made from this image, so that a second run completes an interrupted one.
+pub fn roll(mut lab: Lab, access: &Access, image: &Path, timeout_scale: f64) -> Result<RollReport> {
     lab.use_image(image)?;
-    let run = Run { lab: &lab, access, limit: PATIENCE.mul_f64(timeout_scale) };
-    let problems = health::problems_but_skew(access, &run.status()?);
-    ensure!(problems.is_empty(), "the cluster is not well to begin with: {}", problems.join("; "));
+    let run = RollRunner { lab: &lab, access, limit: STEP_LIMIT.mul_f64(timeout_scale) };
+    let problems = health::problems_except_drift(access, &run.status()?);
+    ensure!(
+        problems.is_empty(),
+        "the cluster is unhealthy before the first node is replaced: {}",
+        problems.join("; ")
+    );
     let load = Load::start(&lab, access)?;
-    let flows = wait_until(run.limit, || {
+    let acknowledged = wait_until(run.limit, || {
         interrupt::interrupted() || Service::ALL.iter().all(|s| load.acknowledged(*s) > 0)
     });
     interrupt::check()?;
-    ensure!(flows, "the load's writes are not acknowledged, though the cluster looks well");
+    ensure!(acknowledged, "the cluster reports healthy but does not acknowledge the writes of the load");
     let mut steps = Vec::new();
-    let stopped = match run.all(&load, &mut steps) {
+    let stopped = match run.replace_all(&load, &mut steps) {
         Ok(()) => None,
         Err(error) => Some(format!("{error:#}")),
     };
     interrupt::check()?;
-    let record = load.stop();
-    // A cluster that did not come back may not let them be read: the report is told all the same.
-    let (writes, unread) = match record.verify() {
-        Ok(verdict) => (Some(verdict), None),
+    let written = load.stop();
+    // A cluster that did not recover may not answer: report without the verification.
+    let (writes, unverified) = match written.verify() {
+        Ok(writes) => (Some(writes), None),
         Err(error) => (None, Some(format!("{error:#}"))),
     };
     interrupt::check()?;
-    let outages = Service::ALL.map(|s| (s, record.gaps(s, OUTAGE)));
-    let well = stopped.is_none() && writes.as_ref().is_some_and(Verdict::promises_kept);
-    let lasted = record.lasted.as_secs_f64();
-    Ok(Report { schema: 1, well, steps, stopped, outages: outages.into(), writes, unread, lasted })
+    let outages = Service::ALL.map(|s| (s, written.gaps(s, MIN_OUTAGE)));
+    let passed = stopped.is_none() && writes.as_ref().is_some_and(|writes| writes.lost() == 0);
+    Ok(RollReport {
+        schema: 1,
+        passed,
+        steps,
+        stopped,
+        outages: outages.into(),
+        writes,
+        unverified,
+        duration: written.duration.as_secs_f64(),
+    })
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -89,18 +102,18 @@ struct Stopped {
     why: Vec<String>,
 }
 
-struct Run<'a> {
+struct RollRunner<'a> {
     lab: &'a Lab,
     access: &'a Access,
     limit: Duration,
 }
 
-impl Run<'_> {
+impl RollRunner<'_> {
     fn status(&self) -> Result<Status> {
         self.lab.in_network(|| health::collect(self.access))?
     }
 
-    fn all(&self, load: &Load, steps: &mut Vec<Step>) -> Result<()> {
+    fn replace_all(&self, load: &Load, steps: &mut Vec<ReplacedNode>) -> Result<()> {
         let nodes = self.lab.nodes().count();
         while let Some(node) = self.next()? {
             let step = self.replace(load, node)?;
@@ -110,96 +123,100 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Of the nodes on an older image the one with the fewest roles: each role then moves once.
+    /// The node on an older image with the fewest roles, so that each role moves only once.
     fn next(&self) -> Result<Option<String>> {
-        let mut older = Vec::new();
+        let mut outdated = Vec::new();
         for node in self.lab.nodes() {
             if self.lab.disk(node)?.image != self.lab.layout.image {
-                older.push(node.to_string());
+                outdated.push(node.to_string());
             }
         }
         let status = self.status()?;
-        Ok(older.into_iter().min_by_key(|node| roles(&status, node).len()))
+        Ok(outdated.into_iter().min_by_key(|node| roles(&status, node).len()))
     }
 
-    fn replace(&self, load: &Load, node: String) -> Result<Step> {
+    fn replace(&self, load: &Load, node: String) -> Result<ReplacedNode> {
         let from = load.now();
-        let begun = Instant::now();
-        let status = self.until(&format!("{node} must stay"), &node, |status| {
+        let start = Instant::now();
+        let status = self.wait_until_none(&format!("{node} cannot be removed"), &node, |status| {
             health::blockers(&self.access.spec, status, &node)
         })?;
-        let asked = begun.elapsed();
+        let removable = start.elapsed();
         self.lab.shutdown(&node).with_context(|| format!("shutting down {node}"))?;
-        let shut_down = begun.elapsed() - asked;
+        let shut_down = start.elapsed() - removable;
         self.lab.discard_disk(&node)?;
         let launch = Instant::now();
         self.lab.start(&node)?;
-        let what = format!("the new {node} did not bring the cluster back");
-        self.until(&what, &node, |status| health::problems_but_skew(self.access, status))?;
-        Ok(Step {
-            roles: roles(&status, &node).into_iter().map(String::from).collect(),
+        let what = format!("the cluster is unhealthy with the new {node}");
+        self.wait_until_none(&what, &node, |status| health::problems_except_drift(self.access, status))?;
+        Ok(ReplacedNode {
+            roles: roles(&status, &node),
             node,
-            asked: asked.as_secs_f64(),
+            removable_after: removable.as_secs_f64(),
             shut_down: shut_down.as_secs_f64(),
-            well_after: launch.elapsed().as_secs_f64(),
+            healthy_after: launch.elapsed().as_secs_f64(),
             gaps: Service::ALL.map(|s| (s, load.longest_gap(s, from))).into(),
         })
     }
 
-    /// Looks until nothing is found, twice: the first look may be of before anybody noticed.
-    fn until(&self, what: &str, node: &str, look: impl Fn(&Status) -> Vec<String>) -> Result<Status> {
-        let begun = Instant::now();
-        let mut well = 0;
+    /// Waits until `problems` finds none in two polls in a row: the first may precede the detection of a change.
+    fn wait_until_none(
+        &self,
+        what: &str,
+        node: &str,
+        problems: impl Fn(&Status) -> Vec<String>,
+    ) -> Result<Status> {
+        let start = Instant::now();
+        let mut clean = 0;
         loop {
             let status = self.status()?;
-            let mut why = look(&status);
-            well = if why.is_empty() { well + 1 } else { 0 };
-            if well == 2 {
+            let mut why = problems(&status);
+            clean = if why.is_empty() { clean + 1 } else { 0 };
+            if clean == 2 {
                 return Ok(status);
             }
-            if begun.elapsed() > self.limit {
-                why.extend(diagnose::troubles(self.lab, node));
+            if start.elapsed() > self.limit {
+                why.extend(diagnose::problems(self.lab, node));
                 bail!(Stopped { what: format!("{what} after {} s", self.limit.as_secs()), why });
             }
-            sleep(LOOK);
+            sleep(HEALTH_INTERVAL);
             interrupt::check()?;
         }
     }
 }
 
-fn line(step: &Step) -> String {
-    let roles = if step.roles.is_empty() { "no role".into() } else { step.roles.join(", ") };
+fn line(step: &ReplacedNode) -> String {
+    let roles = list_roles(&step.roles);
     let gaps = step.gaps.iter().map(|(s, gap)| format!("{} {:.1}", s.name(), gap.seconds));
     format!(
-        "{} ({roles}): may go after {:.1} s, shut down in {:.1} s, well {:.1} s after launch; without {} s",
+        "{} ({roles}): can be removed after {:.1} s, shut down in {:.1} s, healthy {:.1} s after launch; outages (s) {}",
         step.node,
-        step.asked,
+        step.removable_after,
         step.shut_down,
-        step.well_after,
+        step.healthy_after,
         gaps.collect::<Vec<_>>().join(", ")
     )
 }
 
-pub fn table(report: &Report) -> String {
+pub fn table(report: &RollReport) -> String {
     let rows = report.outages.iter().map(|(service, gaps)| {
         let total = gaps.iter().map(|g| g.seconds).fold(0.0, |all, one| all + one);
         let longest = gaps.iter().map(|g| g.seconds).fold(0.0, f64::max);
-        let pauses = format!(
-            "{} pauses of a second or more, {total:.1} s in all, the longest {longest:.1} s",
+        let outages = format!(
+            "{} outages of a second or more, {total:.1} s in total, longest {longest:.1} s",
             gaps.len()
         );
-        [service.name().to_string(), pauses]
+        [service.name().to_string(), outages]
     });
     let mut out = hanode_util::table::aligned(rows, &[]) + "\n";
     if let Some(writes) = &report.writes {
         out += &writes.to_string();
     }
-    let _ = writeln!(out, "{} nodes replaced in {:.0} s", report.steps.len(), report.lasted);
-    let unread = report.unread.as_ref().map(|why| format!("NOBODY KNOWS WHAT BECAME OF THE WRITES: {why}"));
-    let lost = report.writes.as_ref().is_some_and(|writes| !writes.promises_kept());
-    let lost = lost.then(|| "PROMISED WRITES ARE LOST".to_string());
-    let faults: Vec<String> = [lost, unread, report.stopped.clone()].into_iter().flatten().collect();
-    out + &if faults.is_empty() { "every promise kept".into() } else { faults.join("\n") }
+    let _ = writeln!(out, "{} nodes replaced in {:.0} s", report.steps.len(), report.duration);
+    let writes = verification_failure(report.writes.as_ref(), report.unverified.as_deref());
+    let stopped = report.stopped.as_ref().map(|why| format!("FAIL: {why}"));
+    let failures: Vec<String> = [writes, stopped].into_iter().flatten().collect();
+    out + &if failures.is_empty() { "PASS: no acknowledged write lost".into() } else { failures.join("\n") }
 }
 
 #[cfg(test)]
@@ -207,20 +224,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_read_back_leaves_the_report() {
-        let report = Report {
+    fn report_is_complete_without_verified_writes() {
+        let report = RollReport {
             schema: 1,
-            well: false,
+            passed: false,
             steps: vec![],
-            stopped: Some("the new node1 did not bring the cluster back".into()),
+            stopped: Some("the cluster is unhealthy with the new node1".into()),
             outages: BTreeMap::from([(Service::Postgres, vec![Gap { from: 1.0, seconds: 300.0 }])]),
             writes: None,
-            unread: Some("reading back from PostgreSQL: refused".into()),
-            lasted: 400.0,
+            unverified: Some("reading back from PostgreSQL: refused".into()),
+            duration: 400.0,
         };
-        let told = table(&report);
-        for piece in ["300.0 s in all", "from PostgreSQL: refused", "did not bring the cluster back"] {
-            assert!(told.contains(piece) && !told.contains("every promise kept"), "{told}");
+        let text = table(&report);
+        for piece in ["300.0 s in total", "from PostgreSQL: refused", "FAIL: the cluster is unhealthy"] {
+            assert!(text.contains(piece) && !text.contains("PASS"), "{text}");
         }
     }
 }

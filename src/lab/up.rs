@@ -1,97 +1,98 @@
-//! Brings a lab up, as far as there is anything left to do, and waits until it is well.
+//! Starts the nodes of a lab that do not run, and waits until the cluster is healthy.
 
-use super::diagnose::{self, Boot};
+use super::diagnose::{self, BootState};
 use super::layout::{self, Image, Layout};
 use super::{Lab, down, image, state, vm};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hanode_core::spec::Spec;
 use hanode_util::command;
 use hanode_util::interrupt::Interrupted;
+use hanode_util::user_error::UserError;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub struct Options {
+pub struct UpOptions {
     pub dir: PathBuf,
     pub image: PathBuf,
     pub vm: bool,
-    /// Multiplies every limit, for slow machines.
+    /// Multiplies all time limits, for slow machines.
     pub timeout_scale: f64,
-    /// The nodes to start; none named: all.
+    /// The nodes to start; all if empty.
     pub nodes: Vec<String>,
-    /// The program that has the verb `lab-node`; unset: this one.
+    /// The program with the verb `lab-node`; by default this one.
     pub program: Option<PathBuf>,
 }
 
-/// What is known of the cluster at one moment, seen from outside the nodes.
+/// The state of the cluster at one moment, seen from outside the nodes.
 pub struct Probe {
     pub healthy: bool,
     pub problems: Vec<String>,
 }
 
-/// What took how long, in seconds; the last entry counts from the first node's launch.
+/// Duration of each step in seconds. Those from the boot of the nodes on count from the start of the first node.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct UpReport {
     pub(crate) schema: u32,
-    pub(crate) took: Vec<(String, f64)>,
+    pub(crate) steps: Vec<(String, f64)>,
 }
 
-const BOOT: Duration = Duration::from_secs(120);
-const HEALTHY: Duration = Duration::from_secs(300);
-/// A refusal that stands for so long is what comes of it: a shorter one may be of what is just going away.
-const REFUSED: Duration = Duration::from_secs(20);
-/// An emulated processor is slower by about this.
-const EMULATED: f64 = 5.0;
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const HEALTHY_LIMIT: Duration = Duration::from_secs(300);
+/// A refusal that lasts this long is final: the reason of a shorter one may go away.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(20);
+/// Slowdown of an emulated processor.
+const EMULATION_FACTOR: f64 = 5.0;
 
-/// Starts the nodes that do not run, on the disks they have, and waits: for all nodes until `probe` finds
-/// the cluster healthy, for some until those have booted. Once every node is started a failure leaves the
-/// lab as it is, to be looked at; before that, and when `stop` is set, nothing of this call stays behind.
+/// Starts the nodes that do not run, on their existing disks. Waits until `probe` finds the cluster healthy, or, if only
+/// some nodes are named, until these have booted. A failure after all nodes have started keeps the lab for examination;
+/// an earlier failure, or `stop`, undoes this call.
 pub fn up(
-    options: &Options,
+    options: &UpOptions,
     spec: &Spec,
     probe: &(dyn Fn() -> Probe + Sync),
     stop: &AtomicBool,
-) -> Result<Report> {
-    needs_root()?;
-    needs_tools(&options.image, options.vm)?;
+) -> Result<UpReport> {
+    require_root()?;
+    require_tools(&options.image, options.vm)?;
     let dir =
         options.dir.canonicalize().with_context(|| format!("no directory {}", options.dir.display()))?;
     let new = !state(&dir).exists();
-    let mut run = Run { stop, report: Report { schema: 1, took: Vec::new() }, started: Vec::new() };
-    let done = run.all(&dir, options, spec, probe);
+    let mut run = UpRunner { stop, report: UpReport { schema: 1, steps: Vec::new() }, started: Vec::new() };
+    let done = run.run(&dir, options, spec, probe);
     if let Err(error) = &done
-        && !error.is::<Unwell>()
+        && !error.is::<NotHealthy>()
     {
-        run.undo(&dir, new).context("cleaning up after an interrupted start")?;
+        run.undo(&dir, new).context("undoing an incomplete start")?;
     }
     done.map(|()| run.report)
 }
 
-/// The nodes run, but not as they should.
+/// The nodes run, but the cluster is not healthy.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}\n{}\nthe lab is left as it is: `hanode lab exec`, then `hanode lab down`", .troubles.join("\n"))]
-struct Unwell {
+#[error("{what}\n{}\nthe lab keeps running; examine it with `hanode lab exec`, end it with `hanode lab down`", .problems.join("\n"))]
+struct NotHealthy {
     what: String,
-    troubles: Vec<String>,
+    problems: Vec<String>,
 }
 
-struct Run<'a> {
+struct UpRunner<'a> {
     stop: &'a AtomicBool,
-    report: Report,
+    report: UpReport,
     started: Vec<String>,
 }
 
-impl Run<'_> {
-    fn all(
+impl UpRunner<'_> {
+    fn run(
         &mut self,
         dir: &Path,
-        options: &Options,
+        options: &UpOptions,
         spec: &Spec,
         probe: &(dyn Fn() -> Probe + Sync),
     ) -> Result<()> {
-        let lab = lab(dir, options, spec)?;
+        let lab = open_or_create(dir, options, spec)?;
         let wanted: Vec<&str> = match options.nodes.is_empty() {
             true => lab.nodes().collect(),
             false => options.nodes.iter().map(String::as_str).collect(),
@@ -101,10 +102,10 @@ impl Run<'_> {
         }
         let lock = lab.lock()?;
         self.step("network", || {
-            lab.net.make(&lab.layout.subnet, lab.layout.outside)?;
+            lab.net.create(&lab.layout.subnet, lab.layout.outside)?;
             layout::sources(spec, lab.layout.outside)
                 .iter()
-                .try_for_each(|(to, from)| lab.net.speak(to, *from))
+                .try_for_each(|(to, from)| lab.net.set_source(to, *from))
         })?;
         self.step("image", || image::prepare(&lab.layout.image, &state(dir), options.vm))?;
         drop(lock);
@@ -113,32 +114,33 @@ impl Run<'_> {
             self.started.push(node.to_string());
             self.step(&format!("{node} launched"), || lab.start(node))?;
         }
-        let scale = options.timeout_scale * if options.vm && !vm::accelerated() { EMULATED } else { 1.0 };
-        let mut refusals = Refusals::new(REFUSED.mul_f64(scale));
-        self.booted(&lab, &wanted, launch, BOOT.mul_f64(scale), &mut refusals)?;
+        let scale =
+            options.timeout_scale * if options.vm && !vm::accelerated() { EMULATION_FACTOR } else { 1.0 };
+        let mut refusals = Refusals::new(REFUSAL_LIMIT.mul_f64(scale));
+        self.wait_booted(&lab, &wanted, launch, BOOT_LIMIT.mul_f64(scale), &mut refusals)?;
         match options.nodes.is_empty() {
-            true => self.healthy(&lab, probe, launch, HEALTHY.mul_f64(scale), &mut refusals),
+            true => self.wait_healthy(&lab, probe, launch, HEALTHY_LIMIT.mul_f64(scale), &mut refusals),
             false => Ok(()),
         }
     }
 
     fn step(&mut self, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        let begun = Instant::now();
+        let start = Instant::now();
         let done = work();
-        // A child that the same Ctrl-C ended reports a failure of its own.
-        self.go_on()?;
+        // The same Ctrl-C ends child processes, whose errors would hide the interrupt.
+        self.check_interrupt()?;
         done.with_context(|| what.to_string())?;
-        self.took(what, begun);
+        self.record(what, start);
         Ok(())
     }
 
-    fn took(&mut self, what: &str, since: Instant) {
+    fn record(&mut self, what: &str, since: Instant) {
         let seconds = since.elapsed().as_secs_f64();
         eprintln!("{seconds:7.1} s  {what}");
-        self.report.took.push((what.to_string(), seconds));
+        self.report.steps.push((what.to_string(), seconds));
     }
 
-    fn go_on(&self) -> Result<()> {
+    fn check_interrupt(&self) -> Result<()> {
         match self.stop.load(Ordering::SeqCst) {
             true => Err(Interrupted.into()),
             false => Ok(()),
@@ -148,13 +150,13 @@ impl Run<'_> {
     fn pause(&self, length: Duration) -> Result<()> {
         let end = Instant::now() + length;
         while Instant::now() < end {
-            self.go_on()?;
+            self.check_interrupt()?;
             std::thread::sleep(Duration::from_millis(100));
         }
-        self.go_on()
+        self.check_interrupt()
     }
 
-    fn booted(
+    fn wait_booted(
         &mut self,
         lab: &Lab,
         wanted: &[&str],
@@ -166,20 +168,22 @@ impl Run<'_> {
         while !waiting.is_empty() {
             let mut still = Vec::new();
             for node in waiting {
-                match diagnose::boot(lab, node) {
-                    Boot::Under => still.push(node),
-                    Boot::Done => self.took(&format!("{node} booted"), launch),
-                    Boot::Refused(why) if !refusals.stands(node, &why) => still.push(node),
-                    Boot::Refused(_) => return unwell(format!("{node} refuses"), lab, &[node], Vec::new()),
-                    Boot::Failed(_) => {
-                        return unwell(format!("{node} does not boot"), lab, &[node], Vec::new());
+                match diagnose::boot_state(lab, node) {
+                    BootState::InProgress => still.push(node),
+                    BootState::Done => self.record(&format!("{node} booted"), launch),
+                    BootState::Refused(why) if !refusals.is_final(node, &why) => still.push(node),
+                    BootState::Refused(_) => {
+                        return not_healthy(format!("{node} refuses to start"), lab, &[node], Vec::new());
+                    }
+                    BootState::Failed(_) => {
+                        return not_healthy(format!("{node} does not boot"), lab, &[node], Vec::new());
                     }
                 }
             }
             waiting = still;
             if launch.elapsed() > limit && !waiting.is_empty() {
                 let what = format!("not booted after {} s: {}", limit.as_secs(), waiting.join(", "));
-                return unwell(what, lab, &waiting, Vec::new());
+                return not_healthy(what, lab, &waiting, Vec::new());
             }
             if !waiting.is_empty() {
                 self.pause(Duration::from_millis(500))?;
@@ -188,7 +192,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn healthy(
+    fn wait_healthy(
         &mut self,
         lab: &Lab,
         probe: &(dyn Fn() -> Probe + Sync),
@@ -201,24 +205,24 @@ impl Run<'_> {
         loop {
             let found = lab.in_network(probe)?;
             if found.healthy {
-                self.took("healthy, from launch", launch);
+                self.record("healthy, from launch", launch);
                 return Ok(());
             }
             for node in &nodes {
-                match diagnose::boot(lab, node) {
-                    Boot::Failed(_) => {
-                        return unwell(format!("{node} has failed"), lab, &[node], found.problems);
+                match diagnose::boot_state(lab, node) {
+                    BootState::Failed(_) => {
+                        return not_healthy(format!("{node} failed to start"), lab, &[node], found.problems);
                     }
-                    Boot::Refused(why) if refusals.stands(node, &why) => {
-                        return unwell(format!("{node} refuses"), lab, &nodes, found.problems);
+                    BootState::Refused(why) if refusals.is_final(node, &why) => {
+                        return not_healthy(format!("{node} refuses to start"), lab, &nodes, found.problems);
                     }
-                    Boot::Refused(_) => {}
-                    Boot::Under | Boot::Done => refusals.over(node),
+                    BootState::Refused(_) => {}
+                    BootState::InProgress | BootState::Done => refusals.clear(node),
                 }
             }
             if launch.elapsed() > limit {
                 let what = format!("the cluster is not healthy after {} s", limit.as_secs());
-                return unwell(what, lab, &nodes, found.problems);
+                return not_healthy(what, lab, &nodes, found.problems);
             }
             let first = found.problems.into_iter().next().unwrap_or_default();
             if first != shown {
@@ -229,63 +233,63 @@ impl Run<'_> {
         }
     }
 
-    /// Leaves nothing of this call: of a lab that was there before, only the nodes that it started go.
+    /// Removes a new lab; in an existing one, stops only the nodes that this call started.
     fn undo(&self, dir: &Path, new: bool) -> Result<()> {
         if new {
-            return down::sweep(dir);
+            return down::remove(dir);
         }
         let lab = Lab::open(dir)?;
         self.started.iter().try_for_each(|node| lab.power_off(node))
     }
 }
 
-/// Since when which node has refused for which reason.
+/// The reason and the start of each node's current refusal.
 struct Refusals {
-    patience: Duration,
+    limit: Duration,
     since: BTreeMap<String, (String, Instant)>,
 }
 
 impl Refusals {
-    fn new(patience: Duration) -> Refusals {
-        Refusals { patience, since: BTreeMap::new() }
+    fn new(limit: Duration) -> Refusals {
+        Refusals { limit, since: BTreeMap::new() }
     }
 
-    /// Notes it; whether it has stood for long enough to be believed.
-    fn stands(&mut self, node: &str, why: &str) -> bool {
+    /// Records the refusal. True once it has lasted for the limit.
+    fn is_final(&mut self, node: &str, why: &str) -> bool {
         match self.since.get(node) {
-            Some((reason, since)) if reason == why => since.elapsed() >= self.patience,
+            Some((reason, since)) if reason == why => since.elapsed() >= self.limit,
             _ => {
                 self.since.insert(node.into(), (why.into(), Instant::now()));
-                self.patience.is_zero()
+                self.limit.is_zero()
             }
         }
     }
 
-    fn over(&mut self, node: &str) {
+    fn clear(&mut self, node: &str) {
         self.since.remove(node);
     }
 }
 
-fn unwell(what: String, lab: &Lab, nodes: &[&str], problems: Vec<String>) -> Result<()> {
-    let mut troubles = problems;
+fn not_healthy(what: String, lab: &Lab, nodes: &[&str], problems: Vec<String>) -> Result<()> {
+    let mut problems = problems;
     for node in nodes {
-        troubles.extend(diagnose::troubles(lab, node));
+        problems.extend(diagnose::problems(lab, node));
     }
-    Err(Unwell { what, troubles }.into())
+    Err(NotHealthy { what, problems }.into())
 }
 
-/// The lab of this directory: the one that is there, when it is the same, else a new one.
-fn lab(dir: &Path, options: &Options, spec: &Spec) -> Result<Lab> {
+/// Opens the existing lab of the directory if its layout is equal, or creates a new one.
+fn open_or_create(dir: &Path, options: &UpOptions, spec: &Spec) -> Result<Lab> {
     let wanted = Layout::new(spec, Image::at(&options.image)?, options.vm)?;
     let at = state(dir).join("lab.json");
     match layout::read::<Layout>(&at)? {
-        Some(found) => ensure!(
-            found.without_duplicates() == wanted,
-            "{0} was made from another image or spec: `hanode lab roll {1} --image FILE` replaces node by \
-             node, `hanode lab down {1}` ends it",
-            at.display(),
-            dir.display()
-        ),
+        Some(found) if found.without_duplicates() == wanted => {}
+        Some(_) => {
+            let what = format!("{} was made from another image or spec", at.display());
+            let dir = dir.display();
+            let roll = format!("replace its nodes with `hanode lab roll {dir} --image FILE`");
+            bail!(UserError::with_help(what, format!("{roll}, or remove it with `hanode lab down {dir}`")))
+        }
         None => {
             use std::os::unix::fs::DirBuilderExt;
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state(dir))?;
@@ -299,7 +303,7 @@ fn lab(dir: &Path, options: &Options, spec: &Spec) -> Result<Lab> {
     })
 }
 
-pub(super) fn needs_root() -> Result<()> {
+pub(super) fn require_root() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the lab makes mounts and network namespaces: run it as root");
     Ok(())
 }
@@ -308,7 +312,7 @@ const TOOLS: [&str; 5] = ["ip", "nsenter", "setsid", "mount", "tar"];
 const CONTAINER_TOOLS: [&str; 2] = ["systemd-nspawn", "mke2fs"];
 const VM_TOOLS: [&str; 5] = ["qemu-system-x86_64", "qemu-img", "xorriso", "ssh", "ssh-keygen"];
 
-fn needs_tools(image: &Path, vm: bool) -> Result<()> {
+fn require_tools(image: &Path, vm: bool) -> Result<()> {
     let more = if vm { &VM_TOOLS[..] } else { &CONTAINER_TOOLS };
     let disk: &[&str] = match image::Format::of(image)? {
         _ if vm => &[],
@@ -324,15 +328,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_refusal_that_stands_is_believed() {
+    fn refusal_is_final_after_the_limit() {
         let mut refusals = Refusals::new(Duration::from_millis(40));
-        assert!(!refusals.stands("node1", "a living node1"), "just now");
+        assert!(!refusals.is_final("node1", "a living node1"), "it is new");
         std::thread::sleep(Duration::from_millis(50));
-        assert!(!refusals.stands("node1", "another reason"));
-        assert!(!refusals.stands("node2", "another reason"));
+        assert!(!refusals.is_final("node1", "another reason"));
+        assert!(!refusals.is_final("node2", "another reason"));
         std::thread::sleep(Duration::from_millis(50));
-        assert!(refusals.stands("node1", "another reason"));
-        refusals.over("node1");
-        assert!(!refusals.stands("node1", "another reason"));
+        assert!(refusals.is_final("node1", "another reason"));
+        refusals.clear("node1");
+        assert!(!refusals.is_final("node1", "another reason"));
     }
 }

@@ -1,7 +1,7 @@
-//! A node as a virtual machine: QEMU in the lab's network namespace, its disk an overlay over the image.
+//! A node as a virtual machine: QEMU in the lab's network namespace, with a disk backed by the image.
 
 use super::image::Format;
-use super::layout::{Disk, Node};
+use super::layout::{LabNode, NodeDisk};
 use super::{Lab, state};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_admin::seed::Interface;
@@ -18,17 +18,16 @@ use std::time::Duration;
 const MEMORY_MIB: u32 = 1280;
 pub(crate) const DISK: &str = "disk.qcow2";
 
-/// Whether this machine's processor runs virtual machines. Where its flags do not say so, a /dev/kvm that
-/// is there all the same is an emulation, on which guests crash.
+/// Whether KVM is usable. A /dev/kvm without the processor flags is emulated, and guests crash on it.
 pub(crate) fn accelerated() -> bool {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags = processor.lines().find(|l| l.starts_with("flags")).unwrap_or_default();
-    let able = flags.split_whitespace().any(|f| f == "vmx" || f == "svm");
-    able && std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok()
+    let supported = flags.split_whitespace().any(|f| f == "vmx" || f == "svm");
+    supported && std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
-/// Makes what the machine needs and does not have yet: disk, seed, network device.
-pub(crate) fn prepare(lab: &Lab, node: &Node, disk: &Disk) -> Result<()> {
+/// Creates the disk if missing, the seed and the network device.
+pub(crate) fn prepare(lab: &Lab, node: &LabNode, disk: &NodeDisk) -> Result<()> {
     let home = lab.home(&node.name);
     let overlay = home.join(DISK);
     if !overlay.exists() {
@@ -42,11 +41,11 @@ pub(crate) fn prepare(lab: &Lab, node: &Node, disk: &Disk) -> Result<()> {
     }
     let interface = Interface::Mac(mac(&node.name));
     lab.layout.seed(node, disk, interface, Some(ssh_key(lab)?)).write(&home.join("seed.iso"))?;
-    lab.net.make_tap(&lab.device(&node.name))
+    lab.net.create_tap(&lab.device(&node.name))
 }
 
-/// QEMU, to be run as the node's process.
-pub(crate) fn machine(lab: &Lab, node: &str) -> Result<Command> {
+/// The QEMU command of the node.
+pub(crate) fn qemu_command(lab: &Lab, node: &str) -> Result<Command> {
     let disk = lab.disk(node)?;
     lab.net.enter()?;
     std::env::set_current_dir(lab.home(node))?;
@@ -55,7 +54,7 @@ pub(crate) fn machine(lab: &Lab, node: &str) -> Result<Command> {
     qemu.args(["-nodefaults", "-display", "none", "-machine", "q35", "-accel", accelerator[0]]);
     qemu.args(["-cpu", accelerator[1], "-smp", "2", "-m", &MEMORY_MIB.to_string()]);
     qemu.args(["-uuid", &disk.machine_uuid, "-name", node, "-device", "virtio-rng-pci"]);
-    // Relative names: a comma on the way here would end the option, and a socket's path may not be long.
+    // Relative paths: a comma in the home directory would end the option, and the path of a socket is limited.
     qemu.args(["-drive", &format!("file={DISK},format=qcow2,if=virtio,discard=unmap")]);
     qemu.args(["-drive", "file=seed.iso,format=raw,if=virtio,readonly=on"]);
     let net = format!("tap,id=lan,ifname={},script=no,downscript=no", lab.device(node));
@@ -78,22 +77,23 @@ pub(crate) fn power_button(lab: &Lab, node: &str) -> Result<()> {
 }
 
 fn qmp(lab: &Lab, node: &str, verb: &str) -> Result<()> {
-    // By way of the directory, as a socket's path may not be long.
+    // The path of a socket is limited, so open its directory first.
     let home = std::fs::File::open(lab.home(node))?;
     let path = format!("/proc/self/fd/{}/qmp.sock", home.as_raw_fd());
-    let socket = UnixStream::connect(path).with_context(|| format!("reaching the monitor of {node}"))?;
+    let socket =
+        UnixStream::connect(path).with_context(|| format!("connecting to the QEMU monitor of {node}"))?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut replies = BufReader::new(socket.try_clone()?).lines();
-    replies.next().context("no greeting from the monitor")??;
+    replies.next().context("no greeting from the QEMU monitor")??;
     for verb in ["qmp_capabilities", verb] {
         writeln!(&socket, "{{\"execute\":\"{verb}\"}}")?;
         loop {
-            let line = replies.next().context("the monitor hung up")??;
+            let line = replies.next().context("the QEMU monitor closed the connection")??;
             let reply: serde_json::Value = serde_json::from_str(&line)?;
             if let Some(error) = reply.get("error") {
                 bail!("{node}: {verb}: {error}");
             }
-            // Anything else is an event that nobody asked for.
+            // Skip events.
             if reply.get("return").is_some() {
                 break;
             }
@@ -102,7 +102,7 @@ fn qmp(lab: &Lab, node: &str, verb: &str) -> Result<()> {
     Ok(())
 }
 
-/// The public half of the lab's key, which lets `exec` in.
+/// The public key of the lab for `exec`; created if missing.
 fn ssh_key(lab: &Lab) -> Result<String> {
     let key = state(&lab.dir).join("ssh_key");
     if !key.exists() {
@@ -114,21 +114,21 @@ fn ssh_key(lab: &Lab) -> Result<String> {
     Ok(std::fs::read_to_string(key.with_extension("pub"))?)
 }
 
-pub(crate) fn command(lab: &Lab, node: &Node, argv: &[impl AsRef<OsStr>]) -> Result<Command> {
+pub(crate) fn command(lab: &Lab, node: &LabNode, argv: &[impl AsRef<OsStr>]) -> Result<Command> {
     ensure!(lab.running(&node.name), "{} is not running", node.name);
     let mut ssh: Vec<std::ffi::OsString> =
         ["ssh", "-q", "-F", "none", "-o", "BatchMode=yes"].map(Into::into).into();
-    // A lab's host keys are new with every disk, and its network is its own.
+    // Host keys change with every disk, and the network is private.
     for option in ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=5"] {
         ssh.extend(["-o".into(), option.into()]);
     }
     ssh.extend(["-i".into(), state(&lab.dir).join("ssh_key").into()]);
     ssh.extend([format!("root@{}", node.address).into(), "--".into()]);
-    ssh.extend(argv.iter().map(|word| quoted(word.as_ref()).into()));
+    ssh.extend(argv.iter().map(|word| shell_quoted(word.as_ref()).into()));
     Ok(lab.net.command(&ssh))
 }
 
-/// As a shell reads it back: ssh joins its words and lets the far end's shell take them apart.
-fn quoted(word: &OsStr) -> String {
+/// Quoted for the shell at the other end, which splits the joined arguments of ssh.
+fn shell_quoted(word: &OsStr) -> String {
     format!("'{}'", Path::new(word).to_string_lossy().replace('\'', r"'\''"))
 }

@@ -16,13 +16,13 @@ pub struct Case {
     pub machine: MachineFacts,
     pub plan: Plan,
     pub secrets: Secrets,
-    /// CRLs with entries.
+    /// Whether the CRLs have entries.
     pub revoked: bool,
     pub crl_der: Vec<u8>,
 }
 
 impl Case {
-    /// TLS everywhere, VRRP, a new cluster.
+    /// TLS for all services, VRRP, a cluster to bootstrap.
     pub fn of(nodes: u8) -> Self {
         let spec = spec(nodes);
         let plan = plan(&spec, Action::Bootstrap, "node2");

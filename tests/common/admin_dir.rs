@@ -1,4 +1,4 @@
-//! A cluster directory of its own, and `hanode` run on it as an operator would.
+//! A temporary cluster directory, and `hanode` run in it as an operator runs it.
 
 use super::command::run;
 use super::programs;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 pub struct AdminDir {
     pub home: TempDir,
-    /// The image's program, for what builds images.
+    /// The path of `hanode-firstboot`, for tests that build images.
     firstboot: Option<&'static Path>,
 }
 
@@ -33,7 +33,7 @@ impl AdminDir {
         AdminDir { home: tempfile::tempdir().expect("a directory"), firstboot: None }
     }
 
-    /// The same directory, where `hanode` finds the image's program.
+    /// The same directory; `hanode` finds `hanode-firstboot`.
     pub fn with_firstboot(mut self) -> AdminDir {
         self.firstboot = Some(programs::firstboot_program());
         self
@@ -67,7 +67,7 @@ impl AdminDir {
         serde_json::from_str(&self.hanode(words).out).expect("JSON")
     }
 
-    /// `check` finds exactly one fault, and says `what`.
+    /// `hanode check` reports exactly one fault, which contains `what`.
     #[track_caller]
     pub fn one_fault(&self, what: &str) {
         let report = self.json("check demo --json");
@@ -94,7 +94,7 @@ impl AdminDir {
         self.json("certs show demo --json")["generation"].as_u64().expect("a generation")
     }
 
-    /// `openssl verify` with the CA's revocation list; what it prints.
+    /// Output of `openssl verify` with the CA's revocation list.
     pub fn verify(&self, ca: &str, cert: &Path) -> Result<String, String> {
         let file = |name: &str| self.path(&format!("pki/{ca}/{name}"));
         let mut command = Command::new("openssl");

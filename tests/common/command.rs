@@ -1,4 +1,4 @@
-//! Running a program to its end, or interrupting it, and looking at what it leaves behind.
+//! Runs a program to its end or interrupts it, and lists the files it leaves.
 
 use super::admin_dir::{Finished, walk};
 use nix::sys::signal::{Signal, kill};
@@ -14,9 +14,9 @@ pub fn run(command: &mut Command) -> Finished {
     Finished { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// The command fails with a message that has these words, and leaves everything below `dir` as it was.
+/// The command fails, its output contains these words, and no file below `dir` changes.
 #[track_caller]
-pub fn is_refused(command: &mut Command, dir: &Path, words: &[&str]) {
+pub fn assert_refused(command: &mut Command, dir: &Path, words: &[&str]) {
     let before = contents(dir);
     let finished = run(command);
     let output = finished.out + &finished.err;
@@ -40,7 +40,7 @@ pub fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Sends a signal to the program after this time. Its exit code, if it ended by itself.
+/// Sends a signal to the program after this time. Returns its exit code, or `None` if a signal ended it.
 pub fn signal_after(after: Duration, command: &mut Command, signal: Signal) -> Option<i32> {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
     std::thread::sleep(after);

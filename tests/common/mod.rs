@@ -1,4 +1,4 @@
-//! What both test programs use: the programs under test, and a cluster directory with `hanode` run on it.
+//! Shared by both test programs: paths of the programs under test, and a cluster directory.
 #![allow(dead_code)]
 
 pub mod admin_dir;
@@ -13,12 +13,12 @@ pub fn spec() -> Spec {
     spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// A file of the sources.
+/// A path in the source tree.
 pub fn sources(path: &str) -> PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// What cloud-init of a version left for hanode on a platform.
+/// Instance data recorded from this version of cloud-init on a platform.
 pub fn recorded_metadata(version: &str, platform: &str) -> serde_json::Value {
     let file = sources("tests/metadata/recorded").join(version).join(format!("{platform}.json"));
     serde_json::from_slice(&std::fs::read(file).expect("a recorded file")).expect("JSON")

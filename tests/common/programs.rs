@@ -6,20 +6,20 @@ use std::sync::OnceLock;
 
 pub const HANODE: &str = env!("CARGO_BIN_EXE_hanode");
 
-/// `hanode` that finds the image's program.
+/// `hanode`, with the path of `hanode-firstboot` in its environment.
 pub fn hanode() -> Command {
     let mut command = Command::new(HANODE);
     command.env("HANODE_FIRSTBOOT", firstboot_program());
     command
 }
 
-/// The image's program, `hanode-firstboot`: a package of its own, so cargo does not build it for these tests.
+/// `hanode-firstboot`. Cargo does not build another package's program for these tests, so they build it.
 pub fn firstboot_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| build_firstboot(target_dir(), &[]))
 }
 
-/// The same with the fail points compiled in, in a target directory of its own.
+/// The same with fail points, in a separate target directory.
 pub fn firstboot_with_failpoints() -> PathBuf {
     build_firstboot(&target_dir().join("failpoints"), &["--features", "failpoints"])
 }
@@ -43,7 +43,7 @@ fn build_firstboot(target_dir: &Path, arguments: &[&str]) -> PathBuf {
     target_dir.join("debug/hanode-firstboot")
 }
 
-/// Of the test program that runs.
+/// The target directory of the running test program.
 fn target_dir() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp has a parent")
 }

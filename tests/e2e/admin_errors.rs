@@ -1,9 +1,8 @@
-//! What goes wrong on the admin machine and takes root or further programs to show: a wrong clock, full and read-only
-//! file systems, missing programs, interrupts of a build. Each time a message that names the remedy, exit status 1, and
-//! nothing changed.
+//! Errors on the admin machine that need root or further programs to test: a wrong clock, full and read-only file systems,
+//! missing programs, an interrupted build. Each has a message with the remedy, exit code 1, and changes nothing.
 
 use crate::common::admin_dir::AdminDir;
-use crate::common::command::{is_refused, names, run, signal_after};
+use crate::common::command::{assert_refused, names, run, signal_after};
 use crate::common::programs::{HANODE, firstboot_program};
 use crate::support::schedule;
 use nix::sys::signal::Signal;
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const BUILD: &str = "build demo --target debian-13 --out node.qcow2";
 
-/// The same some days earlier or later, by the clock that the program sees.
+/// `hanode` with the clock set some days forward or back.
 fn at(days: &str, admin: &AdminDir, words: &str) -> Command {
     let mut command = Command::new("faketime");
     command.args(["-f", days, HANODE]).args(words.split_whitespace()).current_dir(admin.home.path());
@@ -21,19 +20,19 @@ fn at(days: &str, admin: &AdminDir, words: &str) -> Command {
 }
 
 #[test]
-fn certificates_out_of_their_time_and_a_wrong_clock() {
+fn expired_certificates_and_a_wrong_clock_are_refused() {
     let _turn = schedule::beside_others();
     let admin = AdminDir::new().with_firstboot();
     let home = admin.home.path();
     let expired = ["expired", "hanode certs renew"];
     let early = ["is not valid before", "correct this machine's clock"];
     for verb in ["check demo", BUILD, "bake demo --target debian-13 --root ."] {
-        is_refused(&mut at("+2000d", &admin, verb), home, &expired);
-        is_refused(&mut at("-2d", &admin, verb), home, &early);
+        assert_refused(&mut at("+2000d", &admin, verb), home, &expired);
+        assert_refused(&mut at("-2d", &admin, verb), home, &early);
     }
 }
 
-/// A file system of a size and kind, gone with the value.
+/// A mounted tmpfs, unmounted on drop.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -53,7 +52,7 @@ impl Drop for Mounted {
 }
 
 #[test]
-fn a_full_disk() {
+fn a_full_disk_is_reported() {
     let _turn = schedule::beside_others();
     let admin = AdminDir::new().with_firstboot();
     let small = Mounted::new(admin.home.path().join("small"), "size=2m");
@@ -61,17 +60,17 @@ fn a_full_disk() {
         "build demo --target debian-13 --out small/node.qcow2",
         "build demo --target debian-13 --out small/node.tar",
     ] {
-        is_refused(&mut admin.command(verb), admin.home.path(), &["small", "No space left"]);
+        assert_refused(&mut admin.command(verb), admin.home.path(), &["small", "No space left"]);
     }
     std::fs::write(small.0.join("filler"), vec![0; 3 << 20]).unwrap_err();
-    is_refused(&mut admin.command("init small/new"), admin.home.path(), &["small", "No space left"]);
-    is_refused(
+    assert_refused(&mut admin.command("init small/new"), admin.home.path(), &["small", "No space left"]);
+    assert_refused(
         &mut admin.command("seed demo --node node1 --out small/node1.iso"),
         admin.home.path(),
         &["small"],
     );
-    is_refused(&mut admin.command("docs --out small/docs"), &small.0, &["small/docs", "No space left"]);
-    // A cluster directory on a full disk stays what it was.
+    assert_refused(&mut admin.command("docs --out small/docs"), &small.0, &["small/docs", "No space left"]);
+    // A cluster directory on a full disk is not changed.
     std::fs::remove_file(small.0.join("filler")).unwrap();
     assert_eq!(run(&mut admin.command("init small/own")).code, 0);
     std::fs::write(small.0.join("filler"), vec![0; 3 << 20]).unwrap_err();
@@ -82,7 +81,7 @@ fn a_full_disk() {
 }
 
 #[test]
-fn a_read_only_file_system() {
+fn a_read_only_file_system_is_reported() {
     let _turn = schedule::beside_others();
     let admin = AdminDir::new().with_firstboot();
     let place = Mounted::new(admin.home.path().join("place"), "size=16m");
@@ -97,19 +96,19 @@ fn a_read_only_file_system() {
         "render demo --target debian-13 --node node1 --out place/tree",
         "docs --out place/docs",
     ] {
-        is_refused(&mut admin.command(verb), admin.home.path(), &["place", "Read-only file system"]);
+        assert_refused(&mut admin.command(verb), admin.home.path(), &["place", "Read-only file system"]);
     }
-    assert_eq!(run(&mut admin.command("check place/own")).code, 0, "looking needs no writing");
+    assert_eq!(run(&mut admin.command("check place/own")).code, 0, "a check writes nothing");
 }
 
 #[test]
-fn a_missing_tool_and_no_root() {
+fn missing_programs_and_missing_root_are_reported() {
     let _turn = schedule::beside_others();
     let admin = AdminDir::new().with_firstboot();
     let words = ["missing on this machine: cp, qemu-img; apt-get install coreutils qemu-utils"];
-    is_refused(admin.command(BUILD).env("PATH", "/nowhere"), admin.home.path(), &words);
+    assert_refused(admin.command(BUILD).env("PATH", "/nowhere"), admin.home.path(), &words);
 
-    // An ordinary user, with programs in reach and no base in the cache.
+    // An ordinary user, with both programs and no base in the cache.
     let home = tempfile::tempdir_in("/tmp").unwrap();
     let at = |name: &str| home.path().join(name);
     std::fs::copy(HANODE, at("hanode")).unwrap();
@@ -122,15 +121,15 @@ fn a_missing_tool_and_no_root() {
         command.env("HOME", home.path()).env_remove("XDG_CACHE_HOME");
         command
     };
-    assert_eq!(run(&mut user("init demo")).code, 0, "a cluster directory takes no root");
+    assert_eq!(run(&mut user("init demo")).code, 0, "init needs no root");
     std::fs::write(at("x.tar"), "an image").unwrap();
     for verb in [BUILD, "lab up demo --image x.tar"] {
-        is_refused(&mut user(verb), home.path(), &["root"]);
+        assert_refused(&mut user(verb), home.path(), &["root"]);
     }
 }
 
 #[test]
-fn a_build_may_be_interrupted_or_killed_at_any_moment() {
+fn an_interrupted_or_killed_build_leaves_nothing_behind() {
     let _turn = schedule::beside_others();
     let admin = AdminDir::new().with_firstboot();
     let home = admin.home.path();
@@ -143,7 +142,7 @@ fn a_build_may_be_interrupted_or_killed_at_any_moment() {
             let left = names(home);
             match code {
                 Some(130) => assert_eq!(left, ["demo"], "after {after:?}"),
-                // Struck before it listened for signals, or done already.
+                // Interrupted before it handled signals, or already finished.
                 None => assert_eq!(left, ["demo"], "after {after:?}"),
                 Some(0) => std::fs::remove_file(home.join(out)).unwrap(),
                 other => panic!("{other:?} after {after:?}"),
@@ -153,14 +152,14 @@ fn a_build_may_be_interrupted_or_killed_at_any_moment() {
             let _ = std::fs::remove_file(home.join(out));
         }
         assert_eq!(run(&mut admin.command(&build)).code, 0);
-        assert_eq!(names(home), ["demo", out], "what the killed ones left is still there");
+        assert_eq!(names(home), ["demo", out], "files of killed builds remain");
         std::fs::remove_file(home.join(out)).unwrap();
     }
-    assert!(interrupted >= 3, "nearly every build was over before it was struck");
+    assert!(interrupted >= 3, "nearly every build finished before its interrupt");
     admin.succeeds("check demo");
 }
 
-/// On a network of its own where no node answers, so that it waits.
+/// In a new network namespace where no node answers, so that the program waits.
 const ALONE: &str = "ip link add lan type bridge && ip address add 192.168.18.5/24 dev lan && ip link set lan up && exec \"$@\"";
 
 #[test]
@@ -171,9 +170,9 @@ fn status_and_plan_end_at_the_first_interrupt() {
         for signal in [Signal::SIGINT, Signal::SIGTERM] {
             let mut alone = Command::new("unshare");
             alone.args(["-n", "sh", "-c", ALONE, "sh", HANODE]).args(words.split_whitespace());
-            let begun = Instant::now();
+            let start = Instant::now();
             let code = signal_after(Duration::from_secs(1), alone.current_dir(admin.home.path()), signal);
-            let took = begun.elapsed();
+            let took = start.elapsed();
             assert!(
                 code == Some(130) && took < Duration::from_millis(1500),
                 "{words}: {code:?} after {took:?}"

@@ -1,9 +1,9 @@
-//! `hanode bake --root /` in a tree that a machine was booted from: the result is what `hanode build` makes, but
-//! for what is listed here. Needs root.
+//! `hanode bake --root /` in the tree of a booted machine: apart from the listed files, the result equals that of
+//! `hanode build`. Needs root.
 
 use crate::common::programs::{HANODE, firstboot_program};
 use crate::support;
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::spec;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -12,19 +12,19 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Where a machine's bake and an image's may differ, and why.
+/// Files in which a bake on a machine and an image may differ, and why.
 const DIFFERENT: &[&str] = &[
-    // Names the base it was made from and when; a machine has none.
+    // Records the base and its date; a machine has no base.
     "usr/lib/hanode/image.json",
-    // Its root had a password, which is locked.
+    // The root user of the machine had a password, which is now locked.
     "etc/shadow",
-    // A machine that booted has these directories, emptied; the image's base never had them.
+    // A booted machine has these directories, now empty; the image's base does not have them.
     "root/.ssh",
     "var/lib/cloud",
     "var/lib/hanode",
 ];
 
-/// The target's tree as `$root`, what is written in `$2/upper`; the programs and the cluster in `/tmp/stage`.
+/// Mounts the target's tree as `$root`, with changes in `$2/upper`, and copies programs and cluster to `/tmp/stage`.
 const TREE: &str = r#"
 exec 3>&1 >&2
 mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/root"
@@ -36,7 +36,7 @@ cp -r "$2/stage" $root/tmp/stage
 bake() { chroot $root /tmp/stage/hanode bake /tmp/stage/cluster --target "${1-debian-13}" --root /; }
 "#;
 
-/// What a booted machine has of its own; then the bake, twice. Standard output: what the second one says.
+/// Files that a booted machine creates, then two bakes. Standard output is that of the second bake.
 const MACHINE: &str = r#"
 echo vm-1 > $root/etc/hostname
 echo 0123456789abcdef0123456789abcdef > $root/etc/machine-id
@@ -65,7 +65,7 @@ bake && exit 1
 rm $root/var/lib/hanode/identity.json
 "#;
 
-/// A running node's units, as systemd orders them; then with the one ordering that must not be.
+/// Verifies the order of a running node's units, then that of units with an ordering cycle.
 const ORDER: &str = r#"
 bake
 export SYSTEMD_OFFLINE=1
@@ -114,8 +114,8 @@ fn image(tar: &Path, wanted: &dyn Fn(&str) -> bool) -> BTreeMap<String, Option<R
     rows
 }
 
-/// What lies over the base: `None` where something of it was removed.
-fn laid(upper: &Path) -> BTreeMap<String, Option<Row>> {
+/// The changes to the base: `None` for a removed file.
+fn changes(upper: &Path) -> BTreeMap<String, Option<Row>> {
     let mut rows = BTreeMap::new();
     for entry in walkdir::WalkDir::new(upper).min_depth(1) {
         let entry = entry.unwrap();
@@ -137,7 +137,7 @@ fn laid(upper: &Path) -> BTreeMap<String, Option<Row>> {
     rows
 }
 
-/// Runs the script on the target's own tree; a cluster directory is staged without its CAs' keys, as it is uploaded.
+/// Runs the script in the target's tree, with the files of the cluster directory that Packer uploads: no CA keys.
 fn in_tree(dir: &Path, cluster: &Path, script: &str) -> Output {
     let stage = dir.join("stage");
     for part in ["upper", "work", "root", "stage/cluster"] {
@@ -156,18 +156,18 @@ fn in_tree(dir: &Path, cluster: &Path, script: &str) -> Output {
 }
 
 #[test]
-fn nothing_waits_for_what_waits_for_it() {
+fn units_have_no_ordering_cycle() {
     let dir = support::workdir();
-    let cluster = Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap();
+    let cluster = ClusterDir::init(&dir.path().join("demo"), spec::STARTER).unwrap();
     let output = in_tree(dir.path(), &cluster.dir, ORDER);
-    let said = String::from_utf8_lossy(&output.stdout);
-    let (right, wrong) = said.split_once("----").unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let (right, wrong) = stdout.split_once("----").unwrap();
     assert!(!right.contains("cycle") && !right.contains("hanode"), "{right}");
     assert!(wrong.contains("Found ordering cycle"), "{wrong}");
 }
 
 #[test]
-fn a_machines_bake_is_an_images_bake() {
+fn a_bake_on_a_machine_equals_a_build() {
     let dir = support::workdir();
     let (cluster, tar) = support::cluster_with_image(dir.path(), "node.tar");
     let output = in_tree(dir.path(), &cluster.dir, MACHINE);
@@ -177,10 +177,10 @@ fn a_machines_bake_is_an_images_bake() {
     assert!(errors.contains("target ubuntu-20.04 is for") || errors.contains("no target"), "{errors}");
     assert!(errors.contains("is the disk of a cluster's node"), "{errors}");
 
-    let laid = laid(&dir.path().join("upper"));
-    let image = image(&tar, &|name| laid.contains_key(name));
+    let changes = changes(&dir.path().join("upper"));
+    let image = image(&tar, &|name| changes.contains_key(name));
     let mut wrong = Vec::new();
-    for (name, row) in &laid {
+    for (name, row) in &changes {
         let known = DIFFERENT.iter().any(|known| name == known);
         // An archive does not name a directory that a file's path implies.
         let below = || {
@@ -196,14 +196,14 @@ fn a_machines_bake_is_an_images_bake() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 
-    // And the other way: all that a build lays down is there.
+    // In reverse: the machine has all files that a build writes.
     let record = std::fs::read(dir.path().join("upper/usr/lib/hanode/image.json")).unwrap();
     let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
     let rows = record["entries"].as_array().unwrap();
     assert!(rows.len() > 30, "{}", rows.len());
     for row in rows {
         let path = row["path"].as_str().unwrap().trim_start_matches('/');
-        let at_all = laid.contains_key(path) || support::debian().join(path).symlink_metadata().is_ok();
+        let at_all = changes.contains_key(path) || support::debian().join(path).symlink_metadata().is_ok();
         assert!(at_all, "{path} is not in the machine");
     }
 }

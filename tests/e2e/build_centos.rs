@@ -1,5 +1,5 @@
-//! CentOS 8's whole path, on repositories that have its names, versions, paths, units and users around the nearest
-//! programs that can be had; and what must end a build. `hanode` is the one of `make dist`. Needs root.
+//! Builds for CentOS 8, from repositories with its names, versions, paths, units and users around the most similar programs
+//! available, and errors that must end a build. `hanode` is that of `make dist`. Needs root.
 
 use crate::support;
 use crate::support::target_build::{self, TargetBuild, server};
@@ -25,7 +25,7 @@ fn appstream(directory: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_whole_path_makes_an_image() {
+fn an_image_is_built_from_repositories() {
     let build = build(false);
     let root = build.image(&centos::sources());
     let image = inspect(&build.path("node.tar")).unwrap().image;
@@ -41,12 +41,12 @@ fn the_whole_path_makes_an_image() {
     ] {
         assert_eq!(image.components[component], version, "{:?}", image.components);
     }
-    as_a_target_wants_it(&root);
-    a_bake_labels_all_it_writes(&build, &root);
+    tree_fits_the_target(&root);
+    bake_labels_all_files(&build, &root);
 }
 
-/// Into a tree of that image, whose etcd must be the one that is asked for.
-fn a_bake_labels_all_it_writes(build: &TargetBuild, root: &Path) {
+/// Bakes into a tree of the image. A different version of etcd than requested is refused.
+fn bake_labels_all_files(build: &TargetBuild, root: &Path) {
     let bake = || {
         let mut hanode = build.hanode();
         hanode.args(["bake", "--target", "centos-8", "--root"]).arg(root).arg(build.path("demo"));
@@ -61,11 +61,11 @@ fn a_bake_labels_all_it_writes(build: &TargetBuild, root: &Path) {
 
     build.pin("[versions]\netcd = \"3.5.21\"\n");
     let output = bake();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("etcd 3.5.1, and 3.5.21 is asked for"), "{said}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && message.contains("etcd 3.5.1, and 3.5.21 is asked for"), "{message}");
 }
 
-fn as_a_target_wants_it(root: &Path) {
+fn tree_fits_the_target(root: &Path) {
     let inside = |words: &[&str]| {
         let mut unshare = Command::new("unshare");
         unshare.args(["--mount", "--pid", "--fork"]);
@@ -73,7 +73,7 @@ fn as_a_target_wants_it(root: &Path) {
         let output = unshare.arg("chroot").arg(root).args(words).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_string()
     };
-    // The program that was put in starts on the tree's own glibc.
+    // The added program starts with the glibc of the tree.
     assert!(inside(&["hanode", "--version"]).contains(env!("CARGO_PKG_VERSION")));
     let (_, target) = hanode_admin::embedded::target("centos-8").unwrap();
     for unit in target.units.values() {
@@ -82,22 +82,22 @@ fn as_a_target_wants_it(root: &Path) {
     for unit in &target.enabled {
         assert_eq!(inside(&["systemctl", "is-enabled", unit]), "enabled", "{unit}");
     }
-    // systemctl of this age looks at /dev/null itself, which an unpacked tree has none of.
+    // systemctl of this version checks /dev/null, which an unpacked tree does not have.
     for unit in &target.masked {
         let link = std::fs::read_link(root.join("etc/systemd/system").join(unit)).unwrap();
         assert_eq!(link, Path::new("/dev/null"), "{unit}");
     }
-    // Directories of the machine that built it are nothing to it.
+    // The image has no repositories of the build machine.
     assert_eq!(std::fs::read_dir(root.join("etc/yum.repos.d")).unwrap().count(), 0);
     assert!(inside(&["patroni", "--version"]).contains("2.1.0"));
     assert!(inside(&["etcd", "--version"]).contains("3.5.1"));
     assert!(inside(&["/usr/pgsql-12/bin/postgres", "--version"]).contains("12.22"));
     assert_eq!(inside(&["id", "-u", "postgres"]), "26");
     assert_eq!(std::fs::read_dir(root.join("var/lib/pgsql/12/data")).unwrap().count(), 0);
-    // Made in a container, the initial RAM disk must still find the disk of whichever machine it boots.
-    let held = inside(&["sh", "-c", "lsinitrd /boot/initramfs-*.img"]);
-    // This kernel has ext4 built in; of those it has as modules, all are there.
-    assert!(held.contains("virtio_blk.ko") && held.contains("xfs.ko"), "{held}");
+    // Although made in a container, the initial RAM disk must have the disk drivers of all machines.
+    let modules = inside(&["sh", "-c", "lsinitrd /boot/initramfs-*.img"]);
+    // ext4 is built into this kernel; the other drivers are modules.
+    assert!(modules.contains("virtio_blk.ko") && modules.contains("xfs.ko"), "{modules}");
     for (path, to) in [("etc/redis.conf", "redis.conf"), ("etc/redis-sentinel.conf", "redis-sentinel.conf")] {
         assert!(root.join(path).is_file(), "{to} is not in its place");
     }
@@ -106,34 +106,34 @@ fn as_a_target_wants_it(root: &Path) {
 #[test]
 fn a_damaged_package_is_named() {
     let build = build(true);
-    let spoilt = build.path("spoilt");
-    run(Command::new("cp").arg("-a").arg(centos::fixture().join("appstream")).arg(&spoilt));
-    let package = spoilt.join("Packages/keepalived-2.1.5-6.el8.x86_64.rpm");
+    let damaged = build.path("damaged");
+    run(Command::new("cp").arg("-a").arg(centos::fixture().join("appstream")).arg(&damaged));
+    let package = damaged.join("Packages/keepalived-2.1.5-6.el8.x86_64.rpm");
     let mut bytes = std::fs::read(&package).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&package, bytes).unwrap();
     let key = centos::fixture().join("centos.asc");
-    let source = format!("appstream=file://{},key={}", spoilt.display(), key.display());
+    let source = format!("appstream=file://{},key={}", damaged.display(), key.display());
     build.refuses(&with("appstream", source), &["keepalived-2.1.5-6.el8"]);
 }
 
 #[test]
-fn a_package_that_nobody_signed_is_refused() {
+fn an_unsigned_package_is_refused() {
     build(true).refuses(&appstream("unsigned"), &["haproxy-1.8.27-4.el8", "is not signed"]);
 }
 
 #[test]
-fn a_package_that_another_key_signed_is_refused() {
+fn a_package_signed_with_another_key_is_refused() {
     let at = centos::fixture().display().to_string();
     let sources = with("pgdg", format!("pgdg=file://{at}/pgdg,key={at}/centos.asc"));
     build(true).refuses(&sources, &["postgresql12", "GPG"]);
 }
 
 #[test]
-fn a_key_that_the_target_does_not_know_is_refused() {
+fn a_key_unknown_to_the_target_is_refused() {
     let at = centos::fixture().display().to_string();
-    // The root file system brings a key of the right name that is not CentOS'.
+    // The key in the root file system has the right name, but is not that of CentOS.
     let sources = with("baseos", format!("baseos=file://{at}/baseos"));
     build(true).refuses(&sources, &["source baseos", "which this target does not know"]);
 }
@@ -144,24 +144,24 @@ fn a_root_file_system_with_another_checksum_is_refused() {
     let wrong = "0".repeat(64);
     let sources = with("root", format!("root=file://{at}/root.tar.xz,sha256={wrong}"));
     build(true).refuses(&sources, &["source root", "SHA-256", &wrong]);
-    // CentOS' own checksum, where none is given.
+    // The target's checksum applies if the source has none.
     let sources = with("root", format!("root=file://{at}/root.tar.xz"));
     build(true).refuses(&sources, &["source root", "029d1873"]);
 }
 
 #[test]
-fn a_module_stream_that_is_not_there_is_named() {
+fn a_missing_module_stream_is_named() {
     build(true).refuses(&appstream("streamless"), &["module redis:6"]);
 }
 
 #[test]
 #[ignore = "installs everything, minutes: make test-targets"]
-fn a_package_whose_script_fails_is_named_though_dnf_is_content() {
+fn a_package_whose_script_fails_is_named_although_dnf_succeeds() {
     build(true).refuses(&appstream("failing"), &["a package script failed", "haproxy"]);
 }
 
 #[test]
-fn a_download_that_breaks_off_is_told() {
+fn an_interrupted_download_is_reported() {
     let url = server(centos::fixture(), "haproxy-");
     let key = centos::fixture().join("centos.asc");
     let source = format!("appstream={url}/appstream,key={}", key.display());

@@ -1,5 +1,5 @@
-//! Ubuntu 20.04's whole path, on an archive that has its names, versions, paths, units and users around the nearest
-//! programs that can be had; and what must end a build. `hanode` is the one of `make dist`. Needs root.
+//! Builds for Ubuntu 20.04, from an archive with its names, versions, paths, units and users around the most similar
+//! programs available, and errors that must end a build. `hanode` is that of `make dist`. Needs root.
 
 use crate::support::fixture;
 use crate::support::target_build::{self, TargetBuild, server};
@@ -12,7 +12,7 @@ fn build() -> TargetBuild {
     TargetBuild::new(workdir(), "ubuntu-20.04", true)
 }
 
-/// The archive once more, to be spoilt: its files are links to the good one's.
+/// A copy of the archive to damage; its files are hard links to the original's.
 fn archive(build: &TargetBuild) -> PathBuf {
     let at = build.path("archive");
     fixture::run(Command::new("cp").arg("-al").arg(fixture::ubuntu()).arg(&at));
@@ -28,7 +28,7 @@ fn ubuntu_at(url: &str, key: &Path) -> Vec<String> {
     with("ubuntu", format!("ubuntu={url},key={}", key.display()))
 }
 
-/// The one file below a directory whose name begins so.
+/// The file below a directory with this prefix of its name.
 fn find(dir: &Path, prefix: &str) -> PathBuf {
     let files = walkdir::WalkDir::new(dir).into_iter().map(|e| e.unwrap().into_path());
     let mut files = files.filter(|at| at.file_name().unwrap().to_string_lossy().starts_with(prefix));
@@ -36,7 +36,7 @@ fn find(dir: &Path, prefix: &str) -> PathBuf {
 }
 
 #[test]
-fn the_whole_path_makes_an_image() {
+fn an_image_is_built_from_an_archive() {
     let build = TargetBuild::new(workdir(), "ubuntu-20.04", false);
     let root = build.image(&fixture::ubuntu_sources());
     let image = inspect(&build.path("node.tar")).unwrap().image;
@@ -52,10 +52,10 @@ fn the_whole_path_makes_an_image() {
     ] {
         assert_eq!(image.components[component], version, "{:?}", image.components);
     }
-    as_a_target_wants_it(&root);
+    tree_fits_the_target(&root);
 }
 
-fn as_a_target_wants_it(root: &Path) {
+fn tree_fits_the_target(root: &Path) {
     let inside = |words: &[&str]| {
         let output = Command::new("chroot").arg(root).args(words).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_string()
@@ -96,39 +96,39 @@ fn a_damaged_package_is_named() {
 }
 
 #[test]
-fn another_key_than_the_archives_is_not_believed() {
+fn an_archive_signed_with_another_key_is_refused() {
     let build = build();
     let key = tempfile::tempdir().unwrap();
     fixture::run(Command::new("sh").arg("tests/fixture/key.sh").arg(key.path()));
     let url = format!("file://{}/ubuntu", fixture::ubuntu().display());
     build.refuses(&ubuntu_at(&url, &key.path().join("key.asc")), &["ubuntu focal", "NO_PUBKEY"]);
-    // The target's own key counts where none is given.
+    // The target's key applies if the source has none.
     build.refuses(&with("ubuntu", format!("ubuntu={url}")), &["ubuntu focal", "NO_PUBKEY"]);
 }
 
 #[test]
-fn a_file_with_another_checksum_is_not_believed() {
+fn a_file_with_another_checksum_is_refused() {
     let build = build();
     let etcd = fixture::files()[0].split(',').next().unwrap().to_string();
     let wrong = "0".repeat(64);
     build.refuses(&with("etcd", format!("{etcd},sha256={wrong}")), &["source etcd", "SHA-256", &wrong]);
-    // Patroni's checksum is the target's own: the wheel must be that very one.
+    // Patroni's checksum is part of the target: another wheel is refused.
     let ydiff = fixture::files()[2].split_once('=').unwrap().1.to_string();
     build.refuses(&with("patroni", format!("patroni={ydiff}")), &["source patroni", "a6b9be83"]);
 }
 
 #[test]
-fn a_version_and_a_package_that_are_not_there_are_named() {
+fn a_missing_version_and_a_missing_package_are_named() {
     let build = build();
     build.pin(&format!("{}haproxy = \"2.0.99\"\n", fixture::ETCD.1));
     build.refuses(&fixture::ubuntu_sources(), &["2.0.99-*", "haproxy"]);
     build.pin(fixture::ETCD.1);
-    // Ubuntu's own archive in place of Redis': at another path, since apt complains of one that is named twice.
+    // Ubuntu's archive instead of Redis': at another path, since apt warns about a duplicate source.
     let elsewhere = format!("redis=file://{0}/ubuntu,key={0}/key.asc", archive(&build).display());
     build.refuses(&with("redis", elsewhere), &["redis-server"]);
 }
 
-/// Of the first package that is configured: whose script it is makes no difference, but for the time it takes.
+/// The first package that is configured: the result does not depend on the package, only the duration does.
 #[test]
 fn a_package_whose_script_fails_is_named() {
     let build = build();
@@ -136,9 +136,9 @@ fn a_package_whose_script_fails_is_named() {
     let deb = find(&archive.join("ubuntu"), "base-files");
     let script = "dpkg-deb -R \"$1\" \"$2\"; printf '#!/bin/sh\\nexit 3\\n' > \"$2/DEBIAN/postinst\"; \
          chmod 755 \"$2/DEBIAN/postinst\"; rm \"$1\"; dpkg-deb -b \"$2\" \"$1\"; rm -r \"$2\"";
-    let spoilt = build.path("archive/spoilt");
-    fixture::run(Command::new("sh").args(["-euc", script, "sh"]).arg(&deb).arg(&spoilt));
-    // A link to the good archive's index must not be written through: release.sh makes its files anew.
+    let damaged = build.path("archive/damaged");
+    fixture::run(Command::new("sh").args(["-euc", script, "sh"]).arg(&deb).arg(&damaged));
+    // release.sh creates its files anew, since a write through a hard link would change the original archive.
     let mut release = Command::new("sh");
     release.arg("tests/fixture/release.sh").arg(archive.join("ubuntu")).arg(archive.join("secret.asc"));
     fixture::run(release.args(["focal-updates", "main", "universe"]));
@@ -147,7 +147,7 @@ fn a_package_whose_script_fails_is_named() {
 }
 
 #[test]
-fn an_interrupted_download_is_told() {
+fn an_interrupted_download_is_reported() {
     let build = build();
     let url = server(fixture::dir().join("programs"), "etcd");
     let etcd =

@@ -1,5 +1,5 @@
-//! hanode and cloud-init of several versions: the node's name is found where cloud-init's own code leaves it, and
-//! cloud-init accepts what hanode and `cloud-init/` hand to it. In trees with that cloud-init; needs root.
+//! hanode with several versions of cloud-init, in trees with that version: hanode finds the node name in the instance data
+//! that cloud-init writes, and cloud-init accepts the seeds and the examples in `cloud-init/`. Needs root.
 
 use crate::common::{self, PLATFORMS, recorded_metadata as recorded, sources};
 use crate::support::{self, schedule};
@@ -9,8 +9,8 @@ use hanode_firstboot::identity::metadata;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// As root: in network and mount namespaces of its own. `version`: whose fixtures must come out.
-fn found_where_it_is_left(tree: &Path, version: &str, platforms: &[&str]) {
+/// Runs in new network and mount namespaces. The result must equal the recorded data of this version.
+fn finds_the_tag(tree: &Path, version: &str, platforms: &[&str]) {
     for platform in platforms {
         let dir = tempfile::tempdir().unwrap();
         let mut record = Command::new("sh");
@@ -18,26 +18,26 @@ fn found_where_it_is_left(tree: &Path, version: &str, platforms: &[&str]) {
         let output = record.output().unwrap();
         assert!(output.status.success(), "{platform}: {}", String::from_utf8_lossy(&output.stderr));
         let now: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(now, recorded(version, platform), "{version} {platform}: record the fixtures anew");
-        // The second time the file for root alone is gone, and the redacted one must do.
+        assert_eq!(now, recorded(version, platform), "{version} {platform}: record the fixtures again");
+        // The second time without the file that only root can read: the redacted one must suffice.
         for _ in 0..2 {
             let found = metadata::read(dir.path()).unwrap().unwrap();
-            let told = metadata::parse(&recorded(version, platform)).node;
-            assert_eq!(found.node, told, "{version} {platform}");
+            let recorded_node = metadata::parse(&recorded(version, platform)).node;
+            assert_eq!(found.node, recorded_node, "{version} {platform}");
             let _ = std::fs::remove_file(dir.path().join("run/cloud-init/instance-data-sensitive.json"));
         }
     }
 }
 
 #[test]
-fn the_tag_is_found_where_cloud_inits_own_code_leaves_it() {
+fn the_tag_is_found_in_the_instance_data() {
     let _turn = schedule::beside_others();
-    found_where_it_is_left(&support::debian(), "25.1", &PLATFORMS);
+    finds_the_tag(&support::debian(), "25.1", &PLATFORMS);
 }
 
-/// A Debian release with little but its cloud-init; kept, as making one takes minutes.
+/// A small tree of a Debian release with its cloud-init; cached, as it takes minutes to make.
 fn release(suite: &str) -> PathBuf {
-    // With systemd's users, to whom files are given.
+    // With the users of systemd, which own files.
     support::tree_of(&format!("cloud-init-{suite}"), |out| {
         let mut make = Command::new("mmdebstrap");
         make.args(["--mode=root", "--variant=apt", "--format=directory", "--include=cloud-init,systemd"]);
@@ -49,21 +49,21 @@ fn release(suite: &str) -> PathBuf {
 
 #[test]
 #[ignore = "bootstraps two older releases, minutes: make test-vm"]
-fn older_versions_leave_the_tag_and_take_the_seeds() {
+fn older_versions_record_the_tag_and_accept_the_seeds() {
     let _turn = schedule::beside_others();
     for (suite, version, platforms, renderers) in [
         ("bookworm", "22.4", &PLATFORMS[..], &RENDERERS[..]),
         ("bullseye", "20.4", &PLATFORMS[..6], &RENDERERS[..3]),
     ] {
         let tree = release(suite);
-        let said = cloud_init_of(&tree, &sources("cloud-init"), "cloud-init --version");
-        assert!(said.contains(version), "{suite} has {said}");
-        found_where_it_is_left(&tree, version, platforms);
-        every_renderer_makes_the_network(&tree, renderers);
+        let text = cloud_init_of(&tree, &sources("cloud-init"), "cloud-init --version");
+        assert!(text.contains(version), "{suite} has {text}");
+        finds_the_tag(&tree, version, platforms);
+        every_renderer_configures_the_network(&tree, renderers);
     }
 }
 
-/// Runs the target's own cloud-init on files that are laid beside it.
+/// Runs the target's cloud-init with a directory mounted in its tree.
 fn cloud_init(dir: &Path, arguments: &str) -> String {
     cloud_init_of(&support::debian(), dir, arguments)
 }
@@ -73,18 +73,18 @@ fn cloud_init_of(tree: &Path, dir: &Path, arguments: &str) -> String {
     let mut run = Command::new("unshare");
     run.args(["--mount", "sh", "-c", script]).arg(tree).arg(dir).arg(arguments);
     let output = run.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{arguments}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{arguments}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
 }
 
 fn valid(dir: &Path, file: &str, kind: &str) {
-    let said = cloud_init(dir, &format!("cloud-init schema -t {kind} -c {file}"));
-    assert!(said.contains("Valid schema") && !said.contains("eprecat"), "{file}: {said}");
+    let text = cloud_init(dir, &format!("cloud-init schema -t {kind} -c {file}"));
+    assert!(text.contains("Valid schema") && !text.contains("eprecat"), "{file}: {text}");
 }
 
 #[test]
-fn what_an_operator_copies_is_valid() {
+fn the_examples_are_valid() {
     let _turn = schedule::beside_others();
     let dir = sources("cloud-init");
     let mut seen = 0;
@@ -103,15 +103,15 @@ fn what_an_operator_copies_is_valid() {
 }
 
 #[test]
-fn a_key_that_cloud_init_does_not_know_is_not_valid() {
+fn a_key_unknown_to_cloud_init_is_invalid() {
     let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("x"), "#cloud-config\nhanode_node: node1\n").unwrap();
-    let said = cloud_init(dir.path(), "cloud-init schema -c x || true");
-    assert!(said.contains("hanode_node"), "{said}");
+    let text = cloud_init(dir.path(), "cloud-init schema -c x || true");
+    assert!(text.contains("hanode_node"), "{text}");
 }
 
-/// cloud-init's renderers and whom each serves; the first three are in every version.
+/// cloud-init's network renderers, each with a distribution that uses it; the first three are in every version.
 const RENDERERS: [(&str, &str); 5] = [
     ("netplan", "ubuntu"),
     ("eni", "debian"),
@@ -120,21 +120,21 @@ const RENDERERS: [(&str, &str); 5] = [
     ("network-manager", "centos"),
 ];
 
-/// A seed with everything in it, for either family of addresses, and its gateway.
+/// A seed with all its parts for IPv4 and one for IPv6, each with its gateway.
 fn seeds() -> [(Seed, &'static str); 2] {
     let text = spec::STARTER.replace("192.168.18.0/24", "fd00:18::/64").replace("192.168.18.", "fd00:18::");
     let six = spec::parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
     [(common::spec(), "192.168.18.1"), (six, "fd00:18::1")].map(|(spec, gateway)| {
         let (mac, address) = ("52:54:00:00:00:01".parse().unwrap(), gateway.parse().unwrap());
-        let seed = Seed::of(&spec, "node2").unwrap();
+        let seed = Seed::for_node(&spec, "node2").unwrap();
         let mut seed = seed.with_network(&spec, mac, Some(address), &[address]).unwrap();
         seed.ssh_key = Some("ssh-ed25519 AAAA operator\n".into());
-        seed.late = vec![("/etc/hanode/bundle.tar.gz", vec![0; 6000])];
+        seed.write_files = vec![("/etc/hanode/bundle.tar.gz", vec![0; 6000])];
         (seed, gateway)
     })
 }
 
-fn every_renderer_makes_the_network(tree: &Path, renderers: &[(&str, &str)]) {
+fn every_renderer_configures_the_network(tree: &Path, renderers: &[(&str, &str)]) {
     let dir = tempfile::tempdir().unwrap();
     for (seed, gateway) in seeds() {
         seed.write_directory(dir.path()).unwrap();
@@ -143,21 +143,21 @@ fn every_renderer_makes_the_network(tree: &Path, renderers: &[(&str, &str)]) {
                 "cloud-init devel net-convert -p network-config -k yaml -O {renderer} -D {distribution} -d out \
                  -m eth0,52:54:00:00:00:01 && grep -rhE '{gateway}' out; rm -rf out"
             );
-            let said = cloud_init_of(tree, dir.path(), &convert);
-            // As name server and as gateway.
-            let lines = said.lines().filter(|line| line.contains(gateway)).count();
-            assert!(lines >= 2, "{renderer}: no default route:\n{said}");
+            let text = cloud_init_of(tree, dir.path(), &convert);
+            // Once as name server, once as gateway.
+            let lines = text.lines().filter(|line| line.contains(gateway)).count();
+            assert!(lines >= 2, "{renderer}: no default route:\n{text}");
         }
     }
 }
 
 #[test]
-fn a_seed_is_valid_and_every_renderer_makes_its_network() {
+fn a_seed_is_valid_for_every_renderer() {
     let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
     for (seed, _) in seeds() {
         seed.write_directory(dir.path()).unwrap();
         valid(dir.path(), "user-data", "cloud-config");
     }
-    every_renderer_makes_the_network(&support::debian(), &RENDERERS);
+    every_renderer_configures_the_network(&support::debian(), &RENDERERS);
 }

@@ -1,5 +1,5 @@
-//! Every example of `cloud-init/`, booted: an emulated machine whose firmware says what that platform's does, on a
-//! network of the test's own with DHCP and the platform's metadata service. Slow: `make test-vm`. Needs root.
+//! Boots every example of `cloud-init/`: an emulated machine with the platform's firmware strings, on a network with DHCP and
+//! the platform's metadata service. Slow: `make test-vm`. Needs root.
 
 use crate::common::programs::hanode;
 use crate::common::sources;
@@ -12,16 +12,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// For a boot, emulated, on a busy machine too.
+/// For an emulated boot on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(900);
 const SUBNET: &str = "10.0.0";
 const HOST: u8 = 22;
-/// Azure's metadata names the interface by it.
+/// The interface's address in Azure's metadata.
 const MAC: &str = "00:0d:3a:04:75:98";
 const WAITING: &str = "hanode: node2: waiting-for-peers";
 const EC2: &str = "type=1,manufacturer=Amazon EC2,uuid=ec2e1916-9099-7caf-fd21-012345abcdef,serial=ec2e1916-9099-7caf-fd21-012345abcdef";
 
-/// The example's cluster on a cloud, with addresses as the recorded metadata has them; and its image.
+/// The image of the example cluster, with the addresses of the recorded metadata.
 fn on_a_cloud(dir: &Path) -> PathBuf {
     let text = std::fs::read_to_string(sources("cloud-init/cluster.toml")).unwrap();
     let cluster = ClusterDir::init(&dir.join("prod"), &text.replace("10.0.1.", "10.0.0.")).unwrap();
@@ -30,7 +30,7 @@ fn on_a_cloud(dir: &Path) -> PathBuf {
     image
 }
 
-/// No unit failed, no server ran, cloud-init is content, and the node knows itself by `source`.
+/// No unit failed, no server started, cloud-init reports no error, and the node has its identity from `source`.
 fn boots_without_errors(
     network: &Network,
     machine: &mut Machine,
@@ -58,7 +58,7 @@ fn boots_without_errors(
     assert!(!console.contains("FAILED"), "a unit failed:\n{console}");
 }
 
-/// hanode-plan began after cloud-init had the metadata, and it has let no server start.
+/// hanode-plan started after cloud-init had the metadata, and no server started.
 fn comes_in_order(output: &dyn Fn(&str) -> String) {
     let when = |unit: &str, what: &str| -> u64 {
         let shown = output(&format!("systemctl show --value -p {what}TimestampMonotonic {unit}"));
@@ -73,7 +73,7 @@ fn comes_in_order(output: &dyn Fn(&str) -> String) {
     }
 }
 
-/// A CD with these files, in a drive that can be asked to eject it.
+/// A CD with these files, in a drive that can eject it.
 fn cd(dir: &Path, label: &str, files: &[(&str, &[u8])]) -> Vec<String> {
     let (from, iso) = (dir.join(label), dir.join(format!("{label}.iso")));
     std::fs::create_dir_all(&from).unwrap();
@@ -91,15 +91,15 @@ fn smbios(parts: &[&str]) -> Vec<String> {
     parts.iter().flat_map(|part| ["-smbios".to_string(), part.to_string()]).collect()
 }
 
-/// What the platform's own template of a machine comes with, and how its metadata differs from the recorded one.
+/// The platform's hardware, the differences of its metadata from the recorded one, and cloud-init's datasource.
 fn platform(name: &str, dir: &Path) -> (Vec<String>, Value, &'static str) {
     let mac = format!("network/interfaces/macs/{MAC}/");
     match name {
         "openstack" => {
             let link = json!({"id": "l", "type": "phy", "ethernet_mac_address": MAC, "mtu": 1500});
             let network = json!({"id": "n", "link": "l", "type": "ipv4_dhcp", "network_id": "n"});
-            let told = format!("\"links\": [{link}], \"networks\": [{network}]");
-            let control = json!({"replace": {"\"links\": [], \"networks\": []": told}});
+            let links = format!("\"links\": [{link}], \"networks\": [{network}]");
+            let control = json!({"replace": {"\"links\": [], \"networks\": []": links}});
             (smbios(&["type=1,product=OpenStack Nova"]), control, "DataSourceOpenStack")
         }
         "ec2" => {
@@ -130,7 +130,7 @@ fn with_directory(test: impl FnOnce(&Path)) {
     test(support::workdir_alone().path());
 }
 
-/// By a metadata service: the example's user-data lets the test in, the tag says which node it is.
+/// Boots with a metadata service: the user-data has the test's SSH key, the tag the node name.
 fn boots_as(name: &str) {
     with_directory(|dir| {
         let image = on_a_cloud(dir);
@@ -138,7 +138,7 @@ fn boots_as(name: &str) {
         let (hardware, control, datasource) = platform(name, dir);
         let user_data = network.user_data(name);
         if name == "azure" {
-            // It names the machine's first user, and tells the first interface from others by its routes.
+            // Azure sets the login user; cloud-init finds the primary interface by its routes.
             network.user = "admin";
             let routes =
                 ["0.0.0.0/0", "168.63.129.16/32", "169.254.169.254/32"].map(|to| format!("{to},10.0.0.1"));
@@ -177,7 +177,7 @@ fn an_azure_machine_is_the_node_of_its_tag() {
     boots_as("azure");
 }
 
-/// The starter's cluster, on a network without anybody but the test.
+/// The starter's cluster, on a network without other machines.
 fn at_home(dir: &Path, baked: bool) -> (ClusterDir, PathBuf, Network) {
     let cluster = ClusterDir::init(&dir.join("prod"), hanode_core::spec::STARTER).unwrap();
     let image = dir.join("node.raw");
@@ -206,7 +206,7 @@ fn a_nocloud_machine_is_the_node_of_the_example() {
 /// `late/`, with its real content as `hanode seed --bundle` writes it: an image without keys.
 #[test]
 #[ignore = "emulated, takes minutes: make test-vm"]
-fn an_image_without_a_cluster_is_given_it_at_launch() {
+fn an_image_without_a_cluster_gets_it_at_launch() {
     with_directory(|dir| {
         let (cluster, image, network) = at_home(dir, false);
         network.user_data("nocloud");
@@ -222,7 +222,7 @@ fn an_image_without_a_cluster_is_given_it_at_launch() {
     });
 }
 
-/// Stands in for open-vm-tools' program, which speaks to VMware's hypervisor alone: QEMU has no guestinfo.
+/// Replaces open-vm-tools' program, which works only on VMware: QEMU has no guestinfo.
 const RPCTOOL: &str = r#"#!/bin/sh
 case $1 in
 "info-get "*) cat "/opt/${1#info-get }" 2>/dev/null || { echo 'No value found' >&2; exit 1; } ;;
@@ -236,7 +236,7 @@ fn a_vmware_machine_is_the_node_of_its_guestinfo() {
         let (_, image, network) = at_home(dir, true);
         let user_data = std::fs::read_to_string(network.user_data("vmware")).unwrap();
         let meta_data = std::fs::read_to_string(sources("cloud-init/vmware/meta-data")).unwrap();
-        // The daemon beside it finds no VMware here, and fails.
+        // The daemon of open-vm-tools fails without VMware, so it is masked.
         let mut commands = "rm /usr/bin/vmware-rpctool\n\
             symlink /etc/systemd/system/open-vm-tools.service /dev/null\n"
             .to_string();
@@ -254,7 +254,7 @@ fn a_vmware_machine_is_the_node_of_its_guestinfo() {
         let disk = format!("{}?offset=18874368", image.display());
         let written = Command::new("debugfs").args(["-w", "-f"]).arg(script).arg(disk).output().unwrap();
         assert!(written.status.success(), "{written:?}");
-        // What systemd asks first is the processor.
+        // systemd detects the hypervisor by the processor first.
         let system = "type=1,manufacturer=VMware,, Inc.,product=VMware Virtual Platform";
         let processor = ["-cpu", "max,-hypervisor"].map(String::from);
         let hardware = [smbios(&[system]), processor.into()].concat();
@@ -264,10 +264,10 @@ fn a_vmware_machine_is_the_node_of_its_guestinfo() {
     });
 }
 
-/// A service that is busy, then slow, is waited for; what it says at later boots changes nothing of who this is.
+/// The node waits for a service that is busy, then slow. At later boots its metadata does not change the identity.
 #[test]
 #[ignore = "emulated, takes minutes: make test-vm"]
-fn a_metadata_service_may_be_busy_slow_and_gone() {
+fn a_busy_slow_or_missing_metadata_service_is_tolerated() {
     with_directory(|dir| {
         let image = on_a_cloud(dir);
         let mut network = Network::new(SUBNET, dir);
@@ -303,12 +303,12 @@ fn a_metadata_service_may_be_busy_slow_and_gone() {
             assert_eq!(source(), "pinned");
             comes_in_order(&output);
         };
-        // The platform takes it for another instance.
+        // The platform reports another instance.
         let other = with(json!({"replace": {"i-0123456789abcdef0": "i-0fedcba9876543210"}}));
         reboots(other, &mut machine);
         assert_eq!(output("cloud-init query v1.instance_id").trim(), "i-0fedcba9876543210");
         assert!(!machine.console().contains("FAILED"), "{}", machine.console());
-        // And at last it is busy for good: cloud-init asks on without end, and is not waited for.
+        // Finally the service stays busy: cloud-init retries without end, and the node does not wait for it.
         reboots(with(json!({"status": 503})), &mut machine);
         let failed = output("systemctl list-units --failed --no-legend --plain");
         assert!(failed.lines().all(|unit| unit.starts_with("cloud-init")), "{failed}");
@@ -316,7 +316,7 @@ fn a_metadata_service_may_be_busy_slow_and_gone() {
     });
 }
 
-/// Nobody answers at all: cloud-init gives up, hanode too, and the machine's address says who it is.
+/// No metadata service: cloud-init and hanode run into their timeouts, and the machine's address decides.
 #[test]
 #[ignore = "emulated, takes minutes: make test-vm"]
 fn without_a_metadata_service_the_address_decides() {
@@ -335,9 +335,9 @@ fn without_a_metadata_service_the_address_decides() {
 }
 
 fn until(mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
+    let start = Instant::now();
     while !done() {
-        assert!(begun.elapsed() < PATIENCE);
+        assert!(start.elapsed() < PATIENCE);
         std::thread::sleep(Duration::from_millis(300));
     }
 }

@@ -1,8 +1,8 @@
-//! The main purpose: one image, three machines, one cluster. Everything is real: cloud-init, systemd, etcd,
-//! PostgreSQL, Redis, HAProxy and Keepalived in the lab; psql, redis-cli, curl and openssl outside of it.
+//! One image on three machines becomes a cluster. The lab runs the real cloud-init, systemd, etcd, PostgreSQL, Redis, HAProxy
+//! and Keepalived; the clients are psql, redis-cli, curl and openssl.
 //!
-//! Each test leaves a healthy cluster behind, and all but the first share one. What they do is in functions of a lab,
-//! since clusters of other targets do the same.
+//! All tests but the first share a cluster and leave it healthy. Their steps are functions of a lab, which the tests of
+//! other targets use too.
 
 use crate::support::lab::{Lab, NODES, eventually, no_acknowledged_write_is_lost, outcome, output};
 use crate::support::schedule::{self, Shared};
@@ -11,7 +11,7 @@ use hanode_lab::load::Service;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// The lab's own side is in neither list: it takes addresses that are, as machines elsewhere would have.
+/// The lab's client network is in neither list: clients add addresses that are.
 pub const LISTS: [(&str, &str); 2] = [
     ("clients = [\"0.0.0.0/0\"]", "clients = [\"10.1.0.0/16\"]"),
     ("# operators = [\"192.168.18.5/32\"]", "operators = [\"10.2.0.5/32\"]"),
@@ -81,7 +81,7 @@ fn a_short_chaos_run_passes() {
     passes_a_short_chaos_run(&cluster());
 }
 
-/// The first node alone, then a second that is still too few, then all.
+/// Starts one node, then a second, which are still too few for a bootstrap, then all.
 pub fn bootstraps_one_after_the_other(lab: &Lab) {
     waits_alone(lab);
     lab.up(&["--node", "node3"]);
@@ -92,7 +92,7 @@ pub fn bootstraps_one_after_the_other(lab: &Lab) {
     }
 }
 
-/// Launched minutes before the others, a node knows its name and writes its files; no server runs.
+/// A node that starts minutes before the others knows its name and writes its files, but starts no server.
 fn waits_alone(lab: &Lab) {
     lab.up(&["--node", "node1"]);
     let state = || lab.state("node1");
@@ -111,7 +111,7 @@ fn waits_alone(lab: &Lab) {
         let active = lab.on("node1", &["systemctl", "is-active", unit]);
         assert_eq!(String::from_utf8_lossy(&active.stdout).trim(), "inactive", "{unit}");
     }
-    // The firewall is there before any of them.
+    // The firewall is active before any server.
     let rules: &[&str] = match nftables(lab) {
         true => &["nft", "list", "chain", "inet", "hanode", "clients"],
         false => &["iptables", "--numeric", "--list", "ufw-before-input"],
@@ -123,13 +123,13 @@ fn waits_alone(lab: &Lab) {
     );
 }
 
-/// Which firewall the image's target names.
+/// Whether the image's target uses nftables.
 fn nftables(lab: &Lab) -> bool {
     let image = hanode_image::inspect(&lab.image).unwrap().image;
     image.target.starts_with("debian")
 }
 
-/// The tutorial's Post-Installation page.
+/// The checks of the tutorial's page "Post-Installation".
 pub fn shows_healthy_services(lab: &Lab) {
     let members: Value = serde_json::from_str(&lab.patroni("node1", &["list", "--format", "json"])).unwrap();
     let members = members.as_array().unwrap();
@@ -161,7 +161,7 @@ pub fn shows_healthy_services(lab: &Lab) {
     assert_eq!((up("postgres_primary"), up("redis_primary")), (1, 1), "{page}");
 }
 
-/// Each node's own metrics, behind the statistics page's password, read by Prometheus' own parser for Python.
+/// The metrics of each node, behind the statistics page's password, read by the parser of Prometheus' Python client.
 pub fn exports_metrics(lab: &Lab) {
     const SCRIPT: &str = "import sys; from prometheus_client.parser import text_string_to_metric_families as read; \
         [print(s.name, *s.labels.values(), s.value) for f in read(sys.stdin.read()) for s in f.samples]";
@@ -171,13 +171,13 @@ pub fn exports_metrics(lab: &Lab) {
         let at = format!("http://{}:7000/metrics", node.address);
         assert!(outcome(lab.client(&["curl", "-sSf", &at])).is_err(), "metrics without the password");
         let script = format!("curl -sSf -u {login} {at} | /usr/bin/python3 -c '{SCRIPT}'");
-        // The cluster may be healthy before a node has noticed it.
+        // A node may detect later than the status that the cluster is healthy.
         metrics += &eventually(Duration::from_secs(30), || {
             let metrics = output("metrics", lab.client(&["bash", "-o", "pipefail", "-c", &script]));
-            for well in
+            for metric in
                 ["node_healthy", "etcd_healthy", "postgres_up", "redis_up", "sentinel_quorum", "haproxy_up"]
             {
-                let line = format!("hanode_{well} {} 1.0", node.name);
+                let line = format!("hanode_{metric} {} 1.0", node.name);
                 if !metrics.lines().any(|l| l == line) {
                     return Err(format!("{line:?} is not in\n{metrics}"));
                 }
@@ -194,10 +194,10 @@ pub fn exports_metrics(lab: &Lab) {
     });
     let ends: f64 = ends.and_then(|e| e.parse().ok()).unwrap_or_else(|| panic!("{metrics}"));
     assert!(ends > hanode_core::pki::now() as f64, "{ends}");
-    assert!(!metrics.contains("hanode_cluster_"), "a node reports of itself only");
+    assert!(!metrics.contains("hanode_cluster_"), "a node reports only its own metrics");
 }
 
-/// From outside: verified TLS to both through the virtual IP, and a revocation list that verifies.
+/// Clients verify TLS to both databases through the virtual IP, and the revocation list.
 pub fn serves_clients(lab: &Lab) {
     lab.psql("5432", "CREATE TABLE seen (n int); INSERT INTO seen VALUES (42)").unwrap();
     assert_eq!(lab.psql("5432", "SELECT n FROM seen").as_deref(), Ok("42"));
@@ -222,7 +222,7 @@ pub fn serves_clients(lab: &Lab) {
     output("revocation list", lab.client(&["sh", "-c", &script]));
 }
 
-/// Who reaches what: a stranger in the nodes' own network no more than one elsewhere.
+/// Ports that operators, clients and others reach. Other machines in the nodes' network reach none.
 pub fn keeps_strangers_out(lab: &Lab) {
     const TRY: &str = r"
 import socket, sys
@@ -241,7 +241,7 @@ for source in sys.argv[1:]:
         output(address, lab.client(&["ip", "address", "add", address, "dev", "br0"]));
     }
     let sources = [&["10.2.0.5", "10.1.0.1"], &strangers[..]].concat();
-    // On the virtual IP listens what listens everywhere; on the first node everything.
+    // The virtual IP has only the ports that are bound to all addresses; the first node has all.
     let mut expected = String::from(
         "10.2.0.5 192.168.18.20 7000 7081\n10.2.0.5 192.168.18.21 2379 6378 7000 7081 8008 26378\n\
          10.1.0.1 192.168.18.20 5432 5434 6379 7000 7080\n10.1.0.1 192.168.18.21 5432 5434 6379 7000 7080\n",
@@ -256,7 +256,7 @@ for source in sys.argv[1:]:
     if !nftables(lab) {
         return;
     }
-    // The distribution's own rules flush all others; hanode's stay when an admin enables them.
+    // The distribution's rules flush all others; hanode's rules must survive them.
     lab.output("node3", &["systemctl", "restart", "nftables"]);
     lab.output("node3", &["nft", "list", "chain", "inet", "hanode", "clients"]);
     lab.output("node3", &["systemctl", "reload", "nftables"]);
@@ -264,19 +264,19 @@ for source in sys.argv[1:]:
     lab.output("node3", &["systemctl", "stop", "hanode-firewall"]);
     eventually(Duration::from_secs(30), || {
         let problems = lab.status()["problems"].to_string();
-        let told = problems.contains("hanode-firewall.service is inactive");
-        if told { Ok(()) } else { Err(format!("a node without its firewall: {problems}")) }
+        let reported = problems.contains("hanode-firewall.service is inactive");
+        if reported { Ok(()) } else { Err(format!("a node without its firewall: {problems}")) }
     });
     lab.output("node3", &["systemctl", "start", "hanode-firewall"]);
     lab.healthy_within(Duration::from_secs(30));
 }
 
-/// Every password and key, looked for as an ordinary user wherever such a user may look.
+/// Searches for every password and key as an ordinary user, in files, processes and the journal.
 pub fn hides_secrets(lab: &Lab) {
     let secrets = toml::from_str::<toml::Table>(&lab.cluster.secrets.to_toml()).unwrap();
     let mut needles: Vec<String> = secrets.values().map(|v| v.as_str().unwrap().to_string()).collect();
     needles.push("PRIVATE KEY-----".into());
-    let look = "printf '%s\\n' \"$NEEDLES\" > /tmp/needles; chmod 644 /tmp/needles; \
+    let search = "printf '%s\\n' \"$NEEDLES\" > /tmp/needles; chmod 644 /tmp/needles; \
         runuser -u nobody -- grep -rlsIF -f /tmp/needles /etc /run /var /usr/lib/hanode /home /root /srv /opt --exclude-dir=needles; \
         for p in /proc/[0-9]*; do runuser -u nobody -- sh -c \"tr '\\\\0' '\\\\n' < $p/cmdline; tr '\\\\0' '\\\\n' < $p/environ\" 2>/dev/null; done | grep -vF needles | grep -cF -f /tmp/needles; \
         journalctl -b --no-pager | grep -cF -f /tmp/needles; rm /tmp/needles";
@@ -286,28 +286,28 @@ pub fn hides_secrets(lab: &Lab) {
     };
     for node in NODES {
         assert_eq!(
-            found(node, &format!("{look}; true")),
+            found(node, &format!("{search}; true")),
             "0\n0",
             "an ordinary user of {node} finds secrets (files, then processes, then journal)"
         );
     }
-    // That it would be found: one in a file, one in a process, one in the journal.
+    // The search finds a planted secret in a file, a process and the journal.
     let plant = "needle=${NEEDLES%%[[:space:]]*}; echo \"$needle\" > /var/tmp/planted; \
         env -i CONTROL=$needle setpriv --reuid=65534 --regid=65534 --clear-groups sleep 60 > /dev/null 2>&1 & \
         echo \"$needle\" | systemd-cat; journalctl --sync";
-    let planted = found("node3", &format!("{plant}; {look}; kill $!; rm /var/tmp/planted"));
-    assert_eq!(planted, "/var/tmp/planted\n1\n1", "what was planted on node3 is not all that is found");
+    let planted = found("node3", &format!("{plant}; {search}; kill $!; rm /var/tmp/planted"));
+    assert_eq!(planted, "/var/tmp/planted\n1\n1", "the search misses a planted secret, or finds others");
 }
 
-/// A row and an item that must outlive what follows.
-fn write_marks(lab: &Lab, name: &str) {
+/// Writes a row and an item that must survive the following steps.
+fn write_rows(lab: &Lab, name: &str) {
     lab.psql("5432", &format!("CREATE TABLE {name} (n int); INSERT INTO {name} VALUES (42)")).unwrap();
     lab.redis_set(name, "42").unwrap();
 }
 
-/// All rows since [`write_marks`], and its item.
+/// Asserts that all rows since [`write_rows`] exist, and its item.
 #[track_caller]
-fn marks_are_there(lab: &Lab, name: &str, rows: usize) {
+fn rows_exist(lab: &Lab, name: &str, rows: usize) {
     let count = lab.psql("5432", &format!("SELECT count(*) FROM {name} WHERE n >= 42"));
     assert_eq!(count, Ok(rows.to_string()));
     assert_eq!(lab.redis(&["get", name]).as_deref(), Ok("42"));
@@ -315,7 +315,7 @@ fn marks_are_there(lab: &Lab, name: &str, rows: usize) {
 
 /// A switchover of PostgreSQL to its synchronous standby, and a failover of Redis.
 pub fn moves_roles_by_hand(lab: &Lab) {
-    write_marks(lab, "moved");
+    write_rows(lab, "moved");
     let leader = lab.postgres_leader().unwrap();
     let standby = lab.sync_standby().unwrap();
     let primary = lab.redis_primary().unwrap();
@@ -327,10 +327,10 @@ pub fn moves_roles_by_hand(lab: &Lab) {
     lab.healthy_within(Duration::from_secs(90));
     assert_ne!(lab.redis_primary(), Some(primary));
     lab.psql("5432", "INSERT INTO moved VALUES (43)").unwrap();
-    marks_are_there(lab, "moved", 2);
+    rows_exist(lab, "moved", 2);
 }
 
-/// Redis' primary shuts down in order: it is replaced before it stops, so no client waits until Sentinels miss it.
+/// A clean shutdown of Redis' primary: it fails over before it stops, so that clients do not wait for Sentinel's timeout.
 pub fn fails_over_at_a_clean_shutdown(lab: &Lab) {
     let load = lab.load();
     let primary = lab.redis_primary().unwrap();
@@ -339,7 +339,7 @@ pub fn fails_over_at_a_clean_shutdown(lab: &Lab) {
     eventually(Duration::from_secs(60), || lab.redis_set("shut", "down"));
     let gap = load.longest_gap(Service::RedisWait, from).seconds;
     eprintln!("Redis' primary shut down: {gap:.1} s without a confirmed write");
-    // Sentinel's down-after alone.
+    // Sentinel's down-after alone takes this long.
     assert!(gap < 5.0, "{gap} s without a confirmed write while {primary} shut down");
     lab.up(&[]);
     let verdict = no_acknowledged_write_is_lost(load);
@@ -347,9 +347,9 @@ pub fn fails_over_at_a_clean_shutdown(lab: &Lab) {
     assert!(postgres > 100 && redis > 100, "too few writes to prove anything");
 }
 
-/// The leader of PostgreSQL and the primary of Redis lose power, and come back on their disks.
+/// A power cut of PostgreSQL's leader and of Redis' primary, which restart with their disks.
 pub fn fails_over_at_a_power_cut(lab: &Lab) {
-    write_marks(lab, "cut");
+    write_rows(lab, "cut");
     let load = lab.load();
     let leader = lab.postgres_leader().unwrap();
     let primary = lab.redis_primary().unwrap();
@@ -366,12 +366,12 @@ pub fn fails_over_at_a_power_cut(lab: &Lab) {
         eprintln!("Redis writable {:.1} s after its primary's power cut", start.elapsed().as_secs_f64());
         lab.up(&[]);
     }
-    marks_are_there(lab, "cut", 3);
+    rows_exist(lab, "cut", 3);
     no_acknowledged_write_is_lost(load);
 }
 
 pub fn survives_a_power_cut_of_all_nodes(lab: &Lab) {
-    write_marks(lab, "all_cut");
+    write_rows(lab, "all_cut");
     // Redis syncs its log each second.
     std::thread::sleep(Duration::from_secs(2));
     let load = lab.load();
@@ -386,11 +386,11 @@ pub fn survives_a_power_cut_of_all_nodes(lab: &Lab) {
         let (firewall, network) = (since(unit), since("network-pre.target"));
         assert!(0 < firewall && firewall < network, "{node}: the firewall came after the network");
     }
-    marks_are_there(lab, "all_cut", 1);
+    rows_exist(lab, "all_cut", 1);
     no_acknowledged_write_is_lost(load);
 }
 
-/// Three faults from a fixed seed, of kinds that no other test here has; `make chaos` has them all, and many.
+/// Three faults from a fixed seed, of kinds that no other test here has; `make chaos` runs many of all kinds.
 pub fn passes_a_short_chaos_run(lab: &Lab) {
     let faults = ["--faults", "partition,pause-haproxy,pause-redis"];
     let arguments = ["--rounds", "3", "--seed", "5", "--timeout-scale", "2"];
@@ -401,10 +401,10 @@ pub fn passes_a_short_chaos_run(lab: &Lab) {
 
 /// The worst nodes to lose, with their disks: PostgreSQL's leader, then Redis' primary.
 pub fn replaces_lost_disks(lab: &Lab) {
-    write_marks(lab, "replaced");
+    write_rows(lab, "replaced");
     let load = lab.load();
     lab.reprovision(&lab.postgres_leader().unwrap());
     lab.reprovision(&lab.redis_primary().unwrap());
-    marks_are_there(lab, "replaced", 1);
+    rows_exist(lab, "replaced", 1);
     no_acknowledged_write_is_lost(load);
 }

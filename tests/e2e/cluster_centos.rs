@@ -40,7 +40,7 @@ fn three_machines_bootstrap_fail_over_and_replace_lost_disks() {
     assert_eq!(lab.redis(&["get", "seen"]).as_deref(), Ok("1"));
 }
 
-/// Names and places are CentOS', and what it starts by itself is what the target says.
+/// Names and paths are those of CentOS, and the target's units are active.
 fn every_node_is_centos(lab: &Lab) {
     let members: serde_json::Value =
         serde_json::from_str(&lab.patroni("node1", &["list", "--format", "json"])).unwrap();

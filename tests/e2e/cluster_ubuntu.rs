@@ -1,5 +1,5 @@
-//! PostgreSQL 12, Patroni 2.1.0, Redis 6.0, HAProxy 2.2, Keepalived 2.1 and systemd 247 under Ubuntu 20.04's names: what
-//! [`crate::cluster`] shows on Debian.
+//! PostgreSQL 12, Patroni 2.1.0, Redis 6.0, HAProxy 2.2, Keepalived 2.1 and systemd 247 under Ubuntu 20.04's names: the
+//! tests of [`crate::cluster`] on this target.
 
 use crate::cluster::{self, LISTS};
 use crate::support::lab::Lab;

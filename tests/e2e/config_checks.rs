@@ -1,5 +1,4 @@
-//! The rendered files under the components' own checkers, and under the servers themselves, inside
-//! the target's own tree. Needs root.
+//! Rendered files, checked by the components' validators and run by the servers, inside the target's tree. Needs root.
 
 use crate::cases::Case;
 use crate::support;
@@ -10,12 +9,12 @@ use std::path::Path;
 
 const CERTIFICATES: &str = include_str!("../validators/certificates.sh");
 
-/// In the target's own tree, where the certificates that the files name are made first.
+/// Runs a script in Debian's tree, after creating the certificates that the files name.
 fn sandboxed(entries: &[Entry], script: &str) -> String {
     sandboxed_in(&support::debian(), &support::program(), entries, script)
 }
 
-/// The same in any tree, with a program that starts there.
+/// The same in any tree, with a program built for it.
 fn sandboxed_in(tree: &Path, program: &[u8], entries: &[Entry], script: &str) -> String {
     support::sandbox::sandboxed(
         tree,
@@ -45,34 +44,34 @@ fn every_checker_accepts_its_file() {
 #[test]
 fn one_node_serves() {
     let mut case = Case::of(3).planned(Action::Bootstrap, "node1");
-    // Alone it shall have a quorum.
+    // A single member has a quorum.
     case.plan.etcd.initial_cluster.truncate(1);
     let mut entries = case.render("node1");
     entries.push(Entry::file("/tmp-crl", 0o644, case.crl_der.clone()));
     sandboxed(&entries, include_str!("../validators/one-node.sh"));
 }
 
-/// The old servers on what is rendered for them: HAProxy, Keepalived, PostgreSQL 12, Patroni 2.1.0, Redis 6.0, etcd.
+/// The files of this target with its old servers: HAProxy, Keepalived, PostgreSQL 12, Patroni 2.1.0, Redis 6.0, etcd.
 #[test]
-fn ubuntu_20_04_takes_its_files() {
-    let ground = support::fixture::ubuntu_20_04();
-    let tree = ground.tree();
-    let within = |entries: &[Entry], script: &str| sandboxed_in(&tree, &ground.program, entries, script);
-    let mut revoked = Case::of(3).on(ground.target);
+fn servers_of_ubuntu_20_04_accept_their_files() {
+    let setup = support::fixture::ubuntu_20_04();
+    let tree = setup.tree();
+    let within = |entries: &[Entry], script: &str| sandboxed_in(&tree, &setup.program, entries, script);
+    let mut revoked = Case::of(3).on(setup.target);
     revoked.revoked = true;
     revoked.machine.process_events = false;
-    for case in [Case::of(3).on(ground.target), Case::of(3).on(ground.target).plain(), revoked] {
+    for case in [Case::of(3).on(setup.target), Case::of(3).on(setup.target).plain(), revoked] {
         within(&case.render("node1"), include_str!("../validators/checkers.sh"));
     }
-    let mut case = Case::of(3).on(ground.target).planned(Action::Bootstrap, "node1");
+    let mut case = Case::of(3).on(setup.target).planned(Action::Bootstrap, "node1");
     case.plan.etcd.initial_cluster.truncate(1);
     let mut entries = case.render("node1");
     entries.push(Entry::file("/tmp-crl", 0o644, case.crl_der.clone()));
     within(&entries, include_str!("../validators/one-node.sh"));
-    let mut case = Case::of(3).on(ground.target);
+    let mut case = Case::of(3).on(setup.target);
     case.machine.process_events = false;
     within(&case.render("node2"), include_str!("../validators/keepalived.sh"));
-    let mut case = Case::of(3).on(ground.target);
+    let mut case = Case::of(3).on(setup.target);
     let entries = side_by_side(&mut case);
     let script = include_str!("../validators/three-redis.sh");
     within(&entries, &format!("set -- '--tls --cacert /etc/ssl/myca/root.crt'\n{script}"));
@@ -111,8 +110,8 @@ fn three_redis_fail_over_with_and_without_tls() {
     for (mut case, flags) in [(Case::of(3), tls), (Case::of(3).plain(), "")] {
         let mut entries = side_by_side(&mut case);
         let script = format!("set -- '{flags}'\n{}", include_str!("../validators/three-redis.sh"));
-        let said = sandboxed(&entries, &script);
-        let (_, rest) = said.split_once("=== sentinel.conf\n").expect("the rewritten file");
+        let stdout = sandboxed(&entries, &script);
+        let (_, rest) = stdout.split_once("=== sentinel.conf\n").expect("the rewritten file");
         let (rewritten, _) = rest.split_once("=== end").expect("the end of the rewritten file");
         let id = rewritten.lines().find_map(|line| line.strip_prefix("sentinel myid ")).expect("an id");
 

@@ -5,7 +5,7 @@ use crate::common::programs::hanode;
 use crate::support::lab::{ETCDCTL, Lab, NODES};
 use crate::support::schedule::{self, Shared};
 use crate::support::workdir_without_turn;
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_cluster::client::redis::Redis;
 use hanode_cluster::client::tls::Credentials;
 use serde_json::Value;
@@ -30,7 +30,7 @@ fn servers_present_the_certificates_of_the_bundle() {
     cluster().presents_the_current_certificates();
 }
 
-/// A bundle cut short, another cluster's, another virtual IP: refused, and the node goes on with what it had.
+/// A truncated bundle, another cluster's bundle, another router id: refused, and the node keeps its configuration.
 #[test]
 fn an_unfit_bundle_or_spec_is_rejected_and_changes_nothing() {
     let cluster = cluster();
@@ -38,9 +38,9 @@ fn an_unfit_bundle_or_spec_is_rejected_and_changes_nothing() {
     let before = lab.output("node1", &["sh", "-c", "find /etc -newer /run/hanode/reloaded.json -type f"]);
     let refused = |words: &str| {
         let output = lab.on("node1", &["hanode", "apply"]);
-        let said = text(&output.stderr);
-        assert!(!output.status.success() && said.contains(words), "{words:?}: {said}");
-        // What is laid there does not reach a service that starts meanwhile.
+        let message = text(&output.stderr);
+        assert!(!output.status.success() && message.contains(words), "{words:?}: {message}");
+        // A service that starts meanwhile does not use the pending files.
         assert!(lab.health().healthy);
         lab.output("node1", &["sh", "-c", "rm /etc/hanode/*"]);
     };
@@ -53,7 +53,7 @@ fn an_unfit_bundle_or_spec_is_rejected_and_changes_nothing() {
     lab.eventually("Sentinel is back", 30, || lab.health().healthy);
     refused("truncated");
 
-    let other = Cluster::init(&scratch.path().join("other"), hanode_core::spec::STARTER).unwrap();
+    let other = ClusterDir::init(&scratch.path().join("other"), hanode_core::spec::STARTER).unwrap();
     lab.copy(&other.dir.join("bundle.tar.gz"), "node1", "/etc/hanode/bundle.tar.gz");
     refused("another service CA");
 
@@ -82,7 +82,7 @@ fn renewed_certificates_are_reloaded_without_a_dropped_connection() {
     lab.presents_the_current_certificates();
 }
 
-/// Every file that a server writes to is rotated under it, and the journal has its bound.
+/// Every log file of a server is rotated while it runs, and the size of the journal is limited.
 #[test]
 fn logs_are_rotated_and_bounded() {
     let cluster = cluster();
@@ -93,13 +93,13 @@ fn logs_are_rotated_and_bounded() {
     assert_eq!(lab.output(node, &["sh", "-c", written]), "");
     for unit in ["etcd", "haproxy", "keepalived", "hanode-plan", "hanode-ready"] {
         let lines = lab.output(node, &["sh", "-c", &format!("journalctl -b -u {unit} -o cat | wc -l")]);
-        assert_ne!(lines, "0", "{unit} says nothing in the journal");
+        assert_ne!(lines, "0", "{unit} writes nothing to the journal");
     }
     assert_eq!(lab.output(node, &["systemctl", "is-enabled", "logrotate.timer"]), "enabled");
     let old = "f=/var/log/postgresql/postgresql-2020-01-01_000000.log; echo old > $f; chown postgres: $f; touch -d 2020-01-01 $f; \
         logrotate --force /etc/logrotate.conf && ! test -e $f && test -s /var/log/redis/redis.log.1";
     lab.output(node, &["sh", "-c", old]);
-    // Redis goes on in a file of the old name.
+    // Redis continues in a new file of the same name.
     lab.output(node, &["systemctl", "reload", "redis-server"]);
     lab.output(node, &["systemctl", "restart", "redis-sentinel"]);
     lab.output(node, &["sh", "-c", "sleep 1; test -s /var/log/redis/sentinel.log"]);
@@ -108,7 +108,7 @@ fn logs_are_rotated_and_bounded() {
     lab.healthy_within(HEALTHY);
 }
 
-/// What a full etcd says reaches the operator, and goes with the remedy of the README.
+/// The status shows the alarm of a full etcd until an operator applies the remedy of the documentation.
 #[test]
 fn an_alarm_of_etcd_is_reported_until_it_is_disarmed() {
     let cluster = cluster();
@@ -132,8 +132,8 @@ fn an_alarm_of_etcd_is_reported_until_it_is_disarmed() {
     lab.healthy_within(HEALTHY);
 }
 
-/// Certificates in use are revoked: the list comes into use once no node shows them any more, and their bearers
-/// are refused from then on.
+/// Certificates in use are revoked: the revocation list takes effect once no server presents them; then clients with them
+/// are refused.
 #[test]
 fn revoked_certificates_are_refused_once_no_server_presents_them() {
     let cluster = cluster();
@@ -151,39 +151,39 @@ fn revoked_certificates_are_refused_once_no_server_presents_them() {
     let (pgsql, etcd) = (keep("service", "pgsql"), keep("cluster", "etcd"));
     let ca = lab.cluster.dir.join("pki/cluster/ca.crt");
     let (ca, service) = (ca.to_str().unwrap(), lab.cluster.dir.join("pki/service/ca.crt"));
-    let asks_etcd = |node: &str| {
+    let query_etcd = |node: &str| {
         let address = lab.cluster.spec.node(node).unwrap().address;
         let (url, crt, key) =
             (format!("https://{address}:2379/version"), format!("{etcd}.crt"), format!("{etcd}.key"));
         lab.outside(&["curl", "-sSf", "--cacert", ca, "--cert", &crt, "--key", &key, &url])
     };
-    let asks_postgres = || {
+    let query_postgres = || {
         let target = format!("{} sslcert={pgsql}.crt sslkey={pgsql}.key", lab.psql_login());
         lab.outside(&["psql", "-XAtqc", "SELECT 1", &target])
     };
-    let asks_haproxy = || {
+    let query_haproxy = || {
         let (crt, key) = (format!("{pgsql}.crt"), format!("{pgsql}.key"));
         let password = format!("REDISCLI_AUTH={}", lab.cluster.secrets.redis);
         let tls =
             ["redis-cli", "--tls", "--cacert", service.to_str().unwrap(), "--cert", &crt, "--key", &key];
-        let said = lab.outside(
+        let message = lab.outside(
             &[&["env", &password][..], &tls, &["-h", "192.168.18.20", "-p", "6379", "PING"]].concat(),
         );
-        said.and_then(|said| if said == "PONG" { Ok(said) } else { Err(said) })
+        message.and_then(|message| if message == "PONG" { Ok(message) } else { Err(message) })
     };
     for node in NODES {
-        asks_etcd(node).unwrap();
+        query_etcd(node).unwrap();
     }
-    asks_postgres().unwrap();
-    asks_haproxy().unwrap();
+    query_postgres().unwrap();
+    query_haproxy().unwrap();
 
     lab.certs("revoke", &["pgsql"]);
     lab.certs("revoke", &["etcd"]);
     lab.apply_everywhere();
-    lab.eventually("the lists come into use", 60, || {
-        NODES.iter().all(|node| asks_etcd(node).is_err())
-            && asks_postgres().is_err()
-            && asks_haproxy().is_err()
+    lab.eventually("the revocation lists take effect", 60, || {
+        NODES.iter().all(|node| query_etcd(node).is_err())
+            && query_postgres().is_err()
+            && query_haproxy().is_err()
     });
     lab.healthy_within(HEALTHY);
     lab.presents_the_current_certificates();
@@ -193,7 +193,7 @@ fn revoked_certificates_are_refused_once_no_server_presents_them() {
     }
 }
 
-/// Edits of cluster.toml reach what runs: by reload, by restart, and in etcd where Patroni keeps it.
+/// Edits of cluster.toml reach running servers: by reload, by restart, and in etcd for Patroni's dynamic configuration.
 #[test]
 fn edits_of_the_spec_reach_running_servers() {
     let cluster = cluster();
@@ -224,7 +224,7 @@ fn edits_of_the_spec_reach_running_servers() {
     lab.apply_everywhere();
     for node in &lab.cluster.spec.nodes {
         let refused = from_elsewhere(&node.address.to_string()).unwrap_err();
-        // No connection came to be: HAProxy itself would have sent the list.
+        // The connection fails; HAProxy would have sent the list.
         assert!(refused.contains("curl: (7)"), "{}: {refused}", node.name);
     }
     let leader = || {
@@ -251,7 +251,7 @@ impl Lab {
     }
 
     fn outside(&self, command: &[&str]) -> Result<String, String> {
-        let output = self.driver().run_outside(&[&["timeout", "20"], command].concat());
+        let output = self.driver().client_output(&[&["timeout", "20"], command].concat());
         let output = output.map_err(|error| format!("{error:#}"))?;
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
@@ -262,13 +262,14 @@ impl Lab {
 
     /// A file of the admin machine, copied to a node.
     fn copy(&self, file: &Path, node: &str, to: &str) {
-        let mut cat = self.driver().inside(node, &["sh", "-c", &format!("umask 077; cat > {to}")]).unwrap();
+        let mut cat =
+            self.driver().node_command(node, &["sh", "-c", &format!("umask 077; cat > {to}")]).unwrap();
         let mut cat = cat.stdin(Stdio::piped()).spawn().unwrap();
         cat.stdin.take().unwrap().write_all(&std::fs::read(file).unwrap()).unwrap();
         assert!(cat.wait().unwrap().success());
     }
 
-    /// README's command, on one node after the other, as the user that may log in.
+    /// Runs the documentation's command on one node after the other, as the login user.
     fn apply_everywhere(&self) {
         let readme = include_str!("../../README.md");
         let script =
@@ -279,8 +280,10 @@ impl Lab {
             let mut tar = Command::new("tar");
             tar.args(["-C", self.dir(), "-c", "bundle.tar.gz", "cluster.toml"]).stdout(Stdio::piped());
             let mut tar = tar.spawn().unwrap();
-            let mut ssh =
-                self.driver().inside(node, &["runuser", "-u", "debian", "--", "sh", "-c", script]).unwrap();
+            let mut ssh = self
+                .driver()
+                .node_command(node, &["runuser", "-u", "debian", "--", "sh", "-c", script])
+                .unwrap();
             let output = ssh.stdin(tar.stdout.take().unwrap()).output().unwrap();
             eprintln!("{}\n{node}: {:.1} s", text(&output.stderr), start.elapsed().as_secs_f64());
             assert!(output.status.success() && tar.wait().unwrap().success(), "apply on {node}");
@@ -393,10 +396,10 @@ impl Clients {
             refused: Arc::default(),
         };
         for _ in 0..HELD {
-            let mut psql = lab.driver().outside(&["psql", "-XAtq", &lab.psql_login()]);
+            let mut psql = lab.driver().client_command(&["psql", "-XAtq", &lab.psql_login()]);
             psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
             let mut psql = psql.spawn().unwrap();
-            // For ever, and not beyond an error.
+            // Repeats until an error.
             psql.stdin.take().unwrap().write_all(b"\\set ON_ERROR_STOP 1\nSELECT 1\n\\watch 0.5\n").unwrap();
             clients.sessions.push(psql);
         }
@@ -410,7 +413,7 @@ impl Clients {
                 while !stop.load(Ordering::SeqCst) {
                     match redis(credentials.as_ref(), &password) {
                         Ok(mut redis) if held => {
-                            while !stop.load(Ordering::SeqCst) && redis.ask(&["PING"]).is_ok() {
+                            while !stop.load(Ordering::SeqCst) && redis.query(&["PING"]).is_ok() {
                                 sleep(Duration::from_millis(500));
                             }
                             if !stop.load(Ordering::SeqCst) {

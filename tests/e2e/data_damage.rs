@@ -1,5 +1,5 @@
-//! Disks that are not what they were: one that was replaced and comes back, torn and unreadable files, lost state. The
-//! cluster repairs itself, or names what an operator may do. Takes minutes: `make test-recover`.
+//! Damaged data: a replaced disk that is put back, truncated and unreadable files, lost state. The cluster repairs itself, or
+//! names a remedy. Takes minutes: `make test-recover`.
 
 use crate::common::programs::HANODE;
 use crate::support::lab::{ETCDCTL, Lab, NODES, eventually, other_than};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const SOON: Duration = Duration::from_secs(120);
 /// Redis syncs its log each second.
 const SYNCED: Duration = Duration::from_secs(2);
-/// Redis reports that it cannot read this; `redis-check-aof` cuts it off.
+/// Appends bytes that Redis cannot read and `redis-check-aof` removes.
 const DAMAGE_LOG: &str = "printf 'garbage\\r\\n' >>$(ls /var/lib/redis/appendonlydir/*.incr.aof)";
 
 fn cluster() -> Shared {
@@ -23,7 +23,7 @@ fn cluster() -> Shared {
     })
 }
 
-/// Writes a number to both databases, larger than all before, and waits until Redis has it on its disks.
+/// Writes a larger number than all before to both databases, and waits until Redis has synced it.
 fn write_mark(lab: &Lab) -> u32 {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::SeqCst) + 1;
@@ -39,7 +39,7 @@ fn mark_is_there(lab: &Lab, number: u32) {
     assert_eq!(lab.redis(&["get", "kept"]), Ok(number.to_string()));
 }
 
-/// Waits until the plan of a service on a node has this action, for a reason with these words.
+/// Waits until a node's plan for a service has this action and these words in its reason.
 fn decided(lab: &Lab, node: &str, service: &str, action: &str, words: &str) {
     eventually(SOON, || {
         let step = &lab.plan(node)["plan"][service];
@@ -52,7 +52,7 @@ fn decided(lab: &Lab, node: &str, service: &str, action: &str, words: &str) {
     });
 }
 
-/// Bits rot in its file, which has no checksums: nothing but its peers can tell.
+/// A changed byte in the file of etcd, which has no checksums: only a comparison with other members finds it.
 #[test]
 #[ignore = "minutes: make test-recover"]
 fn an_etcd_member_with_other_data_is_reported() {
@@ -68,7 +68,7 @@ fn an_etcd_member_with_other_data_is_reported() {
         let named = "node3: etcd: its data differs from the other members";
         if problems == serde_json::json!([named]) { Ok(()) } else { Err(format!("{problems:#}")) }
     });
-    // README's remedy.
+    // The remedy of the documentation.
     lab.sh(
         node,
         "systemctl stop etcd; mv /var/lib/etcd/hanode /var/lib/etcd/hanode.aside; systemctl start etcd",
@@ -78,7 +78,7 @@ fn an_etcd_member_with_other_data_is_reported() {
     lab.sh(node, &format!("{ETCDCTL} get /kept | grep hanode-sound; {ETCDCTL} del /kept"));
 }
 
-/// After a plan that failed the readiness service has not started; the operator does what the message says.
+/// After a failed plan the readiness service is not running; the message names a restart of the plan.
 #[test]
 #[ignore = "minutes: make test-recover"]
 fn a_restarted_plan_starts_the_readiness_service() {
@@ -95,7 +95,7 @@ fn a_restarted_plan_starts_the_readiness_service() {
     lab.healthy_within(SOON);
 }
 
-/// A power cut tears the file in the midst of a line, behind its id or before it.
+/// A power cut truncates the file within a line, after its id or before it.
 #[test]
 #[ignore = "minutes: make test-recover"]
 fn a_torn_sentinel_file_is_rebuilt_from_the_other_sentinels() {
@@ -106,7 +106,7 @@ fn a_torn_sentinel_file_is_rebuilt_from_the_other_sentinels() {
     let replica = other_than(&primary)[0];
     for (node, part) in [(primary.as_str(), 2), (replica, 3)] {
         lab.driver().power_off(node).unwrap();
-        the_admin_machine_counts_without_the_node(lab, other_than(node)[0]);
+        plan_for_a_replacement_waits(lab, other_than(node)[0]);
         let tear = |root: &std::path::Path| {
             let at = root.join("var/lib/redis/hanode/sentinel.conf");
             let text = std::fs::read_to_string(&at)?;
@@ -116,20 +116,20 @@ fn a_torn_sentinel_file_is_rebuilt_from_the_other_sentinels() {
         lab.driver().on_disk(node, tear).unwrap();
         lab.up(&[]);
         let journal = lab.output(node, &["journalctl", "-b", "--no-pager"]);
-        assert!(journal.contains("is torn; this Sentinel learns from the others"), "{node}");
+        assert!(journal.contains("is truncated; this Sentinel gets its state from the others"), "{node}");
         mark_is_there(lab, mark);
     }
 }
 
-/// Beside a dead node: what answers now is a quorum only with the node that would be re-imaged.
-fn the_admin_machine_counts_without_the_node(lab: &Lab, node: &str) {
+/// While a node is down: the others are a quorum only together with the node that would be replaced.
+fn plan_for_a_replacement_waits(lab: &Lab, node: &str) {
     let dir = lab.cluster.dir.to_str().unwrap();
-    let asked = lab.client(&[HANODE, "plan", dir, "--node", node, "--json"]);
-    let said: Value = serde_json::from_slice(&asked.stdout).unwrap();
-    assert_eq!(said["plan"]["etcd"]["action"], "wait", "{said:#}");
+    let output = lab.client(&[HANODE, "plan", dir, "--node", node, "--json"]);
+    let planned: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(planned["plan"]["etcd"]["action"], "wait", "{planned:#}");
 }
 
-/// While it runs: its Redis ends and finds its log damaged. The others have all it had.
+/// Redis restarts and finds its log damaged. The replicas have all its data.
 #[test]
 #[ignore = "minutes: make test-recover"]
 fn a_redis_primary_that_cannot_read_its_log_fails_over() {
@@ -140,14 +140,14 @@ fn a_redis_primary_that_cannot_read_its_log_fails_over() {
     let start = Instant::now();
     lab.sh(&primary, &format!("{DAMAGE_LOG}; systemctl kill --signal=KILL redis-server"));
     eventually(SOON, || lab.redis(&["set", "again", "yes"]));
-    eprintln!("Redis writable {:.1} s after its primary's log was spoilt", start.elapsed().as_secs_f64());
+    eprintln!("Redis writable {:.1} s after damage to its primary's log", start.elapsed().as_secs_f64());
     lab.healthy_within(SOON);
     assert_ne!(lab.redis_primary().as_ref(), Some(&primary));
     lab.sh(&primary, "ls -d /var/lib/redis/appendonlydir.aside-*; rm -r /var/lib/redis/*.aside-*");
     mark_is_there(lab, mark);
 }
 
-/// A full disk below all of them, say: no other node can serve, so an operator decides.
+/// As after a full disk below all nodes: none can serve, so an operator decides.
 #[test]
 #[ignore = "minutes: make test-recover"]
 fn if_no_redis_can_read_its_log_the_refusal_names_the_fix() {
@@ -166,8 +166,8 @@ fn if_no_redis_can_read_its_log_the_refusal_names_the_fix() {
         Some("refused") => Ok(()),
         other => Err(format!("{primary} is {other:?}, though it refuses")),
     });
-    let mend = "cd /var/lib/redis/appendonlydir; echo y | redis-check-aof --fix *.manifest";
-    lab.sh(&primary, mend);
+    let fix = "cd /var/lib/redis/appendonlydir; echo y | redis-check-aof --fix *.manifest";
+    lab.sh(&primary, fix);
     lab.healthy_within(SOON);
     mark_is_there(lab, mark);
     for node in other_than(&primary) {
@@ -175,7 +175,7 @@ fn if_no_redis_can_read_its_log_the_refusal_names_the_fix() {
     }
 }
 
-/// Of three Sentinels one remembers the primary, which is no majority. etcd and PostgreSQL are not concerned.
+/// Only one of three Sentinels has the primary in its file, which is not a majority. etcd and PostgreSQL are unaffected.
 #[test]
 #[ignore = "minutes: make test-recover"]
 fn recovery_of_redis_alone_leaves_etcd_and_postgres_as_they_are() {
@@ -198,14 +198,14 @@ fn recovery_of_redis_alone_leaves_etcd_and_postgres_as_they_are() {
     let costs = String::from_utf8_lossy(&costs.stdout).into_owned();
     assert!(costs.contains("every write to Redis that this node has not received is lost"), "{costs}");
     assert_eq!(costs.lines().filter(|l| l.starts_with("  - ")).count(), 1, "{costs}");
-    lab.output(&primary, &[FIRSTBOOT, "recover", "--from-this-node", "--yes-data-on-others-is-lost"]);
+    lab.output(&primary, &[FIRSTBOOT, "recover", "--from-this-node", "--accept-data-loss"]);
     lab.healthy_within(SOON);
     assert_eq!(lab.etcd_members("node1"), before, "etcd's members");
     assert_eq!(lab.postgres_leader(), Some(leader), "PostgreSQL's leader");
     mark_is_there(lab, mark);
 }
 
-/// Patroni's keys are gone, and the nodes stopped one after the other: only the last one has all data, and starts last.
+/// Patroni's keys are deleted after the nodes stopped one by one: only the last node has all data, and it starts last.
 #[test]
 #[ignore = "minutes: make test-recover"]
 fn the_postgres_with_the_newest_data_becomes_leader_after_etcd_lost_its_keys() {
@@ -231,10 +231,10 @@ fn the_postgres_with_the_newest_data_becomes_leader_after_etcd_lost_its_keys() {
     mark_is_there(lab, last);
 }
 
-/// One disk was replaced, and is put back while another is lost: two logs, of which only one is a member's.
+/// A replaced disk is put back while another is lost: two logs, of which only one is a member's.
 #[test]
 #[ignore = "minutes: make test-recover"]
-fn a_replaced_disk_that_comes_back_is_no_part_of_a_quorum() {
+fn a_replaced_disk_that_is_put_back_does_not_count_for_a_quorum() {
     let cluster = cluster();
     let lab: &Lab = &cluster;
     let survivor = lab.postgres_leader().unwrap();
@@ -249,15 +249,15 @@ fn a_replaced_disk_that_comes_back_is_no_part_of_a_quorum() {
     inner.restore(replaced).unwrap();
     inner.discard_disk(lost).unwrap();
     let refused = lab.hanode(&["lab", "up"], &["--image", lab.image.to_str().unwrap()]);
-    let told = String::from_utf8_lossy(&refused.stderr);
-    eprintln!("{told}");
-    assert_eq!(refused.status.code(), Some(1), "{told}");
-    assert!(told.contains("1 of 3 nodes still have etcd's log, 2 are needed"), "{told}");
-    assert!(told.contains(&format!("(the log on {replaced} is of a replaced member)")), "{told}");
-    // Its servers wait for an operator; the boot is done, and whoever waits for that goes on.
+    let message = String::from_utf8_lossy(&refused.stderr);
+    eprintln!("{message}");
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(message.contains("1 of 3 nodes still have etcd's log, 2 are needed"), "{message}");
+    assert!(message.contains(&format!("(the log on {replaced} is of a replaced member)")), "{message}");
+    // The servers wait for an operator, but the boot itself completes.
     lab.output(&survivor, &["timeout", "60", "cloud-init", "status", "--wait"]);
     lab.output(&survivor, &["systemctl", "is-active", "multi-user.target"]);
-    lab.output(&survivor, &[FIRSTBOOT, "recover", "--from-this-node", "--yes-data-on-others-is-lost"]);
+    lab.output(&survivor, &[FIRSTBOOT, "recover", "--from-this-node", "--accept-data-loss"]);
     lab.up(&[]);
     mark_is_there(lab, mark);
     lab.etcd_agrees(&survivor);

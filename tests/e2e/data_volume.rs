@@ -1,4 +1,4 @@
-//! The data volume, on real block devices (loop devices) with the distribution's own tools. Needs root.
+//! The data volume, on loop devices, with the distribution's tools. Needs root.
 
 use crate::common;
 use crate::support::schedule;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// A disk's name, what is done to it, and what is said of it then.
+/// A disk's name, its preparation, and a part of the error message.
 type Prepared<'a> = (&'static str, &'a dyn Fn(&str), &'static str);
 
 const PARTS: [&str; 4] = ["var/lib/etcd", "var/lib/postgresql", "var/lib/redis", "var/lib/hanode"];
@@ -22,18 +22,18 @@ fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_string()
 }
 
-/// A disk that goes when it is dropped, and with it whatever is mounted of it.
-struct Disk {
+/// A loop device, unmounted and detached on drop.
+struct LoopDisk {
     file: PathBuf,
     device: String,
 }
 
-impl Disk {
-    fn new(dir: &Path, name: &str) -> Disk {
+impl LoopDisk {
+    fn new(dir: &Path, name: &str) -> LoopDisk {
         let file = dir.join(name);
         std::fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
         let device = run("losetup", &["--find", "--show", file.to_str().unwrap()]);
-        Disk { file, device }
+        LoopDisk { file, device }
     }
 
     fn sum(&self) -> Vec<u8> {
@@ -51,14 +51,14 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for LoopDisk {
     fn drop(&mut self) {
         self.unmount();
         let _ = Command::new("losetup").args(["--detach", &self.device]).status();
     }
 }
 
-/// A root whose servers' users have these numbers: postgres this one, etcd and redis the next two.
+/// A root directory with users: postgres has this uid, etcd and redis have the next two.
 fn root(dir: &Path, name: &str, uid: u32) -> PathBuf {
     let root = dir.join(name);
     std::fs::create_dir_all(root.join("etc")).unwrap();
@@ -94,7 +94,7 @@ fn refused(root: &Path, spec: &Spec, words: &str) {
 fn a_blank_volume_is_taken_and_found_again_by_a_new_image() {
     let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::new(dir.path(), "disk");
+    let disk = LoopDisk::new(dir.path(), "disk");
     let first = root(dir.path(), "first", 205);
     mount(&first, &spec(&disk.device)).unwrap();
     let owner = |root: &Path, at: &str| root.join(at).metadata().unwrap().uid();
@@ -105,29 +105,32 @@ fn a_blank_volume_is_taken_and_found_again_by_a_new_image() {
     chown(own.join("PG_VERSION"), Some(205), Some(205)).unwrap();
     std::fs::write(first.join("var/lib/hanode/install-id"), "this").unwrap();
     assert!(!first.join("var/lib/hanode-data/install-id").exists());
-    // Once more in the same boot changes nothing.
+    // A second call in the same boot changes nothing.
     mount(&first, &spec(&disk.device)).unwrap();
     let mounts =
         || std::fs::read_to_string("/proc/self/mountinfo").unwrap().matches(first.to_str().unwrap()).count();
     assert_eq!(mounts(), 5);
     disk.unmount();
-    assert!(!first.join("var/lib/hanode/install-id").exists(), "it lies on the root disk");
-    // The machine comes back without it, beside another disk that happens to be blank.
-    let blank = Disk::new(dir.path(), "blank");
+    assert!(!first.join("var/lib/hanode/install-id").exists(), "the file is on the root disk");
+    // The machine boots without the volume, but with another blank disk.
+    let blank = LoopDisk::new(dir.path(), "blank");
     refused(&first, &spec(&blank.device), "this machine had a data volume before, and");
-    assert!(std::fs::read(&blank.file).unwrap().iter().all(|byte| *byte == 0), "it was written to");
+    assert!(
+        std::fs::read(&blank.file).unwrap().iter().all(|byte| *byte == 0),
+        "the blank disk was written to"
+    );
 
-    // Another image, whose users have other numbers, finds it by its label.
+    // Another image, with other uids, finds the volume by its label.
     run("e2label", &[&disk.device, "hanode-test-07"]);
     let second = root(dir.path(), "second", 305);
     mount(&second, &spec("LABEL=hanode-test-07")).unwrap();
     assert_eq!(std::fs::read_to_string(second.join("var/lib/hanode/install-id")).unwrap(), "this");
     assert_eq!(owner(&second, "var/lib/postgresql/17/PG_VERSION"), 305);
-    assert_eq!(owner(&second, "var/lib/postgresql/17"), 0, "what was somebody else's stays so");
+    assert_eq!(owner(&second, "var/lib/postgresql/17"), 0, "files of other users are not changed");
     assert_eq!(PARTS.map(|at| owner(&second, at)), [306, 305, 307, 0]);
     disk.unmount();
 
-    // One of another cluster is not ours, even so.
+    // A volume of another cluster is refused.
     let mut other = spec(&disk.device);
     other.name = "other".into();
     refused(&root(dir.path(), "third", 205), &other, "a volume of cluster \"hspas\", not of \"other\"");
@@ -137,7 +140,7 @@ fn a_blank_volume_is_taken_and_found_again_by_a_new_image() {
 fn a_volume_that_was_enlarged_is_used_in_full() {
     let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::new(dir.path(), "disk");
+    let disk = LoopDisk::new(dir.path(), "disk");
     let root = root(dir.path(), "root", 205);
     let size = || {
         let volume = nix::sys::statvfs::statvfs(&root.join("var/lib/etcd")).unwrap();
@@ -153,7 +156,7 @@ fn a_volume_that_was_enlarged_is_used_in_full() {
 }
 
 #[test]
-fn whatever_is_on_a_disk_already_stays_there() {
+fn a_disk_with_content_is_refused_and_not_changed() {
     let _turn = schedule::beside_others();
     let dir = tempfile::tempdir().unwrap();
     let root = root(dir.path(), "root", 205);
@@ -185,11 +188,11 @@ fn whatever_is_on_a_disk_already_stays_there() {
         ),
     ];
     for (name, prepare, words) in prepared {
-        let disk = Disk::new(dir.path(), name);
+        let disk = LoopDisk::new(dir.path(), name);
         prepare(&disk.device);
         let before = disk.sum();
         refused(&root, &spec(&disk.device), words);
-        // Looking at a file system replays nothing here, but counts the mount.
+        // A mount increments the mount count of the file system, but replays no journal here.
         if name != "files" {
             assert_eq!(disk.sum(), before, "{name}");
         }

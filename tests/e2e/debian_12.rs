@@ -1,23 +1,23 @@
-//! Another release of a known family by one file (`tests/targets`), with its own cloud-init and systemd, booted in the lab.
-//! Makes a base of it, minutes: `make test-vm`.
+//! Another release of a supported distribution, defined by one file (`tests/targets`), with its own cloud-init and systemd,
+//! in the lab. Building its base takes minutes: `make test-vm`.
 
 use crate::support::lab::{Lab, NODES};
 use crate::support::{self, Workdir, workdir_alone};
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::spec;
 use serde_json::Value;
 use std::time::Duration;
 
-/// `program`: the image's, for the release's glibc.
+/// `program`: `hanode-firstboot` for the release's glibc.
 fn lab(workdir: Workdir, release: &str, program: &[u8]) -> Lab {
-    let cluster = Cluster::init(&workdir.path().join("demo"), spec::STARTER).unwrap();
+    let cluster = ClusterDir::init(&workdir.path().join("demo"), spec::STARTER).unwrap();
     let image = workdir.path().join("node.tar");
     let target = format!("{}/tests/targets/{release}.toml", env!("CARGO_MANIFEST_DIR"));
     support::build_with(program, &target, Some(&cluster), &image);
     Lab::of(workdir, cluster, image)
 }
 
-/// cloud-init of this version is done and content, and no unit failed or was dropped from an ordering cycle.
+/// cloud-init has this version and finished without errors; no unit failed or is in an ordering cycle.
 fn booted_without_errors(lab: &Lab, node: &str, version: &str) {
     let output = |command: &str| lab.output(node, &["sh", "-c", command]);
     assert!(output("cloud-init --version 2>&1").contains(version));
@@ -38,8 +38,8 @@ fn when(lab: &Lab, node: &str, unit: &str, what: &str) -> u64 {
     lab.output(node, &["systemctl", "show", "--value", "-p", &property, unit]).parse().unwrap()
 }
 
-/// Metadata, then the plan, and only then servers, all of them or none.
-fn came_in_order(lab: &Lab, node: &str, serving: bool) {
+/// The order of start: metadata, the plan, then all servers if `serving`, otherwise none.
+fn started_in_order(lab: &Lab, node: &str, serving: bool) {
     let known = when(lab, node, "cloud-config.target", "ActiveEnter");
     let planning = when(lab, node, "hanode-plan.service", "InactiveExit");
     assert!(known > 0 && planning >= known, "{node}: metadata at {known}, hanode-plan at {planning}");
@@ -53,17 +53,16 @@ fn came_in_order(lab: &Lab, node: &str, serving: bool) {
     }
 }
 
-/// The machine is off, and comes back as what a platform takes for a new instance, whose cloud-init gives it a host
-/// name that is no node's.
-fn comes_back_as_another_instance(lab: &Lab, node: &str) {
+/// Restarts the machine as a new instance of the platform; cloud-init sets a host name that no node has.
+fn restarts_as_another_instance(lab: &Lab, node: &str) {
     let driver = lab.driver();
     driver.shutdown(node).unwrap();
-    let named = "hostname: db3\nfqdn: db3.example.org\n";
+    let cloud_config = "hostname: db3\nfqdn: db3.example.org\n";
     driver
         .on_disk(node, |root| {
             let at = root.join("etc/cloud/cloud.cfg.d");
             std::fs::create_dir_all(&at)?;
-            Ok(std::fs::write(at.join("90-named.cfg"), named)?)
+            Ok(std::fs::write(at.join("90-cloud_config.cfg"), cloud_config)?)
         })
         .unwrap();
     let at = lab.cluster.dir.join(format!(".lab/nodes/{node}/disk.json"));
@@ -71,8 +70,8 @@ fn comes_back_as_another_instance(lab: &Lab, node: &str) {
     disk["instance_id"] = "i-another".into();
     std::fs::write(&at, disk.to_string()).unwrap();
     lab.up(&[]);
-    let told = lab.output(node, &["cloud-init", "query", "v1.instance_id"]);
-    assert_eq!(told, "i-another");
+    let instance_id = lab.output(node, &["cloud-init", "query", "v1.instance_id"]);
+    assert_eq!(instance_id, "i-another");
     assert_eq!(lab.output(node, &["cat", "/etc/hostname"]), "db3", "cloud-init manages the name");
 }
 
@@ -83,12 +82,12 @@ fn debian_12_by_its_file_alone_is_a_cluster() {
     lab.up(&[]);
     for node in NODES {
         booted_without_errors(&lab, node, "22.4");
-        came_in_order(&lab, node, true);
+        started_in_order(&lab, node, true);
         assert_eq!(lab.state(node)["identity_source"], "metadata");
     }
-    comes_back_as_another_instance(&lab, "node3");
+    restarts_as_another_instance(&lab, "node3");
     booted_without_errors(&lab, "node3", "22.4");
-    came_in_order(&lab, "node3", true);
+    started_in_order(&lab, "node3", true);
     assert_eq!(lab.state("node3")["identity_source"], "pinned");
     lab.healthy_within(Duration::from_secs(120));
 }

@@ -1,5 +1,4 @@
-//! The pages of the project, checked against the programs; manual pages, completions and the spec's schema, checked by
-//! the tools that read them (`make setup` installs those).
+//! Manual pages, completions and the spec's schema, checked by the programs that read them (`make setup` installs those).
 
 use assert_cmd::cargo::cargo_bin;
 use hanode_core::spec::{self, STARTER};
@@ -14,17 +13,17 @@ fn made() -> tempfile::TempDir {
     dir
 }
 
-/// Standard output of what must succeed, and must not complain.
+/// Standard output of a command that must succeed without warnings.
 #[track_caller]
 fn run(command: &mut Command) -> String {
     let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}: run `make setup`"));
-    let complaint = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && complaint.is_empty(), "{command:?}: {complaint}");
+    let warnings = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && warnings.is_empty(), "{command:?}: {warnings}");
     String::from_utf8(out.stdout).expect("text")
 }
 
 #[test]
-fn every_verb_has_a_manual_page_that_groff_takes() {
+fn every_command_has_a_manual_page_that_groff_accepts() {
     let dir = made();
     let pages: Vec<_> = std::fs::read_dir(dir.path().join("man1"))
         .expect("pages")
@@ -37,7 +36,7 @@ fn every_verb_has_a_manual_page_that_groff_takes() {
     for name in ["hanode.1", "hanode-build.1", "hanode-lab-up.1", "hanode-certs-revoke.1"] {
         assert!(pages.contains(&page(name)), "{pages:?}");
     }
-    assert!(!page("hanode-lab-node.1").exists(), "what only the lab calls is no page");
+    assert!(!page("hanode-lab-node.1").exists(), "internal commands have no manual page");
     let shown = run(Command::new("groff").args(["-man", "-Tascii", "-P-cbou"]).arg(page("hanode-build.1")));
     for piece in ["hanode build", "--target <T>", "EXAMPLES", "--out node.qcow2"] {
         assert!(shown.contains(piece), "{piece:?} is not in\n{shown}");
@@ -45,13 +44,13 @@ fn every_verb_has_a_manual_page_that_groff_takes() {
 }
 
 #[test]
-fn shells_take_their_completions() {
+fn shells_accept_their_completions() {
     let dir = made();
     let file = |path: &str| dir.path().join(path);
     let bash = file("bash-completion/completions/hanode");
     run(Command::new("zsh").arg("-n").arg(file("zsh/site-functions/_hanode")));
     run(Command::new("fish").arg("-n").arg(file("fish/vendor_completions.d/hanode.fish")));
-    let ask = |words: &str| {
+    let complete = |words: &str| {
         let script = format!(
             "source {}; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
              _hanode hanode \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; echo \"${{COMPREPLY[@]}}\"",
@@ -59,19 +58,19 @@ fn shells_take_their_completions() {
         );
         run(Command::new("bash").arg("-c").arg(script))
     };
-    assert_eq!(ask("hanode b"), "build bake\n");
-    assert_eq!(ask("hanode lab re"), "reprovision\n");
-    assert!(ask("hanode build --").contains("--compress"), "{}", ask("hanode build --"));
+    assert_eq!(complete("hanode b"), "build bake\n");
+    assert_eq!(complete("hanode lab re"), "reprovision\n");
+    assert!(complete("hanode build --").contains("--compress"), "{}", complete("hanode build --"));
 }
 
-/// What a validator of JSON schemas thinks of each document: empty, or its complaint.
+/// The first error of a JSON schema validator for each document, or an empty string.
 fn validate(documents: &[Value]) -> Vec<String> {
     const SCRIPT: &str = "
 import json, sys, jsonschema
 schema, documents = json.load(sys.stdin)
 jsonschema.Draft202012Validator.check_schema(schema)
-judge = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
-json.dump([next((e.message for e in judge.iter_errors(d)), '') for d in documents], sys.stdout)";
+validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+json.dump([next((e.message for e in validator.iter_errors(d)), '') for d in documents], sys.stdout)";
     let mut python = Command::new("/usr/bin/python3")
         .args(["-c", SCRIPT])
         .stdin(Stdio::piped())
@@ -80,7 +79,7 @@ json.dump([next((e.message for e in judge.iter_errors(d)), '') for d in document
         .expect("python3 with jsonschema: run `make setup`");
     let schema: Value = serde_json::from_str(&spec::schema_text()).expect("JSON");
     let input = serde_json::to_vec(&(schema, documents)).expect("JSON");
-    python.stdin.take().expect("a pipe").write_all(&input).expect("asking it");
+    python.stdin.take().expect("a pipe").write_all(&input).expect("writing to it");
     let out = python.wait_with_output().expect("its answer");
     assert!(out.status.success());
     serde_json::from_slice(&out.stdout).expect("JSON")
@@ -90,9 +89,9 @@ fn document(text: &str) -> Value {
     serde_json::to_value(toml::from_str::<toml::Table>(text).expect("TOML")).expect("JSON")
 }
 
-/// Where the reader and the schema can both judge, they agree.
+/// The parser and the schema agree on everything that a schema can express.
 #[test]
-fn a_validator_accepts_and_refuses_what_the_reader_does() {
+fn the_schema_accepts_and_rejects_the_same_specs_as_the_parser() {
     let with = |old: &str, new: &str| {
         assert!(STARTER.contains(old), "{old}");
         STARTER.replacen(old, new, 1)
@@ -133,10 +132,10 @@ fn a_validator_accepts_and_refuses_what_the_reader_does() {
         "schema = 1\n".to_string(),
     ];
     let documents: Vec<_> = good.iter().chain(&bad).map(|text| document(text)).collect();
-    let told = validate(&documents);
-    for (text, told) in good.iter().chain(&bad).zip(&told) {
+    let errors = validate(&documents);
+    for (text, errors) in good.iter().chain(&bad).zip(&errors) {
         let read = spec::parse(text);
-        assert_eq!(read.is_ok(), told.is_empty(), "schema: {told:?}, reader: {read:?}\n{text}");
+        assert_eq!(read.is_ok(), errors.is_empty(), "schema: {errors:?}, reader: {read:?}\n{text}");
     }
     assert!(good.iter().all(|text| spec::parse(text).is_ok()), "the table");
 }

@@ -1,4 +1,4 @@
-//! What takes a whole machine and its firmware: disks, clock, watchdog. Emulated, so slow: `make test-vm`. Needs root.
+//! Tests that need a machine with firmware: disks, clock, watchdog. Slow, since emulated: `make test-vm`. Needs root.
 
 use crate::support;
 use crate::support::qemu::{Firmware, MAC, Machine};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// For a boot, on a busy machine too.
+/// For an emulated boot on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
 fn run(program: &str, arguments: &[&str]) -> String {
@@ -18,7 +18,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A seed for a node that has this script run beside the boot.
+/// A seed for a node that runs this script during the boot.
 fn seed(cluster: &ClusterDir, node: &str, instance: &str, dir: &Path, script: &str) -> PathBuf {
     let mut seed = Seed::for_node(&cluster.spec, node).unwrap();
     seed.instance_id = instance.into();
@@ -27,8 +27,7 @@ fn seed(cluster: &ClusterDir, node: &str, instance: &str, dir: &Path, script: &s
         .unwrap()
         .write_directory(&files)
         .unwrap();
-    // A script, so that no quoting stands between. It opens the console for each line: a getty hangs up on whoever
-    // holds it.
+    // The script is a file, to avoid quoting. It opens the console for each line, since getty hangs up open consoles.
     let commands = serde_json::json!([
         ["sh", "-c", "echo \"$0\" > /run/probe", script],
         ["systemd-run", "--no-block", "--unit=probe", "sh", "/run/probe"],
@@ -54,7 +53,7 @@ fn seed(cluster: &ClusterDir, node: &str, instance: &str, dir: &Path, script: &s
     iso
 }
 
-/// A fresh root disk of this size for each boot: a new machine.
+/// A new root disk of this size.
 fn root_disk(dir: &Path, image: &Path, name: &str, size: &str) -> PathBuf {
     let disk = dir.join(format!("{name}.qcow2"));
     let (image, at) = (image.to_str().unwrap(), disk.to_str().unwrap());
@@ -70,8 +69,8 @@ fn uuid(last: u32) -> [String; 2] {
     ["-uuid".into(), format!("7d3a1f00-0000-4000-8000-{last:012}")]
 }
 
-/// A file on the data volume, read while no machine has it. The last one's power was cut: what it had made sure of may
-/// stand in the journal alone, which is replayed on a copy, as the next machine will.
+/// A file on the data volume after a power cut. Synced data may be in the journal only, so the journal is replayed on a
+/// copy, as the next mount does.
 fn on_volume(volume: &Path, path: &str) -> Value {
     let copy = volume.with_extension("copy");
     run("cp", &["--sparse=always", volume.to_str().unwrap(), copy.to_str().unwrap()]);
@@ -83,7 +82,7 @@ fn on_volume(volume: &Path, path: &str) -> Value {
     serde_json::from_str(&text).unwrap_or(Value::String(text.trim().into()))
 }
 
-/// The commonest replacement: the machine is new, its volume is not.
+/// The most common replacement: a new machine with the old volume.
 #[test]
 #[ignore = "emulated, takes minutes: make test-vm"]
 fn a_data_volume_outlives_its_machine() {
@@ -98,7 +97,7 @@ fn a_data_volume_outlives_its_machine() {
         DATA $(findmnt -n -o SOURCE --mountpoint /var/lib/postgresql) $(stat -c %U /var/lib/postgresql) \
         DOG $(stat -c %U /dev/watchdog) END > /dev/ttyS0; done";
 
-    // A blank disk is formatted, and the root file system has grown to its larger disk.
+    // A blank volume is formatted, and the root file system grows to the size of its disk.
     let iso = seed(&cluster, "node2", "first", dir, probe);
     let disk = root_disk(dir, &image, "first", "8G");
     let more = [drive(&volume), uuid(1).into()].concat();
@@ -107,16 +106,16 @@ fn a_data_volume_outlives_its_machine() {
     let before = machine.console().len();
     machine.wait_for_after(before, &["END"], PATIENCE);
     let console = machine.console();
-    let told =
+    let line =
         console[before..].lines().find(|l| l.contains("ROOT") && l.contains("END")).unwrap().to_string();
-    println!("{told}");
-    let size: u64 = told.split_whitespace().skip_while(|w| *w != "ROOT").nth(1).unwrap().parse().unwrap();
+    println!("{line}");
+    let size: u64 = line.split_whitespace().skip_while(|w| *w != "ROOT").nth(1).unwrap().parse().unwrap();
     assert!(size > 6500, "the root file system has {size} MiB of a disk of 8192");
     assert!(
-        told.contains("/dev/vdc[/postgres] postgres") || told.contains("/dev/vdb[/postgres] postgres"),
-        "{told}"
+        line.contains("/dev/vdc[/postgres] postgres") || line.contains("/dev/vdb[/postgres] postgres"),
+        "{line}"
     );
-    assert!(told.contains("DOG postgres"), "{told}");
+    assert!(line.contains("DOG postgres"), "{line}");
     drop(machine);
     let (id, pin, state) = (
         on_volume(&volume, "hanode/install-id"),
@@ -125,7 +124,7 @@ fn a_data_volume_outlives_its_machine() {
     );
     assert_eq!((&pin["node"], &state["generation"]), (&"node2".into(), &1.into()));
 
-    // A new machine, a new root disk, the old volume: the same node goes on.
+    // A new machine with a new root disk and the old volume is the same node.
     let iso = seed(&cluster, "node2", "second", dir, "true");
     let disk = root_disk(dir, &image, "second", "4G");
     let more = [drive(&volume), uuid(2).into()].concat();
@@ -134,7 +133,7 @@ fn a_data_volume_outlives_its_machine() {
     assert_eq!(on_volume(&volume, "hanode/disk.json")["generation"], 2);
     assert_eq!(on_volume(&volume, "hanode/identity.json")["instance_id"], "second");
 
-    // In another node's machine it is refused, and stays as it is.
+    // Another node refuses the volume and does not change it.
     let iso = seed(&cluster, "node1", "third", dir, "true");
     let disk = root_disk(dir, &image, "third", "4G");
     let more = [drive(&volume), uuid(3).into()].concat();
@@ -143,7 +142,7 @@ fn a_data_volume_outlives_its_machine() {
     drop(machine);
     assert_eq!(on_volume(&volume, "hanode/disk.json")["generation"], 2);
 
-    // And without it nothing begins on the root disk.
+    // Without the volume nothing starts on the root disk.
     let iso = seed(&cluster, "node2", "fourth", dir, "true");
     let disk = root_disk(dir, &image, "fourth", "4G");
     let mut machine = Machine::boot_with(Firmware::Bios, &disk, &iso, dir, &uuid(4));
@@ -151,15 +150,15 @@ fn a_data_volume_outlives_its_machine() {
     assert!(!machine.console().contains("waiting-for-peers"));
 }
 
-/// A machine whose clock stands before the certificates: it says so, and goes on once the clock is right.
+/// A clock before the certificates' validity: the node reports it, and continues once the clock is right.
 #[test]
 #[ignore = "emulated, takes minutes: make test-vm"]
-fn a_clock_that_is_wrong_is_waited_for() {
+fn a_node_waits_until_its_clock_is_right() {
     let dir = support::workdir_alone();
     let dir = dir.path();
     let (cluster, image) = support::cluster_with_image(dir, "node.qcow2");
     let now = hanode_core::pki::read::date(hanode_core::pki::now());
-    // In the place of the time client's server, which nothing here can reach.
+    // Replaces the time server, which is not reachable here.
     let probe = format!(
         "until grep -qs 'the time client' /run/hanode/state.json; do sleep 2; done; sleep 10
          echo CHRONY $(systemctl is-active chrony) END > /dev/ttyS0; date -s '{now}'"
@@ -168,8 +167,8 @@ fn a_clock_that_is_wrong_is_waited_for() {
     let disk = root_disk(dir, &image, "early", "4G");
     let more = ["-rtc".to_string(), "base=2021-03-04T05:06:07".into()];
     let mut machine = Machine::boot_with(Firmware::Bios, &disk, &iso, dir, &more);
-    // systemd lets no clock stand before its own release.
-    machine.wait_for(&["hanode: waiting for the time client: the clock says 20"], PATIENCE);
+    // systemd sets a clock before its release date to that date.
+    machine.wait_for(&["hanode: waiting for the time client: the system clock 20"], PATIENCE);
     assert!(!machine.console().contains("waiting-for-peers"));
     machine.wait_for(&["hanode: node2: waiting-for-peers"], PATIENCE);
     assert!(machine.console().contains("CHRONY active END"), "no time client runs");

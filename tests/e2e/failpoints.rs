@@ -1,4 +1,4 @@
-//! A power cut after every step of the service in the image: the next boot ends in service. Takes minutes:
+//! A power cut after every step of `hanode-firstboot`: after the next boot the node is in service. Takes minutes:
 //! `make test-failpoints`.
 
 use crate::common::programs::firstboot_with_failpoints;
@@ -8,8 +8,8 @@ use hanode_firstboot::failpoint::POINTS;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Only the first boots of a whole new cluster reach these steps.
-const BOOTSTRAP: [&str; 2] = ["bootstrap-recorded", "began"];
+/// Only a bootstrap reaches these steps.
+const BOOTSTRAP: [&str; 2] = ["bootstrap-recorded", "bootstrap-started"];
 const REACHED: Duration = Duration::from_secs(180);
 
 fn lab() -> Lab {
@@ -43,17 +43,17 @@ fn a_power_cut_at_any_step_of_a_join_ends_in_service() {
     }
 }
 
-/// Boots the node on an empty disk, cuts its power after the step, and leaves it off.
+/// Boots the node with an empty disk, cuts its power after the step, and leaves it off.
 fn cut_power_at(lab: &Lab, node: &str, point: &str) {
     let driver = lab.driver();
     driver.power_off(node).unwrap();
     driver.discard_disk(node).unwrap();
-    let wish = |disk: &Path| disk.join("etc/hanode/failpoint");
-    let write_wish = |disk: &Path| {
+    let failpoint = |disk: &Path| disk.join("etc/hanode/failpoint");
+    let set_failpoint = |disk: &Path| {
         std::fs::create_dir_all(disk.join("etc/hanode"))?;
-        Ok(std::fs::write(wish(disk), point)?)
+        Ok(std::fs::write(failpoint(disk), point)?)
     };
-    driver.on_disk(node, write_wish).unwrap();
+    driver.on_disk(node, set_failpoint).unwrap();
     driver.start(node).unwrap();
     let start = Instant::now();
     let reached = || driver.exec_output(node, &["test", "-e", "/run/hanode/failpoint"]);
@@ -63,5 +63,5 @@ fn cut_power_at(lab: &Lab, node: &str, point: &str) {
         std::thread::sleep(Duration::from_millis(300));
     }
     driver.power_off(node).unwrap();
-    driver.on_disk(node, |disk| Ok(std::fs::remove_file(wish(disk))?)).unwrap();
+    driver.on_disk(node, |disk| Ok(std::fs::remove_file(failpoint(disk))?)).unwrap();
 }

@@ -22,7 +22,7 @@ fn cluster() -> Shared {
     schedule::shared("faults", || Lab::up_on_debian(workdir_without_turn(), &[]))
 }
 
-/// `SENTINEL FAILOVER`, as any operator types it, with clients writing: the primary lives on meanwhile.
+/// `SENTINEL FAILOVER`, as an operator calls it, while clients write and the primary runs.
 #[test]
 #[ignore = "minutes: make test-faults"]
 fn planned_failovers_of_redis_lose_no_write() {
@@ -30,14 +30,14 @@ fn planned_failovers_of_redis_lose_no_write() {
     let load = lab.load();
     for round in 0..6 {
         let before = lab.redis_primary().unwrap();
-        let asked = ["node1", "node2", "node3"][round % 3];
+        let sentinel = ["node1", "node2", "node3"][round % 3];
         let from = load.now();
-        assert_eq!(lab.sentinel(asked, &["sentinel", "failover", "redis-cluster"]), "OK");
-        let begun = Instant::now();
+        assert_eq!(lab.sentinel(sentinel, &["sentinel", "failover", "redis-cluster"]), "OK");
+        let start = Instant::now();
         while lab.sentinel("node1", &["sentinel", "get-master-addr-by-name", "redis-cluster"])
             == format!("{}\n6378", lab.cluster.spec.node(&before).unwrap().address)
         {
-            assert!(begun.elapsed() < HEALED, "nobody was promoted");
+            assert!(start.elapsed() < HEALED, "no replica was promoted");
             sleep(Duration::from_millis(200));
         }
         lab.healthy_within(HEALED);
@@ -45,7 +45,7 @@ fn planned_failovers_of_redis_lose_no_write() {
         let (wait, plain) =
             (load.longest_gap(Service::RedisWait, from), load.longest_gap(Service::RedisPlain, from));
         eprintln!(
-            "{before} -> {} asked of {asked}: longest gap {:.1} s (WAIT), {:.1} s (plain)",
+            "{before} -> {} by {sentinel}: longest gap {:.1} s (WAIT), {:.1} s (plain)",
             lab.redis_primary().unwrap(),
             wait.seconds,
             plain.seconds
@@ -55,7 +55,7 @@ fn planned_failovers_of_redis_lose_no_write() {
     assert!(verdict.redis_plain.lost.is_empty(), "{:?}", verdict.redis_plain);
 }
 
-/// Leader of PostgreSQL and of etcd in one: that etcd comes back with an old clock, and would end the new leader's lock.
+/// The node leads PostgreSQL and etcd. Its etcd resumes with outdated leases and must not revoke the new leader's.
 #[test]
 #[ignore = "minutes: make test-faults"]
 fn a_leader_of_postgres_and_etcd_that_was_frozen_revokes_no_lease() {
@@ -69,7 +69,7 @@ fn a_leader_of_postgres_and_etcd_that_was_frozen_revokes_no_lease() {
         Fault::Freeze.apply(&driver, spec, &before).unwrap();
         until("another leads", SOON, || lab.postgres_leader().is_some_and(|leader| leader != before));
         let leader = lab.postgres_leader();
-        Fault::Freeze.restore_address(&driver, spec, &before).unwrap();
+        Fault::Freeze.revert(&driver, spec, &before).unwrap();
         lab.healthy_within(HEALED);
         let gap = load.longest_gap(Service::Postgres, from);
         eprintln!(
@@ -82,7 +82,7 @@ fn a_leader_of_postgres_and_etcd_that_was_frozen_revokes_no_lease() {
     no_acknowledged_write_is_lost(load);
 }
 
-/// Makes this node etcd's leader, where it is not.
+/// A script that makes its node etcd's leader, unless it is.
 fn move_etcd_leader_here() -> String {
     format!(
         "E=\"{ETCDCTL}\"; own=$($E member list | grep \"$(hostname),\" | cut -d, -f1); \
@@ -92,7 +92,7 @@ fn move_etcd_leader_here() -> String {
     )
 }
 
-/// The primary is stopped until another is promoted, and goes on at that very moment.
+/// The primary is suspended, and resumes at the moment when another node is promoted.
 #[test]
 #[ignore = "minutes: make test-faults"]
 fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
@@ -104,7 +104,7 @@ fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
         let from = load.now();
         fault.apply(&driver, spec, &before).unwrap();
         until("a replica is promoted", SOON, || lab.is_primary_elsewhere(&before));
-        fault.restore_address(&driver, spec, &before).unwrap();
+        fault.revert(&driver, spec, &before).unwrap();
         lab.healthy_within(HEALED);
         let gap = load.longest_gap(Service::RedisWait, from);
         eprintln!("{} of {before}, longest gap {:.1} s", fault.name(), gap.seconds);
@@ -113,13 +113,13 @@ fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
         let before = lab.postgres_leader().unwrap();
         let from = load.now();
         fault.apply(&driver, spec, &before).unwrap();
-        // PostgreSQL alone may hang for less than Patroni's patience: then nobody is promoted.
-        let begun = Instant::now();
-        while lab.postgres_leader().is_none_or(|leader| leader == before) && begun.elapsed() < PATRONI_REACTS
+        // If only PostgreSQL hangs, for less than Patroni's timeout, no standby is promoted.
+        let start = Instant::now();
+        while lab.postgres_leader().is_none_or(|leader| leader == before) && start.elapsed() < PATRONI_REACTS
         {
             sleep(Duration::from_millis(200));
         }
-        fault.restore_address(&driver, spec, &before).unwrap();
+        fault.revert(&driver, spec, &before).unwrap();
         lab.healthy_within(HEALED);
         let gap = load.longest_gap(Service::Postgres, from);
         eprintln!(
@@ -132,7 +132,7 @@ fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
     no_acknowledged_write_is_lost(load);
 }
 
-/// What is done to the virtual IP's holder, and how it is taken back.
+/// Faults of the virtual IP's holder: name, command that causes the fault, command that fixes it.
 const VIP_FAULTS: [(&str, &str, &str); 3] = [
     (
         "HAProxy's configuration broken, then a restart",
@@ -147,15 +147,15 @@ const VIP_FAULTS: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// Whatever befalls its holder: the address moves, one node has it then, and one when all is over.
+/// After each fault of its holder the address moves to one other node; after the repair one node has it.
 #[test]
 #[ignore = "minutes: make test-faults"]
 fn the_virtual_ip_leaves_a_node_that_cannot_serve() {
     let lab = cluster();
     let (spec, driver) = (&lab.cluster.spec, lab.driver());
     let load = lab.load();
-    for (name, break_it, mend_it) in VIP_FAULTS {
-        lab.vip_moves(&load, name, |node| drop(lab.sh(node, break_it)), |node| drop(lab.sh(node, mend_it)));
+    for (name, break_it, fix_it) in VIP_FAULTS {
+        lab.vip_moves(&load, name, |node| drop(lab.sh(node, break_it)), |node| drop(lab.sh(node, fix_it)));
     }
     for fault in [Fault::PauseHaproxy, Fault::Deaf, Fault::Mute, Fault::Split, Fault::Partition] {
         let name = fault.name();
@@ -163,29 +163,29 @@ fn the_virtual_ip_leaves_a_node_that_cannot_serve() {
             &load,
             &name,
             |node| fault.apply(&driver, spec, node).unwrap(),
-            |node| fault.restore_address(&driver, spec, node).unwrap(),
+            |node| fault.revert(&driver, spec, node).unwrap(),
         );
     }
     no_acknowledged_write_is_lost(load);
 }
 
 impl Lab {
-    fn vip_moves(&self, load: &Load, what: &str, apply: impl Fn(&str), restore_address: impl Fn(&str)) {
+    fn vip_moves(&self, load: &Load, what: &str, apply: impl Fn(&str), revert: impl Fn(&str)) {
         let [holder] = &self.vip_holders()[..] else { panic!("{:?} hold the address", self.vip_holders()) };
         let from = load.now();
-        let begun = Instant::now();
+        let start = Instant::now();
         apply(holder);
         until(what, SOON, || {
             self.vip_holders().iter().any(|h| h != holder) && !self.vip_holders().contains(holder)
         });
-        let moved = begun.elapsed().as_secs_f64();
-        // It stays where it is, with one node.
+        let moved = start.elapsed().as_secs_f64();
+        // It stays on that node.
         let new = self.vip_holders();
         for _ in 0..10 {
             sleep(Duration::from_millis(500));
             assert_eq!(self.vip_holders(), new, "{what}");
         }
-        restore_address(holder);
+        revert(holder);
         self.healthy_within(HEALED);
         for _ in 0..10 {
             sleep(Duration::from_millis(500));
@@ -198,24 +198,24 @@ impl Lab {
     fn is_primary_elsewhere(&self, than: &str) -> bool {
         let access = self.access();
         let redis = &access.redis;
-        let asked = |node: &hanode_core::spec::Node| {
+        let replication = |node: &hanode_core::spec::Node| {
             let (port, password) = (self.cluster.spec.redis.port, &access.secrets.redis);
-            let patience = Duration::from_millis(500);
+            let timeout = Duration::from_millis(500);
             hanode_cluster::client::redis::Redis::connect(
                 redis.as_ref(),
                 node.address,
                 port,
                 password,
-                patience,
+                timeout,
             )?
             .info("replication")
         };
-        let is = |node| asked(node).is_ok_and(|info| info.get("role").is_some_and(|r| r == "master"));
+        let is = |node| replication(node).is_ok_and(|info| info.get("role").is_some_and(|r| r == "master"));
         self.in_network(|| self.cluster.spec.peers(than).any(is))
     }
 }
 
-/// What an old leader alone has, and cannot be rewound since its log is gone: kept, while the node is cloned anew.
+/// An old leader has its own commits and cannot be rewound, since WAL is missing: its data is moved aside and cloned.
 #[test]
 #[ignore = "minutes: make test-faults"]
 fn diverged_data_that_cannot_be_rewound_is_moved_aside() {
@@ -231,11 +231,11 @@ fn diverged_data_that_cannot_be_rewound_is_moved_aside() {
         let psql = "psql -XAtq -v ON_ERROR_STOP=1 -h /run/postgresql -p 5433 -U admin postgres";
         lab.sh(node, &format!("runuser -u postgres -- {psql} -c \"{words}\""))
     };
-    sql(&old, "CREATE TABLE told (n int)");
+    sql(&old, "CREATE TABLE diverged (n int)");
     driver.link(&old, false).unwrap();
-    // Commits that no standby has; a segment each, so that the one with the parting of ways can go.
+    // Commits that no standby has, each in its own segment, so that the segment of the divergence can be removed.
     for n in 1..=4 {
-        sql(&old, &format!("SET synchronous_commit = local; INSERT INTO told VALUES ({n})"));
+        sql(&old, &format!("SET synchronous_commit = local; INSERT INTO diverged VALUES ({n})"));
         sql(&old, "SELECT pg_switch_wal()");
         sql(&old, "CHECKPOINT");
     }
@@ -252,18 +252,18 @@ fn diverged_data_that_cannot_be_rewound_is_moved_aside() {
     let new: Vec<_> = moved_aside().into_iter().filter(|path| !before.contains(path)).collect();
     let [aside] = &new[..] else { panic!("{old} moved {new:?} aside") };
     assert!(aside.starts_with(&format!("{data}.aside-")), "{aside}");
-    assert_eq!(sql(&old, "SELECT count(*) FROM told"), "0", "it follows the others");
+    assert_eq!(sql(&old, "SELECT count(*) FROM diverged"), "0", "it replicates from the new leader");
     let look = format!(
-        "rm -f {aside}/standby.signal; echo 'SELECT max(n) FROM told' | \
+        "rm -f {aside}/standby.signal; echo 'SELECT max(n) FROM diverged' | \
          runuser -u postgres -- /usr/lib/postgresql/17/bin/postgres --single -D {aside} -c logging_collector=off postgres"
     );
     let seen = lab.sh(&old, &look);
-    assert!(seen.contains("max = \"4\""), "what was kept holds what the others do not: {seen}");
+    assert!(seen.contains("max = \"4\""), "the data that was moved aside has the diverged rows: {seen}");
     let table = health::table(&lab.health(), None);
     assert!(table.contains("moved aside") && table.contains("healthy"), "{table}");
 }
 
-/// A statement that is under way when its server hangs: the client is told once there is another leader.
+/// The server of a running statement hangs: the client's connection is closed once there is another leader.
 #[test]
 #[ignore = "minutes: make test-faults"]
 fn sessions_on_an_old_leader_that_hangs_are_closed() {
@@ -277,47 +277,49 @@ fn sessions_on_an_old_leader_that_hangs_are_closed() {
         ca.display()
     );
     let psql = ["env", &password, "timeout", "170", "psql", "-XAtq", "-c", "SELECT pg_sleep(600)", &target];
-    let mut client = driver.outside(&psql).spawn().unwrap();
-    // Longer than what counts as connecting.
+    let mut client = driver.client_command(&psql).spawn().unwrap();
+    // Longer than the connect timeout.
     sleep(Duration::from_secs(20));
-    assert!(client.try_wait().unwrap().is_none(), "it sleeps");
+    assert!(client.try_wait().unwrap().is_none(), "the statement still runs");
     let old = lab.postgres_leader().unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     Fault::PausePostgres.apply(&driver, spec, &old).unwrap();
     let status = client.wait().unwrap();
-    let told = begun.elapsed();
+    let closed = start.elapsed();
     let leader = lab.postgres_leader();
-    Fault::PausePostgres.restore_address(&driver, spec, &old).unwrap();
+    Fault::PausePostgres.revert(&driver, spec, &old).unwrap();
     lab.healthy_within(HEALED);
-    eprintln!("{old} hung; {leader:?} leads, the client was told after {:.1} s", told.as_secs_f64());
-    assert_ne!(status.code(), Some(124), "it was left hanging");
+    eprintln!("{old} hung; {leader:?} leads, the connection was closed after {:.1} s", closed.as_secs_f64());
+    assert_ne!(status.code(), Some(124), "the client's connection was not closed");
     assert_ne!(leader.as_ref(), Some(&old));
 }
 
-/// A load balancer as clouds have them: it asks each node's `/health` and sends clients to one that says yes.
+/// A load balancer as in clouds: it checks `/health` of each node and forwards clients to a healthy one.
 struct Balancer {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Balancer {
-    /// On the address of the spec, which it puts on the lab's bridge.
+    /// Listens on the virtual IP, which it adds to the lab's bridge.
     fn start(lab: &Lab) -> Balancer {
         let spec = lab.cluster.spec.clone();
         let vip = spec.network.vip;
-        let output =
-            lab.driver().run_outside(&["ip", "address", "add", &format!("{vip}/32"), "dev", "br0"]).unwrap();
+        let output = lab
+            .driver()
+            .client_output(&["ip", "address", "add", &format!("{vip}/32"), "dev", "br0"])
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let nodes: Vec<IpAddr> = spec.nodes.iter().map(|n| n.address).collect();
         let stop = Arc::new(AtomicBool::new(false));
-        // What `cloud-init/README.md` says.
+        // As `cloud-init/README.md` describes.
         let ports =
             [spec.postgres.vip_port, spec.postgres.vip_read_port, spec.redis.vip_port, spec.haproxy.crl_port];
         let serve = |port| {
             let listener = lab.in_network(|| TcpListener::bind((vip, port))).unwrap();
             listener.set_nonblocking(true).unwrap();
             let (nodes, stop) = (nodes.clone(), stop.clone());
-            // A thread that is started in the lab's network stays in it.
+            // A thread started in the lab's network namespace stays in it.
             lab.in_network(move || std::thread::spawn(move || balance(&listener, &nodes, port, &stop)))
         };
         Balancer { threads: ports.map(serve).into(), stop }
@@ -339,7 +341,7 @@ fn balance(listener: &TcpListener, nodes: &[IpAddr], port: u16, stop: &AtomicBoo
             sleep(Duration::from_millis(10));
             continue;
         };
-        let fit = nodes.iter().copied().find(|node| says(*node) == Some(200));
+        let fit = nodes.iter().copied().find(|node| health_status(*node) == Some(200));
         let Some(node) = fit else { continue };
         let Ok(server) = TcpStream::connect_timeout(&(node, port).into(), Duration::from_secs(1)) else {
             continue;
@@ -356,43 +358,44 @@ fn balance(listener: &TcpListener, nodes: &[IpAddr], port: u16, stop: &AtomicBoo
     }
 }
 
-/// What a node's `/health` answers, where it does.
-fn says(node: IpAddr) -> Option<u16> {
+/// The status code of a node's `/health`, if it answers.
+fn health_status(node: IpAddr) -> Option<u16> {
     let url = format!("http://{node}:7000/health");
-    let patience = Duration::from_millis(500);
-    hanode_cluster::client::http::Http::new(None, patience).ok()?.get(&url).ok().map(|answer| answer.status)
+    let timeout = Duration::from_millis(500);
+    hanode_cluster::client::http::Http::new(None, timeout).ok()?.get(&url).ok().map(|answer| answer.status)
 }
 
-/// `vip_mode = "external"`: no node takes the address, and `/health` tells a load balancer who is fit.
+/// `vip_mode = "external"`: no node has the address, and `/health` reports to a load balancer which nodes are healthy.
 #[test]
 #[ignore = "minutes: make test-faults"]
 fn a_load_balancer_sends_clients_to_healthy_nodes_only() {
     let edit = [("vip_mode = \"vrrp\"", "vip_mode = \"external\"")];
     let lab = Lab::up_on_debian(workdir_alone(), &edit);
     let (spec, driver) = (&lab.cluster.spec, lab.driver());
-    let asked =
-        || -> Vec<Option<u16>> { lab.in_network(|| spec.nodes.iter().map(|n| says(n.address)).collect()) };
-    until("all are fit", SOON, || asked() == [Some(200); 3]);
+    let statuses = || -> Vec<Option<u16>> {
+        lab.in_network(|| spec.nodes.iter().map(|n| health_status(n.address)).collect())
+    };
+    until("all are healthy", SOON, || statuses() == [Some(200); 3]);
     assert_eq!(lab.vip_holders(), [""; 0]);
     for node in ["node1", "node2", "node3"] {
         assert_eq!(lab.sh(node, "systemctl is-enabled keepalived || true"), "disabled", "{node}");
     }
-    assert!(!lab.health().vip.answers, "nobody has the address yet");
+    assert!(!lab.health().vip.answers, "no machine has the address yet");
     let _balancer = Balancer::start(&lab);
     lab.healthy_within(HEALED);
     assert!(lab.health().vip.answers);
     let load = lab.load();
-    // The first is the one that the balancer likes best.
+    // The balancer prefers the first node.
     for fault in [Fault::PauseHaproxy, Fault::Split, Fault::Power] {
         let from = load.now();
         fault.apply(&driver, spec, "node1").unwrap();
         let refused = if fault == Fault::Split { Some(503) } else { None };
-        until(&fault.name(), SOON, || asked() == [refused, Some(200), Some(200)]);
+        until(&fault.name(), SOON, || statuses() == [refused, Some(200), Some(200)]);
         sleep(Duration::from_secs(3));
-        assert_eq!(asked(), [refused, Some(200), Some(200)], "{}", fault.name());
-        fault.restore_address(&driver, spec, "node1").unwrap();
+        assert_eq!(statuses(), [refused, Some(200), Some(200)], "{}", fault.name());
+        fault.revert(&driver, spec, "node1").unwrap();
         lab.healthy_within(HEALED);
-        until("all are fit", SOON, || asked() == [Some(200); 3]);
+        until("all are healthy", SOON, || statuses() == [Some(200); 3]);
         let gap = load.longest_gap(Service::Postgres, from).seconds;
         eprintln!("{} of node1 behind a load balancer: {gap:.1} s without a commit", fault.name());
     }

@@ -1,4 +1,4 @@
-//! Each target's firewall, as rendered, loaded by the real thing; and machines outside that try every port. Needs root.
+//! Loads each target's rendered rules into its real firewall, and tries every port from machines outside. Needs root.
 
 use crate::cases::Case;
 use crate::support;
@@ -8,16 +8,16 @@ use ipnet::IpNet;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// What a target's file calls its firewall, and how the distribution loads it.
-struct Kind {
+/// A kind of firewall: a target with it, a tree with its programs, and the script that loads its rules.
+struct Firewall {
     target: &'static str,
     tree: fn() -> PathBuf,
     script: &'static str,
-    /// What becomes of a port that is not hanode's.
+    /// Whether a port that hanode does not use is open or closed.
     unrelated: &'static str,
 }
 
-/// Of all distributions that can be had here, the one whose firewalls are as old as the targets'.
+/// The oldest distribution available, with firewalls as old as the targets'.
 fn old_firewalls() -> PathBuf {
     support::tree_of("firewalls", |out| {
         let mut mmdebstrap = Command::new("mmdebstrap");
@@ -28,21 +28,21 @@ fn old_firewalls() -> PathBuf {
     })
 }
 
-const NFTABLES: Kind = Kind {
+const NFTABLES: Firewall = Firewall {
     target: "debian-13",
     tree: support::debian,
     script: include_str!("../validators/nftables.sh"),
     unrelated: "open",
 };
 
-const UFW: Kind = Kind {
+const UFW: Firewall = Firewall {
     target: "ubuntu-20.04",
     tree: old_firewalls,
     script: include_str!("../validators/ufw.sh"),
     unrelated: "closed",
 };
 
-const FIREWALLD: Kind = Kind {
+const FIREWALLD: Firewall = Firewall {
     target: "centos-8",
     tree: old_firewalls,
     script: include_str!("../validators/firewalld.sh"),
@@ -53,7 +53,7 @@ fn nets(of: &[&str]) -> Vec<IpNet> {
     of.iter().map(|net| net.parse().expect("a network")).collect()
 }
 
-/// The firewall's own files on node1.
+/// The firewall's files on node1.
 fn files(case: &Case) -> Vec<Entry> {
     let its_own = |e: &Entry| {
         let rule = case.target.rule_at(&e.path);
@@ -64,8 +64,8 @@ fn files(case: &Case) -> Vec<Entry> {
     files
 }
 
-fn guards(kind: &Kind, v6: bool, change: impl Fn(&mut Case)) {
-    let mut case = Case::of(3).on(kind.target);
+fn check_ports(firewall: &Firewall, v6: bool, change: impl Fn(&mut Case)) {
+    let mut case = Case::of(3).on(firewall.target);
     let (first, second) = match v6 {
         false => (["10.1.0.0/16", "10.1.0.0/24"], "172.16.0.0/16"),
         true => (["fd00:1::/64", "fd00:1::9/128"], "fd00:2::/64"),
@@ -95,30 +95,30 @@ fn guards(kind: &Kind, v6: bool, change: impl Fn(&mut Case)) {
     let script = format!(
         "VERSION={} STATISTICS={statistics} UNRELATED={}\n{}\n{}",
         if v6 { 6 } else { 4 },
-        kind.unrelated,
-        kind.script,
+        firewall.unrelated,
+        firewall.script,
         include_str!("../validators/firewall.sh")
     );
-    sandboxed(&(kind.tree)(), &support::program(), &entries, &script);
+    sandboxed(&(firewall.tree)(), &support::program(), &entries, &script);
 }
 
 #[test]
-fn nftables_lets_in_whom_the_spec_names() {
-    guards(&NFTABLES, false, |_| ());
-    guards(&NFTABLES, true, |_| ());
-    guards(&NFTABLES, false, |case| case.spec.network.vip_mode = hanode_core::spec::VipMode::External);
+fn nftables_admits_clients_and_operators_of_the_spec() {
+    check_ports(&NFTABLES, false, |_| ());
+    check_ports(&NFTABLES, true, |_| ());
+    check_ports(&NFTABLES, false, |case| case.spec.network.vip_mode = hanode_core::spec::VipMode::External);
 }
 
 #[test]
-fn ufw_lets_in_whom_the_spec_names() {
-    guards(&UFW, false, |_| ());
-    guards(&UFW, true, |_| ());
-    guards(&UFW, false, |case| case.spec.network.vip_mode = hanode_core::spec::VipMode::External);
+fn ufw_admits_clients_and_operators_of_the_spec() {
+    check_ports(&UFW, false, |_| ());
+    check_ports(&UFW, true, |_| ());
+    check_ports(&UFW, false, |case| case.spec.network.vip_mode = hanode_core::spec::VipMode::External);
 }
 
 #[test]
-fn firewalld_lets_in_whom_the_spec_names() {
-    guards(&FIREWALLD, false, |_| ());
-    guards(&FIREWALLD, true, |_| ());
-    guards(&FIREWALLD, false, |case| case.spec.network.vip_mode = hanode_core::spec::VipMode::External);
+fn firewalld_admits_clients_and_operators_of_the_spec() {
+    check_ports(&FIREWALLD, false, |_| ());
+    check_ports(&FIREWALLD, true, |_| ());
+    check_ports(&FIREWALLD, false, |case| case.spec.network.vip_mode = hanode_core::spec::VipMode::External);
 }

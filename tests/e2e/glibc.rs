@@ -1,5 +1,5 @@
-//! `make dist`: programs for glibc 2.28 start where glibc is 2.31, and what needs a newer one is put nowhere. Needs root,
-//! the network on its first run, and minutes whenever the programs changed.
+//! Programs of `make dist`, for glibc 2.28: they start with glibc 2.31, and a check refuses programs that need a newer glibc.
+//! Needs root, the network on its first run, and minutes after a change of the programs.
 
 use crate::common::programs::firstboot_program;
 use crate::support;
@@ -19,18 +19,18 @@ fn both_programs_start_in_debian_11() {
     let inside =
         |program: &str| Command::new("chroot").arg(dir.path()).args([program, "--version"]).output().unwrap();
     let glibc = String::from_utf8(inside("ldd").stdout).unwrap();
-    assert!(glibc.contains("2.31"), "the tree is another one than was thought: {glibc}");
+    assert!(glibc.contains("2.31"), "the tree has another version of glibc: {glibc}");
     for name in ["hanode", "hanode-firstboot"] {
         std::fs::copy(support::fixture::dist().join(name), dir.path().join(name)).unwrap();
         let output = inside(&format!("/{name}"));
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && said.contains(env!("CARGO_PKG_VERSION")), "{name}: {output:?}");
+        let message = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && message.contains(env!("CARGO_PKG_VERSION")), "{name}: {output:?}");
     }
 }
 
-/// What cargo builds here needs this machine's glibc: a check that lets it pass checks nothing.
+/// Programs that cargo builds here need this machine's glibc, so the check must refuse them.
 #[test]
-fn a_program_that_needs_a_newer_glibc_is_found() {
+fn a_program_that_needs_a_newer_glibc_is_refused() {
     let _turn = schedule::beside_others();
     let check = |version: &str, program: &Path| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/check-glibc.sh");
@@ -38,10 +38,10 @@ fn a_program_that_needs_a_newer_glibc_is_found() {
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let plain = firstboot_program();
-    let (passed, said) = check("2.28", plain);
-    assert!(!passed && said.contains("needs glibc 2.3"), "{said}");
+    let (passed, message) = check("2.28", plain);
+    assert!(!passed && message.contains("needs glibc 2.3"), "{message}");
     assert!(check("2.99", plain).0);
     assert!(check("2.28", &support::fixture::dist().join("hanode-firstboot")).0);
-    let (passed, said) = check("2.28", &Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
-    assert!(!passed && said.contains("no version of glibc"), "{said}");
+    let (passed, message) = check("2.28", &Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+    assert!(!passed && message.contains("no version of glibc"), "{message}");
 }

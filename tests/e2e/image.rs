@@ -1,4 +1,4 @@
-//! Images for real: built from the cached base (the first run makes it), opened again, looked into.
+//! Builds images from the cached base (the first run makes it) and inspects them.
 //! Needs root and the tools that `make setup` installs.
 
 use crate::common;
@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// An edition of one cluster's bundle.
-fn edition(generation: u64) -> Vec<u8> {
+/// One cluster's bundle with this generation.
+fn bundle_of_generation(generation: u64) -> Vec<u8> {
     static CLUSTER: LazyLock<ClusterDir> = LazyLock::new(|| {
         let dir = tempfile::tempdir().unwrap();
         ClusterDir::init(&dir.path().join("demo"), spec::STARTER).unwrap()
@@ -24,7 +24,7 @@ fn edition(generation: u64) -> Vec<u8> {
 
 fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
     let out = dir.join(name);
-    let (spec, bundle) = (common::spec(), edition(3));
+    let (spec, bundle) = (common::spec(), bundle_of_generation(3));
     let cluster = ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &bundle, generation: 3 };
     let payload = with_cluster.then_some(cluster);
     hanode_image::build(&BuildOptions {
@@ -54,7 +54,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_raw_image_is_whole_and_says_what_it_is() {
+fn a_raw_image_is_consistent_and_has_a_manifest() {
     let dir = support::workdir();
     let raw = build(dir.path(), "node.raw", true);
     assert_eq!(raw.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -82,22 +82,22 @@ fn a_raw_image_is_whole_and_says_what_it_is() {
 }
 
 #[test]
-fn every_format_holds_the_same_record() {
+fn every_format_has_the_same_manifest() {
     let dir = support::workdir();
-    let record = |name: &str| {
+    let manifest = |name: &str| {
         let file = build(dir.path(), name, true);
-        let record = serde_json::to_value(inspect(&file).unwrap().image).unwrap();
+        let manifest = serde_json::to_value(inspect(&file).unwrap().image).unwrap();
         std::fs::remove_file(file).unwrap();
-        record
+        manifest
     };
-    let first = record("node.qcow2");
+    let first = manifest("node.qcow2");
     for name in ["node.vmdk", "node.tar", "node.tar.gz"] {
-        assert_eq!(first, record(name), "{name}");
+        assert_eq!(first, manifest(name), "{name}");
     }
 }
 
 #[test]
-fn an_archive_repeats_and_holds_what_it_should() {
+fn an_archive_is_reproducible_and_has_the_right_content() {
     let dir = support::workdir();
     let archive = build(dir.path(), "node.tar", true);
     run(Command::new("cmp").arg(&archive).arg(build(dir.path(), "again.tar", true)));
@@ -105,15 +105,15 @@ fn an_archive_repeats_and_holds_what_it_should() {
     std::fs::create_dir(&root).unwrap();
     run(Command::new("tar").args(["--xattrs", "--numeric-owner", "-xf"]).arg(&archive).arg("-C").arg(&root));
     entries_are_as_recorded(&root, &inspect(&archive).unwrap().image.entries);
-    nothing_of_the_packages_defaults_survived(&root);
-    no_server_starts_by_itself(&root);
-    own_units_have_few_powers(&root);
-    a_tree_takes_a_second_bake(&root);
+    defaults_of_packages_are_removed(&root);
+    no_server_is_enabled(&root);
+    own_units_are_confined(&root);
+    a_second_bake_changes_the_bundle_only(&root);
 }
 
-/// The same bake as in an image, into a tree: another edition of the bundle is the only thing that differs.
-fn a_tree_takes_a_second_bake(root: &Path) {
-    let (spec, newer) = (common::spec(), edition(4));
+/// Bakes another generation of the bundle into the tree of an image: no other file changes.
+fn a_second_bake_changes_the_bundle_only(root: &Path) {
+    let (spec, newer) = (common::spec(), bundle_of_generation(4));
     let payload = ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &newer, generation: 4 };
     let mut changed = hanode_image::bake(root, "debian-13", Some(&payload), &support::program()).unwrap();
     changed.sort();
@@ -148,7 +148,7 @@ fn entries_are_as_recorded(root: &Path, rows: &[serde_json::Value]) {
     }
 }
 
-fn nothing_of_the_packages_defaults_survived(root: &Path) {
+fn defaults_of_packages_are_removed(root: &Path) {
     assert!(!names(&root.join("etc/ssh")).iter().any(|n| n.starts_with("ssh_host_")), "host keys");
     assert_eq!(std::fs::read(root.join("etc/machine-id")).unwrap(), b"", "machine-id");
     assert_eq!(names(&root.join("etc/postgresql")), [""; 0], "a PostgreSQL cluster");
@@ -166,7 +166,7 @@ fn nothing_of_the_packages_defaults_survived(root: &Path) {
     }
 }
 
-fn no_server_starts_by_itself(root: &Path) {
+fn no_server_is_enabled(root: &Path) {
     let (_, target) = hanode_admin::embedded::target("debian-13").unwrap();
     let state = |unit: &str| {
         let output =
@@ -179,7 +179,7 @@ fn no_server_starts_by_itself(root: &Path) {
     for unit in &target.masked {
         assert_eq!(state(unit), "masked", "{unit}");
     }
-    // As built, and after what a first boot may do: apply every preset afresh.
+    // As built, and after all presets are applied, as on a first boot.
     for _ in 0..2 {
         for unit in target.units.values() {
             assert_eq!(state(unit), "disabled", "{unit}");
@@ -188,17 +188,17 @@ fn no_server_starts_by_itself(root: &Path) {
     }
 }
 
-/// By the measure of the image's own systemd, ten times what it prints. The plan unit lays down files of every owner,
-/// names the machine and asks the network for duplicates: it cannot do with less.
-fn own_units_have_few_powers(root: &Path) {
+/// Exposure levels by systemd of the image, times ten. The plan unit writes files of all owners, sets the host name and
+/// searches the network for a duplicate address, so it needs more.
+fn own_units_are_confined(root: &Path) {
     for (unit, at_most) in
         [("plan", 38), ("apply", 33), ("data", 40), ("ready", 22), ("join@", 20), ("metrics@", 20)]
     {
         let mut analyze = Command::new("chroot");
         analyze.arg(root).args(["systemd-analyze", "security", "--offline=yes", "--no-pager"]);
         analyze.arg(format!("--threshold={at_most}")).arg(format!("hanode-{unit}.service"));
-        let said = run(&mut analyze);
-        assert!(said.contains("Overall exposure level"), "{said}");
+        let analysis = run(&mut analyze);
+        assert!(analysis.contains("Overall exposure level"), "{analysis}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The first start of PostgreSQL, interrupted: the node that bootstraps it loses its power, or its disk. Takes minutes:
+//! An interrupted bootstrap of PostgreSQL: the node that runs it loses its power, or its disk. Takes minutes:
 //! `make test-recover`.
 
 use crate::common::programs::hanode;
@@ -7,7 +7,7 @@ use crate::support::{ImageSetup, workdir_alone};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// From the launch to a healthy cluster, on a busy machine.
+/// From start to a healthy cluster, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(45);
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -17,7 +17,7 @@ fn a_power_cut_during_bootstrap_is_resumed_at_once() {
     let lab = interrupted(false);
     let start = Instant::now();
     lab.up(&[]);
-    // The disk tells that it was this node's start: no other node need be waited for.
+    // The disk records that this node was bootstrapping, so it does not wait for others.
     assert!(start.elapsed() < AT_ONCE, "healthy only after {:?}", start.elapsed());
     is_bootstrapped(&lab);
 }
@@ -30,12 +30,12 @@ fn a_disk_lost_during_bootstrap_is_replaced() {
     is_bootstrapped(&lab);
 }
 
-/// What comes last in a first start.
+/// The last step of a bootstrap has finished: clients can write.
 fn is_bootstrapped(lab: &Lab) {
     lab.psql("5432", "CREATE TABLE kept AS SELECT 1 AS n").unwrap();
 }
 
-/// Launches all, and takes the power from the one that makes PostgreSQL's data directory as soon as there is one.
+/// Starts all nodes, and cuts the power of the bootstrapping node as soon as it has a data directory of PostgreSQL.
 fn interrupted(lose_the_disk: bool) -> Lab {
     let lab = Lab::new(workdir_alone(), &ImageSetup::debian(), &[]);
     let mut up = hanode();
@@ -45,17 +45,17 @@ fn interrupted(lose_the_disk: bool) -> Lab {
     let victim = loop {
         assert!(start.elapsed() < PATIENCE, "no first start within {PATIENCE:?}");
         let Ok(open) = hanode_lab::Lab::open(&lab.cluster.dir) else { continue };
-        let begins = |node: &&str| {
+        let is_bootstrapping = |node: &&str| {
             let at = ["test", "-e", "/var/lib/postgresql/17/hanode/PG_VERSION"];
             open.exec_output(node, &at).is_ok_and(|output| output.status.success())
         };
-        if let Some(node) = NODES.into_iter().find(begins) {
+        if let Some(node) = NODES.into_iter().find(is_bootstrapping) {
             open.power_off(node).unwrap();
             break node;
         }
     };
     eprintln!("{victim} loses its {}", if lose_the_disk { "disk" } else { "power" });
-    // An interrupted one would take its nodes with it.
+    // An interrupt would stop the nodes.
     up.kill().unwrap();
     up.wait().unwrap();
     let survivor = other_than(victim)[0];

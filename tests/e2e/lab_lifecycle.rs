@@ -1,17 +1,17 @@
-//! The lab itself, on a real image: nodes come up as a cloud would bring them up, can be cut, killed and
-//! wiped, and leave nothing behind. Whether they become a cluster is shown by [`crate::cluster`]. Needs root.
+//! The lab with a real image: nodes boot as in a cloud, lose links, power and disks, and leave nothing behind. Needs root.
+//! Whether they become a cluster is tested by [`crate::cluster`].
 
 use crate::common;
 use crate::common::programs::HANODE;
 use crate::support;
-use hanode_lab::{self, Lab, Options, Probe};
+use hanode_lab::{self, Lab, Probe, UpOptions};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-fn options(dir: &Path, image: &Path, vm: bool, nodes: &[&str]) -> Options {
-    Options {
+fn options(dir: &Path, image: &Path, vm: bool, nodes: &[&str]) -> UpOptions {
+    UpOptions {
         dir: dir.into(),
         image: image.into(),
         vm,
@@ -21,17 +21,17 @@ fn options(dir: &Path, image: &Path, vm: bool, nodes: &[&str]) -> Options {
     }
 }
 
-fn up(options: &Options) -> anyhow::Result<hanode_lab::Report> {
+fn up(options: &UpOptions) -> anyhow::Result<hanode_lab::UpReport> {
     let probe = || Probe { healthy: true, problems: Vec::new() };
     hanode_lab::up(options, &common::spec(), &probe, &AtomicBool::new(false))
 }
 
-fn said(output: Output) -> String {
+fn stdout(output: Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_string()
 }
 
-/// Takes the lab down also when an assertion fails.
+/// Takes the lab down on drop, also after a failed assertion.
 struct Down<'a>(&'a Path);
 
 impl Drop for Down<'_> {
@@ -42,18 +42,18 @@ impl Drop for Down<'_> {
     }
 }
 
-/// Host name, address and metadata are what the seed said, by way of the real cloud-init.
-fn is_itself(lab: &Lab, name: &str) {
+/// Host name, address and metadata are those of the seed, as the real cloud-init applied them.
+fn has_its_identity(lab: &Lab, name: &str) {
     let node = lab.node(name).unwrap();
-    assert_eq!(said(lab.exec_output(name, &["hostname"]).unwrap()), node.hostname);
+    assert_eq!(stdout(lab.exec_output(name, &["hostname"]).unwrap()), node.hostname);
     let addresses =
-        said(lab.exec_output(name, &["ip", "-brief", "address", "show", "scope", "global"]).unwrap());
+        stdout(lab.exec_output(name, &["ip", "-brief", "address", "show", "scope", "global"]).unwrap());
     assert!(
         addresses.contains(&format!(" {}/{}", node.address, lab.layout.subnet.prefix_len())),
         "{addresses}"
     );
-    let told = lab.exec_output(name, &["cloud-init", "query", "ds.meta_data.hanode_node"]).unwrap();
-    assert_eq!(said(told), name);
+    let metadata = lab.exec_output(name, &["cloud-init", "query", "ds.meta_data.hanode_node"]).unwrap();
+    assert_eq!(stdout(metadata), name);
 }
 
 fn reaches(lab: &Lab, from: &str, to: &str) -> bool {
@@ -62,34 +62,34 @@ fn reaches(lab: &Lab, from: &str, to: &str) -> bool {
 }
 
 fn machine_id(lab: &Lab, node: &str) -> String {
-    said(lab.exec_output(node, &["cat", "/etc/machine-id"]).unwrap())
+    stdout(lab.exec_output(node, &["cat", "/etc/machine-id"]).unwrap())
 }
 
-/// A whole life of three nodes of this image.
-fn life(image: &Path) {
+/// All states of three nodes of this image.
+fn full_lifecycle(image: &Path) {
     let dir = support::workdir_named("a lab, with: odd name");
     let dir = dir.path();
     let before = support::leftovers::Leftovers::now(dir);
     hanode_lab::down(dir).expect("down without a lab");
     let down = Down(dir);
 
-    // One node alone, then all: the one that runs is left as it is.
+    // One node, then all: the running one is not restarted.
     up(&options(dir, image, false, &["node2"])).unwrap();
     let lab = Lab::open(dir).unwrap().run_by(HANODE);
-    let first = lab.leader_pid("node2").unwrap();
+    let first = lab.init_pid("node2").unwrap();
     let report = up(&options(dir, image, false, &[])).unwrap();
     eprintln!("{report:?}");
-    assert_eq!(lab.leader_pid("node2").unwrap(), first);
+    assert_eq!(lab.init_pid("node2").unwrap(), first);
     for name in ["node1", "node2", "node3"] {
-        is_itself(&lab, name);
+        has_its_identity(&lab, name);
     }
 
-    // They reach each other, a client outside reaches them, and no link leads out.
+    // Nodes reach each other, a client reaches them, and no link leads to another network.
     assert!(reaches(&lab, "node1", "node2") && reaches(&lab, "node3", "node1"));
     let node3 = std::net::SocketAddr::new(lab.node("node3").unwrap().address, 22);
-    let knock = || std::net::TcpStream::connect_timeout(&node3, Duration::from_secs(2));
-    lab.in_network(knock).unwrap().expect("node3's SSH server, from outside the nodes");
-    let links = said(lab.run_outside(&["ip", "-brief", "link"]).unwrap());
+    let connect = || std::net::TcpStream::connect_timeout(&node3, Duration::from_secs(2));
+    lab.in_network(connect).unwrap().expect("node3's SSH server, from outside the nodes");
+    let links = stdout(lab.client_output(&["ip", "-brief", "link"]).unwrap());
     let known = |l: &str| ["lo ", "br0 ", "vb-n"].iter().any(|known| l.starts_with(known));
     assert!(links.lines().all(known), "{links}");
     let hardware = |links: &str| links.lines().find(|l| l.starts_with("br0 ")).map(String::from);
@@ -99,33 +99,33 @@ fn life(image: &Path) {
     assert_eq!(status.code(), Some(7));
     assert!(lab.logs("node1").unwrap().contains("systemd[1]"));
 
-    // A cable pulled and plugged.
+    // A link goes down and up.
     lab.link("node3", false).unwrap();
     assert!(!reaches(&lab, "node1", "node3"));
     lab.link("node3", true).unwrap();
     assert!((0..10).any(|_| reaches(&lab, "node1", "node3")));
 
-    // Power loss; up again starts that node and no other, and the disk is the same.
-    said(lab.exec_output("node1", &["sh", "-c", "echo kept > /var/lib/marker; sync"]).unwrap());
+    // After a power cut, `up` starts that node only, with the same disk.
+    stdout(lab.exec_output("node1", &["sh", "-c", "echo kept > /var/lib/marker; sync"]).unwrap());
     let id = machine_id(&lab, "node1");
     hanode_lab::kill(dir, "node1").unwrap();
     assert!(!lab.running("node1") && !reaches(&lab, "node2", "node1"));
     up(&options(dir, image, false, &[])).unwrap();
-    assert_eq!(lab.leader_pid("node2").unwrap(), first);
-    assert_eq!(said(lab.exec_output("node1", &["cat", "/var/lib/marker"]).unwrap()), "kept");
+    assert_eq!(lab.init_pid("node2").unwrap(), first);
+    assert_eq!(stdout(lab.exec_output("node1", &["cat", "/var/lib/marker"]).unwrap()), "kept");
     assert_eq!(machine_id(&lab, "node1"), id);
-    is_itself(&lab, "node1");
+    has_its_identity(&lab, "node1");
 
-    // A clean shutdown and a new disk: another machine with the same identity.
+    // A clean shutdown and a new disk: a new machine of the same node.
     assert!(lab.discard_disk("node1").is_err(), "a running node's disk");
     lab.shutdown("node1").unwrap();
     lab.discard_disk("node1").unwrap();
-    // Whoever spoke to a client outside the nodes still can.
-    assert_eq!(hardware(&said(lab.run_outside(&["ip", "-brief", "link"]).unwrap())), bridge);
+    // The client's network interface is the same.
+    assert_eq!(hardware(&stdout(lab.client_output(&["ip", "-brief", "link"]).unwrap())), bridge);
     up(&options(dir, image, false, &["node1"])).unwrap();
     assert!(!lab.exec_output("node1", &["test", "-e", "/var/lib/marker"]).unwrap().status.success());
     assert_ne!(machine_id(&lab, "node1"), id);
-    is_itself(&lab, "node1");
+    has_its_identity(&lab, "node1");
 
     drop(down);
     assert_eq!(support::leftovers::Leftovers::now(dir), before);
@@ -133,14 +133,14 @@ fn life(image: &Path) {
     hanode_lab::down(dir).expect("down, twice in a row");
 }
 
-/// What a crash of everything leaves behind still goes: no state, no keeper, nodes that run on.
+/// `down` removes a lab without state files, with running nodes.
 fn crash(image: &Path) {
     let dir = support::workdir_without_turn();
     let dir = dir.path();
     let before = support::leftovers::Leftovers::now(dir);
     let down = Down(dir);
     up(&options(dir, image, false, &["node1", "node2"])).unwrap();
-    assert_ne!(support::leftovers::Leftovers::now(dir), before, "traces that cannot be seen prove nothing");
+    assert_ne!(support::leftovers::Leftovers::now(dir), before, "the lab is not detected");
     for file in ["lab.json", "nodes/node1/process.json"] {
         std::fs::remove_file(dir.join(".lab").join(file)).unwrap();
     }
@@ -149,14 +149,14 @@ fn crash(image: &Path) {
     assert_eq!(support::leftovers::Leftovers::now(dir), before);
 }
 
-/// Ctrl-C leaves what was there before, and nothing else.
+/// An interrupted `up` removes the nodes that it started, and no others.
 fn interrupted(image: &Path) {
     let dir = support::workdir_without_turn();
     let dir = dir.path();
     let before = support::leftovers::Leftovers::now(dir);
     let down = Down(dir);
     let stop = AtomicBool::new(false);
-    // The operator loses patience once the nodes are up and the cluster is not.
+    // The interrupt comes when the nodes run and the cluster is not healthy yet.
     let probe = || {
         stop.store(true, Ordering::SeqCst);
         Probe { healthy: false, problems: vec!["not yet".into()] }
@@ -180,23 +180,24 @@ fn interrupted(image: &Path) {
     assert_eq!(support::leftovers::Leftovers::now(dir), before);
 }
 
-/// The kill that no program hears of comes at any moment: what `up` had begun goes all the same, or is completed.
+/// After SIGKILL to `up` at any moment, `down` removes the lab, and another `up` completes it.
 fn killed(image: &Path) {
     let home = support::workdir_without_turn();
-    let dir = hanode_admin::cluster_dir::Cluster::init(&home.path().join("demo"), hanode_core::spec::STARTER)
-        .unwrap()
-        .dir;
+    let dir =
+        hanode_admin::cluster_dir::ClusterDir::init(&home.path().join("demo"), hanode_core::spec::STARTER)
+            .unwrap()
+            .dir;
     let before = support::leftovers::Leftovers::now(&dir);
     let down = Down(&dir);
     let up = || Command::new(HANODE).args(["lab", "up", "--image"]).args([image, &dir]).spawn().unwrap();
     for round in 0..8 {
-        // Mostly while things are made, and some while nodes boot.
+        // Mostly during the setup, sometimes while nodes boot.
         let limit = if round % 3 == 0 { 6000 } else { 1500 };
         let moment = Duration::from_millis(rand::random::<u64>() % limit);
-        let mut begun = up();
+        let mut child = up();
         std::thread::sleep(moment);
-        begun.kill().unwrap();
-        begun.wait().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
         if round % 4 == 3 {
             let again = self::up(&options(&dir, image, false, &["node3"]));
             again.unwrap_or_else(|error| panic!("up after a kill at {moment:?}: {error:#}"));
@@ -208,7 +209,7 @@ fn killed(image: &Path) {
     drop(down);
 }
 
-/// One node as a virtual machine: seeded by ISO, reached by ssh, switched off both ways.
+/// One node as a virtual machine: with a seed ISO and SSH, powered off and shut down.
 fn machine(image: &Path) {
     let dir = support::workdir_named("a lab, with: odd name");
     let dir = dir.path();
@@ -217,25 +218,25 @@ fn machine(image: &Path) {
     let options = options(dir, image, true, &["node1"]);
     up(&options).unwrap();
     let lab = Lab::open(dir).unwrap().run_by(HANODE);
-    is_itself(&lab, "node1");
+    has_its_identity(&lab, "node1");
     assert_eq!(hanode_lab::exec(dir, "node1", &["sh", "-c", "exit 7"]).unwrap().code(), Some(7));
-    assert_eq!(said(lab.exec_output("node1", &["echo", "it's  $HOME"]).unwrap()), "it's  $HOME");
-    let links = said(lab.run_outside(&["ip", "-brief", "link"]).unwrap());
+    assert_eq!(stdout(lab.exec_output("node1", &["echo", "it's  $HOME"]).unwrap()), "it's  $HOME");
+    let links = stdout(lab.client_output(&["ip", "-brief", "link"]).unwrap());
     let known = |l: &str| ["lo ", "br0 ", "tap-n"].iter().any(|known| l.starts_with(known));
     assert!(links.lines().all(known), "{links}");
 
-    said(lab.exec_output("node1", &["sh", "-c", "echo kept > /var/lib/marker; sync"]).unwrap());
+    stdout(lab.exec_output("node1", &["sh", "-c", "echo kept > /var/lib/marker; sync"]).unwrap());
     lab.power_off("node1").unwrap();
     assert!(!lab.running("node1"));
     up(&options).unwrap();
-    assert_eq!(said(lab.exec_output("node1", &["cat", "/var/lib/marker"]).unwrap()), "kept");
+    assert_eq!(stdout(lab.exec_output("node1", &["cat", "/var/lib/marker"]).unwrap()), "kept");
     lab.shutdown("node1").unwrap();
     lab.discard_disk("node1").unwrap();
     drop(down);
     assert_eq!(support::leftovers::Leftovers::now(dir), before);
 }
 
-/// Each test compares what is left on this machine, so it runs alone; and one image serves it all.
+/// Each test checks for leftovers on this machine, so it runs alone, with one image.
 fn with_image(name: &str, test: fn(&Path)) {
     let dir = support::workdir_alone();
     test(&support::cluster_with_image(dir.path(), name).1);
@@ -264,10 +265,10 @@ fn down_removes_what_a_killed_up_left() {
 
 #[test]
 fn nodes_of_an_archive_boot_restart_and_lose_disks() {
-    with_image("node.tar", life);
+    with_image("node.tar", full_lifecycle);
 }
 
 #[test]
 fn nodes_of_a_disk_boot_restart_and_lose_disks() {
-    with_image("node.qcow2", life);
+    with_image("node.qcow2", full_lifecycle);
 }

@@ -1,5 +1,5 @@
-//! Tests against real servers, images, clusters and emulated machines: as root, after `make setup`, by
-//! `cargo test --test e2e`. Those that take minutes are ignored; the Makefile runs them.
+//! Tests with real servers, images, clusters and emulated machines: `cargo test --test e2e` as root, after `make setup`.
+//! Tests that take minutes are ignored; targets of the Makefile run them.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 #[path = "../cases/mod.rs"]

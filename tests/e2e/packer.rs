@@ -1,10 +1,9 @@
-//! The Packer templates, judged by Packer itself: valid for every builder, in its own format, and not valid
-//! where something is missing.
+//! The templates, checked with Packer: valid for every builder, in its format, and invalid if a file or variable is missing.
 
 use crate::common::programs::{self, HANODE, firstboot_program};
 use crate::support::lab::Lab;
 use crate::support::workdir_alone;
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::spec;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -16,7 +15,7 @@ fn templates() -> PathBuf {
 fn packer(dir: &Path, arguments: &[&str]) -> Output {
     let mut packer = Command::new("packer");
     packer.args(arguments).current_dir(dir);
-    // No word to its maker, nothing in the caller's home.
+    // No update check, no files in the caller's home directory.
     packer.env("CHECKPOINT_DISABLE", "1").env("PACKER_CONFIG_DIR", dir).env("HOME", dir);
     packer.output().expect("packer runs: `make setup` installs it")
 }
@@ -25,10 +24,10 @@ fn text_of(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// What an operator has beside the templates: a cluster directory, programs, a base, a seed, a key.
+/// The operator's files: a cluster directory, programs, a base, a seed, a key.
 fn admin_files() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    Cluster::init(&dir.path().join("prod"), spec::STARTER).unwrap();
+    ClusterDir::init(&dir.path().join("prod"), spec::STARTER).unwrap();
     for part in ["seed/meta-data", "seed/user-data", "bin/hanode", "bin/hanode-firstboot", "base.qcow2"] {
         let at = dir.path().join(part);
         std::fs::create_dir_all(at.parent().unwrap()).unwrap();
@@ -68,8 +67,8 @@ fn every_builder_is_valid_with_every_target() {
         assert!(output.status.success(), "{file}: {}", text_of(&output));
     }
     assert_eq!(targets, 3);
-    let given = |pairs: &'static [&str]| pairs.iter().flat_map(|pair| ["-var", pair]).collect::<Vec<_>>();
-    let vsphere = given(&[
+    let vars = |pairs: &'static [&str]| pairs.iter().flat_map(|pair| ["-var", pair]).collect::<Vec<_>>();
+    let vsphere = vars(&[
         "vcenter_server=vcenter.example.org",
         "vcenter_username=packer",
         "vcenter_password=secret",
@@ -77,7 +76,7 @@ fn every_builder_is_valid_with_every_target() {
         "vcenter_datastore=ssd",
         "vcenter_template=debian-13",
     ]);
-    let amazon = given(&["region=eu-central-1", "source_ami=ami-0123"]);
+    let amazon = vars(&["region=eu-central-1", "source_ami=ami-0123"]);
     for (builder, values) in [("vsphere-clone.node", vsphere), ("amazon-ebs.node", amazon)] {
         let output = validate(dir.path(), builder, &values);
         assert!(output.status.success(), "{builder}: {}", text_of(&output));
@@ -85,7 +84,7 @@ fn every_builder_is_valid_with_every_target() {
     }
 }
 
-/// README's commands, each whole on one line.
+/// The commands of README, each on one line.
 fn printed() -> Vec<String> {
     let readme = std::fs::read_to_string(templates().join("README.md")).unwrap();
     let code: Vec<_> = readme.lines().filter_map(|line| line.strip_prefix("    ")).collect();
@@ -93,7 +92,7 @@ fn printed() -> Vec<String> {
 }
 
 #[test]
-fn readmes_commands_are_valid_in_the_layout_it_makes() {
+fn commands_of_the_readme_are_valid() {
     let dir = admin_files();
     let at = |name: &str| dir.path().join(name);
     std::fs::rename(at("bin"), at("dist")).unwrap();
@@ -115,7 +114,7 @@ fn readmes_commands_are_valid_in_the_layout_it_makes() {
 }
 
 #[test]
-fn what_is_missing_or_unknown_is_not_valid() {
+fn missing_files_and_unknown_values_are_invalid() {
     let dir = admin_files();
     let qemu = ["-var", "base=base.qcow2", "-var", "seed=seed"];
     let unknown = validate(dir.path(), "qemu.node", &[&qemu[..], &["-var", "target=debian-9"]].concat());
@@ -142,7 +141,7 @@ fn templates_are_in_packers_own_format() {
     assert!(!packer(dir.path(), &["fmt", "-check", "."]).status.success());
 }
 
-/// Runs hanode beside the cluster directory.
+/// Runs `hanode` in the parent of the cluster directory.
 fn hanode(dir: &Path, arguments: &[&str]) {
     let output = programs::hanode().args(arguments).current_dir(dir).output().unwrap();
     assert!(output.status.success(), "hanode {arguments:?}: {}", text_of(&output));
@@ -159,7 +158,7 @@ fn programs_in(dir: &Path) -> PathBuf {
 
 #[test]
 #[ignore = "an emulated machine, minutes: make test-vm"]
-fn packer_makes_an_image_of_a_running_machine_and_three_of_it_are_a_cluster() {
+fn three_machines_of_an_image_made_by_packer_are_a_cluster() {
     let workdir = workdir_alone();
     let dir = workdir.path();
     hanode(dir, &["init", "prod"]);
@@ -196,6 +195,6 @@ fn packer_makes_an_image_of_a_running_machine_and_three_of_it_are_a_cluster() {
     assert!(check.status().unwrap().success(), "the checksum is not the image's");
 
     let (cluster, image) =
-        (Cluster::load(&dir.join("prod")).unwrap(), dir.join("node-image/hanode-node.qcow2"));
+        (ClusterDir::load(&dir.join("prod")).unwrap(), dir.join("node-image/hanode-node.qcow2"));
     Lab::of(workdir, cluster, image).up(&["--timeout-scale", "5"]);
 }

@@ -1,4 +1,4 @@
-//! Seeds as disks, read back by the programs that read such disks.
+//! Seeds as disk images, read with other programs.
 
 use crate::common;
 use crate::common::admin_dir::AdminDir;
@@ -13,7 +13,7 @@ fn output(command: &mut Command) -> String {
 }
 
 #[test]
-fn a_directory_and_both_kinds_of_disk_hold_the_same() {
+fn a_directory_and_both_kinds_of_disk_have_equal_content() {
     let (dir, spec) = (tempfile::tempdir().unwrap(), common::spec());
     let gateway = Some("192.168.18.1".parse().unwrap());
     let seed = Seed::for_node(&spec, "node2").unwrap();
@@ -41,7 +41,7 @@ fn a_directory_and_both_kinds_of_disk_hold_the_same() {
     }
 }
 
-/// As the pages write it: no directory before the name.
+/// As in the documentation, the output is a bare file name.
 #[test]
 fn a_disk_is_named_without_a_directory() {
     let admin = AdminDir::new();

@@ -1,5 +1,5 @@
-//! SELinux as it is baked for centos-8, in a whole policy store and looked at with the policy's own tools. The policy
-//! is Debian's under the name that CentOS' has, with the few names that it lacks. Needs root.
+//! SELinux modules, ports and labels of centos-8, in a policy store, checked with SELinux' tools. The policy is Debian's
+//! under the name of CentOS' policy, with a few added types. Needs root.
 
 use crate::support;
 use hanode_core::spec;
@@ -8,7 +8,7 @@ use hanode_image::selinux::{install_policy, label, set_ports};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A tree with a policy store named as on CentOS.
+/// A tree with a policy store of the same name as on CentOS.
 fn tree() -> PathBuf {
     support::tree_of("selinux", |out| {
         let mut mmdebstrap = Command::new("mmdebstrap");
@@ -28,23 +28,23 @@ fn inside(root: &Path, words: &[&str]) -> String {
     let mut command = Command::new("chroot");
     command.arg(root).args(words).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{words:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{words:?}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
+    stdout
 }
 
 fn policy() -> Selinux {
     hanode_admin::embedded::target("centos-8").unwrap().1.selinux.unwrap()
 }
 
-/// The port numbers of a type, beyond the policy's own ones.
+/// The local port numbers of a type, without those of the policy.
 fn own_ports(root: &Path, kind: &str) -> Vec<String> {
-    let said = inside(root, &["semanage", "port", "-l", "-C", "-n", "-S", "targeted"]);
+    let stdout = inside(root, &["semanage", "port", "-l", "-C", "-n", "-S", "targeted"]);
     let row = |line: &str| {
         let mut words = line.split_whitespace();
         (words.next() == Some(kind)).then(|| words.skip(1).collect::<String>())
     };
-    said.lines().filter_map(row).collect()
+    stdout.lines().filter_map(row).collect()
 }
 
 fn allowed(root: &Path, rule: &[&str]) -> bool {
@@ -74,7 +74,10 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     let mut policy = policy();
     let rsyslog = ["-s", "syslogd_t", "-t", "haproxy_var_lib_t", "-c", "sock_file", "-p", "create"];
     let certificate = ["-s", "redis_t", "-t", "cert_t", "-c", "file", "-p", "map"];
-    assert!(!allowed(&root, &rsyslog) && !allowed(&root, &certificate), "the policy allows it by itself");
+    assert!(
+        !allowed(&root, &rsyslog) && !allowed(&root, &certificate),
+        "the policy allows it without the module"
+    );
     assert!(own_ports(&root, "redis_port_t").is_empty());
 
     install_policy(&policy, &root).unwrap();
@@ -86,7 +89,7 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
     }
     assert!(allowed(&root, &rsyslog) && allowed(&root, &certificate));
 
-    // Again, as a bake into a tree that was built before; and with the spec's own port.
+    // Again, as in a second bake, and with a port from the spec.
     let mut spec = spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
     spec.redis.port = 16378;
     install_policy(&policy, &root).unwrap();
@@ -110,7 +113,7 @@ fn the_policy_is_set_up_and_every_file_labelled_without_a_boot() {
         std::fs::write(at, "").unwrap();
     }
     label(&policy, &root, &["/".into()]).unwrap();
-    // What the policy says is what hanode's own manifest of a node says.
+    // The labels of the policy equal those in hanode's manifest.
     for (path, kind) in files {
         let wanted = format!("system_u:object_r:{kind}:s0");
         assert_eq!(context(&root, path), wanted, "{path}");

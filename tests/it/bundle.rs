@@ -1,7 +1,7 @@
-//! The bundle: deterministic, read back as it was, readable by GNU tar, and safe against hostile bytes.
+//! Bundles: packing is deterministic and lossless, GNU tar reads the result, and hostile bytes are rejected.
 
 use flate2::{Compression, write::GzEncoder};
-use hanode_core::bundle::{BundleError, Bundle, SECRETS_PATH, METADATA_PATH};
+use hanode_core::bundle::{Bundle, BundleError, METADATA_PATH, SECRETS_PATH};
 use hanode_util::file_tree::{Entry, Kind};
 use proptest::prelude::*;
 use std::io::Write;
@@ -20,7 +20,7 @@ fn sample() -> Bundle {
 
 static PACKED: LazyLock<Vec<u8>> = LazyLock::new(|| sample().pack().expect("packing"));
 
-/// A bundle's two necessary members, and whatever `more` adds, as a hostile hand would pack them.
+/// A bundle of its two required members and those that `more` adds, without the checks of `Bundle::pack`.
 fn forged(stamp: &str, more: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>)) -> Vec<u8> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     add(&mut tar, METADATA_PATH, EntryType::Regular, 0o644, stamp.as_bytes());
@@ -37,7 +37,7 @@ fn forged(stamp: &str, more: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>))
 
 fn add<W: Write>(tar: &mut tar::Builder<W>, path: &str, kind: EntryType, mode: u32, content: &[u8]) {
     let mut header = Header::new_ustar();
-    // Written by hand: the library would refuse the names this is about.
+    // The `tar` crate refuses the names under test, so they go into the header directly.
     let name = path.strip_prefix("/etc").map_or(path.to_string(), |rest| format!("etc{rest}"));
     header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
     header.set_entry_type(kind);
@@ -55,7 +55,7 @@ fn add<W: Write>(tar: &mut tar::Builder<W>, path: &str, kind: EntryType, mode: u
 const GOOD_STAMP: &str = r#"{"schema":1,"cluster":"hspas","generation":7}"#;
 
 #[test]
-fn what_is_packed_is_read_back() {
+fn a_packed_bundle_is_read_back_unchanged() {
     let bundle = sample();
     let bytes = bundle.pack().expect("packing");
     let read = Bundle::read(&bytes).expect("reading");
@@ -70,7 +70,7 @@ fn what_is_packed_is_read_back() {
 }
 
 #[test]
-fn the_same_content_is_the_same_bytes() {
+fn equal_content_packs_to_equal_bytes() {
     let bundle = sample();
     let bytes = bundle.pack().expect("packing");
     assert_eq!(bundle.pack().expect("packing"), bytes);
@@ -82,7 +82,7 @@ fn the_same_content_is_the_same_bytes() {
 }
 
 #[test]
-fn gnu_tar_sees_owners_modes_and_labels() {
+fn gnu_tar_lists_owners_modes_and_labels() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("bundle.tar.gz");
     std::fs::write(&path, &*PACKED).expect("writing");
@@ -97,7 +97,7 @@ fn gnu_tar_sees_owners_modes_and_labels() {
 }
 
 #[test]
-fn a_cut_bundle_is_called_truncated() {
+fn a_cut_bundle_is_reported_as_truncated() {
     for length in 0..PACKED.len() {
         assert_eq!(
             Bundle::read(&PACKED[..length]).expect_err("too short"),
@@ -105,7 +105,7 @@ fn a_cut_bundle_is_called_truncated() {
             "at {length}"
         );
     }
-    // Cut before it was compressed: the archive inside ends early.
+    // Cut before compression: the archive inside ends early.
     let mut plain = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(PACKED.as_slice()), &mut plain)
         .expect("gunzip");
@@ -113,22 +113,25 @@ fn a_cut_bundle_is_called_truncated() {
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(&plain[..length]).expect("gzip");
         if let Ok(bundle) = Bundle::read(&gzip.finish().expect("gzip")) {
-            // Only what was cut off after the last member is not missed.
+            // A cut after the last member loses no entry.
             assert_eq!(bundle.entries, Bundle::read(&PACKED).expect("whole").entries);
         }
     }
 }
 
 #[test]
-fn foreign_files_are_called_foreign() {
+fn foreign_files_are_reported_as_foreign() {
     let foreign = |bytes: &[u8], what: &str| {
-        let told = Bundle::read(bytes).expect_err("foreign").to_string();
-        assert!(told.contains("foreign") && told.contains(what), "{told:?} does not say {what:?}");
+        let message = Bundle::read(bytes).expect_err("foreign").to_string();
+        assert!(
+            message.contains("foreign") && message.contains(what),
+            "{message:?} does not contain {what:?}"
+        );
     };
     foreign(b"PK\x03\x04 some zip", "gzip");
     let empty = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     foreign(&empty.into_inner().expect("a tar").finish().expect("a gzip"), "bundle.json");
-    assert!(Bundle::read(&forged(GOOD_STAMP, |_| {})).is_ok(), "the forger's tool works");
+    assert!(Bundle::read(&forged(GOOD_STAMP, |_| {})).is_ok(), "a forged bundle without faults is read");
     foreign(&forged("nonsense", |_| {}), "not JSON");
     foreign(&forged("{}", |_| {}), "no schema");
     foreign(&forged(r#"{"schema":1}"#, |_| {}), "unexpected form");
@@ -153,13 +156,13 @@ fn foreign_files_are_called_foreign() {
 #[test]
 fn a_later_schema_is_named() {
     let later = forged(r#"{"schema":2,"something":"else"}"#, |_| {});
-    assert_eq!(Bundle::read(&later).expect_err("later"), BundleError::Schema(2));
+    assert_eq!(Bundle::read(&later).expect_err("later"), BundleError::UnsupportedSchema(2));
 }
 
 #[test]
 fn a_bomb_is_too_large() {
     let bomb = forged(GOOD_STAMP, |tar| add(tar, "/etc/ssl/a", EntryType::Regular, 0o644, &vec![0; 8 << 20]));
-    assert!(bomb.len() < 1 << 20, "it is small while packed");
+    assert!(bomb.len() < 1 << 20, "the bomb is small when packed");
     assert_eq!(Bundle::read(&bomb).expect_err("too large"), BundleError::TooLarge);
     let many = forged(GOOD_STAMP, |tar| {
         (0..300).for_each(|i| add(tar, &format!("/etc/ssl/{i}"), EntryType::Regular, 0o644, b""))
@@ -169,15 +172,15 @@ fn a_bomb_is_too_large() {
 }
 
 #[test]
-fn faulty_secrets_are_told_without_repeating_them() {
+fn faulty_secrets_are_reported_without_their_values() {
     let bytes = {
         let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
         add(&mut tar, METADATA_PATH, EntryType::Regular, 0o644, GOOD_STAMP.as_bytes());
         add(&mut tar, SECRETS_PATH, EntryType::Regular, 0o600, b"redis = \"hush hush\"");
         tar.into_inner().expect("a tar").finish().expect("a gzip")
     };
-    let told = Bundle::read(&bytes).expect_err("faulty").to_string();
-    assert!(told.contains("vrrp is missing") && !told.contains("hush"), "{told}");
+    let message = Bundle::read(&bytes).expect_err("faulty").to_string();
+    assert!(message.contains("vrrp is missing") && !message.contains("hush"), "{message}");
 }
 
 proptest! {
@@ -186,9 +189,9 @@ proptest! {
         prop_assert!(Bundle::read(&bytes).is_err());
     }
 
-    /// Damage inside a well-formed gzip, where no checksum catches it first.
+    /// Damage inside a valid gzip stream, so that its checksum does not catch it.
     #[test]
-    fn a_spoilt_archive_never_panics(
+    fn a_damaged_archive_never_panics(
         spots in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
         cut in any::<prop::sample::Index>(),
         cuts in any::<bool>(),

@@ -23,18 +23,18 @@ fn init_makes_a_private_directory_once() {
     assert_eq!((again.code, again.out.as_str()), (1, ""));
     assert_eq!(
         again.err,
-        "hanode: there is a cluster already\n  where: demo\n  do: edit its cluster.toml, or name another directory\n"
+        "error: demo: the cluster directory already exists\nhelp: edit its cluster.toml, or name another directory\n"
     );
     assert_eq!(fs::read(admin.path("bundle.tar.gz")).expect("the bundle"), before);
     assert_eq!(
         fs::read_dir(admin.home.path()).expect("a directory").count(),
         1,
-        "something was left beside it"
+        "init left something beside the directory"
     );
 }
 
 #[test]
-fn init_refuses_what_is_not_empty_and_leaves_nothing_behind() {
+fn init_refuses_a_directory_that_is_not_empty_and_leaves_nothing_behind() {
     let admin = AdminDir::empty();
     fs::create_dir(admin.home.path().join("demo")).expect("a directory");
     fs::write(admin.path("file"), "x").expect("a file");
@@ -55,8 +55,8 @@ fn init_refuses_what_is_not_empty_and_leaves_nothing_behind() {
     std::os::unix::fs::symlink("place", &link).expect("a link");
     let mut inside = Command::new(HANODE);
     let out = inside.current_dir(&place).args(["init", "."]).output().expect("running it");
-    let told = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.code() == Some(1) && told.contains("the directory you are in"), "{told}");
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && text.contains("the directory you are in"), "{text}");
     admin.succeeds("init link");
     admin.succeeds("check link");
     assert!(place.join("cluster.toml").exists());
@@ -88,24 +88,24 @@ fn usage_help_and_missing_directories() {
     for words in ["check none", "certs show none", "certs issue none"] {
         let ran = admin.hanode(words);
         assert_eq!(ran.code, 1, "{words}");
-        assert!(ran.err.contains("no cluster directory") && ran.err.contains("do: "), "{}", ran.err);
+        assert!(ran.err.contains("not a cluster directory") && ran.err.contains("help: "), "{}", ran.err);
     }
 }
 
 #[test]
-fn check_finds_a_new_cluster_well() {
+fn check_finds_no_fault_in_a_new_cluster() {
     let admin = AdminDir::new();
     let out = admin.succeeds("check demo");
     assert!(out.ends_with("demo: 0 faults, 1 warning\n"), "{out}");
     assert_eq!(admin.hanode("check demo --strict").code, 1);
     admin.edit("cluster.toml", "0.0.0.0/0", "10.0.0.0/8");
-    assert_eq!(admin.succeeds("check demo --strict"), "demo: all is well\n");
+    assert_eq!(admin.succeeds("check demo --strict"), "demo: ok\n");
     let report = admin.json("check demo --json");
-    assert_eq!(report, serde_json::json!({"schema": 1, "well": true, "faults": [], "warnings": []}));
+    assert_eq!(report, serde_json::json!({"schema": 1, "passed": true, "faults": [], "warnings": []}));
 }
 
 #[test]
-fn check_tells_all_faults_of_the_spec_with_their_lines() {
+fn check_reports_all_faults_of_the_spec_with_their_lines() {
     let admin = AdminDir::new();
     admin.edit("cluster.toml", "join_port = 7081", "join_prot = 7081");
     admin.edit("cluster.toml", "address = \"192.168.18.23\"", "address = \"192.168.19.23\"");
@@ -119,8 +119,8 @@ fn check_tells_all_faults_of_the_spec_with_their_lines() {
         ("synchronous = \"yes\"", "postgres.synchronous is \"yes\", not true or false"),
     ] {
         let line = text.lines().position(|l| l.contains(piece)).expect("the piece") + 1;
-        let told = format!("fault: {what}\n  where: demo/cluster.toml:{line}\n  do: ");
-        assert!(ran.out.contains(&told), "{told:?} is not in\n{}", ran.out);
+        let expected = format!("fault: {what}\n  where: demo/cluster.toml:{line}\n  do: ");
+        assert!(ran.out.contains(&expected), "{expected:?} is not in\n{}", ran.out);
     }
     assert!(ran.out.ends_with("demo: 3 faults, 0 warnings\n"), "{}", ran.out);
     let refused = admin.hanode("certs issue demo");
@@ -130,7 +130,7 @@ fn check_tells_all_faults_of_the_spec_with_their_lines() {
     admin.one_fault("this is not TOML");
 }
 
-/// What `init`, `--help` and the starter's head say to do after an edit leads to a cluster that is well.
+/// The steps that `init`, `--help` and the starter's header name after an edit lead to a cluster without faults.
 #[test]
 fn the_printed_order_of_steps_works_after_an_edit() {
     let admin = AdminDir::empty();
@@ -148,14 +148,14 @@ fn the_printed_order_of_steps_works_after_an_edit() {
 }
 
 #[test]
-fn check_names_what_does_not_fit() {
+fn check_names_every_mismatch() {
     let admin = AdminDir::new();
     let secrets = admin.path("secrets.toml");
     chmod(&secrets, 0o640);
     admin.one_fault("open to other users (mode 0640)");
     chmod(&secrets, 0o600);
     chmod(&admin.path("pki/cluster/ca.key"), 0o644);
-    admin.one_fault("private key is open to other users (mode 0644)");
+    admin.one_fault("private key is readable by other users (mode 0644)");
     chmod(&admin.path("pki/cluster/ca.key"), 0o600);
 
     let bundle = admin.path("bundle.tar.gz");
@@ -174,24 +174,24 @@ fn check_names_what_does_not_fit() {
     admin.succeeds("check demo");
 
     fs::write(&bundle, &whole).expect("writing");
-    admin.one_fault("the bundle (generation 1) is not made of what pki/ holds (generation 2)");
+    admin.one_fault("the bundle (generation 1) does not match pki/ (generation 2)");
     admin.succeeds("certs issue demo");
     assert_eq!(admin.generation(), 3);
 
     fs::remove_file(admin.path("pki/cluster/operator.key")).expect("removing");
     admin.one_fault("the operator certificate");
-    assert!(admin.succeeds("certs issue demo").contains("issued operator (there was none)"));
+    assert!(admin.succeeds("certs issue demo").contains("issued operator (missing)"));
     fs::copy(admin.path("pki/cluster/leaves/etcd.key"), admin.path("pki/cluster/leaves/node.key"))
         .expect("copying");
-    assert!(admin.succeeds("certs issue demo").contains("issued node (its key was another's)"));
+    assert!(admin.succeeds("certs issue demo").contains("issued node (its key does not match)"));
     admin.succeeds("check demo");
 
     let leaf = admin.path("pki/service/leaves/pgsql.key");
     fs::remove_file(&leaf).expect("removing");
-    admin.one_fault("pki/ is not whole: reading demo/pki/service/leaves/pgsql.key");
+    admin.one_fault("pki/ is incomplete: reading demo/pki/service/leaves/pgsql.key");
     admin.succeeds("certs issue demo");
     fs::remove_file(admin.path("pki/generation")).expect("removing");
-    admin.one_fault("pki/ is not whole: reading demo/pki/generation");
+    admin.one_fault("pki/ is incomplete: reading demo/pki/generation");
     admin.succeeds("certs issue demo");
     admin.succeeds("check demo");
 
@@ -203,20 +203,20 @@ fn check_names_what_does_not_fit() {
     admin.one_fault("the service CA cannot sign");
 }
 
-/// As every example writes it: no directory before the name.
+/// As in every example, the output is a bare file name.
 #[test]
 fn an_output_is_named_without_a_directory() {
     let admin = AdminDir::new();
     admin.succeeds("seed demo --node node1 --out node1.smbios");
-    let told = fs::read_to_string(admin.home.path().join("node1.smbios")).expect("the string");
-    assert_eq!(told, "ds=nocloud;i=hspas-node1;h=node1;hanode_node=node1\n");
+    let text = fs::read_to_string(admin.home.path().join("node1.smbios")).expect("the string");
+    assert_eq!(text, "ds=nocloud;i=hspas-node1;h=node1;hanode_node=node1\n");
     admin.succeeds("render demo --target debian-13 --node node1 --out out");
     assert!(admin.home.path().join("out.manifest.json").is_file());
 }
 
-/// Every `hanode seed` that the pages print is run, and lets its user in.
+/// Runs every `hanode seed` command of the documentation: each seed contains the user's SSH key.
 #[test]
-fn printed_seeds_are_made_and_carry_a_key() {
+fn documented_seed_commands_include_the_ssh_key() {
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIL6seqcPITKiYIqHsNODfdWhvkhlwMkN8kq5F1HBItzF me";
     let admin = AdminDir::new();
     let home = admin.home.path();
@@ -266,7 +266,7 @@ fn a_render_replaces_a_render_and_nothing_else() {
     assert!(!fs::read_to_string(&keepalived).expect("a file").contains(vrrp));
     admin.edit("cluster.toml", "vip_mode = \"vrrp\"", "vip_mode = \"external\"");
     assert_eq!(render("out --redact").code, 0);
-    assert!(!keepalived.exists(), "a file of the former render is still there");
+    assert!(!keepalived.exists(), "a file of the previous render remains");
 
     fs::write(home.join("out/etc/mine"), "x").expect("a file");
     let ran = render("out");

@@ -1,4 +1,4 @@
-//! The pages of the project: short enough to read, connected, and true where a program can check it.
+//! The documentation: lengths of pages, links, and all statements that a program can check.
 
 use crate::common::programs::{HANODE, firstboot_program};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +56,7 @@ fn spans(text: &str) -> Vec<String> {
     code.map(|span| span.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
-/// The shell commands of a page, from code blocks and inline code, each whole and without what surrounds it.
+/// The shell commands of a page, from code blocks and inline code, without prompts and `sudo`.
 fn commands(text: &str) -> Vec<String> {
     let mut fenced = false;
     let mut lines = Vec::new();
@@ -82,7 +82,7 @@ fn commands(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Where the links of a page lead: files of the project, by their path in it, and anchors.
+/// The targets of a page's links within the project: path and anchor.
 fn links(page: &Path, text: &str) -> Vec<(PathBuf, Option<String>)> {
     let prose = prose(text);
     let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -179,7 +179,7 @@ fn every_page_is_reachable_from_readme() {
     assert!(lost.is_empty(), "{lost:?}");
 }
 
-/// The help of a command, if the program has it.
+/// The help text of a command, if the program has the command.
 fn help(program: &Path, verbs: &[&str]) -> Option<String> {
     let output = Command::new(program).args(verbs).arg("--help").output().expect("running it");
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -201,7 +201,7 @@ fn takes(program: &Path, command: &str) -> Result<(), String> {
     }
 }
 
-/// On a node `hanode` is the other program.
+/// On a node, `hanode` is `hanode-firstboot`.
 #[test]
 fn printed_commands_exist() {
     let programs = [PathBuf::from(HANODE), firstboot_program().to_path_buf()];
@@ -236,7 +236,7 @@ fn printed_make_targets_and_test_modules_exist() {
             let words: Vec<_> = command.split_whitespace().collect();
             let missing: Vec<_> = match words.as_slice() {
                 ["make", rest @ ..] => {
-                    // A comment may follow in columns.
+                    // A comment may follow, aligned in columns.
                     let rest = rest.iter().take_while(|word| !word.starts_with('#'));
                     rest.filter(|word| !word.contains('=') && !targets.contains(**word)).collect()
                 }

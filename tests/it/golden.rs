@@ -179,33 +179,33 @@ fn manifest_line((entry, row): (&Entry, Row)) -> String {
 
 impl Variant {
     fn diff(&self) -> String {
-        let of_base = Node::new(self.base, &self.base_case, self.nodes[0]);
-        let first = Node::new(self.name, &self.case, self.nodes[0]);
+        let of_base = NodeTree::new(self.base, &self.base_case, self.nodes[0]);
+        let first = NodeTree::new(self.name, &self.case, self.nodes[0]);
         let mut out = first.diff(&of_base);
         for node in &self.nodes[1..] {
-            out += &Node::new(self.name, &self.case, node).diff(&first);
+            out += &NodeTree::new(self.name, &self.case, node).diff(&first);
         }
         out
     }
 }
 
 /// One node of a case, and what it gets.
-struct Node {
+struct NodeTree {
     name: String,
     header: String,
     tree: Tree,
 }
 
-impl Node {
+impl NodeTree {
     fn new(case_name: &str, case: &Case, node: &str) -> Self {
-        Node {
+        NodeTree {
             name: format!("{case_name}/{node}"),
             header: format!("written by hanode for {node}"),
             tree: tree_of(case, node),
         }
     }
 
-    fn diff(&self, base: &Node) -> String {
+    fn diff(&self, base: &NodeTree) -> String {
         let mut out = format!("diff {} {}\n", base.name, self.name);
         for path in base.tree.keys().chain(self.tree.keys()).collect::<BTreeSet<_>>() {
             // Most files name their node in a header; without this, each of them differs on each node.
@@ -214,7 +214,7 @@ impl Node {
             if old == new {
                 continue;
             }
-            let at = |node: &Node| format!("{}/{}", node.name, path.trim_start_matches('/'));
+            let at = |node: &NodeTree| format!("{}/{}", node.name, path.trim_start_matches('/'));
             let from = old.as_ref().map_or("/dev/null".into(), |_| at(base));
             let to = new.as_ref().map_or("/dev/null".into(), |_| at(self));
             // The content of a file that is not there any more is known from the base.
@@ -225,7 +225,7 @@ impl Node {
     }
 }
 
-/// Bytes that are no text are shown as escapes.
+/// Bytes that are not UTF-8 are shown as escapes.
 fn text(content: &[u8]) -> String {
     String::from_utf8(content.to_vec()).unwrap_or_else(|_| {
         content.split_inclusive(|b| *b == b'\n').map(|l| format!("{}\n", l.escape_ascii())).collect()

@@ -1,10 +1,10 @@
-//! What comes from outside (metadata, spec, bundle, the join port) may be anything: every reader ends, in time,
-//! in little memory, and with an error instead of a panic. Honest input, damaged at random, gets deeper than noise.
+//! Input from outside (metadata, spec, bundle, reports of peers) may be hostile: every reader ends within bounded time
+//! and memory, with an error instead of a panic. Valid input with random damage reaches more code than noise.
 
 use flate2::read::GzDecoder;
 use flate2::{Compression, write::GzEncoder};
-use hanode_admin::cluster_dir::Cluster;
-use hanode_cluster::client::tls::{Credentials, Leaf};
+use hanode_admin::cluster_dir::ClusterDir;
+use hanode_cluster::client::tls::{Credentials, TlsIdentity};
 use hanode_core::bundle::Bundle;
 use hanode_core::peer::{self, NodeReport};
 use hanode_core::spec;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// One piece of damage: where (of 65536 parts), what, and with how much.
+/// One change to the input. A place is a fraction of the input's length, in 65536ths.
 #[derive(Debug, Clone)]
 enum Damage {
     Byte(u16, u8),
@@ -47,8 +47,8 @@ fn damage() -> impl Strategy<Value = Vec<Damage>> {
     proptest::collection::vec(one, 1..6)
 }
 
-fn damaged(honest: &[u8], damage: &[Damage]) -> Vec<u8> {
-    let mut bytes = honest.to_vec();
+fn damaged(valid: &[u8], damage: &[Damage]) -> Vec<u8> {
+    let mut bytes = valid.to_vec();
     for one in damage {
         let place = |at: u16| usize::from(at) * bytes.len() / 65536;
         match one {
@@ -71,15 +71,15 @@ fn damaged(honest: &[u8], damage: &[Damage]) -> Vec<u8> {
     bytes
 }
 
-/// Runs a reader. An idle machine needs milliseconds, and two seconds for the worst spec; a busy one more.
+/// Runs a reader with a time limit. An idle machine needs milliseconds, and two seconds for the worst spec.
 fn in_time<T>(read: impl FnOnce() -> T) -> T {
-    let began = Instant::now();
+    let start = Instant::now();
     let result = read();
-    assert!(began.elapsed() < Duration::from_secs(60), "took {:?}", began.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "took {:?}", start.elapsed());
     result
 }
 
-/// The most that this process ever held, in MiB.
+/// Peak memory of this process in MiB.
 fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
@@ -92,7 +92,7 @@ static METADATA: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     files.filter(|f| f.file_type().is_file()).map(|f| std::fs::read(f.path()).unwrap()).collect()
 });
 
-/// A bundle, and the archive in it, whose damage no checksum of gzip's gives away.
+/// A bundle, and the archive in it, whose damage gzip's checksum does not catch.
 static BUNDLE: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
     let members = vec![
         Entry::file("/etc/ssl/pgsql/server.key", 0o600, "a key").owned("postgres", "postgres"),
@@ -111,8 +111,8 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     gzip.finish().unwrap()
 }
 
-fn answer(problem: String) -> NodeReport {
-    let honest = serde_json::json!({
+fn report(problem: String) -> NodeReport {
+    let valid = serde_json::json!({
         "schema": peer::SCHEMA,
         "cluster": "hspas",
         "node": "node2",
@@ -127,14 +127,14 @@ fn answer(problem: String) -> NodeReport {
         "image": { "target": "debian-13" },
         "problems": [problem],
     });
-    serde_json::from_value(honest).unwrap()
+    serde_json::from_value(valid).unwrap()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn damaged_metadata(which in 0..20usize, damage in damage()) {
+    fn damaged_metadata_never_panics(which in 0..20usize, damage in damage()) {
         let bytes = damaged(&METADATA[which % METADATA.len()], &damage);
         in_time(|| {
             if let Ok(value) = serde_json::from_slice(&bytes) {
@@ -145,7 +145,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_spec(damage in damage()) {
+    fn a_damaged_spec_never_panics(damage in damage()) {
         let text = String::from_utf8_lossy(&damaged(spec::STARTER.as_bytes(), &damage)).into_owned();
         if let Err(faults) = in_time(|| spec::parse(&text)) {
             prop_assert!(!faults.to_string().is_empty());
@@ -153,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_bundle(damage in damage(), inside: bool) {
+    fn a_damaged_bundle_never_panics(damage in damage(), inside: bool) {
         let (packed, plain) = &*BUNDLE;
         let bytes = if inside { gzip(&damaged(plain, &damage)) } else { damaged(packed, &damage) };
         if let Ok(bundle) = in_time(|| Bundle::read(&bytes)) {
@@ -164,13 +164,13 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_answer_of_a_peer(damage in damage()) {
-        let honest = serde_json::to_vec(&answer("none".into())).unwrap();
-        let _ = in_time(|| peer::parse(&damaged(&honest, &damage)));
+    fn a_damaged_report_never_panics(damage in damage()) {
+        let valid = serde_json::to_vec(&report("none".into())).unwrap();
+        let _ = in_time(|| peer::parse(&damaged(&valid, &damage)));
     }
 }
 
-/// The memory of a process counts all its tests: this one runs once more, alone.
+/// Peak memory counts all tests of a process, so this one runs again in a process without others.
 #[test]
 fn large_and_deep_input_is_refused_in_little_memory() {
     const ALONE: &str = "HANODE_TEST_ALONE";
@@ -185,7 +185,7 @@ fn large_and_deep_input_is_refused_in_little_memory() {
 }
 
 fn refuse_large_and_deep_input() {
-    // A mebibyte of zeros packs to a kibibyte: 200 MiB in what would be a bundle.
+    // A mebibyte of zeros packs to a kibibyte: 200 KiB become 200 MiB.
     let mut bomb = GzEncoder::new(Vec::new(), Compression::fast());
     for _ in 0..200 {
         bomb.write_all(&vec![0; 1 << 20]).unwrap();
@@ -210,19 +210,19 @@ fn refuse_large_and_deep_input() {
     assert!(peak_mib() < 400, "{} MiB", peak_mib());
 }
 
-/// Both sides of a join port: two nodes of one cluster have the same credentials.
+/// For both sides of the join port: all nodes of a cluster have the same credentials.
 fn credentials() -> Credentials {
     let dir = tempfile::tempdir().unwrap();
-    let cluster = Cluster::init(&dir.path().join("demo"), spec::STARTER).unwrap();
+    let cluster = ClusterDir::init(&dir.path().join("demo"), spec::STARTER).unwrap();
     let member = |name: &str| cluster.bundle.file(&format!("/etc/ssl/hanode/{name}")).unwrap().to_vec();
     Credentials {
         ca: member("ca.crt"),
-        leaf: Some(Leaf { certificate: member("node.crt"), key: member("node.key") }),
+        identity: Some(TlsIdentity { certificate: member("node.crt"), key: member("node.key") }),
     }
 }
 
-/// The beginning of a TLS record that never ends, byte by byte.
-fn drip(mut socket: TcpStream) {
+/// Sends the start of a TLS record byte by byte, without end.
+fn send_slowly(mut socket: TcpStream) {
     std::thread::spawn(move || {
         for byte in [0x16, 3, 3, 0x40, 0].into_iter().chain(std::iter::repeat(1)) {
             if socket.write_all(&[byte]).is_err() {
@@ -234,25 +234,25 @@ fn drip(mut socket: TcpStream) {
 }
 
 #[test]
-fn a_peer_that_drips_is_given_up_in_time() {
-    let (credentials, patience) = (credentials(), Duration::from_secs(1));
+fn a_slow_peer_runs_into_the_timeout() {
+    let (credentials, timeout) = (credentials(), Duration::from_secs(1));
     let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || listener.incoming().for_each(|socket| drip(socket.unwrap())));
-    let asked = in_time(|| hanode_cluster::peer::ask(&credentials, LOCALHOST, port, patience));
-    assert!(asked.is_err());
+    std::thread::spawn(move || listener.incoming().for_each(|socket| send_slowly(socket.unwrap())));
+    let queried = in_time(|| hanode_cluster::peer::fetch_report(&credentials, LOCALHOST, port, timeout));
+    assert!(queried.is_err());
 
     let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
-    drip(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    send_slowly(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
     let (socket, _) = listener.accept().unwrap();
     let served = in_time(|| {
-        hanode_cluster::peer::serve(&credentials, None, socket, patience, || Ok(answer(String::new())))
+        hanode_cluster::peer::serve(&credentials, None, socket, timeout, || Ok(report(String::new())))
     });
     assert!(served.is_err());
 }
 
 #[test]
-fn an_answer_larger_than_any_honest_one_is_no_answer() {
+fn a_report_over_the_size_limit_is_rejected() {
     let credentials = credentials();
     let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -260,11 +260,11 @@ fn an_answer_larger_than_any_honest_one_is_no_answer() {
     std::thread::spawn(move || {
         for size in [10, 64 << 20] {
             let (socket, _) = listener.accept().unwrap();
-            let large = || Ok(answer("x".repeat(size)));
+            let large = || Ok(report("x".repeat(size)));
             let _ = hanode_cluster::peer::serve(&server, None, socket, Duration::from_secs(20), large);
         }
     });
-    let ask = || hanode_cluster::peer::ask(&credentials, LOCALHOST, port, Duration::from_secs(5));
-    assert_eq!(in_time(ask).unwrap(), answer("x".repeat(10)));
-    assert!(in_time(ask).is_err());
+    let query = || hanode_cluster::peer::fetch_report(&credentials, LOCALHOST, port, Duration::from_secs(5));
+    assert_eq!(in_time(query).unwrap(), report("x".repeat(10)));
+    assert!(in_time(query).is_err());
 }

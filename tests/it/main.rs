@@ -1,5 +1,5 @@
-//! Tests that an ordinary user runs with `cargo test`: no root, no network, no server, nothing but cargo, openssl and
-//! the shell tools that every Debian has. What needs more is in `tests/e2e`.
+//! Tests that `cargo test` runs for an ordinary user, without root, network and servers. They need openssl and the basic
+//! tools of Debian. All other tests are in `tests/e2e`.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 #[path = "../cases/mod.rs"]

@@ -1,4 +1,4 @@
-//! The node's name in a platform's metadata: read from what cloud-init recorded, or queried from the platform.
+//! The node name in a platform's metadata: read from cloud-init's instance data, or queried from the platform.
 
 use crate::common::{PLATFORMS, recorded_metadata as recorded};
 use hanode_firstboot::identity::{metadata, platform};
@@ -15,7 +15,7 @@ fn the_node_name_is_found_in_the_metadata_of_each_cloud_init_version() {
                 continue; // 20.4 has no such data source.
             }
             let found = metadata::parse(&recorded(version, platform));
-            // 20.4 does not ask EC2 for tags; everything else is there, so that hanode knows to ask itself.
+            // 20.4 does not query EC2's tags; hanode queries them itself.
             let node = if older && platform == "ec2" { None } else { Some("node2") };
             assert_eq!(found.node.as_deref(), node, "{version} {platform}");
             assert!(found.instance_id.is_some() && found.hostname.is_some(), "{version} {platform}");
@@ -25,7 +25,7 @@ fn the_node_name_is_found_in_the_metadata_of_each_cloud_init_version() {
     }
 }
 
-/// EC2's metadata service, as far as hanode asks it: the first `busy` requests are answered with 503.
+/// The part of EC2's metadata service that hanode uses. It answers the first `busy` requests with 503.
 fn imds(mut busy: usize, tag: Option<&'static str>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -60,40 +60,40 @@ fn imds(mut busy: usize, tag: Option<&'static str>) -> String {
 }
 
 #[test]
-fn ec2_is_asked_with_a_token_until_it_answers() {
-    let patience = Duration::from_secs(10);
-    assert_eq!(platform::ec2(&imds(0, Some("node2\n")), patience).unwrap().as_deref(), Some("node2"));
-    assert_eq!(platform::ec2(&imds(3, Some("node2")), patience).unwrap().as_deref(), Some("node2"));
-    assert_eq!(platform::ec2(&imds(0, None), patience).unwrap(), None);
+fn ec2_is_queried_with_a_token_until_it_answers() {
+    let timeout = Duration::from_secs(10);
+    assert_eq!(platform::ec2(&imds(0, Some("node2\n")), timeout).unwrap().as_deref(), Some("node2"));
+    assert_eq!(platform::ec2(&imds(3, Some("node2")), timeout).unwrap().as_deref(), Some("node2"));
+    assert_eq!(platform::ec2(&imds(0, None), timeout).unwrap(), None);
 }
 
 #[test]
-fn a_metadata_service_that_does_not_answer_is_given_up_in_time() {
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+fn an_unresponsive_metadata_service_runs_into_the_timeout() {
+    let unresponsive = TcpListener::bind("127.0.0.1:0").unwrap();
     let gone = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
     };
     let busy = imds(usize::MAX, None);
     for (service, why) in [
-        (format!("http://{}", silent.local_addr().unwrap()), "timeout"),
+        (format!("http://{}", unresponsive.local_addr().unwrap()), "timeout"),
         (format!("http://{gone}"), "refused"),
         (busy, "503"),
     ] {
-        let began = Instant::now();
-        let said = format!("{:#}", platform::ec2(&service, Duration::from_secs(1)).unwrap_err());
-        assert!(said.contains(&service) && said.contains(why), "{said}");
-        assert!(began.elapsed() < Duration::from_secs(20), "{service}: {:?}", began.elapsed());
+        let start = Instant::now();
+        let message = format!("{:#}", platform::ec2(&service, Duration::from_secs(1)).unwrap_err());
+        assert!(message.contains(&service) && message.contains(why), "{message}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{service}: {:?}", start.elapsed());
     }
 }
 
 #[test]
-fn a_tag_too_long_for_a_name_is_none() {
+fn a_tag_longer_than_a_node_name_is_ignored() {
     let long: &'static str = "x".repeat(4096).leak();
     assert_eq!(platform::ec2(&imds(0, Some(long)), Duration::from_secs(5)).unwrap(), None);
 }
 
-/// In the place of open-vm-tools' program, which works on VMware alone.
+/// Replaces open-vm-tools' program, which works on VMware only.
 fn rpctool(root: &Path, script: &str) {
     let firmware = root.join("sys/class/dmi/id");
     std::fs::create_dir_all(&firmware).unwrap();
@@ -104,19 +104,23 @@ fn rpctool(root: &Path, script: &str) {
 }
 
 #[test]
-fn vmware_is_asked_where_cloud_init_said_nothing() {
+fn guestinfo_is_queried_if_cloud_init_has_no_node_name() {
     let root = tempfile::tempdir().unwrap();
-    let ask = |told: Option<metadata::Metadata>| {
-        let mut metadata = told;
+    let complete = |known: Option<metadata::Metadata>| {
+        let mut metadata = known;
         platform::complete(root.path(), &mut metadata, Duration::from_secs(1)).map(|()| metadata)
     };
-    assert_eq!(ask(None).unwrap(), None, "not VMware");
+    assert_eq!(complete(None).unwrap(), None, "not VMware");
     rpctool(root.path(), "#!/bin/sh\n[ \"$*\" = 'info-get guestinfo.hanode_node' ] && echo node3\n");
-    assert_eq!(ask(None).unwrap().unwrap().node.as_deref(), Some("node3"));
-    let told = metadata::Metadata { node: Some("node1".into()), ..Default::default() };
-    assert_eq!(ask(Some(told)).unwrap().unwrap().node.as_deref(), Some("node1"), "cloud-init knew");
+    assert_eq!(complete(None).unwrap().unwrap().node.as_deref(), Some("node3"));
+    let known = metadata::Metadata { node: Some("node1".into()), ..Default::default() };
+    assert_eq!(
+        complete(Some(known)).unwrap().unwrap().node.as_deref(),
+        Some("node1"),
+        "cloud-init has the name"
+    );
     rpctool(root.path(), "#!/bin/sh\necho No value found; exit 1\n");
-    assert_eq!(ask(None).unwrap(), None);
+    assert_eq!(complete(None).unwrap(), None);
     rpctool(root.path(), "#!/bin/sh\nexec sleep 60\n");
-    assert!(format!("{:#}", ask(None).unwrap_err()).contains("did not answer"));
+    assert!(format!("{:#}", complete(None).unwrap_err()).contains("did not answer"));
 }

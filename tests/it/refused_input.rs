@@ -15,7 +15,7 @@ const BUILD: &str = "build demo --target debian-13 --out node.qcow2";
 fn no_image_is_built_of_an_inconsistent_cluster_directory() {
     let admin = AdminDir::new();
     admin.edit("cluster.toml", "192.168.18.23", "192.168.18.33");
-    let words = ["does not cover 192.168.18.33", "hanode certs issue", "a node booted with it would refuse"];
+    let words = ["does not cover 192.168.18.33", "hanode certs issue", "a node would refuse to start with it"];
     assert_refused(&mut admin.command(BUILD), admin.home.path(), &words);
     admin.edit("cluster.toml", "[redis]", "[redsi]");
     assert_refused(

@@ -1,4 +1,4 @@
-//! The spec: its starter by value, its faults by line, and that nothing in it makes the parser panic.
+//! The spec: values of the starter, the line of each fault, and a parser that never panics.
 
 use hanode_core::spec::{Faults, STARTER, Spec, VipMode, parse, warnings};
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ fn starter() -> Spec {
     parse(STARTER).unwrap_or_else(|faults| panic!("the starter has faults:\n{faults}"))
 }
 
-/// The starter with one piece of it replaced; the piece must be there, once.
+/// The starter with one piece replaced, which must occur exactly once.
 fn with(old: &str, new: &str) -> String {
     assert_eq!(STARTER.matches(old).count(), 1, "{old:?} is not in the starter exactly once");
     STARTER.replace(old, new)
@@ -23,12 +23,12 @@ fn one_fault(text: &str, piece: &str, what: &str) {
     let Faults(faults) = parse(text).expect_err("a fault");
     assert_eq!(faults.len(), 1, "{faults:#?}");
     assert_eq!(faults[0].line, line_of(text, piece), "{faults:#?}");
-    let told = faults[0].to_string();
-    assert!(told.contains(what), "{told:?} does not say {what:?}");
+    let message = faults[0].to_string();
+    assert!(message.contains(what), "{message:?} does not contain {what:?}");
 }
 
 #[test]
-fn starter_has_the_promised_values() {
+fn starter_has_the_documented_values() {
     let spec = starter();
     assert_eq!((spec.schema, spec.name.as_str()), (1, "hspas"));
     let network = &spec.network;
@@ -76,7 +76,7 @@ fn starter_has_the_promised_values() {
     assert_eq!(spec.storage.data, None);
 }
 
-/// A key that is left out has the value the starter shows for it.
+/// A missing key has the value that the starter shows.
 #[test]
 fn defaults_are_the_starters_values() {
     let least = r#"
@@ -95,7 +95,7 @@ fn defaults_are_the_starters_values() {
 }
 
 #[test]
-fn optional_values_arrive() {
+fn optional_values_are_read() {
     let text = with(
         "# max_connections = 200",
         "max_connections = 200\nfsync = true\nrandom_page_cost = 1.1\nbig = 0x10\n\"a.b\" = \"c\"",
@@ -120,22 +120,22 @@ fn optional_values_arrive() {
 }
 
 #[test]
-fn a_cluster_may_speak_ipv6() {
+fn a_cluster_may_use_ipv6() {
     let text = STARTER.replace("192.168.18.0/24", "fd00:18::/64").replace("192.168.18.", "fd00:18::");
     let spec = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(spec.pki.crl_url, "http://[fd00:18::20]:7080/server.crl");
 }
 
-/// A name for DNS, but for no machine.
+/// A valid DNS name that is too long for a host name.
 const LONG: &str = "name = \"a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a\"";
 
 #[test]
-fn each_fault_is_told_with_its_line() {
+fn each_fault_is_reported_with_its_line() {
     let table: &[(&str, &str, &str, &str)] = &[
-        // what stands there, what replaces it, where the fault is, what is said
+        // piece of the starter, its replacement, a piece of the fault's line, a part of the message
         ("schema = 1", "schema = 2", "schema = 2", "schema 2"),
         ("schema = 1", "", "# One highly", "schema is missing"),
-        ("name = \"hspas\" ", "name = \"a b\" ", "a b", "cluster's name"),
+        ("name = \"hspas\" ", "name = \"a b\" ", "a b", "valid cluster name"),
         (
             "subnet = \"192.168.18.0/24\"",
             "subnet = \"192.168.18.1/24\"",
@@ -175,49 +175,49 @@ fn each_fault_is_told_with_its_line() {
             "adress",
             "did you mean address?",
         ),
-        ("name = \"node1\"", "name = \"node_1\"", "node_1", "a node's name"),
-        ("name = \"node1\"", "name = \"10.0.0.1\"", "10.0.0.1", "a node's name"),
+        ("name = \"node1\"", "name = \"node_1\"", "node_1", "valid node name"),
+        ("name = \"node1\"", "name = \"10.0.0.1\"", "10.0.0.1", "valid node name"),
         (
             "name = \"node1\"",
             "name = \"node1\"\nhostname = \"no de\"",
             "hostname = \"no",
-            "a node's hostname",
+            "valid node hostname",
         ),
-        ("name = \"node3\"", "name = \"node3\"\nhostname = \"NODE1\"", "NODE1", "given twice"),
+        ("name = \"node3\"", "name = \"node3\"\nhostname = \"NODE1\"", "NODE1", "used twice"),
         ("name = \"node1\"", LONG, "name = \"a.a", "63 characters"),
         ("name = \"node1\"", "name = \"node1\"\nvrrp_priority = 255", "vrrp_priority = 255", "1 to 254"),
-        ("name = \"node3\"", "name = \"node3\"\nvrrp_priority = 99", "vrrp_priority = 99", "given twice"),
+        ("name = \"node3\"", "name = \"node3\"\nvrrp_priority = 99", "vrrp_priority = 99", "used twice"),
         ("initial_primary = \"node2\"", "initial_primary = \"node4\"", "node4", "node1, node2, node3"),
-        ("# min_replicas = 1", "min_replicas = 3", "min_replicas", "no write would ever"),
-        ("master_name = \"redis-cluster\"", "master_name = \"a b\"", "master_name", "Sentinel's name"),
+        ("# min_replicas = 1", "min_replicas = 3", "min_replicas", "accept no write"),
+        ("master_name = \"redis-cluster\"", "master_name = \"a b\"", "master_name", "Sentinel master name"),
         ("ttl = 20", "ttl = 19", "ttl = 19", "20 to"),
         ("loop_wait = 10", "loop_wait = 11", "ttl = 20", "loop_wait + 2 * retry_timeout = 21"),
         ("router_id = 51", "router_id = 256", "router_id", "1 to 255"),
-        ("vip_port = 5432", "vip_port = 5433", "vip_port = 5433", "taken by postgres.port"),
+        ("vip_port = 5432", "vip_port = 5433", "vip_port = 5433", "used by postgres.port"),
         (
             "[\"pgsql.demo.lab\", \"*.demo.lab\"]",
             "[\"pgsql.demo.lab\", \"a.*.lab\"]",
             "a.*.lab",
-            "in a certificate",
+            "name for a certificate",
         ),
         ("ca_name = \"Self-Signed CA\"", "ca_name = \"\"", "ca_name", "1 to 64"),
         ("ca_name = \"Self-Signed CA\"", "ca_name = \"a\\nb\"", "ca_name", "control character"),
         ("ca_name = \"Self-Signed CA\"", "ca_name = 'a\"b'", "ca_name", "contains \""),
-        ("# crl_url =", "crl_url = \"ftp://a/b\" #", "ftp://", "no http or https"),
+        ("# crl_url =", "crl_url = \"ftp://a/b\" #", "ftp://", "not an http or https"),
         ("# ca_days = 3650", "ca_days = 0", "ca_days", "1 to 36500"),
         ("# leaf_days = 1825", "leaf_days = 3651", "leaf_days", "outlive"),
-        ("# data = \"LABEL=hanode-data\"", "data = \"vdb\"", "data = \"vdb\"", "names no volume"),
-        ("# interface = \"eth0\"", "interface = \"a/b\"", "a/b", "network interface"),
+        ("# data = \"LABEL=hanode-data\"", "data = \"vdb\"", "data = \"vdb\"", "is not a volume"),
+        ("# interface = \"eth0\"", "interface = \"a/b\"", "a/b", "interface name"),
         (
             "# max_connections = 200",
             "listen_addresses = \"*\"",
             "listen_addresses",
-            "cannot be passed through",
+            "cannot be set here",
         ),
         ("# max_connections = 200", "max_connections = \"abc\"", "max_connections", "1 to 262143"),
         ("# max_connections = 200", "max_connections = 0", "max_connections", "1 to 262143"),
-        ("# max_connections = 200", "archive_mode = true", "archive_mode", "cannot be passed through"),
-        ("# max_connections = 200", "\"work_mem = 1\\nx\" = 1", "work_mem", "cannot be a PostgreSQL setting"),
+        ("# max_connections = 200", "archive_mode = true", "archive_mode", "cannot be set here"),
+        ("# max_connections = 200", "\"work_mem = 1\\nx\" = 1", "work_mem", "not a valid PostgreSQL setting"),
         ("# max_connections = 200", "work_mem = \"1'\"", "work_mem", "contains '"),
         ("# max_connections = 200", "work_mem = nan", "work_mem", "a number"),
         ("# max_connections = 200", "a.b = 1", "a.b = 1", "a table"),
@@ -238,7 +238,7 @@ fn each_fault_is_told_with_its_line() {
 }
 
 #[test]
-fn nodes_are_three_or_more_and_odd() {
+fn the_number_of_nodes_is_odd_and_at_least_three() {
     let node3 = "[[node]]\nname = \"node3\"\naddress = \"192.168.18.23\"\n";
     one_fault(&with(node3, ""), "[[node]]", "2 [[node]] tables");
     let more = |n: u32| {
@@ -250,11 +250,11 @@ fn nodes_are_three_or_more_and_odd() {
     one_fault(&with_nodes(4), "[[node]]", "4 [[node]] tables");
     assert_eq!(parse(&with_nodes(5)).expect("five nodes").majority(), 3);
     let one_table = "schema = 1\nnode = { name = \"node1\" }\nnetwork = { subnet = \"10.0.0.0/8\", vip = \"10.0.0.1\" }\n";
-    one_fault(one_table, "node =", "each headed [[node]]");
+    one_fault(one_table, "node =", "a list of [[node]] tables");
 }
 
 #[test]
-fn all_faults_come_together_in_order() {
+fn all_faults_are_reported_at_once_in_order() {
     let text = with("join_port = 7081", "join_prot = 7081")
         .replace("name = \"node3\"", "name = \"node1\"")
         .replace("tls = true\nalt_names = [\"redis", "tls = \"yes\"\nalt_names = [\"redis")
@@ -271,41 +271,41 @@ fn all_faults_come_together_in_order() {
 }
 
 #[test]
-fn a_syntax_error_is_told_alone() {
+fn a_syntax_error_is_the_only_fault_reported() {
     let text = with("join_port = 7081", "join_port = ").replace("router_id = 51", "router_id = 0");
     one_fault(&text, "join_port =", "this is not TOML");
 }
 
 #[test]
-fn the_hash_is_of_values_not_of_text() {
+fn the_hash_depends_on_values_not_on_text() {
     let base = starter().hash();
-    let same = parse(&STARTER.replace("# of the cluster", "# another comment")).expect("a spec");
+    let same = parse(&STARTER.replace("# the cluster's name", "# another comment")).expect("a spec");
     assert_eq!(same.hash(), base);
     let other = parse(&with("router_id = 51", "router_id = 52")).expect("a spec");
     assert_ne!(other.hash(), base);
 }
 
 #[test]
-fn warnings_name_what_will_bite() {
-    let told = |text: &str| {
+fn warnings_name_risky_settings() {
+    let warned = |text: &str| {
         let found = warnings(&parse(text).unwrap_or_else(|faults| panic!("{faults}")));
         found.iter().map(|fault| fault.to_string()).collect::<Vec<_>>().join("\n")
     };
-    assert!(told(STARTER).contains("network.clients"));
+    assert!(warned(STARTER).contains("network.clients"));
     let quiet = with("0.0.0.0/0", "10.0.0.0/8");
-    assert_eq!(told(&quiet), "");
+    assert_eq!(warned(&quiet), "");
     for (old, new, what) in [
         ("synchronous = true", "synchronous = false", "postgres.synchronous"),
         ("# min_replicas = 1", "min_replicas = 0", "min_replicas"),
         ("# max_connections = 200", "synchronous_commit = false", "synchronous_commit"),
         ("# crl_days = 3650", "crl_days = 7", "crl_days"),
     ] {
-        let told = told(&quiet.replacen(old, new, 1));
-        assert!(told.contains(what) && told.lines().count() == 1, "{told}");
+        let message = warned(&quiet.replacen(old, new, 1));
+        assert!(message.contains(what) && message.lines().count() == 1, "{message}");
     }
 }
 
-/// With their primary the replicas that a write needs are a majority, whatever the cluster's size.
+/// By default, the primary and the replicas that must confirm a write are a majority of the nodes.
 #[test]
 fn min_replicas_grows_with_the_cluster() {
     let grown = |min_replicas: &str| {
@@ -328,9 +328,9 @@ proptest! {
         prop_assert!(parse(&text).is_err());
     }
 
-    /// Lines of the starter, cut up, repeated and spoilt.
+    /// Lines of the starter, cut, repeated and damaged.
     #[test]
-    fn a_spoilt_starter_never_panics(
+    fn a_damaged_starter_never_panics(
         order in prop::collection::vec((0usize..83, 0usize..40, "[\\PC\\n\"\\[\\]={}#,.0-9]{0,6}"), 0..120)
     ) {
         let lines: Vec<&str> = STARTER.lines().collect();
@@ -340,12 +340,12 @@ proptest! {
             let at = line.char_indices().map(|(i, _)| i).nth(cut).unwrap_or(line.len());
             text.push_str(&format!("{}{insert}{}\n", &line[..at], &line[at..]));
         }
-        judge(&text)?;
+        spec_or_faults(&text)?;
     }
 
     /// Well-formed TOML with any values under the known keys.
     #[test]
-    fn any_value_is_judged(values in prop::collection::vec((key(), value()), 0..60)) {
+    fn any_value_is_accepted_or_reported(values in prop::collection::vec((key(), value()), 0..60)) {
         let mut text = String::from("schema = 1\n");
         let mut taken = std::collections::BTreeSet::new();
         for (key, value) in values {
@@ -353,20 +353,20 @@ proptest! {
                 text.push_str(&format!("{key} = {value}\n"));
             }
         }
-        judge(&text)?;
+        spec_or_faults(&text)?;
     }
 }
 
 /// Either a spec, or faults that each have a text and a line of the file.
-fn judge(text: &str) -> Result<(), TestCaseError> {
+fn spec_or_faults(text: &str) -> Result<(), TestCaseError> {
     match parse(text) {
         Ok(spec) => prop_assert!(spec.nodes.len() % 2 == 1),
         Err(Faults(faults)) => {
             prop_assert!(!faults.is_empty());
             for fault in faults {
                 prop_assert!(fault.line <= text.matches('\n').count() + 1);
-                let told = fault.to_string();
-                prop_assert!(!fault.what.is_empty() && !told.chars().any(char::is_control), "{told:?}");
+                let message = fault.to_string();
+                prop_assert!(!fault.what.is_empty() && !message.chars().any(char::is_control), "{message:?}");
             }
         }
     }
@@ -416,14 +416,14 @@ fn value() -> impl Strategy<Value = String> {
     })
 }
 
-/// The schema in `docs/` is the program's. `UPDATE_GOLDEN=1 cargo test --test it spec::` writes it anew.
+/// `UPDATE_GOLDEN=1 cargo test --test it spec::` writes docs/cluster.schema.json again.
 #[test]
-fn the_schema_in_docs_is_the_programs() {
+fn the_schema_in_docs_is_current() {
     let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cluster.schema.json");
     let now = hanode_core::spec::schema_text();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&kept, &now).expect("writing it");
     }
     let kept = std::fs::read_to_string(kept).expect("the schema in docs");
-    assert!(kept == now, "docs/cluster.schema.json is old: UPDATE_GOLDEN=1 cargo test --test it spec::");
+    assert!(kept == now, "docs/cluster.schema.json is outdated: UPDATE_GOLDEN=1 cargo test --test it spec::");
 }

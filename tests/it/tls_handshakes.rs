@@ -1,4 +1,4 @@
-//! The certificates as rustls, which the nodes speak among themselves, sees them: real handshakes in memory.
+//! Handshakes in memory: the cluster's certificates with rustls, which the nodes use among themselves.
 
 use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::bundle::Bundle;
@@ -43,12 +43,12 @@ fn roots(bundle: &Bundle, path: &str) -> Arc<RootCertStore> {
 fn handshake(bundle: &Bundle, server: Identity, client: Identity, name: &str) -> Result<(), rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let roots = roots(bundle, "/etc/ssl/hanode/ca.crt");
-    let asks = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+    let client_verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
         .build()
         .expect("a verifier");
     let server = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(asks)
+        .with_client_cert_verifier(client_verifier)
         .with_single_cert(server.0, server.1)?;
     let client = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -83,30 +83,36 @@ fn nodes_and_operator_trust_each_other_and_nobody_else() {
     }
     let (cert, key) = cluster.operator().expect("the operator's leaf");
     let operator = || identity(cert.as_bytes(), key.as_bytes());
-    handshake(bundle, node(bundle), operator(), "node1").expect("the operator may ask");
-    assert!(handshake(bundle, operator(), node(bundle), "node1").is_err(), "the operator's leaf served");
+    handshake(bundle, node(bundle), operator(), "node1").expect("the operator may connect");
+    assert!(
+        handshake(bundle, operator(), node(bundle), "node1").is_err(),
+        "the operator's leaf is accepted as a server's"
+    );
     let application = member(bundle, "/etc/ssl/pgsql/server.crt", "/etc/ssl/pgsql/server.key");
-    assert!(handshake(bundle, node(bundle), application, "node1").is_err(), "a service leaf came in");
+    assert!(
+        handshake(bundle, node(bundle), application, "node1").is_err(),
+        "a service leaf is accepted as a client's"
+    );
 }
 
 #[test]
-fn the_calendar_is_judged() {
+fn certificates_are_checked_against_the_date() {
     let (_home, cluster) = cluster();
-    let told = |days: i64| {
+    let examined = |days: i64| {
         let report = check_bundle(&cluster.bundle, &cluster.spec, hanode_core::pki::now() + days * DAY);
         let words = |list: &[hanode_util::user_error::UserError]| {
             list.iter().map(|t| t.what.clone()).collect::<Vec<_>>().join("\n")
         };
         (words(&report.faults), words(&report.warnings))
     };
-    assert_eq!(told(0), Default::default());
-    assert_eq!(told(1730), Default::default());
-    let (faults, warnings) = told(1740);
+    assert_eq!(examined(0), Default::default());
+    assert_eq!(examined(1730), Default::default());
+    let (faults, warnings) = examined(1740);
     assert!(faults.is_empty() && warnings.contains("the node certificate is due"), "{faults}\n{warnings}");
-    let (faults, warnings) = told(1826);
+    let (faults, warnings) = examined(1826);
     assert!(faults.contains("the pgsql certificate expired on"), "{faults}");
     assert!(warnings.contains("the service CA's revocation list is due"), "{warnings}");
-    assert!(told(3651).0.contains("the cluster CA's revocation list expired on"));
-    let (faults, _) = told(-1);
+    assert!(examined(3651).0.contains("the cluster CA's revocation list expired on"));
+    let (faults, _) = examined(-1);
     assert!(faults.contains("the etcd certificate is not valid before"), "{faults}");
 }

@@ -1,9 +1,9 @@
-//! What lands in an image of CentOS 8 is read by systemd 239: every setting of ours is one that it knows, or one that a
-//! unit is no worse without than that much less confined. It passes over the others with a warning.
+//! CentOS 8 has systemd 239, which ignores settings that it does not know. Each setting of our units is either known to it
+//! or only confines a unit further.
 
 use std::path::Path;
 
-/// Later than 239, and about confinement alone.
+/// Settings added after 239 that only confine a unit, with the version that added them.
 const CONFINEMENT: &[&str] = &[
     "ProcSubset",        // 247
     "ProtectClock",      // 245
@@ -13,7 +13,7 @@ const CONFINEMENT: &[&str] = &[
     "RestrictSUIDSGID",  // 242
 ];
 
-/// Settings that 239 has, as far as they are used.
+/// Settings of 239 that our units use.
 const KNOWN: &[&str] = &[
     "Accept",
     "After",
@@ -92,7 +92,7 @@ const KNOWN: &[&str] = &[
 ];
 
 #[test]
-fn every_setting_is_one_that_centos_systemd_knows_or_can_do_without() {
+fn every_setting_is_known_to_systemd_239_or_only_confines() {
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("image");
     let mut seen = 0;
     for file in walkdir::WalkDir::new(image) {
@@ -110,7 +110,7 @@ fn every_setting_is_one_that_centos_systemd_knows_or_can_do_without() {
                 KNOWN.contains(&key) || CONFINEMENT.contains(&key),
                 "{path}: {key}= is unknown to systemd 239"
             );
-            // 240 and 244 brought these.
+            // Type=exec came with 240, a oneshot that restarts with 244.
             assert!(!(key == "Type" && value == "exec"), "{path}: {line}");
             let again = text.lines().any(|l| l.starts_with("Restart=") && l != "Restart=no");
             assert!(!(line == "Type=oneshot" && again), "{path}: a oneshot is not restarted by systemd 239");

@@ -1,7 +1,7 @@
-//! Changes to a directory's certificates: each makes a new generation of the bundle, whole or not at all.
+//! Changes to the certificates of a cluster directory. Each makes a new generation of the bundle.
 //!
-//! The new `pki/` is prepared beside the old one and takes its place in one step; the bundle follows. A kill
-//! between the two leaves a bundle of the old certificates, which still work, and the next change completes it.
+//! A change edits a copy of `pki/`, exchanges it with the original atomically, and then writes the bundle. A kill between
+//! the two leaves the bundle with the old, still valid certificates; the next change completes it.
 
 use super::{BUNDLE, PKI, SECRETS, load_bundle, load_spec};
 use crate::pki::store::Store;
@@ -18,29 +18,31 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// The result of a change.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct PkiChange {
     pub(crate) schema: u32,
     pub generation: u64,
-    /// Whether this is a new generation.
+    /// Whether this generation is new.
     pub changed: bool,
-    /// What was done, a sentence each.
+    /// The actions, one message each.
     pub done: Vec<String>,
-    /// What the operator may not have meant.
+    /// Probably unintended consequences.
     pub warnings: Vec<String>,
 }
 
-/// Brings leaves, revocation lists and bundle in line with the spec, the secrets and the calendar.
+/// Issues the certificates and revocation lists that are missing, outdated by the spec or due for renewal, and packs the
+/// bundle if anything in it changed.
 pub fn issue(dir: &Path) -> Result<PkiChange> {
     change(dir, |store, spec| store.reconcile(spec))
 }
 
-/// New certificates and keys, for all leaves or for those named.
+/// Issues new certificates and keys for all leaves, or for those named.
 pub fn renew(dir: &Path, names: &[String]) -> Result<PkiChange> {
     change(dir, |store, spec| store.renew(names, spec))
 }
 
-/// Puts a certificate, by serial or by leaf, on its CA's revocation list.
+/// Revokes a certificate, by its serial or its leaf's name.
 pub fn revoke(dir: &Path, which: &str) -> Result<PkiChange> {
     change(dir, |store, spec| store.revoke(which, spec))
 }
@@ -51,48 +53,48 @@ fn change(dir: &Path, act: impl FnOnce(&Store, &Spec) -> Result<Vec<String>>) ->
     let _lock = lock(dir)?;
     let pki = dir.join(PKI);
     let staged = Staged::copy_of(&pki)?;
-    // What is missing is told by its own name, not by the copy's.
+    // Errors must name the original files, not those of the copy.
     Ca::ALL.into_iter().try_for_each(|ca| Store::at(&pki).authority(ca).map(drop))?;
     let store = Store::at(&staged.0);
     let mut done = act(&store, &spec)?;
 
     let old = load_bundle(dir).ok().map(|(bundle, _)| bundle);
-    let (known, mut warnings) = (store.generation(), Vec::new());
-    let last =
-        known.as_ref().map_or(0, |known| *known).max(old.as_ref().map_or(0, |b| b.metadata.generation));
+    let (stored, mut warnings) = (store.generation(), Vec::new());
+    let packed = old.as_ref().map_or(0, |bundle| bundle.metadata.generation);
+    let last = stored.as_ref().map_or(0, |generation| *generation).max(packed);
     let same = Bundle::new(&spec.name, last, secrets.clone(), store.members()?);
-    if known.is_ok() && done.is_empty() && old.as_ref() == Some(&same) {
+    if stored.is_ok() && done.is_empty() && old.as_ref() == Some(&same) {
         return Ok(PkiChange { schema: 1, generation: last, changed: false, done, warnings });
     }
     if old.is_some_and(|old| old.metadata.cluster == spec.name && old.secrets != secrets) {
         warnings.push(format!(
-            "{SECRETS} has other passwords than bundle generation {last}: nodes that run refuse them, a new cluster takes them"
+            "{SECRETS} has other passwords than bundle generation {last}: running nodes reject this bundle"
         ));
     }
     let generation = last + 1;
     store.set_generation(generation)?;
     let bundle = Bundle::new(&spec.name, generation, secrets, same.entries);
-    staged.take_place_of(&pki)?;
+    staged.exchange_with(&pki)?;
     file_tree::replace(&dir.join(BUNDLE), &bundle.pack()?, 0o600, None)?;
     done.push(format!("packed bundle generation {generation}"));
     Ok(PkiChange { schema: 1, generation, changed: true, done, warnings })
 }
 
-/// Two changes at once would each lose the other's serials. Released when the file is closed.
+/// Concurrent changes would lose each other's serials. Closing the file releases the lock.
 fn lock(dir: &Path) -> Result<fs::File> {
     let file = fs::File::open(dir)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => bail!(UserError::new(
-            "another hanode is changing this cluster's certificates",
+            "another hanode process is changing the certificates",
             dir.display().to_string(),
-            "wait until it is done"
+            "wait until it has finished"
         )),
         Err(fs::TryLockError::Error(error)) => Err(error).context("locking the cluster directory"),
     }
 }
 
-/// A copy of `pki/` that is removed again unless it takes the original's place.
+/// A copy of `pki/`; the drop deletes it, or the original after an exchange.
 struct Staged(PathBuf);
 
 impl Staged {
@@ -100,13 +102,13 @@ impl Staged {
         let at = pki.with_file_name(".pki.hanode-new");
         if !pki.is_dir() {
             let help = match at.is_dir() {
-                true => format!("a change was cut off; mv {} {}", at.display(), pki.display()),
-                false => "restore it from a backup: without the CA keys nothing can be issued".into(),
+                true => format!("complete the interrupted change: mv {} {}", at.display(), pki.display()),
+                false => "restore it from a backup: without the CA keys no certificate can be issued".into(),
             };
-            bail!(UserError::new("the pki folder is missing", pki.display().to_string(), help));
+            bail!(UserError::new("the folder is missing", pki.display().to_string(), help));
         }
         if at.exists() {
-            fs::remove_dir_all(&at).with_context(|| format!("removing what was left in {}", at.display()))?;
+            fs::remove_dir_all(&at).with_context(|| format!("removing {}", at.display()))?;
         }
         let staged = Staged(at);
         for entry in walkdir::WalkDir::new(pki) {
@@ -122,18 +124,18 @@ impl Staged {
         Ok(staged)
     }
 
-    fn take_place_of(self, pki: &Path) -> Result<()> {
+    fn exchange_with(self, pki: &Path) -> Result<()> {
         match renameat2(AT_FDCWD, &self.0, AT_FDCWD, pki, RenameFlags::RENAME_EXCHANGE) {
             Ok(()) => {}
-            // A file system without an exchange: two steps, and `copy_of` knows what a kill between them left.
+            // Some file systems cannot exchange: `copy_of` detects a kill between these renames.
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
-                let aside = pki.with_file_name(".pki.hanode-old");
-                let _ = fs::remove_dir_all(&aside);
-                fs::rename(pki, &aside)?;
+                let old = pki.with_file_name(".pki.hanode-old");
+                let _ = fs::remove_dir_all(&old);
+                fs::rename(pki, &old)?;
                 fs::rename(&self.0, pki)?;
-                fs::rename(&aside, &self.0)?;
+                fs::rename(&old, &self.0)?;
             }
-            Err(error) => return Err(error).context("putting the new pki folder in place"),
+            Err(error) => return Err(error).context("replacing the pki folder"),
         }
         if let Some(dir) = pki.parent() {
             fs::File::open(dir)?.sync_all()?;

@@ -1,4 +1,4 @@
-//! Whether the parts of a cluster directory are sound and fit each other.
+//! Checks that the parts of a cluster directory are valid and consistent.
 
 use super::*;
 use hanode_core::pki::coverage::{CheckReport, check_bundle};
@@ -6,32 +6,32 @@ use hanode_core::pki::read::{self, Validity};
 use hanode_core::pki::{self, Ca, LEAVES};
 use std::os::unix::fs::PermissionsExt;
 
-/// Everything that is wrong or will be. Fails only where `dir` is no cluster directory at all.
+/// All faults and warnings. Fails only if `dir` is not a cluster directory.
 pub fn check(dir: &Path) -> Result<CheckReport> {
-    let ClusterPayload { spec, secrets, bundle, mut report } = baked(dir)?;
+    let PayloadCheck { spec, secrets, bundle, mut report } = check_payload(dir)?;
     let store = Store::at(dir.join(PKI));
     authorities(&store, spec.as_ref(), &mut report);
     operator(dir, &store, &mut report);
     if let (Some(bundle), Some(secrets)) = (&bundle, &secrets) {
-        staleness(dir, &store, bundle, secrets, &mut report);
+        bundle_matches(dir, &store, bundle, secrets, &mut report);
     }
     Ok(report)
 }
 
-/// The same of what a node is given. The copy that a machine is baked from holds no CA.
+/// Like [`check`], for a copy without `pki/`, from which a machine is baked.
 pub fn check_copy(dir: &Path) -> Result<CheckReport> {
-    baked(dir).map(|found| found.report)
+    check_payload(dir).map(|payload| payload.report)
 }
 
-/// What gets baked, as far as it can be read.
-struct ClusterPayload {
+/// The parts that go into images, as far as they can be read.
+struct PayloadCheck {
     spec: Option<Spec>,
     secrets: Option<Secrets>,
     bundle: Option<Bundle>,
     report: CheckReport,
 }
 
-fn baked(dir: &Path) -> Result<ClusterPayload> {
+fn check_payload(dir: &Path) -> Result<PayloadCheck> {
     let mut report = CheckReport::default();
     let spec = match load_spec(dir) {
         Ok((spec, _)) => Some(spec),
@@ -53,33 +53,33 @@ fn baked(dir: &Path) -> Result<ClusterPayload> {
         }
     }
     modes(dir, &mut report);
-    let secrets = found(Secrets::load(&dir.join(SECRETS)), dir.join(SECRETS), &mut report);
-    let bundle = found(load_bundle(dir), dir.join(BUNDLE), &mut report).map(|(bundle, _)| bundle);
+    let secrets = value_or_fault(Secrets::load(&dir.join(SECRETS)), dir.join(SECRETS), &mut report);
+    let bundle = value_or_fault(load_bundle(dir), dir.join(BUNDLE), &mut report).map(|(bundle, _)| bundle);
     if let (Some(spec), Some(bundle)) = (&spec, &bundle) {
-        let judged = check_bundle(bundle, spec, pki::now()).for_directory(dir);
-        report.faults.extend(judged.faults);
-        report.warnings.extend(judged.warnings);
+        let checked = check_bundle(bundle, spec, pki::now()).for_directory(dir);
+        report.faults.extend(checked.faults);
+        report.warnings.extend(checked.warnings);
     }
-    Ok(ClusterPayload { spec, secrets, bundle, report })
+    Ok(PayloadCheck { spec, secrets, bundle, report })
 }
 
-/// The value, or a fault that says why there is none.
-fn found<T>(value: Result<T>, path: PathBuf, report: &mut CheckReport) -> Option<T> {
+/// The value; an error becomes a fault in the report.
+fn value_or_fault<T>(value: Result<T>, path: PathBuf, report: &mut CheckReport) -> Option<T> {
     let error = match value {
         Ok(value) => return Some(value),
         Err(error) => error,
     };
     match error.downcast_ref::<UserError>() {
-        Some(trouble) => report.faults.push(trouble.clone()),
+        Some(error) => report.faults.push(error.clone()),
         None => {
-            let help = "restore it from a backup; the bundle alone is made anew by hanode certs issue";
+            let help = "restore it from a backup; a bundle can be packed again with hanode certs issue";
             report.fault(format!("{error:#}"), &path.display().to_string(), help);
         }
     }
     None
 }
 
-/// Keys and secrets are their owner's alone. (`secrets.toml` is judged as it is read.)
+/// Only the owner may read private keys. (Reading `secrets.toml` checks its mode.)
 fn modes(dir: &Path, report: &mut CheckReport) {
     let store = Store::at(dir.join(PKI));
     for path in store.keys().chain([dir.join(BUNDLE)]) {
@@ -87,8 +87,13 @@ fn modes(dir: &Path, report: &mut CheckReport) {
         let mode = data.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {
             let place = path.display().to_string();
-            let help = format!("chmod 600 {place}, and renew what whoever could log in may have read");
-            report.fault(format!("a private key is open to other users (mode {mode:04o})"), &place, &help);
+            let help =
+                format!("chmod 600 {place}, then renew the certificates if another user may have read it");
+            report.fault(
+                format!("a private key is readable by other users (mode {mode:04o})"),
+                &place,
+                &help,
+            );
         }
     }
 }
@@ -100,33 +105,33 @@ fn authorities(store: &Store, spec: Option<&Spec>, report: &mut CheckReport) {
             report.fault(
                 format!("the {} CA cannot sign: {error:#}", ca.name()),
                 &place,
-                "restore this folder from a backup; no certificate can be renewed without it",
+                "restore this folder from a backup: no certificate can be renewed without it",
             );
         }
     }
     let Some(spec) = spec else { return };
-    let named = store.certificate(Ca::Service).ok().and_then(|pem| read::certificate(pem.as_bytes()).ok());
-    if let Some(cert) = named.filter(|cert| !cert.subject.contains(&format!("CN={}", spec.pki.ca_name))) {
+    let service = store.certificate(Ca::Service).ok().and_then(|pem| read::certificate(pem.as_bytes()).ok());
+    if let Some(cert) = service.filter(|cert| !cert.subject.contains(&format!("CN={}", spec.pki.ca_name))) {
         report.warn(
-            format!("the service CA calls itself {}, pki.ca_name is \"{}\"", cert.subject, spec.pki.ca_name),
+            format!("the service CA is named {}, but pki.ca_name is \"{}\"", cert.subject, spec.pki.ca_name),
             &store.ca_dir(Ca::Service).join("ca.crt").display().to_string(),
-            "set pki.ca_name to it: a CA's name is fixed when it is made",
+            "set pki.ca_name to that name: a CA cannot be renamed",
         );
     }
 }
 
-/// The one leaf that no bundle holds.
+/// The leaf that is not in the bundle.
 fn operator(dir: &Path, store: &Store, report: &mut CheckReport) {
     for leaf in LEAVES.iter().filter(|leaf| leaf.paths.is_none()) {
         let place = store.leaf_file(leaf, "crt").display().to_string();
-        let sound = store.leaf(leaf).and_then(|pair| {
-            let (cert, key) = (pair.cert.as_bytes(), pair.key.as_bytes());
+        let certificate = store.leaf(leaf).and_then(|certified| {
+            let (cert, key) = (certified.cert.as_bytes(), certified.key.as_bytes());
             read::signed_by(cert, store.certificate(leaf.ca)?.as_bytes())?;
             read::key_matches(cert, key)?;
             read::certificate(cert)
         });
         let help = &format!("hanode certs issue {}", dir.display());
-        match sound {
+        match certificate {
             Err(error) => report.fault(format!("the {} certificate: {error:#}", leaf.name), &place, help),
             Ok(cert) => match cert.validity(pki::now()) {
                 Validity::Valid => {}
@@ -151,19 +156,20 @@ fn operator(dir: &Path, store: &Store, report: &mut CheckReport) {
     }
 }
 
-/// Whether the bundle holds what `pki/` and `secrets.toml` hold now.
-fn staleness(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, report: &mut CheckReport) {
+/// Checks that the bundle matches `pki/` and `secrets.toml`.
+fn bundle_matches(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, report: &mut CheckReport) {
     let place = dir.join(BUNDLE).display().to_string();
     let help = format!("hanode certs issue {}", dir.display());
     if bundle.secrets != *secrets {
-        let help = format!("put the old ones back into {SECRETS}; for a cluster that never ran: {help}");
+        let help =
+            format!("restore the old ones in {SECRETS}, or, before the first boot of the cluster: {help}");
         report.fault(format!("the bundle has other passwords than {SECRETS}"), &place, &help);
     }
     let (members, generation) = match (store.members(), store.generation()) {
         (Ok(members), Ok(generation)) => (members, generation),
         (members, generation) => {
             for error in [members.err(), generation.err()].into_iter().flatten() {
-                let what = format!("{PKI}/ is not whole: {error:#}");
+                let what = format!("{PKI}/ is incomplete: {error:#}");
                 report.fault(what, &dir.join(PKI).display().to_string(), &help);
             }
             return;
@@ -172,9 +178,7 @@ fn staleness(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, repo
     let BundleMetadata { cluster, generation: packed, .. } = &bundle.metadata;
     let now = Bundle::new(cluster, *packed, bundle.secrets.clone(), members);
     if *packed < generation || now.entries != bundle.entries {
-        let what = format!(
-            "the bundle (generation {packed}) is not made of what pki/ holds (generation {generation})"
-        );
+        let what = format!("the bundle (generation {packed}) does not match pki/ (generation {generation})");
         report.fault(what, &place, &help);
     }
 }

@@ -22,7 +22,7 @@ pub(crate) const SECRETS: &str = "secrets.toml";
 pub(crate) const BUNDLE: &str = "bundle.tar.gz";
 pub const PKI: &str = "pki";
 
-/// A cluster directory with all that images and seeds are made of.
+/// A cluster directory, with the parts that go into images and seeds.
 #[derive(Debug)]
 pub struct ClusterDir {
     pub dir: PathBuf,
@@ -34,7 +34,7 @@ pub struct ClusterDir {
 }
 
 impl ClusterDir {
-    /// Makes a new directory for the cluster of `spec_text`. It appears complete or not at all.
+    /// Creates a directory for the cluster of `spec_text`, atomically.
     pub fn init(dir: &Path, spec_text: &str) -> Result<ClusterDir> {
         let spec = spec::parse(spec_text)?;
         refuse_existing(dir)?;
@@ -42,13 +42,12 @@ impl ClusterDir {
         let (parent, name) = split(&full)?;
         let staged = Scratch::within(&parent, &format!(".{name}.hanode-new-"))?;
         fill(staged.path(), &spec, spec_text)?;
-        // An empty directory in the way is replaced; anything else makes the rename fail.
-        std::fs::rename(staged.path(), &full).with_context(|| format!("making {}", dir.display()))?;
+        // The rename replaces an empty directory, and fails if there is anything else.
+        std::fs::rename(staged.path(), &full).with_context(|| format!("creating {}", dir.display()))?;
         ClusterDir::load(dir)
     }
 
-    /// Reads the directory; every part must be there and well-formed. Whether they fit each other is for
-    /// [`check`] to say.
+    /// Reads the directory; fails if a part is missing or malformed. [`check`] verifies that the parts are consistent.
     pub fn load(dir: &Path) -> Result<ClusterDir> {
         let (spec, spec_text) = load_spec(dir)?;
         let secrets = Secrets::load(&dir.join(SECRETS))?;
@@ -56,9 +55,9 @@ impl ClusterDir {
         Ok(ClusterDir { dir: dir.into(), spec, spec_text, secrets, bundle, bundle_bytes })
     }
 
-    /// The operator's own certificate and key, with which `status` speaks to the nodes; PEM.
+    /// Certificate and key of the operator (PEM), with which `status` authenticates to the nodes.
     pub fn operator(&self) -> Result<(String, String)> {
-        let leaf = hanode_core::pki::Leaf::find("operator").context("there is an operator leaf")?;
+        let leaf = hanode_core::pki::Leaf::find("operator").context("no operator certificate is defined")?;
         let pair = Store::at(self.dir.join(PKI)).leaf(leaf)?;
         Ok((pair.cert, pair.key))
     }
@@ -80,42 +79,45 @@ fn refuse_existing(dir: &Path) -> Result<()> {
     let place = dir.display().to_string();
     let refuse = |what: &str, help: &str| Err(UserError::new(what, &place, help).into());
     if dir.join(SPEC).exists() {
-        return refuse("there is a cluster already", "edit its cluster.toml, or name another directory");
+        return refuse(
+            "the cluster directory already exists",
+            "edit its cluster.toml, or name another directory",
+        );
     }
-    // Whoever stood in a directory that is replaced would be nowhere.
+    // Replacing the current directory would leave the shell in a deleted one.
     if std::env::current_dir().is_ok_and(|here| dir.canonicalize().is_ok_and(|dir| dir == here)) {
         return refuse(
-            "this is the directory you are in, and a new one is made",
-            "name one in it, or go to another",
+            "cannot replace the directory you are in",
+            "name a new directory, or run this in another one",
         );
     }
     match std::fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
         Ok(true) => Ok(()),
-        Ok(false) => refuse("the directory is not empty", "name a new one"),
+        Ok(false) => refuse("the directory is not empty", "name a new directory"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).with_context(|| format!("reading {place}")),
     }
 }
 
-/// A directory's parent, which must exist, and its own name.
+/// Parent and name of a directory; fails if the parent does not exist.
 fn split(dir: &Path) -> Result<(PathBuf, String)> {
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
-        bail!("{} cannot hold a cluster: name a directory", dir.display())
+        bail!("{} cannot be a cluster directory", dir.display())
     };
     if !parent.is_dir() {
-        bail!(UserError::new("there is no such directory", parent.display().to_string(), "make it first"));
+        bail!(UserError::new("no such directory", parent.display().to_string(), "create it first"));
     }
     Ok((parent.into(), name.to_string_lossy().into_owned()))
 }
 
-/// The spec and its text. Its faults keep their lines: see [`SpecFaults`].
+/// The spec and its text. An invalid spec is an error of type [`SpecFaults`].
 pub fn load_spec(dir: &Path) -> Result<(Spec, String)> {
     let path = dir.join(SPEC);
     let text = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(UserError::new(
-            format!("there is no {SPEC}: this is no cluster directory"),
+            format!("not a cluster directory: {SPEC} is missing"),
             dir.display().to_string(),
-            format!("name the right one, or make one: hanode init {}", dir.display())
+            format!("name the right directory, or create one: hanode init {}", dir.display())
         )),
         read => read.with_context(|| format!("reading {}", path.display()))?,
     };
@@ -127,12 +129,12 @@ pub(crate) fn load_bundle(dir: &Path) -> Result<(Bundle, Vec<u8>)> {
     let path = dir.join(BUNDLE);
     let place = path.display().to_string();
     let bytes = std::fs::read(&path).with_context(|| format!("reading {place}"))?;
-    let help = format!("make a new one: hanode certs issue {}", dir.display());
-    let bundle = Bundle::read(&bytes).map_err(|bad| UserError::new(bad.to_string(), place, help))?;
+    let help = format!("pack a new one: hanode certs issue {}", dir.display());
+    let bundle = Bundle::read(&bytes).map_err(|error| UserError::new(error.to_string(), place, help))?;
     Ok((bundle, bytes))
 }
 
-/// The faults of one file.
+/// All faults of one `cluster.toml`.
 #[derive(Debug)]
 pub struct SpecFaults {
     pub path: PathBuf,

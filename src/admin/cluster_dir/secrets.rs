@@ -3,7 +3,7 @@
 use hanode_core::secrets::Secrets;
 use rand::distr::{Alphanumeric, SampleString};
 
-/// 256 random bits each, in letters and digits: no component's syntax gives those a meaning.
+/// Letters and digits, 256 random bits per password: no configuration syntax requires quoting them.
 pub fn generate() -> Secrets {
     Secrets::generate(|length| Alphanumeric.sample_string(&mut rand::rng(), length))
 }

@@ -1,4 +1,4 @@
-//! Issuing certificates and revocation lists, and keeping the two CAs in the cluster directory.
+//! The two CAs in the cluster directory: they issue certificates and revocation lists.
 
 pub(crate) mod authority;
 pub mod store;

@@ -1,14 +1,15 @@
-//! The `pki/` folder of a cluster directory: both CAs, every leaf, and the account of what was issued.
+//! The `pki/` folder of a cluster directory: both CAs, all leaves, and an index of the issued certificates.
 //!
-//! Changes are made in a copy that then takes the folder's place (see `cluster::change`), so nothing here
-//! needs to survive being cut off halfway.
+//! Changes happen in a copy of the folder that then replaces it (see `cluster_dir::change`), so that they need not be
+//! atomic here.
 
-use super::authority::{Authority, CertifiedKey, Revoked};
+use super::authority::{Authority, CertifiedKey, RevokedCert};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_core::pki::read::{self, Validity};
 use hanode_core::pki::{self, Ca, DIRECTORIES, LEAVES, Leaf, coverage};
 use hanode_core::spec::Spec;
 use hanode_util::file_tree::{self, Entry};
+use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ pub struct Store {
     dir: PathBuf,
 }
 
-/// `index.json` of a CA: every certificate it issued, which a revocation list needs by serial.
+/// `index.json` of a CA: every certificate that it issued, for revocation by serial.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Index {
     schema: u32,
@@ -30,7 +31,7 @@ pub struct Issued {
     pub serial: String,
     pub name: String,
     pub(crate) not_after: i64,
-    /// When it was revoked, if it was.
+    /// Time of its revocation in seconds since 1970.
     pub revoked: Option<i64>,
 }
 
@@ -39,14 +40,14 @@ impl Store {
         Store { dir: dir.into() }
     }
 
-    /// Fills an empty folder: both CAs, their leaves and revocation lists.
+    /// Creates both CAs, their leaves and revocation lists in an empty folder.
     pub(crate) fn create(dir: &Path, spec: &Spec) -> Result<Store> {
         let store = Store::at(dir);
         for ca in Ca::ALL {
             private_dir(&store.ca_dir(ca).join("leaves"))?;
-            let pair = Authority::create(ca, spec)?;
-            write(&store.ca_dir(ca).join("ca.key"), 0o600, &pair.key)?;
-            write(&store.ca_dir(ca).join("ca.crt"), 0o644, &pair.cert)?;
+            let certified = Authority::create(ca, spec)?;
+            write(&store.ca_dir(ca).join("ca.key"), 0o600, &certified.key)?;
+            write(&store.ca_dir(ca).join("ca.crt"), 0o644, &certified.cert)?;
             store.write_index(ca, &Index { schema: 1, ..Index::default() })?;
         }
         store.set_generation(0)?;
@@ -58,13 +59,13 @@ impl Store {
         self.dir.join(ca.name())
     }
 
-    pub fn leaf_file(&self, leaf: &Leaf, ending: &str) -> PathBuf {
+    pub fn leaf_file(&self, leaf: &Leaf, extension: &str) -> PathBuf {
         let dir = self.ca_dir(leaf.ca);
         let dir = if leaf.paths.is_some() { dir.join("leaves") } else { dir };
-        dir.join(format!("{}.{ending}", leaf.name))
+        dir.join(format!("{}.{extension}", leaf.name))
     }
 
-    /// Every file that holds a private key.
+    /// All files with a private key.
     pub(crate) fn keys(&self) -> impl Iterator<Item = PathBuf> {
         let of_cas = Ca::ALL.into_iter().map(|ca| self.ca_dir(ca).join("ca.key"));
         of_cas.chain(LEAVES.iter().map(|leaf| self.leaf_file(leaf, "key")))
@@ -87,8 +88,8 @@ impl Store {
 
     pub(crate) fn authority(&self, ca: Ca) -> Result<Authority> {
         let dir = self.ca_dir(ca);
-        let pair = CertifiedKey { cert: self.certificate(ca)?, key: text(&dir.join("ca.key"))? };
-        Authority::load(&pair).with_context(|| dir.display().to_string())
+        let certified = CertifiedKey { cert: self.certificate(ca)?, key: text(&dir.join("ca.key"))? };
+        Authority::load(&certified).with_context(|| dir.display().to_string())
     }
 
     pub fn index(&self, ca: Ca) -> Result<Index> {
@@ -96,7 +97,7 @@ impl Store {
         let index: Index = serde_json::from_str(&text(&path)?).with_context(|| path.display().to_string())?;
         ensure!(
             index.schema == 1,
-            "{}: schema {} is not one this hanode knows",
+            "{}: this version of hanode does not support schema {}",
             path.display(),
             index.schema
         );
@@ -107,39 +108,43 @@ impl Store {
         write(&self.ca_dir(ca).join("index.json"), 0o600, &(serde_json::to_string_pretty(index)? + "\n"))
     }
 
-    /// The highest generation that any bundle from here may bear.
+    /// The generation of the last bundle packed from this folder.
     pub fn generation(&self) -> Result<u64> {
         let path = self.dir.join("generation");
-        text(&path)?.trim().parse().with_context(|| format!("{} holds no number", path.display()))
+        text(&path)?.trim().parse().with_context(|| format!("{} is not a number", path.display()))
     }
 
     pub(crate) fn set_generation(&self, generation: u64) -> Result<()> {
         write(&self.dir.join("generation"), 0o600, &format!("{generation}\n"))
     }
 
-    /// Issues what is missing, no longer fits the spec, or is due; says what and why.
+    /// Issues certificates and revocation lists that are missing, do not match the spec, or are due; returns a message
+    /// for each.
     pub(crate) fn reconcile(&self, spec: &Spec) -> Result<Vec<String>> {
         let mut done = Vec::new();
         for ca in Ca::ALL {
             let authority = self.authority(ca)?;
             for leaf in LEAVES.iter().filter(|leaf| leaf.ca == ca) {
-                if let Some(why) = self.reissue_reason(leaf, &authority, spec)? {
+                if let Some(reason) = self.reissue_reason(leaf, &authority, spec)? {
                     self.issue(leaf, &authority, spec)?;
-                    done.push(format!("issued {} ({why})", leaf.name));
+                    done.push(format!("issued {} ({reason})", leaf.name));
                 }
             }
-            if let Some(why) = self.crl_reissue_reason(ca, &authority)? {
+            if let Some(reason) = self.crl_reissue_reason(ca, &authority)? {
                 self.write_crl(ca, &authority, spec)?;
-                done.push(format!("new {} revocation list ({why})", ca.name()));
+                done.push(format!("new {} revocation list ({reason})", ca.name()));
             }
         }
         Ok(done)
     }
 
-    /// New certificates and keys for the leaves of these names, or all; and new revocation lists.
+    /// Issues new certificates and keys for all leaves, or for those named, and new revocation lists.
     pub(crate) fn renew(&self, names: &[String], spec: &Spec) -> Result<Vec<String>> {
         if let Some(unknown) = names.iter().find(|name| Leaf::find(name).is_none()) {
-            bail!("there is no certificate {}; there are {}", unknown.escape_debug(), known_leaves());
+            bail!(UserError::with_help(
+                format!("unknown certificate {}", unknown.escape_debug()),
+                format!("use one of {}", leaf_names())
+            ));
         }
         let mut done = Vec::new();
         for ca in Ca::ALL {
@@ -155,13 +160,13 @@ impl Store {
         Ok(done)
     }
 
-    /// Revokes a certificate by its serial, or the one that a leaf uses now. What is in use is replaced.
+    /// Revokes a certificate by its serial, or the current one of a leaf, which then gets a new one.
     pub(crate) fn revoke(&self, which: &str, spec: &Spec) -> Result<Vec<String>> {
         let (ca, serial) = self.resolve(which)?;
         let mut index = self.index(ca)?;
         let entry = index.issued.iter_mut().find(|issued| issued.serial == serial);
         let entry = entry.with_context(|| format!("the {} CA issued no certificate {serial}", ca.name()))?;
-        ensure!(entry.revoked.is_none(), "certificate {serial} ({}) is revoked already", entry.name);
+        ensure!(entry.revoked.is_none(), "certificate {serial} ({}) is already revoked", entry.name);
         entry.revoked = Some(pki::now());
         let mut done = vec![format!("revoked {serial} ({})", entry.name)];
         self.write_index(ca, &index)?;
@@ -173,7 +178,7 @@ impl Store {
         Ok(done)
     }
 
-    /// The CA and serial that `which`, a leaf's name or a serial, means.
+    /// CA and serial of `which`, the name of a leaf or a serial.
     fn resolve(&self, which: &str) -> Result<(Ca, String)> {
         if let Some(leaf) = Leaf::find(which) {
             let cert = read::certificate(self.leaf(leaf)?.cert.as_bytes())?;
@@ -185,54 +190,50 @@ impl Store {
                 return Ok((ca, serial));
             }
         }
-        bail!(
-            "{} is neither the serial of a certificate issued here nor one of {}",
-            which.escape_debug(),
-            known_leaves()
-        )
+        bail!(UserError::with_help(
+            format!("unknown certificate {}", which.escape_debug()),
+            format!("use the serial of an issued certificate, or one of {}", leaf_names())
+        ))
     }
 
-    /// Why `leaf` must be issued anew, if it must.
+    /// The reason to issue `leaf` again; `None` if its certificate is up to date.
     fn reissue_reason(&self, leaf: &Leaf, authority: &Authority, spec: &Spec) -> Result<Option<String>> {
-        let Ok(pair) = self.leaf(leaf) else { return Ok(Some("there was none".into())) };
-        let pem = pair.cert.as_bytes();
-        let Ok(cert) = read::certificate(pem) else { return Ok(Some("it could not be read".into())) };
+        let Ok(certified) = self.leaf(leaf) else { return Ok(Some("missing".into())) };
+        let pem = certified.cert.as_bytes();
+        let Ok(cert) = read::certificate(pem) else { return Ok(Some("unreadable".into())) };
         if read::signed_by(pem, authority.cert.as_bytes()).is_err() {
-            return Ok(Some("its CA is another now".into()));
+            return Ok(Some("its CA changed".into()));
         }
-        if read::key_matches(pem, pair.key.as_bytes()).is_err() {
-            return Ok(Some("its key was another's".into()));
+        if read::key_matches(pem, certified.key.as_bytes()).is_err() {
+            return Ok(Some("its key does not match".into()));
         }
         if self.index(leaf.ca)?.issued.iter().any(|i| i.serial == cert.serial && i.revoked.is_some()) {
-            return Ok(Some("it was revoked".into()));
+            return Ok(Some("revoked".into()));
         }
         if cert.validity(pki::now()) != Validity::Valid {
-            return Ok(Some(format!("it ends on {}", read::date(cert.not_after))));
+            return Ok(Some(format!("expires on {}", read::date(cert.not_after))));
         }
         if let Some(surplus) = cert.sans.difference(&leaf.names(spec)).next() {
-            return Ok(Some(format!("it covered {surplus}")));
+            return Ok(Some(format!("covers {surplus}")));
         }
-        Ok(coverage::gaps(leaf, &cert, spec)
-            .into_iter()
-            .next()
-            .map(|gap| format!("it {}", gap.replacen("does", "did", 1))))
+        Ok(coverage::gaps(leaf, &cert, spec).into_iter().next())
     }
 
     fn crl_reissue_reason(&self, ca: Ca, authority: &Authority) -> Result<Option<&'static str>> {
-        let Ok(pem) = self.crl(ca) else { return Ok(Some("there was none")) };
-        let Ok(crl) = read::crl(pem.as_bytes()) else { return Ok(Some("it could not be read")) };
+        let Ok(pem) = self.crl(ca) else { return Ok(Some("missing")) };
+        let Ok(crl) = read::crl(pem.as_bytes()) else { return Ok(Some("unreadable")) };
         if read::crl_signed_by(pem.as_bytes(), authority.cert.as_bytes()).is_err() {
-            return Ok(Some("its CA is another now"));
+            return Ok(Some("its CA changed"));
         }
         if self.index(ca)?.revoked_serials() != crl.entries {
-            return Ok(Some("it lacked entries"));
+            return Ok(Some("incomplete"));
         }
-        Ok((crl.validity(pki::now()) != Validity::Valid).then_some("half its life was over"))
+        Ok((crl.validity(pki::now()) != Validity::Valid).then_some("past half of its lifetime"))
     }
 
     fn issue(&self, leaf: &Leaf, authority: &Authority, spec: &Spec) -> Result<()> {
-        let pair = authority.issue(leaf, spec)?;
-        let cert = read::certificate(pair.cert.as_bytes())?;
+        let certified = authority.issue(leaf, spec)?;
+        let cert = read::certificate(certified.cert.as_bytes())?;
         let mut index = self.index(leaf.ca)?;
         index.issued.push(Issued {
             serial: cert.serial,
@@ -241,8 +242,8 @@ impl Store {
             revoked: None,
         });
         self.write_index(leaf.ca, &index)?;
-        write(&self.leaf_file(leaf, "key"), 0o600, &pair.key)?;
-        write(&self.leaf_file(leaf, "crt"), 0o644, &pair.cert)
+        write(&self.leaf_file(leaf, "key"), 0o600, &certified.key)?;
+        write(&self.leaf_file(leaf, "crt"), 0o644, &certified.cert)
     }
 
     fn write_crl(&self, ca: Ca, authority: &Authority, spec: &Spec) -> Result<()> {
@@ -250,7 +251,7 @@ impl Store {
         index.crl_number += 1;
         let revoked = index.issued.iter().filter_map(|issued| {
             let when = issued.revoked?;
-            Some(bytes_of(&issued.serial).map(|serial| Revoked { serial, when }))
+            Some(bytes_of(&issued.serial).map(|serial| RevokedCert { serial, when }))
         });
         let revoked = revoked.collect::<Result<Vec<_>>>()?;
         let pem = authority.crl(index.crl_number, &revoked, spec.pki.crl_days)?;
@@ -258,7 +259,7 @@ impl Store {
         write(&self.ca_dir(ca).join("ca.crl"), 0o644, &pem)
     }
 
-    /// What of all this goes to the nodes, as it lies there: never a CA's key, never the operator's leaf.
+    /// The files for the nodes, with path, mode and owner: neither a CA's key nor the operator's leaf.
     pub(crate) fn members(&self) -> Result<Vec<Entry>> {
         let mut members: Vec<Entry> = DIRECTORIES.into_iter().map(|path| Entry::dir(path, 0o755)).collect();
         for ca in Ca::ALL {
@@ -285,14 +286,14 @@ impl Index {
     }
 }
 
-fn known_leaves() -> String {
+fn leaf_names() -> String {
     LEAVES.iter().map(|leaf| leaf.name).collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) fn private_dir(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("making {}", path.display()))
+    let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.with_context(|| format!("creating {}", path.display()))
 }
 
 fn text(path: &Path) -> Result<String> {
@@ -304,5 +305,5 @@ fn write(path: &Path, mode: u32, content: &str) -> Result<()> {
 }
 
 fn bytes_of(serial: &str) -> Result<Vec<u8>> {
-    hex::decode(serial).with_context(|| format!("{serial} is no serial"))
+    hex::decode(serial).with_context(|| format!("{serial} is not a serial"))
 }

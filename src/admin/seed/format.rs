@@ -1,19 +1,20 @@
-//! What a seed is handed over as. The ending says which: `.iso` and `.img` (vfat) are disks labelled CIDATA,
-//! a final slash a directory, `.smbios` the string for the firmware's serial number.
+//! Output formats of a seed, by the name of the output: `.iso` and `.img` (vfat) are disks labelled CIDATA, a trailing
+//! slash is a directory, `.smbios` a string for the SMBIOS serial number.
 
 use super::Seed;
 use anyhow::{Context, Result, bail};
 use hanode_util::command::{self, command, run};
 use hanode_util::file_tree;
 use hanode_util::scratch::{self, Scratch};
+use hanode_util::user_error::UserError;
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// All that a seed may have.
+/// The files that a seed can have.
 const FILES: [&str; 3] = ["meta-data", "user-data", "network-config"];
 
-/// cloud-init reads a vfat disk of any size; this one holds the largest user-data that clouds take.
+/// Large enough for the largest user-data that clouds accept.
 const VFAT_BYTES: u64 = 1 << 20;
 
 impl Seed {
@@ -25,18 +26,20 @@ impl Seed {
             Some("iso") => self.write_iso(out),
             Some("img") => self.write_vfat(out),
             Some("smbios") => self.write_smbios(out),
-            _ => bail!(
-                "{}: a seed is a disk (.iso, or .img for vfat), a string for the firmware (.smbios), or a directory, named with a final slash",
-                out.display()
-            ),
+            _ => bail!(UserError::new(
+                "unknown format of a seed",
+                out.display().to_string(),
+                "name a disk (.iso, or .img for vfat), an SMBIOS string (.smbios), or a directory with a trailing slash"
+            )),
         }
     }
 
-    /// Writes the files into a directory, which is made if need be. What another seed left there would be read too.
+    /// Writes the files into a directory, which is created if missing. Files of an earlier seed are removed, because
+    /// cloud-init would read them too.
     pub fn write_directory(&self, at: &Path) -> Result<()> {
-        std::fs::create_dir_all(at).with_context(|| format!("making {}", at.display()))?;
+        std::fs::create_dir_all(at).with_context(|| format!("creating {}", at.display()))?;
         let files = self.files()?;
-        for stale in FILES.into_iter().filter(|name| files.iter().all(|(own, _)| own != name)) {
+        for stale in FILES.into_iter().filter(|name| files.iter().all(|(written, _)| written != name)) {
             let at = at.join(stale);
             match std::fs::remove_file(&at) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -55,7 +58,7 @@ impl Seed {
 
     fn write_iso(&self, out: &Path) -> Result<()> {
         command::require(&["xorriso"])?;
-        self.staged(out, |content, made| {
+        self.write_staged(out, |content, made| {
             let mut xorriso = command("xorriso");
             xorriso.args(["-as", "mkisofs", "-quiet", "-V", "CIDATA", "-J", "-r", "-o"]);
             run(xorriso.arg(made).arg(content)).map(drop)
@@ -64,7 +67,7 @@ impl Seed {
 
     fn write_vfat(&self, out: &Path) -> Result<()> {
         command::require(&["mkfs.vfat", "mcopy"])?;
-        self.staged(out, |content, made| {
+        self.write_staged(out, |content, made| {
             std::fs::File::create_new(made)?.set_len(VFAT_BYTES)?;
             run(command("mkfs.vfat").args(["-n", "CIDATA"]).arg(made))?;
             for (name, _) in self.files()? {
@@ -74,24 +77,26 @@ impl Seed {
         })
     }
 
-    /// For QEMU's `-smbios type=1,serial=…`: cloud-init takes metadata from there, and only that.
-    pub(crate) fn smbios(&self) -> Result<String> {
+    /// The value of QEMU's `-smbios type=1,serial=…`, from which cloud-init reads metadata only.
+    pub(crate) fn smbios_serial(&self) -> Result<String> {
         if self.network.is_some() || self.ssh_key.is_some() || !self.write_files.is_empty() {
-            bail!(
-                "a serial number carries names only: leave network, SSH key and bundle out, or write a disk (.iso)"
-            );
+            bail!(UserError::with_help(
+                "an SMBIOS serial number can hold only the node's names",
+                "omit network, SSH key and bundle, or write a disk (.iso)"
+            ));
         }
         Ok(format!("ds=nocloud;i={};h={};hanode_node={}", self.instance_id, self.hostname, self.node))
     }
 
     fn write_smbios(&self, out: &Path) -> Result<()> {
         scratch::check_output(out)?;
-        let text = format!("{}\n", self.smbios()?);
+        let text = format!("{}\n", self.smbios_serial()?);
         file_tree::replace(out, text.as_bytes(), 0o600, None)
     }
 
-    /// Has `write` make a file from the seed's files, and publishes it whole.
-    fn staged(&self, out: &Path, write: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
+    /// Calls `write` with a directory of the seed's files and the path of a temporary output, then renames the output to
+    /// its final name.
+    fn write_staged(&self, out: &Path, write: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
         scratch::check_output(out)?;
         let scratch = Scratch::beside(out)?;
         let (content, made) = (scratch.join("content"), scratch.join("made"));
@@ -105,6 +110,7 @@ impl Seed {
 mod tests {
     use super::*;
     use hanode_core::spec;
+    use hanode_util::user_error::report;
 
     fn seed() -> Seed {
         let spec = spec::parse(spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
@@ -118,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_holds_nothing_of_the_seed_before() {
+    fn files_of_an_earlier_seed_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         with_network().write_directory(dir.path()).unwrap();
         assert!(dir.path().join("network-config").exists());
@@ -127,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn the_firmware_carries_names_and_nothing_else() {
-        assert_eq!(seed().smbios().unwrap(), "ds=nocloud;i=hspas-node2;h=node2;hanode_node=node2");
-        assert!(with_network().smbios().is_err());
+    fn an_smbios_serial_has_only_names() {
+        assert_eq!(seed().smbios_serial().unwrap(), "ds=nocloud;i=hspas-node2;h=node2;hanode_node=node2");
+        assert!(with_network().smbios_serial().is_err());
     }
 
     #[test]
-    fn an_output_of_neither_kind_is_refused() {
-        let said = seed().write(Path::new("seed.qcow2")).unwrap_err().to_string();
-        assert!(said.contains("seed.qcow2") && said.contains(".iso"), "{said}");
+    fn an_output_of_another_format_is_refused() {
+        let error = report(&seed().write(Path::new("seed.qcow2")).unwrap_err());
+        assert!(error.contains("seed.qcow2") && error.contains(".iso"), "{error}");
     }
 }

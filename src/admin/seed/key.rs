@@ -1,17 +1,18 @@
-//! Public keys of SSH, as files hold them.
+//! Files of SSH public keys.
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use hanode_util::user_error::UserError;
 use std::path::Path;
 
-/// The keys in a file, one a line; it may hold comments, too.
+/// The keys in a file, one per line; empty lines and comments are skipped.
 pub fn public_keys(file: &Path) -> Result<String> {
     let place = file.display();
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {place}"))?;
     ensure!(
         !text.contains("PRIVATE KEY"),
-        "{place} is a private key, which no machine may get: give the public one, {place}.pub"
+        UserError::with_help(format!("{place} is a private key"), format!("use the public key, {place}.pub"))
     );
     let mut keys = String::new();
     for (number, line) in text.lines().map(str::trim).enumerate() {
@@ -20,17 +21,19 @@ pub fn public_keys(file: &Path) -> Result<String> {
         }
         ensure!(
             is_public_key(line),
-            "{place}:{}: this is no public key; one is a line as in ~/.ssh/id_ed25519.pub",
-            number + 1
+            UserError::with_help(
+                format!("{place}:{}: not a public key", number + 1),
+                "use lines in the format of ~/.ssh/id_ed25519.pub"
+            )
         );
         keys += line;
         keys.push('\n');
     }
-    ensure!(!keys.is_empty(), "{place} holds no public key");
+    ensure!(!keys.is_empty(), "{place} has no public key");
     Ok(keys)
 }
 
-/// The kind of key, then the key in base64, which begins with the same word; then perhaps a comment.
+/// The key type, the key in base64, which starts with the type again, and optionally a comment.
 fn is_public_key(line: &str) -> bool {
     let mut words = line.split_whitespace();
     let (Some(kind), Some(key)) = (words.next(), words.next()) else { return false };
@@ -52,27 +55,27 @@ mod tests {
     }
 
     #[test]
-    fn one_key_or_several() {
+    fn files_with_one_or_several_keys_are_read() {
         assert_eq!(read(KEY).unwrap(), format!("{KEY}\n"));
         let several = read(&format!("# mine\n{KEY}\r\n\n  {KEY}\n")).unwrap();
         assert_eq!(several, format!("{KEY}\n{KEY}\n"));
     }
 
     #[test]
-    fn what_is_none_is_refused_and_not_repeated() {
+    fn other_content_is_refused_and_not_repeated() {
         for (text, why) in [
-            ("", "holds no public key"),
-            ("# nothing\n", "holds no public key"),
+            ("", "has no public key"),
+            ("# nothing\n", "has no public key"),
             ("-----BEGIN OPENSSH PRIVATE KEY-----\nhush\n", "is a private key"),
-            ("hush hush", ":1: this is no public key"),
-            ("ssh-ed25519", ":1: this is no public key"),
+            ("hush hush", ":1: not a public key"),
+            ("ssh-ed25519", ":1: not a public key"),
             (
                 "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIL6seqcPITKiYIqHsNODfdWhvkhlwMkN8kq5F1HBItzF",
-                ":1: this is no public key",
+                ":1: not a public key",
             ),
         ] {
-            let said = read(text).unwrap_err().to_string();
-            assert!(said.contains(why) && !said.contains("hush"), "{text:?}: {said}");
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(why) && !error.contains("hush"), "{text:?}: {error}");
         }
     }
 }

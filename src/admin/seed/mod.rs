@@ -1,5 +1,5 @@
-//! NoCloud seeds: what tells a booting machine which node it is. [`form`] writes them: a small disk, a
-//! directory, a string for the firmware.
+//! cloud-init seeds (NoCloud), from which a booting machine learns its node name. [`format`] writes them as a disk, a
+//! directory, or a string for the SMBIOS serial number.
 
 mod format;
 mod key;
@@ -10,22 +10,23 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hanode_core::spec::{Spec, is_interface};
+use hanode_util::user_error::UserError;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-/// What a machine is told about itself.
+/// The contents of a seed.
 #[derive(Debug, Clone)]
 pub struct Seed {
-    /// Another one makes cloud-init take the machine for a new one.
+    /// cloud-init treats a machine with a changed id as a new instance.
     pub instance_id: String,
     pub hostname: String,
     /// The node's name in the spec.
     pub node: String,
-    /// Without one the machine asks DHCP, or keeps what it has.
+    /// `None` leaves the network configuration to the image, which uses DHCP by default.
     pub network: Option<Network>,
-    /// Public keys, one a line, that may log in: as root, and as the image's own user.
+    /// Public keys, one per line, for root and for the default user of the image.
     pub ssh_key: Option<String>,
-    /// For an image without a cluster: what is to be laid into the machine, path and content.
+    /// Files that cloud-init writes, as path and content: the cluster's, for an image that contains none.
     pub write_files: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -38,7 +39,7 @@ pub struct Network {
     pub nameservers: Vec<IpAddr>,
 }
 
-/// Which interface gets the node's address.
+/// The interface that gets the node's address.
 #[derive(Debug, Clone)]
 pub enum Interface {
     Name(String),
@@ -56,18 +57,17 @@ impl std::str::FromStr for Interface {
         } else if is_interface(text) {
             Ok(Interface::Name(text.into()))
         } else {
-            Err("give a name as `ip link` shows it, or a MAC address such as 52:54:00:00:00:01")
+            Err("expected an interface name, or a MAC address such as 52:54:00:00:00:01")
         }
     }
 }
 
 impl Seed {
-    /// A node's seed as the spec has it.
+    /// The seed of a node in the spec.
     pub fn for_node(spec: &Spec, node: &str) -> Result<Seed> {
         let names = || spec.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
-        let node = spec
-            .node(node)
-            .with_context(|| format!("no node {node:?} in the spec; there are: {}", names()))?;
+        let node =
+            spec.node(node).with_context(|| format!("the spec has no node {node:?}; it has: {}", names()))?;
         Ok(Seed {
             instance_id: format!("{}-{}", spec.name, node.name),
             hostname: node.hostname.clone(),
@@ -78,7 +78,7 @@ impl Seed {
         })
     }
 
-    /// With the node's own address, as it is in the spec, on this interface.
+    /// Adds a static network configuration: the node's address from the spec on this interface.
     pub fn with_network(
         mut self,
         spec: &Spec,
@@ -86,17 +86,17 @@ impl Seed {
         gateway: Option<IpAddr>,
         nameservers: &[IpAddr],
     ) -> Result<Seed> {
-        let node = spec.node(&self.node).with_context(|| format!("no node {:?} in the spec", self.node))?;
+        let node = spec.node(&self.node).with_context(|| format!("the spec has no node {:?}", self.node))?;
         let (address, prefix) = (node.address, spec.network.subnet.prefix_len());
         if let Some(gateway) = gateway {
-            reachable(spec, gateway)?;
+            check_gateway(spec, gateway)?;
         }
         self.network =
             Some(Network { interface, address, prefix, gateway, nameservers: nameservers.to_vec() });
         Ok(self)
     }
 
-    /// The seed's files: name and text. Every user of the machine may read metadata; user-data is root's.
+    /// Names and texts of the files. On the machine, all users can read metadata, but only root user-data.
     pub fn files(&self) -> Result<Vec<(&'static str, String)>> {
         let mut meta = String::new();
         writeln!(meta, "instance-id: {}", quoted(&self.instance_id))?;
@@ -129,8 +129,8 @@ impl Seed {
     }
 }
 
-/// Whether the nodes reach this gateway, and it is none of theirs.
-fn reachable(spec: &Spec, gateway: IpAddr) -> Result<()> {
+/// Fails if the nodes cannot reach the gateway, or if it is one of their addresses.
+fn check_gateway(spec: &Spec, gateway: IpAddr) -> Result<()> {
     let net = spec.network.subnet;
     let on_link = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local()) && net.addr().is_ipv6();
     let host = net.contains(&gateway)
@@ -138,17 +138,26 @@ fn reachable(spec: &Spec, gateway: IpAddr) -> Result<()> {
         && !(gateway.is_ipv4() && gateway == net.broadcast());
     ensure!(
         on_link || host,
-        "the gateway {gateway} is no machine of the nodes' network {net}: give the router's address in it"
+        UserError::with_help(
+            format!("the gateway {gateway} is not a host address in the nodes' network {net}"),
+            "use the router's address in this network"
+        )
     );
-    let own =
+    let of_cluster =
         spec.nodes.iter().map(|n| n.address).chain([spec.network.vip]).any(|address| address == gateway);
-    ensure!(!own, "the gateway {gateway} is an address of the cluster itself: give the router's");
+    ensure!(
+        !of_cluster,
+        UserError::with_help(
+            format!("the gateway {gateway} is an address of the cluster"),
+            "use the router's address"
+        )
+    );
     Ok(())
 }
 
 impl Network {
-    /// Version 2. Default routes are written as every version and renderer of cloud-init reads them: some fail
-    /// on the word `default`, some lose or refuse a route to `::/0`, and none fails on these.
+    /// Network config version 2. Some versions and renderers of cloud-init fail on a route to `default` or to `::/0`;
+    /// all accept this syntax.
     fn config(&self) -> Result<String> {
         let mut text = String::from("version: 2\nethernets:\n");
         match &self.interface {
@@ -174,7 +183,7 @@ impl Network {
     }
 }
 
-/// A string as YAML, which reads JSON's quotes: a node may be called `null` or `1e3`.
+/// A string in JSON quotes, which YAML accepts: without them a node name such as `null` or `1e3` is not a string.
 fn quoted(text: &str) -> serde_json::Value {
     text.into()
 }
@@ -201,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_says_who_the_machine_is() {
+    fn a_seed_has_metadata_and_network_config() {
         let files = seed(Interface::Mac("52:54:00:AB:00:01".into())).files().unwrap();
         assert_eq!(
             files[0].1,
@@ -227,7 +236,7 @@ ethernets:
     }
 
     #[test]
-    fn an_image_without_a_cluster_gets_it_late() {
+    fn the_files_of_a_cluster_are_in_user_data() {
         let mut seed = seed(Interface::Name("x".into()));
         seed.write_files = vec![("/etc/hanode/cluster.toml", b"schema = 1\n".to_vec())];
         let files = seed.files().unwrap();
@@ -244,16 +253,16 @@ write_files:
     }
 
     #[test]
-    fn a_mac_address_is_known_from_a_name() {
+    fn mac_addresses_and_interface_names_are_distinguished() {
         assert!(matches!("52:54:00:AB:00:01".parse().unwrap(), Interface::Mac(_)));
         assert!(matches!("enp1s0".parse().unwrap(), Interface::Name(_)));
-        for neither in ["", "52-54-00-00-00-01", "52:54:00:00:00:1", "eth 0", "averyverylongname"] {
-            assert!(neither.parse::<Interface>().is_err(), "{neither:?}");
+        for invalid in ["", "52-54-00-00-00-01", "52:54:00:00:00:1", "eth 0", "averyverylongname"] {
+            assert!(invalid.parse::<Interface>().is_err(), "{invalid:?}");
         }
     }
 
     #[test]
-    fn a_gateway_is_a_machine_of_the_nodes_network() {
+    fn a_gateway_must_be_another_host_in_the_nodes_network() {
         let spec = hanode_core::spec::parse(hanode_core::spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
         let with = |gateway: &str| {
             let seed = Seed::for_node(&spec, "node1").unwrap();
@@ -261,15 +270,15 @@ write_files:
         };
         with("192.168.18.1").unwrap();
         for (gateway, why) in [
-            ("192.168.19.1", "no machine of the nodes' network"),
-            ("fd00::1", "no machine of the nodes' network"),
-            ("192.168.18.0", "no machine of the nodes' network"),
-            ("192.168.18.255", "no machine of the nodes' network"),
-            ("192.168.18.21", "the cluster itself"),
-            ("192.168.18.20", "the cluster itself"),
+            ("192.168.19.1", "not a host address in the nodes' network"),
+            ("fd00::1", "not a host address in the nodes' network"),
+            ("192.168.18.0", "not a host address in the nodes' network"),
+            ("192.168.18.255", "not a host address in the nodes' network"),
+            ("192.168.18.21", "an address of the cluster"),
+            ("192.168.18.20", "an address of the cluster"),
         ] {
-            let said = with(gateway).unwrap_err().to_string();
-            assert!(said.contains(gateway) && said.contains(why), "{said}");
+            let error = with(gateway).unwrap_err().to_string();
+            assert!(error.contains(gateway) && error.contains(why), "{error}");
         }
     }
 }

@@ -1,72 +1,76 @@
-//! Was each service back within what `hanode check --rto` computes from the configuration? Only rounds with
-//! one strike are compared: that is what the budget is for.
+//! Compares measured outages with the limits that `hanode check --rto` computes from the configuration. The limits
+//! apply to one fault at a time, so rounds with two are not compared.
 
 use super::Fault;
-use super::report::{Round, Struck};
+use super::report::{InjectedFault, Round};
+use super::role::Role;
 use crate::load::Service;
-use hanode_admin::recovery_time::{Budget, Loss};
+use hanode_admin::recovery_time::{Failure, RecoveryBudget};
 use serde::Serialize;
 
-/// What a measuring client adds: it gives up a hanging statement, and then a hanging connection, after 2 s each.
-const CLIENT: f64 = 4.0;
-/// And what the end of a round adds: the cluster has to look well twice.
-const LOOKS: f64 = 2.0;
+/// Seconds that the client adds: it gives up a hanging statement, then a hanging connection, after 2 s each.
+const CLIENT_TIMEOUTS: f64 = 4.0;
+/// Seconds that the end of a round adds: two healthy polls are required.
+const HEALTH_POLLS: f64 = 2.0;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Compared {
-    pub(crate) loss: Loss,
+pub(crate) struct Comparison {
+    pub(crate) failure: Failure,
     pub(crate) fault: &'static str,
     pub(crate) until: &'static str,
     pub(crate) seconds: f64,
-    /// The budget's, with what measuring adds.
+    /// The computed limit, plus what measuring adds.
     pub(crate) at_most: f64,
 }
 
-impl Compared {
+impl Comparison {
     pub(crate) fn within(&self) -> bool {
         self.seconds <= self.at_most
     }
 }
 
-/// `scale` is what the operator grants a slow machine.
-pub(super) fn compare(budget: &Budget, round: &Round, scale: f64) -> Vec<Compared> {
-    let [struck] = round.struck.as_slice() else { return Vec::new() };
+/// `scale` multiplies the limits, for a slow machine.
+pub(super) fn compare(budget: &RecoveryBudget, round: &Round, scale: f64) -> Vec<Comparison> {
+    let [injected] = round.injected.as_slice() else { return Vec::new() };
     let gap = |service| round.gaps.get(&service).map_or(0.0, |gap| gap.seconds);
-    let measured = |loss| match loss {
-        Loss::PostgresLeader => (gap(Service::Postgres), CLIENT),
-        Loss::RedisPrimary => (gap(Service::RedisWait), CLIENT),
-        Loss::VipHolder | Loss::HungHaproxy | Loss::CutOffHolder => (gap(Service::Vip), CLIENT / 4.0),
-        Loss::Node => (round.well_after, LOOKS),
+    let measured = |failure| match failure {
+        Failure::PostgresLeader => (gap(Service::Postgres), CLIENT_TIMEOUTS),
+        Failure::RedisPrimary => (gap(Service::RedisWait), CLIENT_TIMEOUTS),
+        Failure::VipHolder | Failure::HungHaproxy | Failure::IsolatedVipHolder => {
+            (gap(Service::Vip), CLIENT_TIMEOUTS / 4.0)
+        }
+        Failure::Node => (round.healthy_after, HEALTH_POLLS),
     };
-    let losses = losses(struck).into_iter().filter_map(|loss| budget.of(loss));
-    losses
-        .map(|row| {
-            let (seconds, more) = measured(row.loss);
-            let at_most = (row.at_most_seconds + more) * scale;
-            Compared { loss: row.loss, fault: row.fault, until: row.until, seconds, at_most }
-        })
-        .collect()
+    let rows = failures(injected).into_iter().filter_map(|failure| budget.row(failure));
+    rows.map(|row| {
+        let (seconds, more) = measured(row.failure);
+        let at_most = (row.at_most_seconds + more) * scale;
+        Comparison { failure: row.failure, fault: row.fault, until: row.until, seconds, at_most }
+    })
+    .collect()
 }
 
-/// What the strike took from the cluster, as far as the budget speaks of it.
-fn losses(struck: &Struck) -> Vec<Loss> {
-    let held = |role: &str| struck.roles.iter().any(|r| r == role);
-    let mut losses = Vec::new();
-    if matches!(struck.fault, Fault::Power | Fault::Disk) {
+/// The failures of the budget that the fault causes.
+fn failures(injected: &InjectedFault) -> Vec<Failure> {
+    let held = |role: Role| injected.roles.contains(&role);
+    let mut failures = Vec::new();
+    if matches!(injected.fault, Fault::Power | Fault::Disk) {
         let roles = [
-            ("PostgreSQL leader", Loss::PostgresLeader),
-            ("Redis primary", Loss::RedisPrimary),
-            ("VIP", Loss::VipHolder),
+            (Role::PostgresLeader, Failure::PostgresLeader),
+            (Role::RedisPrimary, Failure::RedisPrimary),
+            (Role::VipHolder, Failure::VipHolder),
         ];
-        losses.extend(roles.into_iter().filter(|(role, _)| held(role)).map(|(_, loss)| loss));
+        failures.extend(roles.into_iter().filter(|(role, _)| held(*role)).map(|(_, failure)| failure));
     }
-    match struck.fault {
-        Fault::Disk => losses.push(Loss::Node),
-        Fault::PauseHaproxy if held("VIP") => losses.push(Loss::HungHaproxy),
-        Fault::Split | Fault::Deaf | Fault::Mute if held("VIP") => losses.push(Loss::CutOffHolder),
+    match injected.fault {
+        Fault::Disk => failures.push(Failure::Node),
+        Fault::PauseHaproxy if held(Role::VipHolder) => failures.push(Failure::HungHaproxy),
+        Fault::Split | Fault::Deaf | Fault::Mute if held(Role::VipHolder) => {
+            failures.push(Failure::IsolatedVipHolder)
+        }
         _ => {}
     }
-    losses
+    failures
 }
 
 #[cfg(test)]
@@ -77,34 +81,34 @@ mod tests {
     use hanode_admin::recovery_time;
     use hanode_core::spec;
 
-    fn round(fault: Fault, roles: &[&str], gap: f64, well_after: f64) -> Round {
-        let struck = Struck {
+    fn round(fault: Fault, roles: &[Role], gap: f64, healthy_after: f64) -> Round {
+        let injected = InjectedFault {
             fault,
             target: Target::Busiest,
             seconds: 0,
             nodes: vec!["node1".into()],
-            roles: roles.iter().map(|r| r.to_string()).collect(),
+            roles: roles.to_vec(),
         };
         let gaps = Service::ALL.map(|s| (s, Gap { from: 0.0, seconds: gap })).into();
-        Round { struck: vec![struck], at: 0.0, gaps, well_after, lasted: 0.0 }
+        Round { injected: vec![injected], at: 0.0, gaps, healthy_after, duration: 0.0 }
     }
 
     #[test]
-    fn what_took_longer_than_the_configuration_allows_is_found() {
+    fn outages_over_the_limit_are_reported() {
         let spec = spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
         let budget = recovery_time::budget(&spec);
         let over = |round: &Round, scale| {
             let all = compare(&budget, round, scale);
-            all.into_iter().filter(|c| !c.within()).map(|c| c.loss).collect::<Vec<_>>()
+            all.into_iter().filter(|c| !c.within()).map(|c| c.failure).collect::<Vec<_>>()
         };
-        let leader = ["PostgreSQL leader", "VIP"];
-        assert_eq!(over(&round(Fault::Power, &leader, 4.0, 300.0), 1.0), [], "a reboot has no budget");
-        assert_eq!(over(&round(Fault::Power, &leader, 30.0, 20.0), 1.0), [Loss::VipHolder]);
+        let leader = [Role::PostgresLeader, Role::VipHolder];
+        assert_eq!(over(&round(Fault::Power, &leader, 4.0, 300.0), 1.0), [], "a reboot has no limit");
+        assert_eq!(over(&round(Fault::Power, &leader, 30.0, 20.0), 1.0), [Failure::VipHolder]);
         assert_eq!(over(&round(Fault::Disk, &leader, 60.0, 200.0), 1.0).len(), 3);
         assert_eq!(over(&round(Fault::Disk, &leader, 60.0, 200.0), 20.0), []);
-        assert_eq!(over(&round(Fault::Partition, &leader, 60.0, 200.0), 1.0), [], "not of the budget");
+        assert_eq!(over(&round(Fault::Partition, &leader, 60.0, 200.0), 1.0), [], "a partition has no limit");
         let mut two = round(Fault::Disk, &leader, 60.0, 200.0);
-        two.struck.extend(round(Fault::Power, &[], 0.0, 0.0).struck);
-        assert_eq!(over(&two, 1.0), [], "more than one at once");
+        two.injected.extend(round(Fault::Power, &[], 0.0, 0.0).injected);
+        assert_eq!(over(&two, 1.0), [], "two faults at once have no limit");
     }
 }

@@ -1,5 +1,5 @@
-//! The faults: how each is done to a node and how it is taken back. Only what a machine, its network or its
-//! scheduler does; nothing that tells the cluster anything.
+//! The faults: how each is applied to a node and reverted. All act on the machine, its network or its scheduler, never
+//! through the cluster's own interfaces.
 
 use crate::Lab;
 use anyhow::{Context, Result, ensure};
@@ -10,21 +10,21 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
-    /// Power cut; the disk stays
+    /// Power cut; the disk is kept
     Power,
     /// Clean shutdown and start
     Reboot,
-    /// Power cut; the disk is lost, the image is booted anew
+    /// Power cut; the disk is discarded, the image boots on a new one
     Disk,
-    /// Network cable out
+    /// Network cable unplugged
     Partition,
-    /// Cut off from the other nodes, but not from clients
+    /// Network to the other nodes cut; clients still reach the node
     Split,
-    /// One-way partition: the node hears nothing
+    /// One-way partition: the node receives nothing
     Deaf,
-    /// One-way partition: nobody hears the node
+    /// One-way partition: the node sends nothing
     Mute,
-    /// Every process of the node stopped, as a hypervisor does that moves it
+    /// All processes suspended, as during a live migration
     Freeze,
     /// HAProxy hangs
     PauseHaproxy,
@@ -36,17 +36,24 @@ pub enum Fault {
     PauseRedis,
     /// Etcd hangs
     PauseEtcd,
-    /// No byte left on the disk with the servers' data
+    /// Disk with the servers' data filled to the last byte
     Full,
     /// Power cut of all nodes at once
     All,
 }
 
-/// The container's end of its cable.
-const INSIDE: &str = "host0";
+/// The container's network interface.
+const INTERFACE: &str = "host0";
 
-/// To the last block, those included that are kept for root; wherever the servers' data may lie. Reserved, not
-/// written: the host's disk need not have as much.
+/// Process names, the same on every distribution.
+const HAPROXY: &str = "haproxy";
+const POSTGRES: &str = "postgres";
+const PATRONI: &str = "patroni";
+const REDIS: &str = "redis-server";
+const ETCD: &str = "etcd";
+
+/// Fills the file systems of all data directories to the last block, including those reserved for root. Blocks are
+/// reserved, not written, so that the host's disk does not need as much space.
 const FILL: &str = "for d in /var/lib/postgresql /var/lib/pgsql /var/lib/etcd /var/lib/redis; do \
     [ -d $d ] || continue; size=1073741824; n=0; \
     while [ $size -ge 4096 ]; do \
@@ -54,15 +61,16 @@ const FILL: &str = "for d in /var/lib/postgresql /var/lib/pgsql /var/lib/etcd /v
         else rm -f $d/chaos-fill-$n; size=$((size / 2)); fi; \
     done; done; \
     [ $(df --output=avail /var/lib/etcd | tail -n1) -lt 64 ]";
-const EMPTY: &str = "rm -f /var/lib/*/chaos-fill-*";
+const REMOVE_FILL: &str = "rm -f /var/lib/*/chaos-fill-*";
 
 impl Fault {
     pub fn name(self) -> String {
         self.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default()
     }
 
-    /// What this fault needs that a virtual machine does not offer: a way in without its network.
-    pub fn on_virtual_machines(self) -> bool {
+    /// Whether the fault can be applied to a virtual machine. The others are reverted from inside the node, which is
+    /// reached through the network that they interrupt.
+    pub fn supported_on_vm(self) -> bool {
         !matches!(self, Fault::Mute | Fault::Freeze)
     }
 
@@ -72,55 +80,62 @@ impl Fault {
             Fault::Reboot => lab.shutdown(node),
             Fault::Disk => lab.power_off(node).and_then(|()| lab.discard_disk(node)),
             Fault::Partition => lab.link(node, false),
-            Fault::Split => routes(lab, spec, node, "add"),
-            Fault::Deaf => lab.deafen(node, true),
-            // A queue that has room for nothing.
+            Fault::Split => blackhole_peers(lab, spec, node, "add"),
+            Fault::Deaf => lab.drop_incoming(node, true),
+            // A queue of one byte drops every packet.
             Fault::Mute => {
-                within(lab, node, &["tc", "qdisc", "replace", "dev", INSIDE, "root", "bfifo", "limit", "1"])
+                let qdisc = ["tc", "qdisc", "replace", "dev", INTERFACE, "root", "bfifo", "limit", "1"];
+                run_in_node(lab, node, &qdisc)
             }
-            Fault::Freeze => within(lab, node, &["sh", "-c", "kill -STOP -1"]),
-            Fault::Full => within(lab, node, &["sh", "-c", FILL]),
-            _ => within(lab, node, &["pkill", "-STOP", "-x", self.process()]),
+            Fault::Freeze => run_in_node(lab, node, &["sh", "-c", "kill -STOP -1"]),
+            Fault::PauseHaproxy => pause(lab, node, HAPROXY),
+            Fault::PausePostgres => pause(lab, node, POSTGRES),
+            Fault::PausePatroni => pause(lab, node, PATRONI),
+            Fault::PauseRedis => pause(lab, node, REDIS),
+            Fault::PauseEtcd => pause(lab, node, ETCD),
+            Fault::Full => run_in_node(lab, node, &["sh", "-c", FILL]),
         }
     }
 
-    pub fn restore_address(self, lab: &Lab, spec: &Spec, node: &str) -> Result<()> {
+    pub fn revert(self, lab: &Lab, spec: &Spec, node: &str) -> Result<()> {
         match self {
             Fault::Power | Fault::All | Fault::Reboot | Fault::Disk => lab.start(node),
             Fault::Partition => lab.link(node, true),
-            Fault::Split => routes(lab, spec, node, "delete"),
-            Fault::Deaf => lab.deafen(node, false),
-            Fault::Mute => within(lab, node, &["tc", "qdisc", "delete", "dev", INSIDE, "root"]),
-            Fault::Freeze => within(lab, node, &["sh", "-c", "kill -CONT -1"]),
-            Fault::Full => within(lab, node, &["sh", "-c", EMPTY]),
-            // Whoever found it hanging may have ended it meanwhile: then nothing bears the name.
-            _ => lab.exec_output(node, &["pkill", "-CONT", "-x", self.process()]).map(drop),
-        }
-    }
-
-    /// The name that the processes bear on every distribution.
-    fn process(self) -> &'static str {
-        match self {
-            Fault::PauseHaproxy => "haproxy",
-            Fault::PausePostgres => "postgres",
-            Fault::PausePatroni => "patroni",
-            Fault::PauseRedis => "redis-server",
-            _ => "etcd",
+            Fault::Split => blackhole_peers(lab, spec, node, "delete"),
+            Fault::Deaf => lab.drop_incoming(node, false),
+            Fault::Mute => run_in_node(lab, node, &["tc", "qdisc", "delete", "dev", INTERFACE, "root"]),
+            Fault::Freeze => run_in_node(lab, node, &["sh", "-c", "kill -CONT -1"]),
+            Fault::PauseHaproxy => resume(lab, node, HAPROXY),
+            Fault::PausePostgres => resume(lab, node, POSTGRES),
+            Fault::PausePatroni => resume(lab, node, PATRONI),
+            Fault::PauseRedis => resume(lab, node, REDIS),
+            Fault::PauseEtcd => resume(lab, node, ETCD),
+            Fault::Full => run_in_node(lab, node, &["sh", "-c", REMOVE_FILL]),
         }
     }
 }
 
-fn within(lab: &Lab, node: &str, argv: &[&str]) -> Result<()> {
+fn pause(lab: &Lab, node: &str, process: &str) -> Result<()> {
+    run_in_node(lab, node, &["pkill", "-STOP", "-x", process])
+}
+
+/// The process may be gone: a watchdog or systemd can have killed it while it hung.
+fn resume(lab: &Lab, node: &str, process: &str) -> Result<()> {
+    lab.exec_output(node, &["pkill", "-CONT", "-x", process]).map(drop)
+}
+
+fn run_in_node(lab: &Lab, node: &str, argv: &[&str]) -> Result<()> {
     let output = lab.exec_output(node, argv)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{node}: `{}` failed: {}", argv.join(" "), said.trim());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{node}: `{}` failed: {}", argv.join(" "), stderr.trim());
     Ok(())
 }
 
-/// What goes to the other nodes goes nowhere, answers included.
-fn routes(lab: &Lab, spec: &Spec, node: &str, verb: &str) -> Result<()> {
+/// Adds or deletes routes that drop everything to the other nodes, replies included.
+fn blackhole_peers(lab: &Lab, spec: &Spec, node: &str, verb: &str) -> Result<()> {
     spec.peers(node).try_for_each(|peer| {
         let to = ipnet::IpNet::from(peer.address).to_string();
-        within(lab, node, &["ip", "route", verb, "blackhole", &to]).context("cutting off a peer")
+        run_in_node(lab, node, &["ip", "route", verb, "blackhole", &to])
+            .context("changing routes to the peers")
     })
 }

@@ -1,14 +1,16 @@
-//! `hanode lab chaos`: faults, one after the other, while clients write; the cluster must mend itself and
-//! lose nothing that was promised. Nobody intervenes: a fault is taken back, and that is all.
+//! `hanode lab chaos`: injects faults under write load. The cluster must recover without help once a fault is reverted,
+//! and must not lose an acknowledged write.
 
 mod budget;
 mod fault;
 mod report;
+mod role;
 mod schedule;
 
 pub use fault::Fault;
-pub use report::{Report, table};
-pub(crate) use schedule::{Strike, Target, schedule};
+pub use report::{ChaosReport, table};
+pub(crate) use role::{Role, list as list_roles, roles};
+pub(crate) use schedule::{PlannedFault, Target, schedule};
 
 use super::Lab;
 use super::diagnose;
@@ -18,211 +20,192 @@ use anyhow::{Context, Result, bail, ensure};
 use hanode_admin::recovery_time;
 use hanode_cluster::health::{self, Access, Status};
 use hanode_util::interrupt;
-use report::{Round, Struck};
+use hanode_util::user_error::UserError;
+use report::{InjectedFault, Round};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-pub struct Options {
+pub struct ChaosOptions {
     pub rounds: usize,
     pub seed: u64,
     pub faults: Vec<Fault>,
-    /// Multiplies every limit, for slow machines.
+    /// Multiplies all time limits, for slow machines.
     pub timeout_scale: f64,
 }
 
-/// How long the cluster may take to mend itself once the fault is over.
-const HEALED: Duration = Duration::from_secs(300);
-/// Between two rounds, so that a gap belongs to one of them.
-const QUIET: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_millis(500);
+/// How long the cluster may take to recover once the fault is reverted.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(300);
+/// Pause between two rounds, so that a gap belongs to one of them.
+const ROUND_PAUSE: Duration = Duration::from_secs(3);
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Runs on a lab that is up and well; it is left running, whatever comes of it.
-pub fn run(lab: &Lab, access: &Access, options: &Options) -> Result<Report> {
+/// Requires a healthy lab, and leaves it running even after a failure.
+pub fn run(lab: &Lab, access: &Access, options: &ChaosOptions) -> Result<ChaosReport> {
     let nodes = access.spec.nodes.len();
-    if let Some(fault) = options.faults.iter().find(|f| lab.layout.vm && !f.on_virtual_machines()) {
-        bail!("{} cannot be done to virtual machines: leave it out with --faults", fault.name());
+    if let Some(fault) = options.faults.iter().find(|f| lab.layout.vm && !f.supported_on_vm()) {
+        bail!(UserError::with_help(
+            format!("fault {} cannot be injected into virtual machines", fault.name()),
+            "list other faults with --faults"
+        ));
     }
     let before = lab.in_network(|| health::collect(access))??;
-    let problems = health::problems_but_skew(access, &before);
-    ensure!(problems.is_empty(), "the cluster is not well to begin with: {}", problems.join("; "));
+    let problems = health::problems_except_drift(access, &before);
+    ensure!(problems.is_empty(), "the cluster is unhealthy before the first fault: {}", problems.join("; "));
     let load = Load::start(lab, access)?;
-    let limit = HEALED.mul_f64(options.timeout_scale);
-    let writes = wait_until(limit, || {
+    let limit = RECOVERY_LIMIT.mul_f64(options.timeout_scale);
+    let acknowledged = wait_until(limit, || {
         interrupt::interrupted() || Service::ALL.iter().all(|s| load.acknowledged(*s) > 0)
     });
     interrupt::check()?;
-    ensure!(writes, "the load's writes are not acknowledged, though the cluster looks well");
-    let mut report = Report::new(options.seed);
+    ensure!(acknowledged, "the cluster reports healthy but does not acknowledge the writes of the load");
+    let mut report = ChaosReport::new(options.seed);
     let budget = recovery_time::budget(&access.spec);
-    for strikes in schedule(options.seed, options.rounds, &options.faults, nodes) {
-        sleep(QUIET);
-        let round = Run { lab, access, load: &load, limit };
-        match round.round(&strikes) {
+    for planned in schedule(options.seed, options.rounds, &options.faults, nodes) {
+        sleep(ROUND_PAUSE);
+        let runner = RoundRunner { lab, access, load: &load, limit };
+        match runner.run(&planned) {
             Ok(done) => {
                 eprintln!("{}", report::line(report.rounds.len() + 1, options.rounds, &done));
                 report.compared.extend(budget::compare(&budget, &done, options.timeout_scale));
                 report.rounds.push(done);
             }
-            Err(error) if error.is::<Unhealed>() => {
+            Err(error) if error.is::<NotRecovered>() => {
                 eprintln!("{error:#}");
-                report.unhealed = Some(format!("{error:#}"));
+                report.stopped = Some(format!("{error:#}"));
                 break;
             }
             Err(error) => return Err(error),
         }
     }
-    eprintln!("reading back what was acknowledged");
-    let record = load.stop();
-    let writes = record.verify();
+    eprintln!("verifying the acknowledged writes");
+    let written = load.stop();
+    let writes = written.verify();
     interrupt::check()?;
-    report.conclude(record.lasted, writes);
+    report.conclude(written.duration, writes);
     Ok(report)
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("not well {} s after {}:\n{}", .seconds, .strikes, .problems.join("\n"))]
-struct Unhealed {
+#[error("unhealthy {} s after {}:\n{}", .seconds, .faults, .problems.join("\n"))]
+struct NotRecovered {
     seconds: u64,
-    strikes: String,
+    faults: String,
     problems: Vec<String>,
 }
 
-struct Run<'a> {
+struct RoundRunner<'a> {
     lab: &'a Lab,
     access: &'a Access,
     load: &'a Load,
     limit: Duration,
 }
 
-impl Run<'_> {
+impl RoundRunner<'_> {
     fn status(&self) -> Result<Status> {
         self.lab.in_network(|| health::collect(self.access))?
     }
 
-    fn round(&self, strikes: &[Strike]) -> Result<Round> {
-        let struck = aim(strikes, &self.status()?)?;
+    fn run(&self, planned: &[PlannedFault]) -> Result<Round> {
+        let injected = choose_nodes(planned, &self.status()?)?;
         let from = self.load.now();
-        let begun = Instant::now();
-        let broken = self.hold(&struck);
-        // What was done is undone even when the rest failed or was interrupted.
-        for each in &struck {
+        let start = Instant::now();
+        let held = self.inject_and_hold(&injected);
+        // Revert every fault, also after an error or an interrupt.
+        for each in &injected {
             for node in &each.nodes {
-                let back = each.fault.restore_address(self.lab, &self.access.spec, node);
-                if broken.is_ok() {
-                    back.with_context(|| format!("taking back {} of {node}", each.fault.name()))?;
+                let reverted = each.fault.revert(self.lab, &self.access.spec, node);
+                if held.is_ok() {
+                    reverted.with_context(|| format!("reverting {} on {node}", each.fault.name()))?;
                 }
             }
         }
-        broken?;
-        let over = Instant::now();
-        self.healed(&struck, over)?;
+        held?;
+        let end = Instant::now();
+        self.wait_healthy(&injected, end)?;
         let gaps = Service::ALL.map(|s| (s, self.load.longest_gap(s, from)));
         Ok(Round {
-            struck,
+            injected,
             at: from.as_secs_f64(),
             gaps: gaps.into(),
-            well_after: over.elapsed().as_secs_f64(),
-            lasted: begun.elapsed().as_secs_f64(),
+            healthy_after: end.elapsed().as_secs_f64(),
+            duration: start.elapsed().as_secs_f64(),
         })
     }
 
-    /// Breaks what is to be broken and lets it be so for its time, the longest of several.
-    fn hold(&self, struck: &[Struck]) -> Result<()> {
-        for each in struck {
-            self.strike(each).with_context(|| each.to_string())?;
+    /// Injects the faults and waits for the longest of their durations.
+    fn inject_and_hold(&self, injected: &[InjectedFault]) -> Result<()> {
+        for each in injected {
+            self.inject(each).with_context(|| each.to_string())?;
         }
-        let seconds = struck.iter().map(|s| s.seconds).max().unwrap_or_default();
+        let seconds = injected.iter().map(|s| s.seconds).max().unwrap_or_default();
         wait_until(Duration::from_secs(seconds), interrupt::interrupted);
         interrupt::check()
     }
 
-    /// All its nodes at the same moment.
-    fn strike(&self, struck: &Struck) -> Result<()> {
-        let apply = |node: &String| struck.fault.apply(self.lab, &self.access.spec, node);
+    /// Injects a fault into all its nodes at the same time.
+    fn inject(&self, injected: &InjectedFault) -> Result<()> {
+        let apply = |node: &String| injected.fault.apply(self.lab, &self.access.spec, node);
         std::thread::scope(|scope| {
-            let threads: Vec<_> = struck.nodes.iter().map(|node| scope.spawn(move || apply(node))).collect();
-            let done = |t: std::thread::ScopedJoinHandle<Result<()>>| {
+            let threads: Vec<_> =
+                injected.nodes.iter().map(|node| scope.spawn(move || apply(node))).collect();
+            let join = |t: std::thread::ScopedJoinHandle<Result<()>>| {
                 t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            threads.into_iter().try_for_each(done)
+            threads.into_iter().try_for_each(join)
         })
     }
 
-    /// Until it looks well twice: the first look may be of before anybody noticed.
-    fn healed(&self, struck: &[Struck], since: Instant) -> Result<()> {
-        let mut well = 0;
+    /// Waits for two healthy polls in a row: the first may precede the detection of the fault.
+    fn wait_healthy(&self, injected: &[InjectedFault], since: Instant) -> Result<()> {
+        let mut healthy = 0;
         loop {
-            let mut problems = health::problems_but_skew(self.access, &self.status()?);
-            well = if problems.is_empty() { well + 1 } else { 0 };
-            if well == 2 {
+            let mut problems = health::problems_except_drift(self.access, &self.status()?);
+            healthy = if problems.is_empty() { healthy + 1 } else { 0 };
+            if healthy == 2 {
                 return Ok(());
             }
             if since.elapsed() > self.limit {
-                problems.extend(self.lab.nodes().flat_map(|n| diagnose::troubles(self.lab, n)));
-                let strikes = struck.iter().map(Struck::to_string).collect::<Vec<_>>().join(" and ");
-                bail!(Unhealed { seconds: self.limit.as_secs(), strikes, problems });
+                problems.extend(self.lab.nodes().flat_map(|n| diagnose::problems(self.lab, n)));
+                let faults = injected.iter().map(InjectedFault::to_string).collect::<Vec<_>>().join(" and ");
+                bail!(NotRecovered { seconds: self.limit.as_secs(), faults, problems });
             }
-            sleep(LOOK);
+            sleep(HEALTH_INTERVAL);
             interrupt::check()?;
         }
     }
 }
 
-/// Whom each strike hits, now. Two that would hit the same node hit one each.
-fn aim(strikes: &[Strike], status: &Status) -> Result<Vec<Struck>> {
+/// Resolves the targets to nodes, a different one for each fault.
+fn choose_nodes(planned: &[PlannedFault], status: &Status) -> Result<Vec<InjectedFault>> {
     let mut taken: Vec<String> = Vec::new();
-    let mut struck = Vec::new();
-    for strike in strikes {
-        let mut nodes = candidates(strike.target, status);
+    let mut injected = Vec::new();
+    for &PlannedFault { fault, target, seconds } in planned {
+        let mut nodes = candidates(target, status);
         nodes.retain(|node| !taken.contains(node));
-        if strike.target != Target::Everybody {
+        if target != Target::AllNodes {
             nodes.truncate(1);
         }
-        ensure!(!nodes.is_empty(), "no node to strike with {}", strike.fault.name());
+        ensure!(!nodes.is_empty(), "no node is left to inject {} into", fault.name());
         taken.extend(nodes.iter().cloned());
-        let roles = nodes.iter().flat_map(|n| roles(status, n)).map(String::from).collect();
-        struck.push(Struck {
-            fault: strike.fault,
-            target: strike.target,
-            seconds: strike.seconds,
-            nodes,
-            roles,
-        });
+        let roles = nodes.iter().flat_map(|n| roles(status, n)).collect();
+        injected.push(InjectedFault { fault, target, seconds, nodes, roles });
     }
-    Ok(struck)
+    Ok(injected)
 }
 
-/// All nodes, the ones that fit best first.
+/// All nodes, the best match for the target first.
 fn candidates(target: Target, status: &Status) -> Vec<String> {
     let mut nodes: Vec<String> = status.nodes.iter().map(|n| n.name.clone()).collect();
-    let has = |role: &'static str| move |node: &String| !roles(status, node).contains(&role);
+    let lacks = |role: Role| move |node: &String| !roles(status, node).contains(&role);
     match target {
-        Target::EtcdLeader => nodes.sort_by_key(has("etcd leader")),
-        Target::PostgresLeader => nodes.sort_by_key(has("PostgreSQL leader")),
-        Target::RedisPrimary => nodes.sort_by_key(has("Redis primary")),
-        Target::VipHolder => nodes.sort_by_key(has("VIP")),
+        Target::EtcdLeader => nodes.sort_by_key(lacks(Role::EtcdLeader)),
+        Target::PostgresLeader => nodes.sort_by_key(lacks(Role::PostgresLeader)),
+        Target::RedisPrimary => nodes.sort_by_key(lacks(Role::RedisPrimary)),
+        Target::VipHolder => nodes.sort_by_key(lacks(Role::VipHolder)),
         Target::Busiest => nodes.sort_by_key(|n| std::cmp::Reverse(roles(status, n).len())),
         Target::Idlest => nodes.sort_by_key(|n| roles(status, n).len()),
-        Target::Node(place) => nodes.rotate_left(place),
-        Target::Everybody => {}
+        Target::Node(index) => nodes.rotate_left(index),
+        Target::AllNodes => {}
     }
     nodes
-}
-
-/// What this node is to the others now.
-pub(crate) fn roles(status: &Status, node: &str) -> Vec<&'static str> {
-    let mut roles = Vec::new();
-    if status.etcd.iter().any(|m| m.name == node && m.leader) {
-        roles.push("etcd leader");
-    }
-    if status.postgres.iter().any(|m| m.name == node && matches!(m.role.as_str(), "leader" | "master")) {
-        roles.push("PostgreSQL leader");
-    }
-    if status.redis.iter().any(|r| r.name == node && r.role == "master") {
-        roles.push("Redis primary");
-    }
-    if status.vip.holders.iter().any(|h| h == node) {
-        roles.push("VIP");
-    }
-    roles
 }

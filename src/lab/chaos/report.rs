@@ -1,8 +1,9 @@
-//! What came of it: outages by fault and service, and whether every promise was kept.
+//! The report of a chaos run: outages by fault and service, and the check of every acknowledged write.
 
-use super::budget::Compared;
+use super::budget::Comparison;
+use super::role::{self, Role};
 use super::{Fault, Target};
-use crate::load::{Gap, Service, Verdict};
+use crate::load::{Gap, Service, Verification, verification_failure};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -10,45 +11,47 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct ChaosReport {
     pub(crate) schema: u32,
     pub(crate) seed: u64,
-    /// Every round ended well, within the budget, and every promise was kept.
-    pub well: bool,
+    /// The cluster recovered in time from every fault, and no acknowledged write is lost.
+    pub passed: bool,
     pub(crate) rounds: Vec<Round>,
     /// Why the run ended early.
-    pub(crate) unhealed: Option<String>,
+    pub(crate) stopped: Option<String>,
     pub(crate) outages: Vec<Outage>,
-    /// Outages beside what `hanode check --rto` allows.
-    pub(crate) compared: Vec<Compared>,
-    pub(crate) writes: Option<Verdict>,
-    /// Why nobody knows what became of the writes.
-    pub(crate) unread: Option<String>,
-    pub(crate) lasted: f64,
+    /// Outages compared with the limits of `hanode check --rto`.
+    pub(crate) compared: Vec<Comparison>,
+    pub(crate) writes: Option<Verification>,
+    /// Why the writes could not be verified.
+    pub(crate) unverified: Option<String>,
+    /// In seconds.
+    pub(crate) duration: f64,
 }
 
+/// Times in seconds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Round {
-    pub(crate) struck: Vec<Struck>,
-    /// Seconds since the load began.
+    pub(crate) injected: Vec<InjectedFault>,
+    /// Since the load started.
     pub(crate) at: f64,
     /// The longest time without an acknowledged write, by service.
     pub(crate) gaps: BTreeMap<Service, Gap>,
-    /// From the fault's end (the node's launch, the cable plugged in) until all was well.
-    pub(crate) well_after: f64,
-    /// From the strike until all was well.
-    pub(crate) lasted: f64,
+    /// From the end of the fault (node started, cable plugged in) until the cluster was healthy.
+    pub(crate) healthy_after: f64,
+    /// From the start of the fault until the cluster was healthy.
+    pub(crate) duration: f64,
 }
 
-/// A strike that has found its nodes.
+/// A planned fault with the nodes that it was injected into.
 #[derive(Debug, Serialize)]
-pub(crate) struct Struck {
+pub(crate) struct InjectedFault {
     pub(crate) fault: Fault,
     pub(crate) target: Target,
     pub(crate) seconds: u64,
     pub(crate) nodes: Vec<String>,
-    /// What they were just before.
-    pub(crate) roles: Vec<String>,
+    /// The nodes' roles just before.
+    pub(crate) roles: Vec<Role>,
 }
 
 /// Seconds over the rounds of one fault.
@@ -62,48 +65,48 @@ pub(crate) struct Outage {
     pub(crate) max: f64,
 }
 
-impl fmt::Display for Struck {
+impl fmt::Display for InjectedFault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let roles = if self.roles.is_empty() { "no role".into() } else { self.roles.join(", ") };
-        write!(f, "{} of {} ({roles}), {} s", self.fault.name(), self.nodes.join(", "), self.seconds)
+        let roles = role::list(&self.roles);
+        write!(f, "{} on {} ({roles}) for {} s", self.fault.name(), self.nodes.join(", "), self.seconds)
     }
 }
 
-impl Report {
-    pub(super) fn new(seed: u64) -> Report {
-        Report {
+impl ChaosReport {
+    pub(super) fn new(seed: u64) -> ChaosReport {
+        ChaosReport {
             schema: 1,
             seed,
-            well: false,
+            passed: false,
             rounds: Vec::new(),
-            unhealed: None,
+            stopped: None,
             outages: Vec::new(),
             compared: Vec::new(),
             writes: None,
-            unread: None,
-            lasted: 0.0,
+            unverified: None,
+            duration: 0.0,
         }
     }
 
-    /// A cluster that did not heal may not let its writes be read back: the report is told all the same.
-    pub(super) fn conclude(&mut self, lasted: Duration, writes: Result<Verdict>) {
-        self.lasted = lasted.as_secs_f64();
+    /// A cluster that did not recover may not answer the queries that verify the writes. The report is complete without.
+    pub(super) fn conclude(&mut self, duration: Duration, writes: Result<Verification>) {
+        self.duration = duration.as_secs_f64();
         self.outages = outages(&self.rounds);
-        let within = self.compared.iter().all(Compared::within);
-        let kept = writes.as_ref().is_ok_and(Verdict::promises_kept);
-        self.well = self.unhealed.is_none() && within && kept;
+        let within = self.compared.iter().all(Comparison::within);
+        let none_lost = writes.as_ref().is_ok_and(|writes| writes.lost() == 0);
+        self.passed = self.stopped.is_none() && within && none_lost;
         match writes {
-            Ok(verdict) => self.writes = Some(verdict),
-            Err(error) => self.unread = Some(format!("{error:#}")),
+            Ok(writes) => self.writes = Some(writes),
+            Err(error) => self.unverified = Some(format!("{error:#}")),
         }
     }
 }
 
-/// By fault, in the order of the faults; two at once make a line of their own.
+/// By fault, in the order of the enum; a pair of faults has its own entry.
 fn outages(rounds: &[Round]) -> Vec<Outage> {
     let mut by_fault: BTreeMap<Vec<Fault>, Vec<&Round>> = BTreeMap::new();
     for round in rounds {
-        let mut faults: Vec<_> = round.struck.iter().map(|s| s.fault).collect();
+        let mut faults: Vec<_> = round.injected.iter().map(|s| s.fault).collect();
         faults.sort();
         by_fault.entry(faults).or_default().push(round);
     }
@@ -112,14 +115,14 @@ fn outages(rounds: &[Round]) -> Vec<Outage> {
         let fault = faults.iter().map(|f| f.name()).collect::<Vec<_>>().join(" + ");
         for service in Service::ALL {
             let seconds = rounds.iter().filter_map(|r| Some(r.gaps.get(&service)?.seconds)).collect();
-            all.extend(over(&fault, service.name(), seconds));
+            all.extend(outage(&fault, service.name(), seconds));
         }
-        all.extend(over(&fault, "all well again", rounds.iter().map(|r| r.well_after).collect()));
+        all.extend(outage(&fault, "healthy again", rounds.iter().map(|r| r.healthy_after).collect()));
     }
     all
 }
 
-fn over(fault: &str, what: &'static str, mut seconds: Vec<f64>) -> Option<Outage> {
+fn outage(fault: &str, what: &'static str, mut seconds: Vec<f64>) -> Option<Outage> {
     seconds.sort_by(f64::total_cmp);
     let (min, max) = (*seconds.first()?, *seconds.last()?);
     let half = seconds.len() / 2;
@@ -130,16 +133,16 @@ fn over(fault: &str, what: &'static str, mut seconds: Vec<f64>) -> Option<Outage
     Some(Outage { fault: fault.into(), what, times: seconds.len(), min, median, max })
 }
 
-/// One round, as it is told while the run goes on.
+/// The progress line of a round.
 pub(super) fn line(number: usize, of: usize, round: &Round) -> String {
-    let struck = round.struck.iter().map(Struck::to_string).collect::<Vec<_>>().join("; ");
+    let injected = round.injected.iter().map(InjectedFault::to_string).collect::<Vec<_>>().join("; ");
     let gaps = round.gaps.iter().map(|(s, gap)| format!("{} {:.1}", s.name(), gap.seconds));
     let gaps = gaps.collect::<Vec<_>>().join(", ");
-    format!("{number}/{of}  {struck}: without {gaps}; well after {:.1} s", round.well_after)
+    format!("{number}/{of}  {injected}: outages (s) {gaps}; healthy again after {:.1} s", round.healthy_after)
 }
 
-pub fn table(report: &Report) -> String {
-    let mut rows = vec![["FAULT", "WITHOUT (s)", "TIMES", "MIN", "MEDIAN", "MAX"].map(String::from)];
+pub fn table(report: &ChaosReport) -> String {
+    let mut rows = vec![["FAULT", "OUTAGE (s)", "TIMES", "MIN", "MEDIAN", "MAX"].map(String::from)];
     let mut last = "";
     for o in &report.outages {
         let fault = if o.fault == last { "" } else { o.fault.as_str() };
@@ -151,27 +154,25 @@ pub fn table(report: &Report) -> String {
     if let Some(writes) = &report.writes {
         out += &writes.to_string();
     }
-    let _ = writeln!(out, "{} rounds in {:.0} s, seed {}", report.rounds.len(), report.lasted, report.seed);
+    let _ = writeln!(out, "{} rounds in {:.0} s, seed {}", report.rounds.len(), report.duration, report.seed);
     out + &conclusion(report)
 }
 
-fn conclusion(report: &Report) -> String {
-    let late = |c: &&Compared| !c.within();
+fn conclusion(report: &ChaosReport) -> String {
+    let late = |c: &&Comparison| !c.within();
     let late = report.compared.iter().filter(late).map(|c| {
-        format!("OVER BUDGET: {}: {} after {:.1} s, {:.1} s at most", c.fault, c.until, c.seconds, c.at_most)
+        format!("FAIL: {}: {} after {:.1} s, limit {:.1} s", c.fault, c.until, c.seconds, c.at_most)
     });
     let mut all: Vec<String> = late.collect();
-    if report.writes.as_ref().is_some_and(|writes| !writes.promises_kept()) {
-        all.push("PROMISED WRITES ARE LOST".into());
-    }
-    all.extend(report.unread.as_ref().map(|why| format!("NOBODY KNOWS WHAT BECAME OF THE WRITES: {why}")));
-    all.extend(report.unhealed.clone());
+    all.extend(verification_failure(report.writes.as_ref(), report.unverified.as_deref()));
+    all.extend(report.stopped.as_ref().map(|why| format!("FAIL: {why}")));
     if all.is_empty() {
         let within = match report.compared.len() {
             0 => String::new(),
-            all => format!("{all} outages within the budget; "),
+            1 => "; 1 outage within its limit".into(),
+            n => format!("; {n} outages within their limits"),
         };
-        all.push(format!("every promise kept; {within}nobody intervened"));
+        all.push(format!("PASS: no acknowledged write lost{within}"));
     }
     all.join("\n")
 }
@@ -181,26 +182,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_read_back_leaves_the_report() {
-        let mut report = Report::new(1);
-        report.unhealed = Some("not well 300 s after power of node1".into());
+    fn report_is_complete_without_verified_writes() {
+        let mut report = ChaosReport::new(1);
+        report.stopped = Some("not healthy 300 s after power on node1".into());
         report.conclude(
             Duration::from_secs(400),
             Err(anyhow::anyhow!("reading back from PostgreSQL: refused")),
         );
-        assert!(!report.well && report.writes.is_none());
-        let told = table(&report);
-        for piece in ["400 s, seed 1", "reading back from PostgreSQL: refused", "not well 300 s after"] {
-            assert!(told.contains(piece) && !told.contains("every promise kept"), "{told}");
+        assert!(!report.passed && report.writes.is_none());
+        let text = table(&report);
+        for piece in [
+            "400 s, seed 1",
+            "could not be verified: reading back from PostgreSQL: refused",
+            "not healthy 300 s after",
+        ] {
+            assert!(text.contains(piece) && !text.contains("PASS"), "{text}");
         }
     }
 
     #[test]
-    fn medians_lie_in_the_middle() {
-        let of = |seconds: &[f64]| over("power", "Redis", seconds.to_vec()).unwrap();
+    fn median_of_odd_and_even_counts() {
+        let of = |seconds: &[f64]| outage("power", "Redis", seconds.to_vec()).unwrap();
         let odd = of(&[9.0, 1.0, 2.0]);
         assert_eq!((odd.min, odd.median, odd.max, odd.times), (1.0, 2.0, 9.0, 3));
         assert_eq!(of(&[4.0, 1.0, 2.0, 8.0]).median, 3.0);
-        assert_eq!(over("power", "Redis", Vec::new()), None);
+        assert_eq!(outage("power", "Redis", Vec::new()), None);
     }
 }

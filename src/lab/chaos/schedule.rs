@@ -1,4 +1,4 @@
-//! What will be broken, when and for how long: drawn from a seed alone, so a run can be had again.
+//! The fault schedule: which fault, on which target, for how long. It depends only on the seed, so a run can be repeated.
 
 use super::fault::Fault;
 use rand::rngs::StdRng;
@@ -6,7 +6,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
-/// Whom a fault strikes: found out when its time has come.
+/// Which node a fault is injected into, resolved to a name when its round starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Target {
@@ -16,78 +16,86 @@ pub(crate) enum Target {
     VipHolder,
     /// The node with most of these roles.
     Busiest,
-    /// The node with fewest.
+    /// The node with the fewest.
     Idlest,
-    /// The node at this place of the spec.
+    /// The node at this index in the spec.
     Node(usize),
-    Everybody,
+    AllNodes,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Strike {
+pub(crate) struct PlannedFault {
     pub(crate) fault: Fault,
     pub(crate) target: Target,
-    /// Until the fault is taken back: the node switched on again, the cable plugged in.
+    /// How long the fault lasts until it is reverted.
     pub(crate) seconds: u64,
 }
 
-/// Two faults at once are more than three nodes are made for.
-const NODES_FOR_TWO: usize = 5;
+/// Smaller clusters do not tolerate two faults at once.
+const MIN_NODES_FOR_TWO_FAULTS: usize = 5;
 
-/// The strikes of each round. Every fault comes up once before any comes up again.
-pub(crate) fn schedule(seed: u64, rounds: usize, faults: &[Fault], nodes: usize) -> Vec<Vec<Strike>> {
-    let mut dice = StdRng::seed_from_u64(seed);
+/// The faults of each round. Every fault is used once before any is repeated.
+pub(crate) fn schedule(seed: u64, rounds: usize, faults: &[Fault], nodes: usize) -> Vec<Vec<PlannedFault>> {
+    let mut rng = StdRng::seed_from_u64(seed);
     let mut deck = Vec::new();
-    let mut draw = |dice: &mut StdRng| {
+    let mut draw = |rng: &mut StdRng| {
         if deck.is_empty() {
             deck = faults.to_vec();
-            deck.shuffle(dice);
+            deck.shuffle(rng);
         }
         deck.pop()
     };
     let round = |_| {
-        let mut strikes: Vec<Strike> = Vec::new();
-        let most = if nodes >= NODES_FOR_TWO { 2 } else { 1 };
-        while strikes.len() < most {
-            let Some(fault) = draw(&mut dice) else { break };
-            strikes.push(strike(&mut dice, fault, nodes));
+        let mut planned: Vec<PlannedFault> = Vec::new();
+        let at_once = if nodes >= MIN_NODES_FOR_TWO_FAULTS { 2 } else { 1 };
+        while planned.len() < at_once {
+            let Some(fault) = draw(&mut rng) else { break };
+            planned.push(plan_fault(&mut rng, fault, nodes));
             if fault == Fault::All {
-                // It leaves nothing for another to break.
-                strikes.drain(..strikes.len() - 1);
+                // No node is left for another fault.
+                planned.drain(..planned.len() - 1);
                 break;
             }
         }
-        strikes
+        planned
     };
     (0..rounds).map(round).collect()
 }
 
-fn strike(dice: &mut StdRng, fault: Fault, nodes: usize) -> Strike {
+fn plan_fault(rng: &mut StdRng, fault: Fault, nodes: usize) -> PlannedFault {
     use Target::*;
-    let anywhere = [
+    let targets = [
         EtcdLeader,
         PostgresLeader,
         RedisPrimary,
         VipHolder,
         Busiest,
         Idlest,
-        Node(dice.random_range(0..nodes)),
+        Node(rng.random_range(0..nodes)),
     ];
-    let pick = anywhere[dice.random_range(0..anywhere.len())];
+    let pick = targets[rng.random_range(0..targets.len())];
     let target = match fault {
         Fault::PauseHaproxy => VipHolder,
         Fault::PausePostgres | Fault::PausePatroni => PostgresLeader,
         Fault::PauseRedis => RedisPrimary,
         Fault::PauseEtcd => EtcdLeader,
-        Fault::All => Everybody,
-        _ => pick,
+        Fault::All => AllNodes,
+        Fault::Power
+        | Fault::Reboot
+        | Fault::Disk
+        | Fault::Partition
+        | Fault::Split
+        | Fault::Deaf
+        | Fault::Mute
+        | Fault::Freeze
+        | Fault::Full => pick,
     };
-    // A node that is back before the others have noticed is another case than one that stays away.
+    // Zero tests a node that returns before the others have detected its failure.
     let seconds = match fault {
-        Fault::Power | Fault::Reboot | Fault::Disk | Fault::All => [0, 0, 15][dice.random_range(0..3)],
-        _ => dice.random_range(3..=30),
+        Fault::Power | Fault::Reboot | Fault::Disk | Fault::All => [0, 0, 15][rng.random_range(0..3)],
+        _ => rng.random_range(3..=30),
     };
-    Strike { fault, target, seconds }
+    PlannedFault { fault, target, seconds }
 }
 
 #[cfg(test)]
@@ -96,14 +104,14 @@ mod tests {
     use clap::ValueEnum;
 
     #[test]
-    fn a_seed_gives_the_same_strikes_and_another_others() {
+    fn same_seed_gives_the_same_schedule() {
         let of = |seed| schedule(seed, 20, Fault::value_variants(), 3);
         assert_eq!(of(7), of(7));
         assert_ne!(of(7), of(8));
     }
 
     #[test]
-    fn every_fault_comes_up_before_any_comes_up_again() {
+    fn every_fault_is_used_before_any_is_repeated() {
         let all = Fault::value_variants();
         let drawn: Vec<_> = schedule(1, all.len(), all, 3).into_iter().flatten().map(|s| s.fault).collect();
         assert_eq!(drawn.len(), all.len());
@@ -111,12 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn two_at_once_only_where_two_may_fail_and_a_cut_of_all_stays_alone() {
+    fn two_faults_at_once_need_five_nodes_and_all_comes_alone() {
         let all = Fault::value_variants();
         assert!(schedule(3, 50, all, 3).iter().all(|round| round.len() == 1));
         let five = schedule(3, 50, all, 5);
         assert!(five.iter().any(|round| round.len() == 2));
-        let alone = |round: &Vec<Strike>| round.len() == 1 || round.iter().all(|s| s.fault != Fault::All);
+        let alone =
+            |round: &Vec<PlannedFault>| round.len() == 1 || round.iter().all(|s| s.fault != Fault::All);
         assert!(five.iter().all(alone));
     }
 }

@@ -1,21 +1,21 @@
-//! What one writer asked and was told.
+//! What one writer wrote, and which writes were acknowledged.
 
 use serde::Serialize;
 use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// Numbers handed out: 1 to this.
+    /// The last number written; the first is 1.
     pub(crate) attempted: u64,
-    /// Number and time of each write that must be kept.
+    /// Number and time of each acknowledged write.
     pub(crate) acknowledged: Vec<(u64, Duration)>,
-    /// Answered, but not so that it binds: `WAIT` found too few replicas in time.
+    /// Answered, but not confirmed: `WAIT` found too few replicas in time.
     pub(crate) unconfirmed: u64,
     pub(crate) failures: u64,
     pub(crate) last_failure: String,
 }
 
-/// A time without an acknowledgement, in seconds since the load began.
+/// A time without an acknowledged write; `from` is in seconds since the load started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Gap {
     pub(crate) from: f64,
@@ -28,8 +28,8 @@ impl Ledger {
         self.attempted
     }
 
-    pub(crate) fn answered(&mut self, number: u64, promised: bool, at: Duration) {
-        match promised {
+    pub(crate) fn answered(&mut self, number: u64, confirmed: bool, at: Duration) {
+        match confirmed {
             true => self.acknowledged.push((number, at)),
             false => self.unconfirmed += 1,
         }
@@ -40,7 +40,7 @@ impl Ledger {
         self.last_failure = format!("{error:#}");
     }
 
-    /// All times without an acknowledgement that lasted at least so long.
+    /// All gaps of at least this length.
     pub(crate) fn gaps(&self, at_least: Duration, until: Duration) -> Vec<Gap> {
         let mut last = Duration::ZERO;
         let mut found = Vec::new();
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_end_after_the_moment_asked_for() {
+    fn gaps_end_after_the_given_time() {
         let s = Duration::from_secs;
         let mut ledger = Ledger::default();
         for at in [1, 2, 9, 10, 14, 15] {

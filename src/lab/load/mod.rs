@@ -1,8 +1,8 @@
-//! Load: clients outside the nodes that write through the virtual IP and remember what was acknowledged.
+//! Write load: clients outside the nodes that write through the virtual IP and record the acknowledged writes.
 //!
-//! Each writer writes increasing numbers, one at a time. What it was told is kept must be there at the end
-//! ([`Record::verify`]); a write without an answer may be there or not. The longest times without an
-//! acknowledgement are the outages that clients saw.
+//! Each writer writes increasing numbers, one at a time. Every acknowledged write must be stored at the end
+//! ([`Written::verify`]); a write without an answer may be stored or not. The longest gaps between acknowledged writes
+//! are the outages that clients saw.
 
 mod ledger;
 mod postgres;
@@ -10,7 +10,8 @@ mod redis;
 mod verify;
 
 pub(crate) use ledger::{Gap, Ledger};
-pub use verify::{Kept, Verdict};
+pub(crate) use verify::verification_failure;
+pub use verify::{Verification, WriteCounts};
 
 use super::Lab;
 use super::net::Net;
@@ -25,22 +26,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-/// A client that has no answer by then gives up and connects anew.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two writes, and after one that failed.
-const PACE: Duration = Duration::from_millis(20);
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+/// A client without an answer by then gives up and reconnects.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause between two writes.
+const WRITE_INTERVAL: Duration = Duration::from_millis(20);
+/// Pause after a write that failed.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Service {
-    /// HAProxy's health probe: no data, only who answers.
+    /// HAProxy's health probe, without data.
     Vip,
-    /// A row, committed.
+    /// A committed row.
     Postgres,
-    /// An item that `WAIT` confirmed, from so many replicas that a majority of the nodes has it.
+    /// A list item that `WAIT` confirmed on a majority of the nodes.
     RedisWait,
-    /// An item that was acknowledged, no more: never promised.
+    /// A list item that only the primary acknowledged; it may be lost at a failover.
     RedisPlain,
 }
 
@@ -57,7 +59,7 @@ impl Service {
     }
 }
 
-/// What it takes to be a client of the cluster, and under which names this load's data lies there.
+/// The addresses and credentials of the cluster, and the name of this load's data.
 #[derive(Clone)]
 struct Client {
     net: Net,
@@ -69,50 +71,51 @@ struct Client {
     /// How many replicas `WAIT` waits for: 1 of three nodes, 2 of five.
     confirming: i64,
     probe_port: u16,
-    /// Sets this load's data apart from that of any other.
+    /// Unique to this load, part of its table and keys.
     run: String,
 }
 
 pub struct Load {
     client: Client,
-    bootstrapping: Instant,
+    started: Instant,
     stop: Arc<AtomicBool>,
     ledgers: Vec<(Service, Arc<Mutex<Ledger>>)>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What was written and what was answered, once the writers have stopped.
-pub struct Record {
+/// The ledgers of all writers, once these have stopped.
+pub struct Written {
     client: Client,
-    pub(crate) lasted: Duration,
+    pub(crate) duration: Duration,
     pub(crate) ledgers: Vec<(Service, Ledger)>,
 }
 
-impl Record {
-    /// All times without an acknowledged write that lasted at least so long.
+impl Written {
+    /// All gaps of at least this length.
     pub fn gaps(&self, service: Service, at_least: Duration) -> Vec<Gap> {
         let found = self.ledgers.iter().find(|(s, _)| *s == service);
-        found.map(|(_, ledger)| ledger.gaps(at_least, self.lasted)).unwrap_or_default()
+        found.map(|(_, ledger)| ledger.gaps(at_least, self.duration)).unwrap_or_default()
     }
 }
 
 impl Load {
-    /// On a lab whose cluster is in service.
+    /// Requires a lab whose cluster is in service.
     pub fn start(lab: &Lab, access: &Access) -> Result<Load> {
         hanode_util::command::require(&["psql"])?;
         let client = Client::new(lab, access);
-        lab.in_network(|| client.postgres.make_table(&client.run))?.context("making the load's table")?;
+        lab.in_network(|| client.postgres.create_table(&client.run))?
+            .context("creating the table of the load")?;
         let mut load = Load {
             client,
-            bootstrapping: Instant::now(),
+            started: Instant::now(),
             stop: Arc::default(),
             ledgers: Vec::new(),
             threads: Vec::new(),
         };
-        load.writer(Service::Vip, Client::probe, Client::probed);
-        load.writer(Service::Postgres, Client::session, postgres::insert);
-        load.writer(Service::RedisWait, Client::redis, redis::push_and_wait);
-        load.writer(Service::RedisPlain, Client::redis, redis::push);
+        load.writer(Service::Vip, Client::probe_client, Client::probe);
+        load.writer(Service::Postgres, Client::connect_postgres, postgres::insert);
+        load.writer(Service::RedisWait, Client::connect_redis, redis::push_and_wait);
+        load.writer(Service::RedisPlain, Client::connect_redis, redis::push);
         Ok(load)
     }
 
@@ -124,61 +127,57 @@ impl Load {
     ) {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         self.ledgers.push((service, ledger.clone()));
-        let (client, stop, began) = (self.client.clone(), self.stop.clone(), self.bootstrapping);
+        let (client, stop, started) = (self.client.clone(), self.stop.clone(), self.started);
         self.threads.push(std::thread::spawn(move || {
             if let Err(error) = client.net.enter() {
-                return open(&ledger).failed(&error);
+                return lock(&ledger).failed(&error);
             }
             let mut session = None;
             while !stop.load(Ordering::SeqCst) {
-                let number = open(&ledger).attempt();
+                let number = lock(&ledger).attempt();
                 let written = session.take().map_or_else(|| connect(&client), Ok).and_then(|mut s| {
-                    let promised = write(&mut s, &client, number)?;
-                    Ok((s, promised))
+                    let confirmed = write(&mut s, &client, number)?;
+                    Ok((s, confirmed))
                 });
                 match written {
-                    Ok((same, promised)) => {
+                    Ok((same, confirmed)) => {
                         session = Some(same);
-                        open(&ledger).answered(number, promised, began.elapsed());
-                        sleep(PACE);
+                        lock(&ledger).answered(number, confirmed, started.elapsed());
+                        sleep(WRITE_INTERVAL);
                     }
                     Err(error) => {
-                        open(&ledger).failed(&error);
-                        sleep(AFTER_FAILURE);
+                        lock(&ledger).failed(&error);
+                        sleep(RETRY_INTERVAL);
                     }
                 }
             }
         }));
     }
 
-    /// Time in the load's own reckoning, as the gaps have it.
+    /// Time since the load started, as used in gaps.
     pub fn now(&self) -> Duration {
-        self.bootstrapping.elapsed()
+        self.started.elapsed()
     }
 
-    /// The longest time without an acknowledgement that a client of this service saw since `from`.
+    /// The longest gap that ends after `from`.
     pub fn longest_gap(&self, service: Service, from: Duration) -> Gap {
         let found = self.ledgers.iter().find(|(s, _)| *s == service);
-        found.map(|(_, ledger)| open(ledger).longest_gap(from, self.now())).unwrap_or_default()
+        found.map(|(_, ledger)| lock(ledger).longest_gap(from, self.now())).unwrap_or_default()
     }
 
-    /// How many writes each service has acknowledged so far.
+    /// The number of writes that the service has acknowledged so far.
     pub fn acknowledged(&self, service: Service) -> usize {
         let found = self.ledgers.iter().find(|(s, _)| *s == service);
-        found.map_or(0, |(_, ledger)| open(ledger).acknowledged.len())
+        found.map_or(0, |(_, ledger)| lock(ledger).acknowledged.len())
     }
 
-    pub fn stop(mut self) -> Record {
-        self.halt();
-        let ledgers = self.ledgers.iter().map(|(s, ledger)| (*s, std::mem::take(&mut *open(ledger))));
-        Record {
-            lasted: self.bootstrapping.elapsed(),
-            ledgers: ledgers.collect(),
-            client: self.client.clone(),
-        }
+    pub fn stop(mut self) -> Written {
+        self.stop_writers();
+        let ledgers = self.ledgers.iter().map(|(s, ledger)| (*s, std::mem::take(&mut *lock(ledger))));
+        Written { duration: self.started.elapsed(), ledgers: ledgers.collect(), client: self.client.clone() }
     }
 
-    fn halt(&mut self) {
+    fn stop_writers(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -188,11 +187,11 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.halt();
+        self.stop_writers();
     }
 }
 
-fn open(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -214,31 +213,31 @@ impl Client {
         }
     }
 
-    fn session(&self) -> Result<postgres::Session> {
-        self.postgres.connect(PATIENCE)
+    fn connect_postgres(&self) -> Result<postgres::Session> {
+        self.postgres.connect(CLIENT_TIMEOUT)
     }
 
-    fn redis(&self) -> Result<hanode_cluster::client::redis::Redis> {
+    fn connect_redis(&self) -> Result<hanode_cluster::client::redis::Redis> {
         let tls = self.redis_tls.as_ref();
         hanode_cluster::client::redis::Redis::connect(
             tls,
             self.vip,
             self.redis_port,
             &self.redis_password,
-            PATIENCE,
+            CLIENT_TIMEOUT,
         )
     }
 
-    /// No session: each probe is a connection of its own, as a load balancer's is.
-    fn probe(&self) -> Result<Http> {
-        Http::new(None, PATIENCE / 4)
+    /// Each probe opens a new connection, as a load balancer does.
+    fn probe_client(&self) -> Result<Http> {
+        Http::new(None, CLIENT_TIMEOUT / 4)
     }
 
-    fn probed(http: &mut Http, client: &Client, _: u64) -> Result<bool> {
+    fn probe(http: &mut Http, client: &Client, _: u64) -> Result<bool> {
         let url = format!("http://{}/health", SocketAddr::new(client.vip, client.probe_port));
         let status = http.get(&url)?.status;
         ensure!(status == 200, "HAProxy answers {status}");
-        sleep(5 * PACE);
+        sleep(5 * WRITE_INTERVAL);
         Ok(true)
     }
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL as the load writes it: a long-lived psql, a statement and its answer a line each.
+//! The PostgreSQL writer: a long-lived psql, one line per statement and per result.
 
 use super::Client;
 use anyhow::{Context, Result, bail, ensure};
@@ -11,8 +11,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// How long one statement may take that is not of the load itself.
-const LONG: Duration = Duration::from_secs(30);
+/// Time limit of a statement that is not part of the load itself.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 const END: &str = "-- end";
 
 #[derive(Clone)]
@@ -24,20 +24,20 @@ pub(super) struct Login {
     pub(crate) password: String,
 }
 
-/// The table is named after the load, so no two loads meet in one.
+/// One table per load, so that two loads do not share one.
 fn table(run: &str) -> String {
     format!("hanode_load_{run}")
 }
 
 impl Login {
-    /// The session is made while its first statement waits.
-    pub(super) fn connect(&self, patience: Duration) -> Result<Session> {
+    /// Returns at once; the first statement waits for the connection.
+    pub(super) fn connect(&self, timeout: Duration) -> Result<Session> {
         let mut psql = Command::new("psql");
         psql.args(["--no-psqlrc", "--no-password", "--quiet", "--no-align", "--tuples-only"]);
         psql.arg("--set=ON_ERROR_STOP=1").env("LC_ALL", "C").env("PGDATABASE", "postgres");
         psql.env("PGHOST", self.host.to_string()).env("PGPORT", self.port.to_string());
         psql.env("PGUSER", "dbadmin").env("PGPASSWORD", &self.password);
-        psql.env("PGCONNECT_TIMEOUT", patience.as_secs().max(2).to_string());
+        psql.env("PGCONNECT_TIMEOUT", timeout.as_secs().max(2).to_string());
         match &self.ca {
             Some(ca) => psql.env("PGSSLMODE", "verify-full").env("PGSSLROOTCERT", ca),
             None => psql.env("PGSSLMODE", "disable"),
@@ -50,25 +50,25 @@ impl Login {
         let input = child.stdin.take().context("psql has no input")?;
         read_lines(child.stdout.take().context("psql has no output")?, to.clone(), Ok);
         read_lines(child.stderr.take().context("psql has no output")?, to, Err);
-        Ok(Session { child, input, lines, patience })
+        Ok(Session { child, input, lines, timeout })
     }
 
-    pub(super) fn make_table(&self, run: &str) -> Result<()> {
+    pub(super) fn create_table(&self, run: &str) -> Result<()> {
         let statement = format!("CREATE TABLE {} (number bigint PRIMARY KEY)", table(run));
-        self.connect(LONG)?.rows(&statement).map(drop)
+        self.connect(ADMIN_TIMEOUT)?.rows(&statement).map(drop)
     }
 
     pub(super) fn numbers(&self, run: &str) -> Result<BTreeSet<u64>> {
-        let rows = self.connect(LONG)?.rows(&format!("SELECT number FROM {}", table(run)))?;
+        let rows = self.connect(ADMIN_TIMEOUT)?.rows(&format!("SELECT number FROM {}", table(run)))?;
         rows.iter().map(|row| row.parse().with_context(|| format!("psql answered {row:?}"))).collect()
     }
 
-    pub(super) fn forget(&self, run: &str) -> Result<()> {
-        self.connect(LONG)?.rows(&format!("DROP TABLE {}", table(run))).map(drop)
+    pub(super) fn drop_table(&self, run: &str) -> Result<()> {
+        self.connect(ADMIN_TIMEOUT)?.rows(&format!("DROP TABLE {}", table(run))).map(drop)
     }
 }
 
-/// Ends with the stream, whose other end dies with psql.
+/// Ends when psql ends, which closes the stream.
 fn read_lines(
     from: impl Read + Send + 'static,
     to: Sender<Result<String, String>>,
@@ -86,39 +86,39 @@ fn read_lines(
 pub(super) struct Session {
     child: Child,
     input: ChildStdin,
-    /// What psql printed: answers, and complaints as errors.
+    /// The output of psql: standard output as `Ok`, standard error as `Err`.
     lines: Receiver<Result<String, String>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
-/// The row is printed once its commit is acknowledged.
+/// psql prints the row once the commit is acknowledged.
 pub(super) fn insert(session: &mut Session, client: &Client, number: u64) -> Result<bool> {
-    session.say(&format!("INSERT INTO {} VALUES ({number}) RETURNING number;", table(&client.run)))?;
+    session.send(&format!("INSERT INTO {} VALUES ({number}) RETURNING number;", table(&client.run)))?;
     let answer = session.line()?;
     ensure!(answer == number.to_string(), "psql answered {answer:?}");
     Ok(true)
 }
 
 impl Session {
-    fn say(&mut self, line: &str) -> Result<()> {
+    fn send(&mut self, line: &str) -> Result<()> {
         match writeln!(self.input, "{line}") {
             Ok(()) => Ok(()),
-            // It ended meanwhile, and may have said why.
+            // psql has ended, and may have printed why.
             Err(error) => self.line().map(drop).and(Err(error.into())),
         }
     }
 
     fn line(&mut self) -> Result<String> {
-        match self.lines.recv_timeout(self.patience) {
+        match self.lines.recv_timeout(self.timeout) {
             Ok(Ok(line)) => Ok(line),
-            Ok(Err(complaint)) => bail!("{complaint}"),
-            Err(RecvTimeoutError::Timeout) => bail!("no answer within {} s", self.patience.as_secs()),
+            Ok(Err(message)) => bail!("{message}"),
+            Err(RecvTimeoutError::Timeout) => bail!("no answer within {} s", self.timeout.as_secs()),
             Err(RecvTimeoutError::Disconnected) => bail!("psql ended"),
         }
     }
 
     fn rows(&mut self, statement: &str) -> Result<Vec<String>> {
-        self.say(&format!("{statement};\n\\echo '{END}'"))?;
+        self.send(&format!("{statement};\n\\echo '{END}'"))?;
         let mut rows = Vec::new();
         loop {
             match self.line()? {

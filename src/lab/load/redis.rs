@@ -1,13 +1,13 @@
-//! Redis as the load writes it: a list that grows by one number at a time.
+//! The Redis writers: each appends one number at a time to a list.
 
 use super::Client;
 use anyhow::{Result, bail, ensure};
 use hanode_cluster::client::redis::{Redis, Value};
 use std::collections::BTreeSet;
 
-/// Less than what a client waits for an answer at all.
+/// Less than the client's own timeout.
 const WAIT_MS: &str = "1000";
-/// An answer of [`Redis`] has no more items than this.
+/// Items per `LRANGE`, within the limit of [`Redis`] replies.
 const PAGE: i64 = 1000;
 
 pub(super) const PLAIN: &str = "plain";
@@ -18,12 +18,12 @@ pub(super) fn key(run: &str, kind: &str) -> String {
 }
 
 pub(super) fn push(redis: &mut Redis, client: &Client, number: u64) -> Result<bool> {
-    redis.ask(&["RPUSH", &key(&client.run, PLAIN), &number.to_string()]).map(|_| true)
+    redis.query(&["RPUSH", &key(&client.run, PLAIN), &number.to_string()]).map(|_| true)
 }
 
 pub(super) fn push_and_wait(redis: &mut Redis, client: &Client, number: u64) -> Result<bool> {
-    redis.ask(&["RPUSH", &key(&client.run, WAIT), &number.to_string()])?;
-    match redis.ask(&["WAIT", &client.confirming.to_string(), WAIT_MS])? {
+    redis.query(&["RPUSH", &key(&client.run, WAIT), &number.to_string()])?;
+    match redis.query(&["WAIT", &client.confirming.to_string(), WAIT_MS])? {
         Value::Number(replicas) => Ok(replicas >= client.confirming),
         other => bail!("WAIT answered {other:?}"),
     }
@@ -33,8 +33,8 @@ pub(super) fn numbers(redis: &mut Redis, key: &str) -> Result<BTreeSet<u64>> {
     let mut numbers = BTreeSet::new();
     for page in 0.. {
         let (first, last) = (page * PAGE, (page + 1) * PAGE - 1);
-        let Value::List(items) = redis.ask(&["LRANGE", key, &first.to_string(), &last.to_string()])? else {
-            bail!("LRANGE answered no list");
+        let Value::List(items) = redis.query(&["LRANGE", key, &first.to_string(), &last.to_string()])? else {
+            bail!("LRANGE did not answer with a list");
         };
         for item in &items {
             let Value::Text(text) = item else { bail!("LRANGE answered {item:?}") };
@@ -47,8 +47,8 @@ pub(super) fn numbers(redis: &mut Redis, key: &str) -> Result<BTreeSet<u64>> {
     Ok(numbers)
 }
 
-pub(super) fn forget(redis: &mut Redis, run: &str) -> Result<()> {
-    let deleted = redis.ask(&["DEL", &key(run, PLAIN), &key(run, WAIT)])?;
+pub(super) fn delete_keys(redis: &mut Redis, run: &str) -> Result<()> {
+    let deleted = redis.query(&["DEL", &key(run, PLAIN), &key(run, WAIT)])?;
     ensure!(matches!(deleted, Value::Number(_)), "DEL answered {deleted:?}");
     Ok(())
 }

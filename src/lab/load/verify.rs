@@ -1,6 +1,6 @@
-//! At the end: is everything there that was acknowledged?
+//! Verifies that every acknowledged write is stored.
 
-use super::{Client, Ledger, Record, Service, redis};
+use super::{Client, Ledger, Service, Written, redis};
 use anyhow::{Context, Result};
 use hanode_util::interrupt;
 use serde::Serialize;
@@ -9,96 +9,113 @@ use std::fmt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long the cluster may take to answer whoever reads back.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long the cluster may take to answer the queries that read the writes back.
+const READ_BACK_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Verdict {
-    pub postgres: Kept,
-    pub redis_wait: Kept,
-    /// Nothing of it was promised.
-    pub redis_plain: Kept,
+pub struct Verification {
+    pub postgres: WriteCounts,
+    pub redis_wait: WriteCounts,
+    /// May be lost at a failover.
+    pub redis_plain: WriteCounts,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Kept {
+pub struct WriteCounts {
     pub(crate) attempted: u64,
     pub acknowledged: usize,
-    /// Acknowledged, and not there.
+    /// Acknowledged, but not stored.
     pub lost: Vec<u64>,
-    /// Never answered, and there all the same.
-    pub(crate) kept_unanswered: usize,
+    /// Not acknowledged, but stored.
+    pub(crate) stored_unacknowledged: usize,
 }
 
-impl Verdict {
-    pub fn promises_kept(&self) -> bool {
-        self.postgres.lost.is_empty() && self.redis_wait.lost.is_empty()
+impl Verification {
+    /// The number of lost writes among those that the cluster guarantees to keep.
+    pub fn lost(&self) -> usize {
+        self.postgres.lost.len() + self.redis_wait.lost.len()
     }
 }
 
-/// A line for each kind of write.
-impl fmt::Display for Verdict {
+/// The line of a report about lost or unverified writes.
+pub(crate) fn verification_failure(
+    writes: Option<&Verification>,
+    unverified: Option<&str>,
+) -> Option<String> {
+    if let Some(why) = unverified {
+        return Some(format!("FAIL: writes could not be verified: {why}"));
+    }
+    match writes.map_or(0, Verification::lost) {
+        0 => None,
+        1 => Some("FAIL: 1 acknowledged write lost".into()),
+        lost => Some(format!("FAIL: {lost} acknowledged writes lost")),
+    }
+}
+
+/// One line for each kind of write.
+impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        for (what, kept, promise) in [
-            ("PostgreSQL commits", &self.postgres, "promised"),
-            ("Redis, WAIT", &self.redis_wait, "promised"),
-            ("Redis, plain", &self.redis_plain, "not promised"),
+        for (what, counts, guarantee) in [
+            ("PostgreSQL commits", &self.postgres, "guaranteed"),
+            ("Redis, WAIT", &self.redis_wait, "guaranteed"),
+            ("Redis, plain", &self.redis_plain, "not guaranteed"),
         ] {
             write!(
                 f,
-                "{what:<20}{:>8} acknowledged, {} lost ({promise})",
-                kept.acknowledged,
-                kept.lost.len()
+                "{what:<20}{:>8} acknowledged, {} lost ({guarantee})",
+                counts.acknowledged,
+                counts.lost.len()
             )?;
-            let some: Vec<_> = kept.lost.iter().take(10).map(u64::to_string).collect();
+            let first: Vec<_> = counts.lost.iter().take(10).map(u64::to_string).collect();
             let which =
-                if some.is_empty() { String::new() } else { format!(": numbers {} …", some.join(", ")) };
+                if first.is_empty() { String::new() } else { format!(": numbers {} …", first.join(", ")) };
             writeln!(f, "{which}")?;
         }
         Ok(())
     }
 }
 
-impl Record {
-    /// Reads everything back through the virtual IP; the data is removed again when no promise was broken.
-    pub fn verify(&self) -> Result<Verdict> {
-        self.client.net.inside(|| {
+impl Written {
+    /// Reads everything back through the virtual IP. Removes the data unless a guaranteed write is lost.
+    pub fn verify(&self) -> Result<Verification> {
+        self.client.net.run(|| {
             let client = &self.client;
-            let list = |kind| move || redis::numbers(&mut client.redis()?, &redis::key(&client.run, kind));
+            let list =
+                |kind| move || redis::numbers(&mut client.connect_redis()?, &redis::key(&client.run, kind));
             let table = || client.postgres.numbers(&client.run);
-            let verdict = Verdict {
-                postgres: self.kept(Service::Postgres, read_back("PostgreSQL", table)?),
-                redis_wait: self.kept(Service::RedisWait, read_back("Redis", list(redis::WAIT))?),
-                redis_plain: self.kept(Service::RedisPlain, read_back("Redis", list(redis::PLAIN))?),
+            let writes = Verification {
+                postgres: self.counts(Service::Postgres, read_back("PostgreSQL", table)?),
+                redis_wait: self.counts(Service::RedisWait, read_back("Redis", list(redis::WAIT))?),
+                redis_plain: self.counts(Service::RedisPlain, read_back("Redis", list(redis::PLAIN))?),
             };
-            if verdict.promises_kept() {
-                forget(client)?;
+            if writes.lost() == 0 {
+                remove_data(client)?;
             }
-            Ok(verdict)
+            Ok(writes)
         })?
     }
 
-    fn kept(&self, service: Service, there: BTreeSet<u64>) -> Kept {
+    fn counts(&self, service: Service, stored: BTreeSet<u64>) -> WriteCounts {
         let ledger = self.ledgers.iter().find(|(s, _)| *s == service).map(|(_, ledger)| ledger);
-        ledger.map_or_else(|| kept(&Ledger::default(), &there), |ledger| kept(ledger, &there))
+        ledger.map_or_else(|| count(&Ledger::default(), &stored), |ledger| count(ledger, &stored))
     }
 }
 
-fn kept(ledger: &Ledger, there: &BTreeSet<u64>) -> Kept {
-    let told: BTreeSet<u64> = ledger.acknowledged.iter().map(|(number, _)| *number).collect();
-    Kept {
+fn count(ledger: &Ledger, stored: &BTreeSet<u64>) -> WriteCounts {
+    let acknowledged: BTreeSet<u64> = ledger.acknowledged.iter().map(|(number, _)| *number).collect();
+    WriteCounts {
         attempted: ledger.attempted,
-        acknowledged: told.len(),
-        lost: told.difference(there).copied().collect(),
-        kept_unanswered: there.difference(&told).count(),
+        acknowledged: acknowledged.len(),
+        lost: acknowledged.difference(stored).copied().collect(),
+        stored_unacknowledged: stored.difference(&acknowledged).count(),
     }
 }
 
 fn read_back<T>(what: &str, read: impl Fn() -> Result<T>) -> Result<T> {
-    let begun = Instant::now();
+    let start = Instant::now();
     loop {
         match read() {
-            Err(error) if begun.elapsed() > LIMIT => {
+            Err(error) if start.elapsed() > READ_BACK_LIMIT => {
                 return Err(error).with_context(|| format!("reading back from {what}"));
             }
             Err(_) => sleep(Duration::from_secs(1)),
@@ -108,9 +125,9 @@ fn read_back<T>(what: &str, read: impl Fn() -> Result<T>) -> Result<T> {
     }
 }
 
-fn forget(client: &Client) -> Result<()> {
-    client.postgres.forget(&client.run).context("removing the load's table")?;
-    redis::forget(&mut client.redis()?, &client.run).context("removing the load's keys")
+fn remove_data(client: &Client) -> Result<()> {
+    client.postgres.drop_table(&client.run).context("removing the table of the load")?;
+    redis::delete_keys(&mut client.connect_redis()?, &client.run).context("removing the keys of the load")
 }
 
 #[cfg(test)]
@@ -118,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_acknowledged_can_be_lost() {
+    fn only_acknowledged_writes_count_as_lost() {
         let mut ledger = Ledger::default();
         for number in 1..=4 {
             assert_eq!(ledger.attempt(), number);
@@ -126,7 +143,10 @@ mod tests {
         ledger.answered(1, true, Duration::ZERO);
         ledger.answered(2, true, Duration::ZERO);
         ledger.answered(3, false, Duration::ZERO);
-        let found = kept(&ledger, &BTreeSet::from([1, 4]));
-        assert_eq!(found, Kept { attempted: 4, acknowledged: 2, lost: vec![2], kept_unanswered: 1 });
+        let found = count(&ledger, &BTreeSet::from([1, 4]));
+        assert_eq!(
+            found,
+            WriteCounts { attempted: 4, acknowledged: 2, lost: vec![2], stored_unacknowledged: 1 }
+        );
     }
 }

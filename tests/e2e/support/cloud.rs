@@ -1,4 +1,4 @@
-//! A network with a platform on it: DHCP, names, and the platform's metadata service; and a machine there.
+//! A network namespace with a cloud platform's DHCP, DNS and metadata service, and a machine in it.
 
 use super::qemu::{Firmware, Machine, dies_with_us};
 use serde_json::Value;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// What the machine gets, and the gateway, which is this side of the cable.
+/// The network. Its gateway is this machine's end of the link.
 pub struct Network {
     name: String,
     subnet: String,
     dir: PathBuf,
-    /// Who may log in on the machine.
+    /// The login user on the machine.
     pub user: &'static str,
     children: Vec<Child>,
 }
@@ -24,7 +24,7 @@ fn run(command: &mut Command) -> String {
 
 const PREFIX: &str = "hanode-cloud-";
 
-/// Networks of tests that were killed; their processes died with them.
+/// Removes networks of killed tests; their processes ended with them.
 fn sweep() {
     for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -36,7 +36,7 @@ fn sweep() {
 }
 
 impl Network {
-    /// `subnet`: the first three numbers of its addresses. `dir` takes its files.
+    /// `subnet`: the first three numbers of its addresses. `dir` is for its files.
     pub fn new(subnet: &str, dir: &Path) -> Network {
         sweep();
         let name = format!("{PREFIX}{}", std::process::id());
@@ -48,7 +48,7 @@ impl Network {
             &["link", "set", "lo", "up"][..],
             &["tuntap", "add", "dev", "tap", "mode", "tap"],
             &["address", "add", &gateway, "dev", "tap"],
-            // Where most clouds' metadata service is, and Azure's second one.
+            // Addresses of the metadata services: of most clouds, and Azure's second one.
             &["address", "add", "169.254.169.254/32", "dev", "lo"],
             &["address", "add", "168.63.129.16/32", "dev", "lo"],
             &["link", "set", "tap", "up"],
@@ -70,7 +70,7 @@ impl Network {
         self.children.push(command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().unwrap());
     }
 
-    /// The one machine here is given this address by DHCP, whichever client asks for it: cloud-init's own comes first.
+    /// The only machine gets this address by DHCP for any client identifier: cloud-init's DHCP client comes first.
     pub fn dhcp(&mut self, mac: &str, host: u8, more: &[&str]) {
         let mut dnsmasq = self.inside("dnsmasq");
         let subnet = &self.subnet;
@@ -91,7 +91,7 @@ impl Network {
         self.keep(dnsmasq, "dnsmasq.log");
     }
 
-    /// The metadata service of a platform, which gives out this user-data.
+    /// Starts the metadata service of a platform with this user-data.
     pub fn metadata(&mut self, platform: &str, user_data: &Path, control: &Value) {
         self.control(control);
         let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/metadata/serve.py");
@@ -100,7 +100,7 @@ impl Network {
         self.keep(python, "metadata.log");
     }
 
-    /// How the metadata service answers from now on: see serve.py.
+    /// Sets how the metadata service answers from now on: see serve.py.
     pub fn control(&self, control: &Value) {
         hanode_util::file_tree::replace(
             &self.dir.join("control"),
@@ -111,7 +111,7 @@ impl Network {
         .unwrap();
     }
 
-    /// The requests it received.
+    /// The requests that the metadata service received.
     pub fn requests(&self) -> String {
         std::fs::read_to_string(self.dir.join("metadata.log")).unwrap()
     }
@@ -141,22 +141,22 @@ impl Network {
         ssh.stdin(Stdio::null()).output().unwrap()
     }
 
-    /// What a command prints on the machine, over the SSH access that its user-data opens. It has no single quote.
-    pub fn output(&self, host: u8, command: &str, patience: Duration) -> String {
-        let begun = Instant::now();
+    /// Output of a command on the machine, by SSH with the key in its user-data. It must not contain a single quote.
+    pub fn output(&self, host: u8, command: &str, timeout: Duration) -> String {
+        let start = Instant::now();
         loop {
             let output = self.ssh(host, command);
             if output.status.success() {
                 return String::from_utf8_lossy(&output.stdout).into_owned();
             }
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let said = format!("{}{}{}", output.status, text(&output.stdout), text(&output.stderr));
-            assert!(begun.elapsed() < patience, "{command}: {said}");
+            let message = format!("{}{}{}", output.status, text(&output.stdout), text(&output.stderr));
+            assert!(start.elapsed() < timeout, "{command}: {message}");
             std::thread::sleep(Duration::from_secs(2));
         }
     }
 
-    /// A platform's example of user-data with a way in of the test's own, in the place of the example's.
+    /// A platform's example of user-data, with the test's SSH key instead of the example's.
     pub fn user_data(&self, platform: &str) -> PathBuf {
         let key = self.dir.join("key");
         if !key.exists() {

@@ -1,26 +1,26 @@
-//! What tests of the two old targets stand on: programs for their glibc, and the nearest real packages. Made below
-//! target/ at the first use, by the scripts in `tests/fixture`; what is there already costs nothing.
+//! Fixtures for tests of the two old targets: programs for their glibc, and the most similar packages available. The
+//! scripts in `tests/fixture` make them below target/ on first use.
 
 use super::ImageSetup;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// Where all of it lies.
+/// The directory of all fixtures.
 pub fn dir() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("fixture")
 }
 
-/// Standard output of a command run among the sources.
+/// Standard output of a command run in the source tree.
 pub fn run(command: &mut Command) -> String {
     let root = env!("CARGO_MANIFEST_DIR");
     let output = command.current_dir(root).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
-    assert!(output.status.success(), "{command:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
+    let stdout = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    assert!(output.status.success(), "{command:?}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
+    stdout
 }
 
-/// The directory of both programs as `make dist` builds them, from the sources as they are now.
+/// The directory of both programs, as `make dist` builds them from the current sources.
 pub fn dist() -> PathBuf {
     static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
         run(Command::new("make").arg("dist"));
@@ -29,7 +29,7 @@ pub fn dist() -> PathBuf {
     MADE.clone()
 }
 
-/// Debian 11's packages with all they depend on; `debs/NAME.list` below [`dir`] names the files.
+/// Downloads packages of Debian 11 with their dependencies; `debs/NAME.list` below [`dir`] lists the files.
 pub fn debs(name: &str, packages: &[&str]) {
     run(Command::new("sh").arg("tests/fixture/debs.sh").arg(dir()).arg(name).args(packages));
 }
@@ -41,23 +41,24 @@ pub fn ubuntu() -> PathBuf {
     MADE.clone()
 }
 
-/// The etcd that can be had, in the spec.
+/// An edit of the spec: the version of etcd that is available.
 pub const ETCD: (&str, &str) = ("[versions]\n", "[versions]\netcd = \"3.5.1\"\n");
 
-/// The sources that are one file, as `--source` takes them. Patroni and ydiff are the very ones: their checksums stay.
+/// `--source` arguments for the sources that are one file. Patroni and ydiff are the original files, so the target's
+/// checksums apply.
 pub fn files() -> Vec<String> {
     let programs = dir().join("programs");
     let file = |name: &str| programs.join(name).display().to_string();
     let etcd = file("etcd-v3.5.1-linux-amd64.tar.gz");
-    let sum = run(Command::new("sha256sum").arg(&etcd))[..64].to_string();
+    let sha256 = run(Command::new("sha256sum").arg(&etcd))[..64].to_string();
     vec![
-        format!("etcd=file://{etcd},sha256={sum}"),
+        format!("etcd=file://{etcd},sha256={sha256}"),
         format!("patroni=file://{}", file("patroni-2.1.0-py3-none-any.whl")),
         format!("ydiff=file://{}", file("ydiff-1.2.tar.gz")),
     ]
 }
 
-/// All that ubuntu-20.04 takes, from here.
+/// `--source` arguments for all sources of ubuntu-20.04, from the fixture.
 pub fn ubuntu_sources() -> Vec<String> {
     let at = ubuntu().display().to_string();
     let mut sources = files();

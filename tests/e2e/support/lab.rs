@@ -1,10 +1,10 @@
-//! A cluster in a lab, driven as an admin would, by `hanode`; and clients on its network.
+//! A cluster in a lab, operated with `hanode` as an operator would, and clients on its network.
 
 use super::ImageSetup;
 use super::leftovers::Leftovers;
 use super::workdir::Workdir;
 use crate::common::programs::{HANODE, hanode};
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_cluster::health::{self, Access, Status};
 use hanode_lab::load::{Load, Service};
 use serde_json::Value;
@@ -14,20 +14,20 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// PostgreSQL's commit waits for a dead synchronous standby until Patroni takes it off the list; HAProxy closes a Redis
-/// client's connection sooner.
+/// A commit in PostgreSQL waits for a dead synchronous standby until Patroni removes it from the list; HAProxy closes a
+/// Redis client's connection sooner.
 const LONGEST_CALL: Duration = Duration::from_secs(40);
-/// For a cluster that is idle, on a busy machine.
+/// Until an idle cluster is healthy, on a busy machine.
 const REUSED: Duration = Duration::from_secs(120);
-/// Until clients that just started have written.
+/// Until clients have written after their start.
 const FIRST_WRITES: Duration = Duration::from_secs(30);
 pub const NODES: [&str; 3] = ["node1", "node2", "node3"];
 pub const ETCDCTL: &str = "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/ssl/hanode/ca.crt \
     --cert=/etc/ssl/hanode/etcd.crt --key=/etc/ssl/hanode/etcd.key";
 
-/// Goes down when it is dropped, and must leave nothing behind.
+/// A drop takes it down, and asserts that nothing is left on this machine.
 pub struct Lab {
-    pub cluster: Cluster,
+    pub cluster: ClusterDir,
     pub image: PathBuf,
     before: Leftovers,
     _reaper: Reaper,
@@ -47,28 +47,28 @@ impl Drop for Lab {
 }
 
 impl Lab {
-    /// A cluster directory of the starter spec with these words replaced, and its image. Nothing runs yet.
+    /// A cluster directory of the starter spec with these edits, and its image. Nothing runs yet.
     pub fn new(workdir: Workdir, setup: &ImageSetup, edits: &[(&str, &str)]) -> Lab {
         let (cluster, image) = setup.cluster(workdir.path(), "node.tar", edits);
         Lab::of(workdir, cluster, image)
     }
 
-    /// Debian's, in service.
+    /// A Debian cluster in service.
     pub fn up_on_debian(workdir: Workdir, edits: &[(&str, &str)]) -> Lab {
         let lab = Lab::new(workdir, &ImageSetup::debian(), edits);
         lab.up(&[]);
         lab
     }
 
-    pub fn of(workdir: Workdir, cluster: Cluster, image: PathBuf) -> Lab {
+    pub fn of(workdir: Workdir, cluster: ClusterDir, image: PathBuf) -> Lab {
         let before = Leftovers::now(&cluster.dir);
         let reaper = Reaper::start(&workdir, &cluster);
         Lab { cluster, image, before, _reaper: reaper, _workdir: workdir }
     }
 
-    /// For the next test: with the cluster directory as it is now.
+    /// The lab for the next test, with the cluster directory read again.
     pub fn reused(mut self) -> Lab {
-        self.cluster = Cluster::load(&self.cluster.dir).unwrap();
+        self.cluster = ClusterDir::load(&self.cluster.dir).unwrap();
         self.healthy_within(REUSED);
         self
     }
@@ -98,14 +98,14 @@ impl Lab {
         assert!(result.status.success(), "lab up {arguments:?}");
     }
 
-    /// A new machine with an empty disk in the place of this one.
+    /// Replaces a node by a new machine with an empty disk.
     pub fn reprovision(&self, node: &str) {
         let result = self.hanode(&["lab", "reprovision"], &["--node", node, "--timeout-scale", "2"]);
         eprintln!("{}", String::from_utf8_lossy(&result.stderr));
         assert!(result.status.success(), "replacing {node}");
     }
 
-    /// The lab itself, for what no verb of `hanode` does.
+    /// The lab's own interface, for actions that `hanode` has no command for.
     pub fn driver(&self) -> hanode_lab::Lab {
         hanode_lab::Lab::open(&self.cluster.dir).unwrap().run_by(HANODE)
     }
@@ -114,12 +114,12 @@ impl Lab {
         self.hanode(&["lab", "exec"], &[&["--node", node, "--"], command].concat())
     }
 
-    /// What a command on a node prints; it must succeed.
+    /// Output of a command on a node, which must succeed.
     pub fn output(&self, node: &str, command: &[&str]) -> String {
         output(&format!("{node}: {command:?}"), self.on(node, command))
     }
 
-    /// The same of a script, without a start of `hanode`: for loops that must be fast.
+    /// Output of a script on a node, without starting `hanode`: for loops that must be fast.
     pub fn sh(&self, node: &str, script: &str) -> String {
         output(&format!("{node}: {script}"), self.driver().exec_output(node, &["sh", "-ec", script]).unwrap())
     }
@@ -129,7 +129,7 @@ impl Lab {
         self.hanode(&["lab", "client"], &[&["--"], command].concat())
     }
 
-    /// A client's call. Whatever happens to the cluster meanwhile, it must not hang.
+    /// A client's call, which must not hang, even during a fault.
     pub fn bounded(&self, command: &[&str]) -> Result<String, String> {
         let start = Instant::now();
         let result = self.client(&[&["timeout", "60"], command].concat());
@@ -137,7 +137,7 @@ impl Lab {
         outcome(result)
     }
 
-    /// What a node's service does now for a client on its network.
+    /// Runs a call in the lab's network.
     pub fn in_network<T: Send>(&self, call: impl FnOnce() -> T + Send) -> T {
         self.driver().in_network(call).unwrap()
     }
@@ -148,7 +148,7 @@ impl Lab {
         }
     }
 
-    /// As `hanode lab status --json` prints it.
+    /// Output of `hanode lab status --json`.
     pub fn status(&self) -> Value {
         serde_json::from_slice(&self.hanode(&["lab", "status"], &["--json"]).stdout).unwrap()
     }
@@ -157,13 +157,13 @@ impl Lab {
         hanode_admin::access::access(&self.cluster.dir).unwrap()
     }
 
-    /// The same without a start of `hanode`.
+    /// The status, without starting `hanode`.
     pub fn health(&self) -> Status {
         let access = self.access();
         self.in_network(|| health::collect(&access)).unwrap()
     }
 
-    /// Twice in a row: the first answer may be older than the fault.
+    /// Waits for two healthy results in a row: the first may be older than the fault.
     pub fn healthy_within(&self, limit: Duration) {
         let start = Instant::now();
         let mut healthy = 0;
@@ -188,7 +188,7 @@ impl Lab {
         self.health().redis.into_iter().find(|server| server.role == "master").map(|server| server.name)
     }
 
-    /// The nodes that have the virtual IP on an interface, looked at on the nodes themselves.
+    /// The nodes with the virtual IP on an interface, as `ip` lists it on the node.
     pub fn vip_holders(&self) -> Vec<String> {
         let (vip, driver) = (format!(" {}/", self.cluster.spec.network.vip), self.driver());
         let holds = |node: &&str| {
@@ -198,7 +198,7 @@ impl Lab {
         driver.nodes().filter(holds).map(String::from).collect()
     }
 
-    /// How psql names the database behind the virtual IP, without a password.
+    /// Connection string for psql through the virtual IP, without a password.
     pub fn psql_target(&self, port: &str) -> String {
         let ca = self.cluster.dir.join("pki/service/ca.crt");
         format!(
@@ -241,7 +241,7 @@ impl Lab {
         self.output(node, &[&["patronictl", "-c", "/etc/patroni/config.yml"], words].concat())
     }
 
-    /// etcd's members by id, as a node sees them; a member that is removed and added again has another id.
+    /// Ids of etcd's members, as a node reports them. A member that is removed and added again has a new id.
     pub fn etcd_members(&self, node: &str) -> Vec<String> {
         let plan = self.plan(node);
         let list = plan["observations"]["etcd"].as_array().unwrap();
@@ -250,7 +250,7 @@ impl Lab {
         ids
     }
 
-    /// All members of etcd hold the same: a hash over the data up to one revision is the same on each.
+    /// Asserts that all etcd members have the same data, by its hash at one revision.
     pub fn etcd_agrees(&self, node: &str) {
         let script = format!(
             "rev=$({ETCDCTL} get / -w json | tr ',{{}}' '\\n' | sed -n 's/^\"revision\"://p'); \
@@ -264,17 +264,17 @@ impl Lab {
         );
     }
 
-    /// What a node would do now with its services, and what it sees.
+    /// The current plan of a node, with its observations.
     pub fn plan(&self, node: &str) -> Value {
         serde_json::from_str(&self.output(node, &[super::FIRSTBOOT, "plan", "--json"])).unwrap()
     }
 
-    /// What a node writes of itself.
+    /// The state file of a node.
     pub fn state(&self, node: &str) -> Value {
         serde_json::from_str(&self.output(node, &["cat", "/run/hanode/state.json"])).unwrap()
     }
 
-    /// Clients that write through the virtual IP and remember what was acknowledged.
+    /// Clients that write through the virtual IP and record which writes are acknowledged.
     pub fn load(&self) -> Load {
         let load = Load::start(&self.driver(), &self.access()).unwrap();
         let start = Instant::now();
@@ -288,13 +288,13 @@ impl Lab {
     }
 }
 
-/// Every commit acknowledged since the load began is there, and every Redis write that `WAIT` confirmed.
+/// Asserts that all commits that the load recorded as acknowledged exist, and all Redis writes that `WAIT` confirmed.
 #[track_caller]
-pub fn no_acknowledged_write_is_lost(load: Load) -> hanode_lab::load::Verdict {
-    let verdict = load.stop().verify().unwrap();
-    eprintln!("{}", serde_json::to_string(&verdict).unwrap());
-    assert!(verdict.promises_kept(), "{:?} {:?}", verdict.postgres.lost, verdict.redis_wait.lost);
-    verdict
+pub fn no_acknowledged_write_is_lost(load: Load) -> hanode_lab::load::Verification {
+    let writes = load.stop().verify().unwrap();
+    eprintln!("{}", serde_json::to_string(&writes).unwrap());
+    assert_eq!(writes.lost(), 0, "{:?} {:?}", writes.postgres.lost, writes.redis_wait.lost);
+    writes
 }
 
 pub fn other_than(node: &str) -> Vec<&'static str> {
@@ -315,10 +315,10 @@ pub fn outcome(output: Output) -> Result<String, String> {
 }
 
 #[track_caller]
-pub fn eventually<T>(limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub fn eventually<T>(limit: Duration, mut check: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
     loop {
-        match look() {
+        match check() {
             Ok(found) => return found,
             Err(why) if start.elapsed() > limit => panic!("not within {limit:?}: {why}"),
             Err(_) => sleep(Duration::from_millis(300)),
@@ -335,21 +335,22 @@ pub fn until(what: &str, limit: Duration, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// Takes the lab down when the test program ends in any other way: by a signal, or with a shared lab still up. Values of
-/// statics are never dropped. A process of its own waits until the pipe to it is closed, which the kernel does.
+/// Takes the lab down if the test program ends without dropping it: by a signal, or with a shared lab in a static. A
+/// separate process waits until the kernel closes the pipe to it.
 struct Reaper {
     process: Child,
     _pipe: Option<ChildStdin>,
 }
 
 impl Reaper {
-    // A process that ends closes the pipe before it releases the lock. The next run may have it already: it does the same.
+    // An ending process closes the pipe before it releases the lock. If the next run already has the lock, it takes the
+    // lab down.
     const SCRIPT: &'static str = r#"cat; exec 9<"$WORKDIR" && flock -w 20 9 || exit 0
         "$HANODE" lab down "$CLUSTER" && rm -rf "$WORKDIR""#;
 
-    fn start(workdir: &Workdir, cluster: &Cluster) -> Reaper {
-        // Out of the terminal's process group, whose processes Ctrl-C ends. By environment, not by arguments: a process
-        // that names the cluster directory in its arguments counts as left over.
+    fn start(workdir: &Workdir, cluster: &ClusterDir) -> Reaper {
+        // Outside the terminal's process group, whose processes Ctrl-C ends. The cluster directory is in the environment:
+        // a process with it in its arguments would count as left over.
         let mut reaper = Command::new("setsid");
         reaper.args(["sh", "-c", Self::SCRIPT]).env("HANODE", HANODE);
         reaper.env("WORKDIR", workdir.outer()).env("CLUSTER", &cluster.dir);

@@ -1,9 +1,9 @@
-//! What a lab might leave behind on this machine.
+//! Resources of a lab on this machine.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Everything on this machine that the lab of one directory makes and `down` must take away.
+/// Everything that the lab of one directory creates on this machine and `lab down` must remove.
 #[derive(Debug, PartialEq)]
 pub struct Leftovers {
     networks: BTreeSet<String>,
@@ -14,7 +14,7 @@ pub struct Leftovers {
 }
 
 impl Leftovers {
-    /// `dir`: the cluster directory, by which the lab's processes are known.
+    /// `dir`: the cluster directory, which the lab's processes have in their arguments.
     pub fn now(dir: &Path) -> Leftovers {
         let names = |at: &str| -> Vec<PathBuf> {
             std::fs::read_dir(at).into_iter().flatten().flatten().map(|e| e.path()).collect()

@@ -1,4 +1,4 @@
-//! What the tests of images and clusters share: images, trees of distributions, labs, emulated machines.
+//! Shared by tests of images and clusters: images, trees of distributions, labs, emulated machines.
 
 pub mod centos;
 pub mod cloud;
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 
-/// The image's program, on a node.
+/// The path of `hanode-firstboot` on a node.
 pub const FIRSTBOOT: &str = "/usr/lib/hanode/hanode-firstboot";
 
 /// Debian 13's tree.
@@ -31,7 +31,7 @@ pub fn debian() -> PathBuf {
     TREE.clone()
 }
 
-/// A tree that no target has, made by `make` at a path that is not there yet; once, under this name.
+/// A tree that is not of a target. `make` creates it once, at a path that does not exist.
 pub fn tree_of(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock();
@@ -45,7 +45,7 @@ pub fn tree_of(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     at
 }
 
-/// Where this machine's own packages of Debian come from.
+/// The Debian mirror of this machine.
 pub fn mirror() -> String {
     let suite = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixture/suite.sh");
     let output = Command::new("sh").args(["-euc", &format!(". {suite}; echo \"$MIRROR\"")]).output().unwrap();
@@ -53,17 +53,17 @@ pub fn mirror() -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_string()
 }
 
-/// The image's program, as cargo built it for this test.
+/// The content of `hanode-firstboot`, as cargo built it for the tests.
 pub fn program() -> Vec<u8> {
     std::fs::read(firstboot_program()).unwrap()
 }
 
-/// What an image is made for, from what, and with which program.
+/// Target, sources and program of an image.
 pub struct ImageSetup {
     pub target: &'static str,
     pub sources: Vec<Override>,
     pub program: Vec<u8>,
-    /// Words of the starter spec that this target wants replaced.
+    /// Edits of the starter spec for this target.
     pub edits: Vec<(&'static str, &'static str)>,
 }
 
@@ -85,7 +85,7 @@ impl ImageSetup {
         (cluster, out)
     }
 
-    /// The target's own tree, unpacked once for each base that there was.
+    /// The target's tree, unpacked once for each base.
     pub fn tree(&self) -> PathBuf {
         let text =
             self.edits.iter().fold(spec::STARTER.to_string(), |text, (from, to)| text.replace(from, to));
@@ -101,7 +101,7 @@ pub fn cluster_with_image(dir: &Path, image: &str) -> (ClusterDir, PathBuf) {
     edited_cluster_with_image(dir, image, &[])
 }
 
-/// The same with words of the spec replaced.
+/// The same with edits of the spec.
 pub fn edited_cluster_with_image(dir: &Path, image: &str, edits: &[(&str, &str)]) -> (ClusterDir, PathBuf) {
     ImageSetup::debian().cluster(dir, image, edits)
 }
@@ -141,7 +141,7 @@ pub fn unlabelled(root: &Path) -> String {
 import os, sys
 for top, dirs, files in os.walk(sys.argv[1]):
     if top == sys.argv[1]:
-        # What is mounted there has labels of its own.
+        # Mounted file systems have their own labels.
         dirs[:] = [name for name in dirs if name not in ('dev', 'proc')]
     for name in files + dirs:
         if 'security.selinux' not in os.listxattr(os.path.join(top, name), follow_symlinks=False):

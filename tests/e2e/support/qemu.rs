@@ -14,12 +14,12 @@ pub enum Firmware {
 pub struct Machine {
     child: Child,
     console: PathBuf,
-    begun: Instant,
+    start: Instant,
 }
 
 #[allow(dead_code)]
 impl Machine {
-    /// Boots `disk` with a seed; both stay as they are: what the machine writes is forgotten. `dir` takes its files.
+    /// Boots `disk` with a seed and discards what the machine writes to them. `dir` is for its files.
     pub fn boot(firmware: Firmware, disk: &Path, seed: &Path, dir: &Path) -> Machine {
         Machine::boot_with(firmware, disk, seed, dir, &[])
     }
@@ -27,7 +27,7 @@ impl Machine {
     /// With further arguments for QEMU.
     pub fn boot_with(firmware: Firmware, disk: &Path, seed: &Path, dir: &Path, more: &[String]) -> Machine {
         let qemu = Command::new("qemu-system-x86_64");
-        // A network nobody is on: the machine has an interface and no peer.
+        // A network without other machines.
         let mut all: Vec<String> =
             ["-no-reboot", "-netdev", "hubport,id=n,hubid=0", "-device"].map(String::from).into();
         all.push(format!("virtio-net-pci,netdev=n,mac={MAC}"));
@@ -36,10 +36,10 @@ impl Machine {
         Machine::start(qemu, firmware, disk, dir, &all)
     }
 
-    /// `qemu`: the program, perhaps in a namespace of its own. It has a disk and nothing else but what `more` adds.
+    /// `qemu`: the command, possibly in a network namespace. The machine has a disk, and the devices that `more` adds.
     pub fn start(mut qemu: Command, firmware: Firmware, disk: &Path, dir: &Path, more: &[String]) -> Machine {
         let console = dir.join(format!("{firmware:?}.log"));
-        // What an earlier machine said there would be taken for this one's.
+        // The output of an earlier machine would be read as this one's.
         let _ = std::fs::remove_file(&console);
         qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-m", "1024", "-smp", "2"]);
         qemu.args(["-nodefaults", "-display", "none", "-device", "virtio-rng-pci"]);
@@ -62,38 +62,38 @@ impl Machine {
             .stderr(errors)
             .spawn()
             .expect("qemu-system-x86_64: run `make setup`");
-        Machine { child, console, begun: Instant::now() }
+        Machine { child, console, start: Instant::now() }
     }
 
     pub fn console(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until one of the texts is on the console and returns which; panics with the console's end otherwise.
-    pub fn wait_for<'a>(&mut self, texts: &[&'a str], patience: Duration) -> &'a str {
-        self.wait_for_after(0, texts, patience)
+    /// Waits for one of the texts on the console and returns it; otherwise panics with the console's last lines.
+    pub fn wait_for<'a>(&mut self, texts: &[&'a str], timeout: Duration) -> &'a str {
+        self.wait_for_after(0, texts, timeout)
     }
 
-    /// The same, of what comes on the console after so many bytes.
-    pub fn wait_for_after<'a>(&mut self, bytes: usize, texts: &[&'a str], patience: Duration) -> &'a str {
-        let until = Instant::now() + patience;
+    /// The same, after this many bytes of the console.
+    pub fn wait_for_after<'a>(&mut self, bytes: usize, texts: &[&'a str], timeout: Duration) -> &'a str {
+        let until = Instant::now() + timeout;
         loop {
             let console = self.console();
             let console = console.get(bytes..).unwrap_or_default();
             if let Some(found) = texts.iter().find(|text| console.contains(*text)) {
-                println!("{found:?} after {:.0} s", self.begun.elapsed().as_secs_f64());
+                println!("{found:?} after {:.0} s", self.start.elapsed().as_secs_f64());
                 return found;
             }
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the machine ended ({status}) before {texts:?}:\n{}", end_of(console));
             }
-            assert!(Instant::now() < until, "no {texts:?} within {patience:?}:\n{}", end_of(console));
+            assert!(Instant::now() < until, "no {texts:?} within {timeout:?}:\n{}", end_of(console));
             std::thread::sleep(Duration::from_millis(250));
         }
     }
 }
 
-/// Also of a test that is killed nothing runs on.
+/// The command, with a parent-death signal: it ends even if the test is killed.
 pub fn dies_with_us(command: &Command) -> Command {
     let mut bound = Command::new("setpriv");
     bound.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());

@@ -1,4 +1,4 @@
-//! A script inside a distribution's tree, on a copy that is thrown away, with a network of its own. Needs root.
+//! Runs a script in a temporary copy of a distribution's tree, in a new network namespace. Needs root.
 
 use crate::cases::address;
 use hanode_util::file_tree::{self, Entry, Ids};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 const HELPERS: &str = include_str!("../../validators/helpers.sh");
 
-/// Writes `entries` and the image's program over a tree, runs the script in there, and returns what it printed.
+/// Writes `entries` and `hanode-firstboot` over a tree, runs the script in it, and returns its output.
 pub fn sandboxed(tree: &Path, program: &[u8], entries: &[Entry], script: &str) -> String {
     let _turn = super::schedule::beside_others();
     let dir = tempfile::Builder::new().prefix("hanode-validate-").tempdir().expect("a temporary directory");

@@ -3,8 +3,8 @@
 //! libtest runs as many tests at once as the machine has cores. Timeouts in a cluster or an emulated machine assume
 //! that nothing else takes the processor, so such a test runs alone; builds and checks run beside each other.
 //!
-//! Tests that only change what a cluster repairs by itself share one: it stays up when its test ends, idle, and the
-//! next test of the same group takes it over. Tests of that group go first; a test of another group takes it down.
+//! Tests whose changes a cluster repairs share one: it stays up after a test, and the next test of the same group uses
+//! it. Tests of that group run first; a test of another group takes the cluster down.
 
 use super::lab::Lab;
 use std::collections::BTreeMap;
@@ -16,13 +16,13 @@ static STATE: Mutex<State> =
 static CHANGED: Condvar = Condvar::new();
 
 struct State {
-    /// How many tests run beside each other.
+    /// Number of tests that run at the same time.
     beside: usize,
     /// A test runs alone.
     alone: bool,
-    /// The shared cluster that no test uses now, and its group.
+    /// The shared cluster, while no test uses it, and its group.
     idle: Option<(&'static str, Lab)>,
-    /// How many tests of each group wait for its cluster.
+    /// Number of tests of each group that wait for its cluster.
     waiting: BTreeMap<&'static str, usize>,
 }
 
@@ -50,13 +50,13 @@ fn wait_until(free: impl Fn(&State) -> bool) -> MutexGuard<'static, State> {
     CHANGED.wait_while(state(), |state| !free(state)).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Beside other tests of this kind.
+/// For a test that runs at the same time as others of this kind.
 pub fn beside_others() -> Turn {
     wait_until(|state| !state.alone).beside += 1;
     Turn { alone: false }
 }
 
-/// While no other test runs, and no cluster is up.
+/// For a test that runs while no other does and no cluster is up.
 pub fn alone() -> Turn {
     let mut state = wait_until(|state| {
         let wanted = state.idle.as_ref().is_some_and(|(group, _)| state.waiting.contains_key(group));
@@ -70,7 +70,7 @@ pub fn alone() -> Turn {
     turn
 }
 
-/// The cluster of a group, healthy; made by the first test that asks for it, and anew after a test that failed.
+/// The cluster of a group, healthy. The first test of the group makes it, and the next one after a failed test.
 pub fn shared(group: &'static str, make: impl FnOnce() -> Lab) -> Shared {
     *state().waiting.entry(group).or_default() += 1;
     let mut state = wait_until(|state| {
@@ -112,7 +112,7 @@ impl Deref for Shared {
 }
 
 impl Drop for Shared {
-    /// After a failure nobody knows what state the cluster is in: it goes down.
+    /// After a failure the state of the cluster is unknown: it goes down.
     fn drop(&mut self) {
         let lab = self.lab.take();
         if !std::thread::panicking() {

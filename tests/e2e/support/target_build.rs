@@ -1,9 +1,9 @@
-//! A cluster directory of an old target, `hanode build` of it from fixtures of the target's archives, and how such an
-//! archive fails. `hanode` is the one of `make dist`.
+//! Builds images of an old target with the `hanode` of `make dist`, from fixtures of the target's archives, and simulates
+//! faults of an archive.
 
 use super::lab::Lab;
 use super::{Workdir, fixture};
-use hanode_admin::cluster_dir::Cluster;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_util::file_tree::below;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,12 +13,12 @@ use std::process::Command;
 pub struct TargetBuild {
     workdir: Workdir,
     target: &'static str,
-    /// Its own cache shows what a build that failed leaves in it.
+    /// A separate cache shows what a failed build leaves in it.
     own_cache: bool,
 }
 
 impl TargetBuild {
-    /// With the etcd that can be had.
+    /// With the version of etcd that is available.
     pub fn new(workdir: Workdir, target: &'static str, own_cache: bool) -> TargetBuild {
         let build = TargetBuild { workdir, target, own_cache };
         fixture::run(build.hanode().arg("init").arg(build.path("demo")));
@@ -28,7 +28,7 @@ impl TargetBuild {
 
     /// A lab of the image of this name.
     pub fn into_lab(self, image: &str) -> Lab {
-        let (cluster, image) = (Cluster::load(&self.path("demo")).unwrap(), self.path(image));
+        let (cluster, image) = (ClusterDir::load(&self.path("demo")).unwrap(), self.path(image));
         Lab::of(self.workdir, cluster, image)
     }
 
@@ -40,7 +40,7 @@ impl TargetBuild {
         self.workdir.path().join(name)
     }
 
-    /// What stands in `[versions]`.
+    /// Replaces the table `[versions]` of the spec.
     pub fn pin(&self, versions: &str) {
         let at = self.path("demo/cluster.toml");
         let text = std::fs::read_to_string(&at).unwrap();
@@ -64,11 +64,11 @@ impl TargetBuild {
             hanode.env("XDG_CACHE_HOME", self.path("cache"));
         }
         let output = hanode.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(said) }
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(message) }
     }
 
-    /// A disk of it, whose file system is sound; then its archive, unpacked with all its attributes.
+    /// Builds a disk and checks its file system, then builds an archive and unpacks it with all attributes.
     pub fn image(&self, sources: &[String]) -> PathBuf {
         self.build("node.raw", sources).unwrap();
         let raw = self.path("node.raw");
@@ -87,7 +87,7 @@ impl TargetBuild {
         root
     }
 
-    /// The build fails with a message that has these words, and leaves no image, no base, no working files and no mount.
+    /// Asserts that the build fails with these words, and leaves no image, base, working file or mount.
     #[track_caller]
     pub fn refuses(&self, sources: &[String], words: &[&str]) {
         let message = self.build("node.tar", sources).expect_err("it was built");
@@ -99,7 +99,7 @@ impl TargetBuild {
             entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
         };
         let here = names(self.workdir.path());
-        let ours = ["cache", "demo", "spoilt", "archive"];
+        let ours = ["cache", "demo", "damaged", "archive"];
         assert!(here.iter().all(|name| ours.contains(&name.as_str())), "{here:?}");
         let cached = names(&self.path("cache/hanode/base"));
         assert!(cached.iter().all(|name| name.ends_with(".lock")), "{cached:?}");
@@ -115,7 +115,7 @@ pub fn with(mut sources: Vec<String>, name: &str, text: String) -> Vec<String> {
     sources
 }
 
-/// Serves the files below a directory, and cuts the connection in the middle of those whose path contains `cut`.
+/// Serves the files below a directory, and closes the connection in the middle of those with `cut` in their path.
 pub fn server(dir: PathBuf, cut: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

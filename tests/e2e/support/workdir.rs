@@ -1,4 +1,4 @@
-//! A test's own directory below target/.
+//! A temporary directory below target/ for a test.
 
 use super::schedule::{self, Turn};
 use hanode_util::scratch::Scratch;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "test-";
 
-/// Gone when it is dropped. It holds the test's turn.
+/// The directory is removed on drop. It holds the test's [`Turn`].
 pub struct Workdir {
     home: PathBuf,
     held: Scratch,
@@ -25,7 +25,7 @@ impl Workdir {
     }
 }
 
-/// For a test that runs beside others.
+/// For a test that runs at the same time as others.
 pub fn workdir() -> Workdir {
     make(PREFIX, Some(schedule::beside_others()))
 }
@@ -35,12 +35,12 @@ pub fn workdir_alone() -> Workdir {
     make(PREFIX, Some(schedule::alone()))
 }
 
-/// For a cluster that several tests share, and for a test that has its turn.
+/// For a cluster that several tests share, and for a test that already has its turn.
 pub fn workdir_without_turn() -> Workdir {
     make(PREFIX, None)
 }
 
-/// The same with another beginning of its name.
+/// The same with another prefix of its name.
 pub fn workdir_named(prefix: &str) -> Workdir {
     make(prefix, None)
 }
@@ -49,16 +49,16 @@ fn make(prefix: &str, turn: Option<Turn>) -> Workdir {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     take_down_labs_of_killed_tests(tmp, prefix);
     let held = Scratch::within(tmp, prefix).unwrap();
-    // A scratch space locks its directory, and a program that makes one of its own beside a file locks the file's.
+    // `Scratch` locks its directory, and a program that creates one next to a file locks the file's directory.
     let home = held.join("home");
     std::fs::create_dir(&home).unwrap();
     Workdir { home, held, _turn: turn }
 }
 
-/// A killed test leaves a directory that nobody locks, and the lab in it runs on. [`Scratch`] removes the directory.
+/// A killed test leaves an unlocked directory and a running lab. [`Scratch`] removes the directory.
 fn take_down_labs_of_killed_tests(tmp: &Path, prefix: &str) {
     let dead: Vec<(PathBuf, File)> = {
-        // Directories are made under this lock: none is there that is not locked yet.
+        // Directories are created under this lock, so none of them is new and still unlocked.
         let all = File::open(tmp).unwrap();
         all.lock().unwrap();
         let named = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with(prefix);

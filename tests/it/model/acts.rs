@@ -1,11 +1,11 @@
-//! What plan unit, gates, Sentinels and the operator do; the gates as spelled out in `boot`.
+//! Actions of the plan unit, the gates, Sentinel and the operator. The gates follow those in `hanode-firstboot`.
 
 use super::world::{EtcdCluster, World};
 use hanode_core::plan::{Action, EtcdRecovery, JoinMethod, Observations, Plan, join_method, peer_url, plan};
 use std::net::IpAddr;
 
 impl World {
-    /// One round of the plan unit, or of every gate that is not through yet.
+    /// One round of the plan unit, or of every gate that is still closed.
     pub fn tick(&mut self, i: usize) {
         if !self.answers(i) {
             return;
@@ -24,17 +24,17 @@ impl World {
         self.sentinels_agree();
     }
 
-    /// A slow machine looks now and acts later.
-    pub fn look_ahead(&mut self, i: usize) {
+    /// A slow machine observes now and acts later.
+    pub fn observe_ahead(&mut self, i: usize) {
         if self.answers(i) {
-            self.machines[i].seen = Some(self.look(i));
+            self.machines[i].seen = Some(self.observe(i));
         }
     }
 
     fn decide(&mut self, i: usize) -> (Observations, Plan) {
         let seen = match self.machines[i].seen.take() {
             Some(earlier) => earlier,
-            None => self.look(i),
+            None => self.observe(i),
         };
         let plan = plan(&self.spec, self.name(i), &seen);
         for (service, step) in
@@ -51,29 +51,29 @@ impl World {
 
     fn plan_unit(&mut self, i: usize) {
         self.machines[i].refused.remove("duplicate");
-        if self.gives_way(i) {
-            return self.refuse_twin(i);
+        if self.yields_address(i) {
+            return self.refuse_duplicate(i);
         }
         let (_, plan) = self.decide(i);
         self.bootstrap(i, &plan);
         self.machines[i].started = plan.etcd.step.action.may_start();
         if plan.etcd.look_for_duplicate && self.answers_arp(i) {
-            self.refuse_twin(i);
+            self.refuse_duplicate(i);
         }
     }
 
-    /// As in `boot/identity/duplicate.rs`: the machine that comes later to an address that answers.
-    fn gives_way(&self, i: usize) -> bool {
+    /// As `identity::duplicate`: the later of two machines with one address yields it.
+    fn yields_address(&self, i: usize) -> bool {
         let earlier = |j: &usize| self.machines[*j].since < self.machines[i].since;
-        self.duplicates(i).filter(earlier).any(|j| self.hears(i, j))
+        self.duplicates(i).filter(earlier).any(|j| self.reaches(i, j))
     }
 
-    fn refuse_twin(&mut self, i: usize) {
+    fn refuse_duplicate(&mut self, i: usize) {
         let reason = "another machine answers; switch one of them off".to_string();
         self.machines[i].refused.insert("duplicate", reason);
     }
 
-    /// What the plan unit and etcd's gate do towards a bootstrap.
+    /// The steps of the plan unit and etcd's gate towards a bootstrap.
     fn bootstrap(&mut self, i: usize, plan: &Plan) {
         let m = &mut self.machines[i];
         if let Some(bootstrap) = &plan.etcd.record {
@@ -85,7 +85,7 @@ impl World {
 
     fn gate_etcd(&mut self, i: usize) {
         if self.machines[i].etcd_runs {
-            self.machines[i].etcd_runs = !self.outlived(i);
+            self.machines[i].etcd_runs = !self.log_is_obsolete(i);
             return;
         }
         self.machines[i].refused.remove("duplicate");
@@ -94,7 +94,7 @@ impl World {
         match plan.etcd.step.action {
             Action::Bootstrap if self.machines[i].disk.etcd.is_none() => self.start_new(i, &plan.etcd.token),
             Action::Bootstrap | Action::Resume => {
-                // Part of a living cluster now, and asked for should that be lost.
+                // Part of a running cluster: needed again if that cluster loses its quorum.
                 let m = &mut self.machines[i];
                 (m.etcd_runs, m.disk.served) = (true, m.disk.served || !m.bootstrapping);
             }
@@ -103,12 +103,12 @@ impl World {
         }
     }
 
-    /// A log that a quorum does not know any more: as `ready` sees it, and restarts etcd to pass its gate again.
-    fn outlived(&mut self, i: usize) -> bool {
+    /// The quorum has removed this log's member: `hanode-ready` restarts etcd, which passes its gate again.
+    fn log_is_obsolete(&mut self, i: usize) -> bool {
         if self.within_quorum(i).is_some() || self.quorum(i).is_none() {
             return false;
         }
-        let seen = self.look(i);
+        let seen = self.observe(i);
         plan(&self.spec, self.name(i), &seen).etcd.step.action == Action::Join
     }
 
@@ -117,37 +117,37 @@ impl World {
         let members = (0..n).map(|j| (format!("{token}/{j}"), j, false)).collect();
         let alive = self.machines.iter().any(|m| m.disk.etcd.as_ref().is_some_and(|(c, _)| c == token));
         if !alive {
-            // Nobody holds a log under this token: all was cleared, and it begins from nothing.
+            // No disk has a log under this token: the cluster starts empty.
             self.etcd.insert(token.into(), EtcdCluster { members, ..EtcdCluster::default() });
         }
-        let id = format!("{token}/{}", self.machines[i].who);
+        let id = format!("{token}/{}", self.machines[i].node);
         let voted = self.etcd[token].members.iter().any(|(m, _, started)| *m == id && *started);
-        assert!(!voted, "a member that had started began again without its log");
+        assert!(!voted, "a started member starts again without its log");
         let m = &mut self.machines[i];
         (m.disk.etcd, m.etcd_runs) = (Some((token.into(), id)), true);
     }
 
-    /// The guard of `boot/start/rejoin.rs`: another machine answers for the address, or Patroni's key of this name lives.
+    /// As `start::rejoin`: another machine answers for the address, or Patroni's key of this node name is live.
     fn duplicate(&self, i: usize) -> bool {
         let keeps_key = |j: usize| self.machines[j].patroni_runs && self.quorum(j).is_some();
         self.answers_arp(i) || self.duplicates(i).any(keeps_key)
     }
 
     fn answers_arp(&self, i: usize) -> bool {
-        self.duplicates(i).any(|j| self.hears(i, j))
+        self.duplicates(i).any(|j| self.reaches(i, j))
     }
 
     fn duplicates(&self, i: usize) -> impl Iterator<Item = usize> {
-        (0..self.machines.len()).filter(move |j| *j != i && self.machines[*j].who == self.machines[i].who)
+        (0..self.machines.len()).filter(move |j| *j != i && self.machines[*j].node == self.machines[i].node)
     }
 
     fn join(&mut self, i: usize, seen: &Observations) {
         let Some(cluster) = self.quorum(i) else { return };
-        let url = peer_url(&self.spec.nodes[self.machines[i].who]);
+        let url = peer_url(&self.spec.nodes[self.machines[i].node]);
         let (now, before) = (self.members(&cluster), seen.etcd.clone().unwrap_or_default());
         let how = join_method(&now, &url);
         if how != JoinMethod::TakeListed && self.duplicate(i) {
-            self.refuse_twin(i);
+            self.refuse_duplicate(i);
             return;
         }
         if how != join_method(&before, &url) {
@@ -156,20 +156,22 @@ impl World {
         if let JoinMethod::Replace(id) = &how {
             let holds =
                 |j: &usize| self.machines[*j].disk.etcd.as_ref().is_some_and(|(_, member)| member == id);
-            let living =
+            let running =
                 (0..self.machines.len()).filter(holds).any(|j| j != i && self.within_quorum(j).is_some());
-            assert!(!living, "evicted a living member");
+            assert!(!running, "a running member is removed");
             self.etcd.get_mut(&cluster).expect("cluster").members.retain(|(m, _, _)| m != id);
         }
         if how == JoinMethod::TakeListed {
             let voted = now.iter().any(|m| m.peer_urls.contains(&url) && !m.client_urls.is_empty());
-            assert!(!voted, "a member that had started began again without its log");
+            assert!(!voted, "a started member starts again without its log");
         }
         let id = match how {
-            JoinMethod::TakeListed => now.iter().find(|m| m.peer_urls.contains(&url)).expect("listed").id.clone(),
+            JoinMethod::TakeListed => {
+                now.iter().find(|m| m.peer_urls.contains(&url)).expect("listed").id.clone()
+            }
             _ => {
-                let (id, who) = (format!("m{}", self.next()), self.machines[i].who);
-                self.etcd.get_mut(&cluster).expect("cluster").members.push((id.clone(), who, false));
+                let (id, node) = (format!("m{}", self.next()), self.machines[i].node);
+                self.etcd.get_mut(&cluster).expect("cluster").members.push((id.clone(), node, false));
                 id
             }
         };
@@ -178,8 +180,7 @@ impl World {
         (m.disk.etcd, m.disk.etcd_member, m.etcd_runs) = (Some((cluster, id.clone())), Some(id), true);
     }
 
-    /// A member that runs within a quorum makes its client URLs known, and Patroni its cluster, should etcd have
-    /// forgotten.
+    /// A member that runs within a quorum publishes its client URLs, and Patroni its cluster, also after etcd lost them.
     fn publish(&mut self) {
         for i in 0..self.machines.len() {
             let Some(cluster) = self.within_quorum(i) else { continue };
@@ -192,10 +193,10 @@ impl World {
         }
     }
 
-    /// Another machine was this node first: whoever put it there took this disk for a discarded one.
+    /// Another machine was this node earlier: the operator has replaced this disk.
     fn replaced(&self, i: usize) -> bool {
         let m = &self.machines[i];
-        self.machines.iter().any(|other| other.up && other.who == m.who && (!m.up || other.since < m.since))
+        self.machines.iter().any(|other| other.up && other.node == m.node && (!m.up || other.since < m.since))
     }
 
     fn gate_patroni(&mut self, i: usize) {
@@ -209,43 +210,43 @@ impl World {
         let Some(cluster) = self.quorum(i) else { return };
         let others = (0..self.machines.len()).filter(|j| *j != i && !self.replaced(*j));
         let most = others.filter_map(|j| self.machines[j].disk.postgres).max();
-        let leads = self.leads_postgres(i);
+        let leading_machine = self.postgres_leader(i);
         let m = &self.machines[i];
         let entry = self.etcd.get_mut(&cluster).expect("cluster");
-        entry.generation.insert(m.who, m.disk.generation);
+        entry.generation.insert(m.node, m.disk.generation);
         if !entry.initialize {
             assert!(
                 m.disk.recovery_source || m.disk.postgres >= most,
-                "a second cluster comes to be beside living data, or from less: {i} {:#?}",
+                "a second cluster is bootstrapped beside existing data, or from older data: {i} {:#?}",
                 self.machines
             );
             entry.initialize = true;
         }
         self.serve(i);
-        let leader = leads.and_then(|j| self.machines[j].disk.postgres);
+        let leader = leading_machine.and_then(|j| self.machines[j].disk.postgres);
         let m = &mut self.machines[i];
-        // A clone, or as Patroni rewinds; alone, with what is here.
+        // A clone or a rewind from the leader; without a leader, the data on this disk.
         (m.disk.postgres, m.patroni_runs) = (leader.or(m.disk.postgres).or(Some(0)), true);
     }
 
-    /// Whoever has the lead by etcd's word: here, the first that runs within the quorum of `i`.
-    fn leads_postgres(&self, i: usize) -> Option<usize> {
+    /// The leader according to etcd: here, the first that runs within the quorum of `i`.
+    fn postgres_leader(&self, i: usize) -> Option<usize> {
         let cluster = self.quorum(i)?;
         (0..self.machines.len())
             .find(|j| self.machines[*j].patroni_runs && self.within_quorum(*j).as_ref() == Some(&cluster))
     }
 
-    /// Patroni's keys are deleted, as an operator can; those that run make themselves known again.
+    /// An operator deletes Patroni's keys; running members publish theirs again.
     pub fn forget_postgres(&mut self) {
         for i in 0..self.machines.len() {
             let Some(cluster) = self.within_quorum(i) else { continue };
-            let known = self.leads_postgres(i).is_some();
+            let known = self.postgres_leader(i).is_some();
             self.etcd.get_mut(&cluster).expect("cluster").initialize &= known;
         }
     }
 
-    /// Clients' data comes to this disk from here on. At most one bootstrap ever: what a bootstrap begins, it begins
-    /// where no disk is left that served another cluster.
+    /// This disk receives clients' data from now on. At most one bootstrap ever: a cluster is bootstrapped only if no disk
+    /// is left that served another cluster.
     fn serve(&mut self, i: usize) {
         self.machines[i].disk.served = true;
         let Some(cluster) = self.quorum(i) else { return };
@@ -291,26 +292,26 @@ impl World {
         if m.disk.sentinel.is_none() {
             return;
         }
-        let leads = self.spec.nodes[m.who].address == primary;
-        // As `boot/start/gate.rs` does: what is to be fetched must be there.
-        let lacks = m.disk.spoilt || plan.redis.step.action == Action::Join;
-        if lacks && !leads {
-            if !self.leads_redis(i, primary) {
+        let is_primary = self.spec.nodes[m.node].address == primary;
+        // As `start::gate`: the primary to copy from must be reachable.
+        let lacks = m.disk.unreadable || plan.redis.step.action == Action::Join;
+        if lacks && !is_primary {
+            if !self.is_redis_primary(i, primary) {
                 return;
             }
             let disk = &mut self.machines[i].disk;
-            (disk.redis, disk.spoilt) = (disk.redis.filter(|_| !disk.spoilt), false);
+            (disk.redis, disk.unreadable) = (disk.redis.filter(|_| !disk.unreadable), false);
         }
         let m = &mut self.machines[i];
-        m.disk.spoilt &= m.disk.redis.is_some();
-        assert!(!m.disk.spoilt, "Redis starts on what it cannot read");
+        m.disk.unreadable &= m.disk.redis.is_some();
+        assert!(!m.disk.unreadable, "Redis starts with an unreadable log");
         let m = &self.machines[i];
-        let word = self.machines.iter().any(|m| m.disk.recovery_source);
+        let recovering = self.machines.iter().any(|m| m.disk.recovery_source);
         assert!(
-            !leads || !fresh || word || !self.named_by_majority_otherwise(i),
-            "a primary starts beside the one that a majority names"
+            !is_primary || !fresh || recovering || !self.majority_names_another(i),
+            "a primary starts although a majority names another"
         );
-        if leads && m.disk.redis.is_none() && !m.disk.recovery_source && !self.named_by_majority_otherwise(i)
+        if is_primary && m.disk.redis.is_none() && !m.disk.recovery_source && !self.majority_names_another(i)
         {
             let has =
                 |j: usize| self.machines[j].disk.redis.is_some_and(|writes| writes > 0) && !self.replaced(j);
@@ -319,25 +320,25 @@ impl World {
         }
         self.serve(i);
         let m = &mut self.machines[i];
-        (m.disk.served, m.redis_runs, m.redis_primary) = (true, true, leads);
+        (m.disk.served, m.redis_runs, m.redis_primary) = (true, true, is_primary);
         m.disk.redis = m.disk.redis.or(Some(0));
         self.replicate();
     }
 
-    fn leads_redis(&self, from: usize, primary: IpAddr) -> bool {
-        let who = self.spec.nodes.iter().position(|n| n.address == primary).expect("a node");
-        self.at(from, who).is_some_and(|j| self.machines[j].redis_runs && self.machines[j].redis_primary)
+    fn is_redis_primary(&self, from: usize, primary: IpAddr) -> bool {
+        let node = self.spec.nodes.iter().position(|n| n.address == primary).expect("a node");
+        self.at(from, node).is_some_and(|j| self.machines[j].redis_runs && self.machines[j].redis_primary)
     }
 
-    /// A slow machine may start as the primary it was: Sentinels that have moved on turn it at once.
-    fn named_by_majority_otherwise(&self, i: usize) -> bool {
-        let who = self.machines[i].who;
+    /// A slow machine may start as the former primary: Sentinels that name another reconfigure it at once.
+    fn majority_names_another(&self, i: usize) -> bool {
+        let node = self.machines[i].node;
         let others = self.machines.iter().filter(|m| m.sentinel_runs);
-        others.filter(|m| m.disk.sentinel.is_some_and(|(named, _)| named != who)).count()
+        others.filter(|m| m.disk.sentinel.is_some_and(|(named, _)| named != node)).count()
             >= self.spec.majority()
     }
 
-    /// The operator's word is spent once this node is in service with others that follow.
+    /// The operator's choice of the disk ends once this node is in service with a majority.
     fn ready(&mut self, i: usize) {
         if self.in_service(i) && self.group(i).len() >= self.spec.majority() {
             self.machines[i].bootstrapping = false;
@@ -347,17 +348,17 @@ impl World {
         }
     }
 
-    /// Replicas take over what their reachable primary holds.
+    /// Replicas copy the data of their primary, if they reach it.
     fn replicate(&mut self) {
         for p in 0..self.machines.len() {
             let m = &self.machines[p];
             if !(self.answers(p) && m.redis_runs && m.redis_primary) {
                 continue;
             }
-            let (data, who) = (m.disk.redis, m.who);
-            for j in self.all_at(p).filter(|j| *j != p && self.hears(*j, p)).collect::<Vec<_>>() {
+            let (data, node) = (m.disk.redis, m.node);
+            for j in self.all_at(p).filter(|j| *j != p && self.reaches(*j, p)).collect::<Vec<_>>() {
                 let m = &mut self.machines[j];
-                let follows = m.disk.sentinel.is_some_and(|(named, _)| named == who);
+                let follows = m.disk.sentinel.is_some_and(|(named, _)| named == node);
                 if m.redis_runs && !m.redis_primary && follows {
                     m.disk.redis = data;
                 }
@@ -365,13 +366,13 @@ impl World {
         }
     }
 
-    /// The machines whose Sentinels this one hears, itself included.
+    /// The machines whose Sentinels this one reaches, including itself.
     fn group(&self, i: usize) -> Vec<usize> {
         self.all_at(i).filter(|j| self.machines[*j].sentinel_runs).collect()
     }
 
-    fn failover(&mut self, asker: usize) {
-        let group = self.group(asker);
+    fn failover(&mut self, observer: usize) {
+        let group = self.group(observer);
         if group.len() < self.spec.majority() {
             return;
         }
@@ -382,16 +383,16 @@ impl World {
         };
         let epoch =
             group.iter().filter_map(|j| self.machines[*j].disk.sentinel).map(|s| s.1).max().unwrap_or(0) + 1;
-        let who = self.machines[best].who;
+        let node = self.machines[best].node;
         for j in group {
-            self.machines[j].disk.sentinel = Some((who, epoch));
+            self.machines[j].disk.sentinel = Some((node, epoch));
             self.machines[j].redis_primary = j == best;
         }
         self.replicate();
     }
 
-    /// Newer epochs spread; a primary that a majority cannot reach is replaced, after a while: by then its
-    /// machine may be back.
+    /// Newer epochs spread. A primary that a majority does not reach is replaced after `down_after` rounds; its machine may
+    /// be back by then.
     fn sentinels_agree(&mut self) {
         for i in 0..self.machines.len() {
             if !self.answers(i) || !self.machines[i].sentinel_runs {
@@ -401,11 +402,11 @@ impl World {
             let Some((primary, epoch)) = beliefs.max_by_key(|s| s.1) else { continue };
             let m = &mut self.machines[i];
             m.disk.sentinel = Some((primary, epoch));
-            m.redis_primary = m.redis_runs && primary == m.who;
+            m.redis_primary = m.redis_runs && primary == m.node;
             let alive = self.at(i, primary).is_some_and(|j| self.machines[j].redis_runs);
             let m = &mut self.machines[i];
             m.missed = if alive { 0 } else { m.missed + 1 };
-            if m.missed > self.patience {
+            if m.missed > self.down_after {
                 self.failover(i);
             }
         }
@@ -414,9 +415,9 @@ impl World {
 
     pub fn crash(&mut self, i: usize) {
         let m = &mut self.machines[i];
-        let (who, disk, snapshot, lost) =
-            (m.who, std::mem::take(&mut m.disk), m.snapshot.take(), m.lost.take());
-        *m = super::world::Machine { who, disk, snapshot, lost, ..Default::default() };
+        let (node, disk, snapshot, lost) =
+            (m.node, std::mem::take(&mut m.disk), m.snapshot.take(), m.lost.take());
+        *m = super::world::Machine { node, disk, snapshot, lost, ..Default::default() };
     }
 
     pub fn boot(&mut self, i: usize) {
@@ -426,7 +427,7 @@ impl World {
         }
     }
 
-    /// A write counts only where a replica has it too, as `WAIT 1` says.
+    /// A write is acknowledged only if a replica has it too, as with `WAIT 1`.
     pub fn write(&mut self) {
         let serves = |p: &usize| {
             let m = &self.machines[*p];
@@ -440,7 +441,7 @@ impl World {
             disk.redis = disk.redis.map(|writes| writes + 1);
             self.replicate();
         }
-        let leader = (0..self.machines.len()).find_map(|i| self.leads_postgres(i));
+        let leader = (0..self.machines.len()).find_map(|i| self.postgres_leader(i));
         if let Some(leader) = leader {
             let commits = self.machines[leader].disk.postgres.map(|commits| commits + 1);
             for j in self.all_at(leader).collect::<Vec<_>>() {
@@ -450,22 +451,22 @@ impl World {
         }
     }
 
-    /// `hanode-firstboot recover` on this machine, as in `boot/start/recover.rs`; the others are rebooted.
+    /// `hanode recover` on this machine, as `start::recover`; the others are rebooted.
     pub fn recover(&mut self, i: usize, etcd: EtcdRecovery) {
-        let who = self.machines[i].who;
+        let node = self.machines[i].node;
         if etcd != EtcdRecovery::Keep {
             let token = format!("recovered{}", self.next());
             let id = format!("{token}/me");
             let log =
                 self.machines[i].disk.etcd.clone().and_then(|(cluster, _)| self.etcd.get(&cluster).cloned());
-            let members = vec![(id.clone(), who, true)];
+            let members = vec![(id.clone(), node, true)];
             self.etcd.insert(token.clone(), EtcdCluster { members, ..log.unwrap_or_default() });
             let disk = &mut self.machines[i].disk;
             (disk.etcd, disk.etcd_member) = (Some((token, id.clone())), Some(id));
         }
         let epoch = self.machines.iter().filter_map(|m| m.disk.sentinel).map(|s| s.1).max().unwrap_or(0) + 1;
         let disk = &mut self.machines[i].disk;
-        (disk.recovery_source, disk.sentinel) = (true, Some((who, epoch)));
+        (disk.recovery_source, disk.sentinel) = (true, Some((node, epoch)));
         (0..self.machines.len()).filter(|j| self.machines[*j].up).collect::<Vec<_>>().into_iter().for_each(
             |j| {
                 self.crash(j);

@@ -1,10 +1,10 @@
-//! A model of N nodes under crash, wipe, snapshot rollback, partition (also one-way), pause, slowness, a duplicate, and an
-//! operator who recovers or deletes Patroni's keys, with the real plan deciding.
+//! A model of N nodes under crash, lost disk, snapshot rollback, partition (also one-way), pause, slowness, a duplicate,
+//! and an operator that recovers nodes or deletes Patroni's keys. The decisions come from the real `plan`.
 //!
-//! Servers are reduced to what joining depends on. What is asserted: at most one bootstrap ever, no PostgreSQL cluster
-//! that begins from less than another disk has, no empty Redis primary while any disk has data, no living member
-//! evicted, no member that forgot its votes, and every healed history ends in service, or in a refusal that names what
-//! the operator may do; that done, it ends in service too. `make test-model` runs very many histories.
+//! Servers are reduced to the state that joining depends on. Invariants: at most one bootstrap ever; no PostgreSQL cluster
+//! from older data than another disk has; no empty Redis primary while any disk has data; no running member removed; no
+//! member without its votes. Once all faults end, each history ends in service, or in a refusal that names a remedy; after
+//! the remedy it ends in service too. `make test-model` runs very many histories.
 
 mod acts;
 mod world;
@@ -16,48 +16,48 @@ use world::{DiskState, World};
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Tick(usize),
-    Look(usize),
+    ObserveAhead(usize),
     Boot(usize),
     Crash(usize),
     Wipe(usize),
-    /// etcd's directory is gone while everything else runs on.
+    /// etcd's directory is lost while everything else keeps running.
     LoseLog(usize),
-    /// The disk that was last wiped was only taken out, and comes back.
+    /// The disk that was last replaced is put back.
     Return(usize),
-    /// A power cut tears Sentinel's file.
+    /// A power cut truncates Sentinel's file.
     Tear(usize),
-    /// A full disk leaves Redis' log unreadable.
-    Spoil(usize),
+    /// A full disk makes Redis' log unreadable.
+    DamageLog(usize),
     Snapshot(usize),
     Rollback(usize),
     Freeze(usize),
-    Twin(usize),
+    Duplicate(usize),
     /// One way, or both.
     Cut(usize, usize, bool),
-    Mend,
+    Reconnect,
     /// Patroni's keys are deleted from etcd.
-    Forget,
-    /// The operator does what a refusal names, in the midst of it.
-    Obey,
+    DeletePatroniKeys,
+    /// The operator applies the remedy that a refusal names, while faults last.
+    FollowAdvice,
     Write,
-    /// Some time without a further fault.
+    /// Some rounds without a new fault.
     Settle,
 }
 
 impl World {
     fn apply(&mut self, event: Event) {
-        // The last machine is the duplicate, and off but for its own event.
+        // The last machine is the duplicate, off until its own event.
         let n = self.spec.nodes.len();
         match event {
             Event::Tick(i) => self.tick(i % (n + 1)),
-            Event::Look(i) => self.look_ahead(i % (n + 1)),
+            Event::ObserveAhead(i) => self.observe_ahead(i % (n + 1)),
             Event::Boot(i) => self.boot(i % n),
             Event::Crash(i) => self.crash(i % n),
-            // A duplicate comes alone: with disks lost beside it, it could be the node's replacement just as well.
+            // No disk is lost beside a duplicate: it could then be the node's replacement.
             Event::Wipe(_) | Event::LoseLog(_) | Event::Rollback(_) if self.machines[n].up => {}
-            // Discarded disks that are a quorum among themselves, with no other left, are the cluster of that day again.
-            Event::Wipe(i) | Event::LoseLog(i) if self.past(i % n, None) => {}
-            Event::Twin(_) if !self.machines[..n].iter().all(|m| m.disk.served) => {}
+            // If only replaced disks are left and have a quorum, they are a valid older cluster.
+            Event::Wipe(i) | Event::LoseLog(i) if self.only_replaced_logs_left(i % n, None) => {}
+            Event::Duplicate(_) if !self.machines[..n].iter().all(|m| m.disk.served) => {}
             Event::Wipe(i) => {
                 self.crash(i % n);
                 self.machines[i % n].lost = Some(self.machines[i % n].disk.clone());
@@ -65,7 +65,7 @@ impl World {
             }
             Event::LoseLog(i) => {
                 let m = &mut self.machines[i % n];
-                // Before it was in service a node cannot know that there was one.
+                // Before it was in service, a node cannot know that its log is missing.
                 if m.etcd_runs && m.disk.etcd_member.is_some() {
                     (m.etcd_runs, m.disk.etcd) = (false, None);
                 }
@@ -75,25 +75,25 @@ impl World {
                 self.crash(i % n);
                 self.machines[i % n].disk.sentinel = None;
             }
-            Event::Spoil(i) => {
+            Event::DamageLog(i) => {
                 self.crash(i % n);
-                self.machines[i % n].disk.spoilt = self.machines[i % n].disk.redis.is_some();
+                self.machines[i % n].disk.unreadable = self.machines[i % n].disk.redis.is_some();
             }
-            // Of a disk that serves: nobody restores a machine to before the cluster was.
+            // Only of a disk in service: a snapshot from before the bootstrap is never restored.
             Event::Snapshot(i) if !self.machines[i % n].disk.served => {}
             Event::Snapshot(i) => self.machines[i % n].snapshot = Some(self.machines[i % n].disk.clone()),
             Event::Rollback(i) => {
                 let old = self.machines[i % n].snapshot.clone();
-                if let Some(old) = old.filter(|old| !self.past(i % n, Some(old))) {
+                if let Some(old) = old.filter(|old| !self.only_replaced_logs_left(i % n, Some(old))) {
                     self.crash(i % n);
                     self.machines[i % n].disk = old;
                 }
             }
             Event::Freeze(i) => self.machines[i % n].frozen ^= true,
-            Event::Twin(i) => {
+            Event::Duplicate(i) => {
                 self.crash(n);
                 self.fresh_disk(n);
-                self.machines[n].who = i % n;
+                self.machines[n].node = i % n;
                 self.boot(n);
             }
             Event::Cut(a, b, both) => {
@@ -101,28 +101,28 @@ impl World {
                 self.cut.insert((a, b));
                 self.cut.extend(both.then_some((b, a)));
             }
-            Event::Forget => self.forget_postgres(),
-            Event::Obey => self.obey_once(),
-            Event::Mend => self.cut.clear(),
+            Event::DeletePatroniKeys => self.forget_postgres(),
+            Event::FollowAdvice => self.follow_advice_once(),
+            Event::Reconnect => self.cut.clear(),
             Event::Write => self.write(),
             Event::Settle => self.run_on(12),
         }
     }
 
-    /// Where its cluster is still on other disks: else this would be another cluster's disk.
+    /// Only while other disks have its cluster: otherwise it is another cluster's disk.
     fn put_back(&mut self, i: usize) {
         let Some(disk) = self.machines[i].lost.clone() else { return };
         let others = || self.machines.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, m)| &m.disk);
-        let past = self.past(i, Some(&disk));
-        if !past && disk.of.is_some() && others().any(|other| other.of == disk.of) {
+        let only_replaced_logs_left = self.only_replaced_logs_left(i, Some(&disk));
+        if !only_replaced_logs_left && disk.of.is_some() && others().any(|other| other.of == disk.of) {
             self.crash(i);
             self.machines[i].disk = self.machines[i].lost.take().expect("a disk");
         }
     }
 
-    /// Whether with this disk in the machine, or a blank one, nothing but replaced members' logs would be left, and
-    /// of those a majority.
-    fn past(&self, i: usize, disk: Option<&DiskState>) -> bool {
+    /// Whether, with this disk or a blank one in the machine, only logs of replaced members are left, and a majority of
+    /// them.
+    fn only_replaced_logs_left(&self, i: usize, disk: Option<&DiskState>) -> bool {
         let others = self.machines.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, m)| &m.disk);
         let logs: Vec<_> = others.chain(disk).filter(|d| d.etcd.is_some()).collect();
         logs.len() >= self.spec.majority() && logs.iter().all(|d| self.removed(d))
@@ -137,7 +137,7 @@ impl World {
         }
     }
 
-    /// All faults end; everything gets time.
+    /// Ends all faults and runs until the cluster is healthy, for some rounds.
     fn heal(&mut self) {
         self.cut.clear();
         self.machines.iter_mut().for_each(|m| m.frozen = false);
@@ -145,41 +145,41 @@ impl World {
         self.run_on(40);
     }
 
-    fn told(&self, word: &str) -> bool {
+    fn refused_with(&self, word: &str) -> bool {
         self.machines.iter().flat_map(|m| m.refused.values()).any(|reason| reason.contains(word))
     }
 
-    /// Does what the refusals name, as an operator would.
-    fn obey(&mut self) {
+    /// Applies the remedies that the refusals name, as an operator would.
+    fn follow_advice(&mut self) {
         for _ in 0..3 {
             if self.healthy() {
                 return;
             }
-            self.obey_once();
+            self.follow_advice_once();
             self.run_on(60);
         }
     }
 
-    fn obey_once(&mut self) {
-        if self.told("switch one of them off") {
+    fn follow_advice_once(&mut self) {
+        if self.refused_with("switch one of them off") {
             self.switch_one_off();
-        } else if self.told("reboot") {
-            self.reboot_who_began();
-        } else if self.told("redis-check-aof") {
-            self.mend_what_is_spoilt();
-        } else if self.told("recover") {
+        } else if self.refused_with("reboot") {
+            self.reboot_bootstrapping();
+        } else if self.refused_with("redis-check-aof") {
+            self.fix_unreadable_log();
+        } else if self.refused_with("recover") {
             self.recover_the_best();
         }
     }
 
-    /// The one that serves stays, whichever that is.
+    /// The one in service stays.
     fn switch_one_off(&mut self) {
         let duplicate = self.spec.nodes.len();
-        let who = self.machines[duplicate].who;
-        self.crash(if self.machines[duplicate].patroni_runs { who } else { duplicate });
+        let node = self.machines[duplicate].node;
+        self.crash(if self.machines[duplicate].patroni_runs { node } else { duplicate });
     }
 
-    fn reboot_who_began(&mut self) {
+    fn reboot_bootstrapping(&mut self) {
         for i in 0..self.machines.len() {
             if self.machines[i].bootstrapping {
                 self.crash(i);
@@ -188,18 +188,18 @@ impl World {
         }
     }
 
-    /// What can still be read is all there is: of the chosen node, or of the one that holds most.
-    fn mend_what_is_spoilt(&mut self) {
-        let spoilt = self.machines.iter_mut().filter(|m| m.disk.spoilt);
-        let kept = spoilt.max_by_key(|m| (m.disk.recovery_source, m.disk.redis));
-        kept.into_iter().for_each(|m| m.disk.spoilt = false);
+    /// On the node that the operator chose, or on the one with the most writes.
+    fn fix_unreadable_log(&mut self) {
+        let unreadable = self.machines.iter_mut().filter(|m| m.disk.unreadable);
+        let kept = unreadable.max_by_key(|m| (m.disk.recovery_source, m.disk.redis));
+        kept.into_iter().for_each(|m| m.disk.unreadable = false);
     }
 
-    /// Of those where the verb may run, with all that answer at hand: the one with the newest data.
+    /// Of the nodes on which `hanode recover` is allowed: the one with the newest data.
     fn recover_the_best(&mut self) {
         let n = self.spec.nodes.len();
         let may = |world: &mut World, i: usize| {
-            let seen = world.answers(i).then(|| world.look(i))?;
+            let seen = world.answers(i).then(|| world.observe(i))?;
             let allowed = seen.all_peers().is_some().then(|| recovery(&world.spec, &seen).ok()).flatten()?;
             Some((i, allowed.etcd))
         };
@@ -213,12 +213,12 @@ fn event(lossy: bool) -> BoxedStrategy<Event> {
     let node = || 0..6usize;
     let faults = prop_oneof![
         24 => node().prop_map(Event::Tick),
-        2 => node().prop_map(Event::Look),
+        2 => node().prop_map(Event::ObserveAhead),
         6 => node().prop_map(Event::Boot),
         3 => node().prop_map(Event::Crash),
         2 => node().prop_map(Event::Freeze),
         2 => (node(), node(), any::<bool>()).prop_map(|(a, b, both)| Event::Cut(a, b, both)),
-        2 => Just(Event::Mend),
+        2 => Just(Event::Reconnect),
         4 => Just(Event::Write),
     ];
     let losses = prop_oneof![
@@ -226,18 +226,18 @@ fn event(lossy: bool) -> BoxedStrategy<Event> {
         1 => node().prop_map(Event::LoseLog),
         1 => node().prop_map(Event::Return),
         1 => node().prop_map(Event::Tear),
-        1 => node().prop_map(Event::Spoil),
+        1 => node().prop_map(Event::DamageLog),
         2 => node().prop_map(Event::Snapshot),
         1 => node().prop_map(Event::Rollback),
-        1 => node().prop_map(Event::Twin),
-        1 => Just(Event::Obey),
-        1 => Just(Event::Forget),
+        1 => node().prop_map(Event::Duplicate),
+        1 => Just(Event::FollowAdvice),
+        1 => Just(Event::DeletePatroniKeys),
         3 => Just(Event::Settle),
     ];
     if lossy { prop_oneof![8 => faults, 1 => losses].boxed() } else { faults.boxed() }
 }
 
-/// Nodes, the Sentinels' patience, events.
+/// Nodes, Sentinel's down-after in rounds, events.
 type History = (usize, u32, Vec<Event>);
 
 fn histories(lossy: bool) -> impl Strategy<Value = History> {
@@ -245,14 +245,14 @@ fn histories(lossy: bool) -> impl Strategy<Value = History> {
     (nodes, prop_oneof![Just(4u32), Just(40)], prop::collection::vec(event(lossy), 0..160))
 }
 
-fn run((n, patience, events): History) -> World {
-    let mut world = World::new(n, patience);
+fn run((n, down_after, events): History) -> World {
+    let mut world = World::new(n, down_after);
     events.iter().for_each(|e| world.apply(*e));
     world.heal();
     world
 }
 
-/// `PROPTEST_CASES` asks for more.
+/// `PROPTEST_CASES` sets another number.
 fn cases() -> ProptestConfig {
     let cases =
         if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 1000 };
@@ -263,10 +263,10 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn any_history_keeps_the_promises(history in histories(true)) {
+    fn every_history_keeps_the_invariants(history in histories(true)) {
         let mut world = run(history);
-        world.obey();
-        prop_assert!(world.healthy(), "healed, neither in service nor refused with a way out: {:#?}", world.machines);
+        world.follow_advice();
+        prop_assert!(world.healthy(), "neither in service nor refused with a remedy: {:#?}", world.machines);
     }
 
     #[test]
@@ -276,23 +276,23 @@ proptest! {
     }
 }
 
-/// Rare by chance: all serve, the last node's disk is replaced and comes back, and another's is lost just then.
+/// Rare by chance: the last node's disk is replaced and put back while the others lose theirs.
 #[test]
-fn a_discarded_disk_in_place_of_a_lost_one_leaves_the_choice_to_the_operator() {
+fn a_replaced_disk_instead_of_a_lost_one_requires_the_operator() {
     for n in [3, 5] {
         let majority = n / 2 + 1;
-        let everybody = |event: fn(usize) -> Event| (0..n).map(event);
-        let mut history: Vec<Event> = everybody(Event::Boot).collect();
-        (0..20).for_each(|_| history.extend(everybody(Event::Tick)));
-        // All but as many as make a majority with the discarded one: replaced, joined, lost again.
+        let every_node = |event: fn(usize) -> Event| (0..n).map(event);
+        let mut history: Vec<Event> = every_node(Event::Boot).collect();
+        (0..20).for_each(|_| history.extend(every_node(Event::Tick)));
+        // Only enough disks remain for a majority together with the replaced one.
         history.extend([Event::Wipe(n - 1), Event::Boot(n - 1)]);
-        (0..20).for_each(|_| history.extend(everybody(Event::Tick)));
+        (0..20).for_each(|_| history.extend(every_node(Event::Tick)));
         history.extend((majority - 1..n - 1).map(Event::Wipe));
         history.push(Event::Return(n - 1));
         let mut world = run((n, 40, history));
-        assert!(world.told("recover"), "{:#?}", world.machines);
-        assert!(world.told("disk that was replaced"), "{:#?}", world.machines);
-        world.obey();
+        assert!(world.refused_with("recover"), "{:#?}", world.machines);
+        assert!(world.refused_with("disk that was replaced"), "{:#?}", world.machines);
+        world.follow_advice();
         assert!(world.healthy(), "{:#?}", world.machines);
     }
 }

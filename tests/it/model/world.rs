@@ -1,4 +1,4 @@
-//! The machines of the model, their disks, and what they can see of each other.
+//! The machines of the model, their disks, and which of them reach each other.
 
 use hanode_core::etcd::Member;
 use hanode_core::peer::{DiskData, DiskStage, EtcdLogIds, NodeReport, PostgresData};
@@ -16,49 +16,49 @@ pub struct DiskState {
     pub etcd_member: Option<String>,
     /// Cluster (its token) and member id that the log belongs to.
     pub etcd: Option<(String, String)>,
-    /// The cluster for which this disk took clients' data last.
+    /// The last cluster for which this disk received clients' data.
     pub of: Option<String>,
-    /// How many commits this copy holds.
+    /// Number of commits in this copy.
     pub postgres: Option<u64>,
-    /// How many acknowledged writes this copy holds.
+    /// Number of acknowledged writes in this copy.
     pub redis: Option<u64>,
-    /// Redis cannot read that copy.
-    pub spoilt: bool,
-    /// Primary's identity and epoch, as this Sentinel remembers.
+    /// Whether Redis cannot read its copy.
+    pub unreadable: bool,
+    /// The primary's node and the epoch in this Sentinel's file.
     pub sentinel: Option<(usize, u64)>,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct Machine {
-    /// Which node of the spec it is; a duplicate is what another machine is already.
-    pub who: usize,
+    /// Index of its node in the spec; a duplicate has the node of another machine.
+    pub node: usize,
     pub up: bool,
-    /// When it was booted: of two with one address the network knows the earlier.
+    /// When it was booted: of two machines with one address, the network reaches the earlier.
     pub since: u64,
-    /// Paused: it neither acts nor answers, and goes on later as if nothing had been.
+    /// Suspended: it neither acts nor answers, and resumes later.
     pub frozen: bool,
     pub bootstrapping: bool,
-    /// The plan unit has let the services go.
+    /// The plan unit has finished: the services pass their gates.
     pub started: bool,
     pub etcd_runs: bool,
     pub patroni_runs: bool,
     pub redis_runs: bool,
     pub redis_primary: bool,
     pub sentinel_runs: bool,
-    /// For how many looks its Sentinel has missed the primary.
+    /// Number of rounds in which its Sentinel has not reached the primary.
     pub missed: u32,
-    /// What plan unit or gates refuse, and why.
+    /// Refusals of the plan unit and the gates, with their reasons.
     pub refused: BTreeMap<&'static str, String>,
     pub disk: DiskState,
     pub snapshot: Option<DiskState>,
     pub lost: Option<DiskState>,
-    /// What a slow machine saw before it comes to act on it.
+    /// Observations of a slow machine, on which it acts later.
     pub seen: Option<Observations>,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct EtcdCluster {
-    /// Member id, identity, whether it ever started.
+    /// Member id, node, whether it ever started.
     pub members: Vec<(String, usize, bool)>,
     pub initialize: bool,
     pub generation: BTreeMap<usize, u64>,
@@ -66,20 +66,20 @@ pub struct EtcdCluster {
 
 pub struct World {
     pub spec: Spec,
-    /// One for each node of the spec, and the duplicate.
+    /// One for each node of the spec, then the duplicate.
     pub machines: Vec<Machine>,
-    /// Who cannot connect to whom: one way, or both.
+    /// Pairs of which the first cannot connect to the second.
     pub cut: BTreeSet<(usize, usize)>,
     pub etcd: BTreeMap<String, EtcdCluster>,
-    /// How many looks of anybody a primary may be missing before Sentinels replace it.
-    pub patience: u32,
-    /// What any node says on a new disk, made once.
+    /// Number of rounds without the primary after which Sentinel replaces it.
+    pub down_after: u32,
+    /// The report of a node with a new disk, made once.
     blank: NodeReport,
     counter: u64,
 }
 
 impl World {
-    pub fn new(n: usize, patience: u32) -> World {
+    pub fn new(n: usize, down_after: u32) -> World {
         let mut spec = spec::parse(spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
         let template = spec.nodes[0].clone();
         spec.nodes = (0..n)
@@ -89,10 +89,10 @@ impl World {
                 ..template.clone()
             })
             .collect();
-        let machines = (0..=n).map(|i| Machine { who: i % n, ..Machine::default() }).collect();
+        let machines = (0..=n).map(|i| Machine { node: i % n, ..Machine::default() }).collect();
         let blank = NodeReport::blank(&spec, "", 1, "");
         let (cut, etcd) = (BTreeSet::new(), BTreeMap::new());
-        let mut world = World { spec, machines, cut, etcd, patience, blank, counter: 0 };
+        let mut world = World { spec, machines, cut, etcd, down_after, blank, counter: 0 };
         (0..=n).for_each(|i| world.fresh_disk(i));
         world
     }
@@ -108,32 +108,32 @@ impl World {
     }
 
     pub fn name(&self, i: usize) -> &str {
-        &self.spec.nodes[self.machines[i].who].name
+        &self.spec.nodes[self.machines[i].node].name
     }
 
     pub fn answers(&self, i: usize) -> bool {
         self.machines[i].up && !self.machines[i].frozen
     }
 
-    /// Whether machine `a` can ask machine `b`.
-    pub fn hears(&self, a: usize, b: usize) -> bool {
+    /// Whether machine `a` can query machine `b`.
+    pub fn reaches(&self, a: usize, b: usize) -> bool {
         a == b || self.answers(a) && self.answers(b) && !self.cut.contains(&(a, b))
     }
 
-    /// The machine behind a node's address, as `from` finds it.
-    pub fn at(&self, from: usize, who: usize) -> Option<usize> {
-        if self.machines[from].who == who {
+    /// The machine at a node's address, as `from` reaches it.
+    pub fn at(&self, from: usize, node: usize) -> Option<usize> {
+        if self.machines[from].node == node {
             return Some(from);
         }
-        let there = |j: &usize| self.machines[*j].who == who && self.hears(from, *j);
+        let there = |j: &usize| self.machines[*j].node == node && self.reaches(from, *j);
         (0..self.machines.len()).filter(there).min_by_key(|j| self.machines[*j].since)
     }
 
     pub fn all_at(&self, from: usize) -> impl Iterator<Item = usize> {
-        (0..self.spec.nodes.len()).filter_map(move |who| self.at(from, who))
+        (0..self.spec.nodes.len()).filter_map(move |node| self.at(from, node))
     }
 
-    /// Members of a cluster that run and that `from` exchanges messages with.
+    /// Number of running members of a cluster that exchange messages with `from`.
     fn runners(&self, cluster: &str, from: usize) -> usize {
         let has = |j: &usize| {
             let m = &self.machines[*j];
@@ -141,10 +141,10 @@ impl World {
             let listed = |id: &str| self.etcd[cluster].members.iter().any(|(member, _, _)| member == id);
             log.is_some_and(|(_, id)| listed(id))
         };
-        self.all_at(from).filter(|j| self.hears(*j, from)).filter(has).count()
+        self.all_at(from).filter(|j| self.reaches(*j, from)).filter(has).count()
     }
 
-    /// Whether a disk has the log of a member that was replaced since.
+    /// Whether a disk has the log of a member that has been replaced.
     pub fn removed(&self, disk: &DiskState) -> bool {
         let listed = |(cluster, id): &(String, String)| {
             self.etcd[cluster].members.iter().any(|(member, _, _)| member == id)
@@ -152,20 +152,21 @@ impl World {
         disk.etcd.as_ref().is_some_and(|log| !listed(log))
     }
 
-    /// Members whose logs `asker` finds and of which it hears from an etcd that they were replaced.
-    fn known_removed(&self, asker: usize) -> Vec<String> {
-        let logs = || self.all_at(asker).filter_map(|j| Some((j, self.machines[j].disk.etcd.as_ref()?)));
-        let tells = |cluster: &str| {
+    /// Members whose logs `observer` finds and that a running etcd reports as removed.
+    fn known_removed(&self, observer: usize) -> Vec<String> {
+        let logs = || self.all_at(observer).filter_map(|j| Some((j, self.machines[j].disk.etcd.as_ref()?)));
+        let has_live_member = |cluster: &str| {
             logs().any(|(j, (of, _))| {
                 let m = &self.machines[j];
                 of == cluster && m.etcd_runs && !self.removed(&m.disk)
             })
         };
-        let dead = logs().filter(|(j, (cluster, _))| self.removed(&self.machines[*j].disk) && tells(cluster));
+        let dead = logs()
+            .filter(|(j, (cluster, _))| self.removed(&self.machines[*j].disk) && has_live_member(cluster));
         dead.map(|(_, (_, id))| id.clone()).collect()
     }
 
-    /// Whether this machine's own etcd is part of a quorum.
+    /// The cluster, if this machine's etcd is part of its quorum.
     pub fn within_quorum(&self, i: usize) -> Option<String> {
         let m = &self.machines[i];
         let (cluster, id) = m.disk.etcd.as_ref().filter(|_| m.up && !m.frozen && m.etcd_runs)?;
@@ -174,12 +175,12 @@ impl World {
         (listed && self.runners(cluster, i) > members.len() / 2).then(|| cluster.clone())
     }
 
-    /// The cluster whose quorum answers `asker` through some relay.
-    pub fn quorum(&self, asker: usize) -> Option<String> {
-        self.all_at(asker).find_map(|relay| self.within_quorum(relay))
+    /// The cluster whose quorum `observer` reaches through some member.
+    pub fn quorum(&self, observer: usize) -> Option<String> {
+        self.all_at(observer).find_map(|relay| self.within_quorum(relay))
     }
 
-    fn answer(&self, i: usize) -> NodeReport {
+    fn report(&self, i: usize) -> NodeReport {
         let m = &self.machines[i];
         let d = &m.disk;
         let data = DiskData {
@@ -199,7 +200,7 @@ impl World {
             disk,
             data,
             postgres: d.postgres.map(|commits| PostgresData { system: "77".into(), end: Some((1, commits)) }),
-            redis_unreadable: d.redis.is_some() && d.spoilt,
+            redis_unreadable: d.redis.is_some() && d.unreadable,
             bootstrap_id: d.bootstrap_id.clone(),
             bootstrapping: m.bootstrapping,
             etcd_member: d.etcd_member.clone(),
@@ -211,39 +212,39 @@ impl World {
     }
 
     pub fn members(&self, cluster: &str) -> Vec<Member> {
-        let member = |(id, who, started): &(String, usize, bool)| Member {
+        let member = |(id, node, started): &(String, usize, bool)| Member {
             id: id.clone(),
-            name: self.spec.nodes[*who].name.clone(),
-            peer_urls: vec![peer_url(&self.spec.nodes[*who])],
+            name: self.spec.nodes[*node].name.clone(),
+            peer_urls: vec![peer_url(&self.spec.nodes[*node])],
             client_urls: if *started { vec!["url".into()] } else { vec![] },
         };
         self.etcd[cluster].members.iter().map(member).collect()
     }
 
-    /// What machine `i` sees, once it has marked an older disk's data as lost: as `boot` does in order to act.
-    pub fn look(&mut self, i: usize) -> Observations {
+    /// The observations of machine `i`, after it has discarded an outdated disk's data as `hanode-firstboot` does.
+    pub fn observe(&mut self, i: usize) -> Observations {
         let quorum = self.quorum(i);
         let generation =
-            quorum.as_ref().and_then(|c| self.etcd[c].generation.get(&self.machines[i].who).copied());
+            quorum.as_ref().and_then(|c| self.etcd[c].generation.get(&self.machines[i].node).copied());
         let disk = &mut self.machines[i].disk;
         if let Some(generation) = generation.filter(|generation| *generation > disk.generation) {
             (disk.generation, disk.etcd_member, disk.etcd, disk.postgres, disk.redis) =
                 (generation, None, None, None, None);
         }
-        let peer = |who: usize| {
-            let answer = self.at(i, who).map(|j| self.answer(j)).ok_or_else(|| "silent".to_string());
-            Peer { name: self.spec.nodes[who].name.clone(), answer }
+        let peer = |node: usize| {
+            let answer = self.at(i, node).map(|j| self.report(j)).ok_or_else(|| "no answer".to_string());
+            Peer { name: self.spec.nodes[node].name.clone(), answer }
         };
         let belief = |j: usize| {
             let (primary, epoch) =
                 self.machines[j].disk.sentinel.filter(|_| self.machines[j].sentinel_runs)?;
             Some(Sentinel { node: self.name(j).into(), primary: self.spec.nodes[primary].address, epoch })
         };
-        let me = self.machines[i].who;
+        let me = self.machines[i].node;
         Observations {
             schema: 1,
-            own: self.answer(i),
-            peers: (0..self.spec.nodes.len()).filter(|who| *who != me).map(peer).collect(),
+            own: self.report(i),
+            peers: (0..self.spec.nodes.len()).filter(|node| *node != me).map(peer).collect(),
             etcd: quorum.as_ref().map(|c| self.members(c)),
             removed: self.known_removed(i),
             generation_in_etcd: generation,
@@ -261,8 +262,9 @@ impl World {
 
     /// Every node of the spec is some machine in service, and all are of one cluster.
     pub fn healthy(&self) -> bool {
-        let serves =
-            |who: usize| (0..self.machines.len()).any(|i| self.machines[i].who == who && self.in_service(i));
+        let serves = |node: usize| {
+            (0..self.machines.len()).any(|i| self.machines[i].node == node && self.in_service(i))
+        };
         let clusters: BTreeSet<_> = (0..self.machines.len()).filter_map(|i| self.within_quorum(i)).collect();
         let primaries = self.machines.iter().filter(|m| m.up && m.redis_runs && m.redis_primary).count();
         (0..self.spec.nodes.len()).all(serves) && clusters.len() == 1 && primaries == 1
