@@ -4,6 +4,7 @@
 //! what happens while they run ([`watch`]). All read the same [`config`] facts.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod commands;
 pub mod disk;

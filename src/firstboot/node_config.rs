@@ -8,7 +8,8 @@ use hanode_core::bundle::{self, Bundle};
 use hanode_core::render::Templates;
 use hanode_core::spec::{self, Spec};
 use hanode_core::target::Target;
-use hanode_util::file_tree::{below, replace};
+use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -16,7 +17,6 @@ pub(crate) const TARGET: &str = "/usr/lib/hanode/target.toml";
 pub(crate) const TEMPLATES: &str = "/usr/lib/hanode/templates";
 pub(crate) const IMAGE: &str = "/usr/lib/hanode/image.json";
 /// In memory: what this boot goes by.
-const ACTIVE: &str = "/run/hanode/active";
 const ACTIVE_BUNDLE: &str = "/run/hanode/active/bundle.tar.gz";
 const ACTIVE_SPEC: &str = "/run/hanode/active/cluster.toml";
 
@@ -53,10 +53,9 @@ impl NodeConfig {
     /// From here on this boot goes by it: a file that is laid into /etc/hanode later, perhaps not even whole yet,
     /// changes nothing for a service that starts meanwhile.
     pub(crate) fn activate(&self, root: &Path) -> Result<()> {
-        std::fs::create_dir_all(below(root, ACTIVE))?;
-        let save = |path: &str, content: &[u8]| replace(&below(root, path), content, 0o600, None);
-        save(ACTIVE_SPEC, self.spec_text.as_bytes())?;
-        save(ACTIVE_BUNDLE, &self.bundle.pack()?)
+        let tree = SafeTree::open(root)?;
+        tree.replace(ACTIVE_SPEC, self.spec_text.as_bytes(), 0o600, None)?;
+        Ok(tree.replace(ACTIVE_BUNDLE, &self.bundle.pack()?, 0o600, None)?)
     }
 
     fn read(root: &Path, bundles: &[&'static str], specs: &[&'static str]) -> Result<NodeConfig> {

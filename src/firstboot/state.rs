@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use hanode_core::plan::{Plan, Step};
-use hanode_util::file_tree::{below, replace};
+use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -124,11 +125,7 @@ pub(crate) fn load(root: &Path) -> State {
 }
 
 pub(crate) fn save(root: &Path, state: &State) -> Result<()> {
-    let at = below(root, STATE);
-    if let Some(parent) = at.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    replace(&at, &serde_json::to_vec_pretty(state)?, 0o644, None)
+    Ok(SafeTree::open(root)?.replace(STATE, &serde_json::to_vec_pretty(state)?, 0o644, None)?)
 }
 
 impl State {
@@ -195,11 +192,8 @@ pub(crate) fn origin_ms(root: &Path) -> u64 {
 
 /// A gate's own word, in a file of its own: gates run side by side with all else.
 pub(crate) fn save_gate(root: &Path, gate: &str, step: &Step) -> Result<()> {
-    let at = below(root, &format!("{GATES}/{gate}.json"));
-    if let Some(parent) = at.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    replace(&at, &serde_json::to_vec(step)?, 0o644, None)
+    let path = format!("{GATES}/{gate}.json");
+    Ok(SafeTree::open(root)?.replace(path, &serde_json::to_vec(step)?, 0o644, None)?)
 }
 
 pub(crate) fn gates(root: &Path) -> BTreeMap<String, Step> {

@@ -5,6 +5,8 @@ use crate::start::apply::NodeContext;
 use crate::state::{Phase, State};
 use anyhow::{Context, Result, anyhow, bail};
 use hanode_core::plan::{Action, Step};
+use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use std::fs::File;
 use std::net::IpAddr;
@@ -15,7 +17,8 @@ use std::time::Duration;
 
 const ROUND: Duration = Duration::from_secs(2);
 /// In memory: a reboot brings the address back by itself.
-const ASIDE: &str = "/run/hanode";
+const ADDRESS: &str = "/run/hanode/address.saved";
+const ROUTES: &str = "/run/hanode/routes.saved";
 
 /// A question that takes its time; meanwhile the caller does something else.
 pub(crate) struct Asked(JoinHandle<Result<Option<Withdrawn>>>);
@@ -102,45 +105,35 @@ fn answered(probe: Option<Child>) -> Result<bool> {
 
 /// An address taken off, and with it the routes that hang on it: kept as `ip` itself saves them.
 struct Withdrawn {
-    address: PathBuf,
-    routes: PathBuf,
+    root: PathBuf,
 }
 
 /// What an earlier run took off and had no time to give back. Whether it may stay is asked anew.
 pub(crate) fn restore_address(root: &Path) {
-    let kept = Withdrawn::below(root);
-    if kept.address.exists() && kept.routes.exists() {
-        kept.back().unwrap_or_else(|error| tracing::warn!("{error:#}"));
+    if below(root, ADDRESS).exists() && below(root, ROUTES).exists() {
+        Withdrawn { root: root.into() }.back().unwrap_or_else(|error| tracing::warn!("{error:#}"));
     }
 }
 
 impl Withdrawn {
-    fn below(root: &Path) -> Withdrawn {
-        let aside = hanode_util::file_tree::below(root, ASIDE);
-        Withdrawn { address: aside.join("address.saved"), routes: aside.join("routes.saved") }
-    }
-
     fn from(root: &Path, interface: &str, address: IpAddr) -> Result<Withdrawn> {
-        let kept = Withdrawn::below(root);
-        let address = address.to_string();
-        let saved = |at: &Path| File::create(at).with_context(|| format!("making {}", at.display()));
+        let (tree, address) = (SafeTree::open(root)?, address.to_string());
+        let saved = |path: &str| tree.create(path).with_context(|| format!("creating {path}"));
         ip(Command::new("ip")
             .args(["-4", "address", "save", "dev", interface, "to", &address])
-            .stdout(saved(&kept.address)?))?;
-        ip(Command::new("ip").args(["-4", "route", "save", "dev", interface]).stdout(saved(&kept.routes)?))?;
+            .stdout(saved(ADDRESS)?))?;
+        ip(Command::new("ip").args(["-4", "route", "save", "dev", interface]).stdout(saved(ROUTES)?))?;
         ip(Command::new("ip").args(["-4", "address", "flush", "dev", interface, "to", &address]))?;
-        Ok(kept)
+        Ok(Withdrawn { root: root.into() })
     }
 
     fn back(self) -> Result<()> {
-        for (what, at) in [("address", &self.address), ("route", &self.routes)] {
-            let saved = File::open(at).with_context(|| format!("opening {}", at.display()))?;
+        for (what, at) in [("address", ADDRESS), ("route", ROUTES)] {
+            let saved = File::open(below(&self.root, at)).with_context(|| format!("opening {at}"))?;
             ip(Command::new("ip").args([what, "restore"]).stdin(saved))?;
         }
-        [self.address, self.routes]
-            .iter()
-            .try_for_each(std::fs::remove_file)
-            .context("removing what was kept")
+        let tree = SafeTree::open(&self.root)?;
+        [ADDRESS, ROUTES].iter().try_for_each(|path| tree.remove_file(path)).context("removing what was kept")
     }
 }
 

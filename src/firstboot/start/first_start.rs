@@ -2,7 +2,7 @@
 //! may be gone. Every other Patroni then waits for it for good.
 
 use super::rejoin::relay;
-use super::run::move_aside;
+use crate::disk::aside::move_postgres_aside;
 use crate::node_config::NodeConfig;
 use anyhow::{Result, ensure};
 use hanode_cluster::client::etcd::Etcd;
@@ -40,7 +40,7 @@ impl FirstStart {
         let others = somebody_is_at_it(&etcd, scope, Some(&seen.own.node))?;
         let data = below(root, config.target.path("postgres_data")?);
         end_what_is_left(&data)?;
-        move_aside(&data)?;
+        move_postgres_aside(root, &config.target)?;
         if !others {
             begin_again(&etcd, scope, &mark)?;
         }

@@ -4,16 +4,17 @@ use super::apply::NodeContext;
 use super::await_promotion::{self, PromotionWait};
 use super::first_start::FirstStart;
 use super::rejoin::{self, DuplicateGuard};
-use super::run::{facts, move_aside, toward_bootstrap};
+use super::run::{facts, toward_bootstrap};
 use super::self_report;
-use crate::disk::{self, generation, postgres_wal, redis_log};
+use crate::disk::aside::{move_postgres_aside, move_redis_aside};
+use crate::disk::{self, generation, postgres_wal};
 use crate::failpoint::passed;
 use crate::node_config::NodeConfig;
 use crate::state;
 use anyhow::{Context, Result, bail};
 use hanode_core::plan::{self, Action, Observations, Plan, Step};
 use hanode_core::render::sentinel;
-use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -169,15 +170,13 @@ fn open(
 /// What a restored snapshot brought of this service is kept, but out of its way.
 fn set_stale_aside(node: &NodeContext, gate: Gate) -> Result<()> {
     let stale = disk::read_state(node.root)?.stale;
-    let dir = |name: &str| Ok::<_, anyhow::Error>(below(node.root, node.config.target.path(name)?));
     match gate {
         Gate::Patroni if stale.postgres => {
-            move_aside(&dir("postgres_data")?)?;
+            move_postgres_aside(node.root, &node.config.target)?;
             disk::unmark_stale(node.root, |stale| stale.postgres = false)
         }
         Gate::Redis if stale.redis => {
-            let redis = dir("redis_data")?;
-            redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(&redis.join(part)))?;
+            move_redis_aside(node.root, &node.config.target)?;
             disk::unmark_stale(node.root, |stale| stale.redis = false)
         }
         _ => Ok(()),
@@ -195,32 +194,27 @@ fn fetch_from_primary(node: &NodeContext, plan: &Plan, seen: &Observations) -> R
         return Ok(Some(Step::new(Action::Wait, reason)));
     }
     if seen.own.redis_unreadable {
-        let data = below(node.root, node.config.target.path("redis_data")?);
-        redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(&data.join(part)))?;
+        move_redis_aside(node.root, &node.config.target)?;
     }
     Ok(None)
 }
 
-fn sentinel_file(node: &NodeContext) -> Result<std::path::PathBuf> {
-    Ok(below(node.root, node.config.target.path("redis_live")?).join("sentinel.conf"))
-}
-
 fn has_its_own_file(node: &NodeContext) -> Result<bool> {
-    Ok(sentinel::intact(&std::fs::read_to_string(sentinel_file(node)?).unwrap_or_default()))
+    Ok(sentinel::intact(&disk::sentinel_conf(node.root, &node.config.target)?))
 }
 
 fn forget_torn_memory(node: &NodeContext) -> Result<()> {
-    let at = sentinel_file(node)?;
-    if at.exists() && !has_its_own_file(node)? {
-        tracing::warn!("{} is torn; this Sentinel learns from the others", at.display());
-        std::fs::remove_file(&at).with_context(|| format!("removing {}", at.display()))?;
+    let (tree, path) = (SafeTree::open(node.root)?, disk::sentinel_conf_path(&node.config.target)?);
+    if tree.exists(&path)? && !has_its_own_file(node)? {
+        tracing::warn!("{path} is torn; this Sentinel learns from the others");
+        tree.remove_file(&path).with_context(|| format!("removing {path}"))?;
     }
     Ok(())
 }
 
 /// A Sentinel that remembers starts before anything is decided: others decide by what it remembers.
 fn resume_sentinel(node: &NodeContext) -> Result<()> {
-    let text = std::fs::read_to_string(sentinel_file(node)?)?;
+    let text = disk::sentinel_conf(node.root, &node.config.target)?;
     let Some(primary) = sentinel::monitored(&text) else { bail!("sentinel.conf names no primary") };
     let mut plan = Plan::waiting(&node.config.spec);
     plan.redis.step = Step::new(Action::Resume, "this Sentinel's own file is intact");

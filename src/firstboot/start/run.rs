@@ -2,7 +2,8 @@
 
 use super::apply::NodeContext;
 use super::{firewall, self_report};
-use crate::disk::{self, redis_log, volume};
+use crate::disk::aside::{move_postgres_aside, move_redis_aside};
+use crate::disk::{self, volume};
 use crate::failpoint::passed;
 use crate::identity::machine::Machine;
 use crate::identity::{self, Pin, duplicate_address, metadata, platform};
@@ -20,10 +21,11 @@ use hanode_core::pki::{
 };
 use hanode_core::plan::{self, Action, Plan};
 use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How long a clock before the certificates may take to be set right.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(600);
@@ -247,16 +249,14 @@ pub(crate) fn toward_bootstrap(node: &NodeContext, plan: &Plan) -> Result<()> {
 /// nothing does, and other data of unknown origin is kept aside.
 fn begin(root: &Path, config: &NodeConfig) -> Result<()> {
     let data = disk::valid_data(root, &config.target)?;
-    let path = |name: &str| Ok::<_, anyhow::Error>(below(root, config.target.path(name)?));
     if !data.etcd {
         clear_etcd(root, config)?;
     }
     if data.postgres {
-        move_aside(&path("postgres_data")?)?;
+        move_postgres_aside(root, &config.target)?;
     }
     if data.redis {
-        let redis = path("redis_data")?;
-        redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(&redis.join(part)))?;
+        move_redis_aside(root, &config.target)?;
     }
     let bootstrap =
         disk::read_state(root)?.bootstrap_id.context("a bootstrap begins without having been recorded")?;
@@ -265,24 +265,13 @@ fn begin(root: &Path, config: &NodeConfig) -> Result<()> {
 
 /// Of etcd nothing may stay, a half-written directory included.
 pub(crate) fn clear_etcd(root: &Path, config: &NodeConfig) -> Result<()> {
-    let dir = below(root, config.target.path("etcd_data")?);
-    match std::fs::remove_dir_all(&dir) {
+    let dir = config.target.path("etcd_data")?;
+    match SafeTree::open(root)?.remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("clearing {}", dir.display()))
+            Err(error).with_context(|| format!("clearing {dir}"))
         }
         _ => disk::unmark_stale(root, |stale| stale.etcd = false),
     }
-}
-
-pub(crate) fn move_aside(dir: &Path) -> Result<()> {
-    if !dir.exists() {
-        return Ok(());
-    }
-    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let name = dir.file_name().context("a path without a name")?;
-    let aside = dir.with_file_name(format!("{}{}{stamp}", name.to_string_lossy(), disk::ASIDE));
-    tracing::warn!("{} is not this cluster's; kept as {}", dir.display(), aside.display());
-    std::fs::rename(dir, &aside).with_context(|| format!("moving {} aside", dir.display()))
 }
 
 /// Queues every unit; their gates and systemd's ordering do the rest.

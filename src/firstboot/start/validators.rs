@@ -3,7 +3,8 @@
 use anyhow::{Result, bail};
 use hanode_core::target::{FileRule, Target};
 use hanode_util::command::{Captured, capture};
-use hanode_util::file_tree::{Entry, Kind, below, replace};
+use hanode_util::file_tree::{Entry, Kind, below};
+use hanode_util::safe_path::SafeTree;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -15,14 +16,13 @@ pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
     let (Some((program, arguments)), Kind::File(content)) = (rule.check.split_first(), &entry.kind) else {
         return Ok(());
     };
-    let stage = below(root, STAGE);
-    std::fs::create_dir_all(&stage)?;
     let component = rule.component.as_deref().unwrap_or(program);
-    let file = stage.join(component);
-    replace(&file, content, 0o600, None)?;
+    let (tree, path) = (SafeTree::open(root)?, format!("{STAGE}/{component}"));
+    tree.replace(&path, content, 0o600, None)?;
+    let file = below(root, &path);
     let arguments = arguments.iter().map(|a| a.replace("{file}", &file.to_string_lossy()));
     let output = capture(Command::new(program).args(arguments))?;
-    std::fs::remove_file(&file)?;
+    tree.remove_file(&path)?;
     if !output.status.success() {
         bail!("{component} does not accept what would become {}: {}", entry.path, in_one_line(&output));
     }
@@ -32,16 +32,16 @@ pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
 /// The operator's own parameters, names and values, as the installed PostgreSQL understands them. A name with a dot
 /// is an extension's, and taken as it is.
 pub(super) fn parameters(root: &Path, target: &Target, parameters: &BTreeMap<String, String>) -> Result<()> {
-    let stage = below(root, STAGE).join("postgres");
-    std::fs::create_dir_all(&stage)?;
+    let (tree, stage) = (SafeTree::open(root)?, format!("{STAGE}/postgres"));
     let quoted = |value: &String| value.replace('\\', "\\\\").replace('\'', "''");
     let lines: Vec<String> =
         parameters.iter().map(|(name, value)| format!("{name} = '{}'\n", quoted(value))).collect();
-    replace(&stage.join("postgresql.conf"), lines.concat().as_bytes(), 0o600, None)?;
+    tree.replace(format!("{stage}/postgresql.conf"), lines.concat().as_bytes(), 0o600, None)?;
     let server = format!("{}/postgres", target.path("postgres_bin")?);
     // It reads all of the file before it tells this one's value.
-    let output = capture(Command::new(&server).args(["-C", "max_connections", "-D"]).arg(&stage))?;
-    std::fs::remove_dir_all(&stage)?;
+    let output =
+        capture(Command::new(&server).args(["-C", "max_connections", "-D"]).arg(below(root, &stage)))?;
+    tree.remove_dir_all(&stage)?;
     if !output.status.success() {
         bail!("PostgreSQL does not accept what [postgres.parameters] says: {}", in_one_line(&output));
     }

@@ -14,7 +14,8 @@ use hanode_core::bundle::Bundle;
 use hanode_core::pki::{self, Ca, LEAVES, coverage, read};
 use hanode_core::spec::{Node, Patroni, Spec};
 use hanode_core::target::OnChange;
-use hanode_util::file_tree::{Kind, below, replace};
+use hanode_util::file_tree::{Kind, below};
+use hanode_util::safe_path::SafeTree;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -195,10 +196,10 @@ fn short_of(config: &NodeConfig, name: &str, generation: u64) -> Result<Vec<Stri
 }
 
 fn note_held(root: &Path, waits_for: &[String]) -> Result<()> {
-    let at = below(root, HELD);
+    let tree = SafeTree::open(root)?;
     match waits_for.is_empty() {
-        false => replace(&at, b"", 0o600, None),
-        true if at.exists() => std::fs::remove_file(&at).context(HELD),
+        false => Ok(tree.replace(HELD, b"", 0o600, None)?),
+        true if tree.exists(HELD)? => tree.remove_file(HELD).context(HELD),
         true => Ok(()),
     }
 }

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use hanode_cluster::client::redis::Redis;
 use hanode_core::plan::{Action, Plan};
 use hanode_core::target::OnChange;
-use hanode_util::file_tree::{Entry, Kind, below, replace};
+use hanode_util::file_tree::{Entry, Kind, below};
+use hanode_util::safe_path::SafeTree;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +28,7 @@ pub(crate) fn remember(node: &NodeContext) -> Result<()> {
 }
 
 pub(crate) fn save(root: &Path, prints: &Prints) -> Result<()> {
-    replace(&below(root, GIVEN), &serde_json::to_vec(prints)?, 0o600, None)
+    Ok(SafeTree::open(root)?.replace(GIVEN, &serde_json::to_vec(prints)?, 0o600, None)?)
 }
 
 /// `None`: this boot has not let the services start yet.
