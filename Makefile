@@ -1,10 +1,10 @@
-# hanode: what a person types. As root, on a Debian machine with cargo; `make check` and `cargo test` as anybody.
+# Targets that build images or run clusters need root on Debian; `make check`, `make test-unit` and `make build` do not.
 
-# What building, booting and testing an image takes, apart from cargo.
+# Debian packages for building, booting and testing images.
 TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk fdisk dosfstools \
         e2fsprogs zstd iproute2 openssl ovmf openssh-client postgresql-client redis-tools curl gpg \
         groff-base zsh fish python3-jsonschema python3-prometheus-client faketime xz-utils apt-utils dnsmasq-base
-# In one go: where qemu-utils came from another suite than the default one, so must the rest (see setup-qemu).
+# Installed together: if qemu-utils came from backports, all QEMU packages must come from there (see setup-qemu).
 QEMU = qemu-system-x86 qemu-utils
 
 # True if a package is installed.
@@ -15,51 +15,59 @@ PROGRAM = $(TARGET_DIR)/release/hanode
 
 .PHONY: help
 help:
-	@echo 'make demo        build an image, run it as a cluster here, show that it works (minutes)'
-	@echo 'make check       format and lints, as an ordinary user'
-	@echo 'make test-unit   what needs neither root nor the network, as an ordinary user (a minute): cargo test'
-	@echo 'make test        set up and run all tests but the long ones, as root'
-	@echo 'make test-vm     what takes an emulated machine: disks, clock, clouds, older releases, an image made by Packer (an hour)'
-	@echo 'make test-targets  the old distributions as clusters, from what can be had of them (half an hour)'
-	@echo 'make test-faults   single servers and the network broken under write load (a quarter of an hour)'
-	@echo 'make test-recover  duplicate addresses, old, torn and lost disks, what an operator decides (a quarter of an hour)'
-	@echo 'make test-failpoints  the power cut after every step of the service (a quarter of an hour)'
-	@echo 'make chaos       break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=)'
-	@echo 'make test-model  the joining rules under very many histories (minutes)'
-	@echo 'make bench       times, sizes, what the service itself takes (minutes; RUNS=)'
-	@echo 'make build       the two programs, for a release'
-	@echo 'make dist        the same in dist/, for glibc $(GLIBC) and newer: what images of the old distributions take'
-	@echo 'make install     programs, manual pages and completions, below PREFIX (/usr/local)'
+	@echo 'make demo             build an image, run it as a three-node cluster, read and write through it (minutes, root)'
+	@echo 'make check            check format and lints'
+	@echo 'make setup            install the tools for tests and images from Debian packages (root)'
+	@echo 'make test-unit        run the tests that need neither root nor network: cargo test (a minute)'
+	@echo 'make test             install the tools, run all tests except the long ones (half an hour, root)'
+	@echo 'make test-vm          test in emulated machines: disks, clock, clouds, older releases, Packer (an hour, root)'
+	@echo 'make test-targets     build images of the old targets from fixtures and run them as clusters (half an hour, root)'
+	@echo 'make test-faults      break single servers and the network under write load (a quarter of an hour, root)'
+	@echo 'make test-recover     test duplicate addresses, damaged and lost disks, recovery (a quarter of an hour, root)'
+	@echo 'make test-failpoints  cut the power after every step of the agent (a quarter of an hour, root)'
+	@echo 'make test-model       check the joining rules with many random histories (minutes)'
+	@echo 'make chaos            break a cluster 40 times while clients write (ROUNDS=, SEED=, NODES=; root)'
+	@echo 'make bench            measure times, sizes and the cost of the agent (minutes, root; RUNS=)'
+	@echo 'make build            build both programs, optimized'
+	@echo 'make dist             build both programs for glibc $(GLIBC) and newer, as the old targets need, into dist/'
+	@echo 'make install          install programs, manual pages and completions below PREFIX (/usr/local)'
 
 .PHONY: demo
 demo: setup build
 	@sh tests/demo.sh $(PROGRAM)
 
+# The image's program is built with its own profile, for size. `hanode` finds it in its own directory.
 .PHONY: build
 build: setup-cargo
-	cargo build --release --locked --bins
+	cargo build --release --locked -p hanode
+	cargo build --profile image --locked -p hanode-firstboot
+	install -m 755 $(TARGET_DIR)/image/hanode-firstboot $(TARGET_DIR)/release/hanode-firstboot
 
-# For the glibc of the oldest target, CentOS 8: linked by zig's linker, which knows what that had. Both tools are
-# pinned and live below target/. Every build is checked.
+# Links against the symbols of an old glibc, that of CentOS 8, with zig's linker. Both tools are pinned and installed
+# below target/. Every build is checked.
 GLIBC = 2.28
 ZIG_VERSION = 0.17.1
 ZIGBUILD_VERSION = 0.24.0
 ZIG = $(TARGET_DIR)/zig-$(ZIG_VERSION)-$(ZIGBUILD_VERSION)
-ZIG_MADE = $(TARGET_DIR)/x86_64-unknown-linux-gnu/release
+ZIG_TARGET = x86_64-unknown-linux-gnu
+ZIG_BUILT = $(TARGET_DIR)/$(ZIG_TARGET)/release/hanode $(TARGET_DIR)/$(ZIG_TARGET)/image/hanode-firstboot
+ZIGBUILD = PATH="$(abspath $(ZIG))/bin:$$PATH" cargo zigbuild --locked --target $(ZIG_TARGET).$(GLIBC)
 .PHONY: dist
-dist: setup-cargo $(ZIG)/made
-	PATH="$(abspath $(ZIG))/bin:$$PATH" cargo zigbuild --release --locked --bins --target x86_64-unknown-linux-gnu.$(GLIBC)
-	sh tests/check-glibc.sh $(GLIBC) $(ZIG_MADE)/hanode $(ZIG_MADE)/hanode-firstboot
-	install -D -t dist $(ZIG_MADE)/hanode $(ZIG_MADE)/hanode-firstboot
+dist: setup-cargo $(ZIG)/installed
+	$(ZIGBUILD) --release -p hanode
+	$(ZIGBUILD) --profile image -p hanode-firstboot
+	sh tests/check-glibc.sh $(GLIBC) $(ZIG_BUILT)
+	install -D -t dist $(ZIG_BUILT)
 
-$(ZIG)/made:
-	@python3 -c 'import ensurepip' 2>/dev/null || { echo 'making the tool chain takes python3-venv: apt-get install python3-venv' >&2; exit 1; }
+$(ZIG)/installed:
+	@python3 -c 'import ensurepip' 2>/dev/null || { echo 'make dist needs python3-venv: apt-get install python3-venv' >&2; exit 1; }
 	rm -rf $(ZIG)
 	python3 -m venv $(ZIG)
 	$(ZIG)/bin/pip install --quiet --disable-pip-version-check ziglang==$(ZIG_VERSION) cargo-zigbuild==$(ZIGBUILD_VERSION)
 	touch $@
 
-# `hanode` finds the image's program in ../lib/hanode. BUILT=dist after `make dist`: images of the old targets too.
+# `hanode` finds the image's program in ../lib/hanode. `make dist install BUILT=dist` installs programs that can build
+# images of the old targets.
 PREFIX = /usr/local
 BUILT = $(TARGET_DIR)/release
 SHARE = $(DESTDIR)$(PREFIX)/share
@@ -67,27 +75,26 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 install: build
 	install -D -m 755 $(BUILT)/hanode $(DESTDIR)$(PREFIX)/bin/hanode
 	install -D -m 755 $(BUILT)/hanode-firstboot $(DESTDIR)$(PREFIX)/lib/hanode/hanode-firstboot
-	made=$$(mktemp -d) && $(PROGRAM) docs --out $$made && install -d $(SHARE)/man && \
-	cp -R $$made/man1 $(SHARE)/man/ && rm -r $$made/man1 && cp -R $$made/. $(SHARE)/ && rm -r $$made
+	out=$$(mktemp -d) && $(PROGRAM) docs --out $$out && install -d $(SHARE)/man && \
+	cp -R $$out/man1 $(SHARE)/man/ && rm -r $$out/man1 && cp -R $$out/. $(SHARE)/ && rm -r $$out
 
 # Unit tests and tests/it.
 .PHONY: test-unit
 test-unit: setup-cargo
 	cargo test --locked
 
-# tests/e2e: config files in the real servers, images, firmware, labs, clusters.
+# tests/e2e: tests with real servers, images, firmware, labs and clusters.
 E2E = cargo test --locked --test e2e
 .PHONY: test
 test: setup test-unit
 	$(E2E)
 
-# The ignored tests of these modules, one at a time.
+# Runs the ignored tests of the given modules, one at a time.
 LONG = --ignored --nocapture --test-threads=1
 .PHONY: test-vm
 test-vm: setup
 	$(E2E) -- lab_lifecycle:: emulated_machine:: cloud_init:: cloud_platforms:: debian_12:: packer:: $(LONG)
 
-# Images of the old targets from fixtures of their archives, run as clusters; half an hour, as root.
 .PHONY: test-targets
 test-targets: setup
 	$(E2E) -- cluster_ubuntu:: cluster_centos:: build_centos:: $(LONG)
@@ -101,17 +108,17 @@ check: setup-cargo
 .PHONY: setup
 setup: setup-cargo setup-root setup-tools setup-fetchers setup-qemu setup-packer
 
-# cargo itself says which version is too old; without it nothing does.
+# Fails with the required version if cargo is missing or too old.
 .PHONY: setup-cargo
 setup-cargo:
-	@command -v cargo >/dev/null || { echo 'cargo is missing: install a current Rust, see https://rustup.rs' >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo 'cargo is missing; install a current Rust: https://rustup.rs' >&2; exit 1; }
 	@wanted=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml); found=$$(cargo --version | cut -d' ' -f2); \
 	printf '%s\n%s\n' "$$wanted" "$$found" | sort -VC || \
 	{ echo "cargo $$found is too old: hanode needs Rust $$wanted or newer; run: rustup update" >&2; exit 1; }
 
 .PHONY: setup-root
 setup-root:
-	@[ "$$(id -u)" = 0 ] || { echo 'images and labs take root: run this as root' >&2; exit 1; }
+	@[ "$$(id -u)" = 0 ] || { echo 'building images and running labs need root; run this as root' >&2; exit 1; }
 
 .PHONY: setup-tools
 setup-tools:
@@ -119,7 +126,7 @@ setup-tools:
 	if [ -n "$$missing" ]; then apt-get update -q && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; fi
 
-# What fetches the programs of the old targets; npm and Python may well be there without a package.
+# npm and pip, which fetch the programs of the old targets; they may be installed without a package.
 .PHONY: setup-fetchers
 setup-fetchers:
 	@missing=; command -v npm >/dev/null || missing="$$missing npm"; \
@@ -128,8 +135,8 @@ setup-fetchers:
 	if [ -n "$$missing" ]; then apt-get update -q && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; fi
 
-# On a machine with packages of its backports suite, plain QEMU conflicts with what is installed: then QEMU comes
-# from there too. The suite's source is written as the machine's own ones are, for this one call.
+# On a machine with packages from backports, the default suite's QEMU can conflict with them: then QEMU is installed
+# from backports too.
 .PHONY: setup-qemu
 setup-qemu:
 	@missing=; for p in $(QEMU); do $(call installed,$$p) || missing="$$missing $$p"; done; \
@@ -142,33 +149,31 @@ setup-qemu:
 setup-packer:
 	@$(call installed,packer) || sh tests/install-packer.sh
 
-# Histories of the model by the hundred thousand, optimised: some minutes.
+# CASES= sets the number of random histories.
 .PHONY: test-model
 test-model: setup-cargo
 	PROPTEST_CASES=$(or $(CASES),200000) cargo test --locked --profile model --test it model::
 
-# A long run from nothing to nothing: `make chaos ROUNDS=40 SEED=1 NODES=3`. Five nodes are struck twice at once.
+# Builds an image, starts a cluster and injects faults: `make chaos ROUNDS=40 SEED=1 NODES=3`. With five nodes two faults
+# at a time.
 .PHONY: chaos
 chaos: setup build
 	@sh tests/chaos.sh $(PROGRAM) $(or $(NODES),3) $(or $(ROUNDS),40) $(or $(SEED),1) $(or $(SCALE),1)
 
-# Faults of single servers and of the network under write load; a quarter of an hour, as root.
 .PHONY: test-faults
 test-faults: setup
 	$(E2E) -- faults:: $(LONG)
 
-# A second machine with a node's address; old, torn, replaced and lost disks; an interrupted bootstrap; a recovery by an
-# operator. A quarter of an hour, as root.
+# Duplicate addresses; old, torn, replaced and lost disks; an interrupted bootstrap; `hanode recover`.
 .PHONY: test-recover
 test-recover: setup
 	$(E2E) -- recovery:: data_damage:: interrupted_bootstrap:: $(LONG)
 
-# What README quotes: `make bench RUNS=5`, as root, on a machine that does nothing else.
+# The numbers of docs/measured.md: `make bench RUNS=5` on an otherwise idle machine.
 .PHONY: bench
 bench: setup build
 	sh tests/bench.sh $(PROGRAM) $(or $(RUNS),3)
 
-# Cuts the power after every step of the service; a quarter of an hour, as root.
 .PHONY: test-failpoints
 test-failpoints: setup
 	$(E2E) -- failpoints:: $(LONG)

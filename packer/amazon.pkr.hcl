@@ -1,4 +1,4 @@
-# The image holds keys: encrypted, and shared with nobody.
+# The image contains keys, so it is encrypted and private.
 source "amazon-ebs" "node" {
   region        = var.region
   source_ami    = var.source_ami

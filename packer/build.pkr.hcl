@@ -1,7 +1,7 @@
-# The same for every builder; choose one: packer build -only=qemu.node …
+# Shared by all builders; choose one with `packer build -only=qemu.node …`.
 
 locals {
-  # Readable for the uploading user alone, gone before the machine is switched off.
+  # Readable only by the uploading user, and removed before the machine is shut down.
   stage = "/var/tmp/hanode-bake"
 }
 
@@ -12,7 +12,7 @@ build {
     inline = ["mkdir -m 700 ${local.stage} ${local.stage}/cluster"]
   }
 
-  # By name: the cluster directory's pki/ holds the CAs' keys, which no image and no machine gets.
+  # Single files: the CA keys in the cluster directory's pki/ must not get into a machine or an image.
   provisioner "file" {
     source      = "${var.cluster}/cluster.toml"
     destination = "${local.stage}/cluster/cluster.toml"
@@ -34,7 +34,7 @@ build {
     destination = "${local.stage}/hanode-firstboot"
   }
 
-  # Nothing secret is in a command or in what it prints. The last step: it takes Packer's own way in away, too.
+  # No secret is in a command or its output. The last step, because it also removes Packer's SSH access.
   provisioner "shell" {
     execute_command = "sudo sh -eu '{{ .Path }}'"
     inline = [

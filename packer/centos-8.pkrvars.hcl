@@ -1,3 +1,3 @@
 target       = "centos-8"
-ssh_username = "centos" # of CentOS' cloud image
+ssh_username = "centos" # the user of CentOS' cloud image
 disk_size    = "10240M"

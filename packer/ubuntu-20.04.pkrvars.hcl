@@ -1,3 +1,3 @@
 target       = "ubuntu-20.04"
-ssh_username = "ubuntu" # of Ubuntu's cloud image
+ssh_username = "ubuntu" # the user of Ubuntu's cloud image
 disk_size    = "8192M"

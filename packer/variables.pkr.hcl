@@ -1,8 +1,8 @@
-# One set for all builders; a target's own values are in TARGET.pkrvars.hcl.
+# Variables of all builders; the values for each target are in TARGET.pkrvars.hcl.
 
 variable "target" {
   type        = string
-  description = "Hanode's name of the distribution in the base image."
+  description = "The hanode target of the distribution in the base image."
   default     = "debian-13"
   validation {
     condition     = contains(["debian-13", "ubuntu-20.04", "centos-8"], var.target)
@@ -12,17 +12,17 @@ variable "target" {
 
 variable "cluster" {
   type        = string
-  description = "The cluster directory. Uploaded of it: spec, secrets and bundle. The CAs' keys stay here."
+  description = "The cluster directory. Spec, secrets and bundle are uploaded; the CA keys are not."
 }
 
 variable "programs" {
   type        = string
-  description = "The directory with hanode and hanode-firstboot, as `make dist` fills dist/."
+  description = "The directory with hanode and hanode-firstboot, such as the dist/ of `make dist`."
 }
 
 variable "output" {
   type        = string
-  description = "Where image and checksum of the QEMU builder go, IMAGE_NAME-manifest.json beside it. It must not exist."
+  description = "The output directory of the QEMU builder, which must not exist. IMAGE_NAME-manifest.json is written beside it."
   default     = "node-image"
 }
 
@@ -38,7 +38,7 @@ variable "ssh_username" {
 
 variable "ssh_private_key_file" {
   type        = string
-  description = "Lets Packer into the base image; unset: Packer's own, where the platform passes it on."
+  description = "The private SSH key for the base image; unset: a temporary key, where the platform installs it."
   default     = ""
 }
 
@@ -46,7 +46,7 @@ variable "ssh_private_key_file" {
 
 variable "base" {
   type        = string
-  description = "A disk image to begin with: of `hanode build --base`, or the distribution's cloud image."
+  description = "The disk image to start from: of `hanode build --base`, or the distribution's cloud image."
   default     = ""
 }
 
@@ -57,7 +57,7 @@ variable "base_checksum" {
 
 variable "seed" {
   type        = string
-  description = "A directory with meta-data and user-data that let Packer in."
+  description = "A directory with meta-data and user-data that allow Packer to log in."
   default     = ""
 }
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Measures what README quotes, with a release build: each number is the median of RUNS (3) runs, its command beside it.
-# As root, on a machine that does nothing else.
+# Measures the numbers in docs/measured.md with a release build: the median of RUNS (3) runs, with the command of each.
+# Run as root on an otherwise idle machine.
 set -eu
 hanode=${1:?usage: bench.sh PROGRAM [RUNS]}
 runs=${2:-3}
@@ -17,12 +17,12 @@ trap finish EXIT
 trap 'exit 130' INT TERM
 
 median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
-told() { printf '%-58s %8s %-4s %s\n' "$1" "$2" "$3" "${4-}"; }
+row() { printf '%-58s %8s %-4s %s\n' "$1" "$2" "$3" "${4-}"; }
 mib() { du -m "$1" | cut -f1; }
-# The seconds that a build says it took go into a file.
+# Appends the duration that the build prints to a file.
 build() {
-	"$hanode" build "$cluster" --target debian-13 --out "$dir/$1" $2 > "$dir/said" 2> "$dir/errors" || { cat "$dir/errors" >&2; exit 1; }
-	sed -n 's/.* MiB, \(.*\) s$/\1/p' "$dir/said" >> "$dir/$3"
+	"$hanode" build "$cluster" --target debian-13 --out "$dir/$1" $2 > "$dir/output" 2> "$dir/errors" || { cat "$dir/errors" >&2; exit 1; }
+	sed -n 's/.* MiB, \([0-9.]*\) s, .*/\1/p' "$dir/output" >> "$dir/$3"
 }
 
 "$hanode" init "$cluster" >/dev/null
@@ -34,10 +34,10 @@ for run in $(seq "$runs"); do
 done
 build node.tar '' tar
 echo "$(date +%F), $(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg) before the launches; medians of $runs runs"
-told 'spec edit to qcow2' "$(median "$dir/edit")" s 'hanode build DIR --target debian-13 --out node.qcow2'
-told 'spec edit to compressed qcow2' "$(median "$dir/compress")" s '… --compress'
-told 'qcow2' "$(mib "$dir/node.qcow2")" MiB 'du -m node.qcow2'
-told 'compressed qcow2' "$(mib "$dir/small.qcow2")" MiB 'du -m small.qcow2'
+row 'spec edit to qcow2' "$(median "$dir/edit")" s 'hanode build DIR --target debian-13 --out node.qcow2'
+row 'spec edit to compressed qcow2' "$(median "$dir/compress")" s '… --compress'
+row 'qcow2' "$(mib "$dir/node.qcow2")" MiB 'du -m node.qcow2'
+row 'compressed qcow2' "$(mib "$dir/small.qcow2")" MiB 'du -m small.qcow2'
 rm "$dir/node.qcow2" "$dir/small.qcow2"
 
 on() { "$hanode" lab exec "$cluster" --node node1 -- "$@"; }
@@ -55,11 +55,11 @@ for run in $(seq "$runs"); do
 		awk '{ printf "%.1f\n", $1 / 1024 }' >> "$dir/memory"
 	"$hanode" lab down "$cluster" >/dev/null 2>&1
 done
-told 'launch of three nodes to a healthy cluster' "$(median "$dir/healthy")" s 'hanode lab up DIR --image node.tar'
-told '  node1: service begins, from the start of its PID 1' "$(median "$dir/identity")" s 'times_ms in /run/hanode/state.json'
-told '  node1: files are being laid down' "$(median "$dir/applying")" s
-told '  node1: all nodes heard, servers let go' "$(median "$dir/starting")" s
-told '  node1: in service' "$(median "$dir/in-service")" s
-told "CPU time of the plan unit" "$(median "$dir/cpu-own")" ms 'cpu_ms in /run/hanode/state.json'
-told "  and of the servers' checkers that it runs" "$(median "$dir/cpu-children")" ms
-told 'peak memory of the watching service' "$(median "$dir/memory")" MiB 'VmHWM of hanode-ready'
+row 'launch of three nodes to a healthy cluster' "$(median "$dir/healthy")" s 'hanode lab up DIR --image node.tar'
+row '  node1: identity, from the start of its PID 1' "$(median "$dir/identity")" s 'times_ms in /run/hanode/state.json'
+row '  node1: writes its configuration' "$(median "$dir/applying")" s
+row '  node1: starts the servers' "$(median "$dir/starting")" s
+row '  node1: in service' "$(median "$dir/in-service")" s
+row "CPU time of hanode-plan" "$(median "$dir/cpu-own")" ms 'cpu_ms in /run/hanode/state.json'
+row "  and of the validators that it runs" "$(median "$dir/cpu-children")" ms
+row 'peak memory of hanode-ready' "$(median "$dir/memory")" MiB 'VmHWM of hanode-ready'

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A lab from nothing, broken at random while clients write, and taken down again. Called by `make chaos`, as root.
+# `make chaos`: builds an image, runs `hanode lab chaos` on a new lab, and takes it down. Requires root.
 # usage: chaos.sh PROGRAM NODES ROUNDS SEED TIMEOUT-SCALE
 set -eu
 hanode=$1

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The main job, as `make demo` shows it: one image, a real three-node cluster from it on this machine,
-# reads and writes through the virtual IP from outside the nodes. Takes everything down at the end.
+# `make demo`: builds one image, runs a three-node cluster from it on this machine, reads and writes through the virtual
+# IP from outside the nodes, and takes everything down.
 set -eu
 hanode=${1:?usage: demo.sh PROGRAM}
 dir=$(mktemp -d "${TMPDIR:-/tmp}/hanode-demo-XXXXXX")
@@ -16,11 +16,11 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-step "a cluster directory: names, addresses, two CAs, passwords"
+step "create a cluster directory: names, addresses, two CAs, passwords"
 "$hanode" init "$cluster" | head -1
-step "one image for all nodes (the first build installs the distribution's packages: minutes)"
+step "build one image for all nodes (the first build installs the distribution's packages and takes minutes)"
 "$hanode" build "$cluster" --target debian-13 --out "$dir/node.qcow2"
-step "three machines booted from it; cloud-init tells each one its name"
+step "three machines booted from it; each gets its name from cloud-init"
 "$hanode" lab up "$cluster" --image "$dir/node.qcow2"
 step "hanode status"
 "$hanode" lab status "$cluster"
@@ -35,16 +35,16 @@ export PGPASSWORD REDISCLI_AUTH
 sql() { outside psql -XAtq -c "$2" "host=$vip port=$1 user=dbadmin dbname=postgres sslmode=verify-full sslrootcert=$ca"; }
 redis() { outside redis-cli --tls --cacert "$ca" -h "$vip" -p 6379 "$@"; }
 
-step "PostgreSQL through $vip:5432, certificate verified in full"
+step "PostgreSQL through $vip:5432 with full verification of the certificate"
 sql 5432 "CREATE TABLE demo (word text); INSERT INTO demo VALUES ('written through the virtual IP')"
 sql 5432 "SELECT word, 'TLS: ' || ssl FROM demo, pg_stat_ssl WHERE pid = pg_backend_pid()"
 [ "$(sql 5432 "SELECT count(*) FROM demo")" = 1 ]
-step "Redis through $vip:6379, certificate verified"
+step "Redis through $vip:6379 with verification of the certificate"
 [ "$(redis set demo 'written through the virtual IP')" = OK ]
 redis get demo
 [ "$(redis get demo)" = "written through the virtual IP" ]
-step "the revocation list from the virtual IP, and a certificate verified against it"
+step "fetch the revocation list from the virtual IP and verify a certificate against it"
 outside curl -sSf -o "$dir/server.crl" "http://$vip:7080/server.crl"
 openssl crl -inform DER -in "$dir/server.crl" -out "$dir/server.pem"
 openssl verify -crl_check -CAfile "$ca" -CRLfile "$dir/server.pem" "$cluster/pki/service/leaves/pgsql.crt" | sed "s#$dir/##"
-step "all done; taking everything down"
+step "done; removing the cluster"

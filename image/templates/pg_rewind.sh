@@ -1,7 +1,7 @@
 #!/bin/sh
 # written by hanode for {{ node.name }}; edits are overwritten
-# What Patroni runs as pg_rewind. Data that cannot be rewound is kept, beside its place: Patroni finds that empty and
-# clones. What the cluster does not have is still there to be looked at; the two newest such directories stay.
+# Patroni runs this instead of pg_rewind. Data that cannot be rewound is moved aside, so that Patroni finds no data and
+# clones. Writes that the cluster does not have can still be recovered from it; the two newest such directories are kept.
 bin={{ paths.postgres_bin }}
 data={{ paths.postgres_data }}
 
@@ -12,7 +12,7 @@ case " $* " in
 *) exit $code ;;
 esac
 
-# Where the leader has gone meanwhile, the next attempt may do it, as long as the control file is whole.
+# If the leader has changed meanwhile and the control file is intact, the next attempt may succeed.
 source=
 previous=
 for word; do
@@ -25,17 +25,17 @@ if [ "$leads" != t ] && "$bin/pg_controldata" "$data" > /dev/null; then
 fi
 
 stamp=$(date +%s)
-# A tablespace lies elsewhere and goes along, so that the clone finds its place empty too.
+# Tablespaces are outside the data directory and are moved aside too, so that the clone finds their places empty.
 for link in "$data"/pg_tblspc/*; do
     [ -L "$link" ] || continue
     place=$(readlink "$link")
     mv "$place" "$place.aside-$stamp" && ln -sfn "$place.aside-$stamp" "$link"
 done
 mv "$data" "$data.aside-$stamp" || exit $code
-echo "$data could not be rewound and is kept as $data.aside-$stamp"
+echo "$data could not be rewound and was moved aside to $data.aside-$stamp"
 
 ls -d "$data".aside-* | sort | head -n -2 | while read -r old; do
-    echo "removing $old: two newer ones are kept"
+    echo "removing $old: only the two newest are kept"
     for link in "$old"/pg_tblspc/*; do
         [ ! -L "$link" ] || rm -rf "$(readlink "$link")"
     done

@@ -1,5 +1,5 @@
-# For Packer 1.7 and later: `packer init plugins`, once. A folder of its own, as 1.6 knows no such block and brings
-# these builders along.
+# For Packer 1.7 and later: run `packer init packer/plugins` once. In a separate folder, because 1.6 includes these
+# builders and fails on this block.
 packer {
   required_plugins {
     qemu = {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hanode_admin::cluster_dir;
 use hanode_admin::cluster_dir::PKI;
-use hanode_admin::pki::store::Store;
+use hanode_admin::pki::store::PkiStore;
 use hanode_core::pki::Ca;
 use hanode_util::user_error::UserError;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,8 @@ use std::process::ExitCode;
 
 /// Install the cluster into a root directory or into this machine, and prepare it for cloning
 ///
-/// Does what `build` does to its tree. With `--root /`, as Packer runs it in a virtual machine, it also installs
-/// missing packages (Debian and Ubuntu) and removes the machine's identity: keys, ids, logs and logins. Can be
-/// repeated.
+/// Does what `build` does to a base, and removes the machine's identity: keys, ids, logs and logins. With `--root /`, as
+/// Packer runs it in a virtual machine, it also installs missing packages (Debian and Ubuntu). Can be repeated.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -46,7 +45,7 @@ impl Bake {
 /// A CA key below `root` would be in every copy of the image.
 fn no_ca_key_inside(dir: &Path, root: &Path) -> Result<()> {
     let real = |path: &Path| path.canonicalize().with_context(|| format!("reading {}", path.display()));
-    let store = Store::at(dir.join(PKI));
+    let store = PkiStore::at(dir.join(PKI));
     for key in Ca::ALL.map(|ca| store.ca_dir(ca).join("ca.key")) {
         if key.exists() && real(&key)?.starts_with(real(root)?) {
             bail!(UserError::new(

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use hanode_admin::cluster_dir::{self, ClusterDir};
-use hanode_core::target::Override;
+use hanode_core::target::SourceOverride;
 use hanode_image::{self, BuildOptions, ClusterPayload};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,11 +33,11 @@ pub(crate) struct Build {
     /// Fetch a source of the target from another URL, e.g. a mirror; `,sha256=HEX` or `,key=FILE` replaces its
     /// checksum or key
     #[arg(long = "source", value_name = "NAME=URL")]
-    pub sources: Vec<Override>,
+    pub sources: Vec<SourceOverride>,
     /// Build only the base, without a cluster
     #[arg(long)]
     pub base: bool,
-    /// Install current packages instead of using the cached base; patches an image
+    /// Rebuild the base with current packages, to patch an image
     #[arg(long)]
     pub fresh: bool,
     /// Compress the image, if its format supports it (slower)

@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use hanode_admin::cluster_dir::change::{self, PkiChange};
 use hanode_admin::cluster_dir::{self, PKI};
-use hanode_admin::pki::store::{Issued, Store};
+use hanode_admin::pki::store::{IssuedCert, PkiStore};
 use hanode_core::pki::read::{self, CertSummary, CrlSummary, Validity};
 use hanode_core::pki::{self, Ca, LEAVES};
 use hanode_util::table::aligned;
@@ -114,7 +114,7 @@ struct Inventory {
     generation: u64,
     certificates: Vec<Cert>,
     revocation_lists: Vec<Crl>,
-    revoked: Vec<Issued>,
+    revoked: Vec<IssuedCert>,
 }
 
 #[derive(Serialize)]
@@ -136,11 +136,11 @@ struct Crl {
 
 fn show(dir: &Path, json: bool) -> Result<()> {
     cluster_dir::load_spec(dir)?;
-    let found = inventory(&Store::at(dir.join(PKI)))?;
+    let found = inventory(&PkiStore::at(dir.join(PKI)))?;
     if json { print_json(&found) } else { print(&table(&found)) }
 }
 
-fn inventory(store: &Store) -> Result<Inventory> {
+fn inventory(store: &PkiStore) -> Result<Inventory> {
     let now = pki::now();
     let mut found = Inventory {
         schema: 1,

@@ -5,10 +5,10 @@ use super::status;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use hanode_admin::access::access;
-use hanode_cluster::health::{self, Format};
+use hanode_cluster::health::{self, StatusFormat};
 use hanode_lab::chaos::{self, Fault};
 use hanode_lab::roll;
-use hanode_lab::{self, Probe, UpOptions};
+use hanode_lab::{self, Lab, Probe, UpOptions};
 use hanode_util::interrupt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ Examples:
   hanode lab exec demo --node node1 -- patronictl list
   hanode lab kill demo --node node2         cut its power
   hanode lab down demo")]
-pub(crate) struct Lab {
+pub(crate) struct LabVerb {
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -36,7 +36,7 @@ Examples:
   hanode lab up demo --node node2           start a killed node again")]
     Up {
         #[command(flatten)]
-        common: Common,
+        args: NodeArgs,
         /// Image to run; required for a new lab
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
@@ -63,7 +63,7 @@ Examples:
     #[command(after_help = "Example:\n  hanode lab exec demo --node node1 -- patronictl list")]
     Exec {
         #[command(flatten)]
-        common: Common,
+        args: NodeArgs,
         /// Command and its arguments
         #[arg(last = true, required = true)]
         command: Vec<String>,
@@ -81,7 +81,7 @@ Examples:
     #[command(after_help = "Example:\n  hanode lab kill demo --node node2")]
     Kill {
         #[command(flatten)]
-        common: Common,
+        args: NodeArgs,
     },
     /// Replace a node: cut its power, discard its disk, boot the image, wait until the cluster is healthy
     #[command(after_help = "\
@@ -90,7 +90,7 @@ Examples:
   hanode lab reprovision demo --node node2 --image newer.qcow2")]
     Reprovision {
         #[command(flatten)]
-        common: Common,
+        args: NodeArgs,
         /// Image to boot [default: the current one]
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
@@ -123,8 +123,8 @@ Exits 0 if every node runs the new image, the cluster is healthy and no acknowle
     },
     /// Inject faults under write load, and verify every acknowledged write
     ///
-    /// Needs a lab with a healthy cluster. Each round injects one fault, reverts it and waits until the cluster is healthy;
-    /// with five or more nodes, two faults at once. The same seed gives the same faults in the same order.
+    /// Requires a lab with a healthy cluster. Each round injects one fault, reverts it and waits until the cluster is
+    /// healthy; with five or more nodes, two faults at once. The same seed gives the same faults in the same order.
     #[command(after_help = "\
 Examples:
   hanode lab chaos demo --rounds 20 --seed 7
@@ -160,7 +160,7 @@ Exits 0 if the cluster recovered in time from every fault and no acknowledged wr
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Common {
+pub(crate) struct NodeArgs {
     /// Cluster directory
     pub dir: PathBuf,
     /// Node to act on; can be repeated
@@ -168,60 +168,44 @@ pub(crate) struct Common {
     pub nodes: Vec<String>,
 }
 
+const NO_NODE: &str = "name the node with --node NAME";
+
 fn scale(text: &str) -> Result<f64, String> {
     let fits = |f: &f64| (0.1..=100.0).contains(f);
     text.parse().ok().filter(fits).ok_or_else(|| "expected a number from 0.1 to 100".into())
 }
 
-impl Lab {
+impl LabVerb {
     pub(crate) fn is_read_only(&self) -> bool {
         matches!(self.verb, Verb::Status { .. })
     }
 
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        if let Verb::Up { common: Common { dir, .. }, .. }
-        | Verb::Reprovision { common: Common { dir, .. }, .. }
+        if let Verb::Up { args: NodeArgs { dir, .. }, .. }
+        | Verb::Reprovision { args: NodeArgs { dir, .. }, .. }
         | Verb::Roll { dir, .. }
         | Verb::Chaos { dir, .. } = &self.verb
         {
             hanode_lab::tag_this_process(dir)?;
         }
         match &self.verb {
-            Verb::Up { common, image, vm, timeout_scale } => {
-                up(common, image.as_deref(), *vm, *timeout_scale)
-            }
-            Verb::Status { dir, json, can_remove } => {
-                let access = access(dir)?;
-                let found = hanode_lab::status(dir, || health::collect(&access))??;
-                match can_remove {
-                    Some(node) => status::show_removal(&access, &found, node, *json),
-                    None => status::show(&found, Format::from_flags(*json, false)),
-                }
-            }
-            Verb::Exec { common, command } => exec(common, command),
+            Verb::Up { args, image, vm, timeout_scale } => up(args, image.as_deref(), *vm, *timeout_scale),
+            Verb::Status { dir, json, can_remove } => show_status(dir, *json, can_remove.as_deref()),
+            Verb::Exec { args, command } => exec(args, command),
             Verb::Client { dir, command } => {
-                let status = hanode_lab::Lab::open(dir)?
-                    .client_command(command)
-                    .status()
-                    .context("running the client")?;
+                let status =
+                    Lab::open(dir)?.client_command(command).status().context("running the client")?;
                 Ok(exit_code(status.success()))
             }
-            Verb::Kill { common } => {
-                ensure!(!common.nodes.is_empty(), "name the node with --node NAME");
-                common.nodes.iter().try_for_each(|node| hanode_lab::kill(&common.dir, node))?;
+            Verb::Kill { args } => {
+                ensure!(!args.nodes.is_empty(), NO_NODE);
+                args.nodes.iter().try_for_each(|node| hanode_lab::kill(&args.dir, node))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Verb::Reprovision { common, image, timeout_scale } => {
-                reprovision(common, image.as_deref(), *timeout_scale)
+            Verb::Reprovision { args, image, timeout_scale } => {
+                reprovision(args, image.as_deref(), *timeout_scale)
             }
-            Verb::Roll { dir, image, json, timeout_scale } => {
-                let report = roll::roll(hanode_lab::Lab::open(dir)?, &access(dir)?, image, *timeout_scale)?;
-                match json {
-                    true => super::print_json(&report)?,
-                    false => super::print(&roll::table(&report))?,
-                }
-                Ok(exit_code(report.passed))
-            }
+            Verb::Roll { dir, image, json, timeout_scale } => roll(dir, image, *json, *timeout_scale),
             Verb::Chaos { dir, rounds, seed, faults, json, timeout_scale } => {
                 chaos(dir, *rounds, *seed, faults, *json, *timeout_scale)
             }
@@ -230,22 +214,40 @@ impl Lab {
     }
 }
 
-fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Result<ExitCode> {
-    let access = access(&common.dir)?;
+fn show_status(dir: &Path, json: bool, can_remove: Option<&str>) -> Result<ExitCode> {
+    let access = access(dir)?;
+    let found = hanode_lab::status(dir, || health::collect(&access))??;
+    match can_remove {
+        Some(node) => status::show_removal(&access, &found, node, json),
+        None => status::show(&found, StatusFormat::from_flags(json, false)),
+    }
+}
+
+fn roll(dir: &Path, image: &Path, json: bool, timeout_scale: f64) -> Result<ExitCode> {
+    let report = roll::roll(Lab::open(dir)?, &access(dir)?, image, timeout_scale)?;
+    match json {
+        true => super::print_json(&report)?,
+        false => super::print(&roll::table(&report))?,
+    }
+    Ok(exit_code(report.passed))
+}
+
+fn up(args: &NodeArgs, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Result<ExitCode> {
+    let access = access(&args.dir)?;
     // An existing lab keeps its image and its kind of nodes.
     let (image, vm) = match image {
         Some(image) => (image.to_path_buf(), vm),
         None => {
-            let lab = hanode_lab::Lab::open(&common.dir).context("--image is required for a new lab")?;
+            let lab = Lab::open(&args.dir).context("--image is required for a new lab")?;
             (lab.layout.image.path.clone(), lab.layout.vm)
         }
     };
     let options = UpOptions {
-        dir: common.dir.clone(),
+        dir: args.dir.clone(),
         image,
         vm,
         timeout_scale,
-        nodes: common.nodes.clone(),
+        nodes: args.nodes.clone(),
         program: None,
     };
     // Nodes of another build stay as they are, so do not wait for them.
@@ -260,17 +262,17 @@ fn up(common: &Common, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Re
     Ok(ExitCode::SUCCESS)
 }
 
-fn reprovision(common: &Common, image: Option<&Path>, timeout_scale: f64) -> Result<ExitCode> {
-    ensure!(!common.nodes.is_empty(), "name the node with --node NAME");
-    let mut lab = hanode_lab::Lab::open(&common.dir)?;
+fn reprovision(args: &NodeArgs, image: Option<&Path>, timeout_scale: f64) -> Result<ExitCode> {
+    ensure!(!args.nodes.is_empty(), NO_NODE);
+    let mut lab = Lab::open(&args.dir)?;
     if let Some(image) = image {
         lab.use_image(image)?;
     }
-    for node in &common.nodes {
+    for node in &args.nodes {
         lab.power_off(node)?;
         lab.discard_disk(node)?;
     }
-    let all = Common { dir: common.dir.clone(), nodes: Vec::new() };
+    let all = NodeArgs { dir: args.dir.clone(), nodes: Vec::new() };
     up(&all, None, lab.layout.vm, timeout_scale)
 }
 
@@ -282,7 +284,7 @@ fn chaos(
     json: bool,
     timeout_scale: f64,
 ) -> Result<ExitCode> {
-    let lab = hanode_lab::Lab::open(dir)?;
+    let lab = Lab::open(dir)?;
     let access = access(dir)?;
     let supported = |f: &Fault| !lab.layout.vm || f.supported_on_vm();
     let faults = match faults {
@@ -299,11 +301,11 @@ fn chaos(
     Ok(exit_code(report.passed))
 }
 
-fn exec(common: &Common, command: &[String]) -> Result<ExitCode> {
-    let [node] = common.nodes.as_slice() else {
+fn exec(args: &NodeArgs, command: &[String]) -> Result<ExitCode> {
+    let [node] = args.nodes.as_slice() else {
         anyhow::bail!("name one node with --node NAME");
     };
-    let status = hanode_lab::exec(&common.dir, node, command)?;
+    let status = hanode_lab::exec(&args.dir, node, command)?;
     Ok(exit_code(status.success()))
 }
 

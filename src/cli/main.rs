@@ -17,12 +17,11 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::pki::coverage::CheckReport;
+use hanode_util::interrupt;
+use hanode_util::user_error::{UserError, report};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-use hanode_util::interrupt;
-use hanode_util::user_error::{UserError, report};
 
 /// Build one VM image that boots into a highly available PostgreSQL and Redis cluster
 #[derive(Debug, Parser)]
@@ -53,8 +52,8 @@ enum Verb {
     Render(render::Render),
     Build(build::Build),
     Bake(bake::Bake),
-    Seed(seed::Seed),
-    Lab(lab::Lab),
+    Seed(seed::SeedVerb),
+    Lab(lab::LabVerb),
     Status(status::Status),
     Inspect(inspect::Inspect),
     Docs(docs::Docs),

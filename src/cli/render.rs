@@ -1,8 +1,9 @@
 //! `hanode render`
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use hanode_admin::cluster_dir::ClusterDir;
+use hanode_cluster::health;
 use hanode_core::machine::MachineFacts;
 use hanode_core::pki::read;
 use hanode_core::plan::{self, Action};
@@ -40,14 +41,14 @@ pub(crate) struct Render {
     pub interface: Option<String>,
     /// Plan of the boot to render
     #[arg(long, value_enum, default_value = "bootstrap")]
-    pub plan: Plan,
+    pub plan: BootPlan,
     /// Replace every password with REDACTED-ROLE
     #[arg(long)]
     pub redact: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Plan {
+pub(crate) enum BootPlan {
     /// Bootstrap the cluster
     Bootstrap,
     /// Resume with the data on the disk
@@ -60,13 +61,7 @@ impl Render {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let cluster = ClusterDir::load(&self.dir)?;
         let spec = &cluster.spec;
-        let known = || spec.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
-        ensure!(
-            spec.node(&self.node).is_some(),
-            "no node {:?} in the spec; there are: {}",
-            self.node,
-            known()
-        );
+        health::require_node(spec, &self.node)?;
         let out = Out::new(&self.out)?;
         let entries = self.entries(&cluster)?;
         out.publish(&entries)?;
@@ -78,9 +73,9 @@ impl Render {
     fn entries(&self, cluster: &ClusterDir) -> Result<Vec<file_tree::Entry>> {
         let (_, target) = hanode_admin::embedded::target(&self.target)?;
         let action = match self.plan {
-            Plan::Bootstrap => Action::Bootstrap,
-            Plan::Resume => Action::Resume,
-            Plan::Join => Action::Join,
+            BootPlan::Bootstrap => Action::Bootstrap,
+            BootPlan::Resume => Action::Resume,
+            BootPlan::Join => Action::Join,
         };
         let crl = |path: &str| cluster.bundle.file(path).with_context(|| format!("no {path} in the bundle"));
         let (service, own) = (crl("/etc/ssl/myca/server.crl")?, crl("/etc/ssl/hanode/ca.crl")?);

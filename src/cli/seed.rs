@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use hanode_admin::cluster_dir;
-use hanode_admin::seed::{self, Interface};
+use hanode_admin::seed::{self, InterfaceMatch};
 use hanode_core::bundle;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ Examples:
   hanode seed demo --node node1 --interface 52:54:00:00:00:01 --gateway 192.168.18.1 \
       --ssh-key ~/.ssh/id_ed25519.pub --out node1.iso
   hanode seed demo --node node1 --bundle --out node1/       user-data for an image built with --base")]
-pub(crate) struct Seed {
+pub(crate) struct SeedVerb {
     /// Cluster directory
     pub dir: PathBuf,
     /// Node name, as in the spec
@@ -31,7 +31,7 @@ pub(crate) struct Seed {
     pub out: PathBuf,
     /// Configure the node's address on this interface
     #[arg(long, value_name = "NAME|MAC")]
-    pub interface: Option<Interface>,
+    pub interface: Option<InterfaceMatch>,
     /// Default gateway
     #[arg(long, value_name = "IP", requires = "interface")]
     pub gateway: Option<IpAddr>,
@@ -46,7 +46,7 @@ pub(crate) struct Seed {
     pub bundle: bool,
 }
 
-impl Seed {
+impl SeedVerb {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let (spec, _) = cluster_dir::load_spec(&self.dir)?;
         let mut seed = seed::Seed::for_node(&spec, &self.node)?;

@@ -4,7 +4,7 @@ use super::exit_code;
 use anyhow::Result;
 use clap::Args;
 use hanode_admin::access::access;
-use hanode_cluster::health::{self, Access, Format};
+use hanode_cluster::health::{self, Access, StatusFormat};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,12 +37,12 @@ impl Status {
         let status = health::collect(&access)?;
         match &self.can_remove {
             Some(node) => show_removal(&access, &status, node, self.json),
-            None => show(&status, Format::from_flags(self.json, self.metrics)),
+            None => show(&status, StatusFormat::from_flags(self.json, self.metrics)),
         }
     }
 }
 
-pub(crate) fn show(status: &health::Status, format: Format) -> Result<ExitCode> {
+pub(crate) fn show(status: &health::Status, format: StatusFormat) -> Result<ExitCode> {
     super::print(format.render(status)?.trim_end())?;
     Ok(exit_code(status.healthy))
 }

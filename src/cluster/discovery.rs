@@ -1,8 +1,8 @@
 //! Discovery: queries join ports, etcd and Sentinels for the input of the plan, from a node or from the admin machine.
 
-use crate::client::etcd::Etcd;
-use crate::client::etcd_peer::EtcdPeer;
-use crate::client::redis::{Redis, monitored_primary};
+use crate::client::etcd::EtcdClient;
+use crate::client::etcd_peer::EtcdPeerClient;
+use crate::client::redis::{RedisClient, monitored_primary};
 use crate::health::Access;
 use anyhow::Result;
 use hanode_core::etcd::Member;
@@ -12,7 +12,7 @@ use hanode_core::spec::Node;
 use std::thread::{ScopedJoinHandle, scope};
 use std::time::Duration;
 
-/// Of one query to one node; the next round queries a slower peer again.
+/// Time limit of one query; the next round queries a slower node again.
 const QUERY_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Patroni's `initialize` key, below its default namespace.
@@ -115,7 +115,7 @@ struct EtcdView {
 
 /// Queries etcd through the member on `relay`: a linearizable member list proves that there is a quorum.
 fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
-    let etcd = Etcd::new(&access.cluster, relay.address, QUERY_TIMEOUT)?;
+    let etcd = EtcdClient::new(&access.cluster, relay.address, QUERY_TIMEOUT)?;
     let members = etcd.members()?;
     let initialize = etcd.get(&initialize_key(&access.spec.name))?;
     let generation = etcd.get(&generation_key(&access.spec.name, node))?;
@@ -130,8 +130,8 @@ fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
     })
 }
 
-/// For the case without a quorum: members whose log is void because they were removed. The plan uses them only if every
-/// node reports and at least two have a log.
+/// Members of which etcd knows, without a quorum, that they were removed. Empty unless all nodes report and at least two
+/// have a log: otherwise the plan does not need it.
 fn removed_members(access: &Access, own: &NodeReport, peers: &[Peer], servers: &[&Node]) -> Vec<String> {
     let Ok(mut all) = peers.iter().map(|p| p.answer.as_ref()).collect::<Result<Vec<_>, _>>() else {
         return vec![];
@@ -141,7 +141,8 @@ fn removed_members(access: &Access, own: &NodeReport, peers: &[Peer], servers: &
     if logs.len() < 2 {
         return vec![];
     }
-    let query = |relay: &Node| EtcdPeer::new(&access.cluster, relay.address, QUERY_TIMEOUT)?.removed(&logs);
+    let query =
+        |relay: &Node| EtcdPeerClient::new(&access.cluster, relay.address, QUERY_TIMEOUT)?.removed(&logs);
     scope(|threads| {
         let queries: Vec<_> = servers.iter().map(|n| threads.spawn(|| query(n))).collect();
         queries
@@ -156,8 +157,13 @@ fn removed_members(access: &Access, own: &NodeReport, peers: &[Peer], servers: &
 fn query_sentinel(access: &Access, node: &Node) -> Result<Sentinel> {
     let redis = &access.spec.redis;
     let password = &access.secrets.sentinel;
-    let mut sentinel =
-        Redis::connect(access.redis.as_ref(), node.address, redis.sentinel_port, password, QUERY_TIMEOUT)?;
+    let mut sentinel = RedisClient::connect(
+        access.redis.as_ref(),
+        node.address,
+        redis.sentinel_port,
+        password,
+        QUERY_TIMEOUT,
+    )?;
     let primary = monitored_primary(&mut sentinel, &redis.master_name)?;
     Ok(Sentinel { node: node.name.clone(), primary: primary.address, epoch: primary.epoch })
 }

@@ -1,5 +1,5 @@
-//! The pure core: what an operator wrote ([`spec`]), what a distribution is like ([`target`]), what each service does at
-//! this boot ([`plan`]) and which files a node gets ([`render`]). It opens no socket and reads no clock.
+//! The pure core: the operator's description of a cluster ([`spec`]), the description of a distribution ([`target`]),
+//! the action of each service at a boot ([`plan`]) and the files of a node ([`render`]). It opens no socket.
 
 #![forbid(unsafe_code)]
 

@@ -142,4 +142,3 @@ pub fn parse(text: &[u8]) -> Result<NodeReport> {
     );
     Ok(report)
 }
-

@@ -1,14 +1,16 @@
-//! `hanode-firstboot`: what systemd, Keepalived and an operator on a node call.
+//! The command line of `hanode-firstboot`, for systemd, Keepalived and operators; on a node's PATH it is `hanode`.
 
 use crate::disk;
 use crate::node_config::NodeConfig;
 use crate::start::gate::{self, Gate};
 use crate::start::{recover, run, self_report};
-use crate::watch::{answer, apply_bundle, metrics, planned_failover, ready, reload};
-use anyhow::{Context, Result};
+use crate::state;
+use crate::watch::{apply_bundle, join_port, metrics, planned_failover, reload, services};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use hanode_cluster::health::{self, Format};
+use hanode_cluster::health::{self, StatusFormat};
 use hanode_core::plan;
+use hanode_util::user_error;
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,11 +19,13 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
 
+/// Joins this machine to its cluster, and shows what it does
 #[derive(Parser)]
 #[command(
-    name = "hanode-firstboot",
+    name = "hanode",
     version,
-    about = "Makes a machine booted from a hanode image the node that it is"
+    after_help = "\
+This is hanode on a node of a cluster. On the admin machine, `hanode` has other commands."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -30,73 +34,85 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run the first-boot sequence up to the start of the services (hanode-plan.service)
+    /// Run the first-boot sequence until the services are started (hanode-plan.service)
+    #[command(hide = true)]
     Boot,
-    /// Mount the data volume, where the spec names one (hanode-data.service)
-    Storage,
-    /// Block until a service may start, and lay down its files (ExecStartPre of its unit)
+    /// Mount the data volume, if the spec names one (hanode-data.service)
+    #[command(hide = true)]
+    MountData,
+    /// Wait until a service may start, and write its files (ExecStartPre of its unit)
+    #[command(hide = true)]
     Gate { service: Gate },
     /// Watch the node's services and keep state.json current (hanode-ready.service)
-    Ready,
-    /// NodeReport one connection to the join port on standard input (hanode-join@.service)
-    NodeReport,
-    /// NodeReport one request for this node's metrics on standard input (hanode-metrics@.service)
-    Metrics,
+    #[command(hide = true)]
+    Watch,
+    /// Send this node's report over a connection to the join port on standard input (hanode-join@.service)
+    #[command(hide = true)]
+    ServeReport,
+    /// Answer an HTTP request for this node's metrics on standard input (hanode-metrics@.service)
+    #[command(hide = true)]
+    ServeMetrics,
     /// Exit 0 if HAProxy on this machine answers its health probe (Keepalived's check)
+    #[command(hide = true)]
     ProbeHealth { port: u16 },
-    /// Take up a new bundle or spec from /etc/hanode, disturbing the services as little as they allow
+    /// Activate a new bundle or spec from /etc/hanode, with as few restarts as possible
     #[command(after_help = "\
-Copy bundle.tar.gz (and cluster.toml, where it changed) from the cluster directory to /etc/hanode on every node,
-then run this on one node after the other. It ends when the node is well again; what it cannot do without harm it
-refuses, changing nothing.")]
+Copy bundle.tar.gz (and cluster.toml, if it changed) from the cluster directory to /etc/hanode on every node,
+then run this on one node after the other. It ends when the node is healthy again. It refuses a change that would
+do harm, and then changes nothing.")]
     Apply,
-    /// Have Redis read its certificates anew (ExecReload of its unit)
+    /// Have Redis reload its certificates (ExecReload of its unit)
     #[command(hide = true)]
     ReloadRedis,
-    /// Have another Redis promoted if this one is primary and about to stop (ExecStop of its unit)
+    /// Promote another Redis if this one is primary and about to stop (ExecStop of its unit)
     #[command(hide = true)]
-    StepDown,
+    FailoverRedis,
     /// Show what is observed and what would be done, changing nothing
     Plan {
-        /// Observations and plan as JSON
+        /// Print observations and plan as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Make this node's data the cluster's, where most disks are gone and no program may decide
+    /// Make this node's data the cluster's after most disks are lost
     #[command(after_help = "\
-Where etcd's quorum is lost for good, its nodes refuse and name this verb. Choose the node whose data is to be kept
-and run there:
-  hanode-firstboot recover --from-this-node --yes-data-on-others-is-lost
-Without the flags it says what would be lost and changes nothing.")]
+When etcd's quorum is lost for good, its nodes refuse to start and name this command. Choose the node whose data you
+keep and run there:
+  hanode recover --from-this-node --accept-data-loss
+Without these options it prints what would be lost and changes nothing.")]
     Recover {
-        /// This node is the one to keep
+        /// Keep the data of this node
         #[arg(long)]
         from_this_node: bool,
-        /// Consent that whatever the others have more than this node is lost
+        /// Accept that all data is lost that other nodes have and this one lacks
         #[arg(long)]
-        yes_data_on_others_is_lost: bool,
+        accept_data_loss: bool,
     },
     /// Show the whole cluster as seen from this node
     Status {
+        /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Print it in Prometheus' text format
-        #[arg(long, conflicts_with_all = ["json", "replace"])]
+        /// Print Prometheus' text format
+        #[arg(long, conflicts_with_all = ["json", "can_remove"])]
         metrics: bool,
-        /// Instead, say whether a node (this one, if none is named) may be taken away now, and why not
+        /// Exit 0 if NODE (default: this one) can be removed without data loss or downtime; otherwise list what prevents it
         #[arg(long, value_name = "NODE", num_args = 0..=1)]
-        replace: Option<Option<String>>,
+        can_remove: Option<Option<String>>,
     },
 }
 
 pub fn main() -> ExitCode {
     let verb = Arguments::parse().verb;
-    log();
+    let to_journal = start_log();
     match dispatch(&verb) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::from(1)
+            match (to_journal, state::help(&error)) {
+                (false, _) => eprintln!("{}", user_error::report(&error)),
+                (true, Some(help)) => tracing::error!("{error:#}; {help}"),
+                (true, None) => tracing::error!("{error:#}"),
+            }
+            ExitCode::FAILURE
         }
     }
 }
@@ -107,62 +123,68 @@ fn console<S: tracing::Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
     layer.with_ansi(std::io::stderr().is_terminal())
 }
 
-/// To the journal where systemd runs this, else to standard error.
-fn log() {
+/// Logs to the journal if systemd runs this, otherwise to standard error. Returns whether it is the journal.
+fn start_log() -> bool {
     let journal = std::env::var_os("INVOCATION_ID").and_then(|_| tracing_journald::layer().ok());
-    let console = journal.is_none().then(console);
+    let to_journal = journal.is_some();
+    let console = (!to_journal).then(console);
     let journal = journal.map(|layer| layer.with_field_prefix(None));
     tracing_subscriber::registry()
         .with(tracing_subscriber::filter::LevelFilter::INFO)
         .with(journal)
         .with(console)
         .init();
+    to_journal
 }
 
 fn dispatch(verb: &Verb) -> Result<ExitCode> {
     let root = Path::new("/");
     match verb {
         Verb::Boot => run::run(root)?,
-        Verb::Storage => run::storage(root)?,
+        Verb::MountData => run::mount_data(root)?,
         Verb::Gate { service } => gate::pass(root, *service)?,
-        Verb::Ready => ready::watch(root)?,
-        Verb::NodeReport => answer::serve(root)?,
-        Verb::Metrics => metrics::serve(root)?,
+        Verb::Watch => services::watch(root)?,
+        Verb::ServeReport => join_port::serve(root)?,
+        Verb::ServeMetrics => metrics::serve(root)?,
         Verb::ProbeHealth { port } => {
-            return Ok(if healthy(*port) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(exit_code(haproxy_answers(*port)));
         }
-        Verb::Apply => apply_bundle::update(root)?,
-        Verb::StepDown => planned_failover::step_down(root)?,
+        Verb::Apply => apply_bundle::apply(root)?,
+        Verb::FailoverRedis => planned_failover::fail_over(root)?,
         Verb::ReloadRedis => reload::reload_redis(root)?,
         Verb::Plan { json } => show_plan(root, *json)?,
-        Verb::Recover { from_this_node, yes_data_on_others_is_lost } => {
-            recover::recover(root, *from_this_node, *yes_data_on_others_is_lost)?;
+        Verb::Recover { from_this_node, accept_data_loss } => {
+            recover::recover(root, *from_this_node, *accept_data_loss)?;
         }
-        Verb::Status { json, metrics, replace: None } => {
+        Verb::Status { json, metrics, can_remove: None } => {
             return health::print_status(
                 &NodeConfig::active(root)?.access()?,
-                Format::from_flags(*json, *metrics),
+                StatusFormat::from_flags(*json, *metrics),
             );
         }
-        Verb::Status { json, replace: Some(node), .. } => {
-            return safe_to_remove(root, node.as_deref(), *json);
+        Verb::Status { json, can_remove: Some(node), .. } => {
+            return show_removal(root, node.as_deref(), *json);
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn safe_to_remove(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCode> {
-    let access = NodeConfig::active(root)?.access()?;
-    let own = disk::pin(root)?.context("this disk has no identity yet")?.node;
-    let node = node.unwrap_or(&own);
-    health::require_node(&access.spec, node)?;
-    let (may, words) = health::removal_report(&access.spec, &health::collect(&access)?, node, json)?;
-    println!("{words}");
-    Ok(if may { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+fn exit_code(success: bool) -> ExitCode {
+    if success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Whether HAProxy's own event loop answers: a stopped or hung one does not.
-fn healthy(port: u16) -> bool {
+fn show_removal(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCode> {
+    let access = NodeConfig::active(root)?.access()?;
+    let own = disk::pinned_node(root)?;
+    let node = node.unwrap_or(&own);
+    health::require_node(&access.spec, node)?;
+    let (safe, report) = health::removal_report(&access.spec, &health::collect(&access)?, node, json)?;
+    println!("{report}");
+    Ok(exit_code(safe))
+}
+
+/// Whether HAProxy's event loop answers the probe; a stopped or hung one does not.
+fn haproxy_answers(port: u16) -> bool {
     let probe = || -> Result<bool> {
         let mut socket =
             hanode_cluster::client::tls::connect([127, 0, 0, 1].into(), port, Duration::from_millis(900))?;
@@ -176,15 +198,15 @@ fn healthy(port: u16) -> bool {
 
 fn show_plan(root: &Path, json: bool) -> Result<()> {
     let config = NodeConfig::active(root)?;
-    let node = disk::pin(root)?.context("this disk has no identity yet")?.node;
+    let node = disk::pinned_node(root)?;
     let seen = self_report::observe(root, &config, &node)?;
     let plan = plan::plan(&config.spec, &node, &seen);
     if json {
-        let both = serde_json::json!({"schema": 1, "observations": seen, "plan": plan});
-        println!("{}", serde_json::to_string_pretty(&both)?);
+        let document = serde_json::json!({"schema": 1, "observations": seen, "plan": plan});
+        println!("{}", serde_json::to_string_pretty(&document)?);
         return Ok(());
     }
-    for (service, step) in crate::state::steps(&plan) {
+    for (service, step) in state::plan_steps(&plan) {
         println!("{service:<9} {:<7} {}", format!("{:?}", step.action).to_lowercase(), step.reason);
     }
     Ok(())

@@ -1,36 +1,36 @@
-//! Fail points: a node stops at a named step for good, so that a test can cut its power right there.
+//! Fail points: a node halts at a named step, so that a test can cut its power there.
 //!
-//! Compiled in only with the feature `failpoints`; no image of a release has it.
+//! Compiled in only with the feature `failpoints`, never in a release.
 
-/// Every step after which a power cut must cost nothing but time.
+/// The steps, named by what has just been done. A power cut after any of them must cost nothing but time.
 pub const POINTS: [&str; 15] = [
-    "install-id",
-    "pinned",
-    "booted",
-    "applied",
+    "install-id-written",
+    "identity-pinned",
+    "generation-counted",
+    "static-files-written",
     "bootstrap-recorded",
-    "began",
-    "enabled",
-    "etcd-removed",
-    "etcd-cleared",
-    "etcd-added",
-    "etcd-files",
-    "served",
-    "remembered",
-    "redis-files",
-    "sentinel-files",
+    "bootstrap-started",
+    "units-enabled",
+    "etcd-member-removed",
+    "etcd-data-cleared",
+    "etcd-member-added",
+    "etcd-files-written",
+    "marked-served",
+    "generation-published",
+    "redis-files-written",
+    "sentinel-files-written",
 ];
 
-/// Names the step in `/etc/hanode/failpoint`; a node that came there says so in `/run/hanode/failpoint`.
+/// Halts if `/etc/hanode/failpoint` names this step, and writes the step to `/run/hanode/failpoint`.
 #[cfg(feature = "failpoints")]
-pub(crate) fn passed(root: &std::path::Path, point: &str) {
+pub(crate) fn hit(root: &std::path::Path, point: &str) {
     use hanode_util::file_tree::below;
-    assert!(POINTS.contains(&point), "{point} is not listed");
+    assert!(POINTS.contains(&point), "{point} is not in POINTS");
     let wanted = std::fs::read_to_string(below(root, "/etc/hanode/failpoint")).unwrap_or_default();
     if wanted.trim() != point {
         return;
     }
-    tracing::warn!("fail point {point}: stopping here");
+    tracing::warn!("fail point {point}: halted");
     let tree = hanode_util::safe_path::SafeTree::open(root);
     let _ = tree.and_then(|tree| tree.replace("/run/hanode/failpoint", point.as_bytes(), 0o644, None));
     loop {
@@ -39,4 +39,4 @@ pub(crate) fn passed(root: &std::path::Path, point: &str) {
 }
 
 #[cfg(not(feature = "failpoints"))]
-pub(crate) fn passed(_root: &std::path::Path, _point: &str) {}
+pub(crate) fn hit(_root: &std::path::Path, _point: &str) {}

@@ -1,7 +1,7 @@
-//! The service in the image: turns a copy of it into the node that it is.
+//! The agent in the image: it makes a booted machine a node of its cluster.
 //!
-//! By rooms: who this machine is ([`identity`]), what lies on its disk ([`disk`]), how its services start ([`start`]), and
-//! what happens while they run ([`watch`]). All read the same [`config`] facts.
+//! Modules: the node's configuration ([`node_config`]), which node this machine is ([`identity`]), the state of its disk
+//! ([`disk`]), the start of its services ([`start`]), and the work while they run ([`watch`]).
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods))]

@@ -1,4 +1,4 @@
-//! The program in the image.
+//! The agent in the image.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What an image brings and what an operator may lay over it at launch.
+//! The node's configuration: spec and bundle, from the image or from /etc/hanode, which overrides it.
 
 use anyhow::{Context, Result, bail};
 use hanode_cluster::client::tls::{Credentials, TlsIdentity};
@@ -6,33 +6,34 @@ use hanode_cluster::health::Access;
 use hanode_cluster::health::certificates;
 use hanode_core::bundle::{self, Bundle};
 use hanode_core::render::Templates;
-use hanode_core::spec::{self, Spec};
+use hanode_core::spec::{self, Node, Spec};
 use hanode_core::target::Target;
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
+use hanode_util::user_error::UserError;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 pub(crate) const TARGET: &str = "/usr/lib/hanode/target.toml";
 pub(crate) const TEMPLATES: &str = "/usr/lib/hanode/templates";
 pub(crate) const IMAGE: &str = "/usr/lib/hanode/image.json";
-/// In memory: what this boot goes by.
+/// In memory: the configuration of this boot.
 const ACTIVE_BUNDLE: &str = "/run/hanode/active/bundle.tar.gz";
 const ACTIVE_SPEC: &str = "/run/hanode/active/cluster.toml";
 
 pub(crate) struct NodeConfig {
     pub(crate) spec: Spec,
-    /// As it was written, comments and all.
+    /// The original text, with comments.
     spec_text: String,
     pub(crate) target: Target,
     pub(crate) bundle: Bundle,
     pub(crate) templates: Templates,
-    /// Which image this is, for others to see.
+    /// The image's name and versions, for this node's report.
     pub(crate) image: BTreeMap<String, String>,
 }
 
 impl NodeConfig {
-    /// What this boot goes by; before it has adopted anything, what it is offered.
+    /// The configuration of this boot; before the first [`NodeConfig::activate`] the pending one.
     pub(crate) fn active(root: &Path) -> Result<NodeConfig> {
         NodeConfig::read(
             root,
@@ -41,7 +42,7 @@ impl NodeConfig {
         )
     }
 
-    /// What the image brings and the operator laid over it, taken up already or not.
+    /// The configuration in /etc/hanode, or in the image where there is none, whether it is active or not.
     pub(crate) fn pending(root: &Path) -> Result<NodeConfig> {
         NodeConfig::read(
             root,
@@ -50,8 +51,8 @@ impl NodeConfig {
         )
     }
 
-    /// From here on this boot goes by it: a file that is laid into /etc/hanode later, perhaps not even whole yet,
-    /// changes nothing for a service that starts meanwhile.
+    /// Makes this configuration the one of this boot: files that are copied to /etc/hanode later, and may be incomplete, have
+    /// no effect on services that start in the meantime.
     pub(crate) fn activate(&self, root: &Path) -> Result<()> {
         let tree = SafeTree::open(root)?;
         tree.replace(ACTIVE_SPEC, self.spec_text.as_bytes(), 0o600, None)?;
@@ -77,7 +78,7 @@ impl NodeConfig {
     fn checked(self) -> Result<NodeConfig> {
         if self.bundle.metadata.cluster != self.spec.name {
             bail!(
-                "the bundle is of cluster {:?}, the spec of {:?}; give this machine both from one cluster directory",
+                "the bundle is of cluster {:?}, the spec of {:?}; copy both from one cluster directory",
                 self.bundle.metadata.cluster,
                 self.spec.name
             );
@@ -85,8 +86,13 @@ impl NodeConfig {
         Ok(self)
     }
 
+    /// This node's entry in the spec.
+    pub(crate) fn node(&self, name: &str) -> Result<&Node> {
+        self.spec.node(name).with_context(|| format!("the spec has no node {name}"))
+    }
+
     fn member(&self, path: &str) -> Result<&[u8]> {
-        self.bundle.file(path).with_context(|| format!("the bundle holds no {path}"))
+        self.bundle.file(path).with_context(|| format!("the bundle has no {path}"))
     }
 
     /// This node's own credentials under the cluster CA.
@@ -100,7 +106,7 @@ impl NodeConfig {
         })
     }
 
-    /// To speak to Redis and Sentinel: their CA, unless the spec turns TLS off there.
+    /// The CA of Redis and Sentinel; `None` if the spec disables their TLS.
     pub(crate) fn redis_credentials(&self) -> Result<Option<Credentials>> {
         if !self.spec.redis.tls {
             return Ok(None);
@@ -108,7 +114,7 @@ impl NodeConfig {
         Ok(Some(Credentials { ca: self.member("/etc/ssl/myca/root.crt")?.to_vec(), identity: None }))
     }
 
-    /// What it takes to ask the whole cluster from this node.
+    /// Spec and credentials to query the whole cluster from this node.
     pub(crate) fn access(&self) -> Result<Access> {
         Ok(Access {
             spec: self.spec.clone(),
@@ -140,13 +146,13 @@ fn read_spec(root: &Path, paths: &[&'static str]) -> Result<(Spec, String)> {
     Ok((spec, text))
 }
 
-/// The first of `paths` that exists; an image without the last one is not hanode's.
+/// The first of `paths` that exists.
 fn first_of<'a>(root: &Path, paths: &[&'a str]) -> Result<&'a str> {
     let found = paths.iter().find(|p| below(root, p).exists());
     found.copied().with_context(|| {
-        format!(
-            "neither {} exists; build the image with a cluster directory or provide the file",
-            paths.join(" nor ")
+        UserError::with_help(
+            format!("none of {} exists", paths.join(", ")),
+            "build the image with a cluster directory, or copy the file to /etc/hanode",
         )
     })
 }
@@ -155,7 +161,7 @@ fn text(root: &Path, path: &str) -> Result<String> {
     std::fs::read_to_string(below(root, path)).with_context(|| format!("reading {path}"))
 }
 
-/// The image's name for itself; only its plain strings travel. An image without one still boots.
+/// The string values of the image's manifest; empty if it is missing or damaged.
 fn image(root: &Path) -> BTreeMap<String, String> {
     let parsed: serde_json::Value =
         text(root, IMAGE).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the service shows of itself: `/run/hanode/state.json`, the journal and the console.
+//! This node's state for operators: `/run/hanode/state.json`, the journal and the console.
 
 use anyhow::Result;
 use hanode_core::plan::{Plan, Step};
@@ -12,8 +12,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const STATE: &str = "/run/hanode/state.json";
-const GATES: &str = "/run/hanode/gates";
+const STATE_FILE: &str = "/run/hanode/state.json";
+const GATES_DIR: &str = "/run/hanode/gates";
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -43,7 +43,7 @@ impl Phase {
         }
     }
 
-    /// The journal's MESSAGE_ID of a phase, by which a log watcher finds it whatever the wording.
+    /// The journal's MESSAGE_ID of the phase, which does not depend on the wording of the message.
     fn message_id(self) -> &'static str {
         match self {
             Phase::Identity => "5a1c6be7a7df4f26b1e6d9c7a4d80f01",
@@ -59,7 +59,7 @@ impl Phase {
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct State {
+pub(crate) struct NodeState {
     pub(crate) schema: u32,
     pub(crate) node: Option<String>,
     pub(crate) identity_source: Option<String>,
@@ -68,38 +68,38 @@ pub(crate) struct State {
     pub(crate) waiting_for: Vec<String>,
     pub(crate) error: Option<UserError>,
     pub(crate) units: Vec<UnitState>,
-    /// On the kernel's clock: when this machine began, which in a container is long after the kernel did.
+    /// Start of PID 1, in milliseconds of the kernel's clock: a container starts long after the kernel.
     #[serde(default)]
     pub(crate) origin_ms: u64,
-    /// Milliseconds from there to the moment each phase was first reached.
+    /// Milliseconds from `origin_ms` to the first time in each phase.
     pub(crate) times_ms: BTreeMap<String, u64>,
-    /// What the plan unit cost, by the time it ended.
+    /// CPU time of the plan unit until it started the services.
     #[serde(default)]
     pub(crate) cpu_ms: CpuTime,
     #[serde(skip)]
-    told: Option<Told>,
+    last_message: Option<LoggedMessage>,
 }
 
-/// What journal and console heard last, and when.
+/// The last message in the journal and on the console.
 #[derive(Debug, Clone)]
-struct Told {
+struct LoggedMessage {
     at: Instant,
-    sentence: String,
+    text: String,
 }
 
-/// A reason may change with every look.
-const TOLD_AGAIN: Duration = Duration::from_secs(30);
+/// The reason of a phase may change in every round: log it no more often than this.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Milliseconds of processor time.
+/// Milliseconds of CPU time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CpuTime {
     pub(crate) own: u64,
-    /// Of the programs that it ran: the servers' checkers, above all.
+    /// Of child processes, mainly the servers' validators.
     pub(crate) children: u64,
 }
 
 impl CpuTime {
-    pub(crate) fn so_far() -> CpuTime {
+    pub(crate) fn current() -> CpuTime {
         use nix::sys::resource::{UsageWho, getrusage};
         let of = |who| {
             getrusage(who).map_or(0, |usage| {
@@ -119,62 +119,66 @@ pub(crate) struct UnitState {
     pub(crate) state: String,
 }
 
-pub(crate) fn load(root: &Path) -> State {
-    let text = std::fs::read(below(root, STATE)).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or(State { schema: 1, ..State::default() })
+pub(crate) fn load(root: &Path) -> NodeState {
+    let text = std::fs::read(below(root, STATE_FILE)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or(NodeState { schema: 1, ..NodeState::default() })
 }
 
-pub(crate) fn save(root: &Path, state: &State) -> Result<()> {
-    Ok(SafeTree::open(root)?.replace(STATE, &serde_json::to_vec_pretty(state)?, 0o644, None)?)
+pub(crate) fn save(root: &Path, state: &NodeState) -> Result<()> {
+    Ok(SafeTree::open(root)?.replace(STATE_FILE, &serde_json::to_vec_pretty(state)?, 0o644, None)?)
 }
 
-impl State {
-    /// Nothing is known yet.
-    pub(crate) fn anew(root: &Path) -> State {
-        State { schema: 1, origin_ms: origin_ms(root), ..State::default() }
+impl NodeState {
+    /// The state at the start of a boot.
+    pub(crate) fn new(root: &Path) -> NodeState {
+        NodeState { schema: 1, origin_ms: origin_ms(root), ..NodeState::default() }
     }
 
-    /// Enters a phase: noted with its time, told to the journal and, where it stays, to the console; told anew, now and
-    /// then, when the reason for staying has changed.
-    pub(crate) fn enter(&mut self, root: &Path, phase: Phase, sentence: &str) -> Result<()> {
+    /// Enters a phase: saves it with its time, and logs it to the journal and, if it is lasting, to the console. A new
+    /// message for the same phase is logged at most every [`LOG_INTERVAL`].
+    pub(crate) fn enter(&mut self, root: &Path, phase: Phase, message: &str) -> Result<()> {
         let first = !self.times_ms.contains_key(phase.name());
         self.times_ms.entry(phase.name().into()).or_insert(uptime_ms().saturating_sub(self.origin_ms));
-        let another = |told: &Told| told.sentence != sentence && told.at.elapsed() > TOLD_AGAIN;
-        let changed = first || self.phase != phase || self.told.as_ref().is_some_and(another);
+        let is_due = |last: &LoggedMessage| last.text != message && last.at.elapsed() > LOG_INTERVAL;
+        let changed = first || self.phase != phase || self.last_message.as_ref().is_some_and(is_due);
         self.phase = phase;
         if changed {
-            self.told = Some(Told { at: Instant::now(), sentence: sentence.into() });
-            tell(phase, self.node.as_deref().unwrap_or("unknown node"), sentence);
+            self.last_message = Some(LoggedMessage { at: Instant::now(), text: message.into() });
+            log_phase(phase, self.node.as_deref().unwrap_or("unknown node"), message);
         }
         save(root, self)
     }
 }
 
-fn tell(phase: Phase, node: &str, sentence: &str) {
+fn log_phase(phase: Phase, node: &str, message: &str) {
     let name = phase.name();
     match phase {
         Phase::Refused | Phase::Failed => {
-            tracing::error!(
-                MESSAGE_ID = phase.message_id(),
-                HANODE_PHASE = name,
-                "{node}: {name}: {sentence}"
-            )
+            tracing::error!(MESSAGE_ID = phase.message_id(), HANODE_PHASE = name, "{node}: {name}: {message}")
         }
         _ => {
-            tracing::info!(MESSAGE_ID = phase.message_id(), HANODE_PHASE = name, "{node}: {name}: {sentence}")
+            tracing::info!(MESSAGE_ID = phase.message_id(), HANODE_PHASE = name, "{node}: {name}: {message}")
         }
     }
     if matches!(phase, Phase::WaitingForPeers | Phase::InService | Phase::Refused | Phase::Failed) {
-        tell_console(&format!("{node}: {name}: {sentence}"));
+        write_console(&format!("{node}: {name}: {message}"));
     }
 }
 
-/// A console is a convenience: a machine without one goes on, and so does one where somebody stopped its output.
-pub(crate) fn tell_console(words: &str) {
-    let mut how = std::fs::OpenOptions::new();
-    how.write(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY);
-    let told = how.open("/dev/console");
-    let _ = told.and_then(|mut console| console.write_all(format!("\r\nhanode: {words}\r\n").as_bytes()));
+/// The remedies in an error's chain of causes.
+pub(crate) fn help(error: &anyhow::Error) -> Option<String> {
+    let remedies = error.chain().filter_map(|cause| cause.downcast_ref::<UserError>());
+    let remedies: Vec<&str> =
+        remedies.map(|cause| cause.help.as_str()).filter(|help| !help.is_empty()).collect();
+    (!remedies.is_empty()).then(|| remedies.join("; "))
+}
+
+/// Does nothing if the machine has no console, or somebody stopped its output.
+pub(crate) fn write_console(text: &str) {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY);
+    let console = options.open("/dev/console");
+    let _ = console.and_then(|mut file| file.write_all(format!("\r\nhanode: {text}\r\n").as_bytes()));
 }
 
 pub(crate) fn uptime_ms() -> u64 {
@@ -182,22 +186,22 @@ pub(crate) fn uptime_ms() -> u64 {
     since_boot.map_or(0, |t| t.tv_sec() as u64 * 1000 + t.tv_nsec() as u64 / 1_000_000)
 }
 
-/// When PID 1 started, on the kernel's clock.
+/// Start of PID 1, in milliseconds of the kernel's clock.
 pub(crate) fn origin_ms(root: &Path) -> u64 {
     let stat = std::fs::read_to_string(below(root, "/proc/1/stat")).unwrap_or_default();
-    // After the name in parentheses, which may hold anything: field 22 of proc(5), in hundredths of a second.
+    // Field 22 of proc_pid_stat(5), in hundredths of a second; the name in parentheses may have any characters.
     let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
     started.unwrap_or(0u64) * 10
 }
 
-/// A gate's own word, in a file of its own: gates run side by side with all else.
-pub(crate) fn save_gate(root: &Path, gate: &str, step: &Step) -> Result<()> {
-    let path = format!("{GATES}/{gate}.json");
+/// Saves a gate's step in a file per gate, since gates run concurrently.
+pub(crate) fn save_gate_step(root: &Path, gate: &str, step: &Step) -> Result<()> {
+    let path = format!("{GATES_DIR}/{gate}.json");
     Ok(SafeTree::open(root)?.replace(path, &serde_json::to_vec(step)?, 0o644, None)?)
 }
 
-pub(crate) fn gates(root: &Path) -> BTreeMap<String, Step> {
-    let entries = std::fs::read_dir(below(root, GATES)).into_iter().flatten().flatten();
+pub(crate) fn gate_steps(root: &Path) -> BTreeMap<String, Step> {
+    let entries = std::fs::read_dir(below(root, GATES_DIR)).into_iter().flatten().flatten();
     entries
         .filter_map(|e| {
             let name = e.file_name().to_string_lossy().strip_suffix(".json")?.to_string();
@@ -206,7 +210,7 @@ pub(crate) fn gates(root: &Path) -> BTreeMap<String, Step> {
         .collect()
 }
 
-pub(crate) fn steps(plan: &Plan) -> BTreeMap<String, Step> {
+pub(crate) fn plan_steps(plan: &Plan) -> BTreeMap<String, Step> {
     let all = [("etcd", &plan.etcd.step), ("postgres", &plan.postgres), ("redis", &plan.redis.step)];
     all.into_iter().map(|(name, step)| (name.to_string(), step.clone())).collect()
 }
@@ -216,13 +220,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_count_from_where_this_machine_began() {
+    fn times_count_from_the_start_of_pid_1() {
         let root = tempfile::tempdir().expect("a directory");
         std::fs::create_dir_all(root.path().join("proc/1")).expect("a directory");
         let stat = format!("1 (a ) b) S {}", (4..=52).map(|n| n.to_string()).collect::<Vec<_>>().join(" "));
         std::fs::write(root.path().join("proc/1/stat"), stat).expect("writing");
         assert_eq!(origin_ms(root.path()), 220, "field 22, in hundredths of a second");
-        let mut state = State { origin_ms: uptime_ms().saturating_sub(60_000), ..State::default() };
+        let mut state = NodeState { origin_ms: uptime_ms().saturating_sub(60_000), ..NodeState::default() };
         state.enter(root.path(), Phase::Applying, "x").expect("entering");
         let at = load(root.path()).times_ms["applying"];
         assert!((60_000..70_000).contains(&at), "{at}");

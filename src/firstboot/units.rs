@@ -1,18 +1,19 @@
-//! systemd over D-Bus: enabling, starting and looking at units.
+//! systemd over D-Bus: enables, starts, stops and lists units.
 
 use crate::node_config::NodeConfig;
 use crate::state::UnitState;
 use anyhow::{Context, Result, ensure};
 use hanode_core::spec::VipMode;
+use hanode_util::user_error::UserError;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use zbus::block_on;
 
-pub(crate) const READY: &str = "hanode-ready.service";
+pub(crate) const WATCH_UNIT: &str = "hanode-ready.service";
 pub(crate) const JOIN_SOCKET: &str = "hanode-join.socket";
-/// PostgreSQL may have to write all it holds in memory.
-const STOP_PATIENCE: Duration = Duration::from_secs(180);
+/// PostgreSQL may have to write all its dirty buffers.
+const STOP_TIMEOUT: Duration = Duration::from_secs(180);
 
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -63,45 +64,47 @@ impl Systemd {
 
     pub(crate) fn enable(&self, units: &[&str]) -> Result<()> {
         block_on(self.manager.enable_unit_files(units, false, true)).context("enabling units")?;
-        // Else every later systemctl warns that something changed on disk.
+        // Otherwise every later systemctl warns that unit files changed on disk.
         block_on(self.manager.reload()).context("reloading systemd's unit files")
     }
 
-    /// Queues the start; whether it comes up is for [`super::ready`] to see.
+    /// Queues the start and does not wait for it; [`crate::watch::services`] checks the result.
     pub(crate) fn start(&self, unit: &str) -> Result<()> {
         block_on(self.manager.start_unit(unit, "replace")).with_context(|| format!("starting {unit}"))?;
         Ok(())
     }
 
-    /// Stops them, a start that is under way included, and waits until none runs.
+    /// Stops the units, including a start in progress, and waits until none runs.
     pub(crate) fn stop(&self, units: &[&str]) -> Result<()> {
         for unit in units {
             block_on(self.manager.stop_unit(unit, "replace")).with_context(|| format!("stopping {unit}"))?;
         }
-        let began = Instant::now();
+        let start = Instant::now();
         loop {
             let states = self.states(units)?;
             let Some(unit) = states.iter().find(|u| !matches!(u.state.as_str(), "inactive" | "failed"))
             else {
                 return Ok(());
             };
-            ensure!(began.elapsed() < STOP_PATIENCE, "{} is {} and does not stop", unit.name, unit.state);
+            ensure!(start.elapsed() < STOP_TIMEOUT, "{} is {} and does not stop", unit.name, unit.state);
             sleep(Duration::from_millis(200));
         }
     }
 
-    /// Has a unit take up its configuration, and waits for what comes of it.
+    /// Reloads a unit and waits for the result.
     pub(crate) fn reload(&self, unit: &str) -> Result<()> {
         self.run("reload", unit)
     }
 
-    /// Any verb of systemctl, to its end.
+    /// Runs any verb of systemctl and waits for it.
     pub(crate) fn run(&self, verb: &str, unit: &str) -> Result<()> {
         let output = hanode_util::command::capture(Command::new("systemctl").args([verb, unit]))?;
         ensure!(
             output.status.success(),
-            "systemctl {verb} {unit}: {}; see `journalctl -u {unit}`",
-            output.stderr.trim()
+            UserError::with_help(
+                format!("systemctl {verb} {unit}: {}", output.stderr.trim()),
+                format!("see `journalctl -u {unit}`"),
+            )
         );
         Ok(())
     }
@@ -124,7 +127,7 @@ impl Systemd {
     }
 }
 
-/// What must run for the node to be well: its servers, and what guards them.
+/// The units that must run for the node to be healthy: its servers, the firewall and the join port.
 pub(crate) fn watched(config: &NodeConfig) -> Result<Vec<&str>> {
     let mut units = of_node(config)?;
     units.push(&config.target.firewall.unit);
@@ -132,15 +135,15 @@ pub(crate) fn watched(config: &NodeConfig) -> Result<Vec<&str>> {
     Ok(units)
 }
 
-/// The units of a node, in an order that brings the slow ones under way first.
+/// The units of the servers, those with a slow start first.
 pub(crate) fn of_node(config: &NodeConfig) -> Result<Vec<&str>> {
     let vrrp = config.spec.network.vip_mode == VipMode::Vrrp;
     let components = ["etcd", "patroni", "sentinel", "redis", "haproxy", "keepalived"];
     components.iter().filter(|c| vrrp || **c != "keepalived").map(|c| config.target.unit(c)).collect()
 }
 
-/// Those that do not run, for a sentence each.
+/// A problem for each unit that is not active.
 pub(crate) fn down(units: &[UnitState]) -> Vec<String> {
-    let bad = units.iter().filter(|u| u.state != "active");
-    bad.map(|u| format!("{} is {}", u.name, u.state)).collect()
+    let inactive = units.iter().filter(|u| u.state != "active");
+    inactive.map(|u| format!("{} is {}", u.name, u.state)).collect()
 }

@@ -54,7 +54,7 @@ const GRUB_MODULES: &[&str] = &[
 /// Writes the tree as a disk image to `out`. All UUIDs on it are derived from `id`.
 pub(crate) fn write(
     root: &Path,
-    layout: &target::Disk,
+    layout: &target::DiskLayout,
     id: &str,
     out: &Path,
     scratch: &Scratch,
@@ -75,7 +75,7 @@ pub(crate) fn write(
 
 /// Runs the tree's mke2fs with the tree's dynamic loader, so that the file system has only features that the image's
 /// kernel and e2fsck know. The same tree gives the same bytes.
-fn file_system(root: &Path, layout: &target::Disk, id: &str, sectors: u64, out: &Path) -> Result<()> {
+fn file_system(root: &Path, layout: &target::DiskLayout, id: &str, sectors: u64, out: &Path) -> Result<()> {
     let uuid = uuid(id, "root");
     let libraries = format!("{0}/usr/lib/x86_64-linux-gnu:{0}/usr/lib64", root.display());
     let options = format!("offset={ROOT_OFFSET},hash_seed={uuid},root_owner=0:0,lazy_itable_init=0");

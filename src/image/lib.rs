@@ -37,7 +37,7 @@ use cache::Base;
 use ext4::Ext4;
 use flate2::{Compression, write::GzEncoder};
 use hanode_admin::embedded;
-use hanode_core::target::Override;
+use hanode_core::target::SourceOverride;
 use hanode_util::command::{self, command, run};
 use hanode_util::file_tree::Entry;
 use hanode_util::scratch::{self, Scratch};
@@ -53,7 +53,7 @@ pub struct BuildOptions<'a> {
     /// Name of a target, e.g. `debian-13`, or the path of a target file.
     pub target: &'a str,
     /// Other addresses for sources of the target.
-    pub sources: &'a [Override],
+    pub sources: &'a [SourceOverride],
     pub out: &'a Path,
     /// Build the base again, from the current packages of its sources.
     pub fresh: bool,
@@ -97,7 +97,7 @@ pub fn build(options: &BuildOptions) -> Result<BuildSummary> {
     scratch::check_output(options.out)?;
     let (text, mut target) = embedded::target(options.target)?;
     let pins = options.payload.as_ref().map(|payload| payload.spec.versions.clone()).unwrap_or_default();
-    target.choose(&pins, options.sources)?;
+    target.apply_overrides(&pins, options.sources)?;
     if let (Some(policy), Some(payload)) = (&mut target.selinux, &options.payload) {
         selinux::set_ports(policy, payload.spec)?;
     }

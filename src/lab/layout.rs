@@ -1,7 +1,7 @@
 //! The JSON files in `.lab` of a cluster directory: written by `up`, read by all other verbs.
 
 use anyhow::{Context, Result, bail};
-use hanode_admin::seed::{Interface, Network, Seed};
+use hanode_admin::seed::{InterfaceMatch, NetworkConfig, Seed};
 use hanode_core::spec::Spec;
 use hanode_util::user_error::UserError;
 use ipnet::IpNet;
@@ -75,7 +75,7 @@ impl Layout {
         &self,
         node: &LabNode,
         disk: &NodeDisk,
-        interface: Interface,
+        interface: InterfaceMatch,
         ssh_key: Option<String>,
     ) -> Seed {
         // cloud-init's networkd renderer fails on an IPv6 default route. A lab needs none: it has no way out.
@@ -85,7 +85,7 @@ impl Layout {
             instance_id: disk.instance_id.clone(),
             hostname: node.hostname.clone(),
             node: node.duplicate_of.as_ref().unwrap_or(&node.name).clone(),
-            network: Some(Network { interface, address, prefix, gateway, nameservers: Vec::new() }),
+            network: Some(NetworkConfig { interface, address, prefix, gateway, nameservers: Vec::new() }),
             ssh_key,
             write_files: Vec::new(),
         }
@@ -199,7 +199,7 @@ mod tests {
             }))
             .unwrap();
             let disk = NodeDisk::new(layout.image.clone());
-            let mac = Interface::Mac("52:54:00:00:00:01".into());
+            let mac = InterfaceMatch::Mac("52:54:00:00:00:01".into());
             let files = layout.seed(&layout.nodes[0], &disk, mac, None).files().unwrap();
             let network = &files.iter().find(|(name, _)| *name == "network-config").unwrap().1;
             assert_eq!(network.contains("routes:"), routed, "{network}");

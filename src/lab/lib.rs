@@ -1,9 +1,9 @@
 //! The lab: runs a built image as a whole cluster on this machine, in an isolated network.
 //!
-//! Every node is a systemd-nspawn container with a disk mounted over the image, or a virtual machine whose disk is backed by
-//! the image. All state is in `.lab` of the cluster directory. The network namespace and the control groups are named
-//! after that directory, so that [`down`] finds them without the state. Tests, chaos and roll control nodes through
-//! [`Lab`].
+//! Every node is a systemd-nspawn container with a disk mounted over the image, or a virtual machine whose disk is
+//! backed by the image. All state is in `.lab` of the cluster directory. The network namespace and the control groups
+//! are named after that directory, so that [`down`] finds them without the state. Tests, chaos and roll control nodes
+//! through [`Lab`].
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ mod layout;
 pub mod load;
 mod net;
 pub mod node;
+mod node_disk;
 mod process;
 mod process_tag;
 pub mod roll;
@@ -29,10 +30,8 @@ pub use process_tag::tag_this_process;
 pub use up::{Probe, UpOptions, UpReport, up};
 
 use anyhow::{Context, Result, bail, ensure};
-use hanode_admin::seed::Interface;
-use hanode_util::command::{command, run_to_end};
+use hanode_admin::seed::InterfaceMatch;
 use hanode_util::user_error::UserError;
-use layout::NodeDisk;
 use net::Net;
 use process::{Process, container_init, wait_until};
 use std::ffi::OsStr;
@@ -149,7 +148,7 @@ impl Lab {
         if self.layout.vm {
             vm::prepare(self, node, &disk)?;
         } else {
-            let seed = self.layout.seed(node, &disk, Interface::Name("host0".into()), None);
+            let seed = self.layout.seed(node, &disk, InterfaceMatch::Name("host0".into()), None);
             self.on_disk(name, |root| seed.write_directory(&root.join("var/lib/cloud/seed/nocloud")))?;
         }
         let errors = std::fs::File::options().create(true).append(true).open(self.console(name))?;
@@ -170,53 +169,6 @@ impl Lab {
         }
         let what = if alive { "does not start" } else { "stopped immediately" };
         bail!("{name} {what}; end of {}:\n{}", self.console(name).display(), self.console_end(name))
-    }
-
-    fn disk(&self, node: &str) -> Result<NodeDisk> {
-        let at = self.home(node).join("disk.json");
-        if let Some(disk) = layout::read(&at)? {
-            return Ok(disk);
-        }
-        std::fs::create_dir_all(self.home(node))?;
-        let disk = NodeDisk::new(self.layout.image.clone());
-        layout::write(&at, &disk)?;
-        Ok(disk)
-    }
-
-    /// Calls `work` with the files that a stopped container node has written over the image.
-    pub fn on_disk<T: Send>(&self, node: &str, work: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
-        ensure!(
-            !self.running(node) && !self.layout.vm,
-            "the disk of {node} cannot be mounted: the node runs or is a virtual machine"
-        );
-        self.disk(node)?;
-        disk::with_mounted(&self.home(node), work)
-    }
-
-    /// Copies the disk of a running or stopped node, like a hypervisor's snapshot.
-    pub fn snapshot(&self, node: &str) -> Result<()> {
-        let [from, to] = self.snapshot_files(node)?;
-        let copy = || run_to_end(command("cp").arg("--sparse=always").arg(&from).arg(&to)).map(drop);
-        match self.process(node) {
-            None => copy(),
-            Some(_) if self.layout.vm => bail!("{node} is a virtual machine: shut it down first"),
-            Some(process) => disk::while_frozen(&self.home(node), process.pid, copy),
-        }
-    }
-
-    /// Replaces the disk of a stopped node with the snapshot.
-    pub fn restore(&self, node: &str) -> Result<()> {
-        ensure!(!self.running(node), "{node} is running: stop it before replacing its disk");
-        let [disk, snapshot] = self.snapshot_files(node)?;
-        ensure!(snapshot.exists(), "{node} has no snapshot");
-        run_to_end(command("cp").args(["--sparse=always"]).arg(snapshot).arg(disk)).map(drop)
-    }
-
-    fn snapshot_files(&self, node: &str) -> Result<[PathBuf; 2]> {
-        self.node(node)?;
-        let file = if self.layout.vm { vm::DISK } else { disk::FILE };
-        let disk = self.home(node).join(file);
-        Ok([disk.clone(), disk.with_extension("snapshot")])
     }
 
     /// Adds a second machine with the identity of `node` and a new disk. Does not start it.
@@ -284,23 +236,6 @@ impl Lab {
             ensure!(process.ended_within(limit), "{node} has not shut down within {} s", limit.as_secs());
         }
         self.clean_up(node)
-    }
-
-    /// Removes the disk of a stopped node: it starts next as a new machine on a new disk.
-    pub fn discard_disk(&self, node: &str) -> Result<()> {
-        self.node(node)?;
-        let _lock = self.lock()?;
-        ensure!(!self.running(node), "{node} is running: stop it before replacing its disk");
-        let home = self.home(node);
-        for file in ["disk.json", disk::FILE, vm::DISK, "seed.iso"] {
-            match std::fs::remove_file(home.join(file)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(e).with_context(|| format!("discarding the disk of {node}"));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// Plugs the node's network cable in, or unplugs it.

@@ -1,5 +1,5 @@
-//! The lab's network: a network namespace with one bridge, not connected to the host's network. A thread or command in it
-//! is a client outside the nodes.
+//! The lab's network: a network namespace with one bridge, not connected to the host's network. A thread or command in
+//! it is a client outside the nodes.
 
 use anyhow::{Context, Result};
 use hanode_util::command::{command, run_to_end};
@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Without a fixed MAC address a bridge uses that of a port, and changes it when the port goes: hosts with the old one in
-/// their ARP cache could not reach it for half a minute.
+/// Without a fixed MAC address a bridge uses that of a port, and changes it when the port is removed: hosts with the
+/// old one in their ARP cache cannot reach it for half a minute.
 const BRIDGE_MAC: &str = "02:68:61:6e:6f:64";
 pub(crate) const BRIDGE: &str = "br0";
 

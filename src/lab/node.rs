@@ -106,7 +106,8 @@ fn container(lab: &Lab, node: &str) -> Result<Command> {
     // Like a machine in a cloud, the node gets its host name from cloud-init.
     nspawn.arg(format!("--machine={}", lab.machine(node))).arg("--hostname=localhost");
     nspawn.arg(format!("--uuid={}", disk.machine_uuid)).arg("--directory").arg(home.join("root"));
-    // The image's fstab names a disk that a container does not have. systemd reads its arguments as a kernel command line.
+    // The image's fstab names a disk that a container does not have. In a container systemd reads these options from
+    // its arguments, not from the kernel command line.
     nspawn.args(["fstab=no", "systemd.mask=systemd-remount-fs.service"]);
     nspawn.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1").env("SYSTEMD_NSPAWN_LOCK", "0").env("TERM", "dumb");
     Ok(nspawn)

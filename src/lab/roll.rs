@@ -189,7 +189,7 @@ fn line(step: &ReplacedNode) -> String {
     let roles = list_roles(&step.roles);
     let gaps = step.gaps.iter().map(|(s, gap)| format!("{} {:.1}", s.name(), gap.seconds));
     format!(
-        "{} ({roles}): can be removed after {:.1} s, shut down in {:.1} s, healthy {:.1} s after launch; outages (s) {}",
+        "{} ({roles}): removable after {:.1} s, shut down in {:.1} s, healthy {:.1} s after launch; outages (s) {}",
         step.node,
         step.removable_after,
         step.shut_down,

@@ -46,9 +46,9 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(20);
 /// Slowdown of an emulated processor.
 const EMULATION_FACTOR: f64 = 5.0;
 
-/// Starts the nodes that do not run, on their existing disks. Waits until `probe` finds the cluster healthy, or, if only
-/// some nodes are named, until these have booted. A failure after all nodes have started keeps the lab for examination;
-/// an earlier failure, or `stop`, undoes this call.
+/// Starts the nodes that do not run, on their existing disks. Waits until `probe` finds the cluster healthy, or, if
+/// only some nodes are named, until these have booted. After a failure to become healthy the lab keeps running for
+/// examination; any earlier failure, or `stop`, undoes this call.
 pub fn up(
     options: &UpOptions,
     spec: &Spec,
@@ -70,9 +70,12 @@ pub fn up(
     done.map(|()| run.report)
 }
 
+const KEPT_RUNNING: &str =
+    "the lab keeps running; examine it with `hanode lab exec`, remove it with `hanode lab down`";
+
 /// The nodes run, but the cluster is not healthy.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}\n{}\nthe lab keeps running; examine it with `hanode lab exec`, end it with `hanode lab down`", .problems.join("\n"))]
+#[error("{what}\n{}\n{KEPT_RUNNING}", .problems.join("\n"))]
 struct NotHealthy {
     what: String,
     problems: Vec<String>,
@@ -285,7 +288,7 @@ fn open_or_create(dir: &Path, options: &UpOptions, spec: &Spec) -> Result<Lab> {
     match layout::read::<Layout>(&at)? {
         Some(found) if found.without_duplicates() == wanted => {}
         Some(_) => {
-            let what = format!("{} was made from another image or spec", at.display());
+            let what = format!("{} was created from another image or spec", at.display());
             let dir = dir.display();
             let roll = format!("replace its nodes with `hanode lab roll {dir} --image FILE`");
             bail!(UserError::with_help(what, format!("{roll}, or remove it with `hanode lab down {dir}`")))

@@ -4,7 +4,7 @@ use super::image::Format;
 use super::layout::{LabNode, NodeDisk};
 use super::{Lab, state};
 use anyhow::{Context, Result, bail, ensure};
-use hanode_admin::seed::Interface;
+use hanode_admin::seed::InterfaceMatch;
 use hanode_util::command;
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
@@ -39,7 +39,7 @@ pub(crate) fn prepare(lab: &Lab, node: &LabNode, disk: &NodeDisk) -> Result<()> 
         command::run_to_end(&mut create)?;
         std::fs::rename(&new, &overlay)?;
     }
-    let interface = Interface::Mac(mac(&node.name));
+    let interface = InterfaceMatch::Mac(mac(&node.name));
     lab.layout.seed(node, disk, interface, Some(ssh_key(lab)?)).write(&home.join("seed.iso"))?;
     lab.net.create_tap(&lab.device(&node.name))
 }

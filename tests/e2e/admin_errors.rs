@@ -21,7 +21,7 @@ fn at(days: &str, admin: &AdminDir, words: &str) -> Command {
 
 #[test]
 fn expired_certificates_and_a_wrong_clock_are_refused() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let admin = AdminDir::new().with_firstboot();
     let home = admin.home.path();
     let expired = ["expired", "hanode certs renew"];
@@ -53,7 +53,7 @@ impl Drop for Mounted {
 
 #[test]
 fn a_full_disk_is_reported() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let admin = AdminDir::new().with_firstboot();
     let small = Mounted::new(admin.home.path().join("small"), "size=2m");
     for verb in [
@@ -82,7 +82,7 @@ fn a_full_disk_is_reported() {
 
 #[test]
 fn a_read_only_file_system_is_reported() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let admin = AdminDir::new().with_firstboot();
     let place = Mounted::new(admin.home.path().join("place"), "size=16m");
     assert_eq!(run(&mut admin.command("init place/own")).code, 0);
@@ -103,7 +103,7 @@ fn a_read_only_file_system_is_reported() {
 
 #[test]
 fn missing_programs_and_missing_root_are_reported() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let admin = AdminDir::new().with_firstboot();
     let words = ["missing on this machine: cp, qemu-img; apt-get install coreutils qemu-utils"];
     assert_refused(admin.command(BUILD).env("PATH", "/nowhere"), admin.home.path(), &words);
@@ -130,7 +130,7 @@ fn missing_programs_and_missing_root_are_reported() {
 
 #[test]
 fn an_interrupted_or_killed_build_leaves_nothing_behind() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let admin = AdminDir::new().with_firstboot();
     let home = admin.home.path();
     let mut interrupted = 0;
@@ -164,7 +164,7 @@ const ALONE: &str = "ip link add lan type bridge && ip address add 192.168.18.5/
 
 #[test]
 fn status_and_plan_end_at_the_first_interrupt() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let admin = AdminDir::new().with_firstboot();
     for words in ["status demo", "plan demo --node node2"] {
         for signal in [Signal::SIGINT, Signal::SIGTERM] {

@@ -31,7 +31,7 @@ fn finds_the_tag(tree: &Path, version: &str, platforms: &[&str]) {
 
 #[test]
 fn the_tag_is_found_in_the_instance_data() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     finds_the_tag(&support::debian(), "25.1", &PLATFORMS);
 }
 
@@ -50,7 +50,7 @@ fn release(suite: &str) -> PathBuf {
 #[test]
 #[ignore = "bootstraps two older releases, minutes: make test-vm"]
 fn older_versions_record_the_tag_and_accept_the_seeds() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     for (suite, version, platforms, renderers) in [
         ("bookworm", "22.4", &PLATFORMS[..], &RENDERERS[..]),
         ("bullseye", "20.4", &PLATFORMS[..6], &RENDERERS[..3]),
@@ -85,7 +85,7 @@ fn valid(dir: &Path, file: &str, kind: &str) {
 
 #[test]
 fn the_examples_are_valid() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let dir = sources("cloud-init");
     let mut seen = 0;
     for platform in std::fs::read_dir(&dir).unwrap() {
@@ -104,7 +104,7 @@ fn the_examples_are_valid() {
 
 #[test]
 fn a_key_unknown_to_cloud_init_is_invalid() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("x"), "#cloud-config\nhanode_node: node1\n").unwrap();
     let text = cloud_init(dir.path(), "cloud-init schema -c x || true");
@@ -153,7 +153,7 @@ fn every_renderer_configures_the_network(tree: &Path, renderers: &[(&str, &str)]
 
 #[test]
 fn a_seed_is_valid_for_every_renderer() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let dir = tempfile::tempdir().unwrap();
     for (seed, _) in seeds() {
         seed.write_directory(dir.path()).unwrap();

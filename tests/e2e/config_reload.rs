@@ -6,7 +6,7 @@ use crate::support::lab::{ETCDCTL, Lab, NODES};
 use crate::support::schedule::{self, Shared};
 use crate::support::workdir_without_turn;
 use hanode_admin::cluster_dir::ClusterDir;
-use hanode_cluster::client::redis::Redis;
+use hanode_cluster::client::redis::RedisClient;
 use hanode_cluster::client::tls::Credentials;
 use serde_json::Value;
 use std::io::Write;
@@ -120,7 +120,7 @@ fn an_alarm_of_etcd_is_reported_until_it_is_disarmed() {
     };
     let access = hanode_admin::access::access(&lab.cluster.dir).unwrap();
     let alarm = |action: &str| {
-        let http = || hanode_cluster::client::http::Http::new(Some(&access.cluster), Duration::from_secs(5));
+        let http = || hanode_cluster::client::http::HttpClient::new(Some(&access.cluster), Duration::from_secs(5));
         let body = serde_json::json!({"action": action, "alarm": "NOSPACE"});
         lab.in_network(|| http()?.call("https://192.168.18.21:2379/v3/maintenance/alarm", &body)).unwrap()
     };
@@ -269,12 +269,12 @@ impl Lab {
         assert!(cat.wait().unwrap().success());
     }
 
-    /// Runs the documentation's command on one node after the other, as the login user.
+    /// Runs the command of docs/operate.md on one node after the other, as the login user.
     fn apply_everywhere(&self) {
-        let readme = include_str!("../../README.md");
+        let page = include_str!("../../docs/operate.md");
         let script =
-            readme.lines().find_map(|line| line.trim().strip_prefix("ssh debian@$n '")?.split('\'').next());
-        let script = script.expect("README's command");
+            page.lines().find_map(|line| line.trim().strip_prefix("ssh debian@$n '")?.split('\'').next());
+        let script = script.expect("the command of docs/operate.md");
         for node in NODES {
             let start = Instant::now();
             let mut tar = Command::new("tar");
@@ -363,7 +363,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_string()
 }
 
-/// Clients that hold a connection and use it, and others that connect anew each time.
+/// Clients that hold a connection and use it, and others that open a new connection each time.
 struct Clients {
     stop: Arc<AtomicBool>,
     sessions: Vec<Child>,
@@ -476,6 +476,6 @@ impl Drop for Clients {
     }
 }
 
-fn redis(credentials: Option<&Credentials>, password: &str) -> anyhow::Result<Redis> {
-    Redis::connect(credentials, "192.168.18.20".parse()?, 6379, password, Duration::from_secs(5))
+fn redis(credentials: Option<&Credentials>, password: &str) -> anyhow::Result<RedisClient> {
+    RedisClient::connect(credentials, "192.168.18.20".parse()?, 6379, password, Duration::from_secs(5))
 }

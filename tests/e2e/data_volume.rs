@@ -92,7 +92,7 @@ fn refused(root: &Path, spec: &Spec, words: &str) {
 
 #[test]
 fn a_blank_volume_is_taken_and_found_again_by_a_new_image() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let dir = tempfile::tempdir().unwrap();
     let disk = LoopDisk::new(dir.path(), "disk");
     let first = root(dir.path(), "first", 205);
@@ -138,7 +138,7 @@ fn a_blank_volume_is_taken_and_found_again_by_a_new_image() {
 
 #[test]
 fn a_volume_that_was_enlarged_is_used_in_full() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let dir = tempfile::tempdir().unwrap();
     let disk = LoopDisk::new(dir.path(), "disk");
     let root = root(dir.path(), "root", 205);
@@ -157,7 +157,7 @@ fn a_volume_that_was_enlarged_is_used_in_full() {
 
 #[test]
 fn a_disk_with_content_is_refused_and_not_changed() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let dir = tempfile::tempdir().unwrap();
     let root = root(dir.path(), "root", 205);
     let prepared: [Prepared; 5] = [
@@ -201,7 +201,7 @@ fn a_disk_with_content_is_refused_and_not_changed() {
 
 #[test]
 fn without_its_volume_nothing_is_mounted() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let dir = tempfile::tempdir().unwrap();
     let root = root(dir.path(), "root", 205);
     refused(&root, &spec("/dev/disk/by-id/none"), "no data volume: /dev/disk/by-id/none does not exist");

@@ -3,7 +3,7 @@
 use crate::support;
 use crate::support::qemu::{Firmware, MAC, Machine};
 use hanode_admin::cluster_dir::ClusterDir;
-use hanode_admin::seed::{Interface, Seed};
+use hanode_admin::seed::{InterfaceMatch, Seed};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +23,7 @@ fn seed(cluster: &ClusterDir, node: &str, instance: &str, dir: &Path, script: &s
     let mut seed = Seed::for_node(&cluster.spec, node).unwrap();
     seed.instance_id = instance.into();
     let files = dir.join(format!("seed-{instance}"));
-    seed.with_network(&cluster.spec, Interface::Mac(MAC.into()), None, &[])
+    seed.with_network(&cluster.spec, InterfaceMatch::Mac(MAC.into()), None, &[])
         .unwrap()
         .write_directory(&files)
         .unwrap();

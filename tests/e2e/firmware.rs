@@ -3,7 +3,7 @@
 
 use crate::support;
 use crate::support::qemu::{Firmware, MAC, Machine};
-use hanode_admin::seed::{Interface, Seed};
+use hanode_admin::seed::{InterfaceMatch, Seed};
 use std::time::Duration;
 
 /// For an emulated boot on a busy machine.
@@ -15,7 +15,7 @@ fn the_image_boots_by_bios_and_by_uefi_and_waits_for_its_peers() {
     let (_, target) = hanode_admin::embedded::target("debian-13").unwrap();
     let (cluster, disk) = support::cluster_with_image(dir.path(), "node.qcow2");
     let seed = Seed::for_node(&cluster.spec, "node2").unwrap();
-    let seed = seed.with_network(&cluster.spec, Interface::Mac(MAC.into()), None, &[]).unwrap();
+    let seed = seed.with_network(&cluster.spec, InterfaceMatch::Mac(MAC.into()), None, &[]).unwrap();
 
     // With both kinds of seed disks: ISO 9660 and vfat.
     for (firmware, seed_disk) in [(Firmware::Bios, "node2.iso"), (Firmware::Uefi, "node2.img")] {

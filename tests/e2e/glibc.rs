@@ -31,7 +31,7 @@ fn both_programs_start_in_debian_11() {
 /// Programs that cargo builds here need this machine's glibc, so the check must refuse them.
 #[test]
 fn a_program_that_needs_a_newer_glibc_is_refused() {
-    let _turn = schedule::beside_others();
+    let _turn = schedule::concurrent();
     let check = |version: &str, program: &Path| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/check-glibc.sh");
         let output = Command::new("sh").arg(script).arg(version).arg(program).output().unwrap();

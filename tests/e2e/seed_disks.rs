@@ -2,7 +2,7 @@
 
 use crate::common;
 use crate::common::admin_dir::AdminDir;
-use hanode_admin::seed::{Interface, Seed};
+use hanode_admin::seed::{InterfaceMatch, Seed};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -17,7 +17,7 @@ fn a_directory_and_both_kinds_of_disk_have_equal_content() {
     let (dir, spec) = (tempfile::tempdir().unwrap(), common::spec());
     let gateway = Some("192.168.18.1".parse().unwrap());
     let seed = Seed::for_node(&spec, "node2").unwrap();
-    let seed = seed.with_network(&spec, Interface::Name("host0".into()), gateway, &[]).unwrap();
+    let seed = seed.with_network(&spec, InterfaceMatch::Name("host0".into()), gateway, &[]).unwrap();
     let [folder, iso, vfat] = ["seed/", "seed.iso", "seed.img"].map(|name| dir.path().join(name));
     for out in [&folder, &iso, &vfat] {
         seed.write(out).unwrap();

@@ -21,9 +21,9 @@ fn sample() -> Bundle {
 static PACKED: LazyLock<Vec<u8>> = LazyLock::new(|| sample().pack().expect("packing"));
 
 /// A bundle of its two required members and those that `more` adds, without the checks of `Bundle::pack`.
-fn forged(stamp: &str, more: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>)) -> Vec<u8> {
+fn forged(metadata: &str, more: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>)) -> Vec<u8> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-    add(&mut tar, METADATA_PATH, EntryType::Regular, 0o644, stamp.as_bytes());
+    add(&mut tar, METADATA_PATH, EntryType::Regular, 0o644, metadata.as_bytes());
     add(
         &mut tar,
         SECRETS_PATH,
@@ -52,7 +52,7 @@ fn add<W: Write>(tar: &mut tar::Builder<W>, path: &str, kind: EntryType, mode: u
     tar.append(&header, content).expect("appending");
 }
 
-const GOOD_STAMP: &str = r#"{"schema":1,"cluster":"hspas","generation":7}"#;
+const VALID_METADATA: &str = r#"{"schema":1,"cluster":"hspas","generation":7}"#;
 
 #[test]
 fn a_packed_bundle_is_read_back_unchanged() {
@@ -120,21 +120,21 @@ fn a_cut_bundle_is_reported_as_truncated() {
 }
 
 #[test]
-fn foreign_files_are_reported_as_foreign() {
-    let foreign = |bytes: &[u8], what: &str| {
-        let message = Bundle::read(bytes).expect_err("foreign").to_string();
+fn other_files_are_reported_as_no_bundle() {
+    let refused = |bytes: &[u8], what: &str| {
+        let message = Bundle::read(bytes).expect_err("no bundle").to_string();
         assert!(
-            message.contains("foreign") && message.contains(what),
+            message.contains("not a hanode bundle") && message.contains(what),
             "{message:?} does not contain {what:?}"
         );
     };
-    foreign(b"PK\x03\x04 some zip", "gzip");
+    refused(b"PK\x03\x04 some zip", "gzip");
     let empty = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-    foreign(&empty.into_inner().expect("a tar").finish().expect("a gzip"), "bundle.json");
-    assert!(Bundle::read(&forged(GOOD_STAMP, |_| {})).is_ok(), "a forged bundle without faults is read");
-    foreign(&forged("nonsense", |_| {}), "not JSON");
-    foreign(&forged("{}", |_| {}), "no schema");
-    foreign(&forged(r#"{"schema":1}"#, |_| {}), "unexpected form");
+    refused(&empty.into_inner().expect("a tar").finish().expect("a gzip"), "bundle.json");
+    assert!(Bundle::read(&forged(VALID_METADATA, |_| {})).is_ok(), "a forged bundle without faults is read");
+    refused(&forged("nonsense", |_| {}), "not JSON");
+    refused(&forged("{}", |_| {}), "no schema");
+    refused(&forged(r#"{"schema":1}"#, |_| {}), "unexpected structure");
     for path in [
         "/etc/shadow",
         "etc/ssl/../shadow",
@@ -144,13 +144,16 @@ fn foreign_files_are_reported_as_foreign() {
         "/etc/ssl/a\nb",
         "/etc/ssl",
     ] {
-        foreign(&forged(GOOD_STAMP, |tar| add(tar, path, EntryType::Regular, 0o644, b"x")), "not below");
+        refused(&forged(VALID_METADATA, |tar| add(tar, path, EntryType::Regular, 0o644, b"x")), "not below");
     }
     for kind in [EntryType::Symlink, EntryType::Link, EntryType::Fifo, EntryType::Char] {
-        foreign(&forged(GOOD_STAMP, |tar| add(tar, "/etc/ssl/a", kind, 0o644, b"")), "neither a file");
+        refused(&forged(VALID_METADATA, |tar| add(tar, "/etc/ssl/a", kind, 0o644, b"")), "neither a file");
     }
-    foreign(&forged(GOOD_STAMP, |tar| add(tar, "/etc/ssl/a", EntryType::Regular, 0o4755, b"")), "mode");
-    foreign(&forged(GOOD_STAMP, |tar| add(tar, METADATA_PATH, EntryType::Regular, 0o644, b"{}")), "twice");
+    refused(&forged(VALID_METADATA, |tar| add(tar, "/etc/ssl/a", EntryType::Regular, 0o4755, b"")), "mode");
+    refused(
+        &forged(VALID_METADATA, |tar| add(tar, METADATA_PATH, EntryType::Regular, 0o644, b"{}")),
+        "twice",
+    );
 }
 
 #[test]
@@ -161,10 +164,11 @@ fn a_later_schema_is_named() {
 
 #[test]
 fn a_bomb_is_too_large() {
-    let bomb = forged(GOOD_STAMP, |tar| add(tar, "/etc/ssl/a", EntryType::Regular, 0o644, &vec![0; 8 << 20]));
+    let bomb =
+        forged(VALID_METADATA, |tar| add(tar, "/etc/ssl/a", EntryType::Regular, 0o644, &vec![0; 8 << 20]));
     assert!(bomb.len() < 1 << 20, "the bomb is small when packed");
     assert_eq!(Bundle::read(&bomb).expect_err("too large"), BundleError::TooLarge);
-    let many = forged(GOOD_STAMP, |tar| {
+    let many = forged(VALID_METADATA, |tar| {
         (0..300).for_each(|i| add(tar, &format!("/etc/ssl/{i}"), EntryType::Regular, 0o644, b""))
     });
     assert_eq!(Bundle::read(&many).expect_err("too many"), BundleError::TooLarge);
@@ -175,7 +179,7 @@ fn a_bomb_is_too_large() {
 fn faulty_secrets_are_reported_without_their_values() {
     let bytes = {
         let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-        add(&mut tar, METADATA_PATH, EntryType::Regular, 0o644, GOOD_STAMP.as_bytes());
+        add(&mut tar, METADATA_PATH, EntryType::Regular, 0o644, VALID_METADATA.as_bytes());
         add(&mut tar, SECRETS_PATH, EntryType::Regular, 0o600, b"redis = \"hush hush\"");
         tar.into_inner().expect("a tar").finish().expect("a gzip")
     };

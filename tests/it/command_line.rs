@@ -152,7 +152,7 @@ fn check_names_every_mismatch() {
     let admin = AdminDir::new();
     let secrets = admin.path("secrets.toml");
     chmod(&secrets, 0o640);
-    admin.one_fault("open to other users (mode 0640)");
+    admin.one_fault("other users may read the secrets (mode 0640)");
     chmod(&secrets, 0o600);
     chmod(&admin.path("pki/cluster/ca.key"), 0o644);
     admin.one_fault("private key is readable by other users (mode 0644)");

@@ -278,7 +278,7 @@ fn words(text: &str) -> Vec<Option<&str>> {
     words.map(|word| (!word.contains('{')).then_some(word)).collect()
 }
 
-/// Every message among the headings of the page on troubleshooting is in the source. `…` stands for anything.
+/// Every message among the headings of the page on troubleshooting is in the source. `…` matches anything.
 #[test]
 fn quoted_messages_are_in_the_source() {
     let mut sources = Vec::new();

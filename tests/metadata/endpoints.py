@@ -1,7 +1,6 @@
-"""Each platform's metadata service, as far as cloud-init and hanode ask it.
+"""The metadata services of the platforms, as far as cloud-init and hanode query them.
 
-record.py serves it on loopback, serve.py to an emulated machine. USER_DATA, where it is set, is what the operator gave
-the machine.
+record.py serves them on loopback, serve.py to an emulated machine. USER_DATA is the operator's user-data, or None.
 """
 
 import base64
@@ -87,7 +86,7 @@ def ec2(path):
     version, _, rest = path.lstrip("/").partition("/")
     if path == "/latest/api/token":
         return "token"
-    # IMDS shows tags since this version only.
+    # IMDS has tags since this version.
     known = {k: v for k, v in EC2.items() if version in ("2021-03-23", "latest") or not k.startswith("tags/")}
     if rest == "dynamic/instance-identity/document":
         return json.dumps({"instanceId": EC2["instance-id"], "region": EC2["placement/region"]})
@@ -130,12 +129,12 @@ def azure(path):
     if path.startswith("/machine"):
         return GOAL_STATE if query == "comp=goalstate" else ""
     if path == "/metadata/instance":
-        # Tags as a list came with version 2019-06-04.
+        # Tags as a list exist since version 2019-06-04.
         old = query.partition("api-version=")[2] < "2019-06-04"
-        # What the portal calls custom data comes on the machine's CD; this is the same by another way.
-        given = {"userData": base64.b64encode(USER_DATA.encode()).decode()} if USER_DATA else {}
+        # The portal's custom data is on the machine's CD; this is another way to pass user-data.
+        user_data = {"userData": base64.b64encode(USER_DATA.encode()).decode()} if USER_DATA else {}
         compute = {k: v for k, v in AZURE["compute"].items() if not (old and k == "tagsList")}
-        return json.dumps(dict(AZURE, compute=dict(compute, **given)))
+        return json.dumps(dict(AZURE, compute=dict(compute, **user_data)))
     if path == "/metadata/instance/network":
         return json.dumps(AZURE["network"])
     return None
@@ -145,7 +144,7 @@ SERVERS = {"ec2": ec2, "openstack": openstack, "gce": gce, "azure": azure}
 
 
 def handler(platform, before=lambda: None):
-    """Answers for one platform; `before` may delay or refuse an answer, which it does by returning a status."""
+    """The request handler of one platform; `before` may delay a response, or refuse it by returning a status."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self):

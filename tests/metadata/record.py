@@ -1,7 +1,7 @@
-"""What cloud-init makes of each platform's metadata, by its own code against an endpoint faked on loopback.
+"""Records cloud-init's instance data for each platform, from its own code and a fake metadata service on loopback.
 
-Run by record.sh inside a tree that has cloud-init, in a network and with a /sys of its own. The result is what
-cloud-init leaves in /run/cloud-init. Patched is DHCP alone: this network has no server.
+Run by record.sh in a tree with cloud-init, in a separate network namespace and with a fake /sys. The result is in
+/run/cloud-init. Only DHCP is patched, because this network has no server.
 """
 
 import importlib
@@ -22,7 +22,7 @@ case $1 in
 esac
 """
 
-# Platform: cloud-init's module, its class, what the firmware says of the machine.
+# Platform: cloud-init's module and class, and the DMI values of the machine.
 PLATFORMS = {
     "nocloud": ("NoCloud", "DataSourceNoCloud", {}),
     "configdrive": ("ConfigDrive", "DataSourceConfigDrive", {}),
@@ -35,7 +35,7 @@ PLATFORMS = {
 
 
 class NoDhcp:
-    """Stands in for cloud-init's own DHCP: the address is there already."""
+    """Replaces cloud-init's DHCP client: the address is configured already."""
 
     def __init__(self, *args, **kwargs):
         self.lease = {"interface": "lo", "fixed-address": "127.0.0.1"}
@@ -98,7 +98,7 @@ def main():
         if hasattr(module, patched):
             setattr(module, patched, NoDhcp)
     if platform == "azure":
-        # Without it, earlier ones ask DHCP for the interface first.
+        # Otherwise earlier versions use DHCP first to find the interface.
         write("/sys/class/net/lo/operstate", "up")
         module.DataSourceAzure.fallback_interface = "lo"
     init = Init([])
@@ -109,7 +109,7 @@ def main():
     assert source.get_data(), "cloud-init found no " + name
     with open("/run/cloud-init/instance-data-sensitive.json") as file:
         data = json.load(file)
-    # What a fixture keeps: all of the platform's own data, and of the rest what does not tell of this machine.
+    # The fixture keeps all data of the platform, and the other data that does not depend on this machine.
     data["ds"].pop("_doc", None)
     v1 = {k: data["v1"].get(k) for k in ("cloud_name", "platform", "subplatform", "instance_id", "local_hostname")}
     json.dump({"ds": data["ds"], "v1": v1}, sys.stdout, indent=1, sort_keys=True)

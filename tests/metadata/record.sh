@@ -1,7 +1,7 @@
 #!/bin/sh
-# usage: record.sh TREE PLATFORM OUT: what cloud-init in TREE leaves in /run/cloud-init on PLATFORM, copied to
-# OUT/run/cloud-init; standard output: what a fixture in recorded/ holds of it. TREE stays as it is; mounts and
-# network end with this script's own namespaces. Needs root.
+# usage: record.sh TREE PLATFORM OUT
+# Runs cloud-init of TREE on a fake PLATFORM and copies its /run/cloud-init to OUT/run/cloud-init. Prints the part that a
+# fixture in recorded/ keeps. TREE is not changed; mounts and network end with this script's namespaces. Needs root.
 set -eu
 [ "${HANODE_INSIDE-}" ] || HANODE_INSIDE=1 exec unshare --mount --net "$0" "$@"
 tree=$(realpath "$1") platform=$2 out=$(realpath "$3") here=$(dirname "$(realpath "$0")")

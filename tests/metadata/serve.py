@@ -1,8 +1,8 @@
-"""A platform's metadata service for an emulated machine, in the network namespace that the machine is in.
+"""The metadata service of a platform for an emulated machine, in the machine's network namespace.
 
-usage: serve.py PLATFORM USER-DATA CONTROL; CONTROL is JSON, read at each request: {"status": 503} answers so,
-{"delay": 2} takes so many seconds, {"replace": {"old": "new"}} changes what is answered, {"add": {"key": "value"}} is what
-EC2 knows besides.
+usage: serve.py PLATFORM USER-DATA CONTROL
+CONTROL is a JSON file, read at each request: {"status": 503} responds with this status, {"delay": 2} delays the response
+by seconds, {"replace": {"old": "new"}} changes the response, {"add": {"key": "value"}} adds metadata for EC2.
 """
 
 import json
@@ -17,27 +17,27 @@ with open(user_data) as file:
     endpoints.USER_DATA = file.read()
 
 
-def told():
+def settings():
     with open(control) as file:
         return json.load(file)
 
 
 def before():
-    time.sleep(told().get("delay", 0))
-    return told().get("status")
+    time.sleep(settings().get("delay", 0))
+    return settings().get("status")
 
 
-asked = endpoints.SERVERS[platform]
+lookup = endpoints.SERVERS[platform]
 if platform == "openstack":
-    # It answers as EC2 does, too, without its tags.
+    # OpenStack also serves EC2's metadata, without tags.
     endpoints.EC2 = {k: v for k, v in endpoints.EC2.items() if not k.startswith("tags/")}
-    asked = lambda path: endpoints.openstack(path) or endpoints.ec2(path)
+    lookup = lambda path: endpoints.openstack(path) or endpoints.ec2(path)
 
 
 def answer(path):
-    endpoints.EC2.update(told().get("add", {}))
-    body = asked(path)
-    for old, new in told().get("replace", {}).items():
+    endpoints.EC2.update(settings().get("add", {}))
+    body = lookup(path)
+    for old, new in settings().get("replace", {}).items():
         body = body and body.replace(old, new)
     print(path, "-" if body is None else len(body), flush=True)
     return body

@@ -4,7 +4,7 @@
 //! the two leaves the bundle with the old, still valid certificates; the next change completes it.
 
 use super::{BUNDLE, PKI, SECRETS, load_bundle, load_spec};
-use crate::pki::store::Store;
+use crate::pki::store::PkiStore;
 use anyhow::{Context, Result, bail};
 use hanode_core::bundle::Bundle;
 use hanode_core::pki::Ca;
@@ -47,15 +47,15 @@ pub fn revoke(dir: &Path, which: &str) -> Result<PkiChange> {
     change(dir, |store, spec| store.revoke(which, spec))
 }
 
-fn change(dir: &Path, act: impl FnOnce(&Store, &Spec) -> Result<Vec<String>>) -> Result<PkiChange> {
+fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>) -> Result<PkiChange> {
     let (spec, _) = load_spec(dir)?;
     let secrets = Secrets::load(&dir.join(SECRETS))?;
     let _lock = lock(dir)?;
     let pki = dir.join(PKI);
     let staged = Staged::copy_of(&pki)?;
     // Errors must name the original files, not those of the copy.
-    Ca::ALL.into_iter().try_for_each(|ca| Store::at(&pki).authority(ca).map(drop))?;
-    let store = Store::at(&staged.0);
+    Ca::ALL.into_iter().try_for_each(|ca| PkiStore::at(&pki).authority(ca).map(drop))?;
+    let store = PkiStore::at(&staged.0);
     let mut done = act(&store, &spec)?;
 
     let old = load_bundle(dir).ok().map(|(bundle, _)| bundle);

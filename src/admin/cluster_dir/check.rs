@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 /// All faults and warnings. Fails only if `dir` is not a cluster directory.
 pub fn check(dir: &Path) -> Result<CheckReport> {
     let PayloadCheck { spec, secrets, bundle, mut report } = check_payload(dir)?;
-    let store = Store::at(dir.join(PKI));
+    let store = PkiStore::at(dir.join(PKI));
     authorities(&store, spec.as_ref(), &mut report);
     operator(dir, &store, &mut report);
     if let (Some(bundle), Some(secrets)) = (&bundle, &secrets) {
@@ -81,7 +81,7 @@ fn value_or_fault<T>(value: Result<T>, path: PathBuf, report: &mut CheckReport) 
 
 /// Only the owner may read private keys. (Reading `secrets.toml` checks its mode.)
 fn modes(dir: &Path, report: &mut CheckReport) {
-    let store = Store::at(dir.join(PKI));
+    let store = PkiStore::at(dir.join(PKI));
     for path in store.keys().chain([dir.join(BUNDLE)]) {
         let Ok(data) = std::fs::metadata(&path) else { continue };
         let mode = data.permissions().mode() & 0o7777;
@@ -98,7 +98,7 @@ fn modes(dir: &Path, report: &mut CheckReport) {
     }
 }
 
-fn authorities(store: &Store, spec: Option<&Spec>, report: &mut CheckReport) {
+fn authorities(store: &PkiStore, spec: Option<&Spec>, report: &mut CheckReport) {
     for ca in Ca::ALL {
         let place = store.ca_dir(ca).display().to_string();
         for error in [store.authority(ca).err(), store.index(ca).err()].into_iter().flatten() {
@@ -121,7 +121,7 @@ fn authorities(store: &Store, spec: Option<&Spec>, report: &mut CheckReport) {
 }
 
 /// The leaf that is not in the bundle.
-fn operator(dir: &Path, store: &Store, report: &mut CheckReport) {
+fn operator(dir: &Path, store: &PkiStore, report: &mut CheckReport) {
     for leaf in LEAVES.iter().filter(|leaf| leaf.paths.is_none()) {
         let place = store.leaf_file(leaf, "crt").display().to_string();
         let certificate = store.leaf(leaf).and_then(|certified| {
@@ -157,7 +157,13 @@ fn operator(dir: &Path, store: &Store, report: &mut CheckReport) {
 }
 
 /// Checks that the bundle matches `pki/` and `secrets.toml`.
-fn bundle_matches(dir: &Path, store: &Store, bundle: &Bundle, secrets: &Secrets, report: &mut CheckReport) {
+fn bundle_matches(
+    dir: &Path,
+    store: &PkiStore,
+    bundle: &Bundle,
+    secrets: &Secrets,
+    report: &mut CheckReport,
+) {
     let place = dir.join(BUNDLE).display().to_string();
     let help = format!("hanode certs issue {}", dir.display());
     if bundle.secrets != *secrets {

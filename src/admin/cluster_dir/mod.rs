@@ -4,7 +4,7 @@ pub mod change;
 pub mod check;
 mod secrets;
 
-use crate::pki::store::{Store, private_dir};
+use crate::pki::store::{PkiStore, private_dir};
 use anyhow::{Context, Result, bail};
 use hanode_core::bundle::{Bundle, BundleMetadata};
 use hanode_core::secrets::Secrets;
@@ -58,7 +58,7 @@ impl ClusterDir {
     /// Certificate and key of the operator (PEM), with which `status` authenticates to the nodes.
     pub fn operator(&self) -> Result<(String, String)> {
         let leaf = hanode_core::pki::Leaf::find("operator").context("no operator certificate is defined")?;
-        let pair = Store::at(self.dir.join(PKI)).leaf(leaf)?;
+        let pair = PkiStore::at(self.dir.join(PKI)).leaf(leaf)?;
         Ok((pair.cert, pair.key))
     }
 }
@@ -69,7 +69,7 @@ fn fill(dir: &Path, spec: &Spec, spec_text: &str) -> Result<()> {
     file_tree::replace(&dir.join(SECRETS), secrets.to_toml().as_bytes(), 0o600, None)?;
     let pki = dir.join(PKI);
     private_dir(&pki)?;
-    let store = Store::create(&pki, spec)?;
+    let store = PkiStore::create(&pki, spec)?;
     store.set_generation(1)?;
     let bundle = Bundle::new(&spec.name, 1, secrets, store.members()?);
     file_tree::replace(&dir.join(BUNDLE), &bundle.pack()?, 0o600, None)

@@ -14,20 +14,20 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-pub struct Store {
+pub struct PkiStore {
     dir: PathBuf,
 }
 
 /// `index.json` of a CA: every certificate that it issued, for revocation by serial.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Index {
+pub struct CaIndex {
     schema: u32,
     pub(crate) crl_number: u64,
-    pub issued: Vec<Issued>,
+    pub issued: Vec<IssuedCert>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Issued {
+pub struct IssuedCert {
     pub serial: String,
     pub name: String,
     pub(crate) not_after: i64,
@@ -35,20 +35,20 @@ pub struct Issued {
     pub revoked: Option<i64>,
 }
 
-impl Store {
-    pub fn at(dir: impl Into<PathBuf>) -> Store {
-        Store { dir: dir.into() }
+impl PkiStore {
+    pub fn at(dir: impl Into<PathBuf>) -> PkiStore {
+        PkiStore { dir: dir.into() }
     }
 
     /// Creates both CAs, their leaves and revocation lists in an empty folder.
-    pub(crate) fn create(dir: &Path, spec: &Spec) -> Result<Store> {
-        let store = Store::at(dir);
+    pub(crate) fn create(dir: &Path, spec: &Spec) -> Result<PkiStore> {
+        let store = PkiStore::at(dir);
         for ca in Ca::ALL {
             private_dir(&store.ca_dir(ca).join("leaves"))?;
             let certified = Authority::create(ca, spec)?;
             write(&store.ca_dir(ca).join("ca.key"), 0o600, &certified.key)?;
             write(&store.ca_dir(ca).join("ca.crt"), 0o644, &certified.cert)?;
-            store.write_index(ca, &Index { schema: 1, ..Index::default() })?;
+            store.write_index(ca, &CaIndex { schema: 1, ..CaIndex::default() })?;
         }
         store.set_generation(0)?;
         store.reconcile(spec)?;
@@ -92,9 +92,10 @@ impl Store {
         Authority::load(&certified).with_context(|| dir.display().to_string())
     }
 
-    pub fn index(&self, ca: Ca) -> Result<Index> {
+    pub fn index(&self, ca: Ca) -> Result<CaIndex> {
         let path = self.ca_dir(ca).join("index.json");
-        let index: Index = serde_json::from_str(&text(&path)?).with_context(|| path.display().to_string())?;
+        let index: CaIndex =
+            serde_json::from_str(&text(&path)?).with_context(|| path.display().to_string())?;
         ensure!(
             index.schema == 1,
             "{}: this version of hanode does not support schema {}",
@@ -104,7 +105,7 @@ impl Store {
         Ok(index)
     }
 
-    fn write_index(&self, ca: Ca, index: &Index) -> Result<()> {
+    fn write_index(&self, ca: Ca, index: &CaIndex) -> Result<()> {
         write(&self.ca_dir(ca).join("index.json"), 0o600, &(serde_json::to_string_pretty(index)? + "\n"))
     }
 
@@ -235,7 +236,7 @@ impl Store {
         let certified = authority.issue(leaf, spec)?;
         let cert = read::certificate(certified.cert.as_bytes())?;
         let mut index = self.index(leaf.ca)?;
-        index.issued.push(Issued {
+        index.issued.push(IssuedCert {
             serial: cert.serial,
             name: leaf.name.into(),
             not_after: cert.not_after,
@@ -280,7 +281,7 @@ impl Store {
     }
 }
 
-impl Index {
+impl CaIndex {
     fn revoked_serials(&self) -> BTreeSet<String> {
         self.issued.iter().filter(|i| i.revoked.is_some()).map(|i| i.serial.clone()).collect()
     }

@@ -58,20 +58,20 @@ impl Seed {
 
     fn write_iso(&self, out: &Path) -> Result<()> {
         command::require(&["xorriso"])?;
-        self.write_staged(out, |content, made| {
+        self.write_staged(out, |content, image| {
             let mut xorriso = command("xorriso");
             xorriso.args(["-as", "mkisofs", "-quiet", "-V", "CIDATA", "-J", "-r", "-o"]);
-            run(xorriso.arg(made).arg(content)).map(drop)
+            run(xorriso.arg(image).arg(content)).map(drop)
         })
     }
 
     fn write_vfat(&self, out: &Path) -> Result<()> {
         command::require(&["mkfs.vfat", "mcopy"])?;
-        self.write_staged(out, |content, made| {
-            std::fs::File::create_new(made)?.set_len(VFAT_BYTES)?;
-            run(command("mkfs.vfat").args(["-n", "CIDATA"]).arg(made))?;
+        self.write_staged(out, |content, image| {
+            std::fs::File::create_new(image)?.set_len(VFAT_BYTES)?;
+            run(command("mkfs.vfat").args(["-n", "CIDATA"]).arg(image))?;
             for (name, _) in self.files()? {
-                run(command("mcopy").arg("-i").arg(made).arg(content.join(name)).arg("::/"))?;
+                run(command("mcopy").arg("-i").arg(image).arg(content.join(name)).arg("::/"))?;
             }
             Ok(())
         })
@@ -99,10 +99,10 @@ impl Seed {
     fn write_staged(&self, out: &Path, write: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
         scratch::check_output(out)?;
         let scratch = Scratch::beside(out)?;
-        let (content, made) = (scratch.join("content"), scratch.join("made"));
+        let (content, output) = (scratch.join("content"), scratch.join("output"));
         self.write_directory(&content)?;
-        write(&content, &made)?;
-        scratch::publish(&made, out)
+        write(&content, &output)?;
+        scratch::publish(&output, out)
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
 
     fn with_network() -> Seed {
         let spec = spec::parse(spec::STARTER).unwrap_or_else(|f| panic!("{f}"));
-        let interface = super::super::Interface::Name("host0".into());
+        let interface = super::super::InterfaceMatch::Name("host0".into());
         seed().with_network(&spec, interface, Some("192.168.18.1".parse().unwrap()), &[]).unwrap()
     }
 

@@ -35,10 +35,10 @@ pub fn public_keys(file: &Path) -> Result<String> {
 
 /// The key type, the key in base64, which starts with the type again, and optionally a comment.
 fn is_public_key(line: &str) -> bool {
-    let mut words = line.split_whitespace();
-    let (Some(kind), Some(key)) = (words.next(), words.next()) else { return false };
-    let named = [&(kind.len() as u32).to_be_bytes()[..], kind.as_bytes()].concat();
-    BASE64.decode(key).is_ok_and(|key| key.len() > named.len() && key.starts_with(&named))
+    let mut fields = line.split_whitespace();
+    let (Some(kind), Some(key)) = (fields.next(), fields.next()) else { return false };
+    let header = [&(kind.len() as u32).to_be_bytes()[..], kind.as_bytes()].concat();
+    BASE64.decode(key).is_ok_and(|key| key.len() > header.len() && key.starts_with(&header))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub struct Seed {
     /// The node's name in the spec.
     pub node: String,
     /// `None` leaves the network configuration to the image, which uses DHCP by default.
-    pub network: Option<Network>,
+    pub network: Option<NetworkConfig>,
     /// Public keys, one per line, for root and for the default user of the image.
     pub ssh_key: Option<String>,
     /// Files that cloud-init writes, as path and content: the cluster's, for an image that contains none.
@@ -31,8 +31,8 @@ pub struct Seed {
 }
 
 #[derive(Debug, Clone)]
-pub struct Network {
-    pub interface: Interface,
+pub struct NetworkConfig {
+    pub interface: InterfaceMatch,
     pub address: IpAddr,
     pub prefix: u8,
     pub gateway: Option<IpAddr>,
@@ -41,21 +41,21 @@ pub struct Network {
 
 /// The interface that gets the node's address.
 #[derive(Debug, Clone)]
-pub enum Interface {
+pub enum InterfaceMatch {
     Name(String),
     Mac(String),
 }
 
-impl std::str::FromStr for Interface {
+impl std::str::FromStr for InterfaceMatch {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let pairs: Vec<_> = text.split(':').collect();
         let hex = |p: &&str| p.len() == 2 && p.chars().all(|c| c.is_ascii_hexdigit());
         if pairs.len() == 6 && pairs.iter().all(hex) {
-            Ok(Interface::Mac(text.into()))
+            Ok(InterfaceMatch::Mac(text.into()))
         } else if is_interface(text) {
-            Ok(Interface::Name(text.into()))
+            Ok(InterfaceMatch::Name(text.into()))
         } else {
             Err("expected an interface name, or a MAC address such as 52:54:00:00:00:01")
         }
@@ -82,7 +82,7 @@ impl Seed {
     pub fn with_network(
         mut self,
         spec: &Spec,
-        interface: Interface,
+        interface: InterfaceMatch,
         gateway: Option<IpAddr>,
         nameservers: &[IpAddr],
     ) -> Result<Seed> {
@@ -92,7 +92,7 @@ impl Seed {
             check_gateway(spec, gateway)?;
         }
         self.network =
-            Some(Network { interface, address, prefix, gateway, nameservers: nameservers.to_vec() });
+            Some(NetworkConfig { interface, address, prefix, gateway, nameservers: nameservers.to_vec() });
         Ok(self)
     }
 
@@ -155,14 +155,14 @@ fn check_gateway(spec: &Spec, gateway: IpAddr) -> Result<()> {
     Ok(())
 }
 
-impl Network {
+impl NetworkConfig {
     /// Network config version 2. Some versions and renderers of cloud-init fail on a route to `default` or to `::/0`;
     /// all accept this syntax.
     fn config(&self) -> Result<String> {
         let mut text = String::from("version: 2\nethernets:\n");
         match &self.interface {
-            Interface::Name(name) => writeln!(text, "  {}:", quoted(name))?,
-            Interface::Mac(mac) => {
+            InterfaceMatch::Name(name) => writeln!(text, "  {}:", quoted(name))?,
+            InterfaceMatch::Mac(mac) => {
                 let mac = quoted(&mac.to_lowercase());
                 writeln!(text, "  eth0:\n    match:\n      macaddress: {mac}\n    set-name: eth0")?
             }
@@ -192,12 +192,12 @@ fn quoted(text: &str) -> serde_json::Value {
 mod tests {
     use super::*;
 
-    fn seed(interface: Interface) -> Seed {
+    fn seed(interface: InterfaceMatch) -> Seed {
         Seed {
             instance_id: "hspas-node2".into(),
             hostname: "db2".into(),
             node: "node2".into(),
-            network: Some(Network {
+            network: Some(NetworkConfig {
                 interface,
                 address: "192.168.18.22".parse().unwrap(),
                 prefix: 24,
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_seed_has_metadata_and_network_config() {
-        let files = seed(Interface::Mac("52:54:00:AB:00:01".into())).files().unwrap();
+        let files = seed(InterfaceMatch::Mac("52:54:00:AB:00:01".into())).files().unwrap();
         assert_eq!(
             files[0].1,
             "instance-id: \"hspas-node2\"\nlocal-hostname: \"db2\"\nhanode_node: \"node2\"\n"
@@ -237,7 +237,7 @@ ethernets:
 
     #[test]
     fn the_files_of_a_cluster_are_in_user_data() {
-        let mut seed = seed(Interface::Name("x".into()));
+        let mut seed = seed(InterfaceMatch::Name("x".into()));
         seed.write_files = vec![("/etc/hanode/cluster.toml", b"schema = 1\n".to_vec())];
         let files = seed.files().unwrap();
         assert_eq!(
@@ -254,10 +254,10 @@ write_files:
 
     #[test]
     fn mac_addresses_and_interface_names_are_distinguished() {
-        assert!(matches!("52:54:00:AB:00:01".parse().unwrap(), Interface::Mac(_)));
-        assert!(matches!("enp1s0".parse().unwrap(), Interface::Name(_)));
+        assert!(matches!("52:54:00:AB:00:01".parse().unwrap(), InterfaceMatch::Mac(_)));
+        assert!(matches!("enp1s0".parse().unwrap(), InterfaceMatch::Name(_)));
         for invalid in ["", "52-54-00-00-00-01", "52:54:00:00:00:1", "eth 0", "averyverylongname"] {
-            assert!(invalid.parse::<Interface>().is_err(), "{invalid:?}");
+            assert!(invalid.parse::<InterfaceMatch>().is_err(), "{invalid:?}");
         }
     }
 

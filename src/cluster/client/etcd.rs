@@ -1,6 +1,6 @@
 //! Client of etcd's JSON gateway, which encodes 64-bit integers as decimal strings.
 
-use super::http::Http;
+use super::http::HttpClient;
 use super::tls::Credentials;
 use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub struct Etcd {
-    http: Http,
+pub struct EtcdClient {
+    http: HttpClient,
     base: String,
 }
 
@@ -34,10 +34,10 @@ pub(crate) struct MemberStatus {
     pub(crate) errors: Vec<String>,
 }
 
-impl Etcd {
+impl EtcdClient {
     pub fn new(credentials: &Credentials, address: IpAddr, timeout: Duration) -> Result<Self> {
-        Ok(Etcd {
-            http: Http::new(Some(credentials), timeout)?,
+        Ok(EtcdClient {
+            http: HttpClient::new(Some(credentials), timeout)?,
             base: url(address, hanode_core::spec::ETCD_CLIENT_PORT),
         })
     }
@@ -153,17 +153,17 @@ impl Etcd {
 }
 
 /// A key that one client holds, for at most the TTL of its lease; dropping it revokes the lease.
-pub struct Lock {
-    etcd: Etcd,
+pub struct EtcdLock {
+    etcd: EtcdClient,
     lease: String,
 }
 
-impl Etcd {
+impl EtcdClient {
     /// The inner error is the name of the current holder.
-    pub fn lock(self, key: &str, owner: &str, ttl: Duration) -> Result<Result<Lock, String>> {
+    pub fn lock(self, key: &str, owner: &str, ttl: Duration) -> Result<Result<EtcdLock, String>> {
         let response = self.call("/v3/lease/grant", json!({"TTL": ttl.as_secs().to_string()}))?;
         let lease = response["ID"].as_str().context("etcd's response has no lease")?.to_string();
-        let lock = Lock { etcd: self, lease };
+        let lock = EtcdLock { etcd: self, lease };
         let encoded_key = encode(key.as_bytes());
         let put = json!({"key": encoded_key, "value": encode(owner.as_bytes()), "lease": lock.lease});
         let response = lock.etcd.call(
@@ -181,7 +181,7 @@ impl Etcd {
     }
 }
 
-impl Drop for Lock {
+impl Drop for EtcdLock {
     fn drop(&mut self) {
         // Best effort: the lease expires anyway.
         let _ = self.etcd.call("/v3/lease/revoke", json!({"ID": self.lease}));

@@ -1,6 +1,6 @@
 //! etcd's peer port. It responds before there is a quorum; the client port of a restarted member does not.
 
-use super::http::Http;
+use super::http::HttpClient;
 use super::tls::Credentials;
 use anyhow::{Context, Result, bail};
 use hanode_core::etcd::url;
@@ -10,14 +10,17 @@ use serde_json::Value;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub(crate) struct EtcdPeer {
-    http: Http,
+pub(crate) struct EtcdPeerClient {
+    http: HttpClient,
     base: String,
 }
 
-impl EtcdPeer {
+impl EtcdPeerClient {
     pub(crate) fn new(credentials: &Credentials, address: IpAddr, timeout: Duration) -> Result<Self> {
-        Ok(EtcdPeer { http: Http::new(Some(credentials), timeout)?, base: url(address, ETCD_PEER_PORT) })
+        Ok(EtcdPeerClient {
+            http: HttpClient::new(Some(credentials), timeout)?,
+            base: url(address, ETCD_PEER_PORT),
+        })
     }
 
     /// The logs of members that this etcd knows as removed. A member missing from its list may also be newer than the

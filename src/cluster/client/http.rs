@@ -11,7 +11,7 @@ use std::time::Duration;
 const MAX_BODY: u64 = 4 << 20;
 
 #[derive(Clone)]
-pub struct Http {
+pub struct HttpClient {
     agent: ureq::Agent,
 }
 
@@ -21,7 +21,7 @@ pub struct JsonResponse {
     pub body: Value,
 }
 
-impl Http {
+impl HttpClient {
     /// Without `credentials`, plain HTTP only. `timeout` limits a whole call.
     pub fn new(credentials: Option<&Credentials>, timeout: Duration) -> Result<Self> {
         use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsProvider};
@@ -44,7 +44,7 @@ impl Http {
             .http_status_as_error(false)
             .proxy(None)
             .build();
-        Ok(Http { agent: config.into() })
+        Ok(HttpClient { agent: config.into() })
     }
 
     pub fn get(&self, url: &str) -> Result<JsonResponse> {

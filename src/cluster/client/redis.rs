@@ -63,13 +63,13 @@ impl Stream {
     }
 }
 
-pub struct Redis {
+pub struct RedisClient {
     stream: BufReader<Stream>,
-    /// Of one command and its reply.
+    /// Time limit of one command and its reply.
     timeout: Duration,
 }
 
-impl Redis {
+impl RedisClient {
     /// `credentials` is `None` if the spec disables TLS for Redis. `timeout` limits connecting, and each exchange.
     pub fn connect(
         credentials: Option<&Credentials>,
@@ -82,24 +82,24 @@ impl Redis {
             Some(credentials) => Stream::Tls(Box::new(credentials.connect(address, port, timeout)?)),
             None => Stream::Plain(Deadline::within(connect(address, port, timeout)?, timeout)),
         };
-        let mut redis = Redis { stream: BufReader::new(stream), timeout };
+        let mut redis = RedisClient { stream: BufReader::new(stream), timeout };
         redis.query(&["AUTH", password]).context("authenticating")?;
         Ok(redis)
     }
 
     /// Sends a command and returns its reply; an error reply becomes an error.
-    pub fn query(&mut self, words: &[&str]) -> Result<Value> {
-        match self.command(words)? {
-            Value::Error(message) => bail!("{}: {message}", words[0]),
+    pub fn query(&mut self, args: &[&str]) -> Result<Value> {
+        match self.command(args)? {
+            Value::Error(message) => bail!("{}: {message}", args[0]),
             value => Ok(value),
         }
     }
 
     /// Sends a command and returns its reply, which may be a [`Value::Error`].
-    pub fn command(&mut self, words: &[&str]) -> Result<Value> {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
+    pub fn command(&mut self, args: &[&str]) -> Result<Value> {
+        let mut request = format!("*{}\r\n", args.len());
+        for arg in args {
+            request += &format!("${}\r\n{arg}\r\n", arg.len());
         }
         let stream = self.stream.get_mut();
         stream.socket().renew(self.timeout);
@@ -196,7 +196,7 @@ pub(crate) struct MonitoredPrimary {
     pub(crate) flags: String,
 }
 
-pub(crate) fn monitored_primary(sentinel: &mut Redis, master_name: &str) -> Result<MonitoredPrimary> {
+pub(crate) fn monitored_primary(sentinel: &mut RedisClient, master_name: &str) -> Result<MonitoredPrimary> {
     let Value::List(items) = sentinel.query(&["SENTINEL", "MASTER", master_name])? else {
         bail!("Sentinel's reply is not a list");
     };
@@ -258,7 +258,7 @@ mod tests {
             }
         });
         let (start, timeout) = (std::time::Instant::now(), Duration::from_millis(300));
-        assert!(Redis::connect(None, [127, 0, 0, 1].into(), port, "secret", timeout).is_err());
+        assert!(RedisClient::connect(None, [127, 0, 0, 1].into(), port, "secret", timeout).is_err());
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     }
 

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The CA to trust (PEM), and the own certificate and key for mutual TLS.
+/// The CA to trust (PEM), and a certificate with its key for mutual TLS.
 #[derive(Clone)]
 pub struct Credentials {
     pub ca: Vec<u8>,

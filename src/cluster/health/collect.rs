@@ -1,9 +1,9 @@
 //! Collects the status of all nodes in parallel. A server that does not respond is part of the status, not an error.
 
 use super::*;
-use crate::client::etcd::Etcd;
-use crate::client::http::Http;
-use crate::client::redis::{MonitoredPrimary, Redis, Value, monitored_primary};
+use crate::client::etcd::EtcdClient;
+use crate::client::http::HttpClient;
+use crate::client::redis::{MonitoredPrimary, RedisClient, Value, monitored_primary};
 use crate::client::tls;
 use anyhow::{Context, Result, ensure};
 use hanode_core::peer::NodeReport;
@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::thread::scope;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Of each query to a server.
+/// Time limit of one request to a server.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub fn collect(access: &Access) -> Result<Status> {
@@ -131,7 +131,7 @@ fn unreachable(node: &Node, error: &anyhow::Error) -> NodeStatus {
 fn haproxy_answers(address: IpAddr, port: u16) -> bool {
     let probe = || -> Result<u16> {
         let url = format!("http://{}/health", SocketAddr::new(address, port));
-        Ok(Http::new(None, STATUS_TIMEOUT)?.get(&url)?.status)
+        Ok(HttpClient::new(None, STATUS_TIMEOUT)?.get(&url)?.status)
     };
     probe().is_ok_and(|status| status == 200)
 }
@@ -148,7 +148,7 @@ fn vip_answers(spec: &Spec) -> bool {
 }
 
 fn etcd(access: &Access, node: &Node) -> EtcdStatus {
-    let result = Etcd::new(&access.cluster, node.address, STATUS_TIMEOUT).and_then(|etcd| {
+    let result = EtcdClient::new(&access.cluster, node.address, STATUS_TIMEOUT).and_then(|etcd| {
         etcd.members().context("no quorum")?;
         etcd.status()
     });
@@ -183,8 +183,8 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
 fn fetch_kv_hashes(access: &Access, members: &mut [EtcdStatus]) {
     let Some(revision) = members.iter().map(|m| m.revision).filter(|r| *r > 0).min() else { return };
     let fetch = |node: &Node| -> Option<KvHash> {
-        let result =
-            Etcd::new(&access.cluster, node.address, STATUS_TIMEOUT).and_then(|etcd| etcd.hash_kv(revision));
+        let result = EtcdClient::new(&access.cluster, node.address, STATUS_TIMEOUT)
+            .and_then(|etcd| etcd.hash_kv(revision));
         result.unwrap_or_else(|error| {
             tracing::debug!("{}: etcd: {error:#}", node.name);
             None
@@ -201,15 +201,20 @@ fn fetch_kv_hashes(access: &Access, members: &mut [EtcdStatus]) {
 fn postgres(access: &Access, spec: &Spec) -> Vec<PostgresStatus> {
     let fetch = |node: &Node| -> Result<serde_json::Value> {
         let url = format!("https://{}/cluster", SocketAddr::new(node.address, spec.patroni.restapi_port));
-        let response = Http::new(Some(&access.cluster), STATUS_TIMEOUT)?.get(&url)?;
+        let response = HttpClient::new(Some(&access.cluster), STATUS_TIMEOUT)?.get(&url)?;
         ensure!(response.body["members"].is_array(), "Patroni's response has no members");
         Ok(response.body)
     };
     let cluster = spec.nodes.iter().find_map(|n| fetch(n).ok()).unwrap_or_default();
     let members = cluster["members"].as_array().cloned().unwrap_or_default();
     let reports_streaming = members.iter().any(|m| m["state"] == "streaming");
-    let from_leader =
-        || replication::streaming_members(&Http::new(Some(&access.cluster), STATUS_TIMEOUT)?, spec, &cluster);
+    let from_leader = || {
+        replication::streaming_members(
+            &HttpClient::new(Some(&access.cluster), STATUS_TIMEOUT)?,
+            spec,
+            &cluster,
+        )
+    };
     let streaming = if reports_streaming { Vec::new() } else { from_leader().unwrap_or_default() };
     let status = |node: &Node| {
         let member = members.iter().find(|m| m["name"] == node.name.as_str()).cloned().unwrap_or_default();
@@ -231,9 +236,14 @@ fn postgres(access: &Access, spec: &Spec) -> Vec<PostgresStatus> {
 
 fn redis(access: &Access, node: &Node) -> RedisStatus {
     let spec = &access.spec.redis;
-    let result =
-        Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, STATUS_TIMEOUT)
-            .and_then(|mut redis| redis.info("replication"));
+    let result = RedisClient::connect(
+        access.redis.as_ref(),
+        node.address,
+        spec.port,
+        &access.secrets.redis,
+        STATUS_TIMEOUT,
+    )
+    .and_then(|mut redis| redis.info("replication"));
     let name = node.name.clone();
     match result {
         Ok(info) => {
@@ -264,7 +274,7 @@ struct SentinelView {
 
 fn sentinel(access: &Access, node: &Node) -> Result<SentinelView> {
     let spec = &access.spec.redis;
-    let mut sentinel = Redis::connect(
+    let mut sentinel = RedisClient::connect(
         access.redis.as_ref(),
         node.address,
         spec.sentinel_port,

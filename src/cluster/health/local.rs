@@ -1,14 +1,15 @@
 //! Checks of the services on one node.
 
 use super::{Access, replication};
-use crate::client::etcd::Etcd;
-use crate::client::http::Http;
-use crate::client::redis::Redis;
+use crate::client::etcd::EtcdClient;
+use crate::client::http::HttpClient;
+use crate::client::redis::RedisClient;
 use anyhow::{Context, Result, ensure};
 use hanode_core::spec::Node;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// Time limit of one request to a server.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Check = fn(&Access, &Node) -> Result<()>;
@@ -32,11 +33,11 @@ pub fn problems(access: &Access, node: &str) -> Vec<String> {
 /// The id of the etcd member on this node.
 pub fn etcd_member(access: &Access, node: &str) -> Result<String> {
     let node = access.spec.node(node).with_context(|| format!("{node} is not in the spec"))?;
-    Ok(Etcd::new(&access.cluster, node.address, CHECK_TIMEOUT)?.status()?.member)
+    Ok(EtcdClient::new(&access.cluster, node.address, CHECK_TIMEOUT)?.status()?.member)
 }
 
 fn etcd(access: &Access, node: &Node) -> Result<()> {
-    let etcd = Etcd::new(&access.cluster, node.address, CHECK_TIMEOUT)?;
+    let etcd = EtcdClient::new(&access.cluster, node.address, CHECK_TIMEOUT)?;
     etcd.members().context("no quorum")?;
     let alarms = etcd.status()?.errors;
     ensure!(alarms.is_empty(), "{}", alarms.join("; "));
@@ -45,7 +46,7 @@ fn etcd(access: &Access, node: &Node) -> Result<()> {
 
 fn postgres(access: &Access, node: &Node) -> Result<()> {
     let url = format!("https://{}/patroni", SocketAddr::new(node.address, access.spec.patroni.restapi_port));
-    let http = Http::new(Some(&access.cluster), CHECK_TIMEOUT)?;
+    let http = HttpClient::new(Some(&access.cluster), CHECK_TIMEOUT)?;
     let body = http.get(&url)?.body;
     let state = body["state"].as_str().unwrap_or("unknown");
     ensure!(state == "running", "{state}");
@@ -64,9 +65,14 @@ fn postgres(access: &Access, node: &Node) -> Result<()> {
 
 fn redis(access: &Access, node: &Node) -> Result<()> {
     let spec = &access.spec.redis;
-    let info =
-        Redis::connect(access.redis.as_ref(), node.address, spec.port, &access.secrets.redis, CHECK_TIMEOUT)?
-            .info("replication")?;
+    let info = RedisClient::connect(
+        access.redis.as_ref(),
+        node.address,
+        spec.port,
+        &access.secrets.redis,
+        CHECK_TIMEOUT,
+    )?
+    .info("replication")?;
     let is = |key: &str, value: &str| info.get(key).is_some_and(|v| v == value);
     ensure!(is("role", "master") || is("master_link_status", "up"), "replica has no link to its primary");
     Ok(())
@@ -74,7 +80,7 @@ fn redis(access: &Access, node: &Node) -> Result<()> {
 
 fn sentinel(access: &Access, node: &Node) -> Result<()> {
     let spec = &access.spec.redis;
-    Redis::connect(
+    RedisClient::connect(
         access.redis.as_ref(),
         node.address,
         spec.sentinel_port,
@@ -87,7 +93,7 @@ fn sentinel(access: &Access, node: &Node) -> Result<()> {
 
 fn haproxy(access: &Access, node: &Node) -> Result<()> {
     let url = format!("http://{}/health", SocketAddr::new(node.address, access.spec.haproxy.stats_port));
-    let status = Http::new(None, CHECK_TIMEOUT)?.get(&url)?.status;
+    let status = HttpClient::new(None, CHECK_TIMEOUT)?.get(&url)?.status;
     ensure!(status == 200, "its health probe returns status {status}");
     Ok(())
 }

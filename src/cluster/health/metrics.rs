@@ -104,8 +104,8 @@ fn postgres(status: &Status) -> [Metric; 4] {
             status.postgres.iter().filter_map(|m| Some((vec![("node", m.name.clone())], value(m)?)));
         Metric { name, help, samples: samples.collect() }
     };
-    let known = status.postgres.iter().filter(|m| !m.role.is_empty());
-    let roles = known.map(|m| (vec![("node", m.name.clone()), ("role", m.role.clone())], 1.0));
+    let members = status.postgres.iter().filter(|m| !m.role.is_empty());
+    let roles = members.map(|m| (vec![("node", m.name.clone()), ("role", m.role.clone())], 1.0));
     [
         each("hanode_postgres_up", "Whether PostgreSQL runs, and streams if it is a replica.", &|m| {
             Some(as_number(matches!(m.state.as_str(), "running" | "streaming")))

@@ -178,34 +178,34 @@ pub fn require_node(spec: &Spec, node: &str) -> Result<()> {
 
 /// Output format of a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum StatusFormat {
     Table,
     Json,
     /// The text format of Prometheus.
     Metrics,
 }
 
-impl Format {
-    pub fn from_flags(json: bool, metrics: bool) -> Format {
+impl StatusFormat {
+    pub fn from_flags(json: bool, metrics: bool) -> StatusFormat {
         match (json, metrics) {
-            (_, true) => Format::Metrics,
-            (true, _) => Format::Json,
-            _ => Format::Table,
+            (_, true) => StatusFormat::Metrics,
+            (true, _) => StatusFormat::Json,
+            _ => StatusFormat::Table,
         }
     }
 
     /// The status in this format; the table fits the width of the terminal.
     pub fn render(self, status: &Status) -> anyhow::Result<String> {
         Ok(match self {
-            Format::Table => table(status, terminal_width()),
-            Format::Json => serde_json::to_string_pretty(status)? + "\n",
-            Format::Metrics => metrics(status),
+            StatusFormat::Table => table(status, terminal_width()),
+            StatusFormat::Json => serde_json::to_string_pretty(status)? + "\n",
+            StatusFormat::Metrics => metrics(status),
         })
     }
 }
 
 /// Collects the status and prints it; the exit code is 0 if the cluster is healthy.
-pub fn print_status(access: &Access, format: Format) -> anyhow::Result<ExitCode> {
+pub fn print_status(access: &Access, format: StatusFormat) -> anyhow::Result<ExitCode> {
     let status = collect(access)?;
     print!("{}", format.render(&status)?);
     Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,7 +1,7 @@
 //! Which replicas stream, as reported by PostgreSQL on the leader. Patroni before 3.0 reports a replica as `running`
 //! whether it streams or not.
 
-use crate::client::http::Http;
+use crate::client::http::HttpClient;
 use anyhow::{Context, Result};
 use hanode_core::spec::Spec;
 use serde_json::Value;
@@ -14,7 +14,7 @@ pub(super) fn leader(cluster: &Value) -> Option<&str> {
 }
 
 /// Names of the members that stream from the leader.
-pub(super) fn streaming_members(http: &Http, spec: &Spec, cluster: &Value) -> Result<Vec<String>> {
+pub(super) fn streaming_members(http: &HttpClient, spec: &Spec, cluster: &Value) -> Result<Vec<String>> {
     let leader = leader(cluster).and_then(|name| spec.node(name)).context("PostgreSQL has no leader")?;
     let url = format!("https://{}/patroni", SocketAddr::new(leader.address, spec.patroni.restapi_port));
     Ok(streaming_names(&http.get(&url)?.body))

@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+/// Time limit for one server.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 
 struct Server {

@@ -100,8 +100,8 @@ fn wrapped(text: &str, first: &str, then: &str, width: usize) -> String {
     let options = Options::new(width).initial_indent(first).subsequent_indent(then);
     let options = options.break_words(false).word_splitter(WordSplitter::NoHyphenation);
     // Errors can contain line breaks.
-    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    textwrap::fill(&words, options) + "\n"
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    textwrap::fill(&line, options) + "\n"
 }
 
 #[cfg(test)]

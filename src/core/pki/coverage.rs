@@ -41,8 +41,11 @@ const CLOCK: &str = "correct this machine's clock";
 pub fn check_bundle(bundle: &Bundle, spec: &Spec, now: i64) -> CheckReport {
     let mut report = CheckReport::default();
     if bundle.metadata.cluster != spec.name {
-        let what =
-            format!("the bundle belongs to cluster {}, not {}", bundle.metadata.cluster.escape_debug(), spec.name);
+        let what = format!(
+            "the bundle belongs to cluster {}, not {}",
+            bundle.metadata.cluster.escape_debug(),
+            spec.name
+        );
         report.fault(
             what,
             crate::bundle::METADATA_PATH,
@@ -85,7 +88,14 @@ fn authority(bundle: &Bundle, ca: Ca, now: i64, report: &mut CheckReport) {
     match read::crl(list).and_then(|crl| read::crl_signed_by(list, pem).map(|()| crl)) {
         Err(error) => report.fault(format!("{what} cannot be used: {error:#}"), crl_place, ISSUE),
         Ok(crl) => {
-            check_validity(&what, crl_place, crl.validity(now), (crl.this_update, crl.next_update), RENEW, report);
+            check_validity(
+                &what,
+                crl_place,
+                crl.validity(now),
+                (crl.this_update, crl.next_update),
+                RENEW,
+                report,
+            );
             for leaf in LEAVES.iter().filter(|leaf| leaf.ca == ca) {
                 let Some((path, _)) = leaf.paths else { continue };
                 let cert = bundle.file(path).and_then(|pem| read::certificate(pem).ok());
@@ -97,7 +107,14 @@ fn authority(bundle: &Bundle, ca: Ca, now: i64, report: &mut CheckReport) {
     }
 }
 
-fn leaf_pair(bundle: &Bundle, spec: &Spec, leaf: &Leaf, paths: (&str, &str), now: i64, report: &mut CheckReport) {
+fn leaf_pair(
+    bundle: &Bundle,
+    spec: &Spec,
+    leaf: &Leaf,
+    paths: (&str, &str),
+    now: i64,
+    report: &mut CheckReport,
+) {
     let (place, key_place) = paths;
     let what = format!("the {} certificate", leaf.name);
     let Some(pem) = bundle.file(place) else {
@@ -126,7 +143,11 @@ fn leaf_pair(bundle: &Bundle, spec: &Spec, leaf: &Leaf, paths: (&str, &str), now
     }
     let surplus: Vec<String> = cert.sans.difference(&leaf.names(spec)).cloned().collect();
     if !surplus.is_empty() {
-        report.warn(format!("{what} still covers names that the spec no longer has: {}", surplus.join(", ")), place, ISSUE);
+        report.warn(
+            format!("{what} still covers names that the spec no longer has: {}", surplus.join(", ")),
+            place,
+            ISSUE,
+        );
     }
 }
 
@@ -162,7 +183,6 @@ fn check_validity(
         Validity::Expired => report.fault(format!("{what} expired on {}", read::date(end)), place, help),
         Validity::RenewalDue => {
             report.warn(format!("{what} expires on {}: renew it", read::date(end)), place, help)
-
         }
     }
 }

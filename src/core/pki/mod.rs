@@ -1,7 +1,8 @@
-//! The certificates: which there are, what they are issued for, and where on a node they lie.
+//! The certificates of a cluster: their names, and their paths on a node.
 //!
-//! Two CAs. *service* signs what applications talk to; *cluster* signs what only the nodes and the
-//! operator talk to, because etcd lets in every certificate of its CA.
+//! Two CAs: *service* signs the servers that applications connect to, *cluster* those that only nodes and the operator
+//! connect to. etcd accepts every client certificate of its CA, so applications' certificates must not be from it.
+
 pub mod coverage;
 pub mod read;
 
@@ -17,7 +18,7 @@ pub enum Ca {
 impl Ca {
     pub const ALL: [Ca; 2] = [Ca::Service, Ca::Cluster];
 
-    /// Its folder below `pki/`, and what it is called.
+    /// Its name, and its folder below `pki/`.
     pub fn name(self) -> &'static str {
         match self {
             Ca::Service => "service",
@@ -25,7 +26,7 @@ impl Ca {
         }
     }
 
-    /// Its certificate on a node.
+    /// The path of its certificate on a node.
     pub fn certificate_path(self) -> &'static str {
         match self {
             Ca::Service => "/etc/ssl/myca/root.crt",
@@ -33,7 +34,7 @@ impl Ca {
         }
     }
 
-    /// Its revocation list on a node.
+    /// The path of its revocation list on a node.
     pub fn crl_path(self) -> &'static str {
         match self {
             Ca::Service => "/etc/ssl/myca/server.crl",
@@ -50,17 +51,18 @@ impl Ca {
     }
 }
 
-/// One certificate; all nodes share it, because one image makes them all.
+/// One leaf certificate. All nodes share it, since they boot from one image.
 #[derive(Debug)]
 pub struct Leaf {
     pub name: &'static str,
     pub ca: Ca,
-    /// Certificate and key on a node; the same path twice for both in one file. `None`: stays at the desk.
+    /// Paths of certificate and key on a node; the same path twice if one file has both. `None`: only on the admin
+    /// machine.
     pub paths: Option<(&'static str, &'static str)>,
-    /// User and group that the files belong to.
+    /// User and group of the files.
     pub owner: &'static str,
-    /// Which of the spec's further names it carries.
-    further: &'static [fn(&Spec) -> &[String]],
+    /// Names of the spec to cover besides the nodes and the virtual IP.
+    alt_names: &'static [fn(&Spec) -> &[String]],
 }
 
 fn postgres_names(spec: &Spec) -> &[String] {
@@ -71,53 +73,55 @@ fn redis_names(spec: &Spec) -> &[String] {
     &spec.redis.alt_names
 }
 
+/// All leaf certificates of a cluster.
 pub static LEAVES: [Leaf; 7] = [
     Leaf {
         name: "pgsql",
         ca: Ca::Service,
         paths: Some(("/etc/ssl/pgsql/server.crt", "/etc/ssl/pgsql/server.key")),
         owner: "postgres",
-        further: &[postgres_names],
+        alt_names: &[postgres_names],
     },
     Leaf {
         name: "redis",
         ca: Ca::Service,
         paths: Some(("/etc/ssl/redis/server.crt", "/etc/ssl/redis/server.key")),
         owner: "redis",
-        further: &[redis_names],
+        alt_names: &[redis_names],
     },
     Leaf {
         name: "haproxy",
         ca: Ca::Service,
         paths: Some(("/etc/ssl/haproxy/server.crt", "/etc/ssl/haproxy/server.crt")),
         owner: "haproxy",
-        further: &[postgres_names, redis_names],
+        alt_names: &[postgres_names, redis_names],
     },
     Leaf {
         name: "etcd",
         ca: Ca::Cluster,
         paths: Some(("/etc/ssl/hanode/etcd.crt", "/etc/ssl/hanode/etcd.key")),
         owner: "etcd",
-        further: &[],
+        alt_names: &[],
     },
     Leaf {
         name: "patroni",
         ca: Ca::Cluster,
         paths: Some(("/etc/ssl/hanode/patroni.crt", "/etc/ssl/hanode/patroni.key")),
         owner: "postgres",
-        further: &[],
+        alt_names: &[],
     },
-    // The join port, and the service's own calls to the others.
+    // The join port, and the node agent as a client of the other nodes.
     Leaf {
         name: "node",
         ca: Ca::Cluster,
         paths: Some(("/etc/ssl/hanode/node.crt", "/etc/ssl/hanode/node.key")),
         owner: "root",
-        further: &[],
+        alt_names: &[],
     },
-    Leaf { name: "operator", ca: Ca::Cluster, paths: None, owner: "root", further: &[] },
+    Leaf { name: "operator", ca: Ca::Cluster, paths: None, owner: "root", alt_names: &[] },
 ];
 
+/// The directories of the bundle's members on a node.
 pub const DIRECTORIES: [&str; 5] =
     ["/etc/ssl/haproxy", "/etc/ssl/hanode", "/etc/ssl/myca", "/etc/ssl/pgsql", "/etc/ssl/redis"];
 
@@ -126,42 +130,43 @@ impl Leaf {
         LEAVES.iter().find(|leaf| leaf.name == name)
     }
 
-    /// Whether it proves a server: the operator's has no names and can only be a client.
-    pub fn serves(&self) -> bool {
+    /// Whether it is a server certificate; the operator's is for a client only and has no names.
+    pub fn is_server(&self) -> bool {
         self.paths.is_some()
     }
 
-    /// The names and addresses it is valid for, written as certificates compare them.
+    /// The names and addresses that it covers, in canonical form.
     pub fn names(&self, spec: &Spec) -> BTreeSet<String> {
-        if !self.serves() {
+        if !self.is_server() {
             return BTreeSet::new();
         }
         let own = ["localhost", "127.0.0.1", "::1"].map(String::from);
         let nodes =
             spec.nodes.iter().flat_map(|n| [n.name.clone(), n.hostname.clone(), n.address.to_string()]);
-        let further = self.further.iter().flat_map(|names| names(spec).iter().map(|name| normal(name)));
+        let alt_names =
+            self.alt_names.iter().flat_map(|names| names(spec).iter().map(|name| canonical(name)));
         own.into_iter()
             .chain(nodes.map(|name| name.to_ascii_lowercase()))
             .chain([spec.network.vip.to_string()])
-            .chain(further)
+            .chain(alt_names)
             .collect()
     }
 
-    /// Where clients ask whether it was revoked; nothing outside the nodes asks that of the cluster CA.
+    /// Where clients fetch the revocation list. Only nodes use the cluster CA's list, and they have it on disk.
     pub fn crl_url<'s>(&self, spec: &'s Spec) -> Option<&'s str> {
         (self.ca == Ca::Service).then_some(spec.pki.crl_url.as_str())
     }
 }
 
-/// An address in its one usual form, a name in small letters.
-fn normal(name: &str) -> String {
+/// An address in canonical form, a name in lower case.
+fn canonical(name: &str) -> String {
     match name.parse::<std::net::IpAddr>() {
         Ok(address) => address.to_string(),
         Err(_) => name.to_ascii_lowercase(),
     }
 }
 
-/// Seconds since 1970; what certificates are dated in.
+/// The current time in seconds since 1970, as in the dates of certificates.
 pub fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))

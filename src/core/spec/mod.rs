@@ -1,7 +1,6 @@
-//! The spec: what an operator says of one cluster in `cluster.toml`, as one immutable value.
+//! The spec: an operator's description of one cluster in `cluster.toml`, as one immutable value.
 //!
-//! [`parse`] reads and judges it; nothing else makes a [`Spec`], so every holder of one may rely on the
-//! rules there (odd number of nodes, addresses inside the subnet, names and ports distinct …).
+//! [`parse`] reads and validates it: an odd number of nodes, addresses inside the subnet, distinct names and ports …
 
 mod check;
 mod parse;
@@ -25,7 +24,7 @@ pub use warn::warnings;
 /// The commented `cluster.toml` that `hanode init` writes.
 pub const STARTER: &str = include_str!("cluster.toml");
 
-/// The spec as the image has it.
+/// The spec in the image.
 pub const BAKED_PATH: &str = "/usr/lib/hanode/spec.toml";
 /// The spec that an operator puts on a node; it replaces the image's.
 pub const OVERRIDE_PATH: &str = "/etc/hanode/cluster.toml";
@@ -47,20 +46,20 @@ pub struct Spec {
     pub keepalived: Keepalived,
     pub pki: Pki,
     pub storage: Storage,
-    /// Component to the version that an image shall have instead of its target's own.
+    /// Component to version; overrides the target's versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, String>,
 }
 
-/// What a spec may ask a version of.
+/// The components whose version a spec may pin.
 pub(crate) const COMPONENTS: [&str; 6] = ["postgres", "patroni", "etcd", "redis", "haproxy", "keepalived"];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Network {
     pub subnet: IpNet,
-    /// Who may reach the ports on the virtual IP.
+    /// Networks that may reach the ports on the virtual IP.
     pub clients: Vec<IpNet>,
-    /// Where `hanode status` may be run from; unset: the subnet.
+    /// Networks from which `hanode status` may be run; unset: the subnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operators: Option<Vec<IpNet>>,
     pub vip: IpAddr,
@@ -79,7 +78,7 @@ impl Network {
 pub enum VipMode {
     /// Keepalived moves the virtual IP between the nodes.
     Vrrp,
-    /// A load balancer outside owns it and probes `GET :stats_port/health`.
+    /// An external load balancer owns it and probes `GET :stats_port/health`.
     External,
 }
 
@@ -99,7 +98,7 @@ pub struct Postgres {
     pub port: u16,
     pub vip_port: u16,
     pub vip_read_port: u16,
-    /// Passed through to PostgreSQL, values as written there.
+    /// Settings passed through to PostgreSQL, in the syntax of `postgresql.conf`.
     pub parameters: BTreeMap<String, String>,
 }
 
@@ -116,7 +115,7 @@ pub struct Patroni {
 pub struct Redis {
     pub tls: bool,
     pub alt_names: Vec<String>,
-    /// Name of the node that begins as primary when the cluster comes to be.
+    /// Name of the node that is the primary at bootstrap.
     pub initial_primary: String,
     pub master_name: String,
     pub min_replicas: u32,
@@ -152,11 +151,11 @@ pub struct Pki {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Storage {
-    /// A volume of its own for the servers' data, as in fstab (`LABEL=…`, `UUID=…`, a device path).
+    /// A separate volume for the servers' data, in fstab's syntax (`LABEL=…`, `UUID=…`, a device path).
     pub data: Option<String>,
 }
 
-/// etcd's ports are not the operator's choice: nothing outside the nodes speaks to it.
+// etcd's ports are fixed: no client outside the cluster uses them.
 pub const ETCD_CLIENT_PORT: u16 = 2379;
 pub const ETCD_PEER_PORT: u16 = 2380;
 
@@ -165,13 +164,13 @@ impl Spec {
         self.nodes.iter().find(|n| n.name == name)
     }
 
-    /// How many replicas must confirm a Redis write so that a majority of the nodes has it: whoever Sentinels
-    /// promote is one of a majority, and the furthest of it.
+    /// How many replicas must confirm a Redis write so that a majority of the nodes has it: the Sentinels promote the
+    /// most recent replica of a majority.
     pub fn confirming_replicas(&self) -> usize {
         self.majority() - 1
     }
 
-    /// How many nodes make a majority.
+    /// The number of nodes in a majority.
     pub fn majority(&self) -> usize {
         self.nodes.len() / 2 + 1
     }
@@ -181,8 +180,8 @@ impl Spec {
         self.nodes.iter().filter(move |n| n.name != name)
     }
 
-    /// What two nodes compare to know that they were given the same spec: a hash of its value, so
-    /// comments and the order of keys do not count.
+    /// A hash of the value, by which two nodes see whether they have the same spec. Comments and the order of keys do
+    /// not change it.
     pub fn hash(&self) -> String {
         use sha2::{Digest, Sha256};
         let canonical = serde_json::to_vec(self).unwrap_or_default();

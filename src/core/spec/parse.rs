@@ -1,4 +1,4 @@
-//! Reads `cluster.toml`: a syntax error is told alone, everything else all at once.
+//! Reads `cluster.toml`. A syntax error is reported alone, all other faults together.
 
 use super::reader::{Reader, Section};
 use super::*;
@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use toml::de::DeTable;
 
-/// Something wrong in the spec. Line 0: not tied to one line.
+/// A fault in the spec, and its remedy. Line 0: the fault has no line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
     pub line: usize,
@@ -19,11 +19,11 @@ impl fmt::Display for Fault {
         if self.line > 0 {
             write!(f, "line {}: ", self.line)?;
         }
-        write!(f, "{}: {}", self.what, self.help)
+        write!(f, "{}; {}", self.what, self.help)
     }
 }
 
-/// Everything wrong in one spec, in the order of its lines; never empty.
+/// All faults of one spec, in the order of their lines; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 
@@ -38,22 +38,23 @@ impl fmt::Display for Faults {
     }
 }
 
-/// A spec is a page of text; what is far larger is something else.
-const LARGEST: usize = 64 * 1024;
+/// Upper bound on untrusted input.
+const MAX_SIZE: usize = 64 * 1024;
 
+/// Parses and validates a `cluster.toml`.
 pub fn parse(text: &str) -> Result<Spec, Faults> {
-    let alone =
+    let single =
         |line, what: &str, help: &str| Faults(vec![Fault { line, what: what.into(), help: help.into() }]);
-    if text.len() > LARGEST {
-        return Err(alone(0, "the spec is larger than 64 KiB", "is this file a cluster.toml?"));
+    if text.len() > MAX_SIZE {
+        return Err(single(0, "the spec is larger than 64 KiB", "check that this file is a cluster.toml"));
     }
     let reader = Reader::new(text);
     let document = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(0, |span| reader.line_at(span.start));
-        alone(
+        single(
             line,
             &format!("this is not TOML: {}", error.message()),
-            "mend this first: the rest is read after it",
+            "fix the syntax first; the other checks run afterwards",
         )
     })?;
     let spec = read(&reader.top(document.get_ref()), &reader);
@@ -62,7 +63,7 @@ pub fn parse(text: &str) -> Result<Spec, Faults> {
     if faults.is_empty() { Ok(spec) } else { Err(Faults(faults)) }
 }
 
-/// What every key that the reader knows takes, by path.
+/// The JSON schema of every known key, by path.
 pub(super) fn shapes(text: &str) -> BTreeMap<String, serde_json::Value> {
     let reader = Reader::recording(text);
     if let Ok(document) = DeTable::parse(text) {
@@ -71,24 +72,24 @@ pub(super) fn shapes(text: &str) -> BTreeMap<String, serde_json::Value> {
     reader.into_shapes()
 }
 
-/// The spec as far as it can be read. What cannot be gets a stand-in, and a fault in `reader`.
+/// Reads the spec. A value that cannot be read gets a placeholder, and a fault in `reader`.
 fn read(top: &Section, reader: &Reader) -> Spec {
     let schema = top.number("schema", i64::MIN..=i64::MAX);
-    let schema = top.required("schema", schema, SCHEMA, "begin the file with schema = 1");
+    let schema = top.required("schema", schema, SCHEMA, "start the file with schema = 1");
     let name = top.text("name").unwrap_or_else(|| "hspas".into());
     let network = network(top.section("network"));
     let nodes = nodes(top, reader);
     let second = nodes.get(1).map(|node| node.name.clone());
-    let confirming = nodes.len() / 2;
+    let confirming_replicas = nodes.len() / 2;
     let spec = Spec {
         schema,
         name,
         postgres: postgres(top.section("postgres")),
         patroni: patroni(top.section("patroni")),
-        redis: redis(top.section("redis"), second.unwrap_or_default(), confirming),
+        redis: redis(top.section("redis"), second.unwrap_or_default(), confirming_replicas),
         haproxy: haproxy(top.section("haproxy")),
         keepalived: keepalived(top.section("keepalived")),
-        pki: Pki::stand_in(),
+        pki: Pki::placeholder(),
         storage: storage(top.section("storage")),
         versions: versions(top.section("versions")),
         network,
@@ -103,23 +104,24 @@ fn port(section: &Section, key: &'static str, default: u16) -> u16 {
     section.number(key, 1..=65535).unwrap_or(default)
 }
 
-/// Of a server that does not run as root.
+/// The port of a server that does not run as root.
 fn high_port(section: &Section, key: &'static str, default: u16) -> u16 {
     section.number(key, 1024..=65535).unwrap_or(default)
 }
 
 fn network(s: Section) -> Network {
-    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let subnet = s.required(
         "subnet",
         s.net("subnet"),
-        nowhere.into(),
-        "name the nodes' network, e.g. \"192.168.18.0/24\"",
+        unspecified.into(),
+        "set it to the nodes' network, e.g. \"192.168.18.0/24\"",
     );
-    let vip = s.required("vip", s.address("vip"), nowhere, "name a free address of the nodes' network");
+    let vip =
+        s.required("vip", s.address("vip"), unspecified, "set it to an unused address of the nodes' network");
     let network = Network {
         subnet,
-        clients: s.nets("clients").unwrap_or_else(|| vec![IpNet::new_assert(nowhere, 0)]),
+        clients: s.nets("clients").unwrap_or_else(|| vec![IpNet::new_assert(unspecified, 0)]),
         operators: s.nets("operators"),
         vip,
         vip_mode: match s.choice("vip_mode", &["vrrp", "external"]) {
@@ -132,19 +134,19 @@ fn network(s: Section) -> Network {
     network
 }
 
-/// Keepalived's priorities by the nodes' order, as in the tutorial: the last one gets the address.
+/// Keepalived's default priorities ascend in the order of the nodes: the last node holds the virtual IP.
 const FIRST_PRIORITY: usize = 99;
 
 fn nodes(top: &Section, reader: &Reader) -> Vec<Node> {
     let read = |(index, s): (usize, Section)| {
-        let name = s.required("name", s.text("name"), format!("node{}", index + 1), "name this node");
+        let name = s.required("name", s.text("name"), format!("node{}", index + 1), "give this node a name");
         let address = s.address("address");
         let address =
-            s.required("address", address, Ipv4Addr::UNSPECIFIED.into(), "give this node its address");
+            s.required("address", address, Ipv4Addr::UNSPECIFIED.into(), "give this node an address");
         let priority = s.number("vrrp_priority", 1..=254).unwrap_or_else(|| {
             u8::try_from(FIRST_PRIORITY + index).ok().filter(|p| *p < 255).unwrap_or_else(|| {
                 let what = format!("no VRRP priority is left for {name}");
-                reader.fault(&s.path("vrrp_priority"), what, "a cluster has seven nodes at most");
+                reader.fault(&s.path("vrrp_priority"), what, "set it, or use fewer nodes");
                 254
             })
         });
@@ -186,14 +188,14 @@ fn patroni(s: Section) -> Patroni {
     patroni
 }
 
-/// `confirming`: how many replicas are a majority of the nodes with their primary.
-fn redis(s: Section, second_node: String, confirming: usize) -> Redis {
+/// `confirming_replicas`: how many replicas are a majority of the nodes with their primary.
+fn redis(s: Section, second_node: String, confirming_replicas: usize) -> Redis {
     let redis = Redis {
         tls: s.flag("tls").unwrap_or(true),
         alt_names: s.texts("alt_names").unwrap_or_default(),
         initial_primary: s.text("initial_primary").unwrap_or(second_node),
         master_name: s.text("master_name").unwrap_or_else(|| "redis-cluster".into()),
-        min_replicas: s.number("min_replicas", 0..=254).unwrap_or(confirming.clamp(1, 254) as u32),
+        min_replicas: s.number("min_replicas", 0..=254).unwrap_or(confirming_replicas.clamp(1, 254) as u32),
         port: high_port(&s, "port", 6378),
         vip_port: port(&s, "vip_port", 6379),
         sentinel_port: high_port(&s, "sentinel_port", 26378),
@@ -236,8 +238,8 @@ fn versions(s: Section) -> BTreeMap<String, String> {
 }
 
 impl Pki {
-    /// Until the rest of the spec, which its defaults depend on, is read.
-    fn stand_in() -> Pki {
+    /// A placeholder until the other tables, on which the defaults depend, are read.
+    fn placeholder() -> Pki {
         Pki {
             ca_name: "Self-Signed CA".into(),
             crl_url: String::new(),
@@ -249,8 +251,8 @@ impl Pki {
 }
 
 fn pki(s: Section, spec: &Spec) -> Pki {
-    let default = Pki::stand_in();
-    // A hundred years: beyond that the calendar of a certificate ends.
+    let default = Pki::placeholder();
+    // At most a hundred years: an X.509 date cannot exceed the year 9999.
     let days = |key| s.number(key, 1..=36500);
     let ca_days = days("ca_days").unwrap_or(default.ca_days);
     let pki = Pki {

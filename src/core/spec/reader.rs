@@ -1,8 +1,8 @@
-//! Takes a parsed TOML document apart, key by key, and keeps account: of every fault (none stops the
-//! reading), of the keys that were asked for, and of the line each value stands on.
+//! Reads a parsed TOML document key by key. It collects all faults, the keys that were read, and the line of each
+//! value.
 
 use super::Fault;
-use super::suggest::{kind, name_of, nearest, printable, spoken};
+use super::suggest::{describe, describe_char, key_name, nearest, printable};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -12,15 +12,15 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// The account of one document. Paths are the keys joined by dots, with an index for a list's items:
+/// The reader of one document. A path is the keys joined by dots, with an index for the items of a list:
 /// `network.vip`, `node.0.address`.
 pub(super) struct Reader<'a> {
     text: &'a str,
     faults: RefCell<Vec<Fault>>,
     lines: RefCell<BTreeMap<String, usize>>,
-    /// What has a fault already: its value is a stand-in that no further rule may judge.
-    bad: RefCell<BTreeSet<String>>,
-    /// Where asked for: what every key takes, as JSON schema says it.
+    /// Paths with a fault: their values are placeholders, and later rules skip them.
+    faulty: RefCell<BTreeSet<String>>,
+    /// If wanted: the JSON schema of every key.
     shapes: Option<RefCell<BTreeMap<String, Value>>>,
 }
 
@@ -30,17 +30,17 @@ impl<'a> Reader<'a> {
             text,
             faults: Default::default(),
             lines: Default::default(),
-            bad: Default::default(),
+            faulty: Default::default(),
             shapes: None,
         }
     }
 
-    /// One that also remembers what it was asked for, for [`super::schema`].
+    /// A reader that also records the JSON schema of each key that is read, for [`super::schema`].
     pub(super) fn recording(text: &'a str) -> Self {
         Reader { shapes: Some(Default::default()), ..Reader::new(text) }
     }
 
-    /// What each key takes, by its path.
+    /// The JSON schema of each key, by path.
     pub(super) fn into_shapes(self) -> BTreeMap<String, Value> {
         self.shapes.map(RefCell::into_inner).unwrap_or_default()
     }
@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         self.text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
     }
 
-    /// The line of `path`, or of the nearest table around it when a default stands in its place.
+    /// The line of `path`, or of the nearest enclosing table if the path has a default.
     fn line(&self, path: &str) -> usize {
         let lines = self.lines.borrow();
         let mut path = path;
@@ -68,18 +68,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn seen(&self, path: &str, span: std::ops::Range<usize>) {
+    fn record_line(&self, path: &str, span: std::ops::Range<usize>) {
         self.lines.borrow_mut().insert(path.into(), self.line_at(span.start));
     }
 
     pub(super) fn is_good(&self, path: &str) -> bool {
-        !self.bad.borrow().contains(path)
+        !self.faulty.borrow().contains(path)
     }
 
-    /// Notes a fault at `path`, unless there is one already.
+    /// Records a fault at `path`, unless the path has one already.
     pub(super) fn fault(&self, path: &str, what: impl Into<String>, help: impl Into<String>) {
         let line = self.line(path);
-        if self.bad.borrow_mut().insert(path.to_string()) {
+        if self.faulty.borrow_mut().insert(path.to_string()) {
             self.faults.borrow_mut().push(Fault { line, what: what.into(), help: help.into() });
         }
     }
@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// One table of the document; one that is not there reads as empty.
+/// One table of the document; a missing table reads as an empty one.
 pub(super) struct Section<'s> {
     reader: &'s Reader<'s>,
     path: String,
@@ -104,7 +104,7 @@ impl<'s> Section<'s> {
         if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) }
     }
 
-    /// Notes what `key` takes, when somebody wants to know.
+    /// Records the JSON schema of `key`, if wanted.
     fn shape(&self, key: &'static str, shape: impl FnOnce() -> Value) {
         if let Some(shapes) = &self.reader.shapes {
             shapes.borrow_mut().insert(self.path(key), shape());
@@ -114,11 +114,11 @@ impl<'s> Section<'s> {
     fn get(&self, key: &'static str) -> Option<&'s Spanned<DeValue<'s>>> {
         self.known.borrow_mut().push(key);
         let (name, value) = self.table?.get_key_value(key)?;
-        self.reader.seen(&self.path(key), name.span());
+        self.reader.record_line(&self.path(key), name.span());
         Some(value)
     }
 
-    /// The value of `key` as `read` understands it; `wanted` says what that is when it does not.
+    /// The value of `key`, converted by `read`; `wanted` describes a valid value in the fault.
     fn read<T>(
         &self,
         key: &'static str,
@@ -129,14 +129,14 @@ impl<'s> Section<'s> {
         let result = read(value);
         let path = self.path(key);
         if result.is_none() && self.reader.is_good(&path) {
-            let what = format!("{} is {}, not {wanted}", spoken(&path), kind(value));
-            self.reader.fault(&path, what, format!("give it {wanted}"));
+            let what = format!("{} is {}, not {wanted}", key_name(&path), describe(value));
+            self.reader.fault(&path, what, format!("set it to {wanted}"));
         }
         result
     }
 
-    /// A value that must be there: faults when the key is missing, and hands out `stand_in`.
-    pub(super) fn required<T>(&self, key: &'static str, value: Option<T>, stand_in: T, help: &str) -> T {
+    /// A mandatory value: records a fault and returns `placeholder` if the key is missing.
+    pub(super) fn required<T>(&self, key: &'static str, value: Option<T>, placeholder: T, help: &str) -> T {
         if let Some(shapes) = &self.reader.shapes
             && let Some(shape) = shapes.borrow_mut().get_mut(&self.path(key))
         {
@@ -144,9 +144,9 @@ impl<'s> Section<'s> {
         }
         if self.table.is_none_or(|t| !t.contains_key(key)) {
             let path = self.path(key);
-            self.reader.fault(&path, format!("{} is missing", spoken(&path)), help);
+            self.reader.fault(&path, format!("{} is missing", key_name(&path)), help);
         }
-        value.unwrap_or(stand_in)
+        value.unwrap_or(placeholder)
     }
 
     pub(super) fn flag(&self, key: &'static str) -> Option<bool> {
@@ -169,7 +169,7 @@ impl<'s> Section<'s> {
     pub(super) fn text(&self, key: &'static str) -> Option<String> {
         self.shape(key, || json!({"type": "string", "pattern": PLAIN}));
         let path = self.path(key);
-        self.read(key, "a text in quotation marks", |value| self.plain(&path, value))
+        self.read(key, "a string", |value| self.plain(&path, value))
     }
 
     pub(super) fn choice<'c>(&self, key: &'static str, choices: &[&'c str]) -> Option<&'c str> {
@@ -199,7 +199,7 @@ impl<'s> Section<'s> {
 
     pub(super) fn texts(&self, key: &'static str) -> Option<Vec<String>> {
         self.list_shape(key, json!({"type": "string", "pattern": PLAIN}));
-        self.list(key, "a text in quotation marks", |path, value| self.plain(path, value))
+        self.list(key, "a string", |path, value| self.plain(path, value))
     }
 
     fn list_shape(&self, key: &'static str, items: Value) {
@@ -216,59 +216,59 @@ impl<'s> Section<'s> {
         let mut items = Vec::new();
         for (index, value) in values.iter().enumerate() {
             let path = format!("{}.{index}", self.path(key));
-            self.reader.seen(&path, value.span());
+            self.reader.record_line(&path, value.span());
             match item(&path, value.get_ref()) {
                 Some(item) => items.push(item),
                 None => {
-                    let what = format!("an item of {} is not {wanted}", spoken(&path));
-                    self.reader.fault(&path, what, format!("each item is {wanted}"));
+                    let what = format!("an item of {} is not {wanted}", key_name(&path));
+                    self.reader.fault(&path, what, format!("set each item to {wanted}"));
                 }
             }
         }
         Some(items)
     }
 
-    /// A network without host bits: `192.168.18.21/24` is more likely a slip than a meaning.
+    /// A network without host bits: `192.168.18.21/24` is more likely a mistake than intended.
     fn network(&self, path: &str, value: &DeValue<'_>) -> Option<IpNet> {
         let text = value.as_str()?;
         if let Ok(address) = text.parse::<IpAddr>() {
             let bits = if address.is_ipv4() { 32 } else { 128 };
-            let help = format!("for this one address write \"{address}/{bits}\"");
-            self.reader.fault(path, format!("{} is an address, not a network", spoken(path)), help);
+            let help = format!("to mean this one address, write \"{address}/{bits}\"");
+            self.reader.fault(path, format!("{} is an address, not a network", key_name(path)), help);
             return IpNet::new(address, bits).ok();
         }
         let net: IpNet = text.parse().ok()?;
         if net.trunc() != net {
-            let what = format!("{} {net} is an address inside a network, not a network", spoken(path));
+            let what = format!("{} {net} is an address inside a network, not a network", key_name(path));
             self.reader.fault(path, what, format!("write \"{}\"", net.trunc()));
         }
         Some(net.trunc())
     }
 
-    /// A text that can stand in any configuration file as it is.
+    /// A string that needs no quoting in any configuration file.
     fn plain(&self, path: &str, value: &DeValue<'_>) -> Option<String> {
         let text = value.as_str()?;
         if let Some(c) = text.chars().find(|c| c.is_control() || matches!(c, '"' | '\'' | '\\' | '`')) {
-            let what = format!("{} contains {}", spoken(path), name_of(c));
-            self.reader.fault(path, what, "leave out quotation marks, backslashes and control characters");
+            let what = format!("{} contains {}", key_name(path), describe_char(c));
+            self.reader.fault(path, what, "remove quotation marks, backslashes and control characters");
         }
         Some(text.to_string())
     }
 
-    /// Further configuration lines: one line each, which may well hold quotation marks.
+    /// Additional configuration lines, one for each item; quotation marks are allowed.
     pub(super) fn config_lines(&self, key: &'static str) -> Option<Vec<String>> {
         self.list_shape(key, json!({"type": "string", "pattern": LINE}));
-        self.list(key, "a line of text in quotation marks", |path, value| {
+        self.list(key, "a string of one line", |path, value| {
             let text = value.as_str()?;
             if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
-                let what = format!("{} contains {}", spoken(path), name_of(c));
-                self.reader.fault(path, what, "give each line as an item of its own");
+                let what = format!("{} contains {}", key_name(path), describe_char(c));
+                self.reader.fault(path, what, "write each line as a separate item");
             }
             Some(text.to_string())
         })
     }
 
-    /// Every key of a table whose names are free, with its value as text.
+    /// All keys of a table with arbitrary keys, with their values as text.
     pub(super) fn settings(&self) -> BTreeMap<String, String> {
         if let Some(shapes) = &self.reader.shapes {
             let any =
@@ -278,7 +278,7 @@ impl<'s> Section<'s> {
         let mut settings = BTreeMap::new();
         for (key, value) in self.table.into_iter().flatten() {
             let path = self.path(key.get_ref());
-            self.reader.seen(&path, key.span());
+            self.reader.record_line(&path, key.span());
             let text = match value.get_ref() {
                 value @ DeValue::String(_) => self.plain(&path, value),
                 DeValue::Boolean(flag) => Some(if *flag { "on" } else { "off" }.to_string()),
@@ -288,8 +288,8 @@ impl<'s> Section<'s> {
             match text {
                 Some(text) => drop(settings.insert(key.get_ref().to_string(), text)),
                 None => {
-                    let what = format!("{} is {}", spoken(&path), kind(value.get_ref()));
-                    self.reader.fault(&path, what, "give it a text, a number, true or false");
+                    let what = format!("{} is {}", key_name(&path), describe(value.get_ref()));
+                    self.reader.fault(&path, what, "set it to a string, a number, true or false");
                 }
             }
         }
@@ -303,11 +303,11 @@ impl<'s> Section<'s> {
 
     /// The tables of a `[[key]]` list.
     pub(super) fn sections(&self, key: &'static str) -> Vec<Section<'s>> {
-        let wanted = format!("a list of tables, each headed [[{key}]]");
+        let wanted = format!("a list of [[{key}]] tables");
         let Some(items) = self.read(key, &wanted, |value| value.as_array()) else { return Vec::new() };
         let sections = items.iter().enumerate().map(|(index, item)| {
             let path = format!("{}.{index}", self.path(key));
-            self.reader.seen(&path, item.span());
+            self.reader.record_line(&path, item.span());
             let table = item.get_ref().as_table();
             if table.is_none() {
                 self.reader.fault(&path, format!("an item of {key} is not a table"), format!("use {wanted}"));
@@ -317,7 +317,7 @@ impl<'s> Section<'s> {
         sections.collect()
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Records a fault for each key that was not read.
     pub(super) fn finish(&self) {
         let known = self.known.borrow();
         let unknown = self.table.into_iter().flatten().filter(|(key, _)| !known.contains(&&**key.get_ref()));
@@ -325,11 +325,11 @@ impl<'s> Section<'s> {
             let name: &str = key.get_ref();
             let place = match self.path.as_str() {
                 "" => String::new(),
-                path => format!(" in [{}]", spoken(path)),
+                path => format!(" in [{}]", key_name(path)),
             };
             let help = match nearest(name, &known) {
                 Some(near) => format!("did you mean {near}?"),
-                None => format!("known here: {}", known.join(", ")),
+                None => format!("known keys: {}", known.join(", ")),
             };
             let line = self.reader.line_at(key.span().start);
             let what = format!("unknown key {}{place}", printable(name));
@@ -338,7 +338,7 @@ impl<'s> Section<'s> {
     }
 }
 
-/// As [`Section::plain`], [`Section::config_lines`] and [`Section::network`] judge them, in a schema's words.
+// The rules of `Section::plain`, `Section::config_lines` and `Section::network` as JSON schema patterns.
 const PLAIN: &str = r#"^[^"'`\\\u0000-\u001f\u007f-\u009f]*$"#;
 const LINE: &str = r"^[^\u0000-\u0008\u000a-\u001f\u007f-\u009f]*$";
 const NETWORK: &str = "^[0-9a-fA-F.:]+/[0-9]{1,3}$";

@@ -1,8 +1,8 @@
-//! What single values may look like, and which of PostgreSQL's settings are not the operator's to give.
+//! The syntax of single values, and the PostgreSQL settings that the spec may not set.
 
 use std::net::IpAddr;
 
-/// A host name of RFC 1123 that cannot be taken for an address.
+/// A host name of RFC 1123 that cannot be mistaken for an address.
 pub(super) fn is_host_name(name: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -14,13 +14,13 @@ pub(super) fn is_host_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// What a certificate may be issued for: a DNS name, a wildcard for one label of it, or an address.
+/// A name for a certificate: a DNS name, a wildcard for its first label, or an address.
 pub(super) fn is_alt_name(name: &str) -> bool {
     let dns = name.strip_prefix("*.").unwrap_or(name);
     is_host_name(dns) || name.parse::<IpAddr>().is_ok()
 }
 
-/// A name that stands unquoted in every component's configuration.
+/// A name that needs no quoting in any component's configuration.
 pub(super) fn is_plain_name(name: &str, others: &str) -> bool {
     (1..=40).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -36,7 +36,7 @@ pub(super) fn is_http_url(url: &str) -> bool {
         && host.is_some_and(|h| !h.is_empty() && !h.starts_with(':'))
 }
 
-/// A volume as in fstab's first column.
+/// A volume in the syntax of fstab's first column.
 pub(super) fn is_volume(text: &str) -> bool {
     let tags = ["LABEL=", "UUID=", "PARTLABEL=", "PARTUUID="];
     let plain =
@@ -65,7 +65,7 @@ pub(super) fn is_setting_name(name: &str) -> bool {
 }
 
 /// Why a PostgreSQL setting cannot be passed through, if it cannot.
-pub(super) fn governed(name: &str) -> Option<&'static str> {
+pub(super) fn reserved_by(name: &str) -> Option<&'static str> {
     const BY_SPEC: &[&str] =
         &["port", "listen_addresses", "synchronous_standby_names", "unix_socket_directories"];
     const BY_PATRONI: &[&str] = &[
@@ -87,13 +87,13 @@ pub(super) fn governed(name: &str) -> Option<&'static str> {
     ];
     const BY_HANODE: &[&str] =
         &["password_encryption", "logging_collector", "log_directory", "log_filename", "log_destination"];
-    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    let has_prefix = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
     if BY_SPEC.contains(&name) {
-        Some("other keys of the spec decide it")
-    } else if name == "ssl" || begins(&["ssl_"]) {
-        Some("[postgres] tls and the certificates decide it")
-    } else if BY_PATRONI.contains(&name) || begins(&["recovery_", "archive_", "include"]) {
-        Some("Patroni sets it, or the cluster would not survive it")
+        Some("other keys of the spec set it")
+    } else if name == "ssl" || has_prefix(&["ssl_"]) {
+        Some("[postgres] tls and the certificates set it")
+    } else if BY_PATRONI.contains(&name) || has_prefix(&["recovery_", "archive_", "include"]) {
+        Some("Patroni sets it, or the cluster depends on its value")
     } else if BY_HANODE.contains(&name) {
         Some("hanode sets it the same way on every node")
     } else {
@@ -101,7 +101,7 @@ pub(super) fn governed(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The words that would begin a section of their own in haproxy.cfg.
+/// The keywords that start a section in haproxy.cfg.
 pub(super) const HAPROXY_SECTIONS: &[&str] = &[
     "global",
     "defaults",
@@ -210,10 +210,10 @@ mod tests {
             "include_dir",
             "hba_file",
         ] {
-            assert!(governed(name).is_some(), "{name} passed");
+            assert!(reserved_by(name).is_some(), "{name} was accepted");
         }
         for name in ["max_connections", "shared_buffers", "work_mem", "synchronous_commit"] {
-            assert!(governed(name).is_none(), "{name} was refused");
+            assert!(reserved_by(name).is_none(), "{name} was refused");
         }
     }
 

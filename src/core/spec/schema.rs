@@ -1,13 +1,13 @@
-//! The spec's JSON schema, for editors: made from what the reader asks for, the defaults it fills in, and the
-//! starter's comments. What no schema can say (names distinct, addresses inside the subnet …) stays with
-//! `hanode check`.
+//! The spec's JSON schema, for editors: generated from the keys that the reader reads, their defaults, and the
+//! comments of the starter. Only `hanode check` verifies what a schema cannot express (distinct names, addresses
+//! inside the subnet …).
 
 use super::{SCHEMA, STARTER, parse};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// Enough for every default to be filled in; names and addresses have none.
-const LEAST: &str = r#"
+/// The smallest valid spec: it yields the default of every other key.
+const MINIMAL: &str = r#"
 schema = 1
 [network]
 subnet = "192.168.18.0/24"
@@ -23,20 +23,20 @@ name = "node3"
 address = "192.168.18.23"
 "#;
 
-/// Defaults that follow from other keys: none to show.
+/// Keys whose default depends on other keys; the schema shows none.
 const DERIVED: [&str; 2] = ["pki.crl_url", "redis.initial_primary"];
 
-/// The schema as it is written to a file: the same text each time.
+/// The schema as text; reproducible.
 pub fn schema_text() -> String {
     format!("{:#}\n", schema())
 }
 
 fn schema() -> Value {
     let comments = comments(STARTER);
-    let filled = parse(LEAST).ok().and_then(|spec| serde_json::to_value(spec).ok()).unwrap_or_default();
+    let filled = parse(MINIMAL).ok().and_then(|spec| serde_json::to_value(spec).ok()).unwrap_or_default();
     let mut top = table();
     for (path, mut shape) in super::parse::shapes(STARTER) {
-        // Every item of a list of tables takes the same keys.
+        // All items of a list of tables have the same keys.
         let path = path.replace("node.0.", "node.").replace("node.1.", "node.").replace("node.2.", "node.");
         let required = shape.as_object_mut().and_then(|s| s.remove("required")).is_some();
         if let Some(comment) = comments.get(&path) {
@@ -60,7 +60,7 @@ fn table() -> Value {
     json!({"type": "object", "additionalProperties": false, "properties": {}})
 }
 
-/// Lays a key's shape into the table it belongs to.
+/// Inserts a key's schema into its table.
 fn put(top: &mut Value, path: &str, shape: Value, required: bool, comments: &BTreeMap<String, String>) {
     let (parents, key) = path.rsplit_once('.').unwrap_or(("", path));
     let mut at = top;
@@ -96,7 +96,7 @@ fn put(top: &mut Value, path: &str, shape: Value, required: bool, comments: &BTr
     }
 }
 
-/// What the starter says behind each key and table head, by path; keys that are commented out count.
+/// The starter's comment for each key and table, by path; commented-out keys count.
 fn comments(starter: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut table = String::new();
@@ -124,7 +124,7 @@ fn comments(starter: &str) -> BTreeMap<String, String> {
 mod tests {
     use super::*;
 
-    /// Keys with their path, as an operator writes them.
+    /// The paths of all keys.
     fn leaves(table: &Value, path: &str, found: &mut Vec<String>) {
         for (key, shape) in table["properties"].as_object().expect("properties") {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_choices_and_defaults_are_the_readers() {
+    fn ranges_choices_and_defaults_match_the_reader() {
         let schema = schema();
         let of = |path: &str| schema.pointer(path).unwrap_or_else(|| panic!("{path}: {schema:#}"));
         let port = of("/properties/postgres/properties/vip_port");

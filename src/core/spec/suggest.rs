@@ -1,20 +1,21 @@
-//! How what stands in a file is called in a message, however hostile the file.
+//! Names and values of a file in messages, safe to print even if the file is hostile; the nearest known key.
 
 use toml::de::DeValue;
 
-/// A path without its indexes, as it is called in the file.
-pub(super) fn spoken(path: &str) -> String {
+/// A path without indexes, as the key is written in the file.
+pub(super) fn key_name(path: &str) -> String {
     let keys = path.split('.').filter(|key| key.parse::<usize>().is_err());
     keys.map(printable).collect::<Vec<_>>().join(".")
 }
 
-/// Nothing of a hostile file reaches the terminal as a control sequence or as a flood.
+/// Escapes control characters and limits the length, so that a hostile file cannot control the terminal.
 pub(super) fn printable(text: &str) -> String {
     let shown: String = text.chars().take(60).flat_map(char::escape_debug).collect();
     if text.chars().count() > 60 { shown + "…" } else { shown }
 }
 
-pub(super) fn kind(value: &DeValue<'_>) -> String {
+/// A value for a message: `"text"`, `12`, `a list`.
+pub(super) fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("\"{}\"", printable(text)),
         DeValue::Integer(number) => printable(&number.to_string()),
@@ -26,18 +27,19 @@ pub(super) fn kind(value: &DeValue<'_>) -> String {
     }
 }
 
-pub(super) fn name_of(c: char) -> String {
+/// A character for a message; a control character by its escape.
+pub(super) fn describe_char(c: char) -> String {
     if c.is_control() { format!("a control character ({})", c.escape_default()) } else { format!("{c}") }
 }
 
-/// The known key closest to `name`, when it is close enough to be meant.
+/// The known key closest to `name`, if it is close enough for a suggestion.
 pub fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let limit = (name.chars().count() / 3).clamp(1, 4);
     let ranked = known.iter().map(|key| (distance(name, key), *key));
     ranked.filter(|(distance, _)| *distance <= limit).min().map(|(_, key)| key)
 }
 
-/// How many letters must be added, dropped, changed or swapped with their neighbour.
+/// The Damerau-Levenshtein distance (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(60).collect(), b.chars().collect());
     let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];

@@ -1,56 +1,57 @@
-//! A target: a distribution an image is built for, as data from `image/targets/*.toml`.
+//! A target: the distribution of an image, as data from `image/targets/*.toml`.
 
 mod source;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use source::{KnownIssue, Override, Source, SourceKind};
+pub use source::{KnownIssue, Source, SourceKind, SourceOverride};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// One target file together with `files.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
     pub(crate) schema: u32,
     pub name: String,
-    /// Which way of making a base tree applies: `debian`, `el`.
+    /// The distribution family, which selects how the base tree is built: `debian` or `el`.
     pub family: String,
-    /// `ID` and `VERSION_ID` of the tree's os-release.
+    /// `ID` and `VERSION_ID` in the tree's os-release.
     pub os_release: OsRelease,
-    /// What an operator must know before trusting an image of it; told at each build.
+    /// A limitation that every build prints.
     #[serde(default)]
     pub caveat: Option<String>,
     pub base: Base,
-    pub disk: Disk,
-    /// Where everything comes from, by name; `--source NAME=URL` gives another address.
+    pub disk: DiskLayout,
+    /// The sources of packages and files, by name; `--source NAME=URL` overrides the URL.
     #[serde(rename = "source")]
     pub sources: BTreeMap<String, Source>,
-    /// Component to its version: the whole one where the target chooses it, else the leading numbers of what
-    /// the archive has. A spec's `[versions]` may name others.
+    /// Component to version: the full version if the target pins it, else the leading numbers of the archive's version.
+    /// A spec's `[versions]` overrides them.
     pub versions: BTreeMap<String, String>,
-    /// Versions that are known to lose data or to let strangers in.
+    /// Versions that are known to lose data or to be vulnerable.
     #[serde(default, rename = "known_issue")]
     pub(crate) known_issues: Vec<KnownIssue>,
-    /// Which differences in configuration apply; templates ask for these, not for version numbers.
+    /// Differences in configuration; templates test these instead of version numbers.
     pub(crate) features: BTreeMap<String, bool>,
     pub paths: BTreeMap<String, String>,
-    /// Component to systemd unit: etcd, patroni, redis, sentinel, haproxy, keepalived.
+    /// Component (etcd, patroni, redis, sentinel, haproxy, keepalived) to systemd unit.
     pub units: BTreeMap<String, String>,
     pub firewall: Firewall,
-    /// Component to the user its server runs as.
+    /// Component to the user of its server.
     pub users: BTreeMap<String, String>,
     #[serde(default)]
     pub selinux: Option<Selinux>,
-    /// Units that must never run in an image (automatic upgrades and the like).
+    /// Units that are masked in every image, such as automatic upgrades.
     #[serde(default)]
     pub masked: Vec<String>,
-    /// Units that are enabled in every image (network, time client, SSH).
+    /// Units that are enabled in every image: network, time client, SSH.
     #[serde(default)]
     pub enabled: Vec<String>,
-    /// How a running node takes up what is new in its bundle, in this order.
-    pub reload: Vec<Reload>,
-    /// What a node's configuration consists of.
+    /// Which services a node reloads when members of its bundle change, in this order.
+    pub reload: Vec<ReloadRule>,
+    /// The files of a node's configuration.
     #[serde(rename = "file")]
     pub files: Vec<FileRule>,
 }
@@ -68,31 +69,32 @@ pub struct Base {
     /// Debian family: the suite to bootstrap.
     #[serde(default)]
     pub suite: Option<String>,
-    /// Debian family: the tree shall have /bin, /lib and /sbin as links from the start.
+    /// Debian family: create /bin, /lib and /sbin as links before the first package.
     #[serde(default)]
     pub merge_usr: bool,
     /// EL family, module streams: `redis:6` is enabled, `!postgresql` disabled.
     #[serde(default)]
     pub modules: Vec<String>,
-    /// What is installed; `{versions.NAME}` is replaced.
+    /// The packages to install; `{versions.NAME}` is replaced.
     pub packages: Vec<String>,
-    /// Folders of `image/parts` that lie in the tree before the first package is configured.
+    /// Folders of `image/parts` to copy into the tree before the first package is configured.
     #[serde(default)]
     pub parts: Vec<String>,
-    /// Paths that are left out of the tree (dpkg `path-exclude` patterns); one that begins with `!` is kept.
+    /// Paths to exclude from the tree (dpkg `path-exclude` patterns); a pattern that starts with `!` includes.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// Files that must lie in the tree before the first package is configured.
+    /// Path to content of files to create before the first package is configured.
     #[serde(default)]
     pub before: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Disk {
-    /// Size of the disk as the machine sees it; the root file system grows at first boot.
+pub struct DiskLayout {
+    /// Size of the virtual disk; the root file system grows at first boot.
     pub size_mib: u64,
-    /// Features of ext4 that the tree's mke2fs would take, and that its kernel or a neighbour's e2fsck lacks.
+    /// ext4 features to disable: mke2fs would enable them, but the tree's kernel or an older e2fsck does not support
+    /// them.
     pub ext4_without: Vec<String>,
 }
 
@@ -101,17 +103,17 @@ pub struct Disk {
 pub struct Selinux {
     /// The policy's name.
     pub store: String,
-    /// Files of `image/selinux`: what `semanage import` is given, and hanode's own module.
+    /// Files of `image/selinux`: the input of `semanage import`, and hanode's policy module.
     pub settings: String,
     pub module: String,
-    /// Ports that the settings name; a spec's own replace them.
+    /// The default ports in the settings; the spec's ports replace them.
     pub ports: BTreeMap<String, u16>,
     /// Path pattern (an absolute path, or one that ends in `/**`) to context; the longest match wins.
     pub(crate) contexts: BTreeMap<String, String>,
 }
 
 impl Selinux {
-    /// Where a tree says what its policy was given.
+    /// The record in a tree of the settings in its policy.
     pub const SETTINGS: &str = "/usr/lib/hanode/selinux/settings";
 
     /// The context of the longest pattern that matches.
@@ -126,34 +128,34 @@ impl Selinux {
     }
 }
 
-/// What keeps strangers from a node's ports.
+/// The firewall of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Firewall {
-    /// Which files apply, by their `when`: `nftables`, `ufw`, `firewalld`.
+    /// Selects files by their `when`: `nftables`, `ufw` or `firewalld`.
     pub(crate) kind: String,
-    /// Loads them at boot, before there is a network; a reload takes up new ones.
+    /// The unit that loads the rules at boot, before the network is up, and reloads changed rules.
     pub unit: String,
 }
 
 impl Firewall {
-    /// What its files name as their component.
+    /// The component of its files.
     pub(crate) const COMPONENT: &str = "firewall";
 }
 
-/// One file of a node's configuration: from which template, whereto, whose, and how a change is taken up.
+/// One file of a node's configuration: its template, path, owner, and the reaction to a change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRule {
     #[serde(default)]
     pub(crate) kind: RuleKind,
-    /// A file: which one of `image/templates` it is made from.
+    /// For a file: its template in `image/templates`.
     #[serde(default)]
     pub(crate) template: Option<String>,
-    /// A link: whereto, with the same placeholders as `path`.
+    /// For a link: its target, with the same placeholders as `path`.
     #[serde(default)]
     pub(crate) to: Option<String>,
-    /// Where it goes; `{paths.NAME}` is replaced.
+    /// The path on the node; `{paths.NAME}` is replaced.
     pub path: String,
     #[serde(default = "root")]
     pub(crate) owner: String,
@@ -161,35 +163,35 @@ pub struct FileRule {
     pub(crate) group: String,
     #[serde(default = "world_readable")]
     pub(crate) mode: String,
-    /// Rendered only where this holds: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`, `own_join_port`,
-    /// or which firewall the target has.
+    /// The condition for the file: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`, `own_join_port`, or the
+    /// target's firewall.
     #[serde(default)]
     pub when: Option<String>,
-    /// The service whose plan the content depends on (`etcd`, `redis`): its gate writes the file.
+    /// The service whose step determines the content (`etcd`, `postgres`, `redis`); its start gate writes the file.
     #[serde(default)]
     pub plan: Option<String>,
-    /// The component's own checker, run before the file is laid down; `{file}` is the content's place.
+    /// The component's validator, which runs before the file is installed; `{file}` is a file with the new content.
     #[serde(default)]
     pub check: Vec<String>,
-    /// How a running node takes up a change.
+    /// What a running node does after a change.
     #[serde(default)]
     pub on_change: OnChange,
-    /// The component that takes it up.
+    /// The component to reload or restart.
     #[serde(default)]
     pub component: Option<String>,
 }
 
-/// Members of the bundle that a component's server reads only when told to.
+/// Members of the bundle that a server reads only at start or reload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reload {
+pub struct ReloadRule {
     pub component: String,
-    /// Paths on the node; one that ends in `/` stands for all below it.
+    /// Paths on the node; a path that ends in `/` includes all files below it.
     pub(crate) files: Vec<String>,
     pub on_change: OnChange,
 }
 
-impl Reload {
+impl ReloadRule {
     pub fn covers(&self, path: &str) -> bool {
         self.files.iter().any(|f| if f.ends_with('/') { path.starts_with(f.as_str()) } else { path == f })
     }
@@ -202,10 +204,11 @@ pub(crate) enum RuleKind {
     File,
     Dir,
     Link,
-    /// A file that HAProxy sends as it is: the template's header lines, then the service CA's CRL.
+    /// An HTTP response that HAProxy sends unchanged: the template's header lines, then the service CA's CRL.
     Crl,
 }
 
+/// What to do with a running service after a change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnChange {
@@ -230,10 +233,10 @@ impl Target {
 
     pub fn path(&self, name: &str) -> anyhow::Result<&str> {
         let path = self.paths.get(name).map(String::as_str);
-        path.ok_or_else(|| anyhow::anyhow!("target {} names no path {name}", self.name))
+        path.ok_or_else(|| anyhow::anyhow!("target {} has no path {name}", self.name))
     }
 
-    /// The rule that a file at this place comes from.
+    /// The rule of the file at this path.
     pub fn rule_at(&self, path: &str) -> Option<&FileRule> {
         self.files.iter().find(|r| self.expand(&r.path) == path)
     }
@@ -254,7 +257,7 @@ impl Target {
         self.units
             .get(component)
             .map(String::as_str)
-            .ok_or_else(|| anyhow::anyhow!("target {} names no unit for {component}", self.name))
+            .ok_or_else(|| anyhow::anyhow!("target {} has no unit for {component}", self.name))
     }
 }
 
@@ -263,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_pattern_labels() {
+    fn the_longest_pattern_sets_the_label() {
         let contexts =
             [("/etc/**", "etc_t"), ("/etc/redis/**", "redis_conf_t"), ("/etc/hosts", "net_conf_t")];
         let contexts = contexts.map(|(p, c)| (p.to_string(), c.to_string())).into();

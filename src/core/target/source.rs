@@ -1,5 +1,4 @@
-//! Where a target's packages and programs come from, which version of each it takes, and what an operator
-//! may say against either: another address, another version.
+//! The sources of a target's packages and programs, their versions, and an operator's overrides of both.
 
 use super::Target;
 use anyhow::{Context, Result, bail, ensure};
@@ -7,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// One place that something comes from; `{versions.NAME}` is replaced in every text.
+/// One source of packages or files; `{versions.NAME}` is replaced in every string.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     pub kind: SourceKind,
     #[serde(default)]
     pub url: String,
-    /// Left out unless `--source` names it.
+    /// Omitted unless `--source` names it.
     #[serde(default)]
     pub(crate) optional: bool,
     /// apt: e.g. `focal`, `focal-updates`.
@@ -23,23 +22,23 @@ pub struct Source {
     /// apt: e.g. `main`, `universe`.
     #[serde(default)]
     pub components: Vec<String>,
-    /// apt, dnf: whose signature counts. A file of `image/keys`, an address, or `tree:PATH` for one that comes
-    /// with the root file system. Without it apt trusts what the machine that builds trusts.
+    /// apt, dnf: the signing key. A file of `image/keys`, a URL, or `tree:PATH` for a key in the root file system.
+    /// Without a key, apt uses the trusted keys of the build machine.
     #[serde(default)]
     pub key: Option<String>,
-    /// The primary keys that may be in `key`, and no other.
+    /// Fingerprints of the only primary keys that `key` may contain.
     #[serde(default)]
     pub fingerprints: Vec<String>,
-    /// file, root: version to the content's SHA-256.
+    /// file, root: version to SHA-256 of the content.
     #[serde(default)]
     pub(crate) sha256: BTreeMap<String, String>,
-    /// file: the directory it is unpacked into.
+    /// file: the directory to unpack into.
     #[serde(default)]
     pub unpack: Option<String>,
-    /// file: which members of an archive are taken; all when empty.
+    /// file: the members of the archive to unpack; empty: all.
     #[serde(default)]
     pub members: Vec<String>,
-    /// file: how many leading directories its members lose.
+    /// file: the number of leading directories to strip from members.
     #[serde(default)]
     pub strip: u32,
 }
@@ -51,33 +50,33 @@ pub enum SourceKind {
     Apt,
     /// A repository of RPM packages.
     Dnf,
-    /// One file, known by its SHA-256: a wheel, or a tar archive.
+    /// One file with a SHA-256: a wheel or a tar archive.
     File,
-    /// A root file system to begin with: a tar archive, also as `docker save` writes them.
+    /// A root file system as a tar archive, or an archive of `docker save`.
     Root,
 }
 
-/// A version that is worse than it looks.
+/// Versions of a component with a known issue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownIssue {
     pub(crate) component: String,
-    /// Each stands for itself and for what is packaged from it.
+    /// Upstream versions; each includes the package versions built from it.
     pub(crate) versions: Vec<String>,
     pub what: String,
 }
 
-/// `--source NAME=URL[,sha256=HEX|,key=FILE]`: the same thing from elsewhere. Checksums and keys stay as the
-/// target has them, unless another one is named.
+/// `--source NAME=URL[,sha256=HEX|,key=FILE]`: another URL for a source. The target's checksum or key applies unless
+/// the override has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Override {
+pub struct SourceOverride {
     pub(crate) name: String,
     pub(crate) url: String,
     pub(crate) sha256: Option<String>,
     pub(crate) key: Option<PathBuf>,
 }
 
-impl std::str::FromStr for Override {
+impl std::str::FromStr for SourceOverride {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -86,20 +85,20 @@ impl std::str::FromStr for Override {
         let mut parts = rest.split(',');
         let url = parts.next().unwrap_or_default().to_string();
         ensure!(!name.is_empty() && url.contains(':'), usage);
-        let mut made = Override { name: name.into(), url, sha256: None, key: None };
+        let mut parsed = SourceOverride { name: name.into(), url, sha256: None, key: None };
         for part in parts {
             match part.split_once('=') {
-                Some(("sha256", sum)) if is_sha256(sum) => made.sha256 = Some(sum.to_lowercase()),
-                Some(("key", file)) => made.key = Some(std::path::absolute(file)?),
+                Some(("sha256", sum)) if is_sha256(sum) => parsed.sha256 = Some(sum.to_lowercase()),
+                Some(("key", file)) => parsed.key = Some(std::path::absolute(file)?),
                 _ => bail!("{part:?}: {usage}"),
             }
         }
-        Ok(made)
+        Ok(parsed)
     }
 }
 
 impl Source {
-    /// Whether it is a directory or a file of the machine that builds.
+    /// Whether it is a directory or a file on the build machine.
     pub fn is_local(&self) -> bool {
         ["file:", "copy:"].iter().any(|scheme| self.url.starts_with(scheme))
     }
@@ -110,8 +109,12 @@ fn is_sha256(text: &str) -> bool {
 }
 
 impl Target {
-    /// Takes other versions than its own (`[versions]` of a spec), and things from elsewhere.
-    pub fn choose(&mut self, pins: &BTreeMap<String, String>, others: &[Override]) -> Result<()> {
+    /// Applies a spec's `[versions]` and the operator's `--source` overrides.
+    pub fn apply_overrides(
+        &mut self,
+        pins: &BTreeMap<String, String>,
+        others: &[SourceOverride],
+    ) -> Result<()> {
         self.pin(pins)?;
         for other in others {
             self.redirect(other)?;
@@ -126,22 +129,22 @@ impl Target {
         Ok(())
     }
 
-    /// Takes other versions than its own.
+    /// Applies a spec's `[versions]`.
     pub fn pin(&mut self, pins: &BTreeMap<String, String>) -> Result<()> {
         for (component, version) in pins {
             ensure!(
                 self.can_pin(component),
-                "{} = {version:?} in [versions]: target {} takes what its archive has; it can pin: {}",
+                "{} = {version:?} in [versions]: target {} uses the version of its archive; it can pin: {}",
                 component,
                 self.name,
-                listed(self.versions.keys().filter(|name| self.can_pin(name)))
+                list(self.versions.keys().filter(|name| self.can_pin(name)))
             );
             self.versions.insert(component.clone(), version.clone());
         }
         Ok(())
     }
 
-    /// Whether anything in this target follows the version of a component.
+    /// Whether a package or a source of this target depends on the version of a component.
     pub fn can_pin(&self, component: &str) -> bool {
         if self.sources.get(component).is_some_and(|source| source.kind == SourceKind::File) {
             return true;
@@ -152,8 +155,8 @@ impl Target {
         texts.next().is_some()
     }
 
-    fn redirect(&mut self, other: &Override) -> Result<()> {
-        let names = listed(self.sources.keys());
+    fn redirect(&mut self, other: &SourceOverride) -> Result<()> {
+        let names = list(self.sources.keys());
         let version = self.versions.get(&other.name).cloned().unwrap_or_default();
         let source = self.sources.get_mut(&other.name).with_context(|| {
             format!("target {} has no source {:?}; it has: {names}", self.name, other.name)
@@ -163,7 +166,7 @@ impl Target {
         if let Some(sum) = &other.sha256 {
             ensure!(
                 by_checksum,
-                "source {} is a repository: it is known by its key, not by a checksum",
+                "source {} is a repository, which is verified by a key, not by a checksum",
                 other.name
             );
             source.sha256.insert(version, sum.clone());
@@ -171,7 +174,7 @@ impl Target {
         if let Some(key) = &other.key {
             ensure!(
                 !by_checksum,
-                "source {} is one file: it is known by its checksum, not by a key",
+                "source {} is one file, which is verified by a checksum, not by a key",
                 other.name
             );
             source.key = Some(key.display().to_string());
@@ -188,21 +191,21 @@ impl Target {
         self.versions.iter().fold(text.to_string(), replaced)
     }
 
-    /// The checksum that a file of this name must have.
+    /// The checksum for the file of this source.
     pub fn checksum(&self, name: &str) -> Result<&str> {
         let version = self.versions.get(name).map(String::as_str).unwrap_or_default();
         let sums = self.sources.get(name).map(|source| &source.sha256);
         let sum = sums.and_then(|sums| sums.get(version)).map(String::as_str);
         sum.with_context(|| {
-            let known = listed(sums.into_iter().flat_map(BTreeMap::keys));
+            let known = list(sums.into_iter().flat_map(BTreeMap::keys));
             format!(
-                "target {} knows the checksum of {name} {known}, not of {version:?}; give it as --source {name}=URL,sha256=HEX",
+                "target {} has the checksum of {name} {known}, not of {version:?}; pass it as --source {name}=URL,sha256=HEX",
                 self.name
             )
         })
     }
 
-    /// What is known against a version of a component.
+    /// The known issue of a component's version.
     pub fn known_issue(&self, component: &str, version: &str) -> Option<&KnownIssue> {
         let is = |known: &String| {
             let rest = version.strip_prefix(known.as_str());
@@ -212,7 +215,7 @@ impl Target {
     }
 }
 
-fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
+fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
     let names: Vec<&str> = names.map(String::as_str).collect();
     if names.is_empty() { "nothing".into() } else { names.join(", ") }
 }
@@ -225,12 +228,12 @@ mod tests {
     fn chosen(name: &str, pins: &[(&str, &str)], sources: &[&str]) -> Result<Target> {
         let mut target = target(name);
         let pins = pins.iter().map(|(c, v)| (c.to_string(), v.to_string())).collect();
-        let sources: Vec<Override> = sources.iter().map(|text| text.parse().unwrap()).collect();
-        target.choose(&pins, &sources).map(|()| target)
+        let sources: Vec<SourceOverride> = sources.iter().map(|text| text.parse().unwrap()).collect();
+        target.apply_overrides(&pins, &sources).map(|()| target)
     }
 
     #[test]
-    fn every_target_is_whole_as_it_is() {
+    fn every_target_is_complete_without_overrides() {
         for name in testing::names() {
             chosen(&name, &[], &[]).unwrap();
             let target = target(&name);
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pin_goes_where_the_version_is_asked_for() {
+    fn a_pin_changes_sources_and_packages() {
         let target = chosen("ubuntu-20.04", &[("etcd", "3.5.0"), ("postgres", "12.7")], &[]).unwrap();
         assert!(target.checksum("etcd").unwrap().starts_with("864baa04"));
         assert!(
@@ -258,57 +261,57 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_pinned_is_told() {
-        let said = |pins, sources| format!("{:#}", chosen("ubuntu-20.04", pins, sources).unwrap_err());
-        let unknown = said(&[("etcd", "3.5.7")], &[]);
-        assert!(unknown.contains("knows the checksum of etcd 3.5.0, 3.5.21, not of \"3.5.7\""), "{unknown}");
+    fn a_pin_without_effect_or_checksum_is_an_error() {
+        let error = |pins, sources| format!("{:#}", chosen("ubuntu-20.04", pins, sources).unwrap_err());
+        let unknown = error(&[("etcd", "3.5.7")], &[]);
+        assert!(unknown.contains("has the checksum of etcd 3.5.0, 3.5.21, not of \"3.5.7\""), "{unknown}");
         let sum = "0".repeat(64);
-        let given = format!("etcd=https://example.org/etcd.tar.gz,sha256={sum}");
+        let source = format!("etcd=https://example.org/etcd.tar.gz,sha256={sum}");
         assert_eq!(
-            chosen("ubuntu-20.04", &[("etcd", "3.5.7")], &[&given]).unwrap().checksum("etcd").unwrap(),
+            chosen("ubuntu-20.04", &[("etcd", "3.5.7")], &[&source]).unwrap().checksum("etcd").unwrap(),
             sum
         );
         let debian = chosen("debian-13", &[("etcd", "3.5.0")], &[]).unwrap_err().to_string();
         assert!(
-            debian.contains("target debian-13 takes what its archive has; it can pin: nothing"),
+            debian.contains("target debian-13 uses the version of its archive; it can pin: nothing"),
             "{debian}"
         );
     }
 
     #[test]
-    fn a_source_moves_and_its_key_stays() {
+    fn an_override_of_the_url_keeps_the_key() {
         let moved = chosen("centos-8", &[], &["pgdg=http://mirror.example.org/pg/"]).unwrap();
         assert_eq!(moved.sources["pgdg"].url, "http://mirror.example.org/pg/");
         assert_eq!(moved.sources["pgdg"].fingerprints, target("centos-8").sources["pgdg"].fingerprints);
         let own = chosen("centos-8", &[], &["pgdg=http://mirror.example.org/pg/,key=/k.asc"]).unwrap();
         assert_eq!(own.sources["pgdg"].key.as_deref(), Some("/k.asc"));
-        let said = |source| format!("{:#}", chosen("centos-8", &[], &[source]).unwrap_err());
+        let error = |source| format!("{:#}", chosen("centos-8", &[], &[source]).unwrap_err());
         assert!(
-            said("epel=http://x/").contains("no source \"epel\"; it has: appstream, baseos"),
+            error("epel=http://x/").contains("no source \"epel\"; it has: appstream, baseos"),
             "{}",
-            said("epel=http://x/")
+            error("epel=http://x/")
         );
-        assert!(said("etcd=http://x/,key=/k").contains("known by its checksum"));
+        assert!(error("etcd=http://x/,key=/k").contains("verified by a checksum"));
         for bad in ["pgdg", "pgdg=nowhere", "=http://x/", "pgdg=http://x/,sha256=12", "pgdg=http://x/,mode=1"]
         {
-            assert!(bad.parse::<Override>().is_err(), "{bad}");
+            assert!(bad.parse::<SourceOverride>().is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn an_optional_source_is_there_only_when_named() {
+    fn an_optional_source_exists_only_if_named() {
         for name in ["ubuntu-20.04", "centos-8"] {
             assert!(!chosen(name, &[], &[]).unwrap().sources.contains_key("plv8"));
-            let given = format!("plv8=https://example.org/plv8.tar.gz,sha256={}", "0".repeat(64));
-            let target = chosen(name, &[], &[&given]).unwrap();
+            let source = format!("plv8=https://example.org/plv8.tar.gz,sha256={}", "0".repeat(64));
+            let target = chosen(name, &[], &[&source]).unwrap();
             assert_eq!(target.sources["plv8"].url, "https://example.org/plv8.tar.gz");
             let bare = chosen(name, &[], &["plv8=https://example.org/plv8.tar.gz"]).unwrap_err().to_string();
-            assert!(bare.contains("give it as --source plv8=URL,sha256=HEX"), "{bare}");
+            assert!(bare.contains("pass it as --source plv8=URL,sha256=HEX"), "{bare}");
         }
     }
 
     #[test]
-    fn a_pitfall_holds_for_what_is_packaged_from_it_and_no_other() {
+    fn a_known_issue_applies_to_packages_of_its_version_only() {
         let target = target("centos-8");
         let known = |version| target.known_issue("etcd", version).is_some();
         assert!(known("3.5.0") && known("3.5.2-1.el8"));

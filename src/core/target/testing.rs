@@ -1,4 +1,4 @@
-//! The targets that hanode has, for unit tests: read from `image/targets`.
+//! hanode's targets from `image/targets`, for unit tests.
 
 use super::Target;
 use std::path::{Path, PathBuf};

@@ -26,6 +26,6 @@ fn move_aside(root: &Path, path: &str) -> Result<()> {
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).context("a path without a name")?;
     let aside = format!("{name}{ASIDE}{stamp}");
-    tracing::warn!("{path} does not belong to this cluster; moved aside to {aside}");
+    tracing::warn!("{path} does not belong to this cluster: moved aside to {aside}");
     tree.rename(path, &aside).with_context(|| format!("moving {path} aside"))
 }

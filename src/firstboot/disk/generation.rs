@@ -4,7 +4,7 @@
 use crate::disk;
 use crate::node_config::NodeConfig;
 use anyhow::{Context, Result};
-use hanode_cluster::client::etcd::Etcd;
+use hanode_cluster::client::etcd::EtcdClient;
 use hanode_cluster::discovery::generation_key;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,8 +41,8 @@ impl GenerationCounter {
         }
         self.last_count = Instant::now();
         let spec = &config.spec;
-        let own = spec.node(node).context("node vanished from the spec")?;
-        let known = Etcd::new(&config.credentials()?, own.address, ETCD_TIMEOUT)?
+        let own = config.node(node)?;
+        let known = EtcdClient::new(&config.credentials()?, own.address, ETCD_TIMEOUT)?
             .get(&generation_key(&spec.name, node))?;
         let known = known.and_then(|text| String::from_utf8(text).ok()?.parse::<u64>().ok());
         let disk = disk::read_state(root)?;
@@ -63,7 +63,7 @@ pub(crate) fn publish(root: &Path, config: &NodeConfig, node: &str) -> Result<()
     let credentials = config.credentials()?;
     let mut last_error = None;
     for server in &config.spec.nodes {
-        match Etcd::new(&credentials, server.address, ETCD_TIMEOUT)?.put(&key, generation.as_bytes()) {
+        match EtcdClient::new(&credentials, server.address, ETCD_TIMEOUT)?.put(&key, generation.as_bytes()) {
             Ok(()) => return Ok(()),
             Err(error) => last_error = Some(error),
         }

@@ -15,6 +15,7 @@ use hanode_core::render::sentinel;
 use hanode_core::target::Target;
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
+use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::Path;
@@ -80,6 +81,15 @@ fn random_hex(length: usize) -> Result<String> {
 
 pub(crate) fn pin(root: &Path) -> Result<Option<Pin>> {
     load(root, IDENTITY)
+}
+
+/// The name of the node to which this disk is pinned.
+pub(crate) fn pinned_node(root: &Path) -> Result<String> {
+    let pin = pin(root)?.ok_or_else(|| {
+        let help = "hanode-plan.service assigns it at boot; see `journalctl -u hanode-plan`";
+        UserError::with_help("this disk has no identity yet", help)
+    })?;
+    Ok(pin.node)
 }
 
 pub(crate) fn save_pin(root: &Path, pin: &Pin) -> Result<()> {

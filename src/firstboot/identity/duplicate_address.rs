@@ -1,8 +1,8 @@
-//! Another machine that answers for this node's address. Two of them cut each other off, so the one that comes
-//! later gives way: it takes the address off its interface, and goes on once nobody else has it.
+//! A duplicate address: another machine answers for this node's address. Two such machines break each other's connections,
+//! so the later one yields: it removes the address from its interface, and restores it once the address is free.
 
 use crate::start::apply::NodeContext;
-use crate::state::{Phase, State};
+use crate::state::{NodeState, Phase};
 use anyhow::{Context, Result, anyhow, bail};
 use hanode_core::plan::{Action, Step};
 use hanode_util::file_tree::below;
@@ -15,76 +15,75 @@ use std::process::{Child, Command};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
-const ROUND: Duration = Duration::from_secs(2);
-/// In memory: a reboot brings the address back by itself.
-const ADDRESS: &str = "/run/hanode/address.saved";
-const ROUTES: &str = "/run/hanode/routes.saved";
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// In memory: a reboot configures the address again.
+const ADDRESS_FILE: &str = "/run/hanode/address.saved";
+const ROUTES_FILE: &str = "/run/hanode/routes.saved";
 
-/// A question that takes its time; meanwhile the caller does something else.
-pub(crate) struct Asked(JoinHandle<Result<Option<Withdrawn>>>);
+/// A probe in the background.
+pub(crate) struct DuplicateProbe(JoinHandle<Result<Option<RemovedAddress>>>);
 
-/// Asks whether another machine has this node's address. Should one answer, this one lets go of it at once: each
-/// moment in which both have it, that one is cut off from somebody.
-pub(crate) fn ask(node: &NodeContext) -> Result<Asked> {
-    let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
+/// Probes in the background whether another machine has this node's address. If so, this machine removes the address at once,
+/// because the other machine loses connections while both have it.
+pub(crate) fn start_probe(node: &NodeContext) -> Result<DuplicateProbe> {
+    let own = node.config.node(node.name)?;
     let (root, interface, address) = (node.root.to_path_buf(), node.machine.interface.clone(), own.address);
-    Ok(Asked(spawn(move || match answered(probe(&interface, address)?)? {
-        true => Withdrawn::from(&root, &interface, address).map(Some),
+    Ok(DuplicateProbe(spawn(move || match is_in_use(run_arping(&interface, address)?)? {
+        true => RemovedAddress::remove(&root, &interface, address).map(Some),
         false => Ok(None),
     })))
 }
 
-impl Asked {
-    /// Whether the answer is there, so that nobody would wait for it.
-    pub(crate) fn is_answered(&self) -> bool {
+impl DuplicateProbe {
+    pub(crate) fn is_finished(&self) -> bool {
         self.0.is_finished()
     }
 }
 
 /// Returns once this machine is the only one with its address.
-pub(crate) fn yield_address(node: &NodeContext, asked: Asked, state: &mut State) -> Result<()> {
-    let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
+pub(crate) fn yield_address(node: &NodeContext, probe: DuplicateProbe, state: &mut NodeState) -> Result<()> {
+    let own = node.config.node(node.name)?;
     let interface = &node.machine.interface;
-    let asked = asked.0.join().unwrap_or_else(|_| Err(anyhow!("asking for it failed")));
-    let withdrawn = match asked {
+    let result = probe.0.join().unwrap_or_else(|_| Err(anyhow!("the probe panicked")));
+    let removed = match result {
         Ok(None) => return Ok(()),
-        Ok(Some(withdrawn)) => withdrawn,
-        // Where it is a matter of life, before etcd's membership changes, this is asked again.
+        Ok(Some(removed)) => removed,
+        // The probe is repeated where it matters most, before etcd's membership changes.
         Err(error) => {
-            tracing::warn!("not known whether another machine has {}: {error:#}", own.address);
+            tracing::warn!("cannot tell whether another machine has {}: {error:#}", own.address);
             return Ok(());
         }
     };
-    let what = living(own.address, node.name);
+    let what = duplicate_message(own.address, node.name);
     state.error = Some(UserError {
         what: what.clone(),
-        place: format!("{interface}, from which this machine has taken the address meanwhile"),
-        help: "switch one of the two off; this one goes on by itself once the address is free".into(),
+        place: format!("{interface}, from which this machine has removed the address"),
+        help: "switch one of the two off; this one continues automatically once the address is free".into(),
     });
     state.enter(node.root, Phase::Refused, &what)?;
-    while answered(probe(interface, own.address)?)? {
-        sleep(ROUND);
+    while is_in_use(run_arping(interface, own.address)?)? {
+        sleep(PROBE_INTERVAL);
     }
-    withdrawn.back()?;
+    removed.restore()?;
     state.error = None;
     Ok(())
 }
 
-/// For where it is a matter of life: before etcd's membership changes, or while a cluster that should answer is silent.
+/// Probes in the foreground: before etcd's membership changes, or while a cluster that should answer is unreachable.
 pub(crate) fn refusal(node: &NodeContext) -> Result<Option<Step>> {
-    let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
-    let answered = answered(probe(&node.machine.interface, own.address)?)?;
-    let reason = || format!("{}; switch one of them off", living(own.address, &own.name));
-    Ok(answered.then(|| Step::new(Action::Refuse, reason())))
+    let own = node.config.node(node.name)?;
+    let in_use = is_in_use(run_arping(&node.machine.interface, own.address)?)?;
+    let reason = || format!("{}; switch one of them off", duplicate_message(own.address, &own.name));
+    Ok(in_use.then(|| Step::new(Action::Refuse, reason())))
 }
 
-fn living(address: IpAddr, name: &str) -> String {
-    format!("another machine answers for {address} on this network: a living {name}")
+fn duplicate_message(address: IpAddr, name: &str) -> String {
+    format!("another machine answers for {address} on this network: another {name}")
 }
 
-/// Duplicate address detection by the distribution's tool; for IPv6 the kernel does it by itself. Two seconds: on
-/// a busy machine it may hear the answer late.
-fn probe(interface: &str, address: IpAddr) -> Result<Option<Child>> {
+/// Duplicate address detection (RFC 5227) with arping; for IPv6 the kernel does it. It takes two seconds, since a busy machine
+/// may receive the reply late.
+fn run_arping(interface: &str, address: IpAddr) -> Result<Option<Child>> {
     if address.is_ipv6() {
         return Ok(None);
     }
@@ -93,8 +92,8 @@ fn probe(interface: &str, address: IpAddr) -> Result<Option<Child>> {
     arping.spawn().map(Some).context("running arping")
 }
 
-fn answered(probe: Option<Child>) -> Result<bool> {
-    let Some(mut arping) = probe else { return Ok(false) };
+fn is_in_use(arping: Option<Child>) -> Result<bool> {
+    let Some(mut arping) = arping else { return Ok(false) };
     let status = arping.wait()?;
     match status.code() {
         Some(0) => Ok(false),
@@ -103,37 +102,38 @@ fn answered(probe: Option<Child>) -> Result<bool> {
     }
 }
 
-/// An address taken off, and with it the routes that hang on it: kept as `ip` itself saves them.
-struct Withdrawn {
+/// A removed address and its routes, in the files below `root` that `ip address save` and `ip route save` wrote.
+struct RemovedAddress {
     root: PathBuf,
 }
 
-/// What an earlier run took off and had no time to give back. Whether it may stay is asked anew.
+/// Restores an address that an earlier, interrupted run removed; it is probed again afterwards.
 pub(crate) fn restore_address(root: &Path) {
-    if below(root, ADDRESS).exists() && below(root, ROUTES).exists() {
-        Withdrawn { root: root.into() }.back().unwrap_or_else(|error| tracing::warn!("{error:#}"));
+    if below(root, ADDRESS_FILE).exists() && below(root, ROUTES_FILE).exists() {
+        RemovedAddress { root: root.into() }.restore().unwrap_or_else(|error| tracing::warn!("{error:#}"));
     }
 }
 
-impl Withdrawn {
-    fn from(root: &Path, interface: &str, address: IpAddr) -> Result<Withdrawn> {
+impl RemovedAddress {
+    fn remove(root: &Path, interface: &str, address: IpAddr) -> Result<RemovedAddress> {
         let (tree, address) = (SafeTree::open(root)?, address.to_string());
         let saved = |path: &str| tree.create(path).with_context(|| format!("creating {path}"));
         ip(Command::new("ip")
             .args(["-4", "address", "save", "dev", interface, "to", &address])
-            .stdout(saved(ADDRESS)?))?;
-        ip(Command::new("ip").args(["-4", "route", "save", "dev", interface]).stdout(saved(ROUTES)?))?;
+            .stdout(saved(ADDRESS_FILE)?))?;
+        ip(Command::new("ip").args(["-4", "route", "save", "dev", interface]).stdout(saved(ROUTES_FILE)?))?;
         ip(Command::new("ip").args(["-4", "address", "flush", "dev", interface, "to", &address]))?;
-        Ok(Withdrawn { root: root.into() })
+        Ok(RemovedAddress { root: root.into() })
     }
 
-    fn back(self) -> Result<()> {
-        for (what, at) in [("address", ADDRESS), ("route", ROUTES)] {
+    fn restore(self) -> Result<()> {
+        for (what, at) in [("address", ADDRESS_FILE), ("route", ROUTES_FILE)] {
             let saved = File::open(below(&self.root, at)).with_context(|| format!("opening {at}"))?;
             ip(Command::new("ip").args([what, "restore"]).stdin(saved))?;
         }
         let tree = SafeTree::open(&self.root)?;
-        [ADDRESS, ROUTES].iter().try_for_each(|path| tree.remove_file(path)).context("removing what was kept")
+        let mut files = [ADDRESS_FILE, ROUTES_FILE].iter();
+        files.try_for_each(|path| tree.remove_file(path)).context("deleting the saved address")
     }
 }
 

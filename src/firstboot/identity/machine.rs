@@ -1,14 +1,15 @@
-//! The machine as the kernel shows it: addresses, memory, who it is.
+//! The machine as the kernel reports it: host name, UUID, addresses and resources.
 
 use anyhow::{Context, Result};
 use hanode_core::machine::MachineFacts;
+use hanode_util::user_error::UserError;
 use std::net::IpAddr;
 use std::path::Path;
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Machine {
     pub(crate) hostname: String,
-    /// The firmware's UUID, or in a container the manager's.
+    /// The firmware's UUID; in a container the one from the container manager.
     pub(crate) uuid: Option<String>,
     pub(crate) interfaces: Vec<Interface>,
 }
@@ -30,11 +31,11 @@ impl Machine {
         })
     }
 
-    pub(crate) fn holds(&self, address: IpAddr) -> bool {
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
         self.interfaces.iter().any(|i| i.address == address)
     }
 
-    /// `interface`: the spec's, where it names one. `data`: a place on the file system of the servers' data.
+    /// `interface`: the one from the spec, if it names one. `data`: a path on the file system of the servers' data.
     pub(crate) fn facts(
         &self,
         root: &Path,
@@ -43,7 +44,10 @@ impl Machine {
         data: &Path,
     ) -> Result<MachineFacts> {
         let held = self.interfaces.iter().find(|i| i.address == address).with_context(|| {
-            format!("no interface of this machine has the node's address {address}; look at its network configuration")
+            UserError::with_help(
+                format!("no interface of this machine has the node's address {address}"),
+                "check its network configuration",
+            )
         })?;
         Ok(MachineFacts {
             interface: interface.unwrap_or(&held.name).to_string(),
@@ -66,13 +70,13 @@ fn interfaces() -> Result<Vec<Interface>> {
                     .or_else(|| s.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
             };
             let address = ip(&a.address?)?;
-            let prefix = a.netmask.as_ref().and_then(ip).map_or(0, ones);
+            let prefix = a.netmask.as_ref().and_then(ip).map_or(0, prefix_length);
             Some(Interface { name: a.interface_name, address, prefix })
         })
         .collect())
 }
 
-fn ones(mask: IpAddr) -> u8 {
+fn prefix_length(mask: IpAddr) -> u8 {
     match mask {
         IpAddr::V4(m) => u32::from(m).count_ones() as u8,
         IpAddr::V6(m) => u128::from(m).count_ones() as u8,
@@ -80,7 +84,7 @@ fn ones(mask: IpAddr) -> u8 {
 }
 
 fn uuid(root: &Path) -> Option<String> {
-    // In a container the firmware is the host's, the same for all; its manager gives each one its own.
+    // All containers see the host's firmware; the container manager has a UUID for each.
     let container = std::fs::read_to_string(root.join("run/host/container-uuid")).ok();
     let firmware = || {
         if root.join("run/systemd/container").exists() {
@@ -92,19 +96,19 @@ fn uuid(root: &Path) -> Option<String> {
 }
 
 fn data_mib(data: &Path) -> Result<u64> {
-    let there = data.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let existing = data.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     let volume =
-        nix::sys::statvfs::statvfs(there).with_context(|| format!("measuring {}", there.display()))?;
+        nix::sys::statvfs::statvfs(existing).with_context(|| format!("statvfs {}", existing.display()))?;
     Ok((volume.blocks() * volume.fragment_size()) >> 20)
 }
 
-/// What this machine may use: the kernel's total, or the control group's bound where that is less.
+/// Usable memory: the kernel's total, or the control group's limit if that is less.
 fn memory_mib(root: &Path) -> Result<u64> {
     let meminfo = std::fs::read_to_string(root.join("proc/meminfo")).context("reading /proc/meminfo")?;
     let total = meminfo
         .lines()
         .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    let total = total.context("/proc/meminfo names no MemTotal")? / 1024;
+    let total = total.context("/proc/meminfo has no MemTotal")? / 1024;
     let limit = std::fs::read_to_string(root.join("sys/fs/cgroup/memory.max"))
         .ok()
         .and_then(|t| t.trim().parse::<u64>().ok());

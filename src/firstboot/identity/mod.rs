@@ -1,4 +1,4 @@
-//! Identity: which node of the spec this machine is. Sources that disagree are an error, never a guess.
+//! Identity: which node of the spec this machine is. Sources that disagree are an error.
 
 pub(crate) mod duplicate_address;
 pub(crate) mod machine;
@@ -11,7 +11,7 @@ use hanode_core::spec::Spec;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What is pinned on the disk before any service directory is touched.
+/// The identity that is pinned on the disk before any service directory is touched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Pin {
     pub(crate) schema: u32,
@@ -25,27 +25,31 @@ pub(crate) struct Identity {
     pub(crate) node: String,
     /// `metadata`, `host name`, `address` or `pinned`.
     pub(crate) source: &'static str,
-    /// What an operator should look at, though the boot goes on.
+    /// A contradiction that does not stop the boot.
     pub(crate) warning: Option<String>,
 }
 
 #[derive(Debug, Error, PartialEq)]
 pub(crate) enum IdentityError {
-    #[error("metadata says {0} = {1:?}, and the spec has no such node; correct the metadata (known: {2})")]
-    Unknown(&'static str, String, String),
-    #[error("{0} says this is {1}, {2} says {3}; correct the one that is wrong and reboot")]
-    Disagree(&'static str, String, &'static str, String),
     #[error(
-        "this is the disk of {pinned}, now in a machine that {source_} calls {claimed}; wipe the disk or restore the metadata of {pinned}"
+        "metadata key {key} is {value:?}, but the spec has no such node; correct the metadata (known: {known})"
     )]
-    OtherMachine { pinned: String, source_: &'static str, claimed: String },
+    UnknownNode { key: &'static str, value: String, known: String },
+    #[error(
+        "by its {first} this is {first_node}, by its {second} {second_node}; correct the wrong one and reboot"
+    )]
+    Contradiction { first: &'static str, first_node: String, second: &'static str, second_node: String },
+    #[error(
+        "this is the disk of {pinned}, now in a machine that {source_name} calls {claimed}; wipe the disk or restore the metadata of {pinned}"
+    )]
+    OtherMachine { pinned: String, source_name: &'static str, claimed: String },
     #[error(
         "nothing says which node this is: set the metadata key hanode_node, the host name, or an address to one of: {0}"
     )]
     Unidentified(String),
 }
 
-/// First match wins; disagreement between two sources is an error.
+/// The pinned identity, or the one in which all sources agree.
 pub(crate) fn identify(
     spec: &Spec,
     machine: &Machine,
@@ -66,13 +70,13 @@ pub(crate) fn identify(
         (Some(pin), Some((_, node))) if node == pin.node => Ok(pinned(pin, None)),
         (Some(pin), Some((source, node))) if same_machine(pin, machine, metadata) => {
             let warning = format!(
-                "{source} now calls this machine {node}; it stays {}, as pinned on its disk",
+                "by its {source} this machine is now {node}; it stays {}, as pinned on its disk",
                 pin.node
             );
             Ok(pinned(pin, Some(warning)))
         }
         (Some(pin), Some((source, node))) => {
-            Err(IdentityError::OtherMachine { pinned: pin.node.clone(), source_: source, claimed: node })
+            Err(IdentityError::OtherMachine { pinned: pin.node.clone(), source_name: source, claimed: node })
         }
     }
 }
@@ -81,7 +85,7 @@ fn pinned(pin: &Pin, warning: Option<String>) -> Identity {
     Identity { node: pin.node.clone(), source: "pinned", warning }
 }
 
-/// What the sources say, if any says something; all that do must agree.
+/// The node on which all sources agree, and the first of them; `None` if there is no source.
 fn claimed(
     spec: &Spec,
     machine: &Machine,
@@ -90,7 +94,11 @@ fn claimed(
     let mut claims: Vec<(&'static str, String)> = Vec::new();
     if let Some(node) = metadata.and_then(|m| m.node.as_ref()) {
         if spec.node(node).is_none() {
-            return Err(IdentityError::Unknown(crate::identity::metadata::KEY, node.clone(), names(spec)));
+            return Err(IdentityError::UnknownNode {
+                key: metadata::KEY,
+                value: node.clone(),
+                known: names(spec),
+            });
         }
         claims.push(("metadata", node.clone()));
     }
@@ -98,26 +106,30 @@ fn claimed(
     claims.extend(
         hostnames.into_iter().flatten().filter_map(|h| by_hostname(spec, h)).map(|n| ("host name", n)),
     );
-    let held = spec.nodes.iter().filter(|n| machine.holds(n.address));
-    claims.extend(held.map(|n| ("address", n.name.clone())));
+    let by_address = spec.nodes.iter().filter(|n| machine.has_address(n.address));
+    claims.extend(by_address.map(|n| ("address", n.name.clone())));
     let Some(first) = claims.first().cloned() else { return Ok(None) };
     match claims.iter().find(|c| c.1 != first.1) {
-        Some(other) => Err(IdentityError::Disagree(first.0, first.1, other.0, other.1.clone())),
+        Some(other) => Err(IdentityError::Contradiction {
+            first: first.0,
+            first_node: first.1,
+            second: other.0,
+            second_node: other.1.clone(),
+        }),
         None => Ok(Some(first)),
     }
 }
 
-/// A host name that is no node's says nothing: images come up as `localhost` or `ip-10-0-0-7`.
+/// Other host names are ignored: images boot as `localhost` or `ip-10-0-0-7`.
 fn by_hostname(spec: &Spec, hostname: &str) -> Option<String> {
     let short = hostname.split('.').next().unwrap_or(hostname);
-    let is = |n: &&hanode_core::spec::Node| {
+    let has_name = |n: &&hanode_core::spec::Node| {
         [n.name.as_str(), n.hostname.as_str()].iter().any(|k| *k == hostname || *k == short)
     };
-    spec.nodes.iter().find(is).map(|n| n.name.clone())
+    spec.nodes.iter().find(has_name).map(|n| n.name.clone())
 }
 
-/// A clone bears another machine UUID and gets another instance-id; either one that is known and equal
-/// means the same machine.
+/// A clone has another machine UUID and another instance-id; if one of them is known and equal, it is the same machine.
 fn same_machine(pin: &Pin, machine: &Machine, metadata: Option<&Metadata>) -> bool {
     let equal = |a: Option<&String>, b: Option<&String>| a.is_some() && a == b;
     equal(pin.machine_uuid.as_ref(), machine.uuid.as_ref())
@@ -155,7 +167,7 @@ mod tests {
         }
     }
 
-    fn look(
+    fn identify_starter(
         machine: &Machine,
         metadata: Option<&Metadata>,
         pin: Option<&Pin>,
@@ -165,67 +177,82 @@ mod tests {
     }
 
     #[test]
-    fn each_source_alone_is_enough_and_the_first_names_it() {
+    fn each_source_alone_is_enough() {
         let plain = machine("localhost", "10.0.0.7", "u-1");
-        assert_eq!(look(&plain, Some(&metadata("node2", "", "")), None), Ok(("node2".into(), "metadata")));
         assert_eq!(
-            look(&plain, Some(&metadata("", "node3.example.org", "")), None),
+            identify_starter(&plain, Some(&metadata("node2", "", "")), None),
+            Ok(("node2".into(), "metadata"))
+        );
+        assert_eq!(
+            identify_starter(&plain, Some(&metadata("", "node3.example.org", "")), None),
             Ok(("node3".into(), "host name"))
         );
-        assert_eq!(look(&machine("node1", "", "u"), None, None), Ok(("node1".into(), "host name")));
         assert_eq!(
-            look(&machine("debian", "192.168.18.22", "u"), None, None),
+            identify_starter(&machine("node1", "", "u"), None, None),
+            Ok(("node1".into(), "host name"))
+        );
+        assert_eq!(
+            identify_starter(&machine("debian", "192.168.18.22", "u"), None, None),
             Ok(("node2".into(), "address"))
         );
-        assert_eq!(look(&plain, None, None), Err(IdentityError::Unidentified("node1, node2, node3".into())));
+        assert_eq!(
+            identify_starter(&plain, None, None),
+            Err(IdentityError::Unidentified("node1, node2, node3".into()))
+        );
     }
 
     #[test]
     fn disagreement_is_an_error_that_names_both() {
-        let both = look(&machine("node2", "192.168.18.21", "u"), Some(&metadata("node1", "", "")), None);
+        let both =
+            identify_starter(&machine("node2", "192.168.18.21", "u"), Some(&metadata("node1", "", "")), None);
         assert_eq!(
             both,
-            Err(IdentityError::Disagree("metadata", "node1".into(), "host name", "node2".into()))
+            Err(IdentityError::Contradiction {
+                first: "metadata",
+                first_node: "node1".into(),
+                second: "host name",
+                second_node: "node2".into()
+            })
         );
-        let unknown = look(&machine("x", "", "u"), Some(&metadata("node9", "", "")), None);
-        assert!(matches!(unknown, Err(IdentityError::Unknown(..))));
+        let unknown = identify_starter(&machine("x", "", "u"), Some(&metadata("node9", "", "")), None);
+        assert!(matches!(unknown, Err(IdentityError::UnknownNode { .. })));
     }
 
     #[test]
-    fn a_pinned_disk_stays_what_it_is_on_its_own_machine() {
+    fn a_pinned_disk_keeps_its_identity_on_the_same_machine() {
         let here = machine("localhost", "", "u-1");
         assert_eq!(
-            look(&here, None, Some(&pin("node1"))),
+            identify_starter(&here, None, Some(&pin("node1"))),
             Ok(("node1".into(), "pinned")),
-            "metadata is gone"
+            "no metadata"
         );
         let other = metadata("node2", "", "i-9");
         assert_eq!(
-            look(&here, Some(&other), Some(&pin("node1"))),
+            identify_starter(&here, Some(&other), Some(&pin("node1"))),
             Ok(("node1".into(), "pinned")),
             "same machine, wrong tag"
         );
         let itself = machine("node1", "192.168.18.21", "u-1");
         for wrong in ["node2", "node9"] {
-            let found = look(&itself, Some(&metadata(wrong, "", "i-1")), Some(&pin("node1")));
-            assert_eq!(found, Ok(("node1".into(), "pinned")), "with its own address, and called {wrong}");
+            let found = identify_starter(&itself, Some(&metadata(wrong, "", "i-1")), Some(&pin("node1")));
+            assert_eq!(found, Ok(("node1".into(), "pinned")), "own address, but metadata {wrong}");
         }
     }
 
     #[test]
     fn a_pinned_disk_in_another_machine_is_refused() {
         let elsewhere = machine("localhost", "", "u-2");
-        let found = look(&elsewhere, Some(&metadata("node2", "", "i-2")), Some(&pin("node1")));
+        let found = identify_starter(&elsewhere, Some(&metadata("node2", "", "i-2")), Some(&pin("node1")));
         let refused = IdentityError::OtherMachine {
             pinned: "node1".into(),
-            source_: "metadata",
+            source_name: "metadata",
             claimed: "node2".into(),
         };
         assert_eq!(found, Err(refused));
         assert_eq!(
-            look(&elsewhere, Some(&metadata("node1", "", "i-2")), Some(&pin("node1"))),
+            identify_starter(&elsewhere, Some(&metadata("node1", "", "i-2")), Some(&pin("node1"))),
             Ok(("node1".into(), "pinned")),
-            "the disk moved and the metadata with it"
+            "the disk moved together with its metadata"
         );
     }
 }

@@ -6,7 +6,7 @@
 use super::apply::NodeContext;
 use crate::state;
 use anyhow::{Result, bail};
-use hanode_cluster::client::redis::{Redis, Value};
+use hanode_cluster::client::redis::{RedisClient, Value};
 use hanode_core::plan::{Action, RedisStep, Step};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ pub(super) struct PromotionWait {
 
 impl PromotionWait {
     pub(super) fn new(root: &Path) -> PromotionWait {
-        let has_run = state::gates(root).get("redis").is_some_and(|step| step.action.may_start());
+        let has_run = state::gate_steps(root).get("redis").is_some_and(|step| step.action.may_start());
         PromotionWait { has_run, since: None }
     }
 
@@ -84,10 +84,14 @@ fn was_linked_to(replica: &RedisFields, primary: IpAddr) -> bool {
     is("role", "slave") && is("master_host", &primary.to_string()) && linked
 }
 
-fn query_redis<T>(node: &NodeContext, address: IpAddr, what: impl Fn(&mut Redis) -> Result<T>) -> Result<T> {
+fn query_redis<T>(
+    node: &NodeContext,
+    address: IpAddr,
+    what: impl Fn(&mut RedisClient) -> Result<T>,
+) -> Result<T> {
     let (port, password) = (node.config.spec.redis.port, &node.config.bundle.secrets.redis);
     let credentials = node.config.redis_credentials()?;
-    what(&mut Redis::connect(credentials.as_ref(), address, port, password, REDIS_TIMEOUT)?)
+    what(&mut RedisClient::connect(credentials.as_ref(), address, port, password, REDIS_TIMEOUT)?)
 }
 
 /// Starts a failover at the first Sentinel that answers; the caller checks the result in its next round.
@@ -96,7 +100,7 @@ pub(super) fn promote_another(node: &NodeContext) -> Result<()> {
     let credentials = node.config.redis_credentials()?;
     for peer in spec.peers(node.name) {
         let password = &node.config.bundle.secrets.sentinel;
-        let Ok(mut sentinel) = Redis::connect(
+        let Ok(mut sentinel) = RedisClient::connect(
             credentials.as_ref(),
             peer.address,
             spec.redis.sentinel_port,

@@ -1,11 +1,11 @@
-//! From a machine that could be any node to one whose services run: [`run`] is the plan unit, [`gate`] stands before each
-//! service and decides at every start of it, [`recover`] is the operator's word. All leave decisions to [`hanode_core::plan`].
+//! From a booted machine to a node whose services run: [`run`] is the plan unit, [`gate`] decides before every start of a
+//! service, [`recover`] carries out the operator's decision. The decisions themselves are made in [`hanode_core::plan`].
 
 pub(crate) mod apply;
 mod await_promotion;
 mod firewall;
-pub(crate) mod first_start;
 pub(crate) mod gate;
+pub(crate) mod interrupted_init;
 pub(crate) mod recover;
 mod rejoin;
 pub(crate) mod run;

@@ -1,31 +1,31 @@
-//! Getting a node without data into a living cluster: etcd's membership.
+//! Joins a node without data to a running cluster: etcd's membership.
 //!
-//! Removing a member is the one act here that could hurt a living node, so it is guarded: see [`DuplicateGuard`].
+//! Removing a member could harm a running node of the same name, so [`DuplicateNameGuard`] checks first.
 
 use super::apply::NodeContext;
 use super::run::clear_etcd;
 use crate::disk;
-use crate::failpoint::passed;
+use crate::failpoint;
 use crate::identity::duplicate_address;
 use crate::node_config::NodeConfig;
 use crate::units::Systemd;
-use anyhow::{Context, Result, bail};
-use hanode_cluster::client::etcd::Etcd;
+use anyhow::{Result, bail};
+use hanode_cluster::client::etcd::EtcdClient;
 use hanode_cluster::discovery;
 use hanode_core::etcd::Member;
 use hanode_core::plan::{Action, JoinMethod, Observations, Plan, Step, join_method, peer_url};
 use std::time::{Duration, Instant};
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+const ETCD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Makes this node a member that has never started, its directory empty. `Err`: what hinders it now.
-pub(super) fn etcd(
+/// Makes this node an etcd member that has not started yet, with an empty directory. `Err`: the step that waits.
+pub(super) fn join_etcd(
     node: &NodeContext,
     plan: &Plan,
     seen: &Observations,
-    duplicates: &mut DuplicateGuard,
+    duplicates: &mut DuplicateNameGuard,
 ) -> Result<Result<Plan, Step>> {
-    let own = node.config.spec.node(node.name).context("node vanished from the spec")?;
+    let own = node.config.node(node.name)?;
     let members = seen.etcd.as_deref().unwrap_or_default();
     let url = peer_url(own);
     if join_method(members, &url) == JoinMethod::TakeListed {
@@ -34,38 +34,38 @@ pub(super) fn etcd(
         disk::update_state(node.root, |disk| disk.etcd_member = listed)?;
         return Ok(Ok(with_members(plan, node.name, &url, members)));
     }
-    let etcd = relay(node.config, node.name)?;
-    if let Some(hindrance) = duplicates.look(node, &etcd)? {
-        return Ok(Err(hindrance));
+    let etcd = reachable_etcd(node.config, node.name)?;
+    if let Some(blocked) = duplicates.check(node, &etcd)? {
+        return Ok(Err(blocked));
     }
-    // The list may have changed while we looked: only what is true now is removed.
+    // The list may have changed since it was observed: remove only a member that is still to be replaced.
     match (join_method(&etcd.members()?, &url), join_method(members, &url)) {
         (JoinMethod::Replace(id), JoinMethod::Replace(before)) if id == before => {
-            tracing::warn!("removing etcd member {id}: its disk is lost");
+            tracing::warn!("removing etcd member {id}: the disk of this node was replaced");
             etcd.remove(&id)?;
-            passed(node.root, "etcd-removed");
+            failpoint::hit(node.root, "etcd-member-removed");
         }
         (JoinMethod::Add, _) => {}
         _ => return Ok(Err(Step::new(Action::Wait, "etcd's member list is changing"))),
     }
     clear_etcd(node.root, node.config)?;
-    passed(node.root, "etcd-cleared");
+    failpoint::hit(node.root, "etcd-data-cleared");
     match etcd.add(&url) {
         Ok((id, members)) => {
-            passed(node.root, "etcd-added");
+            failpoint::hit(node.root, "etcd-member-added");
             disk::update_state(node.root, |disk| disk.etcd_member = Some(id))?;
             Ok(Ok(with_members(plan, node.name, &url, &members)))
         }
-        // The others count their own connections first ("unhealthy cluster"): look again.
+        // etcd refuses ("unhealthy cluster") until its members are connected to each other: try again.
         Err(error) => Ok(Err(Step::new(Action::Wait, format!("etcd does not add this node yet: {error:#}")))),
     }
 }
 
-/// An etcd that has a quorum, on whichever node.
-pub(super) fn relay(config: &NodeConfig, node: &str) -> Result<Etcd> {
+/// The etcd of the first peer that has a quorum.
+pub(super) fn reachable_etcd(config: &NodeConfig, node: &str) -> Result<EtcdClient> {
     let credentials = config.credentials()?;
     for peer in config.spec.peers(node) {
-        let etcd = Etcd::new(&credentials, peer.address, TIMEOUT)?;
+        let etcd = EtcdClient::new(&credentials, peer.address, ETCD_TIMEOUT)?;
         if etcd.members().is_ok() {
             return Ok(etcd);
         }
@@ -73,17 +73,17 @@ pub(super) fn relay(config: &NodeConfig, node: &str) -> Result<Etcd> {
     bail!("no peer's etcd has a quorum any more")
 }
 
-/// Whether another machine lives under this node's name: then it is that one's membership.
+/// Detects another running machine with this node's name, to which the etcd member may belong.
 #[derive(Default)]
-pub(super) struct DuplicateGuard {
-    /// Since when Patroni's key of this name has been seen.
+pub(super) struct DuplicateNameGuard {
+    /// When Patroni's key of this name was first seen.
     key_since: Option<Instant>,
 }
 
-impl DuplicateGuard {
-    fn look(&mut self, node: &NodeContext, etcd: &Etcd) -> Result<Option<Step>> {
+impl DuplicateNameGuard {
+    fn check(&mut self, node: &NodeContext, etcd: &EtcdClient) -> Result<Option<Step>> {
         let spec = &node.config.spec;
-        let own = spec.node(node.name).context("node vanished from the spec")?;
+        let own = node.config.node(node.name)?;
         if let Some(refusal) = duplicate_address::refusal(node)? {
             return Ok(Some(refusal));
         }
@@ -94,7 +94,7 @@ impl DuplicateGuard {
         let limit = Duration::from_secs(u64::from(spec.patroni.ttl + spec.patroni.loop_wait));
         Ok(Some(if since.elapsed() > limit {
             let reason = format!(
-                "a living Patroni keeps the key of {} in etcd: another machine has this name; switch one of them off",
+                "a running Patroni keeps the key of {} in etcd: another machine has this name; switch one of them off",
                 own.name
             );
             Step::new(Action::Refuse, reason)
@@ -104,14 +104,14 @@ impl DuplicateGuard {
     }
 }
 
-/// Then the key is its own: it keeps it by the other nodes' etcds while this one's has lost its data. At a boot it waits
-/// for etcd.
+/// Whether Patroni runs on this machine: then the key in etcd is its own, renewed through the other nodes. At boot Patroni
+/// waits for etcd.
 fn own_patroni_runs(node: &NodeContext) -> Result<bool> {
     let unit = node.config.target.unit("patroni")?;
     Ok(Systemd::connect()?.states(&[unit])?.iter().any(|unit| unit.state == "active"))
 }
 
-/// The start configuration must list exactly the members that etcd itself lists.
+/// etcd's initial cluster must list exactly its members.
 fn with_members(plan: &Plan, name: &str, url: &str, members: &[Member]) -> Plan {
     let mut plan = plan.clone();
     plan.etcd.initial_state = "existing".into();

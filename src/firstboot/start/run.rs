@@ -1,16 +1,16 @@
-//! The plan unit: from a machine that could be any node to one whose services may start.
+//! The plan unit (hanode-plan.service): from a booted machine to a node whose services may start.
 
 use super::apply::NodeContext;
 use super::{firewall, self_report};
 use crate::disk::aside::{move_postgres_aside, move_redis_aside};
 use crate::disk::{self, volume};
-use crate::failpoint::passed;
+use crate::failpoint;
 use crate::identity::machine::Machine;
 use crate::identity::{self, Pin, duplicate_address, metadata, platform};
 use crate::node_config::NodeConfig;
 use crate::selinux;
-use crate::state::{self, Phase, State};
-use crate::units::{self, JOIN_SOCKET, READY, Systemd};
+use crate::state::{self, NodeState, Phase};
+use crate::units::{self, JOIN_SOCKET, Systemd, WATCH_UNIT};
 use crate::watch::reload;
 use anyhow::{Context, Result, ensure};
 use hanode_core::machine::MachineFacts;
@@ -27,83 +27,84 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// How long a clock before the certificates may take to be set right.
-const CLOCK_PATIENCE: Duration = Duration::from_secs(600);
-/// The node's address may come a moment after the network is called online.
-const ADDRESS_PATIENCE: Duration = Duration::from_secs(120);
-/// How long a metadata service may be away or busy.
-const PLATFORM_PATIENCE: Duration = Duration::from_secs(60);
+/// For the time client to set a clock that is before the certificates' start.
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(600);
+/// The node's address may appear some time after network-online.target.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(120);
+/// For the platform's metadata service to answer.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(60);
 /// A cloud may attach a volume some time after it started the machine.
-const VOLUME_PATIENCE: Duration = Duration::from_secs(120);
-const ROUND: Duration = Duration::from_millis(300);
+const VOLUME_TIMEOUT: Duration = Duration::from_secs(120);
+const RETRY_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Runs to the start of the services. An error is on the console, in the journal and in `state.json`.
+/// Runs until the services are started. Reports an error on the console, in the journal and in `state.json`.
 pub(crate) fn run(root: &Path) -> Result<()> {
-    told(root, sequence)
+    report_error(root, boot_sequence)
 }
 
-/// Before that, and apart from it because nothing mounts for all from a sandbox: the data volume.
-pub(crate) fn storage(root: &Path) -> Result<()> {
-    told(root, |root, _| {
+/// Mounts the data volume, in a unit before the plan unit: a mount inside a sandbox is not visible to other units.
+pub(crate) fn mount_data(root: &Path) -> Result<()> {
+    report_error(root, |root, _| {
         let config = NodeConfig::pending(root)?;
-        volume::mount(root, &config.spec, &config.target, VOLUME_PATIENCE)
+        volume::mount(root, &config.spec, &config.target, VOLUME_TIMEOUT)
     })
 }
 
-fn told(root: &Path, work: impl FnOnce(&Path, &mut State) -> Result<()>) -> Result<()> {
-    let mut state = State::anew(root);
-    let done = work(root, &mut state);
-    if let Err(error) = &done {
+fn report_error(root: &Path, work: impl FnOnce(&Path, &mut NodeState) -> Result<()>) -> Result<()> {
+    let mut state = NodeState::new(root);
+    let result = work(root, &mut state);
+    if let Err(error) = &result {
         let (what, place) = (format!("{error:#}"), state.phase.name().to_string());
-        let fix = "correct this, then `systemctl restart hanode-plan` (or reboot)".to_string();
-        state.error = Some(UserError { what: what.clone(), place, help: fix.clone() });
-        state.enter(root, Phase::Failed, &format!("{what}; {fix}"))?;
+        let remedy = state::help(error).unwrap_or_else(|| "correct this".into());
+        let help = format!("{remedy}, then `systemctl restart hanode-plan` (or reboot)");
+        state.error = Some(UserError { what: what.clone(), place, help: help.clone() });
+        state.enter(root, Phase::Failed, &format!("{what}; {help}"))?;
     }
-    done
+    result
 }
 
-fn sequence(root: &Path, state: &mut State) -> Result<()> {
-    state.enter(root, Phase::Identity, "finding out which node this machine is")?;
+fn boot_sequence(root: &Path, state: &mut NodeState) -> Result<()> {
+    state.enter(root, Phase::Identity, "identifying this machine")?;
     let config = NodeConfig::pending(root)?;
     config.activate(root)?;
     let name = identify(root, &config, state)?;
-    wait_for_the_clock(root, &config, state)?;
-    selinux::ports(root, config.target.selinux.as_ref(), &config.spec)?;
+    wait_for_clock(root, &config, state)?;
+    selinux::check_ports(root, config.target.selinux.as_ref(), &config.spec)?;
     duplicate_address::restore_address(root);
-    let machine = facts(root, &config, &name)?;
+    let machine = machine_facts(root, &config, &name)?;
     let node = NodeContext { root, config: &config, name: &name, machine: &machine };
-    let duplicate = duplicate_address::ask(&node)?;
-    state.enter(root, Phase::Applying, "laying down what no plan changes")?;
-    let laid = node.apply().and_then(|_| firewall::enforce(&config.target));
-    if let Err(error) = laid {
-        // Whoever took the address off gives it back before this ends.
+    let duplicate = duplicate_address::start_probe(&node)?;
+    state.enter(root, Phase::Applying, "writing static configuration")?;
+    let written = node.apply().and_then(|_| firewall::enforce(&config.target));
+    if let Err(error) = written {
+        // The probe may have removed the address: restore it before this ends.
         return duplicate_address::yield_address(&node, duplicate, state).and(Err(error));
     }
-    // Its port lies in a drop-in that was perhaps laid down by a run that did not come this far.
+    // The drop-in with the port may have been written by an earlier, interrupted run.
     if config.spec.network.join_port != peer::PORT {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }
-    passed(root, "applied");
-    let plan = wait_for_the_plan(&node, duplicate, state)?;
+    failpoint::hit(root, "static-files-written");
+    let plan = wait_for_plan(&node, duplicate, state)?;
     state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
-    reload::remember(&node)?;
-    state.cpu_ms = state::CpuTime::so_far();
+    reload::save_current(&node)?;
+    state.cpu_ms = state::CpuTime::current();
     state::save(root, state)?;
-    start(root, &config)
+    start_services(root, &config)
 }
 
-fn identify(root: &Path, config: &NodeConfig, state: &mut State) -> Result<String> {
+fn identify(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Result<String> {
     let machine = Machine::read(root)?;
     let pinned = disk::pin(root)?;
     let mut metadata = metadata::read(root)?;
-    // A disk that knows whose it is need not wait for a platform that does not answer.
-    let patience = if pinned.is_some() { Duration::from_secs(2) } else { PLATFORM_PATIENCE };
-    let unheard = platform::complete(root, &mut metadata, patience).err();
-    if let Some(why) = &unheard {
+    // A pinned disk does not need the platform's answer.
+    let timeout = if pinned.is_some() { Duration::from_secs(2) } else { METADATA_TIMEOUT };
+    let platform_error = platform::complete(root, &mut metadata, timeout).err();
+    if let Some(why) = &platform_error {
         tracing::warn!("{why:#}");
     }
     let found = identity::identify(&config.spec, &machine, metadata.as_ref(), pinned.as_ref());
-    let found = found.map_err(|error| match unheard {
+    let found = found.map_err(|error| match platform_error {
         Some(why) => anyhow::Error::from(error).context(format!("{why:#}")),
         None => error.into(),
     })?;
@@ -111,8 +112,8 @@ fn identify(root: &Path, config: &NodeConfig, state: &mut State) -> Result<Strin
         tracing::warn!("{warning}");
     }
     disk::ensure_install_id(root)?;
-    passed(root, "install-id");
-    // A disk that moved, and its metadata with it, is at home where it is now.
+    failpoint::hit(root, "install-id-written");
+    // A disk whose metadata moved with it to another machine is pinned to that machine.
     let confirmed = metadata.as_ref().is_some_and(|m| m.node.as_ref() == Some(&found.node));
     let pin = Pin {
         schema: 1,
@@ -122,10 +123,10 @@ fn identify(root: &Path, config: &NodeConfig, state: &mut State) -> Result<Strin
     };
     if pinned.is_none() || (confirmed && pinned.as_ref() != Some(&pin)) {
         disk::save_pin(root, &pin)?;
-        passed(root, "pinned");
+        failpoint::hit(root, "identity-pinned");
     }
     disk::update_state(root, |disk| disk.generation += 1)?;
-    passed(root, "booted");
+    failpoint::hit(root, "generation-counted");
     state.node = Some(found.node.clone());
     state.identity_source = Some(found.source.into());
     let hostname = config.spec.node(&found.node).map(|n| n.hostname.clone());
@@ -137,70 +138,77 @@ fn identify(root: &Path, config: &NodeConfig, state: &mut State) -> Result<Strin
     Ok(found.node)
 }
 
-/// Certificates that are not valid yet mean a clock that is not right yet.
-fn wait_for_the_clock(root: &Path, config: &NodeConfig, state: &mut State) -> Result<()> {
+/// Waits until the clock has reached the start of the certificates.
+fn wait_for_clock(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Result<()> {
     let certificate = certificate(config.node_certificate()?)?;
-    let began = state::uptime_ms();
+    let start = state::uptime_ms();
     while pki::now() < certificate.not_before {
-        let waited = Duration::from_millis(state::uptime_ms() - began);
+        let waited = Duration::from_millis(state::uptime_ms() - start);
         let early = format!(
-            "the clock says {}, the certificates begin at {}",
+            "the system clock {} is before the certificates' start {}",
             date(pki::now()),
             date(certificate.not_before)
         );
         ensure!(
-            waited < CLOCK_PATIENCE,
-            "{early}, and it was not set right in {} s; look at `chronyc sources`",
-            CLOCK_PATIENCE.as_secs()
+            waited < CLOCK_TIMEOUT,
+            UserError::with_help(
+                format!("{early}; time was not synchronised within {} s", CLOCK_TIMEOUT.as_secs()),
+                "see `chronyc sources`",
+            )
         );
         if state.waiting_for.is_empty() {
             state.waiting_for = vec!["the time client".into()];
             state.enter(root, Phase::Identity, &early)?;
-            state::tell_console(&format!("waiting for the time client: {early}"));
+            state::write_console(&format!("waiting for the time client: {early}"));
         }
-        sleep(ROUND);
+        sleep(RETRY_INTERVAL);
     }
     state.waiting_for.clear();
     ensure!(
         pki::now() <= certificate.not_after,
-        "the certificates in the bundle have expired; run `hanode certs renew`, then lay the new bundle at {}",
-        hanode_core::bundle::OVERRIDE_PATH
+        UserError::with_help(
+            "the certificates in the bundle have expired",
+            format!(
+                "run `hanode certs renew` and copy the new bundle to {}",
+                hanode_core::bundle::OVERRIDE_PATH
+            ),
+        )
     );
     Ok(())
 }
 
-pub(crate) fn facts(root: &Path, config: &NodeConfig, name: &str) -> Result<MachineFacts> {
-    let node = config.spec.node(name).context("node vanished from the spec")?;
-    let began = state::uptime_ms();
+pub(crate) fn machine_facts(root: &Path, config: &NodeConfig, name: &str) -> Result<MachineFacts> {
+    let node = config.node(name)?;
+    let start = state::uptime_ms();
     loop {
         let data = below(root, config.target.path("postgres_data")?);
         let interface = config.spec.keepalived.interface.as_deref();
         let facts = Machine::read(root)?.facts(root, node.address, interface, &data);
-        if facts.is_ok() || Duration::from_millis(state::uptime_ms() - began) > ADDRESS_PATIENCE {
+        if facts.is_ok() || Duration::from_millis(state::uptime_ms() - start) > ADDRESS_TIMEOUT {
             return facts;
         }
-        sleep(ROUND);
+        sleep(RETRY_INTERVAL);
     }
 }
 
-/// Waiting for peers is a state, not a failure, and has no limit. Nothing is let go before the question about a duplicate
-/// is answered; meanwhile the peers are asked.
-fn wait_for_the_plan(
+/// Waits for peers without a limit: that is a phase, not a failure. The result of the duplicate address probe is required
+/// before any service starts; the peers are queried in the meantime.
+fn wait_for_plan(
     node: &NodeContext,
-    duplicate: duplicate_address::Asked,
-    state: &mut State,
+    duplicate: duplicate_address::DuplicateProbe,
+    state: &mut NodeState,
 ) -> Result<Plan> {
     let mut duplicate = Some(duplicate);
     loop {
         let seen = self_report::observe_and_mark_stale(node.root, node.config, node.name)?;
         let plan = plan::plan(&node.config.spec, node.name, &seen);
-        let opens = plan.etcd.step.action.may_start();
-        if let Some(asked) = duplicate.take_if(|duplicate| opens || duplicate.is_answered()) {
-            duplicate_address::yield_address(node, asked, state)?;
+        let may_start = plan.etcd.step.action.may_start();
+        if let Some(probe) = duplicate.take_if(|probe| may_start || probe.is_finished()) {
+            duplicate_address::yield_address(node, probe, state)?;
             continue;
         }
-        toward_bootstrap(node, &plan)?;
-        state.plan = state::steps(&plan);
+        advance_bootstrap(node, &plan)?;
+        state.plan = state::plan_steps(&plan);
         state.waiting_for = seen.unreachable().into_iter().map(String::from).collect();
         let step = &plan.etcd.step;
         if step.action.may_start() {
@@ -218,36 +226,36 @@ fn wait_for_the_plan(
         state.error = refused.then(|| UserError {
             what: step.reason.clone(),
             place: "joining the peers".into(),
-            help: "this node goes on by itself once the cause is gone".into(),
+            help: "this node continues automatically once the cause is gone".into(),
         });
         state.enter(
             node.root,
             if refused { Phase::Refused } else { Phase::WaitingForPeers },
             &step.reason,
         )?;
-        sleep(ROUND);
+        sleep(RETRY_INTERVAL);
     }
 }
 
-/// Writes an agreed bootstrap down, or makes this boot the one that begins it: of the plan unit, and of etcd's
-/// gate, where a quorum that let the plan unit pass was lost again.
-pub(crate) fn toward_bootstrap(node: &NodeContext, plan: &Plan) -> Result<()> {
+/// Records an agreed bootstrap on the disk, or starts it in this boot. Called by the plan unit, and by etcd's gate in case
+/// the plan unit saw a quorum that was lost again.
+pub(crate) fn advance_bootstrap(node: &NodeContext, plan: &Plan) -> Result<()> {
     if let Some(bootstrap_id) = &plan.etcd.record {
-        // A log of an earlier bootstrap, never in service, would else be taken for this one's.
+        // A log of an earlier bootstrap that never was in service must not count as this one's.
         clear_etcd(node.root, node.config)?;
         disk::update_state(node.root, |disk| disk.bootstrap_id = Some(bootstrap_id.clone()))?;
-        passed(node.root, "bootstrap-recorded");
+        failpoint::hit(node.root, "bootstrap-recorded");
     }
     if plan.etcd.step.action == Action::Bootstrap && !disk::bootstrapping(node.root) {
-        begin(node.root, node.config)?;
-        passed(node.root, "began");
+        start_bootstrap(node.root, node.config)?;
+        failpoint::hit(node.root, "bootstrap-started");
     }
     Ok(())
 }
 
-/// A log of etcd here is this bootstrap' own, and others may have its votes already: it stays. Of a half-written one
-/// nothing does, and other data of unknown origin is kept aside.
-fn begin(root: &Path, config: &NodeConfig) -> Result<()> {
+/// Keeps etcd's log, which belongs to this bootstrap, since other members may have counted its votes. Clears an incomplete
+/// log, and moves other data of unknown origin aside.
+fn start_bootstrap(root: &Path, config: &NodeConfig) -> Result<()> {
     let data = disk::valid_data(root, &config.target)?;
     if !data.etcd {
         clear_etcd(root, config)?;
@@ -258,12 +266,11 @@ fn begin(root: &Path, config: &NodeConfig) -> Result<()> {
     if data.redis {
         move_redis_aside(root, &config.target)?;
     }
-    let bootstrap =
-        disk::read_state(root)?.bootstrap_id.context("a bootstrap begins without having been recorded")?;
+    let bootstrap = disk::read_state(root)?.bootstrap_id.context("a bootstrap starts but is not recorded")?;
     disk::mark_bootstrapping(root, &bootstrap)
 }
 
-/// Of etcd nothing may stay, a half-written directory included.
+/// Removes etcd's data, including an incomplete directory.
 pub(crate) fn clear_etcd(root: &Path, config: &NodeConfig) -> Result<()> {
     let dir = config.target.path("etcd_data")?;
     match SafeTree::open(root)?.remove_dir_all(dir) {
@@ -274,13 +281,13 @@ pub(crate) fn clear_etcd(root: &Path, config: &NodeConfig) -> Result<()> {
     }
 }
 
-/// Queues every unit; their gates and systemd's ordering do the rest.
-fn start(root: &Path, config: &NodeConfig) -> Result<()> {
+/// Starts every unit without waiting for it: the gates and systemd's ordering decide when each one runs.
+fn start_services(root: &Path, config: &NodeConfig) -> Result<()> {
     let units = units::of_node(config)?;
     let systemd = Systemd::connect()?;
     systemd.enable(&units)?;
-    passed(root, "enabled");
+    failpoint::hit(root, "units-enabled");
     units.iter().try_for_each(|unit| systemd.start(unit))?;
-    // After a plan that failed and was made anew nobody else starts it.
-    systemd.start(READY)
+    // After a failed plan unit was restarted, no dependency starts this one.
+    systemd.start(WATCH_UNIT)
 }

@@ -59,7 +59,7 @@ pub(crate) fn own_report(root: &Path, config: &NodeConfig, node: &str) -> Result
         generation: recorded.generation,
         recovery_source: recorded.recovery_source,
         phase: state.phase.name().into(),
-        holds_vip: crate::identity::machine::Machine::read(root)?.holds(config.spec.network.vip),
+        holds_vip: crate::identity::machine::Machine::read(root)?.has_address(config.spec.network.vip),
         image: config.image.clone(),
         moved_aside: disk::moved_aside(root, &config.target)?,
         problems: problems(state.error.map(|error| error.what), state.waiting_for),

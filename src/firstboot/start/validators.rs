@@ -1,4 +1,4 @@
-//! The components' own offline checkers, on a configuration before it is laid down.
+//! The components' own offline validators, run on a configuration before it is written.
 
 use anyhow::{Result, bail};
 use hanode_core::target::{FileRule, Target};
@@ -9,50 +9,50 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-const STAGE: &str = "/run/hanode/check";
+const STAGING_DIR: &str = "/run/hanode/check";
 
-/// Runs the rule's checker on the content where it cannot be mistaken for the live file.
+/// Runs the rule's validator on a copy of the content.
 pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
     let (Some((program, arguments)), Kind::File(content)) = (rule.check.split_first(), &entry.kind) else {
         return Ok(());
     };
     let component = rule.component.as_deref().unwrap_or(program);
-    let (tree, path) = (SafeTree::open(root)?, format!("{STAGE}/{component}"));
+    let (tree, path) = (SafeTree::open(root)?, format!("{STAGING_DIR}/{component}"));
     tree.replace(&path, content, 0o600, None)?;
     let file = below(root, &path);
     let arguments = arguments.iter().map(|a| a.replace("{file}", &file.to_string_lossy()));
     let output = capture(Command::new(program).args(arguments))?;
     tree.remove_file(&path)?;
     if !output.status.success() {
-        bail!("{component} does not accept what would become {}: {}", entry.path, in_one_line(&output));
+        bail!("{component} does not accept the new {}: {}", entry.path, in_one_line(&output));
     }
     Ok(())
 }
 
-/// The operator's own parameters, names and values, as the installed PostgreSQL understands them. A name with a dot
-/// is an extension's, and taken as it is.
+/// Has the installed PostgreSQL check the names and values of the operator's parameters. It does not check names with a dot,
+/// which belong to extensions.
 pub(super) fn parameters(root: &Path, target: &Target, parameters: &BTreeMap<String, String>) -> Result<()> {
-    let (tree, stage) = (SafeTree::open(root)?, format!("{STAGE}/postgres"));
+    let (tree, staging) = (SafeTree::open(root)?, format!("{STAGING_DIR}/postgres"));
     let quoted = |value: &String| value.replace('\\', "\\\\").replace('\'', "''");
     let lines: Vec<String> =
         parameters.iter().map(|(name, value)| format!("{name} = '{}'\n", quoted(value))).collect();
-    tree.replace(format!("{stage}/postgresql.conf"), lines.concat().as_bytes(), 0o600, None)?;
+    tree.replace(format!("{staging}/postgresql.conf"), lines.concat().as_bytes(), 0o600, None)?;
     let server = format!("{}/postgres", target.path("postgres_bin")?);
-    // It reads all of the file before it tells this one's value.
+    // The server parses the whole file before it prints this value.
     let output =
-        capture(Command::new(&server).args(["-C", "max_connections", "-D"]).arg(below(root, &stage)))?;
-    tree.remove_dir_all(&stage)?;
+        capture(Command::new(&server).args(["-C", "max_connections", "-D"]).arg(below(root, &staging)))?;
+    tree.remove_dir_all(&staging)?;
     if !output.status.success() {
         bail!("PostgreSQL does not accept what [postgres.parameters] says: {}", in_one_line(&output));
     }
     Ok(())
 }
 
-/// As it goes to the console and into state.json.
+/// The output in one line, for the console and state.json.
 fn in_one_line(output: &Captured) -> String {
-    let said = output.text_lossy() + &output.stderr;
-    let said: Vec<&str> = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    if said.is_empty() { format!("it says nothing ({})", output.status) } else { said.join(" | ") }
+    let text = output.text_lossy() + &output.stderr;
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    if lines.is_empty() { format!("no output ({})", output.status) } else { lines.join(" | ") }
 }
 
 #[cfg(test)]
@@ -60,18 +60,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checker_that_ends_without_a_word_is_told_by_its_end() {
+    fn a_validator_without_output_is_reported_by_its_exit_status() {
         let root = tempfile::tempdir().unwrap();
         let entry = Entry::file("/etc/x.conf", 0o600, "x");
-        let said = |script: &str| {
+        let run = |script: &str| {
             let rule = format!("path = '/etc/x.conf'\ncomponent = 'x'\ncheck = ['sh', '-c', '{script}']");
             let rule: FileRule = toml::from_str(&rule).unwrap();
             check(root.path(), &rule, &entry).map_err(|error| error.to_string())
         };
-        assert_eq!(said("true"), Ok(()));
-        let silent = said("kill -TERM $$").unwrap_err();
-        assert!(silent.starts_with("x does not accept what would become /etc/x.conf:"), "{silent}");
-        assert!(silent.contains("signal: 15"), "{silent}");
-        assert!(said("echo line 7; exit 1").unwrap_err().ends_with("line 7"));
+        assert_eq!(run("true"), Ok(()));
+        let killed = run("kill -TERM $$").unwrap_err();
+        assert!(killed.starts_with("x does not accept the new /etc/x.conf:"), "{killed}");
+        assert!(killed.contains("signal: 15"), "{killed}");
+        assert!(run("echo line 7; exit 1").unwrap_err().ends_with("line 7"));
     }
 }

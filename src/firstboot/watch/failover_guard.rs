@@ -1,13 +1,13 @@
-//! Redis' handover: closes what a failover leaves open while the old primary still lives.
+//! Prevents lost writes in a Redis failover while the old primary still runs.
 //!
-//! Sentinel promotes a replica and tells the old primary seconds later. Meanwhile that one goes on accepting writes,
-//! and the other replicas go on confirming them (`WAIT`), until all of them become the new one's copies and throw
-//! those writes away. So each node listens to its own Sentinel, and where that leads the failover: the old primary
-//! holds writes back; the other replicas follow the chosen one *before* it is promoted, so that nobody is left to
-//! confirm; and the old primary follows as soon as there is a new one.
+//! Sentinel promotes a replica and reconfigures the old primary only seconds later. Meanwhile the old primary accepts writes
+//! and the other replicas confirm them (`WAIT`), until all of them resync from the new primary and discard those writes. So
+//! each node subscribes to its own Sentinel. If that leads the failover, this node pauses writes on the old primary, has the
+//! other replicas follow the candidate *before* its promotion so that none can confirm writes, and makes the old primary a
+//! replica as soon as there is a new one.
 
 use anyhow::{Context, Result};
-use hanode_cluster::client::redis::Redis;
+use hanode_cluster::client::redis::RedisClient;
 use hanode_cluster::health::Access;
 use hanode_core::spec::Node;
 use std::net::IpAddr;
@@ -15,11 +15,11 @@ use std::sync::Arc;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
-/// Between Sentinel's choice and its word to the chosen one lies a tenth of a second.
-const TIMEOUT: Duration = Duration::from_secs(1);
-const ANEW: Duration = Duration::from_secs(1);
-/// Less than Sentinel's down-after: a pause holds back its own messages too. It ends by itself.
-const PAUSE_MS: &str = "4000";
+/// Short, since Sentinel promotes the candidate a tenth of a second after it selected it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
+/// Less than Sentinel's down-after-milliseconds, since old servers pause Sentinel's messages too. The pause expires.
+const WRITE_PAUSE_MS: &str = "4000";
 
 const CHANNELS: [&str; 7] = [
     "+try-failover",
@@ -31,126 +31,138 @@ const CHANNELS: [&str; 7] = [
     "-failover-abort-slave-timeout",
 ];
 
-/// What a Sentinel's message says is to be done.
+/// What to do on an event of Sentinel.
 #[derive(Debug, PartialEq)]
-enum Act {
-    /// A failover begins: the primary holds writes back.
-    Hold { primary: IpAddr },
-    /// It came to nothing.
-    Release { primary: IpAddr },
-    /// This replica will be promoted: the others follow it.
-    Gather { chosen: IpAddr, primary: IpAddr },
-    /// It is promoted: the old primary follows it.
-    Depose { new: IpAddr, old: IpAddr },
-    /// The Sentinels have agreed on it: so does this node, if it is the old one.
-    Yield { new: IpAddr, old: IpAddr },
+enum FailoverAction {
+    /// A failover starts: pause writes on the primary.
+    PauseWrites { primary: IpAddr },
+    /// The failover was aborted: resume writes.
+    ResumeWrites { primary: IpAddr },
+    /// This replica is selected: the others follow it.
+    FollowCandidate { candidate: IpAddr, primary: IpAddr },
+    /// The candidate is promoted: the old primary follows it.
+    Demote { new: IpAddr, old: IpAddr },
+    /// The Sentinels agree on the new primary: this node follows it if it is the old one.
+    DemoteSelf { new: IpAddr, old: IpAddr },
 }
 
-/// Listens for good, on a thread of its own; a Sentinel that is not there yet or any more is waited for.
+/// Listens until the process ends; reconnects if Sentinel is not running.
 pub(super) fn listen(access: Access, node: &str) {
     let Some(own) = access.spec.node(node).cloned() else { return };
     let access = Arc::new(access);
     loop {
-        if let Err(error) = hear(&access, &own) {
-            tracing::debug!("listening to Sentinel: {error:#}");
+        if let Err(error) = receive(&access, &own) {
+            tracing::debug!("subscription to Sentinel: {error:#}");
         }
-        sleep(ANEW);
+        sleep(RECONNECT_DELAY);
     }
 }
 
-fn hear(access: &Arc<Access>, own: &Node) -> Result<()> {
+fn receive(access: &Arc<Access>, own: &Node) -> Result<()> {
     let (port, password) = (access.spec.redis.sentinel_port, &access.secrets.sentinel);
-    let mut sentinel = Redis::connect(access.redis.as_ref(), own.address, port, password, TIMEOUT)?;
+    let mut sentinel =
+        RedisClient::connect(access.redis.as_ref(), own.address, port, password, REQUEST_TIMEOUT)?;
     sentinel.subscribe(&CHANNELS)?;
     loop {
         let Some((channel, text)) = sentinel.next_message()? else { continue };
-        let Some(act) = understand(&access.spec.redis.master_name, &channel, &text) else { continue };
+        let Some(action) = parse_event(&access.spec.redis.master_name, &channel, &text) else { continue };
         tracing::info!("Sentinel: {channel} {text}");
         let (access, own) = (access.clone(), own.address);
-        // The next message does not wait for a server that does not answer.
-        spawn(move || perform(&access, own, &act));
+        // A thread per event, since a server that does not answer must not delay the next event.
+        spawn(move || execute(&access, own, &action));
     }
 }
 
-/// `None` for what is of another primary, or not of this shape.
-fn understand(name: &str, channel: &str, text: &str) -> Option<Act> {
+/// `None` for an event of another primary or in another format.
+fn parse_event(name: &str, channel: &str, text: &str) -> Option<FailoverAction> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let at = |place: usize| words.get(place)?.parse::<IpAddr>().ok();
     match (channel, words.as_slice()) {
-        ("+try-failover", ["master", n, ..]) if *n == name => Some(Act::Hold { primary: at(2)? }),
+        ("+try-failover", ["master", n, ..]) if *n == name => {
+            Some(FailoverAction::PauseWrites { primary: at(2)? })
+        }
         (c, ["master", n, ..]) if c.starts_with("-failover-abort") && *n == name => {
-            Some(Act::Release { primary: at(2)? })
+            Some(FailoverAction::ResumeWrites { primary: at(2)? })
         }
         ("+selected-slave", ["slave", _, _, _, "@", n, ..]) if *n == name => {
-            Some(Act::Gather { chosen: at(2)?, primary: at(6)? })
+            Some(FailoverAction::FollowCandidate { candidate: at(2)?, primary: at(6)? })
         }
         ("+promoted-slave", ["slave", _, _, _, "@", n, ..]) if *n == name => {
-            Some(Act::Depose { new: at(2)?, old: at(6)? })
+            Some(FailoverAction::Demote { new: at(2)?, old: at(6)? })
         }
-        ("+switch-master", [n, ..]) if *n == name => Some(Act::Yield { old: at(1)?, new: at(3)? }),
+        ("+switch-master", [n, ..]) if *n == name => {
+            Some(FailoverAction::DemoteSelf { old: at(1)?, new: at(3)? })
+        }
         _ => None,
     }
 }
 
-fn perform(access: &Arc<Access>, own: IpAddr, act: &Act) {
-    let done = match *act {
-        Act::Hold { primary } => hold(access, primary),
-        Act::Release { primary } => release(access, primary),
-        Act::Gather { chosen, primary } => {
-            gather(access, chosen, primary);
+fn execute(access: &Arc<Access>, own: IpAddr, action: &FailoverAction) {
+    let done = match *action {
+        FailoverAction::PauseWrites { primary } => pause_writes(access, primary),
+        FailoverAction::ResumeWrites { primary } => resume_writes(access, primary),
+        FailoverAction::FollowCandidate { candidate, primary } => {
+            follow_candidate(access, candidate, primary);
             Ok(())
         }
-        Act::Depose { new, old } => depose(access, new, old),
-        // Two nodes of the same name cannot be: only its own Redis is a node's to depose by hearsay.
-        Act::Yield { new, old } if old == own => depose(access, new, old),
-        Act::Yield { .. } => Ok(()),
+        FailoverAction::Demote { new, old } => demote(access, new, old),
+        // This event may be late, so a node only demotes its own Redis on it.
+        FailoverAction::DemoteSelf { new, old } if old == own => demote(access, new, old),
+        FailoverAction::DemoteSelf { .. } => Ok(()),
     };
     if let Err(error) = done {
-        tracing::info!("{act:?}: {error:#}");
+        tracing::info!("{action:?}: {error:#}");
     }
 }
 
-pub(super) fn redis(access: &Access, address: IpAddr) -> Result<Redis> {
-    Redis::connect(access.redis.as_ref(), address, access.spec.redis.port, &access.secrets.redis, TIMEOUT)
-        .with_context(|| format!("Redis of {address}"))
+pub(super) fn connect_redis(access: &Access, address: IpAddr) -> Result<RedisClient> {
+    RedisClient::connect(
+        access.redis.as_ref(),
+        address,
+        access.spec.redis.port,
+        &access.secrets.redis,
+        REQUEST_TIMEOUT,
+    )
+    .with_context(|| format!("Redis of {address}"))
 }
 
-/// Redis before 6.2 can only pause all clients, Sentinels included: there, only what `WAIT` confirmed is kept.
-fn hold(access: &Access, primary: IpAddr) -> Result<()> {
-    redis(access, primary)?.query(&["CLIENT", "PAUSE", PAUSE_MS, "WRITE"]).map(drop)
+/// Fails on Redis before 6.2, which can only pause all clients including Sentinels: there only writes that `WAIT` confirmed
+/// are safe.
+fn pause_writes(access: &Access, primary: IpAddr) -> Result<()> {
+    connect_redis(access, primary)?.query(&["CLIENT", "PAUSE", WRITE_PAUSE_MS, "WRITE"]).map(drop)
 }
 
-fn release(access: &Access, primary: IpAddr) -> Result<()> {
-    redis(access, primary)?.query(&["CLIENT", "UNPAUSE"]).map(drop)
+fn resume_writes(access: &Access, primary: IpAddr) -> Result<()> {
+    connect_redis(access, primary)?.query(&["CLIENT", "UNPAUSE"]).map(drop)
 }
 
-/// Each on a thread of its own: one that hangs must not hold up the others.
-fn gather(access: &Arc<Access>, chosen: IpAddr, primary: IpAddr) {
-    let others = access.spec.nodes.iter().map(|n| n.address).filter(|a| *a != chosen && *a != primary);
-    for other in others {
+/// A thread per server, since one that hangs must not delay the others.
+fn follow_candidate(access: &Arc<Access>, candidate: IpAddr, primary: IpAddr) {
+    let replicas = access.spec.nodes.iter().map(|n| n.address).filter(|a| *a != candidate && *a != primary);
+    for replica in replicas {
         let access = access.clone();
-        spawn(move || match follow(&access, other, "slave", chosen) {
-            Ok(true) => tracing::info!("{other} follows {chosen}, which is about to be promoted"),
+        spawn(move || match follow(&access, replica, "slave", candidate) {
+            Ok(true) => tracing::info!("{replica} follows {candidate}, which is about to be promoted"),
             Ok(false) => {}
-            Err(error) => tracing::info!("{other} does not follow {chosen} yet: {error:#}"),
+            Err(error) => tracing::info!("{replica} does not follow {candidate} yet: {error:#}"),
         });
     }
 }
 
-/// The old primary becomes a replica; whoever is connected to it connects anew, to the new one.
-fn depose(access: &Access, new: IpAddr, old: IpAddr) -> Result<()> {
+/// Makes the old primary a replica and disconnects its clients, which then connect to the new one.
+fn demote(access: &Access, new: IpAddr, old: IpAddr) -> Result<()> {
     if follow(access, old, "master", new)? {
-        tracing::info!("{old} was primary and follows {new}");
-        let mut redis = redis(access, old)?;
+        tracing::info!("{old} was primary and now follows {new}");
+        let mut redis = connect_redis(access, old)?;
         redis.query(&["CLIENT", "KILL", "TYPE", "normal"])?;
         redis.command(&["CLIENT", "UNPAUSE"])?;
     }
     Ok(())
 }
 
-/// Has `server` follow another, if it has this role; `false` if not.
+/// Makes `server` a replica of `of` if it has this role; returns whether it had.
 fn follow(access: &Access, server: IpAddr, role: &str, of: IpAddr) -> Result<bool> {
-    let mut redis = redis(access, server)?;
+    let mut redis = connect_redis(access, server)?;
     if redis.info("replication")?.get("role").is_none_or(|r| r != role) {
         return Ok(false);
     }
@@ -163,18 +175,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_as_sentinels_send_them() {
-        let of = |channel, text| understand("redis-cluster", channel, text);
+    fn events_of_sentinel_are_parsed() {
+        let of = |channel, text| parse_event("redis-cluster", channel, text);
         let ip = |last: u8| IpAddr::from([192, 168, 18, last]);
         let master = "master redis-cluster 192.168.18.22 6378";
-        assert_eq!(of("+try-failover", master), Some(Act::Hold { primary: ip(22) }));
-        assert_eq!(of("-failover-abort-no-good-slave", master), Some(Act::Release { primary: ip(22) }));
+        assert_eq!(of("+try-failover", master), Some(FailoverAction::PauseWrites { primary: ip(22) }));
+        assert_eq!(
+            of("-failover-abort-no-good-slave", master),
+            Some(FailoverAction::ResumeWrites { primary: ip(22) })
+        );
         let slave = "slave 192.168.18.21:6378 192.168.18.21 6378 @ redis-cluster 192.168.18.22 6378";
-        assert_eq!(of("+selected-slave", slave), Some(Act::Gather { chosen: ip(21), primary: ip(22) }));
-        assert_eq!(of("+promoted-slave", slave), Some(Act::Depose { new: ip(21), old: ip(22) }));
+        assert_eq!(
+            of("+selected-slave", slave),
+            Some(FailoverAction::FollowCandidate { candidate: ip(21), primary: ip(22) })
+        );
+        assert_eq!(of("+promoted-slave", slave), Some(FailoverAction::Demote { new: ip(21), old: ip(22) }));
         let switch = "redis-cluster 192.168.18.22 6378 192.168.18.21 6378";
-        assert_eq!(of("+switch-master", switch), Some(Act::Yield { new: ip(21), old: ip(22) }));
-        assert_eq!(understand("other", "+switch-master", switch), None);
+        assert_eq!(
+            of("+switch-master", switch),
+            Some(FailoverAction::DemoteSelf { new: ip(21), old: ip(22) })
+        );
+        assert_eq!(parse_event("other", "+switch-master", switch), None);
         assert_eq!(of("+selected-slave", "slave @ redis-cluster"), None);
         assert_eq!(of("+try-failover", "master redis-cluster nonsense 1"), None);
     }

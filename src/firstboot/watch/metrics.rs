@@ -1,5 +1,5 @@
-//! This node's metrics: the ready service keeps them in a file, and one unprivileged process per question hands it
-//! to HAProxy, which asks over a socket of its own and lets in whom the statistics page lets in.
+//! This node's metrics: hanode-ready.service writes them to a file, and one unprivileged process per request sends it to
+//! HAProxy over a Unix socket. HAProxy limits access as for its statistics page.
 
 use crate::node_config::NodeConfig;
 use crate::start::self_report;
@@ -13,33 +13,33 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-const FILE: &str = "/run/hanode/metrics.prom";
-/// Older ones mean that nobody writes them any more: better none than old ones.
-const STALE: Duration = Duration::from_secs(60);
-const TIMEOUT: Duration = Duration::from_secs(3);
-/// No honest request comes near this.
-const LONGEST: usize = 8 << 10;
+const METRICS_FILE: &str = "/run/hanode/metrics.prom";
+/// Older metrics are not served: hanode-ready.service does not run any more.
+const MAX_AGE: Duration = Duration::from_secs(60);
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(3);
+/// Upper bound on untrusted input.
+const MAX_REQUEST_BYTES: usize = 8 << 10;
 
-/// Asks this node's services and keeps the answer.
-pub(crate) fn keep(root: &Path, config: &NodeConfig, access: &Access, node: &str) -> Result<()> {
-    let known = access.spec.node(node).with_context(|| format!("{node} is not in the spec"))?;
+/// Queries this node's services and writes their metrics to the file.
+pub(crate) fn save(root: &Path, config: &NodeConfig, access: &Access, node: &str) -> Result<()> {
+    let known = access.spec.node(node).with_context(|| format!("the spec has no node {node}"))?;
     let status = health::collect_local(access, known, self_report::own_report(root, config, node)?)?;
-    Ok(SafeTree::open(root)?.replace(FILE, health::node_metrics(&status).as_bytes(), 0o644, None)?)
+    Ok(SafeTree::open(root)?.replace(METRICS_FILE, health::node_metrics(&status).as_bytes(), 0o644, None)?)
 }
 
-/// Answers one HTTP request on standard input, a socket handed over by systemd.
+/// Answers one HTTP request on standard input, a socket from systemd.
 pub(crate) fn serve(root: &Path) -> Result<()> {
-    let socket = std::io::stdin().as_fd().try_clone_to_owned().context("standard input is no socket")?;
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().context("standard input is not a socket")?;
     let mut socket = UnixStream::from(socket);
-    socket.set_read_timeout(Some(TIMEOUT))?;
-    socket.set_write_timeout(Some(TIMEOUT))?;
-    answer(&mut socket, fresh(root))
+    socket.set_read_timeout(Some(SOCKET_TIMEOUT))?;
+    socket.set_write_timeout(Some(SOCKET_TIMEOUT))?;
+    answer(&mut socket, read_current(root))
 }
 
-fn fresh(root: &Path) -> Result<String> {
-    let at = below(root, FILE);
+fn read_current(root: &Path) -> Result<String> {
+    let at = below(root, METRICS_FILE);
     let age = std::fs::metadata(&at).and_then(|m| m.modified()).context("no metrics yet")?.elapsed();
-    ensure!(age.unwrap_or_default() < STALE, "hanode-ready.service writes no metrics any more");
+    ensure!(age.unwrap_or_default() < MAX_AGE, "hanode-ready.service writes no metrics any more");
     Ok(std::fs::read_to_string(at)?)
 }
 
@@ -48,7 +48,7 @@ fn answer(socket: &mut (impl Read + Write), metrics: Result<String>) -> Result<(
     let mut piece = [0; 1024];
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         let n = socket.read(&mut piece).context("reading the request")?;
-        ensure!(n > 0 && head.len() < LONGEST, "this is no HTTP request");
+        ensure!(n > 0 && head.len() < MAX_REQUEST_BYTES, "not an HTTP request");
         head.extend(&piece[..n]);
     }
     let (status, kind, text) = match metrics {
@@ -67,8 +67,8 @@ fn answer(socket: &mut (impl Read + Write), metrics: Result<String>) -> Result<(
 mod tests {
     use super::*;
 
-    /// What comes back for a request.
-    fn ask(request: &[u8], metrics: Result<String>) -> Result<String> {
+    /// The response to a request.
+    fn response_to(request: &[u8], metrics: Result<String>) -> Result<String> {
         let (mut near, mut far) = UnixStream::pair()?;
         near.write_all(request)?;
         near.shutdown(std::net::Shutdown::Write)?;
@@ -80,30 +80,33 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_answered_and_anything_else_is_not() {
+    fn only_http_requests_are_answered() {
         let get = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
-        let said = ask(get, Ok("x 1\n".into())).expect("an answer");
+        let response = response_to(get, Ok("x 1\n".into())).expect("an answer");
         assert!(
-            said.starts_with("HTTP/1.1 200 OK\r\n")
-                && said.ends_with("Content-Length: 4\r\nConnection: close\r\n\r\nx 1\n"),
-            "{said}"
+            response.starts_with("HTTP/1.1 200 OK\r\n")
+                && response.ends_with("Content-Length: 4\r\nConnection: close\r\n\r\nx 1\n"),
+            "{response}"
         );
-        let said = ask(get, Err(anyhow::anyhow!("no metrics yet"))).expect("an answer");
-        assert!(said.starts_with("HTTP/1.1 503 ") && said.ends_with("no metrics yet\n"), "{said}");
-        assert!(ask(b"GET /metrics", Ok(String::new())).is_err());
-        assert!(ask(&[b'x'; 2 * LONGEST], Ok(String::new())).is_err());
+        let response = response_to(get, Err(anyhow::anyhow!("no metrics yet"))).expect("an answer");
+        assert!(
+            response.starts_with("HTTP/1.1 503 ") && response.ends_with("no metrics yet\n"),
+            "{response}"
+        );
+        assert!(response_to(b"GET /metrics", Ok(String::new())).is_err());
+        assert!(response_to(&[b'x'; 2 * MAX_REQUEST_BYTES], Ok(String::new())).is_err());
     }
 
     #[test]
-    fn old_metrics_are_none() {
+    fn old_metrics_are_not_served() {
         let root = tempfile::tempdir().expect("a directory");
         let at = root.path().join("run/hanode/metrics.prom");
         std::fs::create_dir_all(at.parent().expect("a parent")).expect("a directory");
-        assert!(fresh(root.path()).is_err());
+        assert!(read_current(root.path()).is_err());
         std::fs::write(&at, "x 1\n").expect("writing");
-        assert_eq!(fresh(root.path()).expect("fresh"), "x 1\n");
-        let old = std::time::SystemTime::now() - STALE - TIMEOUT;
+        assert_eq!(read_current(root.path()).expect("read_current"), "x 1\n");
+        let old = std::time::SystemTime::now() - MAX_AGE - SOCKET_TIMEOUT;
         std::fs::File::options().write(true).open(&at).and_then(|f| f.set_modified(old)).expect("ageing");
-        assert!(fresh(root.path()).is_err());
+        assert!(read_current(root.path()).is_err());
     }
 }

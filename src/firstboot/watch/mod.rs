@@ -1,14 +1,14 @@
-//! What goes on while a node is in service: [`ready`] watches it, [`handover`] and [`step_down`] have Redis' failovers lose
-//! nothing, [`update`] takes up what an operator lays down, [`answer`] and [`metrics`] tell others.
+//! Work while the services run: [`services`] watches them, [`failover_guard`] and [`planned_failover`] keep Redis' failovers
+//! from losing writes, [`apply_bundle`] activates a new bundle, [`join_port`] and [`metrics`] answer others.
 
-pub(crate) mod answer;
 pub(crate) mod apply_bundle;
 mod dynamic_config;
 mod failover_guard;
+pub(crate) mod join_port;
 pub(crate) mod metrics;
 pub(crate) mod planned_failover;
-pub(crate) mod ready;
 pub(crate) mod reload;
+pub(crate) mod services;
 mod stale_sessions;
 mod suspend;
 mod sync_standby;

@@ -1,11 +1,11 @@
-//! What the running services were last given, component by component: so that a change is taken up once, in the
-//! way that disturbs least, and also where an earlier attempt was cut short.
+//! Fingerprints of the files with which the services run, per component: a changed component is reloaded or restarted once,
+//! even if an earlier attempt was interrupted.
 
 use crate::disk;
 use crate::node_config::NodeConfig;
 use crate::start::apply::NodeContext;
 use anyhow::{Context, Result};
-use hanode_cluster::client::redis::Redis;
+use hanode_cluster::client::redis::RedisClient;
 use hanode_core::plan::{Action, Plan};
 use hanode_core::target::OnChange;
 use hanode_util::file_tree::{Entry, Kind, below};
@@ -15,37 +15,37 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-/// In memory: a boot gives every service all there is.
-const GIVEN: &str = "/run/hanode/reloaded.json";
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// In memory: after a boot every service runs with the current files.
+const FINGERPRINTS_FILE: &str = "/run/hanode/reloaded.json";
+const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Component, and how it takes up a change: a hash of all that it takes up in that way.
-pub(crate) type Prints = BTreeMap<String, BTreeMap<OnChange, String>>;
+/// Per component and kind of change (reload or restart): a hash of the files concerned.
+pub(crate) type Fingerprints = BTreeMap<String, BTreeMap<OnChange, String>>;
 
-/// Whatever lies on the disk now is what the services are about to start with.
-pub(crate) fn remember(node: &NodeContext) -> Result<()> {
-    save(node.root, &prints(node)?)
+/// Saves the fingerprints of the files on the disk, with which the services are about to start.
+pub(crate) fn save_current(node: &NodeContext) -> Result<()> {
+    save(node.root, &fingerprints(node)?)
 }
 
-pub(crate) fn save(root: &Path, prints: &Prints) -> Result<()> {
-    Ok(SafeTree::open(root)?.replace(GIVEN, &serde_json::to_vec(prints)?, 0o600, None)?)
+pub(crate) fn save(root: &Path, fingerprints: &Fingerprints) -> Result<()> {
+    Ok(SafeTree::open(root)?.replace(FINGERPRINTS_FILE, &serde_json::to_vec(fingerprints)?, 0o600, None)?)
 }
 
-/// `None`: this boot has not let the services start yet.
-pub(crate) fn load(root: &Path) -> Result<Option<Prints>> {
-    match std::fs::read(below(root, GIVEN)) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).context(GIVEN)?)),
+/// `None` if the services have not been started in this boot yet.
+pub(crate) fn load(root: &Path) -> Result<Option<Fingerprints>> {
+    match std::fs::read(below(root, FINGERPRINTS_FILE)) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).context(FINGERPRINTS_FILE)?)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context(GIVEN),
+        Err(error) => Err(error).context(FINGERPRINTS_FILE),
     }
 }
 
-pub(crate) fn prints(node: &NodeContext) -> Result<Prints> {
+pub(crate) fn fingerprints(node: &NodeContext) -> Result<Fingerprints> {
     let target = &node.config.target;
-    let mut taken: BTreeMap<(&str, OnChange), Sha256> = BTreeMap::new();
+    let mut hashes: BTreeMap<(&str, OnChange), Sha256> = BTreeMap::new();
     let mut add = |component, how, entry: &Entry| {
         let Kind::File(content) = &entry.kind else { return };
-        let hash = taken.entry((component, how)).or_default();
+        let hash = hashes.entry((component, how)).or_default();
         for part in [entry.path.as_bytes(), content] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
@@ -55,7 +55,7 @@ pub(crate) fn prints(node: &NodeContext) -> Result<Prints> {
         let rows = target.reload.iter().filter(|row| row.covers(&entry.path));
         rows.for_each(|row| add(&row.component, row.on_change, entry));
     }
-    // Whom Redis follows changes with each failover: what counts is what hanode would write for the same plan.
+    // Redis' primary changes with each failover, so compare what is rendered for a fixed plan.
     let rendered = node.render(&Plan::uniform(&node.config.spec, Action::Resume))?;
     for entry in &rendered {
         if let Some(rule) = target.rule_at(&entry.path)
@@ -64,15 +64,19 @@ pub(crate) fn prints(node: &NodeContext) -> Result<Prints> {
             add(component, rule.on_change, entry);
         }
     }
-    let mut prints = Prints::new();
-    for ((component, how), hash) in taken {
-        prints.entry(component.into()).or_default().insert(how, hex::encode(hash.finalize()));
+    let mut fingerprints = Fingerprints::new();
+    for ((component, how), hash) in hashes {
+        fingerprints.entry(component.into()).or_default().insert(how, hex::encode(hash.finalize()));
     }
-    Ok(prints)
+    Ok(fingerprints)
 }
 
-/// Which components have something to take up and how, in the target's order.
-pub(crate) fn due(node: &NodeContext, before: &Prints, after: &Prints) -> Vec<(String, OnChange)> {
+/// The components whose files changed, and how to apply the change, in the target's order.
+pub(crate) fn changed_components(
+    node: &NodeContext,
+    before: &Fingerprints,
+    after: &Fingerprints,
+) -> Vec<(String, OnChange)> {
     let target = &node.config.target;
     let named = target.reload.iter().map(|row| &row.component);
     let mut order: Vec<&String> =
@@ -81,21 +85,21 @@ pub(crate) fn due(node: &NodeContext, before: &Prints, after: &Prints) -> Vec<(S
     order.retain(|component| seen.insert(*component));
     let changed = |component: &String| {
         let (now, then) = (after.get(component)?, before.get(component));
-        let hows = now.iter().filter(|(how, print)| then.and_then(|t| t.get(how)) != Some(*print));
-        // A restart takes up what a reload does.
-        hows.map(|(how, _)| *how).max().filter(|how| *how != OnChange::Nothing)
+        let kinds = now.iter().filter(|(kind, hash)| then.and_then(|t| t.get(kind)) != Some(*hash));
+        // A restart includes a reload.
+        kinds.map(|(kind, _)| *kind).max().filter(|kind| *kind != OnChange::Nothing)
     };
     order.into_iter().filter_map(|component| Some((component.clone(), changed(component)?))).collect()
 }
 
-/// Redis reads certificate and key anew when told their place, be it the same.
+/// Has Redis reload certificate and key, which it does when their path is set, even to the same value.
 pub(crate) fn reload_redis(root: &Path) -> Result<()> {
     let config = NodeConfig::active(root)?;
-    let name = disk::pin(root)?.context("this disk has no identity yet")?.node;
-    let own = config.spec.node(&name).context("node vanished from the spec")?;
+    let name = disk::pinned_node(root)?;
+    let own = config.node(&name)?;
     let Some(credentials) = config.redis_credentials()? else { return Ok(()) };
     let (port, password) = (config.spec.redis.port, &config.bundle.secrets.redis);
-    let mut redis = Redis::connect(Some(&credentials), own.address, port, password, TIMEOUT)?;
+    let mut redis = RedisClient::connect(Some(&credentials), own.address, port, password, REDIS_TIMEOUT)?;
     redis.query(&["CONFIG", "SET", "tls-cert-file", "/etc/ssl/redis/server.crt"])?;
     Ok(())
 }

@@ -1,37 +1,37 @@
-//! A machine that stood still and goes on.
+//! A machine that resumes after a suspend, a pause or a live migration.
 //!
-//! An etcd that led before holds all leases for expired then, by its own clock, and has them revoked before it hears that
-//! another leads (etcd 3.5.16 looks first, and believes answers from before). With them goes the lock of whoever leads
-//! PostgreSQL by now, the Patroni of this machine takes it, and what the other has acknowledged is lost: so this etcd
-//! is ended at once. It has some tens of milliseconds.
+//! If its etcd was leader before, all leases have expired by its clock, and it revokes them before it learns that there is
+//! another leader (etcd 3.5.16 checks first, but accepts answers from before the suspend). One of them is the leader lock of
+//! PostgreSQL's new leader: this machine's Patroni would take the lock, and the writes that the new leader acknowledged would
+//! be lost. So this etcd is killed at once, within some tens of milliseconds.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const ROUND: Duration = Duration::from_millis(10);
-/// Where etcd's unit has its processes, with either version of control groups.
-const PROCESSES: [&str; 2] = [
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// The processes of etcd's unit, with cgroup v2 and v1.
+const CGROUP_PROCS: [&str; 2] = [
     "/sys/fs/cgroup/system.slice/etcd.service/cgroup.procs",
     "/sys/fs/cgroup/systemd/system.slice/etcd.service/cgroup.procs",
 ];
 
-/// For good, on a thread of its own. `harmless`: so long may a machine stand still without a lease expiring.
-pub(super) fn watch(harmless: Duration) {
+/// Checks until the process ends. `tolerated`: the longest suspend after which no lease can have expired.
+pub(super) fn watch(tolerated: Duration) {
     loop {
         let before = Instant::now();
-        sleep(ROUND);
-        let stood = before.elapsed();
-        if stood > harmless {
-            end_etcd();
-            tracing::warn!("this machine stood still for {} s: its etcd is started anew", stood.as_secs());
+        sleep(CHECK_INTERVAL);
+        let suspended = before.elapsed();
+        if suspended > tolerated {
+            kill_etcd();
+            tracing::warn!("this machine was suspended for {} s: restarting its etcd", suspended.as_secs());
         }
     }
 }
 
-fn end_etcd() {
-    for at in PROCESSES {
+fn kill_etcd() {
+    for at in CGROUP_PROCS {
         for process in std::fs::read_to_string(at).unwrap_or_default().lines() {
             if let Ok(process) = process.parse() {
                 let _ = kill(Pid::from_raw(process), Signal::SIGKILL);

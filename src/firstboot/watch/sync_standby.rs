@@ -1,55 +1,57 @@
-//! A leader without a synchronous standby, though one streams: Patroni would look again within `loop_wait`, and until then
-//! a commit is on one disk only. So it is told to look at once.
+//! A leader without a synchronous standby, though a standby streams: Patroni would check again only within `loop_wait`, and
+//! until then commits are on one disk only. So it is woken at once.
 
 use anyhow::{Context, Result, ensure};
-use hanode_cluster::client::http::Http;
+use hanode_cluster::client::http::HttpClient;
 use hanode_cluster::health::Access;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-const TIMEOUT: Duration = Duration::from_secs(2);
-/// A standby that Patroni does not take yet is proposed again, but no more often than this.
-const PAUSE: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Patroni may not accept the standby yet: wake it again, but no more often than this.
+const WAKE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-pub(super) struct Standby {
-    told: Option<Instant>,
+pub(super) struct SyncStandbyCheck {
+    last_wake: Option<Instant>,
 }
 
-impl Standby {
-    /// Looks at this node's Patroni, and wakes it where it has a standby to name.
-    pub(super) fn look(&mut self, access: &Access, node: &str) {
+impl SyncStandbyCheck {
+    /// Wakes this node's Patroni if it has a standby to make synchronous.
+    pub(super) fn check(&mut self, access: &Access, node: &str) {
         let spec = &access.spec;
-        if !spec.postgres.synchronous || self.told.is_some_and(|at| at.elapsed() < PAUSE) {
+        if !spec.postgres.synchronous || self.last_wake.is_some_and(|at| at.elapsed() < WAKE_INTERVAL) {
             return;
         }
-        match wake_where_wanted(access, node) {
-            Ok(true) => self.told = Some(Instant::now()),
+        match wake_patroni_if_needed(access, node) {
+            Ok(true) => self.last_wake = Some(Instant::now()),
             Ok(false) => {}
-            Err(error) => tracing::debug!("a synchronous standby: {error:#}; Patroni looks by itself"),
+            Err(error) => tracing::debug!(
+                "waking Patroni: {error:#}; it checks for a synchronous standby in its next loop"
+            ),
         }
     }
 }
 
-fn wake_where_wanted(access: &Access, node: &str) -> Result<bool> {
-    let own = access.spec.node(node).context("node vanished from the spec")?;
+fn wake_patroni_if_needed(access: &Access, node: &str) -> Result<bool> {
+    let own = access.spec.node(node).with_context(|| format!("the spec has no node {node}"))?;
     let patroni = format!("https://{}", SocketAddr::new(own.address, access.spec.patroni.restapi_port));
-    let http = Http::new(Some(&access.cluster), TIMEOUT)?;
-    if !wanted(&http.get(&format!("{patroni}/patroni"))?.body) {
+    let http = HttpClient::new(Some(&access.cluster), REQUEST_TIMEOUT)?;
+    if !needs_sync_standby(&http.get(&format!("{patroni}/patroni"))?.body) {
         return Ok(false);
     }
     let url = format!("{patroni}/config");
-    // Every PATCH wakes Patroni's loop; this one takes away a setting that is not there.
-    let nothing = json!({ "hanode": null });
-    let answer = http.patch(&url, ("patroni", &access.secrets.patroni_rest), &nothing)?;
+    // Every PATCH wakes Patroni's loop; this one removes a setting that does not exist.
+    let no_change = json!({ "hanode": null });
+    let answer = http.patch(&url, ("patroni", &access.secrets.patroni_rest), &no_change)?;
     ensure!(answer.status == 200, "PATCH {url}: status {}", answer.status);
-    tracing::info!("a standby streams and none is synchronous: Patroni is told to look now");
+    tracing::info!("a standby streams and none is synchronous: waking Patroni");
     Ok(true)
 }
 
-/// Whether this is a leader with a standby that streams, and none that is synchronous.
-fn wanted(patroni: &Value) -> bool {
+/// Whether this is a leader with a streaming standby but no synchronous one.
+fn needs_sync_standby(patroni: &Value) -> bool {
     let standbys = patroni["replication"].as_array().map(Vec::as_slice).unwrap_or_default();
     let synchronous = |standby: &Value| matches!(standby["sync_state"].as_str(), Some("sync" | "quorum"));
     let running = patroni["state"].as_str() == Some("running");
@@ -71,14 +73,14 @@ mod tests {
 
     #[test]
     fn only_a_leader_whose_standby_is_not_synchronous_yet_wakes_patroni() {
-        assert!(wanted(&leader(&[("streaming", "async")])));
-        assert!(wanted(&leader(&[("backup", "async"), ("streaming", "potential")])));
-        assert!(!wanted(&leader(&[("streaming", "async"), ("streaming", "sync")])));
-        assert!(!wanted(&leader(&[("streaming", "quorum")])));
-        assert!(!wanted(&leader(&[("startup", "async")])), "it would not be taken yet");
-        assert!(!wanted(&leader(&[])));
-        assert!(!wanted(&json!({ "state": "running", "role": "replica" })));
-        assert!(!wanted(&json!({ "state": "starting", "role": "primary" })));
-        assert!(!wanted(&Value::Null));
+        assert!(needs_sync_standby(&leader(&[("streaming", "async")])));
+        assert!(needs_sync_standby(&leader(&[("backup", "async"), ("streaming", "potential")])));
+        assert!(!needs_sync_standby(&leader(&[("streaming", "async"), ("streaming", "sync")])));
+        assert!(!needs_sync_standby(&leader(&[("streaming", "quorum")])));
+        assert!(!needs_sync_standby(&leader(&[("startup", "async")])), "Patroni would not accept it yet");
+        assert!(!needs_sync_standby(&leader(&[])));
+        assert!(!needs_sync_standby(&json!({ "state": "running", "role": "replica" })));
+        assert!(!needs_sync_standby(&json!({ "state": "starting", "role": "primary" })));
+        assert!(!needs_sync_standby(&Value::Null));
     }
 }

@@ -88,7 +88,7 @@ impl ChaosReport {
         }
     }
 
-    /// A cluster that did not recover may not answer the queries that verify the writes. The report is complete without.
+    /// Accepts a failed verification: a cluster that did not recover may not answer the queries that verify the writes.
     pub(super) fn conclude(&mut self, duration: Duration, writes: Result<Verification>) {
         self.duration = duration.as_secs_f64();
         self.outages = outages(&self.rounds);

@@ -1,4 +1,5 @@
-//! The fault schedule: which fault, on which target, for how long. It depends only on the seed, so a run can be repeated.
+//! The fault schedule: which fault, on which target, for how long. It depends only on the seed, so that a run can be
+//! repeated.
 
 use super::fault::Fault;
 use rand::rngs::StdRng;

@@ -16,7 +16,7 @@ pub use verify::{Verification, WriteCounts};
 use super::Lab;
 use super::net::Net;
 use anyhow::{Context, Result, ensure};
-use hanode_cluster::client::http::Http;
+use hanode_cluster::client::http::HttpClient;
 use hanode_cluster::client::tls::Credentials;
 use hanode_cluster::health::Access;
 use std::net::{IpAddr, SocketAddr};
@@ -217,9 +217,9 @@ impl Client {
         self.postgres.connect(CLIENT_TIMEOUT)
     }
 
-    fn connect_redis(&self) -> Result<hanode_cluster::client::redis::Redis> {
+    fn connect_redis(&self) -> Result<hanode_cluster::client::redis::RedisClient> {
         let tls = self.redis_tls.as_ref();
-        hanode_cluster::client::redis::Redis::connect(
+        hanode_cluster::client::redis::RedisClient::connect(
             tls,
             self.vip,
             self.redis_port,
@@ -229,11 +229,11 @@ impl Client {
     }
 
     /// Each probe opens a new connection, as a load balancer does.
-    fn probe_client(&self) -> Result<Http> {
-        Http::new(None, CLIENT_TIMEOUT / 4)
+    fn probe_client(&self) -> Result<HttpClient> {
+        HttpClient::new(None, CLIENT_TIMEOUT / 4)
     }
 
-    fn probe(http: &mut Http, client: &Client, _: u64) -> Result<bool> {
+    fn probe(http: &mut HttpClient, client: &Client, _: u64) -> Result<bool> {
         let url = format!("http://{}/health", SocketAddr::new(client.vip, client.probe_port));
         let status = http.get(&url)?.status;
         ensure!(status == 200, "HAProxy answers {status}");

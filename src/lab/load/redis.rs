@@ -2,7 +2,7 @@
 
 use super::Client;
 use anyhow::{Result, bail, ensure};
-use hanode_cluster::client::redis::{Redis, Value};
+use hanode_cluster::client::redis::{RedisClient, Value};
 use std::collections::BTreeSet;
 
 /// Less than the client's own timeout.
@@ -17,11 +17,11 @@ pub(super) fn key(run: &str, kind: &str) -> String {
     format!("hanode-load:{run}:{kind}")
 }
 
-pub(super) fn push(redis: &mut Redis, client: &Client, number: u64) -> Result<bool> {
+pub(super) fn push(redis: &mut RedisClient, client: &Client, number: u64) -> Result<bool> {
     redis.query(&["RPUSH", &key(&client.run, PLAIN), &number.to_string()]).map(|_| true)
 }
 
-pub(super) fn push_and_wait(redis: &mut Redis, client: &Client, number: u64) -> Result<bool> {
+pub(super) fn push_and_wait(redis: &mut RedisClient, client: &Client, number: u64) -> Result<bool> {
     redis.query(&["RPUSH", &key(&client.run, WAIT), &number.to_string()])?;
     match redis.query(&["WAIT", &client.confirming.to_string(), WAIT_MS])? {
         Value::Number(replicas) => Ok(replicas >= client.confirming),
@@ -29,7 +29,7 @@ pub(super) fn push_and_wait(redis: &mut Redis, client: &Client, number: u64) -> 
     }
 }
 
-pub(super) fn numbers(redis: &mut Redis, key: &str) -> Result<BTreeSet<u64>> {
+pub(super) fn numbers(redis: &mut RedisClient, key: &str) -> Result<BTreeSet<u64>> {
     let mut numbers = BTreeSet::new();
     for page in 0.. {
         let (first, last) = (page * PAGE, (page + 1) * PAGE - 1);
@@ -47,7 +47,7 @@ pub(super) fn numbers(redis: &mut Redis, key: &str) -> Result<BTreeSet<u64>> {
     Ok(numbers)
 }
 
-pub(super) fn delete_keys(redis: &mut Redis, run: &str) -> Result<()> {
+pub(super) fn delete_keys(redis: &mut RedisClient, run: &str) -> Result<()> {
     let deleted = redis.query(&["DEL", &key(run, PLAIN), &key(run, WAIT)])?;
     ensure!(matches!(deleted, Value::Number(_)), "DEL answered {deleted:?}");
     Ok(())

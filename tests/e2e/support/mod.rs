@@ -16,7 +16,7 @@ pub use workdir::{Workdir, workdir, workdir_alone, workdir_named, workdir_withou
 use crate::common::programs::firstboot_program;
 use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::spec;
-use hanode_core::target::Override;
+use hanode_core::target::SourceOverride;
 use hanode_image::{self, BuildOptions, ClusterPayload};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,7 +61,7 @@ pub fn program() -> Vec<u8> {
 /// Target, sources and program of an image.
 pub struct ImageSetup {
     pub target: &'static str,
-    pub sources: Vec<Override>,
+    pub sources: Vec<SourceOverride>,
     pub program: Vec<u8>,
     /// Edits of the starter spec for this target.
     pub edits: Vec<(&'static str, &'static str)>,
@@ -91,7 +91,7 @@ impl ImageSetup {
             self.edits.iter().fold(spec::STARTER.to_string(), |text, (from, to)| text.replace(from, to));
         let spec = spec::parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
         let (_, mut target) = hanode_admin::embedded::target(self.target).unwrap();
-        target.choose(&spec.versions, &self.sources).unwrap();
+        target.apply_overrides(&spec.versions, &self.sources).unwrap();
         hanode_image::base_tree(&target, Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
     }
 }
@@ -111,7 +111,7 @@ pub fn build_with(program: &[u8], target: &str, cluster: Option<&ClusterDir>, ou
     build_image(target, &[], program, cluster, out);
 }
 
-fn build_image(target: &str, sources: &[Override], program: &[u8], cluster: Option<&ClusterDir>, out: &Path) {
+fn build_image(target: &str, sources: &[SourceOverride], program: &[u8], cluster: Option<&ClusterDir>, out: &Path) {
     let payload = cluster.map(|cluster| ClusterPayload {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,

@@ -10,7 +10,7 @@ const HELPERS: &str = include_str!("../../validators/helpers.sh");
 
 /// Writes `entries` and `hanode-firstboot` over a tree, runs the script in it, and returns its output.
 pub fn sandboxed(tree: &Path, program: &[u8], entries: &[Entry], script: &str) -> String {
-    let _turn = super::schedule::beside_others();
+    let _turn = super::schedule::concurrent();
     let dir = tempfile::Builder::new().prefix("hanode-validate-").tempdir().expect("a temporary directory");
     for part in ["upper", "work", "root"] {
         std::fs::create_dir(dir.path().join(part)).expect("a directory");
@@ -36,9 +36,9 @@ pub fn sandboxed(tree: &Path, program: &[u8], entries: &[Entry], script: &str) -
     stdin.write_all(script.as_bytes()).expect("the script goes in");
     drop(stdin);
     let output = child.wait_with_output().expect("the sandbox ends");
-    let said =
+    let stdout =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("CHECKED"), "{}\n{said}", output.status);
-    println!("{said}");
-    said
+    assert!(output.status.success() && stdout.contains("CHECKED"), "{}\n{stdout}", output.status);
+    println!("{stdout}");
+    stdout
 }

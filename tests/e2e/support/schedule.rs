@@ -1,7 +1,7 @@
 //! Which tests run at the same time.
 //!
 //! libtest runs as many tests at once as the machine has cores. Timeouts in a cluster or an emulated machine assume
-//! that nothing else takes the processor, so such a test runs alone; builds and checks run beside each other.
+//! that nothing else takes the processor, so such a test runs alone; builds and checks run at the same time.
 //!
 //! Tests whose changes a cluster repairs share one: it stays up after a test, and the next test of the same group uses
 //! it. Tests of that group run first; a test of another group takes the cluster down.
@@ -12,12 +12,12 @@ use std::ops::Deref;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 static STATE: Mutex<State> =
-    Mutex::new(State { beside: 0, alone: false, idle: None, waiting: BTreeMap::new() });
+    Mutex::new(State { concurrent: 0, alone: false, idle: None, waiting: BTreeMap::new() });
 static CHANGED: Condvar = Condvar::new();
 
 struct State {
     /// Number of tests that run at the same time.
-    beside: usize,
+    concurrent: usize,
     /// A test runs alone.
     alone: bool,
     /// The shared cluster, while no test uses it, and its group.
@@ -36,7 +36,7 @@ impl Drop for Turn {
         let mut state = state();
         match self.alone {
             true => state.alone = false,
-            false => state.beside -= 1,
+            false => state.concurrent -= 1,
         }
         CHANGED.notify_all();
     }
@@ -51,8 +51,8 @@ fn wait_until(free: impl Fn(&State) -> bool) -> MutexGuard<'static, State> {
 }
 
 /// For a test that runs at the same time as others of this kind.
-pub fn beside_others() -> Turn {
-    wait_until(|state| !state.alone).beside += 1;
+pub fn concurrent() -> Turn {
+    wait_until(|state| !state.alone).concurrent += 1;
     Turn { alone: false }
 }
 
@@ -60,7 +60,7 @@ pub fn beside_others() -> Turn {
 pub fn alone() -> Turn {
     let mut state = wait_until(|state| {
         let wanted = state.idle.as_ref().is_some_and(|(group, _)| state.waiting.contains_key(group));
-        !state.alone && state.beside == 0 && !wanted
+        !state.alone && state.concurrent == 0 && !wanted
     });
     state.alone = true;
     let idle = state.idle.take();
@@ -76,7 +76,7 @@ pub fn shared(group: &'static str, make: impl FnOnce() -> Lab) -> Shared {
     let mut state = wait_until(|state| {
         let others = |other: &&str| *other != group && state.waiting.contains_key(other);
         let wanted = state.idle.as_ref().is_some_and(|(idle, _)| others(idle));
-        !state.alone && state.beside == 0 && !wanted
+        !state.alone && state.concurrent == 0 && !wanted
     });
     state.alone = true;
     match state.waiting.get_mut(group) {

@@ -27,7 +27,7 @@ impl Workdir {
 
 /// For a test that runs at the same time as others.
 pub fn workdir() -> Workdir {
-    make(PREFIX, Some(schedule::beside_others()))
+    make(PREFIX, Some(schedule::concurrent()))
 }
 
 /// For a test that runs alone.

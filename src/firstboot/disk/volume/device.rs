@@ -82,7 +82,7 @@ fn blank_disks() -> Result<Vec<PathBuf>> {
     Ok(blank)
 }
 
-/// What is on the device. DeviceContent that a node cannot use is an error, since it may belong to somebody.
+/// What is on the device. Content that a node cannot use is an error, since it may belong to somebody.
 pub(super) fn content(device: &Path) -> Result<DeviceContent> {
     let shown = device.display();
     let probed = probe(device)?;

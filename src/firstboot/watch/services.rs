@@ -1,0 +1,211 @@
+//! Watches the node's services, reports when all are healthy, and keeps `state.json` current.
+
+use super::dynamic_config::DynamicConfigSync;
+use super::sync_standby::SyncStandbyCheck;
+use super::{apply_bundle, failover_guard, metrics, stale_sessions, suspend};
+use crate::disk;
+use crate::disk::generation::{CountResult, GenerationCounter};
+use crate::node_config::NodeConfig;
+use crate::start::interrupted_init::InterruptedInit;
+use crate::start::self_report;
+use crate::state::{self, Phase, UnitState};
+use crate::units::{self, Systemd, down};
+use anyhow::Result;
+use hanode_cluster::health::{Access, local};
+use hanode_core::plan::{self, Action, Plan};
+use hanode_util::user_error::UserError;
+use std::path::Path;
+use std::thread::{sleep, spawn};
+use std::time::{Duration, Instant};
+
+/// Between two rounds while a service is not healthy.
+const STARTING_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two rounds in the first [`SETTLING_TIME`] in service: peers start too, and a leader has to name a standby.
+const SETTLING_INTERVAL: Duration = Duration::from_secs(1);
+const SETTLING_TIME: Duration = Duration::from_secs(20);
+/// Between two rounds after that, and between two updates of the metrics.
+const STEADY_INTERVAL: Duration = Duration::from_secs(5);
+/// For a restarted etcd to reach its gate: until then the gate's step is that of the start before.
+const ETCD_RESTART_TIME: Duration = Duration::from_secs(30);
+
+/// Returns only with an error; systemd stops it.
+pub(crate) fn watch(root: &Path) -> Result<()> {
+    let config = NodeConfig::active(root)?;
+    let node = disk::pinned_node(root)?;
+    let units = units::watched(&config)?;
+    let systemd = Systemd::connect()?;
+    let access = config.access()?;
+    start_threads(root, &config, &node)?;
+    let mut watcher = Watcher {
+        root,
+        config: &config,
+        node: &node,
+        access: &access,
+        units,
+        systemd,
+        dynamic_config: DynamicConfigSync::default(),
+        generation: GenerationCounter::new(),
+        sync_standby: SyncStandbyCheck::default(),
+        interrupted_init: InterruptedInit::default(),
+        etcd_restart: None,
+        last_metrics: None,
+        healthy_since: None,
+    };
+    loop {
+        sleep(watcher.round()?);
+    }
+}
+
+/// Starts the watches that must react faster than a round.
+fn start_threads(root: &Path, config: &NodeConfig, node: &str) -> Result<()> {
+    // Patroni renews its lease at least once in each loop.
+    let tolerated =
+        Duration::from_secs(u64::from(config.spec.patroni.ttl - config.spec.patroni.loop_wait) / 2);
+    spawn(move || suspend::watch(tolerated));
+    let (access, name) = (config.access()?, node.to_string());
+    spawn(move || failover_guard::listen(access, &name));
+    let (root, target) = (root.to_path_buf(), config.target.clone());
+    spawn(move || stale_sessions::watch(&root, &target));
+    Ok(())
+}
+
+struct Watcher<'a> {
+    root: &'a Path,
+    config: &'a NodeConfig,
+    node: &'a str,
+    access: &'a Access,
+    units: Vec<&'a str>,
+    systemd: Systemd,
+    dynamic_config: DynamicConfigSync,
+    generation: GenerationCounter,
+    sync_standby: SyncStandbyCheck,
+    interrupted_init: InterruptedInit,
+    /// The last time that this watcher restarted etcd.
+    etcd_restart: Option<Instant>,
+    last_metrics: Option<Instant>,
+    healthy_since: Option<Instant>,
+}
+
+impl Watcher<'_> {
+    /// Checks everything once; returns the time until the next round.
+    fn round(&mut self) -> Result<Duration> {
+        let units = self.systemd.states(&self.units)?;
+        let mut problems = down(&units);
+        problems.extend(local::problems(self.access, self.node));
+        // The gates are not evaluated again while services run, so a lost etcd needs a new plan here.
+        let plan = match problems.iter().any(|p| p.starts_with("etcd: ")) {
+            true => Some(self.plan()?),
+            false => None,
+        };
+        self.rejoin_etcd(plan.as_ref())?;
+        self.sync_standby.check(self.access, self.node);
+        if problems.is_empty() {
+            self.record_service()?;
+        }
+        let postgres_is_down = problems.iter().any(|p| p.starts_with("PostgreSQL: "));
+        report(self.root, units, problems, plan.as_ref())?;
+        let healthy = state::load(self.root).phase == Phase::InService;
+        let metrics_are_due = self.last_metrics.is_none_or(|at| at.elapsed() >= STEADY_INTERVAL);
+        if healthy != self.healthy_since.is_some() || metrics_are_due {
+            if postgres_is_down {
+                self.check_interrupted_init();
+            }
+            metrics::save(self.root, self.config, self.access, self.node)?;
+            self.last_metrics = Some(Instant::now());
+        }
+        apply_bundle::release_held_back(self.root, self.config, self.node, &self.systemd)?;
+        self.healthy_since = if healthy { self.healthy_since.or(Some(Instant::now())) } else { None };
+        Ok(interval(self.healthy_since.map(|since| since.elapsed())))
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let seen = self_report::observe(self.root, self.config, self.node)?;
+        Ok(plan::plan(&self.config.spec, self.node, &seen))
+    }
+
+    fn rejoin_etcd(&mut self, plan: Option<&Plan>) -> Result<()> {
+        let at_its_gate = self.etcd_restart.is_some_and(|at| at.elapsed() <= ETCD_RESTART_TIME);
+        if !at_its_gate && plan.is_some_and(|plan| etcd_was_replaced(self.root, plan)) {
+            self.etcd_restart = Some(Instant::now());
+            tracing::warn!("etcd's quorum does not accept the log on this disk any more: etcd joins again");
+            self.systemd.restart(self.config.target.unit("etcd")?)?;
+        }
+        Ok(())
+    }
+
+    /// What is recorded about a node in service: on its disk, in Patroni's settings, and its generation.
+    fn record_service(&mut self) -> Result<()> {
+        disk::mark_in_service(self.root, &local::etcd_member(self.access, self.node)?)?;
+        self.dynamic_config.sync(self.root, self.config, self.node);
+        match self.generation.count(self.root, self.config, self.node) {
+            Ok(Some(CountResult::BehindEtcd)) => {
+                tracing::warn!("this machine was reverted to a snapshot: its services join again");
+                units::of_node(self.config)?.iter().try_for_each(|unit| self.systemd.restart(unit))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!("the generation of this disk cannot be counted now: {error:#}");
+                Ok(())
+            }
+        }
+    }
+
+    /// This node's Patroni may wait for the initialization by a node that failed.
+    fn check_interrupted_init(&mut self) {
+        let result = self_report::observe(self.root, self.config, self.node)
+            .and_then(|seen| self.interrupted_init.check(self.config, &seen));
+        result
+            .unwrap_or_else(|error| tracing::info!("an interrupted initialization of PostgreSQL: {error:#}"));
+    }
+}
+
+/// Until the next round, by how long the node has been healthy.
+fn interval(healthy: Option<Duration>) -> Duration {
+    match healthy {
+        None => STARTING_INTERVAL,
+        Some(healthy) if healthy < SETTLING_TIME => SETTLING_INTERVAL,
+        Some(_) => STEADY_INTERVAL,
+    }
+}
+
+/// Whether etcd resumed with its own log, but the quorum that answers does not include that log: after a recovery on another
+/// node, or a removal of this member while it was unreachable.
+fn etcd_was_replaced(root: &Path, plan: &Plan) -> bool {
+    let resumed = state::gate_steps(root).get("etcd").is_some_and(|step| step.action == Action::Resume);
+    resumed && plan.etcd.step.action == Action::Join
+}
+
+fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Option<&Plan>) -> Result<()> {
+    let mut state = state::load(root);
+    state.units = units;
+    for (gate, step) in state::gate_steps(root) {
+        let service = if gate == "patroni" { "postgres".to_string() } else { gate };
+        state.plan.insert(service, step);
+    }
+    let refused = plan.map(state::plan_steps).unwrap_or_default();
+    state.plan.extend(refused.into_iter().filter(|(_, step)| step.action == Action::Refuse));
+    let healthy = problems.is_empty();
+    state.error =
+        (!healthy && (state.phase == Phase::InService || state.error.is_some())).then(|| UserError {
+            what: problems.join("; "),
+            place: "the node's services".into(),
+            help: "see `hanode status` and the journal of the units named".into(),
+        });
+    state.waiting_for = problems;
+    if healthy {
+        return state.enter(root, Phase::InService, "every service is healthy");
+    }
+    if let Some(refused) = state.plan.values().find(|step| step.action == Action::Refuse) {
+        let reason = refused.reason.clone();
+        state.error = Some(UserError {
+            what: reason.clone(),
+            place: "joining the peers".into(),
+            help: "this node continues automatically once the cause is gone".into(),
+        });
+        return state.enter(root, Phase::Refused, &reason);
+    }
+    let had_started = matches!(state.phase, Phase::InService | Phase::Refused);
+    let phase = if had_started { Phase::Starting } else { state.phase };
+    let message = state.waiting_for.join("; ");
+    state.enter(root, phase, &message)
+}

@@ -1,0 +1,74 @@
+//! The disk of a node, as a container or a virtual machine.
+
+use super::layout::{self, NodeDisk};
+use super::{Lab, disk, vm};
+use anyhow::{Context, Result, bail, ensure};
+use hanode_util::command::{command, run_to_end};
+use std::path::{Path, PathBuf};
+
+impl Lab {
+    /// The identity of the node's disk; creates one if the node has none.
+    pub(super) fn disk(&self, node: &str) -> Result<NodeDisk> {
+        let at = self.home(node).join("disk.json");
+        if let Some(disk) = layout::read(&at)? {
+            return Ok(disk);
+        }
+        std::fs::create_dir_all(self.home(node))?;
+        let disk = NodeDisk::new(self.layout.image.clone());
+        layout::write(&at, &disk)?;
+        Ok(disk)
+    }
+
+    /// Calls `work` with the files that a stopped container node has written over the image.
+    pub fn on_disk<T: Send>(&self, node: &str, work: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
+        ensure!(
+            !self.running(node) && !self.layout.vm,
+            "the disk of {node} cannot be mounted: the node runs or is a virtual machine"
+        );
+        self.disk(node)?;
+        disk::with_mounted(&self.home(node), work)
+    }
+
+    /// Copies the disk of a running or stopped node, like a hypervisor's snapshot.
+    pub fn snapshot(&self, node: &str) -> Result<()> {
+        let [from, to] = self.snapshot_files(node)?;
+        let copy = || run_to_end(command("cp").arg("--sparse=always").arg(&from).arg(&to)).map(drop);
+        match self.process(node) {
+            None => copy(),
+            Some(_) if self.layout.vm => bail!("{node} is a virtual machine: shut it down first"),
+            Some(process) => disk::while_frozen(&self.home(node), process.pid, copy),
+        }
+    }
+
+    /// Replaces the disk of a stopped node with the snapshot.
+    pub fn restore(&self, node: &str) -> Result<()> {
+        ensure!(!self.running(node), "{node} is running: stop it before replacing its disk");
+        let [disk, snapshot] = self.snapshot_files(node)?;
+        ensure!(snapshot.exists(), "{node} has no snapshot");
+        run_to_end(command("cp").args(["--sparse=always"]).arg(snapshot).arg(disk)).map(drop)
+    }
+
+    fn snapshot_files(&self, node: &str) -> Result<[PathBuf; 2]> {
+        self.node(node)?;
+        let file = if self.layout.vm { vm::DISK } else { disk::FILE };
+        let disk = self.home(node).join(file);
+        Ok([disk.clone(), disk.with_extension("snapshot")])
+    }
+
+    /// Removes the disk of a stopped node: it starts next as a new machine on a new disk.
+    pub fn discard_disk(&self, node: &str) -> Result<()> {
+        self.node(node)?;
+        let _lock = self.lock()?;
+        ensure!(!self.running(node), "{node} is running: stop it before replacing its disk");
+        let home = self.home(node);
+        for file in ["disk.json", disk::FILE, vm::DISK, "seed.iso"] {
+            match std::fs::remove_file(home.join(file)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(e).with_context(|| format!("discarding the disk of {node}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
