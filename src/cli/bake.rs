@@ -51,7 +51,7 @@ fn no_ca_key_inside(dir: &Path, root: &Path) -> Result<()> {
             bail!(UserError::new(
                 "this CA key is inside the tree that becomes the image",
                 key.display().to_string(),
-                "bake from a copy of the cluster directory that has only cluster.toml, secrets.toml and bundle.tar.gz"
+                "bake from a copy of the cluster directory with only cluster.toml, secrets.toml and bundle.tar.gz"
             ));
         }
     }

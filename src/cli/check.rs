@@ -30,7 +30,7 @@ pub(crate) struct Check {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
-    /// Show instead how long each fault may interrupt the services, computed from the configuration
+    /// Show how long each fault may interrupt the services, computed from the configuration
     #[arg(long)]
     rto: bool,
 }

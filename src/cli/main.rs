@@ -33,7 +33,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 From nothing to a running cluster:
-  hanode init demo                                            create names, addresses, CAs, passwords
+  hanode init demo                                            create names, CAs and passwords
   hanode certs issue demo                                     apply edits of demo/cluster.toml
   hanode check demo                                           validate the cluster directory
   hanode build demo --target debian-13 --out node.qcow2       build one image for all nodes
@@ -130,15 +130,15 @@ fn load_checked(dir: &Path, report: CheckReport) -> Result<ClusterDir> {
         return ClusterDir::load(dir);
     }
     let faults: String = report.faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    // Many faults have the same remedy.
+    let mut remedies: Vec<&str> = report.faults.iter().map(|fault| fault.help.as_str()).collect();
+    remedies.dedup();
     let count = match report.faults.len() {
         1 => "1 fault".to_string(),
         n => format!("{n} faults"),
     };
-    let dir = dir.display();
-    bail!(UserError::with_help(
-        format!("{dir} has {count}, and a node would refuse to start with it:{faults}"),
-        format!("run `hanode check {dir}`: it prints a remedy for each fault")
-    ))
+    let what = format!("{} has {count}, and a node would refuse to start with it:{faults}", dir.display());
+    bail!(UserError::with_help(what, remedies.join("\nhelp: ")))
 }
 
 /// Prints to standard output. A closed pipe (`| head`) is not an error.

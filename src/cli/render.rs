@@ -7,7 +7,7 @@ use hanode_cluster::health;
 use hanode_core::machine::MachineFacts;
 use hanode_core::pki::read;
 use hanode_core::plan::{self, Action};
-use hanode_core::render::{self, Crl, Input};
+use hanode_core::render::{self, CrlInput, RenderInput};
 use hanode_util::file_tree::{self, Ids};
 use hanode_util::scratch::Scratch;
 use hanode_util::user_error::UserError;
@@ -82,7 +82,7 @@ impl Render {
         let der = read::der(service)?;
         let interface = self.interface.as_deref().or(cluster.spec.keepalived.interface.as_deref());
         let secrets = if self.redact { render::redacted(&cluster.secrets) } else { cluster.secrets.clone() };
-        render::render(&Input {
+        render::render(&RenderInput {
             spec: &cluster.spec,
             target: &target,
             node: &self.node,
@@ -93,7 +93,7 @@ impl Render {
             plan: &plan::Plan::uniform(&cluster.spec, action),
             secrets: &secrets,
             templates: &hanode_admin::embedded::templates(),
-            crl: Crl {
+            crl: CrlInput {
                 service: !read::crl(service)?.entries.is_empty(),
                 cluster: !read::crl(own)?.entries.is_empty(),
                 der: Some(&der),

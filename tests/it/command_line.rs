@@ -45,7 +45,7 @@ fn init_refuses_a_directory_that_is_not_empty_and_leaves_nothing_behind() {
     fs::write(admin.home.path().join("bad.toml"), hanode_core::spec::STARTER.replace("ttl = 20", "ttl = 1"))
         .expect("a file");
     let bad = admin.hanode("init new --spec bad.toml");
-    assert!(bad.code == 1 && bad.err.starts_with("hanode: bad.toml has 1 fault\n  line "), "{}", bad.err);
+    assert!(bad.code == 1 && bad.err.starts_with("error: bad.toml has 1 fault\n  line "), "{}", bad.err);
     assert!(!admin.home.path().join("new").exists());
     fs::remove_file(admin.path("file")).expect("removing");
     admin.succeeds("init demo");
@@ -119,13 +119,13 @@ fn check_reports_all_faults_of_the_spec_with_their_lines() {
         ("synchronous = \"yes\"", "postgres.synchronous is \"yes\", not true or false"),
     ] {
         let line = text.lines().position(|l| l.contains(piece)).expect("the piece") + 1;
-        let expected = format!("fault: {what}\n  where: demo/cluster.toml:{line}\n  do: ");
+        let expected = format!("error: demo/cluster.toml:{line}: {what}\nhelp: ");
         assert!(ran.out.contains(&expected), "{expected:?} is not in\n{}", ran.out);
     }
     assert!(ran.out.ends_with("demo: 3 faults, 0 warnings\n"), "{}", ran.out);
     let refused = admin.hanode("certs issue demo");
     assert_eq!(refused.code, 1);
-    assert!(refused.err.starts_with("hanode: demo/cluster.toml has 3 faults\n  line "), "{}", refused.err);
+    assert!(refused.err.starts_with("error: demo/cluster.toml has 3 faults\n  line "), "{}", refused.err);
     admin.edit("cluster.toml", "[redis]", "[redis");
     admin.one_fault("this is not TOML");
 }
@@ -142,7 +142,7 @@ fn the_printed_order_of_steps_works_after_an_edit() {
     }
     admin.edit("cluster.toml", "192.168.18.23", "192.168.18.33");
     let faults = admin.json("check demo --json")["faults"].to_string();
-    assert!(faults.contains("hanode certs issue demo, then") && !faults.contains("DIR"), "{faults}");
+    assert!(faults.contains("`hanode certs issue demo`, then") && !faults.contains("DIR"), "{faults}");
     admin.succeeds("certs issue demo");
     admin.succeeds("check demo");
 }
@@ -163,7 +163,7 @@ fn check_names_every_mismatch() {
     fs::write(&bundle, &whole[..whole.len() / 2]).expect("writing");
     admin.one_fault("truncated");
     fs::write(&bundle, "nonsense").expect("writing");
-    admin.one_fault("foreign");
+    admin.one_fault("not a hanode bundle");
     fs::remove_file(&bundle).expect("removing");
     admin.one_fault("bundle.tar.gz");
     assert_eq!(

@@ -52,7 +52,7 @@ fn a_seed_that_cannot_work_is_refused() {
 #[test]
 fn a_bake_refuses_a_tree_with_ca_keys() {
     let admin = AdminDir::new();
-    let words = ["demo/pki/service/ca.key", "cluster.toml, secrets.toml and bundle.tar.gz alone"];
+    let words = ["demo/pki/service/ca.key", "only cluster.toml, secrets.toml and bundle.tar.gz"];
     assert_refused(&mut admin.command("bake demo --target debian-13 --root ."), admin.home.path(), &words);
 }
 

@@ -18,6 +18,7 @@ pub(crate) fn move_redis_aside(root: &Path, target: &Target) -> Result<()> {
     redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(root, &format!("{data}/{part}")))
 }
 
+/// Renames to `NAME.aside-TIME`; does nothing if the path does not exist.
 fn move_aside(root: &Path, path: &str) -> Result<()> {
     let tree = SafeTree::open(root)?;
     if !tree.exists(path)? {

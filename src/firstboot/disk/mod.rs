@@ -180,7 +180,7 @@ fn data_on_disk(root: &Path, target: &Target) -> Result<DiskData> {
         etcd: has_entries(&etcd.join("member/wal")),
         postgres: postgres.join("PG_VERSION").exists(),
         redis: redis_rdb::has_data(&redis),
-        sentinel: sentinel::intact(&sentinel),
+        sentinel: sentinel::is_intact(&sentinel),
     })
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn yield_address(node: &NodeContext, probe: DuplicateProbe, state: &m
     let removed = match result {
         Ok(None) => return Ok(()),
         Ok(Some(removed)) => removed,
-        // The probe is repeated where it matters most, before etcd's membership changes.
+        // The probe is repeated before etcd's membership changes, where a duplicate does the most harm.
         Err(error) => {
             tracing::warn!("cannot tell whether another machine has {}: {error:#}", own.address);
             return Ok(());

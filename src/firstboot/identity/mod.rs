@@ -32,11 +32,11 @@ pub(crate) struct Identity {
 #[derive(Debug, Error, PartialEq)]
 pub(crate) enum IdentityError {
     #[error(
-        "metadata key {key} is {value:?}, but the spec has no such node; correct the metadata (known: {known})"
+        "the metadata key {key} is {value:?}, but the spec has no such node; correct the metadata (known: {known})"
     )]
     UnknownNode { key: &'static str, value: String, known: String },
     #[error(
-        "by its {first} this is {first_node}, by its {second} {second_node}; correct the wrong one and reboot"
+        "its {first} identifies this machine as {first_node}, its {second} as {second_node}; correct the wrong one and reboot"
     )]
     Contradiction { first: &'static str, first_node: String, second: &'static str, second_node: String },
     #[error(
@@ -44,7 +44,7 @@ pub(crate) enum IdentityError {
     )]
     OtherMachine { pinned: String, source_name: &'static str, claimed: String },
     #[error(
-        "nothing says which node this is: set the metadata key hanode_node, the host name, or an address to one of: {0}"
+        "cannot tell which node this is: set the metadata key hanode_node, the host name, or an address to one of: {0}"
     )]
     Unidentified(String),
 }
@@ -70,7 +70,7 @@ pub(crate) fn identify(
         (Some(pin), Some((_, node))) if node == pin.node => Ok(pinned(pin, None)),
         (Some(pin), Some((source, node))) if same_machine(pin, machine, metadata) => {
             let warning = format!(
-                "by its {source} this machine is now {node}; it stays {}, as pinned on its disk",
+                "its {source} now identifies this machine as {node}; it stays {}, as pinned on its disk",
                 pin.node
             );
             Ok(pinned(pin, Some(warning)))

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use hanode_core::machine::MachineFacts;
 use hanode_core::pki::read;
 use hanode_core::plan::Plan;
-use hanode_core::render::{self, Crl, Input, sentinel};
+use hanode_core::render::{self, CrlInput, RenderInput, sentinel};
 use hanode_util::file_tree::{Entry, Ids, Kind, write};
 use hanode_util::safe_path::SafeTree;
 use std::path::Path;
@@ -25,7 +25,7 @@ impl NodeContext<'_> {
         let config = self.config;
         let (service, cluster) = (read::crl(config.service_crl()?)?, read::crl(config.cluster_crl()?)?);
         let der = read::der(config.service_crl()?)?;
-        render::render(&Input {
+        render::render(&RenderInput {
             spec: &config.spec,
             target: &config.target,
             node: self.name,
@@ -33,7 +33,7 @@ impl NodeContext<'_> {
             plan,
             secrets: &config.bundle.secrets,
             templates: &config.templates,
-            crl: Crl {
+            crl: CrlInput {
                 service: !service.entries.is_empty(),
                 cluster: !cluster.entries.is_empty(),
                 der: Some(&der),

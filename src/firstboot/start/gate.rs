@@ -213,7 +213,7 @@ fn fetch_from_primary(node: &NodeContext, plan: &Plan, seen: &Observations) -> R
 }
 
 fn sentinel_file_is_intact(node: &NodeContext) -> Result<bool> {
-    Ok(sentinel::intact(&disk::sentinel_conf(node.root, &node.config.target)?))
+    Ok(sentinel::is_intact(&disk::sentinel_conf(node.root, &node.config.target)?))
 }
 
 fn remove_torn_sentinel_file(node: &NodeContext) -> Result<()> {

@@ -105,7 +105,7 @@ fn identify(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Result<S
     }
     let found = identity::identify(&config.spec, &machine, metadata.as_ref(), pinned.as_ref());
     let found = found.map_err(|error| match platform_error {
-        Some(why) => anyhow::Error::from(error).context(format!("{why:#}")),
+        Some(why) => why.context(error),
         None => error.into(),
     })?;
     if let Some(warning) = &found.warning {
@@ -131,7 +131,7 @@ fn identify(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Result<S
     state.identity_source = Some(found.source.into());
     let hostname = config.spec.node(&found.node).map(|n| n.hostname.clone());
     let hostname = hostname
-        .with_context(|| format!("this disk is pinned to {}, which the spec does not know", found.node))?;
+        .with_context(|| format!("this disk is pinned to {}, which is not in the spec", found.node))?;
     if machine.hostname != hostname {
         nix::unistd::sethostname(&hostname).context("setting the host name")?;
     }
@@ -177,6 +177,7 @@ fn wait_for_clock(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Re
     Ok(())
 }
 
+/// The machine's facts, once an interface has the node's address.
 pub(crate) fn machine_facts(root: &Path, config: &NodeConfig, name: &str) -> Result<MachineFacts> {
     let node = config.node(name)?;
     let start = state::uptime_ms();

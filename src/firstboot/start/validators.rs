@@ -43,7 +43,7 @@ pub(super) fn parameters(root: &Path, target: &Target, parameters: &BTreeMap<Str
         capture(Command::new(&server).args(["-C", "max_connections", "-D"]).arg(below(root, &staging)))?;
     tree.remove_dir_all(&staging)?;
     if !output.status.success() {
-        bail!("PostgreSQL does not accept what [postgres.parameters] says: {}", in_one_line(&output));
+        bail!("PostgreSQL rejects [postgres.parameters]: {}", in_one_line(&output));
     }
     Ok(())
 }

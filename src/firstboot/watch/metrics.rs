@@ -104,7 +104,7 @@ mod tests {
         std::fs::create_dir_all(at.parent().expect("a parent")).expect("a directory");
         assert!(read_current(root.path()).is_err());
         std::fs::write(&at, "x 1\n").expect("writing");
-        assert_eq!(read_current(root.path()).expect("read_current"), "x 1\n");
+        assert_eq!(read_current(root.path()).expect("current metrics"), "x 1\n");
         let old = std::time::SystemTime::now() - MAX_AGE - SOCKET_TIMEOUT;
         std::fs::File::options().write(true).open(&at).and_then(|f| f.set_modified(old)).expect("ageing");
         assert!(read_current(root.path()).is_err());

@@ -34,7 +34,7 @@ pub enum Fault {
     PausePatroni,
     /// Redis hangs
     PauseRedis,
-    /// Etcd hangs
+    /// etcd hangs
     PauseEtcd,
     /// Disk with the servers' data filled to the last byte
     Full,

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_end_after_the_given_time() {
+    fn longest_gap_ends_after_from() {
         let s = Duration::from_secs;
         let mut ledger = Ledger::default();
         for at in [1, 2, 9, 10, 14, 15] {
