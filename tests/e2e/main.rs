@@ -36,3 +36,4 @@ mod packer;
 mod recovery;
 mod seed_disks;
 mod selinux;
+mod service_users;
