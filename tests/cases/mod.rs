@@ -3,7 +3,7 @@
 
 use hanode_core::machine::MachineFacts;
 use hanode_core::plan::{Action, EtcdStep, Plan, RedisStep, Step};
-use hanode_core::render::{Crl, Input, render};
+use hanode_core::render::{CrlInput, RenderInput, render};
 use hanode_core::secrets::Secrets;
 use hanode_core::spec::{self, Spec, VipMode};
 use hanode_core::target::Target;
@@ -39,7 +39,7 @@ impl Case {
 
     pub fn render(&self, node: &str) -> Vec<Entry> {
         let templates = hanode_admin::embedded::templates();
-        let input = Input {
+        let input = RenderInput {
             spec: &self.spec,
             target: &self.target,
             node,
@@ -47,7 +47,7 @@ impl Case {
             plan: &self.plan,
             secrets: &self.secrets,
             templates: &templates,
-            crl: Crl { service: self.revoked, cluster: self.revoked, der: Some(&self.crl_der) },
+            crl: CrlInput { service: self.revoked, cluster: self.revoked, der: Some(&self.crl_der) },
         };
         render(&input).unwrap_or_else(|error| panic!("{node}: {error:#}"))
     }

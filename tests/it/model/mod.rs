@@ -7,6 +7,7 @@
 //! the remedy it ends in service too. `make test-model` runs very many histories.
 
 mod acts;
+mod redis;
 mod world;
 
 use hanode_core::plan::{EtcdRecovery, recovery};
