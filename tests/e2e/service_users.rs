@@ -1,7 +1,7 @@
 //! What code that runs as a service's user can make root do: links in the directories of that user.
 
 use crate::cases::Case;
-use crate::support::lab::Lab;
+use crate::support::lab::{Lab, until};
 use crate::support::schedule::{self, Shared};
 use crate::support::workdir_without_turn;
 use hanode_core::bundle::Bundle;
@@ -203,7 +203,7 @@ fn user_redis_does_not_make_root_write_elsewhere() {
         "runuser -u redis -- sh -ec 'cd /var/lib/redis; mv hanode moved; ln -s /etc/tmpfiles.d hanode; \
          kill -9 $(cat /run/sentinel/redis-sentinel.pid)'",
     );
-    lab.eventually("the gate refuses the link", 60, || {
+    until("the gate refuses the link", Duration::from_secs(60), || {
         let journal = lab.sh("node3", "journalctl -b --no-pager -u redis-sentinel");
         journal.contains("/var/lib/redis/hanode is a symbolic link that user id")
     });
