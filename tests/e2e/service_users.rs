@@ -41,10 +41,11 @@ impl Tree {
         fs::create_dir_all(tree.at(VICTIM)).unwrap();
         // What a followed link would find, so that no missing name stops it.
         for entry in entries {
-            let name = Path::new(&entry.path).file_name().unwrap();
+            let at = tree.at(VICTIM).join(Path::new(&entry.path).file_name().unwrap());
             match entry.kind {
-                Kind::Dir => fs::create_dir_all(tree.at(VICTIM).join(name)).unwrap(),
-                _ => fs::write(tree.at(VICTIM).join(name), "root's\n").unwrap(),
+                _ if at.exists() => {}
+                Kind::Dir => fs::create_dir(at).unwrap(),
+                _ => fs::write(at, "root's\n").unwrap(),
             }
         }
         tree
