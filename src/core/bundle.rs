@@ -3,7 +3,7 @@
 
 use crate::secrets::Secrets;
 use flate2::{Compression, GzBuilder, read::GzDecoder};
-use hanode_util::file_tree::{Entry, Kind};
+use hanode_util::file_tree::{Entry, EntryKind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -83,7 +83,7 @@ impl Bundle {
     /// The content of the file with this path on a node.
     pub fn file(&self, path: &str) -> Option<&[u8]> {
         self.entries.iter().find(|e| e.path == path).and_then(|e| match &e.kind {
-            Kind::File(content) => Some(content.as_slice()),
+            EntryKind::File(content) => Some(content.as_slice()),
             _ => None,
         })
     }
@@ -97,9 +97,9 @@ impl Bundle {
                 tar.append_pax_extensions([(LABEL_KEY, label.as_bytes())])?;
             }
             let content: &[u8] = match &entry.kind {
-                Kind::File(content) => content,
-                Kind::Dir => &[],
-                Kind::Link(_) => return Err(io::Error::other("a bundle cannot contain links")),
+                EntryKind::File(content) => content,
+                EntryKind::Dir => &[],
+                EntryKind::Link(_) => return Err(io::Error::other("a bundle cannot contain links")),
             };
             tar.append(&header(entry, content.len())?, content)?;
         }
@@ -123,7 +123,7 @@ impl Bundle {
         }
         let find = |path: &str| {
             entries.iter().find_map(|e| match &e.kind {
-                Kind::File(content) if e.path == path => Some(content.as_slice()),
+                EntryKind::File(content) if e.path == path => Some(content.as_slice()),
                 _ => None,
             })
         };
@@ -142,7 +142,7 @@ impl Bundle {
 fn header(entry: &Entry, size: usize) -> io::Result<tar::Header> {
     let mut header = tar::Header::new_ustar();
     let name = entry.path.trim_start_matches('/');
-    if entry.kind == Kind::Dir {
+    if entry.kind == EntryKind::Dir {
         header.set_entry_type(tar::EntryType::Directory);
         header.set_path(format!("{name}/"))?;
     } else {
@@ -202,7 +202,7 @@ fn read_member(mut member: tar::Entry<'_, &[u8]>) -> Result<Entry, BundleError> 
         return Err(not_a_bundle(format!("{path} has mode {mode:o}")));
     }
     let kind = match kind {
-        tar::EntryType::Directory => Kind::Dir,
+        tar::EntryType::Directory => EntryKind::Dir,
         tar::EntryType::Regular => {
             let mut content = Vec::new();
             // Bounded by the unpacked size, whatever size the header has.
@@ -210,7 +210,7 @@ fn read_member(mut member: tar::Entry<'_, &[u8]>) -> Result<Entry, BundleError> 
             if content.len() as u64 != member.size() {
                 return Err(BundleError::Truncated);
             }
-            Kind::File(content)
+            EntryKind::File(content)
         }
         _ => return Err(not_a_bundle(format!("{path} is neither a file nor a directory"))),
     };

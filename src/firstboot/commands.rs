@@ -19,7 +19,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Joins this machine to its cluster, and shows what it does
+/// The hanode agent on a node: joins this machine to its cluster
 #[derive(Parser)]
 #[command(
     name = "hanode",

@@ -77,11 +77,13 @@ impl NodeConfig {
 
     fn checked(self) -> Result<NodeConfig> {
         if self.bundle.metadata.cluster != self.spec.name {
-            bail!(
-                "the bundle is of cluster {:?}, the spec of {:?}; copy both from one cluster directory",
-                self.bundle.metadata.cluster,
-                self.spec.name
-            );
+            bail!(UserError::with_help(
+                format!(
+                    "the bundle is of cluster {:?}, the spec of {:?}",
+                    self.bundle.metadata.cluster, self.spec.name
+                ),
+                "copy both from one cluster directory",
+            ));
         }
         Ok(self)
     }
@@ -149,12 +151,13 @@ fn read_spec(root: &Path, paths: &[&'static str]) -> Result<(Spec, String)> {
 /// The first of `paths` that exists.
 fn first_of<'a>(root: &Path, paths: &[&'a str]) -> Result<&'a str> {
     let found = paths.iter().find(|p| below(root, p).exists());
-    found.copied().with_context(|| {
+    let missing = || {
         UserError::with_help(
             format!("none of {} exists", paths.join(", ")),
             "build the image with a cluster directory, or copy the file to /etc/hanode",
         )
-    })
+    };
+    Ok(found.copied().ok_or_else(missing)?)
 }
 
 fn text(root: &Path, path: &str) -> Result<String> {

@@ -6,7 +6,7 @@ use hanode_core::bundle::Bundle;
 use hanode_core::machine::MachineFacts;
 use hanode_core::pki::{Ca, read};
 use hanode_core::plan::{Action, Plan};
-use hanode_core::render::{self, Crl, Input};
+use hanode_core::render::{self, CrlInput, RenderInput};
 use hanode_core::target::Target;
 use hanode_util::user_error::UserError;
 
@@ -22,13 +22,13 @@ pub(crate) fn render_all_nodes(payload: &ClusterPayload, target: &Target) -> Res
     };
     let (service, cluster) = (revocation_list(Ca::Service)?, revocation_list(Ca::Cluster)?);
     let der = read::der(service)?;
-    let crl = Crl {
+    let crl = CrlInput {
         service: !read::crl(service)?.entries.is_empty(),
         cluster: !read::crl(cluster)?.entries.is_empty(),
         der: Some(&der),
     };
     for node in &spec.nodes {
-        render::render(&Input {
+        render::render(&RenderInput {
             spec,
             target,
             node: &node.name,

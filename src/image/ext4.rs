@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use hanode_util::command::{command, run};
-use hanode_util::file_tree::{Entry, Ids, Kind};
+use hanode_util::file_tree::{Entry, Ids, EntryKind};
 use hanode_util::scratch::Scratch;
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -118,22 +118,22 @@ fn debugfs_script(
         }
         let path = &entry.path;
         let new = present.insert(path.clone());
-        if !new && entry.kind != Kind::Dir {
+        if !new && entry.kind != EntryKind::Dir {
             writeln!(out, "rm \"{path}\"")?;
         }
         let kind = match &entry.kind {
-            Kind::Dir => {
+            EntryKind::Dir => {
                 if new {
                     writeln!(out, "mkdir \"{path}\"")?;
                 }
                 0o040000
             }
-            Kind::Link(target) => {
+            EntryKind::Link(target) => {
                 check_name(&format!("/{target}"))?;
                 writeln!(out, "symlink \"{path}\" \"{target}\"")?;
                 0o120000
             }
-            Kind::File(content) => {
+            EntryKind::File(content) => {
                 let staged = scratch.write(&format!("content-{number}"), content)?;
                 writeln!(out, "write \"{}\" \"{path}\"", staged.display())?;
                 0o100000

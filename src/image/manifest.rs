@@ -3,7 +3,7 @@
 use super::inventory::Inventory;
 use anyhow::Result;
 use hanode_core::target::Target;
-use hanode_util::file_tree::Row;
+use hanode_util::file_tree::ManifestRow;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ impl ImageManifest {
         target: &Target,
         inventory: &Inventory,
         cluster: Option<ClusterInfo>,
-        rows: Vec<Row>,
+        rows: Vec<ManifestRow>,
     ) -> Result<ImageManifest> {
         Ok(ImageManifest {
             schema: 1,

@@ -143,7 +143,7 @@ fn label(target: &Target, path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hanode_util::file_tree::Kind;
+    use hanode_util::file_tree::EntryKind;
 
     fn bake_target<'a>(target: &'a Target, text: &'a str, inventory: &'a Inventory) -> BakeTarget<'a> {
         BakeTarget { target_text: text, target, inventory, program: b"program" }
@@ -167,7 +167,7 @@ mod tests {
         assert!(paths.contains(&"/etc/systemd/system-preset/00-hanode.preset"));
         let operator_dir =
             entries.iter().find(|e| e.path == "/etc/hanode").expect("no directory for the operator's bundle");
-        assert_eq!((&operator_dir.kind, operator_dir.mode), (&Kind::Dir, 0o700));
+        assert_eq!((&operator_dir.kind, operator_dir.mode), (&EntryKind::Dir, 0o700));
         assert!(!paths.contains(&"/usr/lib/hanode/spec.toml"));
         assert!(!paths.contains(&bundle::BAKED_PATH));
     }
@@ -176,7 +176,7 @@ mod tests {
     fn a_preset_disables_every_server() {
         let (_, target) = embedded::target("debian-13").unwrap();
         let preset = embedded::entries("etc/systemd/system-preset", "");
-        let Kind::File(text) = &preset[0].kind else { panic!("the preset is not a file") };
+        let EntryKind::File(text) = &preset[0].kind else { panic!("the preset is not a file") };
         let text = String::from_utf8_lossy(text);
         for unit in target.units.values() {
             assert!(text.lines().any(|l| l == format!("disable {unit}")), "no preset for {unit}");

@@ -1,7 +1,7 @@
 //! Writes entries into tar archives; the same entries give the same bytes.
 
 use anyhow::{Context, Result};
-use hanode_util::file_tree::{Entry, Ids, Kind};
+use hanode_util::file_tree::{Entry, Ids, EntryKind};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -39,17 +39,17 @@ fn append_entry<W: Write>(archive: &mut Builder<W>, entry: &Entry, ids: &Ids, mt
     header.set_mtime(mtime);
     let name = format!("./{}", entry.path.trim_start_matches('/'));
     match &entry.kind {
-        Kind::File(content) => {
+        EntryKind::File(content) => {
             header.set_entry_type(EntryType::Regular);
             header.set_size(content.len() as u64);
             archive.append_data(&mut header, name, content.as_slice())?;
         }
-        Kind::Dir => {
+        EntryKind::Dir => {
             header.set_entry_type(EntryType::Directory);
             header.set_size(0);
             archive.append_data(&mut header, name, std::io::empty())?;
         }
-        Kind::Link(target) => {
+        EntryKind::Link(target) => {
             header.set_entry_type(EntryType::Symlink);
             header.set_size(0);
             archive.append_link(&mut header, name, target)?;

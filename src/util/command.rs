@@ -1,6 +1,7 @@
 //! The runner of external programs: finds them, captures their output, and puts the end of their standard error
 //! into the error.
 
+use crate::user_error::UserError;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -35,17 +36,17 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ssh-keygen", "openssh-client"),
 ];
 
-/// How much of a program's standard error an error shows.
+/// The number of lines of standard error that an error shows.
 const SHOWN_LINES: usize = 15;
 
-/// The path of a program; `sbin` counts even if the caller's PATH lacks it.
+/// The path of a program; also searches `sbin`, which may not be in PATH.
 fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|at| at.is_file())
 }
 
-/// Fails with all missing programs at once, and with the packages to install.
+/// Fails if any of the programs is missing; the error lists all of them and the packages to install.
 pub fn require(names: &[&str]) -> Result<()> {
     let missing: Vec<_> = names.iter().filter(|name| find(name).is_none()).copied().collect();
     if missing.is_empty() {
@@ -55,17 +56,20 @@ pub fn require(names: &[&str]) -> Result<()> {
         missing.iter().map(|m| PACKAGES.iter().find(|(p, _)| p == m).map_or(*m, |(_, pkg)| pkg)).collect();
     packages.sort_unstable();
     packages.dedup();
-    bail!("missing on this machine: {}; apt-get install {}", missing.join(", "), packages.join(" "))
+    let what = format!("missing on this machine: {}", missing.join(", "));
+    bail!(UserError::with_help(what, format!("apt-get install {}", packages.join(" "))))
 }
 
-pub fn require_root(to_do: &str) -> Result<()> {
+/// Fails unless this program runs as root; `action` is what needs root.
+pub fn require_root(action: &str) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("{to_do} needs root: owners and device files have to be set; run it with sudo");
+        let what = format!("{action} needs root to set owners and create device files");
+        bail!(UserError::with_help(what, "run it with sudo"));
     }
     Ok(())
 }
 
-/// A program of this machine; its messages are in English whatever the caller's locale.
+/// A program of this machine, with messages in English regardless of the caller's locale.
 pub fn command(name: &str) -> Command {
     let mut command = Command::new(find(name).unwrap_or_else(|| name.into()));
     command.env("LC_ALL", "C.UTF-8");
@@ -76,12 +80,12 @@ pub fn command(name: &str) -> Command {
 pub fn in_chroot(root: &Path, program: &str) -> Command {
     let mut command = command("chroot");
     command.arg(root).arg(program).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    // systemctl then edits links only, and does not call a running manager.
+    // Makes systemctl edit links only, without calling a running manager.
     command.env("SYSTEMD_OFFLINE", "1");
     command
 }
 
-/// Like [`in_chroot`], with a /proc and namespaces of its own: its processes and mounts end with it.
+/// Like [`in_chroot`], in new namespaces with a separate /proc: all its processes and mounts end with it.
 pub fn in_isolated_chroot(root: &Path, program: &str) -> Command {
     let mut unshare = command("unshare");
     unshare.args(["--mount", "--pid", "--fork", "--kill-child"]);
@@ -152,7 +156,7 @@ pub fn run(command: &mut Command) -> Result<Captured> {
 /// Like [`run`]; calls `line` with each line of standard error as soon as it is complete.
 pub fn run_with_progress(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Captured> {
     let name = name(command);
-    // In a process group of its own: Ctrl-C does not reach it directly, and `terminate` ends all of it.
+    // In a new process group: Ctrl-C does not reach it directly, and `terminate` ends the whole group.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
     let (Some(mut out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
@@ -193,8 +197,8 @@ pub fn run_with_progress(command: &mut Command, mut line: impl FnMut(&str)) -> R
 fn terminate(child: &mut Child) {
     let group = Pid::from_raw(child.id() as i32);
     let _ = killpg(group, Signal::SIGTERM);
-    let patience = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < patience {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
         if matches!(child.try_wait(), Ok(Some(_))) {
             return;
         }
@@ -218,6 +222,7 @@ fn tail(text: &str, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::user_error::report;
 
     fn sh(script: &str) -> Command {
         let mut sh = command("sh");
@@ -227,8 +232,8 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named_with_its_package() {
-        let error = require(&["sh", "no-such-tool"]).unwrap_err().to_string();
-        assert_eq!(error, "missing on this machine: no-such-tool; apt-get install no-such-tool");
+        let error = report(&require(&["sh", "no-such-tool"]).unwrap_err());
+        assert_eq!(error, "error: missing on this machine: no-such-tool\nhelp: apt-get install no-such-tool");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Files on their way into a tree: what `render` and `bake` make, and how they get below a root.
+//! Files to write into a tree: the output of `render` and `bake`, and how it is written below a root.
 
 use crate::safe_path::SafeTree;
 use anyhow::{Context, Result};
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     pub path: String,
-    pub kind: Kind,
-    /// Permission bits; without meaning for a link.
+    pub kind: EntryKind,
+    /// Permission bits; ignored for a link.
     pub mode: u32,
     pub owner: String,
     pub group: String,
@@ -21,7 +21,7 @@ pub struct Entry {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
+pub enum EntryKind {
     File(Vec<u8>),
     Dir,
     /// A symbolic link to this target.
@@ -30,18 +30,18 @@ pub enum Kind {
 
 impl Entry {
     pub fn file(path: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) -> Self {
-        Entry::root_owned(path, Kind::File(content.into()), mode)
+        Entry::root_owned(path, EntryKind::File(content.into()), mode)
     }
 
     pub fn dir(path: impl Into<String>, mode: u32) -> Self {
-        Entry::root_owned(path, Kind::Dir, mode)
+        Entry::root_owned(path, EntryKind::Dir, mode)
     }
 
     pub fn link(path: impl Into<String>, target: impl Into<String>) -> Self {
-        Entry::root_owned(path, Kind::Link(target.into()), 0o777)
+        Entry::root_owned(path, EntryKind::Link(target.into()), 0o777)
     }
 
-    fn root_owned(path: impl Into<String>, kind: Kind, mode: u32) -> Self {
+    fn root_owned(path: impl Into<String>, kind: EntryKind, mode: u32) -> Self {
         let root = || "root".to_string();
         Entry { path: path.into(), kind, mode, owner: root(), group: root(), label: None }
     }
@@ -60,7 +60,7 @@ impl Entry {
 
 /// A row of `OUT.manifest.json`.
 #[derive(Debug, Serialize)]
-pub struct Row<'a> {
+pub struct ManifestRow<'a> {
     pub path: &'a str,
     #[serde(rename = "type")]
     pub kind: &'static str,
@@ -68,24 +68,24 @@ pub struct Row<'a> {
     pub owner: &'a str,
     pub group: &'a str,
     pub label: Option<&'a str>,
-    /// Of a file's content, or of a link's target.
+    /// The hash of a file's content or of a link's target.
     pub sha256: Option<String>,
 }
 
-pub fn manifest(entries: &[Entry]) -> Vec<Row<'_>> {
+pub fn manifest(entries: &[Entry]) -> Vec<ManifestRow<'_>> {
     let row = |e: &'_ Entry| {
         let (kind, sum) = match &e.kind {
-            Kind::File(content) => ("file", Some(hex::encode(Sha256::digest(content)))),
-            Kind::Dir => ("dir", None),
-            Kind::Link(target) => ("link", Some(hex::encode(Sha256::digest(target)))),
+            EntryKind::File(content) => ("file", Some(hex::encode(Sha256::digest(content)))),
+            EntryKind::Dir => ("dir", None),
+            EntryKind::Link(target) => ("link", Some(hex::encode(Sha256::digest(target)))),
         };
         (kind, sum)
     };
-    let mut rows: Vec<Row> = entries
+    let mut rows: Vec<ManifestRow> = entries
         .iter()
         .map(|e| {
             let (kind, sha256) = row(e);
-            Row {
+            ManifestRow {
                 path: &e.path,
                 kind,
                 mode: format!("{:04o}", e.mode),
@@ -100,7 +100,7 @@ pub fn manifest(entries: &[Entry]) -> Vec<Row<'_>> {
     rows
 }
 
-/// User and group ids by name, as the tree itself has them: ids differ from image to image.
+/// User and group ids of a tree by name: ids differ between images.
 #[derive(Debug, Default)]
 pub struct Ids {
     users: BTreeMap<String, u32>,
@@ -143,7 +143,7 @@ impl Ids {
     }
 }
 
-/// Where an absolute path of the tree lies below `root`.
+/// The location below `root` of an absolute path of the tree.
 pub fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
@@ -156,7 +156,7 @@ pub fn write(root: &Path, entries: &[Entry], ids: Option<&Ids>) -> Result<Vec<St
     let tree = SafeTree::open(root)?;
     let mut changed = Vec::new();
     for entry in entries {
-        let new = write_entry(&tree, entry, ids).with_context(|| format!("laying down {}", entry.path))?;
+        let new = write_entry(&tree, entry, ids).with_context(|| format!("writing {}", entry.path))?;
         if new {
             changed.push(entry.path.clone());
         }
@@ -170,9 +170,9 @@ fn write_entry(tree: &SafeTree, entry: &Entry, ids: Option<&Ids>) -> Result<bool
         None => None,
     };
     Ok(match &entry.kind {
-        Kind::Dir => tree.dir(&entry.path, entry.mode, owner)?,
-        Kind::Link(target) => tree.link(&entry.path, target)?,
-        Kind::File(content) => tree.file(&entry.path, content, entry.mode, owner)?,
+        EntryKind::Dir => tree.dir(&entry.path, entry.mode, owner)?,
+        EntryKind::Link(target) => tree.link(&entry.path, target)?,
+        EntryKind::File(content) => tree.file(&entry.path, content, entry.mode, owner)?,
     })
 }
 
@@ -181,14 +181,14 @@ fn write_entry(tree: &SafeTree, entry: &Entry, ids: Option<&Ids>) -> Result<bool
 pub fn replace(at: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let temporary = sibling(at);
+    let temporary = temporary_path(at);
     let _ = std::fs::remove_file(&temporary);
     let written = (|| {
-        // Never readable by others, not even for a moment.
+        // Not readable by others at any time.
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
-        settle(&file, mode, owner)?;
+        set_mode_and_owner(&file, mode, owner)?;
         file.sync_all()?;
         std::fs::rename(&temporary, at)?;
         anyhow::Ok(())
@@ -198,14 +198,14 @@ pub fn replace(at: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) 
         return written.with_context(|| format!("writing {}", at.display()));
     }
     if let Some(parent) = at.parent() {
-        // A bare name lies in the directory that this runs in.
+        // A name without a directory is in the current directory.
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         std::fs::File::open(parent)?.sync_all()?;
     }
     Ok(())
 }
 
-fn settle(file: &std::fs::File, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+fn set_mode_and_owner(file: &std::fs::File, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
     use std::os::unix::fs::{PermissionsExt, fchown};
     if let Some((uid, gid)) = owner {
         fchown(file, Some(uid), Some(gid))?;
@@ -214,7 +214,7 @@ fn settle(file: &std::fs::File, mode: u32, owner: Option<(u32, u32)>) -> Result<
     Ok(())
 }
 
-fn sibling(at: &Path) -> PathBuf {
+fn temporary_path(at: &Path) -> PathBuf {
     let name = at.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     at.with_file_name(format!(".{name}.hanode-new"))
 }

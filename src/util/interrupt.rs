@@ -1,28 +1,28 @@
-//! Ctrl-C and SIGTERM: long work asks [`check`] and fails, its guards clean up, `main` turns that into 130.
+//! Ctrl-C and SIGTERM: long work calls [`check`] and fails, its guards clean up, and `main` exits with code 130.
 
 use anyhow::{Context, Result, bail};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-static ASKED: AtomicBool = AtomicBool::new(false);
-static TIMES: AtomicUsize = AtomicUsize::new(0);
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 
-/// How often a user must insist before cleaning up is given up.
-pub const PATIENCE: usize = 3;
-/// The same where there is nothing to clean up.
-pub const AT_ONCE: usize = 1;
+/// The number of signals that end a program even while it cleans up.
+pub const SIGNALS_WITH_CLEANUP: usize = 3;
+/// The number of signals that end a program that has nothing to clean up.
+pub const SIGNALS_WITHOUT_CLEANUP: usize = 1;
 
-/// The operator's wish to stop, to be told from a failure.
+/// The error of interrupted work, distinguishable from a failure.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// From now on SIGINT and SIGTERM let guards clean up, and end the program on the spot at the `last` of them.
+/// Installs the handler for SIGINT and SIGTERM: work fails so that guards clean up; signal number `last` exits at once.
 pub fn install(last: usize) -> Result<()> {
     let handler = move || {
-        ASKED.store(true, Ordering::SeqCst);
-        if TIMES.fetch_add(1, Ordering::Relaxed) + 1 >= last {
-            // Nobody is left to tell when this fails.
+        INTERRUPTED.store(true, Ordering::SeqCst);
+        if SIGNALS.fetch_add(1, Ordering::Relaxed) + 1 >= last {
+            // stderr may be closed; there is nowhere left to report that.
             let _ = writeln!(std::io::stderr(), "hanode: interrupted");
             std::process::exit(130);
         }
@@ -30,14 +30,17 @@ pub fn install(last: usize) -> Result<()> {
     ctrlc::set_handler(handler).context("catching Ctrl-C")
 }
 
+/// The flag that a signal sets.
 pub fn flag() -> &'static AtomicBool {
-    &ASKED
+    &INTERRUPTED
 }
 
+/// Whether a signal was received.
 pub fn interrupted() -> bool {
-    ASKED.load(Ordering::SeqCst)
+    INTERRUPTED.load(Ordering::SeqCst)
 }
 
+/// Fails with [`Interrupted`] if a signal was received.
 pub fn check() -> Result<()> {
     if interrupted() {
         bail!(Interrupted);

@@ -1,4 +1,4 @@
-//! What every other crate uses: running programs, writing files and trees, scratch space, errors with a remedy.
+//! Common code of all crates: running programs, writing files and trees, scratch space, errors with a remedy.
 
 #![forbid(unsafe_code)]
 

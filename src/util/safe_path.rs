@@ -133,7 +133,7 @@ impl SafeTree {
         if !dir.is_above_trusted && !is_expected {
             return Err(Refusal::Owner { at: dir.at, owner: dir.owner }.into());
         }
-        settle(&dir.list()?, mode, owner).map_err(|e| named(e, &dir.at))?;
+        set_mode_and_owner(&dir.list()?, mode, owner).map_err(|e| named(e, &dir.at))?;
         Ok(is_new)
     }
 
@@ -341,7 +341,7 @@ impl Handle {
         let mut file = self.create(&temporary)?;
         let written = (|| {
             file.write_all(content)?;
-            settle(&file, mode, owner)?;
+            set_mode_and_owner(&file, mode, owner)?;
             file.sync_all()?;
             self.rename(&temporary, name)
         })();
@@ -375,7 +375,7 @@ impl Handle {
     }
 }
 
-fn settle(file: impl std::os::fd::AsFd, mode: u32, owner: Option<Owner>) -> nix::Result<()> {
+fn set_mode_and_owner(file: impl std::os::fd::AsFd, mode: u32, owner: Option<Owner>) -> nix::Result<()> {
     if let Some((uid, gid)) = owner {
         fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }

@@ -1,38 +1,40 @@
-//! Working space that goes away again, and output files that appear whole or not at all.
+//! Temporary directories that are removed after use, and output files that are published atomically.
 //!
-//! Each space is locked as long as its owner lives. What a killed one left is nobody's, and goes when the next one
-//! is made in the same place.
+//! The owner holds a lock on its directory. A directory that a killed process left is removed when the next one is
+//! created in the same place.
 
+use crate::user_error::UserError;
 use anyhow::{Context, Result, bail};
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A directory only its owner may enter, gone when the value is.
+/// A directory of mode 0700 that is removed when the value is dropped.
 pub struct Scratch {
     dir: tempfile::TempDir,
     _lock: File,
 }
 
 impl Scratch {
-    /// Beside what will be made of it, so that a rename suffices.
+    /// In the directory of `out`, so that a rename can publish the result.
     pub fn beside(out: &Path) -> Result<Self> {
         Self::within(parent(out), ".hanode-scratch-")
     }
 
+    /// In `dir`, with a name that starts with `prefix`.
     pub fn within(dir: &Path, prefix: &str) -> Result<Self> {
-        let make = || {
-            // One at a time: a space that is made but not locked yet would look like a dead one's.
-            let place = File::open(dir)?;
-            place.lock()?;
+        let create = || {
+            // Lock `dir`: a directory that is created but not locked yet would look abandoned.
+            let parent = File::open(dir)?;
+            parent.lock()?;
             sweep(dir, prefix);
             let permissions = Permissions::from_mode(0o700);
-            let made = tempfile::Builder::new().prefix(prefix).permissions(permissions).tempdir_in(dir)?;
-            let lock = File::open(made.path())?;
+            let created = tempfile::Builder::new().prefix(prefix).permissions(permissions).tempdir_in(dir)?;
+            let lock = File::open(created.path())?;
             lock.lock()?;
-            std::io::Result::Ok(Scratch { dir: made, _lock: lock })
+            std::io::Result::Ok(Scratch { dir: created, _lock: lock })
         };
-        make().with_context(|| format!("{}: cannot write here", dir.display()))
+        create().with_context(|| format!("{}: cannot write here", dir.display()))
     }
 
     pub fn path(&self) -> &Path {
@@ -50,13 +52,13 @@ impl Scratch {
     }
 }
 
-/// Removes the spaces whose owners were killed. What cannot be removed harms nobody but the disk.
+/// Removes directories of killed processes. A failure only wastes disk space.
 fn sweep(dir: &Path, prefix: &str) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let dead = || File::open(entry.path()).is_ok_and(|space| space.try_lock().is_ok());
-        let is_space = entry.file_name().to_string_lossy().starts_with(prefix)
+        let abandoned = || File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok());
+        let is_scratch = entry.file_name().to_string_lossy().starts_with(prefix)
             && entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_space && dead() {
+        if is_scratch && abandoned() {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
@@ -69,23 +71,24 @@ fn parent(out: &Path) -> &Path {
     }
 }
 
-/// Refuses early what would fail only after minutes of work.
+/// Fails early if `out` cannot be written, before minutes of work.
 pub fn check_output(out: &Path) -> Result<()> {
     let dir = parent(out);
     if !dir.is_dir() {
-        bail!("{}: no such directory; make it first", dir.display());
+        let place = dir.display().to_string();
+        bail!(UserError::new("no such directory", place, "create it first"));
     }
     if out.is_dir() {
-        bail!("{} is a directory; name a file", out.display());
+        bail!(UserError::new("is a directory", out.display().to_string(), "name a file"));
     }
     Scratch::beside(out).map(drop)
 }
 
-/// Puts a finished file of the scratch space in its place: for the owner alone, durable, all at once.
-pub fn publish(made: &Path, out: &Path) -> Result<()> {
-    std::fs::set_permissions(made, Permissions::from_mode(0o600))?;
-    File::open(made)?.sync_all().with_context(|| format!("writing {}", out.display()))?;
-    std::fs::rename(made, out).with_context(|| format!("putting {} in its place", out.display()))?;
+/// Moves a finished file to `out`: mode 0600, synced, atomic.
+pub fn publish(finished: &Path, out: &Path) -> Result<()> {
+    std::fs::set_permissions(finished, Permissions::from_mode(0o600))?;
+    File::open(finished)?.sync_all().with_context(|| format!("writing {}", out.display()))?;
+    std::fs::rename(finished, out).with_context(|| format!("writing {}", out.display()))?;
     File::open(parent(out))?.sync_all()?;
     Ok(())
 }
@@ -95,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scratch_is_private_and_goes_away() {
+    fn a_scratch_directory_is_private_and_removed() {
         let home = tempfile::tempdir().unwrap();
         let scratch = Scratch::beside(&home.path().join("out")).unwrap();
         let at = scratch.path().to_path_buf();
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_owner_left_goes_and_what_lives_stays() {
+    fn only_directories_of_killed_processes_are_removed() {
         let home = tempfile::tempdir().unwrap();
         let out = home.path().join("out");
         let living = Scratch::beside(&out).unwrap();
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_published_file_is_for_its_owner_alone() {
+    fn a_published_file_is_private() {
         let home = tempfile::tempdir().unwrap();
         let out = home.path().join("out");
         let scratch = Scratch::beside(&out).unwrap();
@@ -129,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_named() {
-        let said = check_output(Path::new("/no/such/place/node.raw")).unwrap_err().to_string();
-        assert!(said.contains("/no/such/place"), "{said}");
+        let error = check_output(Path::new("/no/such/place/node.raw")).unwrap_err().to_string();
+        assert!(error.contains("/no/such/place"), "{error}");
     }
 }

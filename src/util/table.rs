@@ -1,15 +1,15 @@
-//! Rows in columns as wide as they need to be, two spaces apart: no borders, no trailing blanks.
+//! Tables with columns of minimal width, two spaces apart: no borders, no trailing spaces.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
-/// The table without a final newline; the columns at the indices `numbers` are aligned on the right.
+/// The table without a final newline; the columns at the indices `numbers` are right-aligned.
 pub fn aligned<R>(rows: impl IntoIterator<Item = R>, numbers: &[usize]) -> String
 where
     R: IntoIterator<Item = String>,
 {
     let mut table = Table::new();
-    // A long cell is never wrapped: the output may go to a file, and scripts read it by lines.
+    // Never wrap a long cell: scripts read the output by lines.
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     for row in rows {
         table.add_row(row);
@@ -38,13 +38,13 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_aligned_on_the_right() {
+    fn numbers_are_right_aligned() {
         let text = aligned(rows(&[&["FAULT", "TIMES"], &["power", "7"], &["", "12"]]), &[1]);
         assert_eq!(text, "FAULT  TIMES\npower      7\n          12");
     }
 
     #[test]
-    fn long_cells_stay_in_one_line() {
+    fn long_cells_are_not_wrapped() {
         let long = "a b ".repeat(200);
         assert_eq!(aligned([[long.clone()]], &[]), long.trim_end());
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Displayed in one line, so that it fits into a chain of causes; [`report`] adds the help in a line of its own.
+/// Its Display is one line, to fit into a chain of causes; [`report`] adds the help in a separate line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserError {
     pub what: String,
@@ -19,7 +19,7 @@ impl UserError {
         UserError { what: what.into(), place: place.into(), help: help.into() }
     }
 
-    /// An error whose text already says where.
+    /// An error whose text includes the place.
     pub fn with_help(what: impl Into<String>, help: impl Into<String>) -> Self {
         UserError::new(what, "", help)
     }
@@ -49,7 +49,7 @@ mod tests {
     use anyhow::Context;
 
     #[test]
-    fn a_report_has_the_causes_in_one_line_and_the_help_in_the_next() {
+    fn a_report_has_the_causes_in_one_line_and_the_help_below() {
         let error = UserError::new("mode is 0644", "demo/secrets.toml", "chmod 600 demo/secrets.toml");
         let error = Err::<(), _>(error).context("reading the secrets").unwrap_err();
         let text =

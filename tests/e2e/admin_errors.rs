@@ -105,7 +105,7 @@ fn a_read_only_file_system_is_reported() {
 fn missing_programs_and_missing_root_are_reported() {
     let _turn = schedule::concurrent();
     let admin = AdminDir::new().with_firstboot();
-    let words = ["missing on this machine: cp, qemu-img; apt-get install coreutils qemu-utils"];
+    let words = ["missing on this machine: cp, qemu-img", "help: apt-get install coreutils qemu-utils"];
     assert_refused(admin.command(BUILD).env("PATH", "/nowhere"), admin.home.path(), &words);
 
     // An ordinary user, with both programs and no base in the cache.

@@ -175,7 +175,7 @@ fn a_bake_on_a_machine_equals_a_build() {
     let second = String::from_utf8_lossy(&output.stdout);
     assert!(second.contains("0 files changed"), "the second bake: {second}");
     assert!(errors.contains("target ubuntu-20.04 is for") || errors.contains("no target"), "{errors}");
-    assert!(errors.contains("is the disk of a cluster's node"), "{errors}");
+    assert!(errors.contains("is the disk of a node"), "{errors}");
 
     let changes = changes(&dir.path().join("upper"));
     let image = image(&tar, &|name| changes.contains_key(name));

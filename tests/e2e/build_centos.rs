@@ -62,7 +62,7 @@ fn bake_labels_all_files(build: &TargetBuild, root: &Path) {
     build.pin("[versions]\netcd = \"3.5.21\"\n");
     let output = bake();
     let message = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && message.contains("etcd 3.5.1, and 3.5.21 is asked for"), "{message}");
+    assert!(!output.status.success() && message.contains("etcd 3.5.1, not 3.5.21"), "{message}");
 }
 
 fn tree_fits_the_target(root: &Path) {
@@ -135,7 +135,7 @@ fn a_key_unknown_to_the_target_is_refused() {
     let at = centos::fixture().display().to_string();
     // The key in the root file system has the right name, but is not that of CentOS.
     let sources = with("baseos", format!("baseos=file://{at}/baseos"));
-    build(true).refuses(&sources, &["source baseos", "which this target does not know"]);
+    build(true).refuses(&sources, &["source baseos", "whose fingerprint is not in the target file"]);
 }
 
 #[test]

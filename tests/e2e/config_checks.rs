@@ -4,7 +4,7 @@ use crate::cases::Case;
 use crate::support;
 use hanode_core::plan::Action;
 use hanode_core::render::sentinel;
-use hanode_util::file_tree::{Entry, Kind};
+use hanode_util::file_tree::{Entry, EntryKind};
 use std::path::Path;
 
 const CERTIFICATES: &str = include_str!("../validators/certificates.sh");
@@ -116,9 +116,9 @@ fn three_redis_fail_over_with_and_without_tls() {
         let id = rewritten.lines().find_map(|line| line.strip_prefix("sentinel myid ")).expect("an id");
 
         for entry in entries.iter_mut().filter(|e| e.path == "/srv/node1/live/sentinel.conf") {
-            let Kind::File(fresh) = &entry.kind else { panic!("{} is no file", entry.path) };
+            let EntryKind::File(fresh) = &entry.kind else { panic!("{} is no file", entry.path) };
             let fresh = String::from_utf8(fresh.clone()).expect("text");
-            entry.kind = Kind::File(sentinel::merge(&fresh, rewritten).into_bytes());
+            entry.kind = EntryKind::File(sentinel::merge(&fresh, rewritten).into_bytes());
         }
         let script = format!("set -- '{flags}' {id}\n{}", include_str!("../validators/one-sentinel.sh"));
         sandboxed(&entries, &script);

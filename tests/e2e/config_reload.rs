@@ -120,7 +120,8 @@ fn an_alarm_of_etcd_is_reported_until_it_is_disarmed() {
     };
     let access = hanode_admin::access::access(&lab.cluster.dir).unwrap();
     let alarm = |action: &str| {
-        let http = || hanode_cluster::client::http::HttpClient::new(Some(&access.cluster), Duration::from_secs(5));
+        let http =
+            || hanode_cluster::client::http::HttpClient::new(Some(&access.cluster), Duration::from_secs(5));
         let body = serde_json::json!({"action": action, "alarm": "NOSPACE"});
         lab.in_network(|| http()?.call("https://192.168.18.21:2379/v3/maintenance/alarm", &body)).unwrap()
     };

@@ -362,7 +362,11 @@ fn balance(listener: &TcpListener, nodes: &[IpAddr], port: u16, stop: &AtomicBoo
 fn health_status(node: IpAddr) -> Option<u16> {
     let url = format!("http://{node}:7000/health");
     let timeout = Duration::from_millis(500);
-    hanode_cluster::client::http::HttpClient::new(None, timeout).ok()?.get(&url).ok().map(|answer| answer.status)
+    hanode_cluster::client::http::HttpClient::new(None, timeout)
+        .ok()?
+        .get(&url)
+        .ok()
+        .map(|answer| answer.status)
 }
 
 /// `vip_mode = "external"`: no node has the address, and `/health` reports to a load balancer which nodes are healthy.

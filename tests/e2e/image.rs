@@ -127,7 +127,7 @@ fn a_second_bake_changes_the_bundle_only(root: &Path) {
     std::fs::write(&release, other).unwrap();
     let refused =
         hanode_image::bake(root, "debian-13", Some(&payload), &support::program()).unwrap_err().to_string();
-    assert!(refused.contains("holds debian 12; target debian-13 is for debian 13"), "{refused}");
+    assert!(refused.contains("has debian 12, but target debian-13 is for debian 13"), "{refused}");
 }
 
 fn entries_are_as_recorded(root: &Path, rows: &[serde_json::Value]) {

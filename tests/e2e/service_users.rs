@@ -5,7 +5,7 @@ use crate::support::lab::{Lab, until};
 use crate::support::schedule::{self, Shared};
 use crate::support::workdir_without_turn;
 use hanode_core::bundle::Bundle;
-use hanode_util::file_tree::{self, Entry, Ids, Kind};
+use hanode_util::file_tree::{self, Entry, EntryKind, Ids};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown, symlink};
@@ -44,7 +44,7 @@ impl Tree {
             let at = tree.at(VICTIM).join(Path::new(&entry.path).file_name().unwrap());
             match entry.kind {
                 _ if at.exists() => {}
-                Kind::Dir => fs::create_dir(at).unwrap(),
+                EntryKind::Dir => fs::create_dir(at).unwrap(),
                 _ => fs::write(at, "root's\n").unwrap(),
             }
         }

@@ -2,7 +2,7 @@
 
 use flate2::{Compression, write::GzEncoder};
 use hanode_core::bundle::{Bundle, BundleError, METADATA_PATH, SECRETS_PATH};
-use hanode_util::file_tree::{Entry, Kind};
+use hanode_util::file_tree::{Entry, EntryKind};
 use proptest::prelude::*;
 use std::io::Write;
 use std::process::Command;
@@ -66,7 +66,7 @@ fn a_packed_bundle_is_read_back_unchanged() {
     let key = read.entries.iter().find(|e| e.path.ends_with("server.key")).expect("the key");
     assert_eq!((key.mode, key.owner.as_str(), key.group.as_str()), (0o600, "postgres", "postgres"));
     assert_eq!(key.label.as_deref(), Some("system_u:object_r:cert_t:s0"));
-    assert!(read.entries.iter().any(|e| e.kind == Kind::Dir));
+    assert!(read.entries.iter().any(|e| e.kind == EntryKind::Dir));
 }
 
 #[test]
@@ -214,7 +214,7 @@ proptest! {
         if let Ok(bundle) = Bundle::read(&gzip.finish()?) {
             for entry in &bundle.entries {
                 prop_assert!(entry.path.starts_with("/etc/ssl/") && !entry.path.contains(".."));
-                prop_assert!(entry.mode <= 0o777 && !matches!(entry.kind, Kind::Link(_)));
+                prop_assert!(entry.mode <= 0o777 && !matches!(entry.kind, EntryKind::Link(_)));
             }
         }
     }

@@ -8,7 +8,7 @@
 
 use crate::cases::Case;
 use hanode_core::plan::Action;
-use hanode_util::file_tree::{self, Entry, Kind, Row};
+use hanode_util::file_tree::{self, Entry, EntryKind, ManifestRow};
 use similar::{Algorithm, DiffOp, TextDiff, capture_diff_slices};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -157,7 +157,7 @@ fn tree_of(case: &Case, node: &str) -> Tree {
     let manifest: String = entries.iter().zip(file_tree::manifest(&entries)).map(manifest_line).collect();
     let mut made = Tree::from([(MANIFEST.to_string(), manifest.into_bytes())]);
     for entry in entries {
-        if let Kind::File(content) = entry.kind {
+        if let EntryKind::File(content) = entry.kind {
             let before = made.insert(entry.path.clone(), content);
             assert!(before.is_none(), "{} is rendered twice", entry.path);
         }
@@ -166,12 +166,12 @@ fn tree_of(case: &Case, node: &str) -> Tree {
 }
 
 /// A link's target, but no hash: the content is in the tree.
-fn manifest_line((entry, row): (&Entry, Row)) -> String {
-    let Row { path, kind, mode, owner, group, label, sha256: _ } = row;
+fn manifest_line((entry, row): (&Entry, ManifestRow)) -> String {
+    let ManifestRow { path, kind, mode, owner, group, label, sha256: _ } = row;
     assert_eq!(entry.path, path);
     let label = label.map_or(String::new(), |label| format!(" {label}"));
     let target = match &entry.kind {
-        Kind::Link(target) => format!(" -> {target}"),
+        EntryKind::Link(target) => format!(" -> {target}"),
         _ => String::new(),
     };
     format!("{path} {kind} {mode} {owner}:{group}{label}{target}\n")

@@ -15,7 +15,8 @@ const BUILD: &str = "build demo --target debian-13 --out node.qcow2";
 fn no_image_is_built_of_an_inconsistent_cluster_directory() {
     let admin = AdminDir::new();
     admin.edit("cluster.toml", "192.168.18.23", "192.168.18.33");
-    let words = ["does not cover 192.168.18.33", "hanode certs issue", "a node would refuse to start with it"];
+    let words =
+        ["does not cover 192.168.18.33", "hanode certs issue", "a node would refuse to start with it"];
     assert_refused(&mut admin.command(BUILD), admin.home.path(), &words);
     admin.edit("cluster.toml", "[redis]", "[redsi]");
     assert_refused(
@@ -83,7 +84,11 @@ fn a_missing_program_is_named_with_its_package() {
     std::fs::write(&image, "").unwrap();
     let finished = run(Command::new(HANODE).env("PATH", dir.path()).arg("inspect").arg(&image));
     let message = finished.err;
-    assert!(message.contains("qemu-img; apt-get install") && message.contains("qemu-utils"), "{message}");
+    assert!(
+        message.contains("missing on this machine: qemu-img")
+            && message.contains("help: apt-get install qemu-utils"),
+        "{message}"
+    );
 }
 
 #[test]

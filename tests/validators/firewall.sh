@@ -45,16 +45,16 @@ ip route add default via fd00::99
 
 cat > /tmp/try.py <<'P'
 import socket, struct, sys, concurrent.futures
-node, desk, client = [2380, 5433], [2379, 8008, 6378, 26378, 7081], [5432, 5434, 6379, 7080]
+node, operator, client = [2380, 5433], [2379, 8008, 6378, 26378, 7081], [5432, 5434, 6379, 7080]
 watch, ssh, own, nobodys = [7000], [22], [9100], [9999]
-everything = node + desk + client + watch
+everything = node + operator + client + watch
 version, clients_now, stats, unrelated, allowed = sys.argv[1:6]
 v4 = version == "4"
 name = (lambda n: "192.168.18." + n) if v4 else (lambda n: "fd00::" + n)
 first, second = ("10.1.0.9", "172.16.0.9") if v4 else ("fd00:1::9", "fd00:2::9")
 may = {
     name("22"): everything,
-    name("5"): desk + watch,
+    name("5"): operator + watch,
     name("99"): [],
     first: client + watch if clients_now == "first" else [],
     second: client + watch if clients_now == "second" else [],

@@ -13,7 +13,7 @@ pub fn check(dir: &Path) -> Result<CheckReport> {
     authorities(&store, spec.as_ref(), &mut report);
     operator(dir, &store, &mut report);
     if let (Some(bundle), Some(secrets)) = (&bundle, &secrets) {
-        bundle_matches(dir, &store, bundle, secrets, &mut report);
+        compare_bundle(dir, &store, bundle, secrets, &mut report);
     }
     Ok(report)
 }
@@ -137,7 +137,7 @@ fn operator(dir: &Path, store: &PkiStore, report: &mut CheckReport) {
                 Validity::Valid => {}
                 Validity::RenewalDue => {
                     let what = format!(
-                        "the {} certificate is due: it ends on {}",
+                        "the {} certificate expires on {}: renew it",
                         leaf.name,
                         read::date(cert.not_after)
                     );
@@ -146,7 +146,7 @@ fn operator(dir: &Path, store: &PkiStore, report: &mut CheckReport) {
                 _ => {
                     let (from, to) = (read::date(cert.not_before), read::date(cert.not_after));
                     report.fault(
-                        format!("the {} certificate is valid from {from} to {to}", leaf.name),
+                        format!("the {} certificate is valid only from {from} to {to}", leaf.name),
                         &place,
                         help,
                     );
@@ -157,7 +157,7 @@ fn operator(dir: &Path, store: &PkiStore, report: &mut CheckReport) {
 }
 
 /// Checks that the bundle matches `pki/` and `secrets.toml`.
-fn bundle_matches(
+fn compare_bundle(
     dir: &Path,
     store: &PkiStore,
     bundle: &Bundle,

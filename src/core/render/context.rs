@@ -1,6 +1,6 @@
-//! What templates see: the inputs as they are, and a few values worked out from them.
+//! The context of the templates: the inputs and some values derived from them.
 
-use super::{Input, firewall, parameters, sizing};
+use super::{RenderInput, firewall, parameters, sizing};
 use crate::plan::Action;
 use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Spec};
 use anyhow::{Context, Result};
@@ -8,30 +8,30 @@ use serde::Serialize;
 use std::net::IpAddr;
 use tera::Tera;
 
-/// A node with its address in each form that some file wants.
+/// A node with its address in each form that a template needs.
 #[derive(Serialize)]
-struct View<'a> {
+struct NodeView<'a> {
     name: &'a str,
     hostname: &'a str,
     vrrp_priority: u8,
     address: IpAddr,
     /// As in a URL: IPv6 in brackets.
     host: String,
-    /// The address alone, as a network.
+    /// The address as a network of one host.
     net: String,
     client_url: String,
     peer_url: String,
 }
 
-impl<'a> View<'a> {
+impl<'a> NodeView<'a> {
     fn of(node: &'a Node) -> Self {
         let host = bracketed(node.address);
-        View {
+        NodeView {
             name: &node.name,
             hostname: &node.hostname,
             vrrp_priority: node.vrrp_priority,
             address: node.address,
-            net: alone(node.address),
+            net: host_network(node.address),
             client_url: format!("https://{host}:{ETCD_CLIENT_PORT}"),
             peer_url: format!("https://{host}:{ETCD_PEER_PORT}"),
             host,
@@ -46,19 +46,19 @@ fn bracketed(address: IpAddr) -> String {
     }
 }
 
-fn alone(address: IpAddr) -> String {
+fn host_network(address: IpAddr) -> String {
     format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
 }
 
-/// The whole context, PostgreSQL's parameters last: their template uses the rest.
-pub(super) fn build(input: &Input, engine: &Tera) -> Result<tera::Context> {
+/// The whole context. PostgreSQL's parameters come last, since their template uses the rest.
+pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context> {
     let spec = input.spec;
     let node = spec.node(input.node).with_context(|| {
         let names: Vec<&str> = spec.nodes.iter().map(|n| n.name.as_str()).collect();
         format!("the spec has no node {:?}; it has {}", input.node, names.join(", "))
     })?;
-    let views: Vec<View> = spec.nodes.iter().map(View::of).collect();
-    let peers: Vec<View> = spec.peers(&node.name).map(View::of).collect();
+    let views: Vec<NodeView> = spec.nodes.iter().map(NodeView::of).collect();
+    let peers: Vec<NodeView> = spec.peers(&node.name).map(NodeView::of).collect();
 
     let mut context = tera::Context::new();
     context.insert("spec", spec);
@@ -66,14 +66,14 @@ pub(super) fn build(input: &Input, engine: &Tera) -> Result<tera::Context> {
     context.insert("paths", &input.target.paths);
     context.insert("users", &input.target.users);
     context.insert("features", &input.target.features);
-    context.insert("node", &View::of(node));
+    context.insert("node", &NodeView::of(node));
     context.insert("nodes", &views);
     context.insert("peers", &peers);
     context.insert("machine", input.machine);
     context.insert("interface", spec.keepalived.interface.as_ref().unwrap_or(&input.machine.interface));
     context.insert("plan", input.plan);
     context.insert("secrets", input.secrets);
-    // VRRP knows eight characters and drops the rest; Keepalived warns of longer ones.
+    // VRRP uses eight characters; Keepalived warns about longer passwords.
     context.insert("vrrp_password", &input.secrets.vrrp.chars().take(8).collect::<String>());
     context.insert("size", &sizing::sizes(input.machine));
     context.insert("crl", &crl(input));
@@ -87,15 +87,15 @@ pub(super) fn build(input: &Input, engine: &Tera) -> Result<tera::Context> {
 
 fn vip(spec: &Spec) -> serde_json::Value {
     let v4 = spec.network.vip.is_ipv4();
-    // Names that clients know the virtual IP by: the certificates', but for wildcards.
+    // Names of the virtual IP: those in the certificates, without wildcards.
     let mut names: Vec<&String> =
         spec.postgres.alt_names.iter().chain(&spec.redis.alt_names).filter(|n| !n.contains('*')).collect();
     names.sort();
     names.dedup();
-    serde_json::json!({ "address": spec.network.vip, "net": alone(spec.network.vip), "v4": v4, "named": !names.is_empty(), "names": names })
+    serde_json::json!({ "address": spec.network.vip, "net": host_network(spec.network.vip), "v4": v4, "named": !names.is_empty(), "names": names })
 }
 
-fn crl(input: &Input) -> serde_json::Value {
+fn crl(input: &RenderInput) -> serde_json::Value {
     serde_json::json!({
         "service": input.crl.service,
         "cluster": input.crl.cluster,
@@ -104,13 +104,13 @@ fn crl(input: &Input) -> serde_json::Value {
     })
 }
 
-/// Whom this node's Redis follows. Nobody is known while the plan waits, and then no file asks.
-fn redis(input: &Input, node: &Node) -> Result<serde_json::Value> {
+/// The primary of this node's Redis; unknown while the plan waits, when no file uses it.
+fn redis(input: &RenderInput, node: &Node) -> Result<serde_json::Value> {
     let step = &input.plan.redis;
     if matches!(step.step.action, Action::Wait | Action::Refuse) {
         return Ok(serde_json::json!({ "replica": false, "primary": null }));
     }
-    let primary = step.primary.context("the plan starts Redis and names no primary")?;
+    let primary = step.primary.context("the plan starts Redis but has no primary")?;
     Ok(serde_json::json!({
         "replica": primary != node.address,
         "primary": primary,
@@ -118,21 +118,21 @@ fn redis(input: &Input, node: &Node) -> Result<serde_json::Value> {
     }))
 }
 
-fn haproxy(input: &Input) -> serde_json::Value {
+fn haproxy(input: &RenderInput) -> serde_json::Value {
     let spec = input.spec;
     let extra = |section: &str| spec.haproxy.extra.get(section).cloned().unwrap_or_default();
-    // Those who may use the VIP, and the nodes, who probe it.
+    // The networks that may use the VIP, and the nodes, which probe it.
     let clients = spec.network.clients.iter().map(|net| net.to_string());
     let nodes = spec.nodes.iter().map(|n| n.address.to_string());
     let loopback = if spec.network.vip.is_ipv4() { "127.0.0.1" } else { "::1" };
     let allowed: Vec<String> = clients.chain(nodes).chain([loopback.to_string()]).collect();
     let operators = spec.network.operators().iter().map(|net| net.to_string());
-    let watching: Vec<String> = allowed.iter().cloned().chain(operators).collect();
+    let watchers: Vec<String> = allowed.iter().cloned().chain(operators).collect();
     serde_json::json!({
         "any": if spec.network.vip.is_ipv4() { "*" } else { "::" },
         "allowed": allowed.join(" "),
-        // Statistics and metrics are the operators' too.
-        "watching": watching.join(" "),
+        // Operators may also read statistics and metrics.
+        "watching": watchers.join(" "),
         "extra_global": extra("global"),
         "extra_defaults": extra("defaults"),
         "bufsize": bufsize(input.crl.der.map_or(0, <[u8]>::len)),
@@ -141,7 +141,7 @@ fn haproxy(input: &Input) -> serde_json::Value {
     })
 }
 
-/// HAProxy sends the CRL from one buffer, 1 KiB of which it keeps for itself.
+/// HAProxy sends the CRL from one buffer, of which it reserves 1 KiB.
 fn bufsize(crl: usize) -> usize {
     (crl + 2048).next_power_of_two().max(16384)
 }
@@ -162,19 +162,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_in_each_form() {
+    fn addresses_have_each_form() {
         let v6: IpAddr = "fd00::21".parse().expect("an address");
-        assert_eq!((bracketed(v6).as_str(), alone(v6).as_str()), ("[fd00::21]", "fd00::21/128"));
+        assert_eq!((bracketed(v6).as_str(), host_network(v6).as_str()), ("[fd00::21]", "fd00::21/128"));
     }
 
     #[test]
-    fn a_long_crl_still_fits_a_buffer() {
+    fn the_buffer_fits_a_long_crl() {
         assert_eq!(bufsize(300), 16384);
         assert_eq!(bufsize(16384), 32768);
     }
 
     #[test]
-    fn counts_of_replicas() {
+    fn the_pattern_matches_enough_replicas() {
         assert_eq!(at_least(1), "([1-9]|[1-9][0-9])");
         assert!(at_least(98).ends_with("(98|99)"));
     }

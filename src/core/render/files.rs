@@ -1,28 +1,29 @@
-//! From the target's `[[file]]` tables to entries: which apply, whereto, whose, with which SELinux label.
+//! Turns the target's `[[file]]` tables into entries with path, owner and SELinux label.
 
-use super::{Input, templates::fill};
+use super::{RenderInput, templates::fill};
 use crate::plan::Action;
 use crate::spec::VipMode;
 use crate::target::{FileRule, RuleKind, Target};
 use anyhow::{Context, Result, bail};
-use hanode_util::file_tree::{Entry, Kind};
+use hanode_util::file_tree::{Entry, EntryKind};
 use tera::Tera;
 
-pub(super) fn entries(input: &Input, engine: &Tera, context: &tera::Context) -> Result<Vec<Entry>> {
+pub(super) fn entries(input: &RenderInput, engine: &Tera, context: &tera::Context) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for rule in &input.target.files {
-        let made = (|| {
-            if !applies(rule, input)? || !planned(rule, input)? {
+        let rendered = (|| {
+            if !applies(rule, input)? || !is_planned(rule, input)? {
                 return Ok(None);
             }
             entry(rule, input, engine, context).map(Some)
         })();
-        entries.extend(made.with_context(|| format!("target {}: file {}", input.target.name, rule.path))?);
+        entries
+            .extend(rendered.with_context(|| format!("target {}: file {}", input.target.name, rule.path))?);
     }
     Ok(entries)
 }
 
-fn applies(rule: &FileRule, input: &Input) -> Result<bool> {
+fn applies(rule: &FileRule, input: &RenderInput) -> Result<bool> {
     let spec = input.spec;
     Ok(match rule.when.as_deref() {
         None => true,
@@ -37,8 +38,8 @@ fn applies(rule: &FileRule, input: &Input) -> Result<bool> {
     })
 }
 
-/// Whether the plan lets the file's service start: else nobody may know what the file would say.
-fn planned(rule: &FileRule, input: &Input) -> Result<bool> {
+/// Whether the plan lets the file's service start: otherwise its content is unknown.
+fn is_planned(rule: &FileRule, input: &RenderInput) -> Result<bool> {
     let action = match rule.plan.as_deref() {
         None => return Ok(true),
         Some("etcd") => input.plan.etcd.step.action,
@@ -49,34 +50,34 @@ fn planned(rule: &FileRule, input: &Input) -> Result<bool> {
     Ok(!matches!(action, Action::Wait | Action::Refuse))
 }
 
-fn entry(rule: &FileRule, input: &Input, engine: &Tera, context: &tera::Context) -> Result<Entry> {
+fn entry(rule: &FileRule, input: &RenderInput, engine: &Tera, context: &tera::Context) -> Result<Entry> {
     let text = || {
-        let name = rule.template.as_deref().context("no template given")?;
+        let name = rule.template.as_deref().context("the file has no `template`")?;
         fill(engine, name, context)
     };
     let kind = match rule.kind {
-        RuleKind::File => Kind::File(text()?.into_bytes()),
-        RuleKind::Dir => Kind::Dir,
+        RuleKind::File => EntryKind::File(text()?.into_bytes()),
+        RuleKind::Dir => EntryKind::Dir,
         RuleKind::Link => {
-            let to = rule.to.as_deref().context("a link needs `to`")?;
-            Kind::Link(place(to, input.target)?)
+            let to = rule.to.as_deref().context("the link has no `to`")?;
+            EntryKind::Link(expand(to, input.target)?)
         }
         RuleKind::Crl => {
-            // HTTP ends its lines with CR LF, which no editor keeps.
+            // HTTP requires CR LF at the end of header lines; templates have LF.
             let mut content = text()?.replace('\n', "\r\n").into_bytes();
-            content.extend_from_slice(input.crl.der.context("no CRL given")?);
-            Kind::File(content)
+            content.extend_from_slice(input.crl.der.context("there is no CRL")?);
+            EntryKind::File(content)
         }
     };
-    let path = place(&rule.path, input.target)?;
+    let path = expand(&rule.path, input.target)?;
     let mode = u32::from_str_radix(&rule.mode, 8).with_context(|| format!("mode {:?}", rule.mode))?;
     let label = input.target.selinux.as_ref().and_then(|policy| policy.context(&path));
-    let mode = if matches!(kind, Kind::Link(_)) { 0o777 } else { mode };
+    let mode = if matches!(kind, EntryKind::Link(_)) { 0o777 } else { mode };
     Ok(Entry { path, kind, mode, owner: rule.owner.clone(), group: rule.group.clone(), label })
 }
 
-/// Replaces each `{paths.NAME}`.
-fn place(pattern: &str, target: &Target) -> Result<String> {
+/// Replaces each `{paths.NAME}`; fails on an unknown name.
+fn expand(pattern: &str, target: &Target) -> Result<String> {
     let mut path = String::new();
     let mut rest = pattern;
     while let Some((before, after)) = rest.split_once("{paths.") {

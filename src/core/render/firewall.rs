@@ -1,17 +1,19 @@
-//! Who may reach which of a node's ports: what every firewall's template lists in its own words.
+//! Which networks may reach which ports of a node, for the templates of all firewalls.
 
 use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Spec, VipMode};
 use ipnet::IpNet;
 use serde::Serialize;
 use std::net::IpAddr;
 
-/// Ports that are open to the same networks, and to nobody else.
+/// Ports that are open to the same networks only.
 #[derive(Debug, PartialEq, Serialize)]
 struct Guard {
+    /// Also the name of its chain.
     name: &'static str,
+    /// A comment for the rendered file.
     what: &'static str,
     ports: Vec<u16>,
-    /// Networks from which they may be reached, by family.
+    /// The networks that may reach them, by address family.
     v4: Vec<IpNet>,
     v6: Vec<IpNet>,
 }
@@ -19,10 +21,10 @@ struct Guard {
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Guards {
     ports: Vec<Guard>,
-    /// The nodes themselves: VRRP is for them alone.
+    /// The nodes, the only senders of VRRP.
     nodes_v4: Vec<IpNet>,
     nodes_v6: Vec<IpNet>,
-    /// Every port that is in some guard.
+    /// The ports of all guards.
     all: Vec<u16>,
 }
 
@@ -35,16 +37,16 @@ pub(super) fn guards(spec: &Spec) -> Guards {
         let (v4, v6) = families([&[&nodes[..]][..], from].concat().concat());
         Guard { name, what, ports: ports.to_vec(), v4, v6 }
     };
-    // A load balancer probes from addresses that only its maker knows; HAProxy tells strangers /health and no more.
+    // An external load balancer probes from unknown addresses; HAProxy answers them on /health only.
     let watchers = match spec.network.vip_mode {
         VipMode::Vrrp => [clients, operators],
         VipMode::External => [&everywhere[..], &[]],
     };
     let ports = vec![
-        guard("nodes", "etcd's peers, PostgreSQL", &[ETCD_PEER_PORT, pg.port], &[]),
+        guard("nodes", "etcd peers, PostgreSQL", &[ETCD_PEER_PORT, pg.port], &[]),
         guard(
-            "desk",
-            "what hanode status asks too: etcd, Patroni, Redis, Sentinel, join port",
+            "operators",
+            "also for hanode status: etcd, Patroni, Redis, Sentinel, join port",
             &[
                 ETCD_CLIENT_PORT,
                 spec.patroni.restapi_port,
@@ -56,7 +58,7 @@ pub(super) fn guards(spec: &Spec) -> Guards {
         ),
         guard(
             "clients",
-            "PostgreSQL and Redis by HAProxy, the revocation list",
+            "PostgreSQL and Redis through HAProxy, revocation list",
             &[pg.vip_port, pg.vip_read_port, redis.vip_port, haproxy.crl_port],
             &[clients],
         ),
@@ -71,7 +73,7 @@ fn anywhere(address: IpAddr) -> IpNet {
     IpNet::new_assert(address, 0)
 }
 
-/// Without what another one covers: some firewalls refuse networks that overlap.
+/// Splits networks by address family, without those that another covers: some firewalls refuse overlapping networks.
 fn families(nets: Vec<IpNet>) -> (Vec<IpNet>, Vec<IpNet>) {
     let mut nets: Vec<IpNet> = nets.iter().map(IpNet::trunc).collect();
     nets.sort();
@@ -96,22 +98,22 @@ mod tests {
     }
 
     #[test]
-    fn nobody_but_whom_the_spec_names() {
+    fn only_the_networks_of_the_spec_may_connect() {
         let mut spec = starter();
         let nodes = ["192.168.18.21/32", "192.168.18.22/32", "192.168.18.23/32"];
         assert_eq!(of(&spec, "nodes"), nodes);
-        assert_eq!(of(&spec, "desk"), ["192.168.18.0/24"]);
+        assert_eq!(of(&spec, "operators"), ["192.168.18.0/24"]);
         assert_eq!(of(&spec, "clients"), ["0.0.0.0/0"]);
         spec.network.operators = Some(vec!["fd00::5/128".parse().expect("a network")]);
         spec.network.clients = ["10.1.2.3/8", "10.2.0.0/16"].map(|n| n.parse().expect("a network")).into();
-        assert_eq!(of(&spec, "desk"), [&nodes[..], &["fd00::5/128"]].concat());
+        assert_eq!(of(&spec, "operators"), [&nodes[..], &["fd00::5/128"]].concat());
         assert_eq!(of(&spec, "clients"), [&["10.0.0.0/8"], &nodes[..]].concat());
         assert_eq!(of(&spec, "watchers").len(), 5);
         spec.network.vip_mode = VipMode::External;
         assert_eq!(of(&spec, "watchers"), ["0.0.0.0/0", "::/0"]);
     }
 
-    /// A port of the spec that no guard has would be open to all on a distribution that closes nothing by itself.
+    /// On a distribution without a default firewall, a port of the spec without a guard would be open to all.
     #[test]
     fn every_port_of_the_spec_is_guarded_once() {
         let spec = starter();

@@ -1,5 +1,5 @@
-//! Render: from spec, target, machine facts, plan and secrets to the files of one node. Pure: what
-//! `hanode render` shows at the desk is what the first boot writes.
+//! Renders the files of one node from spec, target, machine facts, plan and secrets. A pure function: `hanode render`
+//! on the admin machine shows what the first boot writes.
 
 mod context;
 mod files;
@@ -21,23 +21,25 @@ use hanode_util::file_tree::Entry;
 pub use passwords::redacted;
 pub use templates::Templates;
 
-pub struct Input<'a> {
+/// The input of [`render`].
+pub struct RenderInput<'a> {
     pub spec: &'a Spec,
     pub target: &'a Target,
-    /// Name of the node that is rendered.
+    /// Name of the node to render.
     pub node: &'a str,
     pub machine: &'a MachineFacts,
     pub plan: &'a Plan,
     pub secrets: &'a Secrets,
     pub templates: &'a Templates,
-    pub crl: Crl<'a>,
+    pub crl: CrlInput<'a>,
 }
 
-/// What is revoked. Servers load a CRL only once it has entries: an expired one locks everybody out.
+/// The revocation lists. Servers load a CRL only if it has entries, since an expired CRL locks every client out.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Crl<'a> {
-    /// Whether the CRL of the service CA, and of the cluster CA, has entries.
+pub struct CrlInput<'a> {
+    /// Whether the service CA's CRL has entries.
     pub service: bool,
+    /// Whether the cluster CA's CRL has entries.
     pub cluster: bool,
     /// The service CA's CRL in DER, which the nodes serve to clients.
     pub der: Option<&'a [u8]>,
@@ -45,8 +47,8 @@ pub struct Crl<'a> {
 
 /// The node's files, directories and links, in the order of the target's `[[file]]` tables.
 ///
-/// Where the plan says *wait* or *refuse* for a service, the files that depend on that plan are left out.
-pub fn render(input: &Input) -> Result<Vec<Entry>> {
+/// Files that depend on a service's plan are omitted while the service waits or refuses.
+pub fn render(input: &RenderInput) -> Result<Vec<Entry>> {
     passwords::check(input.secrets)?;
     let engine = input.templates.engine()?;
     let context = context::build(input, &engine)?;

@@ -1,4 +1,4 @@
-//! PostgreSQL's parameters: hanode's, overlaid with the operator's, and parted by where Patroni keeps them.
+//! PostgreSQL's parameters: hanode's defaults with the operator's overrides, split by where Patroni stores them.
 
 use super::templates::fill;
 use crate::spec::Spec;
@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use tera::Tera;
 
-/// Those that Patroni takes from etcd only, because all members must agree on them.
+/// Parameters that Patroni reads from etcd only, because all members must agree on them.
 const CLUSTER_WIDE: [&str; 12] = [
     "hot_standby",
     "max_connections",
@@ -23,20 +23,20 @@ const CLUSTER_WIDE: [&str; 12] = [
     "wal_log_hints",
 ];
 
-/// The template that lists hanode's own: names and values, in TOML.
+/// The template with hanode's defaults, in TOML.
 const DEFAULTS: &str = "postgres-parameters.toml";
 
-/// What HAProxy leaves free of `max_connections`: for Patroni, and for whoever must get in to repair.
+/// The connections of `max_connections` that HAProxy leaves free, for Patroni and for repairs.
 const RESERVED: u32 = 10;
 
-/// Lists, as the engine goes through a map in no particular order.
+/// Lists, because the template engine iterates over a map in no particular order.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Parameters {
     /// In etcd, the same on every member.
     pub(crate) cluster: Vec<Setting>,
     /// In this node's `config.yml`, sized for this machine.
     pub(crate) local: Vec<Setting>,
-    /// How many connections HAProxy lets through to one server.
+    /// The maximum of HAProxy's connections to one server.
     pub(crate) client_connections: u32,
 }
 

@@ -1,4 +1,4 @@
-//! What rendering asks of passwords, and their stand-ins for output that people see.
+//! The requirements of rendering for passwords, and placeholders for output on a screen.
 
 use crate::secrets::Secrets;
 use anyhow::{Result, ensure};
@@ -17,7 +17,7 @@ fn fields(secrets: &mut Secrets) -> [(&'static str, &mut String); 9] {
     ]
 }
 
-/// The same secrets with the role's name in place of each password (`--redact`).
+/// The secrets with a placeholder for each password (`--redact`).
 pub fn redacted(secrets: &Secrets) -> Secrets {
     let mut secrets = secrets.clone();
     for (name, value) in fields(&mut secrets) {
@@ -26,15 +26,17 @@ pub fn redacted(secrets: &Secrets) -> Secrets {
     secrets
 }
 
-/// Each password goes into files of several syntaxes as it is; none of them knows a way to quote that
-/// all the others share.
+/// Fails if a password needs quoting: it goes into files of several syntaxes, which have no common way to quote.
 pub(super) fn check(secrets: &Secrets) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~+/=".contains(c);
     for (name, value) in fields(&mut secrets.clone()) {
-        ensure!(value.len() >= 8, "secrets.toml: {name}: shorter than 8 characters; let hanode generate it");
+        ensure!(
+            value.len() >= 8,
+            "secrets.toml: {name}: it is shorter than 8 characters; use a generated password"
+        );
         ensure!(
             value.chars().all(plain),
-            "secrets.toml: {name}: holds a character that not every server's configuration can carry; \
+            "secrets.toml: {name}: it contains a character that some configuration files cannot contain; \
              use letters, digits and - _ . ~ + / ="
         );
     }
@@ -61,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_that_would_break_a_file_is_named_but_not_shown() {
+    fn an_error_names_the_role_and_hides_the_password() {
         assert!(check(&secrets("long-enough")).is_ok());
         for bad in ["2short!", "with space", "quote\"here", "new\nline!!", "dollar$HOME"] {
             let error = check(&secrets(bad)).expect_err(bad).to_string();
@@ -70,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn redaction_leaves_no_password() {
+    fn redacted_secrets_contain_no_password() {
         let shown = serde_json::to_string(&redacted(&secrets("visible-secret"))).expect("serialises");
         assert!(!shown.contains("visible-secret") && !shown.contains("aB3"), "{shown}");
         assert!(check(&redacted(&secrets("visible-secret"))).is_ok());

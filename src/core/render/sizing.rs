@@ -1,9 +1,9 @@
-//! How much memory and disk each server may take. PostgreSQL and Redis share the machine.
+//! Memory and disk space for each server. PostgreSQL and Redis share the machine.
 
 use crate::machine::MachineFacts;
 use serde::Serialize;
 
-/// Everything in MiB.
+/// Sizes in MiB.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Sizes {
     pub(crate) shared_buffers: u64,
@@ -12,7 +12,7 @@ pub(super) struct Sizes {
     pub(crate) maintenance_work_mem: u64,
     /// WAL between two checkpoints.
     pub(crate) max_wal: u64,
-    /// WAL kept for a standby that is away; beyond it the standby is cloned anew.
+    /// WAL retained for an absent standby; a standby that lags further is cloned again.
     pub(crate) max_slot_wal: u64,
     pub(crate) redis_memory: u64,
     pub(crate) redis_backlog: u64,
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_and_large_machines_stay_inside_their_means() {
+    fn sizes_fit_small_and_large_machines() {
         for (memory, disk) in [(512, 4096), (1024, 4096), (2048, 10240), (4096, 40960), (262144, 4194304)] {
             let mut machine = MachineFacts::example("eth0", 24);
             (machine.memory_mib, machine.data_mib) = (memory, disk);

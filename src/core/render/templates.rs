@@ -1,15 +1,16 @@
-//! Templates by name, and the engine that fills them in: no escaping, and nothing undefined goes through.
+//! Templates by name, and the engine that renders them: without escaping, and strict about undefined names.
 
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tera::{Kwargs, State, Tera};
 
-/// Name of a template to its text.
+/// Templates: name to text.
 #[derive(Debug, Clone, Default)]
 pub struct Templates(BTreeMap<String, String>);
+
 impl Templates {
-    /// Every file of a directory; on a node that is `/usr/lib/hanode/templates`.
+    /// Loads all files of a directory; on a node, `/usr/lib/hanode/templates`.
     pub fn load(dir: &Path) -> Result<Self> {
         let listing = std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
         let mut templates = BTreeMap::new();
@@ -23,7 +24,7 @@ impl Templates {
         Ok(Templates(templates))
     }
 
-    /// Templates by name.
+    /// Templates from pairs of name and text.
     pub fn from_texts(texts: impl IntoIterator<Item = (String, String)>) -> Self {
         Templates(texts.into_iter().collect())
     }
@@ -33,24 +34,24 @@ impl Templates {
         Templates::from_texts(texts.iter().map(|(name, text)| (name.to_string(), text.to_string())))
     }
 
-    /// All templates parsed; a fault names the file and the line.
+    /// Parses all templates; an error has the file and the line.
     pub(super) fn engine(&self) -> Result<Tera> {
         let mut tera = Tera::new();
         tera.autoescape_on(Vec::<&str>::new());
-        // A plain `if` takes an undefined name for false. `is on` does not: it wants a boolean.
+        // A plain `if` treats an undefined name as false; `is on` requires a boolean.
         tera.register_test("on", |value: bool, _: Kwargs, _: &State| value);
-        // A JSON string is a YAML string too.
+        // A JSON string is also a YAML string.
         tera.register_filter("quoted", |text: &str, _: Kwargs, _: &State| {
             serde_json::Value::from(text).to_string()
         });
-        tera.add_raw_templates(self.0.iter()).context("a template does not parse")?;
+        tera.add_raw_templates(self.0.iter()).context("parsing the templates")?;
         Ok(tera)
     }
 }
 
-/// One template filled in.
+/// Renders one template.
 pub(super) fn fill(engine: &Tera, name: &str, context: &tera::Context) -> Result<String> {
-    engine.render(name, context).with_context(|| format!("filling in template {name}"))
+    engine.render(name, context).with_context(|| format!("rendering template {name}"))
 }
 
 #[cfg(test)]
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn text_goes_in_as_it_is() {
+    fn text_is_not_escaped() {
         assert_eq!(filled("{{ known.word }}").expect("fills"), "a<b&\"c\"");
         assert_eq!(filled("{{ known.word | quoted }}").expect("fills"), r#""a<b&\"c\"""#);
         assert_eq!(
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_undefined_is_an_error_with_file_and_line() {
+    fn an_undefined_name_is_an_error_with_file_and_line() {
         for bad in ["{{ nothing }}", "{{ known.nothing }}", "{% if known.nothing is on %}{% endif %}"] {
             let error = format!("{:#}", filled(&format!("\n{bad}")).expect_err(bad));
             assert!(error.contains("a.conf:2"), "{error}");
@@ -84,7 +85,7 @@ mod tests {
         assert!(error.contains("a.conf:3"), "{error}");
     }
 
-    /// A condition without `is on` would take a misspelt name of the context for false.
+    /// A condition without `is on` would treat a misspelt name as false.
     #[test]
     fn every_condition_in_the_templates_is_strict() {
         let local = |word: &str| ["loop.", "each."].iter().any(|name| word.starts_with(name));

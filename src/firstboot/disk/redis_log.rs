@@ -69,13 +69,13 @@ mod tests {
         write(&incr, "garbage").unwrap();
         std::thread::sleep(Duration::from_millis(20));
         let log = |text: &str| write(at("/var/log/redis/redis.log"), text).unwrap();
-        let given_up = "1:M 25 Nov 2026 # Bad file format reading the append only file appendonly.aof.1.incr.aof: \
+        let fatal_line = "1:M 25 Nov 2026 # Bad file format reading the append only file appendonly.aof.1.incr.aof: \
                         make a backup of your AOF file, then use ./redis-check-aof --fix <filename.manifest>\n";
-        log(given_up);
+        log(fatal_line);
         assert!(unreadable(root.path(), &target).unwrap());
-        log(&format!("{given_up}2:C 25 Nov 2026 * oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo\n"));
+        log(&format!("{fatal_line}2:C 25 Nov 2026 * oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo\n"));
         assert!(!unreadable(root.path(), &target).unwrap(), "another start is in progress");
-        log(given_up);
+        log(fatal_line);
         std::thread::sleep(Duration::from_millis(20));
         write(&incr, "").unwrap();
         assert!(!unreadable(root.path(), &target).unwrap(), "the data has changed since");

@@ -43,7 +43,7 @@ impl Machine {
         interface: Option<&str>,
         data: &Path,
     ) -> Result<MachineFacts> {
-        let held = self.interfaces.iter().find(|i| i.address == address).with_context(|| {
+        let held = self.interfaces.iter().find(|i| i.address == address).ok_or_else(|| {
             UserError::with_help(
                 format!("no interface of this machine has the node's address {address}"),
                 "check its network configuration",

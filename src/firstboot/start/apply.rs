@@ -8,7 +8,7 @@ use hanode_core::machine::MachineFacts;
 use hanode_core::pki::read;
 use hanode_core::plan::Plan;
 use hanode_core::render::{self, CrlInput, RenderInput, sentinel};
-use hanode_util::file_tree::{Entry, Ids, Kind, write};
+use hanode_util::file_tree::{Entry, EntryKind, Ids, write};
 use hanode_util::safe_path::SafeTree;
 use std::path::Path;
 
@@ -92,7 +92,7 @@ impl NodeContext<'_> {
 
     /// Sentinel saves its id, epochs and peers in its own configuration file; the new file keeps them.
     fn keep_sentinel_state(&self, entry: &mut Entry) -> Result<()> {
-        let Kind::File(fresh) = &mut entry.kind else { return Ok(()) };
+        let EntryKind::File(fresh) = &mut entry.kind else { return Ok(()) };
         let Ok(old) = SafeTree::open(self.root)?.read(&entry.path) else { return Ok(()) };
         let Ok(old) = String::from_utf8(old) else { return Ok(()) };
         let text = std::str::from_utf8(fresh).context("a rendered file is not UTF-8")?;

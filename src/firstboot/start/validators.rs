@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use hanode_core::target::{FileRule, Target};
 use hanode_util::command::{Captured, capture};
-use hanode_util::file_tree::{Entry, Kind, below};
+use hanode_util::file_tree::{Entry, EntryKind, below};
 use hanode_util::safe_path::SafeTree;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,8 @@ const STAGING_DIR: &str = "/run/hanode/check";
 
 /// Runs the rule's validator on a copy of the content.
 pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
-    let (Some((program, arguments)), Kind::File(content)) = (rule.check.split_first(), &entry.kind) else {
+    let (Some((program, arguments)), EntryKind::File(content)) = (rule.check.split_first(), &entry.kind)
+    else {
         return Ok(());
     };
     let component = rule.component.as_deref().unwrap_or(program);

@@ -14,7 +14,7 @@ use hanode_core::bundle::Bundle;
 use hanode_core::pki::{self, Ca, LEAVES, coverage, read};
 use hanode_core::spec::{Node, Patroni, Spec};
 use hanode_core::target::OnChange;
-use hanode_util::file_tree::{Kind, below};
+use hanode_util::file_tree::{EntryKind, below};
 use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use serde_json::Value;
@@ -189,7 +189,7 @@ fn hold_back_crls(root: &Path, old: &NodeConfig, new: &mut NodeConfig, name: &st
             let list =
                 old.bundle.file(ca.crl_path()).context("the active bundle has no revocation list")?.to_vec();
             let entry = new.bundle.entries.iter_mut().find(|e| e.path == ca.crl_path());
-            entry.context("the new bundle has no revocation list")?.kind = Kind::File(list);
+            entry.context("the new bundle has no revocation list")?.kind = EntryKind::File(list);
         }
     }
     Ok(waiting_for)

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use hanode_cluster::client::redis::RedisClient;
 use hanode_core::plan::{Action, Plan};
 use hanode_core::target::OnChange;
-use hanode_util::file_tree::{Entry, Kind, below};
+use hanode_util::file_tree::{Entry, EntryKind, below};
 use hanode_util::safe_path::SafeTree;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub(crate) fn fingerprints(node: &NodeContext) -> Result<Fingerprints> {
     let target = &node.config.target;
     let mut hashes: BTreeMap<(&str, OnChange), Sha256> = BTreeMap::new();
     let mut add = |component, how, entry: &Entry| {
-        let Kind::File(content) = &entry.kind else { return };
+        let EntryKind::File(content) = &entry.kind else { return };
         let hash = hashes.entry((component, how)).or_default();
         for part in [entry.path.as_bytes(), content] {
             hash.update((part.len() as u64).to_be_bytes());

@@ -292,7 +292,7 @@ fn a_replaced_disk_instead_of_a_lost_one_requires_the_operator() {
         history.push(Event::Return(n - 1));
         let mut world = run((n, 40, history));
         assert!(world.refused_with("recover"), "{:#?}", world.machines);
-        assert!(world.refused_with("disk that was replaced"), "{:#?}", world.machines);
+        assert!(world.refused_with("of a replaced member"), "{:#?}", world.machines);
         world.follow_advice();
         assert!(world.healthy(), "{:#?}", world.machines);
     }

@@ -1,7 +1,7 @@
 -- written by hanode for node1; edits are overwritten
--- Run by Patroni when the cluster comes to be (it makes admin, replicator and rewind_user itself). May be run again.
+-- Run by Patroni at bootstrap, after it has created admin, replicator and rewind_user. Can be run again.
 
--- The password shall be in no log, not even that of an error.
+-- Keeps the password out of the log, even after an error.
 SET log_statement = 'none';
 SET log_min_duration_statement = -1;
 SET log_min_error_statement = 'panic';
