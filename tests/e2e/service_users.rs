@@ -176,11 +176,12 @@ fn a_link_of_root_outside_the_services_directories_is_followed() {
         let case = Case::of(3).on(target);
         let tree = Tree::new(&case.render("node1"));
         for (number, place) in ["redis_data", "postgres_home", "etcd_home"].iter().enumerate() {
-            let at = tree.at(case.target.paths[*place].trim_start_matches('/'));
+            let path = Path::new(case.target.paths[*place].trim_start_matches('/'));
+            let at = tree.at(path);
             let disk = format!("srv/disk{number}");
             fs::create_dir_all(tree.at("srv")).unwrap();
             fs::rename(&at, tree.at(&disk)).unwrap();
-            symlink(format!("/{disk}"), &at).unwrap();
+            symlink(relative(path, &disk), &at).unwrap();
         }
         fs::remove_file(tree.at("srv/disk0/hanode/redis.conf")).unwrap();
         tree.write().unwrap_or_else(|error| panic!("{target}: {error:#}"));
