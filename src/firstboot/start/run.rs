@@ -2,7 +2,7 @@
 
 use super::apply::NodeContext;
 use super::{firewall, self_report};
-use crate::disk::aside::{move_postgres_aside, move_redis_aside};
+use crate::disk::aside::{move_postgres_aside, move_redis_aside, remove_etcd_data};
 use crate::disk::{self, volume};
 use crate::failpoint;
 use crate::identity::machine::Machine;
@@ -21,7 +21,6 @@ use hanode_core::pki::{
 };
 use hanode_core::plan::{self, Action, Plan};
 use hanode_util::file_tree::below;
-use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use std::path::Path;
 use std::thread::sleep;
@@ -273,13 +272,8 @@ fn start_bootstrap(root: &Path, config: &NodeConfig) -> Result<()> {
 
 /// Removes etcd's data, including an incomplete directory.
 pub(crate) fn clear_etcd(root: &Path, config: &NodeConfig) -> Result<()> {
-    let dir = config.target.path("etcd_data")?;
-    match SafeTree::open(root)?.remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("clearing {dir}"))
-        }
-        _ => disk::unmark_stale(root, |stale| stale.etcd = false),
-    }
+    remove_etcd_data(root, &config.target)?;
+    disk::unmark_stale(root, |stale| stale.etcd = false)
 }
 
 /// Starts every unit without waiting for it: the gates and systemd's ordering decide when each one runs.
