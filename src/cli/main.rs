@@ -100,7 +100,11 @@ impl Verb {
 /// Clap exits with 2 on wrong usage.
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let last = if cli.verb.is_read_only() { interrupt::SIGNALS_WITHOUT_CLEANUP } else { interrupt::SIGNALS_WITH_CLEANUP };
+    let last = if cli.verb.is_read_only() {
+        interrupt::SIGNALS_WITHOUT_CLEANUP
+    } else {
+        interrupt::SIGNALS_WITH_CLEANUP
+    };
     match interrupt::install(last).and_then(|()| cli.verb.run()) {
         Ok(code) => code,
         Err(_) if interrupt::interrupted() => {

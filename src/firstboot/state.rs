@@ -4,7 +4,7 @@ use anyhow::Result;
 use hanode_core::plan::{Plan, Step};
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
-use hanode_util::user_error::UserError;
+use hanode_util::user_error::{UserError, remedies};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -165,11 +165,9 @@ fn log_phase(phase: Phase, node: &str, message: &str) {
     }
 }
 
-/// The remedies in an error's chain of causes.
+/// What to do about an error, in one line.
 pub(crate) fn help(error: &anyhow::Error) -> Option<String> {
-    let remedies = error.chain().filter_map(|cause| cause.downcast_ref::<UserError>());
-    let remedies: Vec<&str> =
-        remedies.map(|cause| cause.help.as_str()).filter(|help| !help.is_empty()).collect();
+    let remedies: Vec<&str> = remedies(error).collect();
     (!remedies.is_empty()).then(|| remedies.join("; "))
 }
 

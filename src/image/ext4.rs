@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use hanode_util::command::{command, run};
-use hanode_util::file_tree::{Entry, Ids, EntryKind};
+use hanode_util::file_tree::{Entry, EntryKind, Ids};
 use hanode_util::scratch::Scratch;
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -1,7 +1,7 @@
 //! Writes entries into tar archives; the same entries give the same bytes.
 
 use anyhow::{Context, Result};
-use hanode_util::file_tree::{Entry, Ids, EntryKind};
+use hanode_util::file_tree::{Entry, EntryKind, Ids};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;

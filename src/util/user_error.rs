@@ -36,11 +36,19 @@ impl fmt::Display for UserError {
     }
 }
 
-/// The whole error for a person: `error: what: why`, then `help: what to do` for each remedy in the chain.
+/// The whole error for a person: `error: what: why`, then `help: what to do` for each remedy.
 pub fn report(error: &anyhow::Error) -> String {
-    let helps = error.chain().filter_map(|cause| cause.downcast_ref::<UserError>());
-    let helps = helps.filter(|cause| !cause.help.is_empty()).map(|cause| format!("\nhelp: {}", cause.help));
+    let helps = remedies(error).map(|help| format!("\nhelp: {help}"));
     format!("error: {error:#}{}", helps.collect::<String>())
+}
+
+/// The remedies in an error's causes and in its outermost context, in the order of the chain.
+pub fn remedies(error: &anyhow::Error) -> impl Iterator<Item = &str> {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<UserError>());
+    // A context is no cause of its own: only the error as a whole knows its type.
+    let context =
+        error.downcast_ref::<UserError>().filter(|_| error.chain().all(|cause| !cause.is::<UserError>()));
+    context.into_iter().chain(causes).map(|error| error.help.as_str()).filter(|help| !help.is_empty())
 }
 
 #[cfg(test)]
@@ -56,5 +64,8 @@ mod tests {
             "error: reading the secrets: demo/secrets.toml: mode is 0644\nhelp: chmod 600 demo/secrets.toml";
         assert_eq!(report(&error), text);
         assert_eq!(report(&anyhow::anyhow!("no space")), "error: no space");
+        let cause = std::io::Error::other("no such file");
+        let error = Err::<(), _>(cause).context(UserError::with_help("no network", "ip link")).unwrap_err();
+        assert_eq!(report(&error), "error: no network: no such file\nhelp: ip link");
     }
 }

@@ -196,7 +196,7 @@ fn recovery_of_redis_alone_leaves_etcd_and_postgres_as_they_are() {
     decided(lab, &primary, "redis", "refuse", "recover --from-this-node");
     let costs = lab.on(&primary, &[FIRSTBOOT, "recover"]);
     let costs = String::from_utf8_lossy(&costs.stdout).into_owned();
-    assert!(costs.contains("every write to Redis that this node has not received is lost"), "{costs}");
+    assert!(costs.contains("every Redis write that this node has not received is lost"), "{costs}");
     assert_eq!(costs.lines().filter(|l| l.starts_with("  - ")).count(), 1, "{costs}");
     lab.output(&primary, &[FIRSTBOOT, "recover", "--from-this-node", "--accept-data-loss"]);
     lab.healthy_within(SOON);

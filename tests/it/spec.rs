@@ -208,12 +208,7 @@ fn each_fault_is_reported_with_its_line() {
         ("# leaf_days = 1825", "leaf_days = 3651", "leaf_days", "outlive"),
         ("# data = \"LABEL=hanode-data\"", "data = \"vdb\"", "data = \"vdb\"", "is not a volume"),
         ("# interface = \"eth0\"", "interface = \"a/b\"", "a/b", "interface name"),
-        (
-            "# max_connections = 200",
-            "listen_addresses = \"*\"",
-            "listen_addresses",
-            "cannot be set here",
-        ),
+        ("# max_connections = 200", "listen_addresses = \"*\"", "listen_addresses", "cannot be set here"),
         ("# max_connections = 200", "max_connections = \"abc\"", "max_connections", "1 to 262143"),
         ("# max_connections = 200", "max_connections = 0", "max_connections", "1 to 262143"),
         ("# max_connections = 200", "archive_mode = true", "archive_mode", "cannot be set here"),

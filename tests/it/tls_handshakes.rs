@@ -108,7 +108,10 @@ fn certificates_are_checked_against_the_date() {
     assert_eq!(examined(0), Default::default());
     assert_eq!(examined(1730), Default::default());
     let (faults, warnings) = examined(1740);
-    assert!(faults.is_empty() && warnings.contains("the node certificate expires on"), "{faults}\n{warnings}");
+    assert!(
+        faults.is_empty() && warnings.contains("the node certificate expires on"),
+        "{faults}\n{warnings}"
+    );
     let (faults, warnings) = examined(1826);
     assert!(faults.contains("the pgsql certificate expired on"), "{faults}");
     assert!(warnings.contains("the service CA's revocation list expires on"), "{warnings}");

@@ -111,7 +111,13 @@ pub fn build_with(program: &[u8], target: &str, cluster: Option<&ClusterDir>, ou
     build_image(target, &[], program, cluster, out);
 }
 
-fn build_image(target: &str, sources: &[SourceOverride], program: &[u8], cluster: Option<&ClusterDir>, out: &Path) {
+fn build_image(
+    target: &str,
+    sources: &[SourceOverride],
+    program: &[u8],
+    cluster: Option<&ClusterDir>,
+    out: &Path,
+) {
     let payload = cluster.map(|cluster| ClusterPayload {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
