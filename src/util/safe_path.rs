@@ -185,7 +185,7 @@ impl SafeTree {
         Ok(true)
     }
 
-    /// Gives an entry another name in its directory; a link is renamed, not followed.
+    /// Renames an entry inside its directory; a link is renamed, not followed.
     pub fn rename(&self, path: impl AsRef<Path>, name: impl AsRef<OsStr>) -> Result<()> {
         let (dir, old) = self.parent(path.as_ref(), Missing::Fail)?;
         dir.rename(&old, name.as_ref())
@@ -204,8 +204,9 @@ impl SafeTree {
         remove::remove_all(&dir.fd, &name).map_err(|e| dir.named(e, &name))
     }
 
-    /// Gives what the owner of a directory owns in it to another owner: links themselves, never their targets. The
-    /// directory comes last, so that the next run completes an interrupted one. Returns the user id before, if it differed.
+    /// Changes the owner of a directory, and of everything in it that has the same owner: links themselves, not their
+    /// targets. The directory comes last, so that the next run completes an interrupted one. Returns the old user id if it
+    /// differed.
     pub fn change_owner(&self, path: impl AsRef<Path>, owner: Owner) -> Result<Option<u32>> {
         let dir = self.walk(path.as_ref(), Missing::Fail)?;
         let found = fstat(&dir.fd)?;

@@ -105,7 +105,7 @@ fn relative(from: &Path, to: &str) -> PathBuf {
     std::iter::repeat_n("..", up).collect::<PathBuf>().join(to)
 }
 
-fn give(at: &Path, owner: u32) {
+fn set_owner(at: &Path, owner: u32) {
     lchown(at, Some(owner), Some(owner)).unwrap();
 }
 
@@ -125,7 +125,7 @@ fn a_link_in_a_service_s_directory_leads_no_write_out_of_it() {
                 let at = tree.at(path);
                 fs::rename(&at, at.with_file_name("moved")).unwrap();
                 symlink(relative(path, &to), &at).unwrap();
-                give(&at, *owner);
+                set_owner(&at, *owner);
                 let done = tree.write();
                 let what = format!("{target}: {} -> {to}: {done:?}", path.display());
                 assert_eq!(before, tree.victim(), "{what}");
@@ -153,7 +153,7 @@ fn another_name_of_root_s_file_in_a_service_s_directory_changes_nothing() {
                     // The same content as wanted: only owner and mode would be set.
                     let victim = tree.at(VICTIM).join(&name);
                     fs::copy(tree.at(&path), &victim).unwrap();
-                    give(&victim, 0);
+                    set_owner(&victim, 0);
                     let before = tree.victim();
                     let _ = fs::remove_file(&at);
                     match is_link {

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use tempfile::TempDir;
 
 /// A tree, and a directory that nothing in the tree may change.
-struct Ground {
+struct Area {
     dir: TempDir,
 }
 
@@ -13,15 +13,15 @@ struct Ground {
 const CHANGES: [&str; 9] =
     ["dir", "file", "replace", "create", "link", "rename", "remove_file", "remove_dir_all", "create_dir_all"];
 
-impl Ground {
-    fn new() -> Ground {
+impl Area {
+    fn new() -> Area {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("tree/var/data")).unwrap();
         fs::create_dir_all(dir.path().join("outside/deep")).unwrap();
         fs::write(dir.path().join("outside/secret"), "secret").unwrap();
         fs::write(dir.path().join("outside/deep/secret"), "secret").unwrap();
         fs::set_permissions(dir.path().join("outside/secret"), fs::Permissions::from_mode(0o640)).unwrap();
-        Ground { dir }
+        Area { dir }
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -80,19 +80,18 @@ fn a_link_in_the_middle_of_a_path_is_refused() {
     for how in CHANGES {
         for link in ["tree/var", "tree/var/data", "tree/var/data/deep"] {
             for target in ["outside", "missing", "../outside", "../../outside", "/etc"] {
-                let ground = Ground::new();
-                let at = ground.at(link);
+                let area = Area::new();
+                let at = area.at(link);
                 if at.exists() {
-                    fs::rename(&at, ground.at("tree/moved")).unwrap();
+                    fs::rename(&at, area.at("tree/moved")).unwrap();
                 }
-                let to =
-                    if target.starts_with(['.', '/']) { PathBuf::from(target) } else { ground.at(target) };
+                let to = if target.starts_with(['.', '/']) { PathBuf::from(target) } else { area.at(target) };
                 symlink(to, &at).unwrap();
-                let before = ground.outside();
-                let error = change(&ground.untrusted(), how, "/var/data/deep/secret").unwrap_err();
+                let before = area.outside();
+                let error = change(&area.untrusted(), how, "/var/data/deep/secret").unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{how} {link} {target}: {error}");
                 assert!(error.to_string().contains("symbolic link"), "{error}");
-                assert_eq!(before, ground.outside(), "{how} {link} {target}");
+                assert_eq!(before, area.outside(), "{how} {link} {target}");
             }
         }
     }
@@ -102,17 +101,17 @@ fn a_link_in_the_middle_of_a_path_is_refused() {
 fn a_link_at_the_end_of_a_path_is_replaced_or_removed() {
     for how in CHANGES {
         for target in ["outside", "outside/secret", "missing"] {
-            let ground = Ground::new();
-            symlink(ground.at(target), ground.at("tree/var/data/name")).unwrap();
-            let before = ground.outside();
-            let done = change(&ground.untrusted(), how, "/var/data/name");
+            let area = Area::new();
+            symlink(area.at(target), area.at("tree/var/data/name")).unwrap();
+            let before = area.outside();
+            let done = change(&area.untrusted(), how, "/var/data/name");
             assert_eq!(
                 done.is_err(),
                 how.contains("dir") && how != "remove_dir_all",
                 "{how} {target}: {done:?}"
             );
-            assert_eq!(before, ground.outside(), "{how} {target}");
-            assert!(!ground.at("missing").exists(), "{how} {target}");
+            assert_eq!(before, area.outside(), "{how} {target}");
+            assert!(!area.at("missing").exists(), "{how} {target}");
         }
     }
 }
@@ -121,31 +120,31 @@ fn a_link_at_the_end_of_a_path_is_replaced_or_removed() {
 fn another_name_of_a_file_keeps_its_content_mode_and_owner() {
     for how in ["file", "replace", "create"] {
         for name in ["name", ".name.hanode-new"] {
-            let ground = Ground::new();
-            fs::hard_link(ground.at("outside/secret"), ground.at(&format!("tree/var/data/{name}"))).unwrap();
-            assert!(ground.untrusted().read(format!("/var/data/{name}")).is_err(), "a hard link is not read");
+            let area = Area::new();
+            fs::hard_link(area.at("outside/secret"), area.at(&format!("tree/var/data/{name}"))).unwrap();
+            assert!(area.untrusted().read(format!("/var/data/{name}")).is_err(), "a hard link is not read");
             let content = if how == "file" { "secret" } else { "new" };
             let owner = Some((geteuid().as_raw(), nix::unistd::getegid().as_raw()));
             match how {
-                "create" => change(&ground.untrusted(), how, "/var/data/name").unwrap(),
-                _ => ground.untrusted().replace("/var/data/name", content.as_bytes(), 0o666, owner).unwrap(),
+                "create" => change(&area.untrusted(), how, "/var/data/name").unwrap(),
+                _ => area.untrusted().replace("/var/data/name", content.as_bytes(), 0o666, owner).unwrap(),
             }
-            let found = ground.at("outside/secret").metadata().unwrap();
-            assert_eq!(fs::read_to_string(ground.at("outside/secret")).unwrap(), "secret");
+            let found = area.at("outside/secret").metadata().unwrap();
+            assert_eq!(fs::read_to_string(area.at("outside/secret")).unwrap(), "secret");
             assert_eq!(found.mode() & 0o777, 0o640, "{how} {name}");
-            assert_eq!(ground.at("tree/var/data/name").metadata().unwrap().nlink(), 1);
+            assert_eq!(area.at("tree/var/data/name").metadata().unwrap().nlink(), 1);
         }
     }
 }
 
 #[test]
 fn a_file_that_is_as_wanted_is_left_alone() {
-    let ground = Ground::new();
-    let tree = ground.untrusted();
+    let area = Area::new();
+    let tree = area.untrusted();
     assert!(tree.file("/var/data/a/b", b"text", 0o640, None).unwrap());
-    let first = ground.at("tree/var/data/a/b").metadata().unwrap().ino();
+    let first = area.at("tree/var/data/a/b").metadata().unwrap().ino();
     assert!(!tree.file("/var/data/a/b", b"text", 0o640, None).unwrap());
-    assert_eq!(first, ground.at("tree/var/data/a/b").metadata().unwrap().ino());
+    assert_eq!(first, area.at("tree/var/data/a/b").metadata().unwrap().ino());
     assert!(tree.file("/var/data/a/b", b"text", 0o600, None).unwrap(), "another mode");
     assert!(tree.file("/var/data/a/b", b"texts", 0o600, None).unwrap(), "other content");
     assert_eq!(tree.read("/var/data/a/b").unwrap(), b"texts");
@@ -154,74 +153,74 @@ fn a_file_that_is_as_wanted_is_left_alone() {
 
 #[test]
 fn fifos_and_directories_are_not_read() {
-    let ground = Ground::new();
-    nix::unistd::mkfifo(&ground.at("tree/var/data/fifo"), Mode::S_IRWXU).unwrap();
-    assert!(ground.untrusted().read("/var/data/fifo").is_err());
-    assert!(ground.untrusted().read("/var/data").is_err());
-    ground.untrusted().replace("/var/data/fifo", b"x", 0o600, None).unwrap();
+    let area = Area::new();
+    nix::unistd::mkfifo(&area.at("tree/var/data/fifo"), Mode::S_IRWXU).unwrap();
+    assert!(area.untrusted().read("/var/data/fifo").is_err());
+    assert!(area.untrusted().read("/var/data").is_err());
+    area.untrusted().replace("/var/data/fifo", b"x", 0o600, None).unwrap();
 }
 
 #[test]
 fn a_trusted_link_is_followed_inside_the_tree() {
-    let ground = Ground::new();
-    fs::create_dir_all(ground.at("tree/volume/deep")).unwrap();
-    symlink("/volume", ground.at("tree/var/absolute")).unwrap();
-    symlink("../volume/deep", ground.at("tree/var/relative")).unwrap();
-    symlink("../../../../../../volume", ground.at("tree/var/above")).unwrap();
-    symlink("loop", ground.at("tree/var/loop")).unwrap();
-    let tree = ground.trusted();
+    let area = Area::new();
+    fs::create_dir_all(area.at("tree/volume/deep")).unwrap();
+    symlink("/volume", area.at("tree/var/absolute")).unwrap();
+    symlink("../volume/deep", area.at("tree/var/relative")).unwrap();
+    symlink("../../../../../../volume", area.at("tree/var/above")).unwrap();
+    symlink("loop", area.at("tree/var/loop")).unwrap();
+    let tree = area.trusted();
     tree.replace("/var/absolute/a", b"a", 0o600, None).unwrap();
     tree.replace("/var/relative/b", b"b", 0o600, None).unwrap();
     tree.replace("/var/above/c", b"c", 0o600, None).unwrap();
     assert!(!tree.dir("/var/absolute", 0o750, None).unwrap(), "it exists");
     for name in ["volume/a", "volume/deep/b", "volume/c"] {
-        assert!(ground.at("tree").join(name).is_file(), "{name}");
+        assert!(area.at("tree").join(name).is_file(), "{name}");
     }
-    assert!(ground.at("tree/var/absolute").is_symlink());
-    assert_eq!(ground.at("tree/volume").metadata().unwrap().mode() & 0o777, 0o750);
+    assert!(area.at("tree/var/absolute").is_symlink());
+    assert_eq!(area.at("tree/volume").metadata().unwrap().mode() & 0o777, 0o750);
     assert!(tree.replace("/var/loop/d", b"d", 0o600, None).is_err());
 }
 
 #[test]
 fn a_link_of_root_is_refused_where_others_may_write() {
     for (open, mode) in [("tree/var", 0o777), ("tree/var", 0o1777), ("tree/var", 0o775), ("tree", 0o777)] {
-        let ground = Ground::new();
-        symlink("/volume", ground.at("tree/var/link")).unwrap();
-        fs::set_permissions(ground.at(open), fs::Permissions::from_mode(mode)).unwrap();
-        let error = ground.trusted().replace("/var/link/a", b"a", 0o600, None).unwrap_err();
+        let area = Area::new();
+        symlink("/volume", area.at("tree/var/link")).unwrap();
+        fs::set_permissions(area.at(open), fs::Permissions::from_mode(mode)).unwrap();
+        let error = area.trusted().replace("/var/link/a", b"a", 0o600, None).unwrap_err();
         assert!(error.to_string().contains("symbolic link"), "{open} {mode:o}: {error}");
     }
 }
 
 #[test]
 fn removal_and_change_of_owner_do_not_follow_links() {
-    let ground = Ground::new();
-    symlink(ground.at("outside"), ground.at("tree/var/data/link")).unwrap();
-    symlink(ground.at("outside/secret"), ground.at("tree/var/data/file")).unwrap();
-    fs::create_dir_all(ground.at("tree/var/data/a/b")).unwrap();
-    let before = ground.outside();
+    let area = Area::new();
+    symlink(area.at("outside"), area.at("tree/var/data/link")).unwrap();
+    symlink(area.at("outside/secret"), area.at("tree/var/data/file")).unwrap();
+    fs::create_dir_all(area.at("tree/var/data/a/b")).unwrap();
+    let before = area.outside();
     let own = (geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    assert_eq!(ground.untrusted().change_owner("/var/data", own).unwrap(), None);
+    assert_eq!(area.untrusted().change_owner("/var/data", own).unwrap(), None);
     if geteuid().is_root() {
-        assert_eq!(ground.untrusted().change_owner("/var/data", (1234, 1234)).unwrap(), Some(0));
-        assert_eq!(ground.at("tree/var/data/link").symlink_metadata().unwrap().uid(), 1234);
-        assert_eq!(ground.at("tree/var/data/a/b").metadata().unwrap().uid(), 1234);
+        assert_eq!(area.untrusted().change_owner("/var/data", (1234, 1234)).unwrap(), Some(0));
+        assert_eq!(area.at("tree/var/data/link").symlink_metadata().unwrap().uid(), 1234);
+        assert_eq!(area.at("tree/var/data/a/b").metadata().unwrap().uid(), 1234);
     }
-    ground.untrusted().remove_dir_all("/var/data").unwrap();
-    assert!(!ground.at("tree/var/data").exists());
-    assert_eq!(before, ground.outside());
-    assert_eq!(ground.untrusted().remove_dir_all("/var/data").unwrap_err().kind(), ErrorKind::NotFound);
-    assert!(!ground.untrusted().exists("/var/data").unwrap());
+    area.untrusted().remove_dir_all("/var/data").unwrap();
+    assert!(!area.at("tree/var/data").exists());
+    assert_eq!(before, area.outside());
+    assert_eq!(area.untrusted().remove_dir_all("/var/data").unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(!area.untrusted().exists("/var/data").unwrap());
 }
 
 /// While another thread swaps a directory for a link and back, nothing outside changes.
 #[test]
 fn a_directory_swapped_for_a_link_leads_nowhere() {
-    let ground = Ground::new();
-    let (inside, link) = (ground.at("tree/var/data"), ground.at("tree/link"));
-    symlink(ground.at("outside"), &link).unwrap();
-    let before = ground.outside();
-    let tree = ground.untrusted();
+    let area = Area::new();
+    let (inside, link) = (area.at("tree/var/data"), area.at("tree/link"));
+    symlink(area.at("outside"), &link).unwrap();
+    let before = area.outside();
+    let tree = area.untrusted();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let is_over = || stop.load(std::sync::atomic::Ordering::Relaxed);
     let (mut done, mut refused) = (0, 0);
@@ -242,7 +241,7 @@ fn a_directory_swapped_for_a_link_leads_nowhere() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
-    assert_eq!(before, ground.outside(), "{done} done, {refused} refused");
+    assert_eq!(before, area.outside(), "{done} done, {refused} refused");
     assert!(done > 0 && refused > 0, "{done} done, {refused} refused");
 }
 
@@ -258,24 +257,24 @@ proptest! {
         how in prop::sample::select(CHANGES.to_vec()),
         is_trusted in any::<bool>(),
     ) {
-        let ground = Ground::new();
+        let area = Area::new();
         for name in &hard {
-            let at = ground.at("tree").join(name);
+            let at = area.at("tree").join(name);
             if fs::create_dir_all(at.parent().unwrap()).is_ok() {
-                let _ = fs::hard_link(ground.at("outside/deep/secret"), at);
+                let _ = fs::hard_link(area.at("outside/deep/secret"), at);
             }
         }
         for (name, target) in &links {
-            let at = ground.at("tree").join(name);
+            let at = area.at("tree").join(name);
             // Earlier links may lead out of the tree.
-            let leads_out = at.ancestors().take_while(|above| *above != ground.at("tree")).any(Path::is_symlink);
+            let leads_out = at.ancestors().take_while(|above| *above != area.at("tree")).any(Path::is_symlink);
             if !leads_out && fs::create_dir_all(at.parent().unwrap()).is_ok() {
                 let _ = symlink(target, &at);
             }
         }
-        let before = ground.outside();
-        let tree = if is_trusted { ground.trusted() } else { ground.untrusted() };
+        let before = area.outside();
+        let tree = if is_trusted { area.trusted() } else { area.untrusted() };
         let _ = change(&tree, how, &path);
-        prop_assert_eq!(before, ground.outside());
+        prop_assert_eq!(before, area.outside());
     }
 }
