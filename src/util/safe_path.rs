@@ -7,13 +7,12 @@
 //! A symbolic link in the middle of a path is followed only if root made it where nobody else can replace it. This way
 //! works on every kernel; openat2(2) needs Linux 5.6.
 
-mod remove;
+mod recursive;
 
-use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, geteuid, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, symlinkat, unlinkat};
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -201,7 +200,7 @@ impl SafeTree {
     pub fn remove_dir_all(&self, path: impl AsRef<Path>) -> Result<()> {
         let (dir, name) = self.parent(path.as_ref(), Missing::Fail)?;
         dir.stat(&name)?;
-        remove::remove_all(&dir.fd, &name).map_err(|e| dir.named(e, &name))
+        recursive::remove_all(&dir.fd, &name).map_err(|e| dir.named(e, &name))
     }
 
     /// Changes the owner of a directory, and of everything in it that has the same owner: links themselves, not their
@@ -214,7 +213,7 @@ impl SafeTree {
         if old == owner {
             return Ok(None);
         }
-        change_owner_below(&dir.fd, old, owner).map_err(|e| named(e, &dir.at))?;
+        recursive::change_owner(&dir.fd, old, owner).map_err(|e| named(e, &dir.at))?;
         Ok(Some(old.0))
     }
 
@@ -381,46 +380,6 @@ fn set_mode_and_owner(file: impl std::os::fd::AsFd, mode: u32, owner: Option<Own
         fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
     fchmod(&file, Mode::from_bits_truncate(mode))
-}
-
-fn change_owner_below(dir: &OwnedFd, old: Owner, new: Owner) -> nix::Result<()> {
-    for name in entries(dir)? {
-        let entry = match openat(dir, name.as_os_str(), WALK, Mode::empty()) {
-            Err(Errno::ENOENT) => continue,
-            other => other?,
-        };
-        match kind(&fstat(&entry)?) == SFlag::S_IFDIR {
-            true => change_owner_below(&entry, old, new)?,
-            false => replace_owner(&entry, old, new)?,
-        }
-    }
-    replace_owner(dir, old, new)
-}
-
-/// Each of the two ids, if it is the old one.
-fn replace_owner(entry: &OwnedFd, old: Owner, new: Owner) -> nix::Result<()> {
-    let found = fstat(entry)?;
-    let uid = (found.st_uid == old.0).then(|| Uid::from_raw(new.0));
-    let gid = (found.st_gid == old.1).then(|| Gid::from_raw(new.1));
-    if uid.is_none() && gid.is_none() {
-        return Ok(());
-    }
-    fchownat(entry, "", uid, gid, AtFlags::AT_EMPTY_PATH)
-}
-
-/// Names in an open directory.
-fn entries(dir: &OwnedFd) -> nix::Result<Vec<OsString>> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut listing = Dir::openat(dir, ".", LIST, Mode::empty())?;
-    let mut names = Vec::new();
-    for entry in listing.iter() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(OsStr::from_bytes(name).to_os_string());
-        }
-    }
-    Ok(names)
 }
 
 fn components(path: &Path) -> VecDeque<OsString> {
