@@ -23,7 +23,7 @@ pub fn install(last: usize) -> Result<()> {
         INTERRUPTED.store(true, Ordering::SeqCst);
         if SIGNALS.fetch_add(1, Ordering::Relaxed) + 1 >= last {
             // stderr may be closed; there is nowhere left to report that.
-            let _ = writeln!(std::io::stderr(), "hanode: interrupted");
+            let _ = writeln!(std::io::stderr(), "error: interrupted");
             std::process::exit(130);
         }
     };

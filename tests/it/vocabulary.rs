@@ -215,9 +215,14 @@ fn retired_text(text: &Words) -> Vec<(usize, &'static str)> {
     for phrase in TEXT {
         let mut wanted = Words::new();
         words(&phrase.to_lowercase(), 0, &mut wanted);
-        let same = |(word, wanted): (&Option<(usize, String)>, &Option<(usize, String)>)| matches!((word, wanted), (Some((_, word)), Some((_, wanted))) if word == wanted);
-        for window in text.windows(wanted.len()).filter(|window| window.iter().zip(&wanted).all(same)) {
-            found.extend(window[0].as_ref().map(|(line, _)| (*line, *phrase)));
+        for window in text.windows(wanted.len()) {
+            let same = |at: usize| match (&window[at], &wanted[at]) {
+                (Some((_, word)), Some((_, wanted))) => word == wanted,
+                _ => false,
+            };
+            if (0..wanted.len()).all(same) {
+                found.extend(window[0].as_ref().map(|(line, _)| (*line, *phrase)));
+            }
         }
     }
     found
