@@ -37,11 +37,17 @@ demo: setup build
 	@sh tests/demo.sh $(PROGRAM)
 
 # The image's program is built with its own profile, for size. `hanode` finds it in its own directory.
-.PHONY: build
+# The two builds share no profile and so no lock: they run at the same time.
+.PHONY: build build-hanode build-firstboot
 build: setup-cargo
-	cargo build --release --locked -p hanode
-	cargo build --profile image --locked -p hanode-firstboot
+	@$(MAKE) --no-print-directory -j2 build-hanode build-firstboot
 	install -m 755 $(TARGET_DIR)/image/hanode-firstboot $(TARGET_DIR)/release/hanode-firstboot
+
+build-hanode:
+	cargo build --release --locked -p hanode
+
+build-firstboot:
+	cargo build --profile image --locked -p hanode-firstboot
 
 # Links against the symbols of an old glibc, that of CentOS 8, with zig's linker. Both tools are pinned and installed
 # below target/. Every build is checked.

@@ -6,7 +6,7 @@
 pub mod access;
 pub mod cluster_dir;
 pub mod embedded;
-pub mod known_issues;
+mod known_issues;
 pub mod pki;
 pub mod recovery_time;
 pub mod seed;

@@ -75,6 +75,6 @@ pub(crate) fn payload(cluster: &ClusterDir) -> ClusterPayload<'_> {
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
         bundle: &cluster.bundle_bytes,
-        generation: cluster.bundle.metadata.generation,
+        bundle_generation: cluster.bundle.metadata.generation,
     }
 }

@@ -103,7 +103,10 @@ fn print_change(change: PkiChange, json: bool) -> Result<()> {
         return print_json(&change);
     }
     if !change.changed {
-        return print(&format!("nothing to do: bundle generation {} is up to date", change.generation));
+        return print(&format!(
+            "nothing to do: bundle generation {} is up to date",
+            change.bundle_generation
+        ));
     }
     print(&change.done.join("\n"))
 }
@@ -111,7 +114,7 @@ fn print_change(change: PkiChange, json: bool) -> Result<()> {
 #[derive(Serialize)]
 struct Inventory {
     schema: u32,
-    generation: u64,
+    bundle_generation: u64,
     certificates: Vec<Cert>,
     revocation_lists: Vec<Crl>,
     revoked: Vec<IssuedCert>,
@@ -144,7 +147,7 @@ fn inventory(store: &PkiStore) -> Result<Inventory> {
     let now = pki::now();
     let mut found = Inventory {
         schema: 1,
-        generation: store.generation()?,
+        bundle_generation: store.generation()?,
         certificates: Vec::new(),
         revocation_lists: Vec::new(),
         revoked: Vec::new(),
@@ -182,7 +185,7 @@ fn table(found: &Inventory) -> String {
         let entries = format!("{} revoked", crl.entries.len());
         row([ca, "revocation list", &entries, &day(crl.next_update), validity_text(*validity)])
     }));
-    let mut text = format!("bundle generation {}\n\n{}", found.generation, aligned(rows, &[]));
+    let mut text = format!("bundle generation {}\n\n{}", found.bundle_generation, aligned(rows, &[]));
     if !found.revoked.is_empty() {
         let revoked = found.revoked.iter().map(|issued| {
             vec![issued.serial.clone(), issued.name.clone(), issued.revoked.map(day).unwrap_or_default()]

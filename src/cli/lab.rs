@@ -216,7 +216,7 @@ impl LabVerb {
 
 fn show_status(dir: &Path, json: bool, can_remove: Option<&str>) -> Result<ExitCode> {
     let access = access(dir)?;
-    let found = hanode_lab::status(dir, || health::collect(&access))??;
+    let found = hanode_lab::in_network_of(dir, || health::collect(&access))??;
     match can_remove {
         Some(node) => status::show_removal(&access, &found, node, json),
         None => status::show(&found, StatusFormat::from_flags(json, false)),

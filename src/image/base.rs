@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Version of the code that builds a base. Increase it when that code starts to build another tree from the same
-/// inputs: cached bases of older versions are then not used again.
+/// Version of the code that builds a base. Increase it when that code builds another tree or another base.json from the
+/// same inputs: cached bases of older versions are then not used again.
 const RECIPE_VERSION: u32 = 1;
 
 /// The id of a base: a hash of the recipe version, of the target's settings for bases, and of the files of `image/` in it.

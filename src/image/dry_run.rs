@@ -55,7 +55,7 @@ mod tests {
         let cluster = ClusterDir::init(&dir.path().join("demo"), hanode_core::spec::STARTER).unwrap();
         let (_, target) = hanode_admin::embedded::target("debian-13").unwrap();
         let render_with = |spec: &Spec, target: &Target, bundle: &[u8]| {
-            let payload = ClusterPayload { spec_text: "", spec, bundle, generation: 1 };
+            let payload = ClusterPayload { spec_text: "", spec, bundle, bundle_generation: 1 };
             render_all_nodes(&payload, target).map_err(|error| format!("{error:#}"))
         };
         let render = |spec: &Spec, target: &Target| render_with(spec, target, &cluster.bundle_bytes);

@@ -42,7 +42,6 @@ use hanode_util::command::{self, command, run};
 use hanode_util::file_tree::Entry;
 use hanode_util::scratch::{self, Scratch};
 use overlay::BakeTarget;
-
 use serde::Serialize;
 use std::fs::File;
 use std::io::{Read, Write};

@@ -26,8 +26,7 @@ pub struct ClusterPayload<'a> {
     pub spec: &'a Spec,
     /// The bytes of `bundle.tar.gz`.
     pub bundle: &'a [u8],
-    /// The generation of the bundle.
-    pub generation: u64,
+    pub bundle_generation: u64,
 }
 
 /// The tree to bake into, and the program to install in it.
@@ -87,7 +86,7 @@ fn manifest(bake_target: &BakeTarget, payload: Option<&ClusterPayload>, entries:
     let cluster = payload.map(|payload| ClusterInfo {
         name: payload.spec.name.clone(),
         spec_hash: payload.spec.hash(),
-        bundle_generation: payload.generation,
+        bundle_generation: payload.bundle_generation,
     });
     let manifest =
         ImageManifest::new(bake_target.target, bake_target.inventory, cluster, file_tree::manifest(entries))?;

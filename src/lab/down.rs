@@ -2,7 +2,7 @@
 
 use super::net::Net;
 use super::process::Process;
-use super::{Lab, cgroup, layout, name, process_tag, state};
+use super::{Lab, cgroup, lab_dir, layout, name, process_tag};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
@@ -25,7 +25,7 @@ pub fn down(dir: &Path) -> Result<()> {
 
 /// Removes everything without shutting the nodes down.
 pub(super) fn remove(dir: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(state(dir).join("nodes")).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(lab_dir(dir).join("nodes")).into_iter().flatten().flatten() {
         if let Ok(Some(process)) = layout::read::<Process>(&entry.path().join("process.json")) {
             process.kill();
             process.ended_within(super::HOST_TIMEOUT);
@@ -40,9 +40,9 @@ pub(super) fn remove(dir: &Path) -> Result<()> {
     ensure!(empty, "processes in the lab's network {} survive SIGKILL", net.path().display());
     cgroup::remove_all(&name(dir))?;
     net.remove()?;
-    match std::fs::remove_dir_all(state(dir)) {
+    match std::fs::remove_dir_all(lab_dir(dir)) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("removing {}", state(dir).display()))
+            Err(e).with_context(|| format!("removing {}", lab_dir(dir).display()))
         }
         _ => Ok(()),
     }

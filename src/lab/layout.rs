@@ -41,7 +41,7 @@ pub struct Image {
     pub(crate) modified_ns: u128,
 }
 
-/// The identity of a node's disk: `disk.json`, removed when the disk is discarded.
+/// The identity of a node's disk: `node-disk.json`, removed when the disk is discarded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NodeDisk {
     pub(crate) machine_uuid: String,

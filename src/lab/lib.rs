@@ -57,7 +57,7 @@ impl Lab {
     /// Opens the lab that `up` created in this cluster directory.
     pub fn open(dir: &Path) -> Result<Lab> {
         let dir = dir.canonicalize().with_context(|| format!("no directory {}", dir.display()))?;
-        match layout::read(&state(&dir).join("lab.json"))? {
+        match layout::read(&lab_dir(&dir).join("lab.json"))? {
             Some(layout) => Lab::with(dir, layout),
             None => bail!(UserError::with_help(
                 format!("no lab in {}", dir.display()),
@@ -89,8 +89,8 @@ impl Lab {
     }
 
     /// The directory with all files of a node.
-    fn home(&self, node: &str) -> PathBuf {
-        state(&self.dir).join("nodes").join(node)
+    fn node_dir(&self, node: &str) -> PathBuf {
+        lab_dir(&self.dir).join("nodes").join(node)
     }
 
     /// A short name for the machine, and for network devices, whose names the kernel limits to 15 characters.
@@ -109,7 +109,7 @@ impl Lab {
     }
 
     fn process(&self, node: &str) -> Option<Process> {
-        let recorded: Option<Process> = layout::read(&self.home(node).join("process.json")).ok()?;
+        let recorded: Option<Process> = layout::read(&self.node_dir(node).join("process.json")).ok()?;
         recorded.filter(Process::alive)
     }
 
@@ -126,7 +126,8 @@ impl Lab {
 
     /// Held while creating or removing shared files and devices.
     fn lock(&self) -> Result<std::fs::File> {
-        let file = std::fs::File::options().create(true).append(true).open(state(&self.dir).join("lock"))?;
+        let file =
+            std::fs::File::options().create(true).append(true).open(lab_dir(&self.dir).join("lock"))?;
         file.lock().context("waiting for another `hanode lab` on this directory")?;
         Ok(file)
     }
@@ -140,7 +141,7 @@ impl Lab {
         }
         // The node may have crashed or been killed.
         self.clean_up(name)?;
-        let home = self.home(name);
+        let home = self.node_dir(name);
         let disk = self.disk(name)?;
         image::require_unchanged(&disk.image, self.layout.vm)?;
         let recorded = home.join("process.json");
@@ -181,7 +182,7 @@ impl Lab {
         let _lock = self.lock()?;
         ensure!(self.node(&duplicate.name).is_err(), "{} already exists", duplicate.name);
         self.layout.nodes.push(duplicate.clone());
-        layout::write(&state(&self.dir).join("lab.json"), &self.layout)?;
+        layout::write(&lab_dir(&self.dir).join("lab.json"), &self.layout)?;
         Ok(duplicate.name)
     }
 
@@ -189,9 +190,9 @@ impl Lab {
     pub fn use_image(&mut self, image: &Path) -> Result<()> {
         let image = layout::Image::at(image)?;
         let _lock = self.lock()?;
-        image::prepare(&image, &state(&self.dir), self.layout.vm)?;
+        image::prepare(&image, &lab_dir(&self.dir), self.layout.vm)?;
         self.layout.image = image;
-        layout::write(&state(&self.dir).join("lab.json"), &self.layout)
+        layout::write(&lab_dir(&self.dir).join("lab.json"), &self.layout)
     }
 
     /// Cuts the power. The cable is unplugged first: the kernel would close the connections of killed processes.
@@ -221,7 +222,10 @@ impl Lab {
     /// Removes the control groups of a stopped node, and waits until its disk is free.
     fn clean_up(&self, node: &str) -> Result<()> {
         cgroup::remove_all(&self.group(node))?;
-        ensure!(disk::wait_released(&self.home(node), HOST_TIMEOUT), "the disk of {node} is still in use");
+        ensure!(
+            disk::wait_released(&self.node_dir(node), HOST_TIMEOUT),
+            "the disk of {node} is still in use"
+        );
         Ok(())
     }
 
@@ -304,7 +308,7 @@ impl Lab {
     }
 
     fn console(&self, node: &str) -> PathBuf {
-        self.home(node).join("console.log")
+        self.node_dir(node).join("console.log")
     }
 
     fn console_end(&self, node: &str) -> String {
@@ -326,11 +330,11 @@ pub fn exec(dir: &Path, node: &str, argv: &[impl AsRef<OsStr>]) -> Result<ExitSt
 }
 
 /// Calls `work` in the network of the lab of `dir`.
-pub fn status<T: Send>(dir: &Path, work: impl FnOnce() -> T + Send) -> Result<T> {
+pub fn in_network_of<T: Send>(dir: &Path, work: impl FnOnce() -> T + Send) -> Result<T> {
     Lab::open(dir)?.in_network(work)
 }
 
-fn state(dir: &Path) -> PathBuf {
+fn lab_dir(dir: &Path) -> PathBuf {
     dir.join(".lab")
 }
 

@@ -111,8 +111,8 @@ impl Net {
 
     /// Moves the calling thread, and everything it starts from now on, into the namespace.
     pub(crate) fn enter(&self) -> Result<()> {
-        let namespace = std::fs::File::open(self.path()).with_context(|| {
-            let what = format!("the lab's network {} is gone", self.name);
+        let namespace = std::fs::File::open(self.path()).map_err(|error| {
+            let what = format!("the lab's network {} is gone: {error}", self.name);
             UserError::with_help(what, "run `hanode lab down`, then `hanode lab up`")
         })?;
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)

@@ -4,7 +4,7 @@
 //! node's mounts, control group and network, and executes systemd-nspawn or QEMU there.
 
 use super::process::Process;
-use super::{Lab, cgroup, image, layout, state, vm};
+use super::{Lab, cgroup, image, lab_dir, layout, vm};
 use anyhow::{Context, Result, bail};
 use hanode_util::command::{command, run_to_end};
 use nix::mount::{MsFlags, mount};
@@ -73,7 +73,7 @@ impl Console {
 
 /// Returns only if the program could not be executed.
 fn boot(lab: &Lab, node: &str) -> Result<std::io::Error> {
-    layout::write(&lab.home(node).join("process.json"), &Process::current()?)?;
+    layout::write(&lab.node_dir(node).join("process.json"), &Process::current()?)?;
     let mut command = match lab.layout.vm {
         true => vm::qemu_command(lab, node)?,
         false => container(lab, node)?,
@@ -82,7 +82,7 @@ fn boot(lab: &Lab, node: &str) -> Result<std::io::Error> {
 }
 
 fn container(lab: &Lab, node: &str) -> Result<Command> {
-    let home = lab.home(node);
+    let home = lab.node_dir(node);
     cgroup::private_mounts()?;
     cgroup::enter(&lab.group(node))?;
     // systemd-nspawn keeps host-wide files by machine name here; two labs use the same names.
@@ -117,7 +117,7 @@ fn container(lab: &Lab, node: &str) -> Result<Command> {
 fn overlay(lab: &Lab, home: &Path, disk: &layout::NodeDisk) -> Result<()> {
     std::fs::create_dir_all(home.join("root"))?;
     super::disk::mount(home)?;
-    image::mount(&disk.image, &state(&lab.dir), &home.join("lower"))?;
+    image::mount(&disk.image, &lab_dir(&lab.dir), &home.join("lower"))?;
     // Relative paths: a comma or colon in the home directory would end the option.
     let layers = "lowerdir=lower,upperdir=disk/upper,workdir=disk/work";
     let mut mount = command("mount");

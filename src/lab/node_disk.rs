@@ -6,14 +6,17 @@ use anyhow::{Context, Result, bail, ensure};
 use hanode_util::command::{command, run_to_end};
 use std::path::{Path, PathBuf};
 
+/// The identity of a node's disk, in the node's directory.
+const DISK_IDENTITY: &str = "node-disk.json";
+
 impl Lab {
     /// The identity of the node's disk; creates one if the node has none.
     pub(super) fn disk(&self, node: &str) -> Result<NodeDisk> {
-        let at = self.home(node).join("disk.json");
+        let at = self.node_dir(node).join(DISK_IDENTITY);
         if let Some(disk) = layout::read(&at)? {
             return Ok(disk);
         }
-        std::fs::create_dir_all(self.home(node))?;
+        std::fs::create_dir_all(self.node_dir(node))?;
         let disk = NodeDisk::new(self.layout.image.clone());
         layout::write(&at, &disk)?;
         Ok(disk)
@@ -26,7 +29,7 @@ impl Lab {
             "the disk of {node} cannot be mounted: the node runs or is a virtual machine"
         );
         self.disk(node)?;
-        disk::with_mounted(&self.home(node), work)
+        disk::with_mounted(&self.node_dir(node), work)
     }
 
     /// Copies the disk of a running or stopped node, like a hypervisor's snapshot.
@@ -36,7 +39,7 @@ impl Lab {
         match self.process(node) {
             None => copy(),
             Some(_) if self.layout.vm => bail!("{node} is a virtual machine: shut it down first"),
-            Some(process) => disk::while_frozen(&self.home(node), process.pid, copy),
+            Some(process) => disk::while_frozen(&self.node_dir(node), process.pid, copy),
         }
     }
 
@@ -51,7 +54,7 @@ impl Lab {
     fn snapshot_files(&self, node: &str) -> Result<[PathBuf; 2]> {
         self.node(node)?;
         let file = if self.layout.vm { vm::DISK } else { disk::FILE };
-        let disk = self.home(node).join(file);
+        let disk = self.node_dir(node).join(file);
         Ok([disk.clone(), disk.with_extension("snapshot")])
     }
 
@@ -60,8 +63,8 @@ impl Lab {
         self.node(node)?;
         let _lock = self.lock()?;
         ensure!(!self.running(node), "{node} is running: stop it before replacing its disk");
-        let home = self.home(node);
-        for file in ["disk.json", disk::FILE, vm::DISK, "seed.iso"] {
+        let home = self.node_dir(node);
+        for file in [DISK_IDENTITY, disk::FILE, vm::DISK, "seed.iso"] {
             match std::fs::remove_file(home.join(file)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(e).with_context(|| format!("discarding the disk of {node}"));

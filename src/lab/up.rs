@@ -2,7 +2,7 @@
 
 use super::diagnose::{self, BootState};
 use super::layout::{self, Image, Layout};
-use super::{Lab, down, image, state, vm};
+use super::{Lab, down, image, lab_dir, vm};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_core::spec::Spec;
 use hanode_util::command;
@@ -59,11 +59,11 @@ pub fn up(
     require_tools(&options.image, options.vm)?;
     let dir =
         options.dir.canonicalize().with_context(|| format!("no directory {}", options.dir.display()))?;
-    let new = !state(&dir).exists();
+    let new = !lab_dir(&dir).exists();
     let mut run = UpRunner { stop, report: UpReport { schema: 1, steps: Vec::new() }, started: Vec::new() };
     let done = run.run(&dir, options, spec, probe);
     if let Err(error) = &done
-        && !error.is::<NotHealthy>()
+        && !error.is::<Unhealthy>()
     {
         run.undo(&dir, new).context("undoing an incomplete start")?;
     }
@@ -73,10 +73,10 @@ pub fn up(
 const KEPT_RUNNING: &str =
     "the lab keeps running; examine it with `hanode lab exec`, remove it with `hanode lab down`";
 
-/// The nodes run, but the cluster is not healthy.
+/// The nodes run, but the cluster is unhealthy.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}\n{}\n{KEPT_RUNNING}", .problems.join("\n"))]
-struct NotHealthy {
+struct Unhealthy {
     what: String,
     problems: Vec<String>,
 }
@@ -110,7 +110,7 @@ impl UpRunner<'_> {
                 .iter()
                 .try_for_each(|(to, from)| lab.net.set_source(to, *from))
         })?;
-        self.step("image", || image::prepare(&lab.layout.image, &state(dir), options.vm))?;
+        self.step("image", || image::prepare(&lab.layout.image, &lab_dir(dir), options.vm))?;
         drop(lock);
         let launch = Instant::now();
         for node in wanted.iter().copied().filter(|n| !lab.running(n)) {
@@ -176,17 +176,17 @@ impl UpRunner<'_> {
                     BootState::Done => self.record(&format!("{node} booted"), launch),
                     BootState::Refused(why) if !refusals.is_final(node, &why) => still.push(node),
                     BootState::Refused(_) => {
-                        return not_healthy(format!("{node} refuses to start"), lab, &[node], Vec::new());
+                        return unhealthy(format!("{node} refuses to start"), lab, &[node], Vec::new());
                     }
                     BootState::Failed(_) => {
-                        return not_healthy(format!("{node} does not boot"), lab, &[node], Vec::new());
+                        return unhealthy(format!("{node} does not boot"), lab, &[node], Vec::new());
                     }
                 }
             }
             waiting = still;
             if launch.elapsed() > limit && !waiting.is_empty() {
                 let what = format!("not booted after {} s: {}", limit.as_secs(), waiting.join(", "));
-                return not_healthy(what, lab, &waiting, Vec::new());
+                return unhealthy(what, lab, &waiting, Vec::new());
             }
             if !waiting.is_empty() {
                 self.pause(Duration::from_millis(500))?;
@@ -214,18 +214,18 @@ impl UpRunner<'_> {
             for node in &nodes {
                 match diagnose::boot_state(lab, node) {
                     BootState::Failed(_) => {
-                        return not_healthy(format!("{node} failed to start"), lab, &[node], found.problems);
+                        return unhealthy(format!("{node} failed to start"), lab, &[node], found.problems);
                     }
                     BootState::Refused(why) if refusals.is_final(node, &why) => {
-                        return not_healthy(format!("{node} refuses to start"), lab, &nodes, found.problems);
+                        return unhealthy(format!("{node} refuses to start"), lab, &nodes, found.problems);
                     }
                     BootState::Refused(_) => {}
                     BootState::InProgress | BootState::Done => refusals.clear(node),
                 }
             }
             if launch.elapsed() > limit {
-                let what = format!("the cluster is not healthy after {} s", limit.as_secs());
-                return not_healthy(what, lab, &nodes, found.problems);
+                let what = format!("the cluster is unhealthy after {} s", limit.as_secs());
+                return unhealthy(what, lab, &nodes, found.problems);
             }
             let first = found.problems.into_iter().next().unwrap_or_default();
             if first != shown {
@@ -273,18 +273,18 @@ impl Refusals {
     }
 }
 
-fn not_healthy(what: String, lab: &Lab, nodes: &[&str], problems: Vec<String>) -> Result<()> {
+fn unhealthy(what: String, lab: &Lab, nodes: &[&str], problems: Vec<String>) -> Result<()> {
     let mut problems = problems;
     for node in nodes {
         problems.extend(diagnose::problems(lab, node));
     }
-    Err(NotHealthy { what, problems }.into())
+    Err(Unhealthy { what, problems }.into())
 }
 
 /// Opens the existing lab of the directory if its layout is equal, or creates a new one.
 fn open_or_create(dir: &Path, options: &UpOptions, spec: &Spec) -> Result<Lab> {
     let wanted = Layout::new(spec, Image::at(&options.image)?, options.vm)?;
-    let at = state(dir).join("lab.json");
+    let at = lab_dir(dir).join("lab.json");
     match layout::read::<Layout>(&at)? {
         Some(found) if found.without_duplicates() == wanted => {}
         Some(_) => {
@@ -295,7 +295,7 @@ fn open_or_create(dir: &Path, options: &UpOptions, spec: &Spec) -> Result<Lab> {
         }
         None => {
             use std::os::unix::fs::DirBuilderExt;
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state(dir))?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(lab_dir(dir))?;
             layout::write(&at, &wanted)?;
         }
     }
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn refusal_is_final_after_the_limit() {
         let mut refusals = Refusals::new(Duration::from_millis(40));
-        assert!(!refusals.is_final("node1", "a living node1"), "it is new");
+        assert!(!refusals.is_final("node1", "waiting for node3"), "it is new");
         std::thread::sleep(Duration::from_millis(50));
         assert!(!refusals.is_final("node1", "another reason"));
         assert!(!refusals.is_final("node2", "another reason"));

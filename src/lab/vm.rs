@@ -2,7 +2,7 @@
 
 use super::image::Format;
 use super::layout::{LabNode, NodeDisk};
-use super::{Lab, state};
+use super::{Lab, lab_dir};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_admin::seed::InterfaceMatch;
 use hanode_util::command;
@@ -28,7 +28,7 @@ pub(crate) fn accelerated() -> bool {
 
 /// Creates the disk if missing, the seed and the network device.
 pub(crate) fn prepare(lab: &Lab, node: &LabNode, disk: &NodeDisk) -> Result<()> {
-    let home = lab.home(&node.name);
+    let home = lab.node_dir(&node.name);
     let overlay = home.join(DISK);
     if !overlay.exists() {
         let image = &disk.image.path;
@@ -48,7 +48,7 @@ pub(crate) fn prepare(lab: &Lab, node: &LabNode, disk: &NodeDisk) -> Result<()> 
 pub(crate) fn qemu_command(lab: &Lab, node: &str) -> Result<Command> {
     let disk = lab.disk(node)?;
     lab.net.enter()?;
-    std::env::set_current_dir(lab.home(node))?;
+    std::env::set_current_dir(lab.node_dir(node))?;
     let accelerator = if accelerated() { ["kvm", "host"] } else { ["tcg", "max"] };
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-display", "none", "-machine", "q35", "-accel", accelerator[0]]);
@@ -78,7 +78,7 @@ pub(crate) fn power_button(lab: &Lab, node: &str) -> Result<()> {
 
 fn qmp(lab: &Lab, node: &str, verb: &str) -> Result<()> {
     // The path of a socket is limited, so open its directory first.
-    let home = std::fs::File::open(lab.home(node))?;
+    let home = std::fs::File::open(lab.node_dir(node))?;
     let path = format!("/proc/self/fd/{}/qmp.sock", home.as_raw_fd());
     let socket =
         UnixStream::connect(path).with_context(|| format!("connecting to the QEMU monitor of {node}"))?;
@@ -104,7 +104,7 @@ fn qmp(lab: &Lab, node: &str, verb: &str) -> Result<()> {
 
 /// The public key of the lab for `exec`; created if missing.
 fn ssh_key(lab: &Lab) -> Result<String> {
-    let key = state(&lab.dir).join("ssh_key");
+    let key = lab_dir(&lab.dir).join("ssh_key");
     if !key.exists() {
         let mut keygen = command::command("ssh-keygen");
         command::run_to_end(
@@ -122,7 +122,7 @@ pub(crate) fn command(lab: &Lab, node: &LabNode, argv: &[impl AsRef<OsStr>]) -> 
     for option in ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=5"] {
         ssh.extend(["-o".into(), option.into()]);
     }
-    ssh.extend(["-i".into(), state(&lab.dir).join("ssh_key").into()]);
+    ssh.extend(["-i".into(), lab_dir(&lab.dir).join("ssh_key").into()]);
     ssh.extend([format!("root@{}", node.address).into(), "--".into()]);
     ssh.extend(argv.iter().map(|word| shell_quoted(word.as_ref()).into()));
     Ok(lab.net.command(&ssh))

@@ -91,7 +91,7 @@ impl AdminDir {
     }
 
     pub fn generation(&self) -> u64 {
-        self.json("certs show demo --json")["generation"].as_u64().expect("a generation")
+        self.json("certs show demo --json")["bundle_generation"].as_u64().expect("a generation")
     }
 
     /// Output of `openssl verify` with the CA's revocation list.

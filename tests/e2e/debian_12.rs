@@ -65,7 +65,7 @@ fn restarts_as_another_instance(lab: &Lab, node: &str) {
             Ok(std::fs::write(at.join("90-cloud_config.cfg"), cloud_config)?)
         })
         .unwrap();
-    let at = lab.cluster.dir.join(format!(".lab/nodes/{node}/disk.json"));
+    let at = lab.cluster.dir.join(format!(".lab/nodes/{node}/node-disk.json"));
     let mut disk: Value = serde_json::from_slice(&std::fs::read(&at).unwrap()).unwrap();
     disk["instance_id"] = "i-another".into();
     std::fs::write(&at, disk.to_string()).unwrap();

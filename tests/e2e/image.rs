@@ -25,7 +25,8 @@ fn bundle_of_generation(generation: u64) -> Vec<u8> {
 fn build(dir: &Path, name: &str, with_cluster: bool) -> PathBuf {
     let out = dir.join(name);
     let (spec, bundle) = (common::spec(), bundle_of_generation(3));
-    let cluster = ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &bundle, generation: 3 };
+    let cluster =
+        ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &bundle, bundle_generation: 3 };
     let payload = with_cluster.then_some(cluster);
     hanode_image::build(&BuildOptions {
         target: "debian-13",
@@ -114,7 +115,8 @@ fn an_archive_is_reproducible_and_has_the_right_content() {
 /// Bakes another generation of the bundle into the tree of an image: no other file changes.
 fn a_second_bake_changes_the_bundle_only(root: &Path) {
     let (spec, newer) = (common::spec(), bundle_of_generation(4));
-    let payload = ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &newer, generation: 4 };
+    let payload =
+        ClusterPayload { spec_text: spec::STARTER, spec: &spec, bundle: &newer, bundle_generation: 4 };
     let mut changed = hanode_image::bake(root, "debian-13", Some(&payload), &support::program()).unwrap();
     changed.sort();
     assert_eq!(changed, ["/usr/lib/hanode/bundle.tar.gz", "/usr/lib/hanode/image.json"]);

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct PkiChange {
     pub(crate) schema: u32,
-    pub generation: u64,
+    pub bundle_generation: u64,
     /// Whether this generation is new.
     pub changed: bool,
     /// The actions, one message each.
@@ -62,13 +62,13 @@ fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>)
     let (stored, mut warnings) = (store.generation(), Vec::new());
     let packed = old.as_ref().map_or(0, |bundle| bundle.metadata.generation);
     let last = stored.as_ref().map_or(0, |generation| *generation).max(packed);
-    let same = Bundle::new(&spec.name, last, secrets.clone(), store.members()?);
+    let same = Bundle::new(&spec.name, last, secrets.clone(), store.bundle_entries()?);
     if stored.is_ok() && done.is_empty() && old.as_ref() == Some(&same) {
-        return Ok(PkiChange { schema: 1, generation: last, changed: false, done, warnings });
+        return Ok(PkiChange { schema: 1, bundle_generation: last, changed: false, done, warnings });
     }
     if old.is_some_and(|old| old.metadata.cluster == spec.name && old.secrets != secrets) {
         warnings.push(format!(
-            "{SECRETS} has other passwords than bundle generation {last}: running nodes reject this bundle"
+            "{SECRETS} has other passwords than bundle generation {last}: running nodes reject this bundle; a new cluster accepts it"
         ));
     }
     let generation = last + 1;
@@ -77,7 +77,7 @@ fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>)
     staged.exchange_with(&pki)?;
     file_tree::replace(&dir.join(BUNDLE), &bundle.pack()?, 0o600, None)?;
     done.push(format!("packed bundle generation {generation}"));
-    Ok(PkiChange { schema: 1, generation, changed: true, done, warnings })
+    Ok(PkiChange { schema: 1, bundle_generation: generation, changed: true, done, warnings })
 }
 
 /// Concurrent changes would lose each other's serials. Closing the file releases the lock.

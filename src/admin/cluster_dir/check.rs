@@ -171,10 +171,10 @@ fn compare_bundle(
             format!("restore the old ones in {SECRETS}, or, before the first boot of the cluster: {help}");
         report.fault(format!("the bundle has other passwords than {SECRETS}"), &place, &help);
     }
-    let (members, generation) = match (store.members(), store.generation()) {
-        (Ok(members), Ok(generation)) => (members, generation),
-        (members, generation) => {
-            for error in [members.err(), generation.err()].into_iter().flatten() {
+    let (entries, generation) = match (store.bundle_entries(), store.generation()) {
+        (Ok(entries), Ok(generation)) => (entries, generation),
+        (entries, generation) => {
+            for error in [entries.err(), generation.err()].into_iter().flatten() {
                 let what = format!("{PKI}/ is incomplete: {error:#}");
                 report.fault(what, &dir.join(PKI).display().to_string(), &help);
             }
@@ -182,7 +182,7 @@ fn compare_bundle(
         }
     };
     let BundleMetadata { cluster, generation: packed, .. } = &bundle.metadata;
-    let now = Bundle::new(cluster, *packed, bundle.secrets.clone(), members);
+    let now = Bundle::new(cluster, *packed, bundle.secrets.clone(), entries);
     if *packed < generation || now.entries != bundle.entries {
         let what = format!("the bundle (generation {packed}) does not match pki/ (generation {generation})");
         report.fault(what, &place, &help);

@@ -71,7 +71,7 @@ fn fill(dir: &Path, spec: &Spec, spec_text: &str) -> Result<()> {
     private_dir(&pki)?;
     let store = PkiStore::create(&pki, spec)?;
     store.set_generation(1)?;
-    let bundle = Bundle::new(&spec.name, 1, secrets, store.members()?);
+    let bundle = Bundle::new(&spec.name, 1, secrets, store.bundle_entries()?);
     file_tree::replace(&dir.join(BUNDLE), &bundle.pack()?, 0o600, None)
 }
 

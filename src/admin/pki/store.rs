@@ -261,11 +261,11 @@ impl PkiStore {
     }
 
     /// The files for the nodes, with path, mode and owner: neither a CA's key nor the operator's leaf.
-    pub(crate) fn members(&self) -> Result<Vec<Entry>> {
-        let mut members: Vec<Entry> = DIRECTORIES.into_iter().map(|path| Entry::dir(path, 0o755)).collect();
+    pub(crate) fn bundle_entries(&self) -> Result<Vec<Entry>> {
+        let mut entries: Vec<Entry> = DIRECTORIES.into_iter().map(|path| Entry::dir(path, 0o755)).collect();
         for ca in Ca::ALL {
-            members.push(Entry::file(ca.certificate_path(), 0o644, self.certificate(ca)?));
-            members.push(Entry::file(ca.crl_path(), 0o644, self.crl(ca)?));
+            entries.push(Entry::file(ca.certificate_path(), 0o644, self.certificate(ca)?));
+            entries.push(Entry::file(ca.crl_path(), 0o644, self.crl(ca)?));
         }
         for leaf in &LEAVES {
             let Some((cert_path, key_path)) = leaf.paths else { continue };
@@ -275,9 +275,9 @@ impl PkiStore {
             } else {
                 vec![Entry::file(cert_path, 0o644, cert), Entry::file(key_path, 0o600, key)]
             };
-            members.extend(files.into_iter().map(|file| file.owned(leaf.owner, leaf.owner)));
+            entries.extend(files.into_iter().map(|file| file.owned(leaf.owner, leaf.owner)));
         }
-        Ok(members)
+        Ok(entries)
     }
 }
 

@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn report_is_complete_without_verified_writes() {
         let mut report = ChaosReport::new(1);
-        report.stopped = Some("not healthy 300 s after power on node1".into());
+        report.stopped = Some("unhealthy 300 s after power on node1".into());
         report.conclude(
             Duration::from_secs(400),
             Err(anyhow::anyhow!("reading back from PostgreSQL: refused")),
@@ -194,7 +194,7 @@ mod tests {
         for piece in [
             "400 s, seed 1",
             "could not be verified: reading back from PostgreSQL: refused",
-            "not healthy 300 s after",
+            "unhealthy 300 s after",
         ] {
             assert!(text.contains(piece) && !text.contains("PASS"), "{text}");
         }

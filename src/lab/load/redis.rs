@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 /// Less than the client's own timeout.
 const WAIT_MS: &str = "1000";
-/// Items per `LRANGE`, within the limit of [`Redis`] replies.
+/// Items per `LRANGE`, within the limit of [`RedisClient`] replies.
 const PAGE: i64 = 1000;
 
 pub(super) const PLAIN: &str = "plain";

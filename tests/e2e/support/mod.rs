@@ -122,7 +122,7 @@ fn build_image(
         spec_text: &cluster.spec_text,
         spec: &cluster.spec,
         bundle: &cluster.bundle_bytes,
-        generation: cluster.bundle.metadata.generation,
+        bundle_generation: cluster.bundle.metadata.generation,
     });
     hanode_image::build(&BuildOptions {
         target,
