@@ -31,8 +31,8 @@ pub(crate) fn hit(root: &std::path::Path, point: &str) {
         return;
     }
     tracing::warn!("fail point {point}: halted");
-    let _ = std::fs::create_dir_all(below(root, "/run/hanode"));
-    let _ = std::fs::write(below(root, "/run/hanode/failpoint"), point);
+    let tree = hanode_util::safe_path::SafeTree::open(root);
+    let _ = tree.and_then(|tree| tree.replace("/run/hanode/failpoint", point.as_bytes(), 0o644, None));
     loop {
         std::thread::park();
     }

@@ -4,6 +4,7 @@
 //! of its disk ([`disk`]), the start of its services ([`start`]), and the work while they run ([`watch`]).
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod commands;
 pub mod disk;

@@ -8,7 +8,8 @@ use hanode_core::bundle::{self, Bundle};
 use hanode_core::render::Templates;
 use hanode_core::spec::{self, Node, Spec};
 use hanode_core::target::Target;
-use hanode_util::file_tree::{below, replace};
+use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +18,6 @@ pub(crate) const TARGET: &str = "/usr/lib/hanode/target.toml";
 pub(crate) const TEMPLATES: &str = "/usr/lib/hanode/templates";
 pub(crate) const IMAGE: &str = "/usr/lib/hanode/image.json";
 /// In memory: the configuration of this boot.
-const ACTIVE: &str = "/run/hanode/active";
 const ACTIVE_BUNDLE: &str = "/run/hanode/active/bundle.tar.gz";
 const ACTIVE_SPEC: &str = "/run/hanode/active/cluster.toml";
 
@@ -54,10 +54,9 @@ impl NodeConfig {
     /// Makes this configuration the one of this boot: files that are copied to /etc/hanode later, and may be
     /// incomplete, have no effect on services that start in the meantime.
     pub(crate) fn activate(&self, root: &Path) -> Result<()> {
-        std::fs::create_dir_all(below(root, ACTIVE))?;
-        let save = |path: &str, content: &[u8]| replace(&below(root, path), content, 0o600, None);
-        save(ACTIVE_SPEC, self.spec_text.as_bytes())?;
-        save(ACTIVE_BUNDLE, &self.bundle.pack()?)
+        let tree = SafeTree::open(root)?;
+        tree.replace(ACTIVE_SPEC, self.spec_text.as_bytes(), 0o600, None)?;
+        Ok(tree.replace(ACTIVE_BUNDLE, &self.bundle.pack()?, 0o600, None)?)
     }
 
     fn read(root: &Path, bundles: &[&'static str], specs: &[&'static str]) -> Result<NodeConfig> {

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use hanode_core::plan::{Plan, Step};
-use hanode_util::file_tree::{below, replace};
+use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::{UserError, remedies};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -124,11 +125,7 @@ pub(crate) fn load(root: &Path) -> NodeState {
 }
 
 pub(crate) fn save(root: &Path, state: &NodeState) -> Result<()> {
-    let at = below(root, STATE_FILE);
-    if let Some(parent) = at.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    replace(&at, &serde_json::to_vec_pretty(state)?, 0o644, None)
+    Ok(SafeTree::open(root)?.replace(STATE_FILE, &serde_json::to_vec_pretty(state)?, 0o644, None)?)
 }
 
 impl NodeState {
@@ -198,11 +195,8 @@ pub(crate) fn origin_ms(root: &Path) -> u64 {
 
 /// Saves a gate's step in a file per gate, since gates run concurrently.
 pub(crate) fn save_gate_step(root: &Path, gate: &str, step: &Step) -> Result<()> {
-    let at = below(root, &format!("{GATES_DIR}/{gate}.json"));
-    if let Some(parent) = at.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    replace(&at, &serde_json::to_vec(step)?, 0o644, None)
+    let path = format!("{GATES_DIR}/{gate}.json");
+    Ok(SafeTree::open(root)?.replace(path, &serde_json::to_vec(step)?, 0o644, None)?)
 }
 
 pub(crate) fn gate_steps(root: &Path) -> BTreeMap<String, Step> {

@@ -1,5 +1,6 @@
 //! Files to write into a tree: the output of `render` and `bake`, and how it is written below a root.
 
+use crate::safe_path::SafeTree;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -147,13 +148,15 @@ pub fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
-/// Writes `entries` below `root`; returns the paths whose content changed. Each file is replaced atomically by a
-/// temporary file in the same directory, so that it inherits the SELinux label. `ids`: `None` keeps owners, for a caller
-/// that is not root.
+/// Writes `entries` below `root`; returns the paths that changed. Every file appears whole or not at all, and links that
+/// users other than root can change are refused: see [`SafeTree`].
+/// `ids`: `None` leaves owners alone, for a caller that is not root.
 pub fn write(root: &Path, entries: &[Entry], ids: Option<&Ids>) -> Result<Vec<String>> {
+    std::fs::create_dir_all(root)?;
+    let tree = SafeTree::open(root)?;
     let mut changed = Vec::new();
     for entry in entries {
-        let new = write_entry(root, entry, ids).with_context(|| format!("writing {}", entry.path))?;
+        let new = write_entry(&tree, entry, ids).with_context(|| format!("writing {}", entry.path))?;
         if new {
             changed.push(entry.path.clone());
         }
@@ -161,45 +164,20 @@ pub fn write(root: &Path, entries: &[Entry], ids: Option<&Ids>) -> Result<Vec<St
     Ok(changed)
 }
 
-fn write_entry(root: &Path, entry: &Entry, ids: Option<&Ids>) -> Result<bool> {
-    let at = below(root, &entry.path);
-    let parent = at.parent().context("an entry needs a parent directory")?;
-    std::fs::create_dir_all(parent)?;
+fn write_entry(tree: &SafeTree, entry: &Entry, ids: Option<&Ids>) -> Result<bool> {
     let owner = match ids {
         Some(ids) => Some((ids.uid(&entry.owner)?, ids.gid(&entry.group)?)),
         None => None,
     };
-    match &entry.kind {
-        EntryKind::Dir => {
-            let new = !at.is_dir();
-            if new {
-                std::fs::create_dir(&at)?;
-            }
-            set_mode_and_owner(&at, entry.mode, owner)?;
-            Ok(new)
-        }
-        EntryKind::Link(target) => {
-            if std::fs::read_link(&at).is_ok_and(|old| old.as_os_str() == target.as_str()) {
-                return Ok(false);
-            }
-            let temporary = temporary_path(&at);
-            let _ = std::fs::remove_file(&temporary);
-            std::os::unix::fs::symlink(target, &temporary)?;
-            std::fs::rename(&temporary, &at)?;
-            Ok(true)
-        }
-        EntryKind::File(content) => {
-            if !at.is_symlink() && std::fs::read(&at).is_ok_and(|old| old == *content) {
-                set_mode_and_owner(&at, entry.mode, owner)?;
-                return Ok(false);
-            }
-            replace(&at, content, entry.mode, owner)?;
-            Ok(true)
-        }
-    }
+    Ok(match &entry.kind {
+        EntryKind::Dir => tree.dir(&entry.path, entry.mode, owner)?,
+        EntryKind::Link(target) => tree.link(&entry.path, target)?,
+        EntryKind::File(content) => tree.file(&entry.path, content, entry.mode, owner)?,
+    })
 }
 
-/// Replaces one file's content atomically and durably.
+/// Replaces one file's content atomically and durably, where only the caller can change the path; elsewhere
+/// [`SafeTree::replace`] does it.
 pub fn replace(at: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
@@ -210,7 +188,7 @@ pub fn replace(at: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) 
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
-        set_mode_and_owner(&temporary, mode, owner)?;
+        set_mode_and_owner(&file, mode, owner)?;
         file.sync_all()?;
         std::fs::rename(&temporary, at)?;
         anyhow::Ok(())
@@ -227,12 +205,12 @@ pub fn replace(at: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) 
     Ok(())
 }
 
-fn set_mode_and_owner(at: &Path, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
-    use std::os::unix::fs::{PermissionsExt, chown};
+fn set_mode_and_owner(file: &std::fs::File, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt, fchown};
     if let Some((uid, gid)) = owner {
-        chown(at, Some(uid), Some(gid))?;
+        fchown(file, Some(uid), Some(gid))?;
     }
-    std::fs::set_permissions(at, std::fs::Permissions::from_mode(mode))?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     Ok(())
 }
 

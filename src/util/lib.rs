@@ -5,6 +5,7 @@
 pub mod command;
 pub mod file_tree;
 pub mod interrupt;
+pub mod safe_path;
 pub mod scratch;
 pub mod table;
 pub mod user_error;

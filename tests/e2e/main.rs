@@ -40,3 +40,4 @@ mod packer;
 mod recovery;
 mod seed_disks;
 mod selinux;
+mod service_users;

@@ -1,5 +1,6 @@
 //! What this disk has: its install-id, the pinned identity, its state and the services' data.
 
+pub(crate) mod aside;
 pub(crate) mod etcd_log;
 pub(crate) mod generation;
 pub(crate) mod postgres_wal;
@@ -12,7 +13,8 @@ use anyhow::{Context, Result};
 use hanode_core::peer::{DiskData, DiskStage};
 use hanode_core::render::sentinel;
 use hanode_core::target::Target;
-use hanode_util::file_tree::{below, replace};
+use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -101,10 +103,10 @@ pub(crate) fn read_state(root: &Path) -> Result<DiskState> {
 /// Changes the disk's state under a lock: the gates, the plan unit and the watcher all write it, and without
 /// the lock one could overwrite the change of another.
 pub(crate) fn update_state(root: &Path, change: impl FnOnce(&mut DiskState)) -> Result<()> {
-    let dir = below(root, STATE_DIR);
-    std::fs::create_dir_all(&dir)?;
-    let lock = std::fs::File::open(&dir)?;
-    lock.lock().with_context(|| format!("locking {}", dir.display()))?;
+    let tree = SafeTree::open(root)?;
+    tree.create_dir_all(STATE_DIR)?;
+    let lock = tree.open_dir(STATE_DIR)?;
+    lock.lock().with_context(|| format!("locking {STATE_DIR}"))?;
     let before = read_state(root)?;
     let mut after = before.clone();
     change(&mut after);
@@ -143,7 +145,7 @@ pub(crate) fn mark_in_service(root: &Path, member: &str) -> Result<()> {
         disk.recovery_source = false;
         disk.etcd_member = Some(member.into());
     })?;
-    match std::fs::remove_file(below(root, BOOTSTRAPPING)) {
+    match SafeTree::open(root)?.remove_file(BOOTSTRAPPING) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(BOOTSTRAPPING),
         _ => Ok(()),
     }
@@ -174,7 +176,7 @@ fn data_on_disk(root: &Path, target: &Target) -> Result<DiskData> {
         Ok::<_, anyhow::Error>(below(root, path))
     };
     let (etcd, postgres, redis) = (dir("etcd_data")?, dir("postgres_data")?, dir("redis_data")?);
-    let sentinel = std::fs::read_to_string(dir("redis_live")?.join("sentinel.conf")).unwrap_or_default();
+    let sentinel = sentinel_conf(root, target)?;
     Ok(DiskData {
         etcd: has_entries(&etcd.join("member/wal")),
         postgres: postgres.join("PG_VERSION").exists(),
@@ -210,6 +212,16 @@ pub(crate) fn classify(data: DiskData, disk: &DiskState) -> DiskStage {
     }
 }
 
+/// The file that Sentinel rewrites; empty if it is not readable.
+pub(crate) fn sentinel_conf(root: &Path, target: &Target) -> Result<String> {
+    let content = SafeTree::open(root)?.read(sentinel_conf_path(target)?);
+    Ok(content.ok().and_then(|content| String::from_utf8(content).ok()).unwrap_or_default())
+}
+
+pub(crate) fn sentinel_conf_path(target: &Target) -> Result<String> {
+    Ok(format!("{}/sentinel.conf", target.path("redis_live")?))
+}
+
 fn has_entries(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
@@ -223,11 +235,7 @@ fn load<T: serde::de::DeserializeOwned>(root: &Path, path: &str) -> Result<Optio
 }
 
 fn save(root: &Path, path: &str, content: &[u8]) -> Result<()> {
-    let at = below(root, path);
-    if let Some(parent) = at.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    replace(&at, content, 0o600, None)
+    Ok(SafeTree::open(root)?.replace(path, content, 0o600, None)?)
 }
 
 #[cfg(test)]

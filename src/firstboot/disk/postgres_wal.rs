@@ -5,7 +5,8 @@ use anyhow::{Context, Result};
 use hanode_core::peer::PostgresData;
 use hanode_core::target::Target;
 use hanode_util::command::{capture, run_to_end};
-use hanode_util::file_tree::{below, replace};
+use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
@@ -26,12 +27,12 @@ pub(crate) fn read(root: &Path, target: &Target) -> Result<Option<PostgresData>>
 /// Measures the end of the log and saves it for [`read`].
 pub(crate) fn measure_end(root: &Path, target: &Target) -> Result<()> {
     let end = end(&below(root, target.path("postgres_data")?), target.path("postgres_bin")?)?;
-    replace(&below(root, END_FILE), &serde_json::to_vec(&end)?, 0o644, None)
+    Ok(SafeTree::open(root)?.replace(END_FILE, &serde_json::to_vec(&end)?, 0o644, None)?)
 }
 
 /// Deletes the saved end, before a server starts.
 pub(crate) fn forget_end(root: &Path) -> Result<()> {
-    match std::fs::remove_file(below(root, END_FILE)) {
+    match SafeTree::open(root)?.remove_file(END_FILE) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(END_FILE),
         _ => Ok(()),
     }

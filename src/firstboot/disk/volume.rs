@@ -12,10 +12,10 @@ use device::{DeviceContent, DeviceLookup};
 use hanode_core::spec::Spec;
 use hanode_core::target::Target;
 use hanode_util::command::{capture, run_to_end};
-use hanode_util::file_tree::{Ids, below, replace};
+use hanode_util::file_tree::{Ids, below};
+use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
@@ -68,20 +68,18 @@ pub fn mount(root: &Path, spec: &Spec, target: &Target, timeout: Duration) -> Re
             check(&device, &["-p"])?;
             grow(&device)?;
         }
-        std::fs::create_dir_all(&mount_point)?;
-        replace(&mount_point.join(HAD_VOLUME), b"", 0o600, None)?;
+        SafeTree::open(root)?.replace(format!("{MOUNT}/{HAD_VOLUME}"), b"", 0o600, None)?;
         run_to_end(
             Command::new("mount").args(["-o", "noatime,nodev,nosuid"]).arg(&device).arg(&mount_point),
         )?;
-        if let Err(error) =
-            claim(&mount_point, &spec.name).with_context(|| format!("{name} ({})", device.display()))
+        if let Err(error) = claim(root, &spec.name).with_context(|| format!("{name} ({})", device.display()))
         {
             let _ = run_to_end(Command::new("umount").arg(&mount_point));
             return Err(error);
         }
     }
     let (ids, parts) = (Ids::read(root)?, parts(target)?);
-    parts.iter().try_for_each(|part| bind(root, &mount_point, part, &ids))?;
+    parts.iter().try_for_each(|part| bind(root, part, &ids))?;
     // A new file system has no labels; files created below these directories later inherit theirs.
     let paths: Vec<String> = parts.into_iter().map(|part| part.at).chain([MOUNT.to_string()]).collect();
     selinux::restore(root, &paths)
@@ -141,9 +139,9 @@ fn check(device: &Path, how: &[&str]) -> Result<()> {
 }
 
 /// Marks an empty volume as this cluster's; refuses any other that has no mark of this cluster.
-fn claim(mount_point: &Path, cluster: &str) -> Result<()> {
-    let at = mount_point.join(MARKER_FILE);
-    match std::fs::read(&at) {
+fn claim(root: &Path, cluster: &str) -> Result<()> {
+    let (tree, marker) = (SafeTree::open(root)?, format!("{MOUNT}/{MARKER_FILE}"));
+    match tree.read(&marker) {
         Ok(text) => {
             let mark: VolumeMarker =
                 serde_json::from_slice(&text).with_context(|| format!("{MARKER_FILE} is damaged"))?;
@@ -157,7 +155,7 @@ fn claim(mount_point: &Path, cluster: &str) -> Result<()> {
             Ok(())
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let entries = std::fs::read_dir(mount_point)?.collect::<std::io::Result<Vec<_>>>()?;
+            let entries = std::fs::read_dir(below(root, MOUNT))?.collect::<std::io::Result<Vec<_>>>()?;
             let foreign = entries.iter().find(|e| e.file_name() != "lost+found");
             if let Some(entry) = foreign {
                 bail!(UserError::with_help(
@@ -169,7 +167,7 @@ fn claim(mount_point: &Path, cluster: &str) -> Result<()> {
                 ));
             }
             let mark = VolumeMarker { schema: 1, cluster: cluster.into() };
-            replace(&at, &serde_json::to_vec_pretty(&mark)?, 0o644, None)
+            Ok(tree.replace(&marker, &serde_json::to_vec_pretty(&mark)?, 0o644, None)?)
         }
         Err(error) => Err(error).with_context(|| format!("reading {MARKER_FILE}")),
     }
@@ -182,47 +180,21 @@ fn grow(device: &Path) -> Result<()> {
     resize().or_else(|_| check(device, &["-f", "-p"]).and_then(|()| resize()))
 }
 
-fn bind(root: &Path, mount_point: &Path, part: &VolumeDir, ids: &Ids) -> Result<()> {
-    let (from, at) = (mount_point.join(part.name), below(root, &part.at));
-    if !from.exists() {
-        std::fs::DirBuilder::new().mode(0o700).create(&from)?;
+fn bind(root: &Path, part: &VolumeDir, ids: &Ids) -> Result<()> {
+    let (tree, path) = (SafeTree::open(root)?, format!("{MOUNT}/{}", part.name));
+    let (from, at) = (below(root, &path), below(root, &part.at));
+    if !tree.exists(&path)? {
+        tree.dir(&path, 0o700, None)?;
     }
-    change_owner(&from, ids.uid(&part.owner)?, ids.gid(&part.owner)?)?;
+    // User ids differ between images.
+    if let Some(old) = tree.change_owner(&path, (ids.uid(&part.owner)?, ids.gid(&part.owner)?))? {
+        tracing::info!("{path}: changed the owner from user id {old} to {}", part.owner);
+    }
     if mounted(&at)? {
         return Ok(());
     }
-    std::fs::create_dir_all(&at)?;
+    tree.create_dir_all(&part.at)?;
     run_to_end(Command::new("mount").arg("--bind").arg(&from).arg(&at)).map(drop)
-}
-
-/// User ids differ between images: files of the old id get the new one. The directory itself comes last, so
-/// that an interrupted run is completed by the next.
-fn change_owner(dir: &Path, uid: u32, gid: u32) -> Result<()> {
-    let (old_uid, old_gid) = (dir.metadata()?.uid(), dir.metadata()?.gid());
-    if (old_uid, old_gid) == (uid, gid) {
-        return Ok(());
-    }
-    tracing::info!("{}: changing the owner from user id {old_uid} to {uid}", dir.display());
-    visit_all(dir, &|entry| {
-        let replaced = |old: u32, new: u32, current: u32| (current == old).then_some(new);
-        lchown(
-            entry,
-            replaced(old_uid, uid, entry.symlink_metadata()?.uid()),
-            replaced(old_gid, gid, entry.symlink_metadata()?.gid()),
-        )
-    })
-    .with_context(|| format!("changing the owner of {} to user id {uid}", dir.display()))
-}
-
-fn visit_all(dir: &Path, act: &impl Fn(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => visit_all(&entry.path(), act)?,
-            false => act(&entry.path())?,
-        }
-    }
-    act(dir)
 }
 
 /// Whether this path is a mount point.

@@ -6,6 +6,8 @@ use crate::start::apply::NodeContext;
 use crate::state::{NodeState, Phase};
 use anyhow::{Context, Result, anyhow, bail};
 use hanode_core::plan::{Action, Step};
+use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use std::fs::File;
 use std::net::IpAddr;
@@ -16,7 +18,8 @@ use std::time::Duration;
 
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// In memory: a reboot configures the address again.
-const SAVE_DIR: &str = "/run/hanode";
+const ADDRESS_FILE: &str = "/run/hanode/address.saved";
+const ROUTES_FILE: &str = "/run/hanode/routes.saved";
 
 /// A probe in the background.
 pub(crate) struct DuplicateProbe(JoinHandle<Result<Option<RemovedAddress>>>);
@@ -101,49 +104,38 @@ fn is_in_use(arping: Option<Child>) -> Result<bool> {
     }
 }
 
-/// A removed address and its routes, in the files that `ip address save` and `ip route save` wrote.
+/// A removed address and its routes, in the files below `root` that `ip address save` and `ip route save` wrote.
 struct RemovedAddress {
-    address: PathBuf,
-    routes: PathBuf,
+    root: PathBuf,
 }
 
 /// Restores an address that an earlier, interrupted run removed; it is probed again afterwards.
 pub(crate) fn restore_address(root: &Path) {
-    let removed = RemovedAddress::saved_in(root);
-    if removed.address.exists() && removed.routes.exists() {
-        removed.restore().unwrap_or_else(|error| tracing::warn!("{error:#}"));
+    if below(root, ADDRESS_FILE).exists() && below(root, ROUTES_FILE).exists() {
+        RemovedAddress { root: root.into() }.restore().unwrap_or_else(|error| tracing::warn!("{error:#}"));
     }
 }
 
 impl RemovedAddress {
-    fn saved_in(root: &Path) -> RemovedAddress {
-        let dir = hanode_util::file_tree::below(root, SAVE_DIR);
-        RemovedAddress { address: dir.join("address.saved"), routes: dir.join("routes.saved") }
-    }
-
     fn remove(root: &Path, interface: &str, address: IpAddr) -> Result<RemovedAddress> {
-        let removed = RemovedAddress::saved_in(root);
-        let address = address.to_string();
-        let saved = |at: &Path| File::create(at).with_context(|| format!("creating {}", at.display()));
+        let (tree, address) = (SafeTree::open(root)?, address.to_string());
+        let saved = |path: &str| tree.create(path).with_context(|| format!("creating {path}"));
         ip(Command::new("ip")
             .args(["-4", "address", "save", "dev", interface, "to", &address])
-            .stdout(saved(&removed.address)?))?;
-        ip(Command::new("ip")
-            .args(["-4", "route", "save", "dev", interface])
-            .stdout(saved(&removed.routes)?))?;
+            .stdout(saved(ADDRESS_FILE)?))?;
+        ip(Command::new("ip").args(["-4", "route", "save", "dev", interface]).stdout(saved(ROUTES_FILE)?))?;
         ip(Command::new("ip").args(["-4", "address", "flush", "dev", interface, "to", &address]))?;
-        Ok(removed)
+        Ok(RemovedAddress { root: root.into() })
     }
 
     fn restore(self) -> Result<()> {
-        for (what, at) in [("address", &self.address), ("route", &self.routes)] {
-            let saved = File::open(at).with_context(|| format!("opening {}", at.display()))?;
+        for (what, at) in [("address", ADDRESS_FILE), ("route", ROUTES_FILE)] {
+            let saved = File::open(below(&self.root, at)).with_context(|| format!("opening {at}"))?;
             ip(Command::new("ip").args([what, "restore"]).stdin(saved))?;
         }
-        [self.address, self.routes]
-            .iter()
-            .try_for_each(std::fs::remove_file)
-            .context("deleting the saved address")
+        let tree = SafeTree::open(&self.root)?;
+        let mut files = [ADDRESS_FILE, ROUTES_FILE].iter();
+        files.try_for_each(|path| tree.remove_file(path)).context("deleting the saved address")
     }
 }
 

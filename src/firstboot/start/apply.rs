@@ -8,7 +8,8 @@ use hanode_core::machine::MachineFacts;
 use hanode_core::pki::read;
 use hanode_core::plan::Plan;
 use hanode_core::render::{self, CrlInput, RenderInput, sentinel};
-use hanode_util::file_tree::{Entry, EntryKind, Ids, below, write};
+use hanode_util::file_tree::{Entry, EntryKind, Ids, write};
+use hanode_util::safe_path::SafeTree;
 use std::path::Path;
 
 /// This node on this machine, with its active configuration.
@@ -93,7 +94,8 @@ impl NodeContext<'_> {
     /// Sentinel saves its id, epochs and peers in its own configuration file; the new file keeps them.
     fn keep_sentinel_state(&self, entry: &mut Entry) -> Result<()> {
         let EntryKind::File(fresh) = &mut entry.kind else { return Ok(()) };
-        let Ok(old) = std::fs::read_to_string(below(self.root, &entry.path)) else { return Ok(()) };
+        let Ok(old) = SafeTree::open(self.root)?.read(&entry.path) else { return Ok(()) };
+        let Ok(old) = String::from_utf8(old) else { return Ok(()) };
         let text = std::str::from_utf8(fresh).context("a rendered file is not UTF-8")?;
         *fresh = sentinel::merge(text, &old).into_bytes();
         Ok(())

@@ -5,16 +5,17 @@ use super::apply::NodeContext;
 use super::await_promotion::{self, PromotionWait};
 use super::interrupted_init::InterruptedInit;
 use super::rejoin::{self, DuplicateNameGuard};
-use super::run::{advance_bootstrap, machine_facts, move_aside};
+use super::run::{advance_bootstrap, machine_facts};
 use super::self_report;
-use crate::disk::{self, generation, postgres_wal, redis_log};
+use crate::disk::aside::{move_postgres_aside, move_redis_aside};
+use crate::disk::{self, generation, postgres_wal};
 use crate::failpoint;
 use crate::node_config::NodeConfig;
 use crate::state;
 use anyhow::{Context, Result, bail};
 use hanode_core::plan::{self, Action, Observations, Plan, Step};
 use hanode_core::render::sentinel;
-use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -181,15 +182,13 @@ fn redis_wait(
 /// Moves this service's data of a restored snapshot aside.
 fn move_stale_data_aside(node: &NodeContext, gate: Gate) -> Result<()> {
     let stale = disk::read_state(node.root)?.stale;
-    let dir = |name: &str| Ok::<_, anyhow::Error>(below(node.root, node.config.target.path(name)?));
     match gate {
         Gate::Patroni if stale.postgres => {
-            move_aside(&dir("postgres_data")?)?;
+            move_postgres_aside(node.root, &node.config.target)?;
             disk::unmark_stale(node.root, |stale| stale.postgres = false)
         }
         Gate::Redis if stale.redis => {
-            let redis = dir("redis_data")?;
-            redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(&redis.join(part)))?;
+            move_redis_aside(node.root, &node.config.target)?;
             disk::unmark_stale(node.root, |stale| stale.redis = false)
         }
         _ => Ok(()),
@@ -210,32 +209,27 @@ fn fetch_from_primary(node: &NodeContext, plan: &Plan, seen: &Observations) -> R
         return Ok(Some(Step::new(Action::Wait, reason)));
     }
     if seen.own.redis_unreadable {
-        let data = below(node.root, node.config.target.path("redis_data")?);
-        redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(&data.join(part)))?;
+        move_redis_aside(node.root, &node.config.target)?;
     }
     Ok(None)
 }
 
-fn sentinel_file(node: &NodeContext) -> Result<std::path::PathBuf> {
-    Ok(below(node.root, node.config.target.path("redis_live")?).join("sentinel.conf"))
-}
-
 fn sentinel_file_is_intact(node: &NodeContext) -> Result<bool> {
-    Ok(sentinel::is_intact(&std::fs::read_to_string(sentinel_file(node)?).unwrap_or_default()))
+    Ok(sentinel::is_intact(&disk::sentinel_conf(node.root, &node.config.target)?))
 }
 
 fn remove_torn_sentinel_file(node: &NodeContext) -> Result<()> {
-    let at = sentinel_file(node)?;
-    if at.exists() && !sentinel_file_is_intact(node)? {
-        tracing::warn!("{} is truncated; this Sentinel gets its state from the others", at.display());
-        std::fs::remove_file(&at).with_context(|| format!("removing {}", at.display()))?;
+    let (tree, path) = (SafeTree::open(node.root)?, disk::sentinel_conf_path(&node.config.target)?);
+    if tree.exists(&path)? && !sentinel_file_is_intact(node)? {
+        tracing::warn!("{path} is truncated; this Sentinel gets its state from the others");
+        tree.remove_file(&path).with_context(|| format!("removing {path}"))?;
     }
     Ok(())
 }
 
 /// A Sentinel with an intact file starts at once: other nodes decide by its answers.
 fn resume_sentinel(node: &NodeContext) -> Result<()> {
-    let text = std::fs::read_to_string(sentinel_file(node)?)?;
+    let text = disk::sentinel_conf(node.root, &node.config.target)?;
     let Some(primary) = sentinel::monitored(&text) else { bail!("sentinel.conf has no primary") };
     let mut plan = Plan::waiting(&node.config.spec);
     plan.redis.step = Step::new(Action::Resume, "this Sentinel's own file is intact");

@@ -2,7 +2,7 @@
 //! node that set the key fails, every other Patroni waits without end.
 
 use super::rejoin::reachable_etcd;
-use super::run::move_aside;
+use crate::disk::aside::move_postgres_aside;
 use crate::node_config::NodeConfig;
 use anyhow::{Result, ensure};
 use hanode_cluster::client::etcd::EtcdClient;
@@ -41,7 +41,7 @@ impl InterruptedInit {
         let others = another_initializes(&etcd, scope, Some(&seen.own.node))?;
         let data = below(root, config.target.path("postgres_data")?);
         stop_leftover_server(&data)?;
-        move_aside(&data)?;
+        move_postgres_aside(root, &config.target)?;
         if !others {
             delete_initialize_key(&etcd, scope, &revision)?;
         }

@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::etcd::EtcdClient;
 use hanode_core::plan::{Action, EtcdRecovery, Plan, Recovery, Step, peer_url, recovery};
 use hanode_core::render::sentinel;
-use hanode_util::file_tree::{Ids, below, replace};
+use hanode_util::file_tree::{Ids, below};
+use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -144,7 +145,7 @@ fn start_etcd(node: &NodeContext, on_its_log: bool) -> Result<Child> {
     if on_its_log {
         command.arg("--force-new-cluster");
     }
-    let log = std::fs::File::create(below(node.root, LOG))?;
+    let log = SafeTree::open(node.root)?.create(LOG)?;
     command.stdout(log.try_clone()?).stderr(log);
     command.current_dir("/").spawn().context("starting etcd")
 }
@@ -176,12 +177,12 @@ impl Drop for EtcdProcess {
 /// Sentinel has.
 fn override_sentinels(node: &NodeContext, plan: &Plan, recovery: &Recovery) -> Result<()> {
     let spec = &node.config.spec;
-    let at = below(node.root, node.config.target.path("redis_live")?).join("sentinel.conf");
-    let old = std::fs::read_to_string(&at).unwrap_or_default();
+    let target = &node.config.target;
+    let old = disk::sentinel_conf(node.root, target)?;
     let epoch = recovery.epoch.max(sentinel::epoch(&old) + 1);
     let own = node.config.node(node.name)?;
     let id = sentinel::id(&old).map_or_else(disk::sentinel_id, |id| Ok(id.to_string()))?;
     let text = sentinel::override_primary(&id, &spec.redis.master_name, own.address, spec.redis.port, epoch);
-    replace(&at, text.as_bytes(), 0o600, None)?;
+    SafeTree::open(node.root)?.replace(disk::sentinel_conf_path(target)?, text.as_bytes(), 0o600, None)?;
     node.apply_planned(plan, "sentinel")
 }

@@ -2,7 +2,8 @@
 
 use super::apply::NodeContext;
 use super::{firewall, self_report};
-use crate::disk::{self, redis_log, volume};
+use crate::disk::aside::{move_postgres_aside, move_redis_aside, remove_etcd_data};
+use crate::disk::{self, volume};
 use crate::failpoint;
 use crate::identity::machine::Machine;
 use crate::identity::{self, Pin, duplicate_address, metadata, platform};
@@ -23,7 +24,7 @@ use hanode_util::file_tree::below;
 use hanode_util::user_error::UserError;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// For the time client to set a clock that is before the certificates' start.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(600);
@@ -261,16 +262,14 @@ pub(crate) fn advance_bootstrap(node: &NodeContext, plan: &Plan) -> Result<()> {
 /// an incomplete log, and moves other data of unknown origin aside.
 fn start_bootstrap(root: &Path, config: &NodeConfig) -> Result<()> {
     let data = disk::valid_data(root, &config.target)?;
-    let path = |name: &str| Ok::<_, anyhow::Error>(below(root, config.target.path(name)?));
     if !data.etcd {
         clear_etcd(root, config)?;
     }
     if data.postgres {
-        move_aside(&path("postgres_data")?)?;
+        move_postgres_aside(root, &config.target)?;
     }
     if data.redis {
-        let redis = path("redis_data")?;
-        redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(&redis.join(part)))?;
+        move_redis_aside(root, &config.target)?;
     }
     let bootstrap = disk::read_state(root)?.bootstrap_id.context("a bootstrap starts but is not recorded")?;
     disk::mark_bootstrapping(root, &bootstrap)
@@ -278,25 +277,8 @@ fn start_bootstrap(root: &Path, config: &NodeConfig) -> Result<()> {
 
 /// Removes etcd's data, including an incomplete directory.
 pub(crate) fn clear_etcd(root: &Path, config: &NodeConfig) -> Result<()> {
-    let dir = below(root, config.target.path("etcd_data")?);
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("clearing {}", dir.display()))
-        }
-        _ => disk::unmark_stale(root, |stale| stale.etcd = false),
-    }
-}
-
-/// Renames to `NAME.aside-TIME`; does nothing if the path does not exist.
-pub(crate) fn move_aside(dir: &Path) -> Result<()> {
-    if !dir.exists() {
-        return Ok(());
-    }
-    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let name = dir.file_name().context("a path without a name")?;
-    let aside = dir.with_file_name(format!("{}{}{stamp}", name.to_string_lossy(), disk::ASIDE));
-    tracing::warn!("{} does not belong to this cluster: moved aside to {}", dir.display(), aside.display());
-    std::fs::rename(dir, &aside).with_context(|| format!("moving {} aside", dir.display()))
+    remove_etcd_data(root, &config.target)?;
+    disk::unmark_stale(root, |stale| stale.etcd = false)
 }
 
 /// Starts every unit without waiting for it: the gates and systemd's ordering decide when each one runs.

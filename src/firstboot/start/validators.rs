@@ -3,7 +3,8 @@
 use anyhow::{Result, bail};
 use hanode_core::target::{FileRule, Target};
 use hanode_util::command::{Captured, capture};
-use hanode_util::file_tree::{Entry, EntryKind, below, replace};
+use hanode_util::file_tree::{Entry, EntryKind, below};
+use hanode_util::safe_path::SafeTree;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -16,14 +17,13 @@ pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
     else {
         return Ok(());
     };
-    let staging = below(root, STAGING_DIR);
-    std::fs::create_dir_all(&staging)?;
     let component = rule.component.as_deref().unwrap_or(program);
-    let file = staging.join(component);
-    replace(&file, content, 0o600, None)?;
+    let (tree, path) = (SafeTree::open(root)?, format!("{STAGING_DIR}/{component}"));
+    tree.replace(&path, content, 0o600, None)?;
+    let file = below(root, &path);
     let arguments = arguments.iter().map(|a| a.replace("{file}", &file.to_string_lossy()));
     let output = capture(Command::new(program).args(arguments))?;
-    std::fs::remove_file(&file)?;
+    tree.remove_file(&path)?;
     if !output.status.success() {
         bail!("{component} does not accept the new {}: {}", entry.path, in_one_line(&output));
     }
@@ -33,16 +33,16 @@ pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
 /// Has the installed PostgreSQL check the names and values of the operator's parameters. It does not check
 /// names with a dot, which belong to extensions.
 pub(super) fn parameters(root: &Path, target: &Target, parameters: &BTreeMap<String, String>) -> Result<()> {
-    let staging = below(root, STAGING_DIR).join("postgres");
-    std::fs::create_dir_all(&staging)?;
+    let (tree, staging) = (SafeTree::open(root)?, format!("{STAGING_DIR}/postgres"));
     let quoted = |value: &String| value.replace('\\', "\\\\").replace('\'', "''");
     let lines: Vec<String> =
         parameters.iter().map(|(name, value)| format!("{name} = '{}'\n", quoted(value))).collect();
-    replace(&staging.join("postgresql.conf"), lines.concat().as_bytes(), 0o600, None)?;
+    tree.replace(format!("{staging}/postgresql.conf"), lines.concat().as_bytes(), 0o600, None)?;
     let server = format!("{}/postgres", target.path("postgres_bin")?);
     // The server parses the whole file before it prints this value.
-    let output = capture(Command::new(&server).args(["-C", "max_connections", "-D"]).arg(&staging))?;
-    std::fs::remove_dir_all(&staging)?;
+    let output =
+        capture(Command::new(&server).args(["-C", "max_connections", "-D"]).arg(below(root, &staging)))?;
+    tree.remove_dir_all(&staging)?;
     if !output.status.success() {
         bail!("PostgreSQL rejects [postgres.parameters]: {}", in_one_line(&output));
     }

@@ -15,7 +15,8 @@ use hanode_core::bundle::Bundle;
 use hanode_core::pki::{self, Ca, LEAVES, coverage, read};
 use hanode_core::spec::{Node, Patroni, Spec};
 use hanode_core::target::OnChange;
-use hanode_util::file_tree::{EntryKind, below, replace};
+use hanode_util::file_tree::{EntryKind, below};
+use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -220,10 +221,10 @@ fn nodes_without_generation(config: &NodeConfig, name: &str, generation: u64) ->
 }
 
 fn mark_held_back(root: &Path, waiting_for: &[String]) -> Result<()> {
-    let at = below(root, HELD_BACK);
+    let tree = SafeTree::open(root)?;
     match waiting_for.is_empty() {
-        false => replace(&at, b"", 0o600, None),
-        true if at.exists() => std::fs::remove_file(&at).context(HELD_BACK),
+        false => Ok(tree.replace(HELD_BACK, b"", 0o600, None)?),
+        true if tree.exists(HELD_BACK)? => tree.remove_file(HELD_BACK).context(HELD_BACK),
         true => Ok(()),
     }
 }

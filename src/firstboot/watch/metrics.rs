@@ -5,7 +5,8 @@ use crate::node_config::NodeConfig;
 use crate::start::self_report;
 use anyhow::{Context, Result, ensure};
 use hanode_cluster::health::{self, Access};
-use hanode_util::file_tree::{below, replace};
+use hanode_util::file_tree::below;
+use hanode_util::safe_path::SafeTree;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -23,7 +24,7 @@ const MAX_REQUEST_BYTES: usize = 8 << 10;
 pub(crate) fn save(root: &Path, config: &NodeConfig, access: &Access, node: &str) -> Result<()> {
     let known = access.spec.node(node).with_context(|| format!("the spec has no node {node}"))?;
     let status = health::collect_local(access, known, self_report::own_report(root, config, node)?)?;
-    replace(&below(root, METRICS_FILE), health::node_metrics(&status).as_bytes(), 0o644, None)
+    Ok(SafeTree::open(root)?.replace(METRICS_FILE, health::node_metrics(&status).as_bytes(), 0o644, None)?)
 }
 
 /// Answers one HTTP request on standard input, a socket from systemd.

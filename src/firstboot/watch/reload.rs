@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use hanode_cluster::client::redis::RedisClient;
 use hanode_core::plan::{Action, Plan};
 use hanode_core::target::OnChange;
-use hanode_util::file_tree::{Entry, EntryKind, below, replace};
+use hanode_util::file_tree::{Entry, EntryKind, below};
+use hanode_util::safe_path::SafeTree;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +28,7 @@ pub(crate) fn save_current(node: &NodeContext) -> Result<()> {
 }
 
 pub(crate) fn save(root: &Path, fingerprints: &Fingerprints) -> Result<()> {
-    replace(&below(root, FINGERPRINTS_FILE), &serde_json::to_vec(fingerprints)?, 0o600, None)
+    Ok(SafeTree::open(root)?.replace(FINGERPRINTS_FILE, &serde_json::to_vec(fingerprints)?, 0o600, None)?)
 }
 
 /// `None` if the services have not been started in this boot yet.

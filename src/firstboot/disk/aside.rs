@@ -1,0 +1,141 @@
+//! Moves data of the services aside, or removes it. The directories belong to other users.
+
+use super::{ASIDE, redis_log};
+use anyhow::{Context, Result};
+use hanode_core::target::Target;
+use hanode_util::safe_path::SafeTree;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The whole data directory, if there is one.
+pub(crate) fn move_postgres_aside(root: &Path, target: &Target) -> Result<()> {
+    move_aside(root, target.path("postgres_data")?)
+}
+
+/// The files in the data directory: the directory itself also has the live configuration.
+pub(crate) fn move_redis_aside(root: &Path, target: &Target) -> Result<()> {
+    let data = target.path("redis_data")?;
+    redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(root, &format!("{data}/{part}")))
+}
+
+/// Removes etcd's data, including an incomplete directory.
+pub(crate) fn remove_etcd_data(root: &Path, target: &Target) -> Result<()> {
+    let path = target.path("etcd_data")?;
+    match SafeTree::open(root)?.remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("clearing {path}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Renames to `NAME.aside-TIME`; does nothing if the path does not exist.
+fn move_aside(root: &Path, path: &str) -> Result<()> {
+    let tree = SafeTree::open(root)?;
+    if !tree.exists(path)? {
+        return Ok(());
+    }
+    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let name = Path::new(path).file_name().and_then(|name| name.to_str()).context("a path without a name")?;
+    let aside = format!("{name}{ASIDE}{stamp}");
+    tracing::warn!("{path} does not belong to this cluster: moved aside to {aside}");
+    tree.rename(path, &aside).with_context(|| format!("moving {path} aside"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sentinel_conf;
+    use super::*;
+    use crate::disk::aside;
+    use hanode_util::file_tree::below;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// What root does in a directory of another user: the directory, a path in it, and the act.
+    type Act = (&'static str, String, fn(&Path, &Target));
+
+    fn acts(target: &Target) -> Vec<Act> {
+        let path = |name: &str| target.paths[name].clone();
+        let redis = redis_log::DATA_FILES.map(|part| -> Act {
+            ("redis_data", format!("{}/{part}", path("redis_data")), |root, target| {
+                let _ = aside::move_redis_aside(root, target);
+            })
+        });
+        let others: [Act; 3] = [
+            ("postgres_home", path("postgres_data"), |root, target| {
+                let _ = aside::move_postgres_aside(root, target);
+            }),
+            ("etcd_home", path("etcd_data"), |root, target| {
+                let _ = aside::remove_etcd_data(root, target);
+            }),
+            ("redis_data", format!("{}/sentinel.conf", path("redis_live")), |root, target| {
+                assert_eq!(sentinel_conf(root, target).unwrap(), "", "a file of root is not read");
+            }),
+        ];
+        redis.into_iter().chain(others).collect()
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+        let below = |entry: fs::DirEntry| {
+            let inner = if entry.path().is_dir() { names(&entry.path()) } else { vec![] };
+            inner.into_iter().chain([entry.path().display().to_string()])
+        };
+        let mut names: Vec<String> = entries.flat_map(below).collect();
+        names.sort();
+        names
+    }
+
+    fn targets() -> Vec<Target> {
+        let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../image");
+        let common = fs::read_to_string(image.join("files.toml")).unwrap();
+        let files = fs::read_dir(image.join("targets")).unwrap().map(|file| file.unwrap().path());
+        files
+            .map(|f| Target::parse(&format!("{}\n{common}", fs::read_to_string(f).unwrap())).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_link_in_a_service_s_directory_leads_nowhere() {
+        for target in targets() {
+            for (home, path, act) in acts(&target) {
+                let home = Path::new(&target.paths[home]);
+                // The home itself is in a directory of root.
+                for link in Path::new(&path).ancestors().take_while(|part| *part != home) {
+                    let dir = tempfile::tempdir().unwrap();
+                    let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+                    let home = below(&root, home.to_str().unwrap());
+                    let at = below(&root, link.to_str().unwrap());
+                    fs::create_dir_all(at.parent().unwrap()).unwrap();
+                    fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
+                    // The rest of the path exists where the link leads.
+                    let rest = Path::new(&path).strip_prefix(link).unwrap();
+                    let found: std::path::PathBuf =
+                        outside.join("target").components().chain(rest.components()).collect();
+                    fs::create_dir_all(found.parent().unwrap()).unwrap();
+                    match path.ends_with(".conf") {
+                        true => fs::write(&found, "sentinel myid of-root\n").unwrap(),
+                        false => fs::create_dir_all(found.join("file")).unwrap(),
+                    }
+                    symlink(outside.join("target"), &at).unwrap();
+                    let before = names(&outside);
+                    act(&root, &target);
+                    assert_eq!(before, names(&outside), "{}: {} in {path}", target.name, link.display());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn data_is_moved_aside_in_its_directory() {
+        let target = &targets()[0];
+        let dir = tempfile::tempdir().unwrap();
+        let data = below(dir.path(), &target.paths["postgres_data"]);
+        move_postgres_aside(dir.path(), target).unwrap();
+        fs::create_dir_all(&data).unwrap();
+        move_postgres_aside(dir.path(), target).unwrap();
+        let moved = crate::disk::moved_aside(dir.path(), target).unwrap();
+        assert!(!data.exists() && moved.len() == 1 && moved[0].contains(".aside-"), "{moved:?}");
+    }
+}
