@@ -2,23 +2,18 @@
 //! connections and make new ones. The tests share one cluster, which each of them leaves healthy.
 
 use crate::common::programs::hanode;
+use crate::support::clients::{Clients, psql_login};
 use crate::support::lab::{ETCDCTL, Lab, NODES};
 use crate::support::schedule::{self, Shared};
 use crate::support::workdir_without_turn;
 use hanode_admin::cluster_dir::ClusterDir;
-use hanode_cluster::client::redis::RedisClient;
-use hanode_cluster::client::tls::Credentials;
 use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{JoinHandle, sleep};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Connections of each kind that are held throughout.
-const HELD: usize = 20;
 const HEALTHY: Duration = Duration::from_secs(120);
 
 fn cluster() -> Shared {
@@ -161,7 +156,7 @@ fn revoked_certificates_are_refused_once_no_server_presents_them() {
         lab.outside(&["curl", "-sSf", "--cacert", ca, "--cert", &crt, "--key", &key, &url])
     };
     let query_postgres = || {
-        let target = format!("{} sslcert={pgsql}.crt sslkey={pgsql}.key", lab.psql_login());
+        let target = format!("{} sslcert={pgsql}.crt sslkey={pgsql}.key", psql_login(lab));
         lab.outside(&["psql", "-XAtqc", "SELECT 1", &target])
     };
     let query_haproxy = || {
@@ -190,7 +185,7 @@ fn revoked_certificates_are_refused_once_no_server_presents_them() {
     });
     lab.healthy_within(HEALTHY);
     lab.presents_the_current_certificates();
-    lab.outside(&["psql", "-XAtqc", "SELECT 1", &lab.psql_login()]).unwrap();
+    lab.outside(&["psql", "-XAtqc", "SELECT 1", &psql_login(lab)]).unwrap();
     for node in NODES {
         lab.output(node, &["sh", "-c", "! test -e /run/hanode/active/held-back"]);
     }
@@ -235,7 +230,7 @@ fn edits_of_the_spec_reach_running_servers() {
         let rows = status["postgres"].as_array().unwrap().clone();
         rows.iter().find(|r| r["role"] == "leader").map(|r| r["name"].as_str().unwrap().to_string())
     };
-    let show = |what: &str| lab.outside(&["psql", "-XAtqc", &format!("SHOW {what}"), &lab.psql_login()]);
+    let show = |what: &str| lab.outside(&["psql", "-XAtqc", &format!("SHOW {what}"), &psql_login(lab)]);
     lab.eventually("work_mem", 30, || show("work_mem").as_deref() == Ok("7MB"));
     let config = || lab.output("node1", &["patronictl", "-c", "/etc/patroni/config.yml", "show-config"]);
     lab.eventually("etcd", 60, || {
@@ -351,134 +346,8 @@ impl Lab {
             sleep(Duration::from_millis(500));
         }
     }
-
-    fn psql_login(&self) -> String {
-        let ca = self.cluster.dir.join("pki/service/ca.crt");
-        format!(
-            "host=192.168.18.20 port=5432 user=dbadmin password={} dbname=postgres sslmode=verify-full connect_timeout=5 sslrootcert={}",
-            self.cluster.secrets.postgres_dbadmin,
-            ca.display()
-        )
-    }
 }
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_string()
-}
-
-/// Clients that hold a connection and use it, and others that open a new connection each time.
-struct Clients {
-    stop: Arc<AtomicBool>,
-    sessions: Vec<Child>,
-    threads: Vec<JoinHandle<()>>,
-    dropped_redis: Arc<AtomicUsize>,
-    connected: Arc<[AtomicUsize; 2]>,
-    refused: Arc<[AtomicUsize; 2]>,
-}
-
-#[derive(Debug)]
-#[allow(dead_code)]
-struct Count {
-    held: usize,
-    dropped_postgres: usize,
-    dropped_redis: usize,
-    new_postgres: usize,
-    refused_postgres: usize,
-    new_redis: usize,
-    refused_redis: usize,
-}
-
-impl Clients {
-    fn start(lab: &Lab) -> Clients {
-        let mut clients = Clients {
-            stop: Arc::default(),
-            sessions: Vec::new(),
-            threads: Vec::new(),
-            dropped_redis: Arc::default(),
-            connected: Arc::default(),
-            refused: Arc::default(),
-        };
-        for _ in 0..HELD {
-            let mut psql = lab.driver().client_command(&["psql", "-XAtq", &lab.psql_login()]);
-            psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut psql = psql.spawn().unwrap();
-            // Repeats until an error.
-            psql.stdin.take().unwrap().write_all(b"\\set ON_ERROR_STOP 1\nSELECT 1\n\\watch 0.5\n").unwrap();
-            clients.sessions.push(psql);
-        }
-        let access = lab.access();
-        for held in (0..HELD).map(|_| true).chain([false]) {
-            let (driver, credentials) = (lab.driver(), access.redis.clone());
-            let password = lab.cluster.secrets.redis.clone();
-            let (stop, dropped) = (clients.stop.clone(), clients.dropped_redis.clone());
-            let (connected, refused) = (clients.connected.clone(), clients.refused.clone());
-            let work = move || {
-                while !stop.load(Ordering::SeqCst) {
-                    match redis(credentials.as_ref(), &password) {
-                        Ok(mut redis) if held => {
-                            while !stop.load(Ordering::SeqCst) && redis.query(&["PING"]).is_ok() {
-                                sleep(Duration::from_millis(500));
-                            }
-                            if !stop.load(Ordering::SeqCst) {
-                                dropped.fetch_add(1, Ordering::SeqCst);
-                            }
-                        }
-                        Ok(_) => drop(connected[1].fetch_add(1, Ordering::SeqCst)),
-                        Err(_) => drop(refused[1].fetch_add(1, Ordering::SeqCst)),
-                    }
-                    sleep(Duration::from_millis(100));
-                }
-            };
-            clients.threads.push(std::thread::spawn(move || driver.in_network(work).unwrap()));
-        }
-        let (driver, target) = (lab.driver(), lab.psql_login());
-        let (stop, connected, refused) =
-            (clients.stop.clone(), clients.connected.clone(), clients.refused.clone());
-        let work = move || {
-            while !stop.load(Ordering::SeqCst) {
-                let output = Command::new("psql").args(["-XAtqc", "SELECT 1", &target]).output().unwrap();
-                let count = if output.status.success() { &connected } else { &refused };
-                count[0].fetch_add(1, Ordering::SeqCst);
-                sleep(Duration::from_millis(100));
-            }
-        };
-        clients.threads.push(std::thread::spawn(move || driver.in_network(work).unwrap()));
-        sleep(Duration::from_secs(3));
-        clients
-    }
-
-    fn end(mut self) -> Count {
-        let ended = |psql: &mut Child| psql.try_wait().unwrap().is_some();
-        let dropped_postgres = self.sessions.iter_mut().filter_map(|psql| ended(psql).then_some(())).count();
-        self.halt();
-        let number = |n: &AtomicUsize| n.load(Ordering::SeqCst);
-        Count {
-            held: HELD,
-            dropped_postgres,
-            dropped_redis: number(&self.dropped_redis),
-            new_postgres: number(&self.connected[0]),
-            refused_postgres: number(&self.refused[0]),
-            new_redis: number(&self.connected[1]),
-            refused_redis: number(&self.refused[1]),
-        }
-    }
-
-    fn halt(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        for psql in &mut self.sessions {
-            let _ = psql.kill();
-            let _ = psql.wait();
-        }
-        self.threads.drain(..).for_each(|thread| drop(thread.join()));
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        self.halt();
-    }
-}
-
-fn redis(credentials: Option<&Credentials>, password: &str) -> anyhow::Result<RedisClient> {
-    RedisClient::connect(credentials, "192.168.18.20".parse()?, 6379, password, Duration::from_secs(5))
 }

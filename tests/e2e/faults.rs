@@ -1,16 +1,14 @@
 //! Faults of single servers and of the network, in a lab under write load: no acknowledged write is lost, the virtual IP
 //! has one holder, and the cluster repairs itself. Takes minutes: `make test-faults`.
 
+use crate::support::balancer::{Balancer, health_status};
 use crate::support::lab::{ETCDCTL, Lab, no_acknowledged_write_is_lost, until};
 use crate::support::schedule::{self, Shared};
 use crate::support::{workdir_alone, workdir_without_turn};
 use hanode_cluster::health;
 use hanode_lab::chaos::Fault;
 use hanode_lab::load::{Load, Service};
-use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{JoinHandle, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const HEALED: Duration = Duration::from_secs(180);
@@ -292,81 +290,6 @@ fn sessions_on_an_old_leader_that_hangs_are_closed() {
     eprintln!("{old} hung; {leader:?} leads, the connection was closed after {:.1} s", closed.as_secs_f64());
     assert_ne!(status.code(), Some(124), "the client's connection was not closed");
     assert_ne!(leader.as_ref(), Some(&old));
-}
-
-/// A load balancer as in clouds: it checks `/health` of each node and forwards clients to a healthy one.
-struct Balancer {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Balancer {
-    /// Listens on the virtual IP, which it adds to the lab's bridge.
-    fn start(lab: &Lab) -> Balancer {
-        let spec = lab.cluster.spec.clone();
-        let vip = spec.network.vip;
-        let output = lab
-            .driver()
-            .client_output(&["ip", "address", "add", &format!("{vip}/32"), "dev", "br0"])
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let nodes: Vec<IpAddr> = spec.nodes.iter().map(|n| n.address).collect();
-        let stop = Arc::new(AtomicBool::new(false));
-        // As `cloud-init/README.md` describes.
-        let ports =
-            [spec.postgres.vip_port, spec.postgres.vip_read_port, spec.redis.vip_port, spec.haproxy.crl_port];
-        let serve = |port| {
-            let listener = lab.in_network(|| TcpListener::bind((vip, port))).unwrap();
-            listener.set_nonblocking(true).unwrap();
-            let (nodes, stop) = (nodes.clone(), stop.clone());
-            // A thread started in the lab's network namespace stays in it.
-            lab.in_network(move || std::thread::spawn(move || balance(&listener, &nodes, port, &stop)))
-        };
-        Balancer { threads: ports.map(serve).into(), stop }
-    }
-}
-
-impl Drop for Balancer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn balance(listener: &TcpListener, nodes: &[IpAddr], port: u16, stop: &AtomicBool) {
-    while !stop.load(Ordering::SeqCst) {
-        let Ok((client, _)) = listener.accept() else {
-            sleep(Duration::from_millis(10));
-            continue;
-        };
-        let fit = nodes.iter().copied().find(|node| health_status(*node) == Some(200));
-        let Some(node) = fit else { continue };
-        let Ok(server) = TcpStream::connect_timeout(&(node, port).into(), Duration::from_secs(1)) else {
-            continue;
-        };
-        client.set_nonblocking(false).unwrap();
-        for (mut from, mut to) in
-            [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
-        {
-            std::thread::spawn(move || {
-                let _ = std::io::copy(&mut from, &mut to);
-                let _ = to.shutdown(Shutdown::Both);
-            });
-        }
-    }
-}
-
-/// The status code of a node's `/health`, if it answers.
-fn health_status(node: IpAddr) -> Option<u16> {
-    let url = format!("http://{node}:7000/health");
-    let timeout = Duration::from_millis(500);
-    hanode_cluster::client::http::HttpClient::new(None, timeout)
-        .ok()?
-        .get(&url)
-        .ok()
-        .map(|answer| answer.status)
 }
 
 /// `vip_mode = "external"`: no node has the address, and `/health` reports to a load balancer which nodes are healthy.

@@ -20,6 +20,7 @@ mod model;
 mod packer_template;
 mod refused_input;
 mod spec;
+mod spec_parser;
 mod tls_handshakes;
 mod unit_settings;
 mod vocabulary;

@@ -1,6 +1,6 @@
-//! The generation of this disk: a counter on the disk and in etcd that grows by one at each boot and each 30
-//! s in service. A disk with a lower generation than etcd has is an older snapshot of itself, and counts as
-//! lost.
+//! The generation of this disk: a counter on the disk and in etcd that grows by one at each boot and each
+//! 30 s in service. A disk with a lower generation than etcd has is an older snapshot of itself, and counts
+//! as lost.
 
 use crate::disk;
 use crate::node_config::NodeConfig;

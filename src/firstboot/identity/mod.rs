@@ -232,7 +232,9 @@ mod tests {
             })
         );
         let unknown = identify_starter(&machine("x", "", "u"), Some(&metadata("node9", "", "")), None);
-        assert!(matches!(unknown, Err(IdentityError::UnknownNode { .. })));
+        let unknown = UserError::from(unknown.unwrap_err());
+        assert!(unknown.what.contains("\"node9\", but the spec has no such node"), "{unknown}");
+        assert_eq!(unknown.help, "set it to one of node1, node2, node3");
     }
 
     #[test]

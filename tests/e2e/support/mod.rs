@@ -1,6 +1,8 @@
 //! Shared by tests of images and clusters: images, trees of distributions, labs, emulated machines.
 
+pub mod balancer;
 pub mod centos;
+pub mod clients;
 pub mod cloud;
 pub mod fixture;
 pub mod lab;

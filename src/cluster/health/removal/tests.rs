@@ -65,6 +65,11 @@ fn each_service_can_block_a_removal() {
         "cannot elect a new one",
     );
     assert_blocker(
+        |s| drop(s.sentinel.faults.insert("node3".into(), "x".into())),
+        "node1",
+        "only 1 healthy Sentinel would remain, 2 must agree on a primary",
+    );
+    assert_blocker(
         |s| (0..2).for_each(|i| s.nodes[i].haproxy = false),
         "node3",
         "no other node can hold the virtual IP",
