@@ -18,7 +18,7 @@ pub fn check(dir: &Path) -> Result<CheckReport> {
     Ok(report)
 }
 
-/// Like [`check`], for a copy without `pki/`, from which a machine is baked.
+/// Like [`check()`], for a copy without `pki/`, from which a machine is baked.
 pub fn check_copy(dir: &Path) -> Result<CheckReport> {
     check_payload(dir).map(|payload| payload.report)
 }

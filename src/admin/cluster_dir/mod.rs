@@ -47,7 +47,7 @@ impl ClusterDir {
         ClusterDir::load(dir)
     }
 
-    /// Reads the directory; fails if a part is missing or malformed. [`check`] verifies that the parts are consistent.
+    /// Reads the directory; fails if a part is missing or malformed. [`check()`] verifies that the parts are consistent.
     pub fn load(dir: &Path) -> Result<ClusterDir> {
         let (spec, spec_text) = load_spec(dir)?;
         let secrets = Secrets::load(&dir.join(SECRETS))?;
