@@ -3,7 +3,7 @@
 use crate::spec::Spec;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub const SCHEMA: u32 = 1;
 
@@ -47,6 +47,34 @@ pub struct PostgresData {
     /// Timeline and LSN at which the WAL on this disk ends; read only when a decision needs it.
     pub end: Option<(u32, u64)>,
 }
+
+/// One file system that holds a part of the system or a service's data.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystem {
+    /// The topmost directory on it, such as `/`.
+    pub mount: String,
+    /// What is on it: `system`, `etcd`, `PostgreSQL`, `Redis`, `logs`.
+    #[serde(default)]
+    pub holds: Vec<String>,
+    pub size_bytes: u64,
+    pub used_bytes: u64,
+    /// Available to an ordinary user, without the blocks that are reserved for root.
+    pub free_bytes: u64,
+    /// 0 if the file system does not limit its inodes.
+    #[serde(default)]
+    pub inodes: u64,
+    #[serde(default)]
+    pub inodes_free: u64,
+    /// Growth of the used bytes that lasts; `None` until there is enough history.
+    #[serde(default)]
+    pub growth_bytes_per_hour: Option<i64>,
+    /// Age of the values; it grows while the storage does not answer.
+    #[serde(default)]
+    pub age_seconds: u64,
+}
+
+/// Upper bound on untrusted input; a node has one or two.
+const MAX_FILE_SYSTEMS: usize = 8;
 
 /// One node's report; untrusted, since any machine may answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,6 +120,9 @@ pub struct NodeReport {
     /// Data that did not fit the cluster's and was moved aside, for the operator to inspect.
     #[serde(default)]
     pub moved_aside: Vec<String>,
+    /// Empty in the report of an older node, and while the watcher does not run.
+    #[serde(default)]
+    pub file_systems: Vec<FileSystem>,
     /// Problems that this node found with its own services.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -126,6 +157,7 @@ impl NodeReport {
             holds_vip: false,
             image: BTreeMap::new(),
             moved_aside: Vec::new(),
+            file_systems: Vec::new(),
             problems: Vec::new(),
         }
     }
@@ -133,12 +165,53 @@ impl NodeReport {
 
 /// Parses an answer of the join port. The content is untrusted: only its form and schema are checked here.
 pub fn parse(text: &[u8]) -> Result<NodeReport> {
-    let report: NodeReport =
+    let mut report: NodeReport =
         serde_json::from_slice(text).context("the answer of the join port cannot be parsed")?;
     ensure!(
         report.schema == SCHEMA,
         "the answer of the join port has schema {}, this program supports {SCHEMA}",
         report.schema
     );
+    limit_file_systems(&mut report.file_systems);
     Ok(report)
+}
+
+/// Each mount point once: it is a label of metrics, which must not repeat.
+fn limit_file_systems(file_systems: &mut Vec<FileSystem>) {
+    let mut seen = BTreeSet::new();
+    file_systems.retain(|file_system| seen.insert(file_system.mount.clone()));
+    file_systems.truncate(MAX_FILE_SYSTEMS);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(change: impl Fn(&mut serde_json::Value)) -> Result<NodeReport> {
+        let spec = crate::spec::parse(crate::spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
+        let mut value = serde_json::to_value(NodeReport::blank(&spec, "node1", 1, "id")).expect("JSON");
+        change(&mut value);
+        parse(value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn the_report_of_an_older_node_has_no_file_systems() {
+        let report = parsed(|value| {
+            value.as_object_mut().expect("an object").remove("file_systems");
+        });
+        assert_eq!(report.expect("a report").file_systems, []);
+    }
+
+    #[test]
+    fn file_systems_are_limited_in_number_and_have_distinct_mount_points() {
+        let report = parsed(|value| {
+            let file_system = |i: usize| {
+                let mount = format!("/{}", i / 2);
+                serde_json::json!({"mount": mount, "size_bytes": 1, "used_bytes": 1, "free_bytes": u64::MAX})
+            };
+            value["file_systems"] = (0..100).map(file_system).collect();
+        });
+        let mounts: Vec<_> = report.expect("a report").file_systems.into_iter().map(|f| f.mount).collect();
+        assert_eq!(mounts, ["/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7"]);
+    }
 }

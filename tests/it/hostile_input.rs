@@ -125,6 +125,15 @@ fn report(problem: String) -> NodeReport {
         "generation": 1,
         "phase": "waiting-for-peers",
         "image": { "target": "debian-13" },
+        "file_systems": [{
+            "mount": "/",
+            "holds": ["system", "etcd"],
+            "size_bytes": 4_294_967_296u64,
+            "used_bytes": 1_073_741_824u64,
+            "free_bytes": 3_006_477_107u64,
+            "growth_bytes_per_hour": -1,
+            "age_seconds": 3,
+        }],
         "problems": [problem],
     });
     serde_json::from_value(valid).unwrap()
