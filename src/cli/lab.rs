@@ -253,7 +253,7 @@ fn up(args: &NodeArgs, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Re
     // Nodes of another build stay as they are, so do not wait for them.
     let probe = || match health::collect(&access) {
         Ok(status) => {
-            let problems = health::problems_except_drift(&access, &status);
+            let problems = health::lab_problems(&access, &status);
             Probe { healthy: problems.is_empty(), problems }
         }
         Err(error) => Probe { healthy: false, problems: vec![format!("{error:#}")] },

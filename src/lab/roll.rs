@@ -56,7 +56,7 @@ pub(crate) struct ReplacedNode {
 pub fn roll(mut lab: Lab, access: &Access, image: &Path, timeout_scale: f64) -> Result<RollReport> {
     lab.use_image(image)?;
     let run = RollRunner { lab: &lab, access, limit: STEP_LIMIT.mul_f64(timeout_scale) };
-    let problems = health::problems_except_drift(access, &run.status()?);
+    let problems = health::lab_problems(access, &run.status()?);
     ensure!(
         problems.is_empty(),
         "the cluster is unhealthy before the first node is replaced: {}",
@@ -148,7 +148,7 @@ impl RollRunner<'_> {
         let launch = Instant::now();
         self.lab.start(&node)?;
         let what = format!("the cluster is unhealthy with the new {node}");
-        self.wait_until_none(&what, &node, |status| health::problems_except_drift(self.access, status))?;
+        self.wait_until_none(&what, &node, |status| health::lab_problems(self.access, status))?;
         Ok(ReplacedNode {
             roles: roles(&status, &node),
             node,

@@ -84,6 +84,7 @@ fn reachable(node: &Node, report: NodeReport) -> (NodeStatus, bool) {
         image: report.image,
         haproxy: false,
         moved_aside: report.moved_aside,
+        file_systems: report.file_systems,
         problems: report.problems,
     };
     (status, report.holds_vip)
@@ -124,6 +125,7 @@ fn unreachable(node: &Node, error: &anyhow::Error) -> NodeStatus {
         image: BTreeMap::new(),
         haproxy: false,
         moved_aside: Vec::new(),
+        file_systems: Vec::new(),
         problems: vec![format!("{error:#}")],
     }
 }

@@ -2,6 +2,7 @@
 //! under the same names.
 
 use super::Status;
+use hanode_core::peer::FileSystem;
 use std::fmt::Write;
 
 struct Metric {
@@ -32,6 +33,7 @@ pub fn metrics(status: &Status) -> String {
 pub fn node_metrics(status: &Status) -> String {
     let mut all = Vec::new();
     all.extend(nodes(status));
+    all.extend(file_systems(status));
     all.extend(etcd(status));
     all.extend(postgres(status));
     all.extend(redis(status));
@@ -74,6 +76,36 @@ fn nodes(status: &Status) -> [Metric; 6] {
         each("hanode_vip_held", "Whether the node holds the virtual IP.", &|n| {
             Some(as_number(status.vip.holders.contains(&n.name)))
         }),
+    ]
+}
+
+fn file_systems(status: &Status) -> [Metric; 5] {
+    let each = |name, help, value: &dyn Fn(&FileSystem) -> Option<u64>| {
+        let all = status.nodes.iter().flat_map(|n| n.file_systems.iter().map(move |f| (n, f)));
+        let labels = |n: &super::NodeStatus, f: &FileSystem| {
+            vec![("node", n.name.clone()), ("mount", f.mount.clone())]
+        };
+        let samples = all.filter_map(|(n, f)| Some((labels(n, f), value(f)? as f64)));
+        Metric { name, help, samples: samples.collect() }
+    };
+    // File systems without a limit of inodes have no values.
+    let limited = |f: &FileSystem| f.inodes > 0;
+    [
+        each("hanode_filesystem_size_bytes", "Size of a file system with the system or data.", &|f| {
+            Some(f.size_bytes)
+        }),
+        each("hanode_filesystem_free_bytes", "Bytes that are available to an ordinary user.", &|f| {
+            Some(f.free_bytes)
+        }),
+        each("hanode_filesystem_files", "Inodes of the file system.", &|f| limited(f).then_some(f.inodes)),
+        each("hanode_filesystem_files_free", "Free inodes of the file system.", &|f| {
+            limited(f).then_some(f.inodes_free)
+        }),
+        each(
+            "hanode_filesystem_age_seconds",
+            "Age of these values; it grows while the storage does not answer.",
+            &|f| Some(f.age_seconds),
+        ),
     ]
 }
 
@@ -250,6 +282,15 @@ mod tests {
         status.etcd[1].version = "3.5.16".into();
         status.etcd[1].alarms = 1;
         status.nodes[0].phase = "a \"phase\"\\\n".into();
+        let root = FileSystem {
+            mount: "/".into(),
+            size_bytes: 4096,
+            free_bytes: 1024,
+            inodes: 100,
+            ..FileSystem::default()
+        };
+        let unlimited = FileSystem { mount: "/a \"b\"".into(), inodes: 0, ..root.clone() };
+        status.nodes[1].file_systems = vec![root, unlimited];
         let samples = parse(&metrics(&status));
         for sample in [
             "hanode_cluster_healthy 0",
@@ -259,6 +300,9 @@ mod tests {
             "hanode_node_healthy node=node2 1",
             "hanode_vip_held node=node3 1",
             "hanode_vip_held node=node1 0",
+            "hanode_filesystem_size_bytes node=node2 mount=/ 4096",
+            "hanode_filesystem_free_bytes node=node2 mount=/a \"b\" 1024",
+            "hanode_filesystem_files_free node=node2 mount=/ 0",
             "hanode_etcd_leader node=node1 1",
             "hanode_etcd_alarms node=node2 1",
             "hanode_postgres_role node=node2 role=sync_standby 1",
@@ -271,8 +315,12 @@ mod tests {
         }
         let count = |name: &str| samples.iter().filter(|s| s.starts_with(&format!("{name} "))).count();
         assert_eq!(
-            (count("hanode_postgres_lag_bytes"), count("hanode_etcd_alarms")),
-            (1, 1),
+            [
+                count("hanode_postgres_lag_bytes"),
+                count("hanode_etcd_alarms"),
+                count("hanode_filesystem_files"),
+            ],
+            [1, 1, 1],
             "unknown values are omitted"
         );
         assert!(!parse(&node_metrics(&status)).iter().any(|t| t.contains("cluster")));

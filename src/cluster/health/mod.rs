@@ -2,6 +2,7 @@
 //! [`metrics`] format it. [`local`] checks the services of one node.
 
 mod collect;
+mod disk_space;
 pub mod local;
 mod metrics;
 mod problems;
@@ -16,6 +17,7 @@ use crate::client::etcd::KvHash;
 use crate::client::tls::Credentials;
 use anyhow::{Result, ensure};
 use hanode_core::bundle::Bundle;
+use hanode_core::peer::FileSystem;
 use hanode_core::secrets::Secrets;
 use hanode_core::spec::Spec;
 use serde::{Deserialize, Serialize};
@@ -74,6 +76,9 @@ pub struct NodeStatus {
     /// Data that did not belong to the cluster. It is no problem, but uses disk space.
     #[serde(default)]
     pub moved_aside: Vec<String>,
+    /// Empty if the node is unreachable or older.
+    #[serde(default)]
+    pub file_systems: Vec<FileSystem>,
     pub(crate) problems: Vec<String>,
 }
 
@@ -149,10 +154,12 @@ pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
     files.filter_map(|e| Some((e.path.clone(), bundle.file(&e.path)?.to_vec()))).collect()
 }
 
-/// The problems without [`config_drift`], which is normal during a rolling update.
-pub fn problems_except_drift(access: &Access, status: &Status) -> Vec<String> {
-    let drift = config_drift(&access.spec, access.bundle_generation, status);
-    status.problems.iter().filter(|p| !drift.contains(p)).cloned().collect()
+/// The problems of a lab: without [`config_drift`], which is normal during a rolling update, and without disk space,
+/// since containers share the host's file system.
+pub fn lab_problems(access: &Access, status: &Status) -> Vec<String> {
+    let mut ignored = config_drift(&access.spec, access.bundle_generation, status);
+    ignored.extend(disk_space::problems(status));
+    status.problems.iter().filter(|p| !ignored.contains(p)).cloned().collect()
 }
 
 /// Whether a node can be removed now, and the report as text or JSON. Fails if the spec has no such node.

@@ -1,6 +1,6 @@
 //! The problems of a cluster, found in its status (pure). A problem of a single node starts with its name.
 
-use super::{EtcdStatus, Status};
+use super::{EtcdStatus, Status, disk_space};
 use crate::client::etcd::KvHash;
 use hanode_core::spec::{Spec, VipMode};
 
@@ -10,6 +10,7 @@ const CERTIFICATE_DAYS: i64 = 30;
 pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
     let mut problems = Vec::new();
     nodes(status, &mut problems);
+    problems.extend(disk_space::problems(status));
     problems.extend(config_drift(spec, bundle_generation, status));
     etcd(status, &mut problems);
     postgres(spec, status, &mut problems);

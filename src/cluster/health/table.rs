@@ -1,6 +1,6 @@
 //! The status as a table with one row per node, or as a paragraph per node on a narrow terminal.
 
-use super::Status;
+use super::{Status, disk_space};
 use std::fmt::Write;
 use textwrap::{Options, WordSplitter};
 
@@ -31,6 +31,9 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
                 node.name
             );
         }
+    }
+    for notice in disk_space::notices(status) {
+        out += &wrapped(&notice, "disk space  ", "  ", width);
     }
     if status.healthy {
         out += "healthy\n";

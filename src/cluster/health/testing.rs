@@ -19,6 +19,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         image: Default::default(),
         haproxy: true,
         moved_aside: vec![],
+        file_systems: vec![],
         problems: vec![],
     };
     let etcd = |name: String| EtcdStatus {

@@ -49,7 +49,7 @@ pub fn run(lab: &Lab, access: &Access, options: &ChaosOptions) -> Result<ChaosRe
         ));
     }
     let before = lab.in_network(|| health::collect(access))??;
-    let problems = health::problems_except_drift(access, &before);
+    let problems = health::lab_problems(access, &before);
     ensure!(problems.is_empty(), "the cluster is unhealthy before the first fault: {}", problems.join("; "));
     let load = Load::start(lab, access)?;
     let limit = RECOVERY_LIMIT.mul_f64(options.timeout_scale);
@@ -159,7 +159,7 @@ impl RoundRunner<'_> {
     fn wait_healthy(&self, injected: &[InjectedFault], since: Instant) -> Result<()> {
         let mut healthy = 0;
         loop {
-            let mut problems = health::problems_except_drift(self.access, &self.status()?);
+            let mut problems = health::lab_problems(self.access, &self.status()?);
             healthy = if problems.is_empty() { healthy + 1 } else { 0 };
             if healthy == 2 {
                 return Ok(());
