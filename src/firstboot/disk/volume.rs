@@ -22,7 +22,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Mount point of the whole volume.
-const MOUNT: &str = "/var/lib/hanode-data";
+pub(crate) const MOUNT: &str = "/var/lib/hanode-data";
 /// On the volume: the cluster to which it belongs.
 const MARKER_FILE: &str = "hanode-volume.json";
 /// On the root disk, hidden by the mount: this machine had its volume before.

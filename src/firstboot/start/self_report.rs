@@ -3,6 +3,7 @@
 use crate::disk::{self, etcd_log, postgres_wal, redis_log};
 use crate::node_config::NodeConfig;
 use crate::state;
+use crate::watch::disk_space;
 use anyhow::{Context, Result};
 use hanode_cluster::discovery;
 use hanode_core::peer::{self, NodeReport};
@@ -63,6 +64,7 @@ pub(crate) fn own_report(root: &Path, config: &NodeConfig, node: &str) -> Result
         holds_vip: crate::identity::machine::Machine::read(root)?.has_address(config.spec.network.vip),
         image: config.image.clone(),
         moved_aside: disk::moved_aside(root, &config.target)?,
+        file_systems: disk_space::last_measured(root),
         problems: problems(state.error.map(|error| error.what), state.waiting_for),
     })
 }

@@ -3,6 +3,7 @@
 //! [`metrics`] answer others.
 
 pub(crate) mod apply_bundle;
+pub(crate) mod disk_space;
 mod dynamic_config;
 mod failover_guard;
 pub(crate) mod haproxy_watchdog;

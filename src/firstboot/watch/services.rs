@@ -2,7 +2,7 @@
 
 use super::dynamic_config::DynamicConfigSync;
 use super::sync_standby::SyncStandbyCheck;
-use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, stale_sessions, suspend};
+use super::{apply_bundle, disk_space, failover_guard, haproxy_watchdog, metrics, stale_sessions, suspend};
 use crate::disk;
 use crate::disk::generation::{CountResult, GenerationCounter};
 use crate::node_config::NodeConfig;
@@ -66,6 +66,7 @@ fn start_threads(root: &Path, config: &NodeConfig, node: &str) -> Result<()> {
     let (access, name) = (config.access()?, node.to_string());
     spawn(move || failover_guard::listen(access, &name));
     let (root, target) = (root.to_path_buf(), config.target.clone());
+    disk_space::start(&root, &target)?;
     spawn(move || stale_sessions::watch(&root, &target));
     let (unit, port) = (config.target.unit("haproxy")?.to_string(), config.spec.haproxy.stats_port);
     spawn(move || haproxy_watchdog::watch(&unit, port));
