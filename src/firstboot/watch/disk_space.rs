@@ -77,8 +77,9 @@ fn save_forever(root: &Path, places: &[Place], measurements: &Measurements) {
         let mut current = by_device(places, &found);
         for (device, measurement) in &mut current {
             let history: &mut History = histories.entry(*device).or_default();
-            history.add(measurement.at - start, measurement.file_system.used_bytes);
-            measurement.file_system.growth_bytes_per_hour = history.growth();
+            let current = (measurement.at - start, measurement.file_system.used_bytes);
+            history.add(current);
+            measurement.file_system.growth_bytes_per_hour = history.growth(current);
             measurement.file_system.age_seconds = measurement.at.elapsed().as_secs();
         }
         histories.retain(|device, _| current.iter().any(|(current, _)| current == device));
@@ -176,7 +177,7 @@ fn by_device(places: &[Place], found: &BTreeMap<usize, Measurement>) -> Vec<(u64
 struct History(VecDeque<(Duration, u64)>);
 
 impl History {
-    fn add(&mut self, at: Duration, used: u64) {
+    fn add(&mut self, (at, used): (Duration, u64)) {
         if self.0.back().is_none_or(|(last, _)| at >= *last + HISTORY_INTERVAL) {
             self.0.push_back((at, used));
         }
@@ -185,14 +186,15 @@ impl History {
         }
     }
 
-    /// Bytes per hour that the file system grows both over the whole history and recently.
-    fn growth(&self) -> Option<i64> {
-        let (first, last) = (self.0.front()?, self.0.back()?);
-        if last.0 - first.0 < MIN_HISTORY {
+    /// Bytes per hour that the file system grows up to the current value, both over the whole history and
+    /// recently.
+    fn growth(&self, current: (Duration, u64)) -> Option<i64> {
+        let first = self.0.front()?;
+        if current.0.saturating_sub(first.0) < MIN_HISTORY {
             return None;
         }
-        let recent = self.0.iter().find(|(at, _)| *at + RECENT >= last.0)?;
-        Some(growth_between(first, last)?.min(growth_between(recent, last)?))
+        let recent = self.0.iter().rfind(|(at, _)| *at + RECENT <= current.0)?;
+        Some(growth_between(first, &current)?.min(growth_between(recent, &current)?))
     }
 }
 
@@ -231,11 +233,13 @@ mod tests {
     /// The growth after these values, one per minute.
     fn growth(used: impl IntoIterator<Item = u64>) -> Option<i64> {
         let mut history = History::default();
+        let mut current = (Duration::ZERO, 0);
         for (minute, used) in used.into_iter().enumerate() {
-            history.add(Duration::from_secs(minute as u64 * MINUTE), used);
+            current = (Duration::from_secs(minute as u64 * MINUTE), used);
+            history.add(current);
         }
         assert!(history.0.len() <= 61, "{}", history.0.len());
-        history.growth()
+        history.growth(current)
     }
 
     #[test]
@@ -257,7 +261,7 @@ mod tests {
     #[test]
     fn values_within_a_minute_are_one() {
         let mut history = History::default();
-        (0..60).for_each(|second| history.add(Duration::from_secs(second), second));
+        (0..60).for_each(|second| history.add((Duration::from_secs(second), second)));
         assert_eq!(history.0, [(Duration::ZERO, 0)]);
     }
 
