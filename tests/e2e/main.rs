@@ -22,6 +22,7 @@ mod config_reload;
 mod data_damage;
 mod data_volume;
 mod debian_12;
+mod disk_space;
 mod docs;
 mod emulated_machine;
 mod failpoints;
