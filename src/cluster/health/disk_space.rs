@@ -33,7 +33,10 @@ pub(super) fn problems(status: &Status) -> Vec<String> {
 
 /// What an operator should know but need not act on yet.
 pub(super) fn notices(status: &Status) -> Vec<String> {
-    of_level(status, Level::Notice)
+    let unknown = status.nodes.iter().filter(|n| n.phase == "in-service" && n.file_systems.is_empty());
+    let unknown =
+        unknown.map(|n| format!("{}: unknown: an older image, or hanode-ready.service does not run", n.name));
+    unknown.chain(of_level(status, Level::Notice)).collect()
 }
 
 fn of_level(status: &Status, level: Level) -> Vec<String> {

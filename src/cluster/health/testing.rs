@@ -1,10 +1,22 @@
 //! The status of a healthy cluster, for tests to change.
 
 use super::*;
+use hanode_core::peer::FileSystem;
 use hanode_core::spec;
 
 pub(crate) fn spec() -> Spec {
     spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+/// A quarter is used.
+fn root_file_system() -> FileSystem {
+    FileSystem {
+        mount: "/".into(),
+        size_bytes: 4 << 30,
+        used_bytes: 1 << 30,
+        free_bytes: 3 << 30,
+        ..FileSystem::default()
+    }
 }
 
 /// node1 is the PostgreSQL leader, node2 the synchronous standby and the Redis primary, node3 holds the virtual IP.
@@ -19,7 +31,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         image: Default::default(),
         haproxy: true,
         moved_aside: vec![],
-        file_systems: vec![],
+        file_systems: vec![root_file_system()],
         problems: vec![],
     };
     let etcd = |name: String| EtcdStatus {

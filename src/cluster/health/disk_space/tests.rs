@@ -145,3 +145,14 @@ fn a_full_disk_makes_the_cluster_unhealthy_and_a_filling_disk_is_only_shown() {
     assert!(!table(&full).contains("disk space  "), "it is among the problems");
     assert!(!table(&status_with(file_system(4 * GIB, 2 * GIB, None))).contains("disk space"));
 }
+
+#[test]
+fn a_node_in_service_without_values_is_shown() {
+    let mut status = testing::healthy(&testing::spec());
+    assert_eq!(notices(&status), Vec::<String>::new());
+    status.nodes[2].file_systems.clear();
+    assert_eq!(notices(&status), ["node3: unknown: an older image, or hanode-ready.service does not run"]);
+    status.nodes[2].phase = "unreachable".into();
+    assert_eq!(notices(&status), Vec::<String>::new());
+    assert_eq!(problems(&status), Vec::<String>::new());
+}
