@@ -11,6 +11,7 @@ mod schema;
 mod suggest;
 mod warn;
 
+use hanode_util::user_error::UserError;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -188,6 +189,15 @@ pub const ETCD_PEER_PORT: u16 = 2380;
 impl Spec {
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|n| n.name == name)
+    }
+
+    /// Fails if there is no such node, which is probably a typing error.
+    pub fn require_node(&self, name: &str) -> Result<&Node, UserError> {
+        self.node(name).ok_or_else(|| {
+            let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
+            let help = format!("use one of {}", names.join(", "));
+            UserError::with_help(format!("the spec has no node {name:?}"), help)
+        })
     }
 
     /// How many replicas must confirm a Redis write so that a majority of the nodes has it: the Sentinels promote the
