@@ -326,7 +326,7 @@ fn min_replicas_grows_with_the_cluster() {
     assert!(kept.len() == 1 && kept[0].to_string().contains("WAIT 2"), "{kept:?}");
 }
 
-/// `UPDATE_GOLDEN=1 cargo test --test it spec::` writes docs/cluster.schema.json again.
+/// `UPDATE_GOLDEN=1 cargo test --test it -- golden spec::` writes docs/cluster.schema.json again.
 #[test]
 fn the_schema_in_docs_is_current() {
     let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cluster.schema.json");
@@ -335,5 +335,8 @@ fn the_schema_in_docs_is_current() {
         std::fs::write(&kept, &now).expect("writing it");
     }
     let kept = std::fs::read_to_string(kept).expect("the schema in docs");
-    assert!(kept == now, "docs/cluster.schema.json is outdated: UPDATE_GOLDEN=1 cargo test --test it spec::");
+    assert!(
+        kept == now,
+        "docs/cluster.schema.json is outdated: UPDATE_GOLDEN=1 cargo test --test it -- golden spec::"
+    );
 }
