@@ -34,7 +34,8 @@ impl CheckReport {
     }
 }
 
-const ISSUE: &str = "run `hanode certs issue DIR`, then build a new image, or `hanode apply` the new bundle where only certificates changed";
+const ISSUE: &str = "run `hanode certs issue DIR`, then build a new image, or `hanode apply` the new bundle where only \
+                     certificates changed";
 const RENEW: &str = "run `hanode certs renew DIR`, then build a new image, or `hanode apply` the new bundle";
 const CLOCK: &str = "correct this machine's clock";
 

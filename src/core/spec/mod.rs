@@ -217,7 +217,7 @@ impl Spec {
     }
 
     /// A hash of the value, by which two nodes see whether they have the same spec. Comments and the order of keys do
-    /// not change it.
+    /// not change it; a key that a newer version adds does, even with its default.
     pub fn hash(&self) -> String {
         use sha2::{Digest, Sha256};
         let canonical = serde_json::to_vec(self).unwrap_or_default();
