@@ -4,8 +4,9 @@ use anyhow::{Context, Result, bail};
 use hanode_core::render::Templates;
 use hanode_core::target::Target;
 use hanode_util::file_tree::Entry;
-use hanode_util::user_error::UserError;
+use hanode_util::user_error::{UserError, unreadable};
 use include_dir::{Dir, File, include_dir};
+use std::path::Path;
 
 static IMAGE: Dir = include_dir!("$CARGO_MANIFEST_DIR/../../image");
 
@@ -15,7 +16,8 @@ const FILES: &str = "files.toml";
 /// A target by its name, or by the path of a target file: the text that goes into the image, and the parsed target.
 pub fn target(name: &str) -> Result<(String, Target)> {
     let (source, own_text) = if name.contains('/') || name.ends_with(".toml") {
-        (name.to_string(), std::fs::read_to_string(name).with_context(|| format!("reading target {name}"))?)
+        let text = std::fs::read_to_string(name).map_err(|error| unreadable(Path::new(name), error))?;
+        (name.to_string(), text)
     } else if let Some(file) = IMAGE.get_file(format!("targets/{name}.toml")) {
         (format!("image/targets/{name}.toml"), text(file)?.to_string())
     } else {
@@ -95,7 +97,7 @@ mod tests {
         assert_eq!(target.name, "debian-12");
         assert!(text.contains("[[file]]") && !target.files.is_empty());
         for (name, expected) in
-            [("./none.toml", "reading target ./none.toml"), ("debian-9", "unknown target \"debian-9\"")]
+            [("./none.toml", "./none.toml: no such file"), ("debian-9", "unknown target \"debian-9\"")]
         {
             let error = format!("{:#}", super::target(name).unwrap_err());
             assert!(error.contains(expected), "{error}");

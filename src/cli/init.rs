@@ -1,10 +1,11 @@
 //! `hanode init`
 
 use super::print;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use hanode_admin::cluster_dir::{ClusterDir, SpecFaults};
 use hanode_core::spec;
+use hanode_util::user_error::unreadable;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,8 +40,7 @@ impl Init {
                 text
             }
             Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+                let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
                 spec::parse(&text).map_err(|faults| SpecFaults { path: path.clone(), faults })?;
                 text
             }

@@ -2,7 +2,7 @@
 
 use super::exit_code;
 use super::status;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use hanode_admin::access::access;
 use hanode_cluster::health::{self, StatusFormat};
@@ -35,8 +35,11 @@ Examples:
   hanode lab up demo --image node.qcow2 --vm
   hanode lab up demo --node node2           start a killed node again")]
     Up {
-        #[command(flatten)]
-        args: NodeArgs,
+        /// Cluster directory
+        dir: PathBuf,
+        /// Node to start; can be repeated [default: all]
+        #[arg(long = "node", value_name = "NAME")]
+        nodes: Vec<String>,
         /// Image to run; required for a new lab
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
@@ -55,20 +58,23 @@ Examples:
         /// Print as JSON
         #[arg(long)]
         json: bool,
-        /// Exit 0 if NODE can be removed without data loss or downtime, else list what prevents it
+        /// Exit 0 if NODE can be removed without data loss or downtime, otherwise exit 1 and list what prevents it
         #[arg(long, value_name = "NODE")]
         can_remove: Option<String>,
     },
     /// Run a command on a node
     #[command(after_help = "Example:\n  hanode lab exec demo --node node1 -- patronictl list")]
     Exec {
-        #[command(flatten)]
-        args: NodeArgs,
+        /// Cluster directory
+        dir: PathBuf,
+        /// Node to run it on
+        #[arg(long, value_name = "NAME")]
+        node: String,
         /// Command and its arguments
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Run a command of this machine in the lab's network, as a client of the cluster
+    /// Run a command from this machine inside the lab's network
     #[command(after_help = "Example:\n  hanode lab client demo -- curl http://192.168.18.20:7000/health")]
     Client {
         /// Cluster directory
@@ -107,7 +113,7 @@ Example:
   hanode certs renew demo && hanode build demo --target debian-13 --out newer.qcow2
   hanode lab roll demo --image newer.qcow2
 
-Exits 0 if every node runs the new image, the cluster is healthy and no acknowledged write is lost.")]
+Exits 0 if every node runs the new image, the cluster is healthy and no acknowledged write was lost.")]
     Roll {
         /// Cluster directory
         dir: PathBuf,
@@ -131,7 +137,7 @@ Examples:
   hanode lab chaos demo --rounds 5 --faults power,disk,partition
   hanode lab chaos demo --json | jq .writes
 
-Exits 0 if the cluster recovered in time from every fault and no acknowledged write is lost.")]
+Exits 0 if the cluster recovered in time from every fault and no acknowledged write was lost.")]
     Chaos {
         /// Cluster directory
         dir: PathBuf,
@@ -164,11 +170,9 @@ pub(crate) struct NodeArgs {
     /// Cluster directory
     pub dir: PathBuf,
     /// Node to act on; can be repeated
-    #[arg(long = "node", value_name = "NAME")]
+    #[arg(long = "node", value_name = "NAME", required = true)]
     pub nodes: Vec<String>,
 }
-
-const NO_NODE: &str = "name the node with --node NAME";
 
 fn scale(text: &str) -> Result<f64, String> {
     let fits = |f: &f64| (0.1..=100.0).contains(f);
@@ -181,7 +185,7 @@ impl LabVerb {
     }
 
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        if let Verb::Up { args: NodeArgs { dir, .. }, .. }
+        if let Verb::Up { dir, .. }
         | Verb::Reprovision { args: NodeArgs { dir, .. }, .. }
         | Verb::Roll { dir, .. }
         | Verb::Chaos { dir, .. } = &self.verb
@@ -189,16 +193,19 @@ impl LabVerb {
             hanode_lab::tag_this_process(dir)?;
         }
         match &self.verb {
-            Verb::Up { args, image, vm, timeout_scale } => up(args, image.as_deref(), *vm, *timeout_scale),
+            Verb::Up { dir, nodes, image, vm, timeout_scale } => {
+                up(dir, nodes, image.as_deref(), *vm, *timeout_scale)
+            }
             Verb::Status { dir, json, can_remove } => show_status(dir, *json, can_remove.as_deref()),
-            Verb::Exec { args, command } => exec(args, command),
+            Verb::Exec { dir, node, command } => {
+                Ok(exit_code(hanode_lab::exec(dir, node, command)?.success()))
+            }
             Verb::Client { dir, command } => {
                 let status =
                     Lab::open(dir)?.client_command(command).status().context("running the client")?;
                 Ok(exit_code(status.success()))
             }
             Verb::Kill { args } => {
-                ensure!(!args.nodes.is_empty(), NO_NODE);
                 args.nodes.iter().try_for_each(|node| hanode_lab::kill(&args.dir, node))?;
                 Ok(ExitCode::SUCCESS)
             }
@@ -232,24 +239,18 @@ fn roll(dir: &Path, image: &Path, json: bool, timeout_scale: f64) -> Result<Exit
     Ok(exit_code(report.passed))
 }
 
-fn up(args: &NodeArgs, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Result<ExitCode> {
-    let access = access(&args.dir)?;
+fn up(dir: &Path, nodes: &[String], image: Option<&Path>, vm: bool, timeout_scale: f64) -> Result<ExitCode> {
+    let access = access(dir)?;
     // An existing lab keeps its image and its kind of nodes.
     let (image, vm) = match image {
         Some(image) => (image.to_path_buf(), vm),
         None => {
-            let lab = Lab::open(&args.dir).context("--image is required for a new lab")?;
+            let lab = Lab::open(dir).context("--image is required for a new lab")?;
             (lab.layout.image.path.clone(), lab.layout.vm)
         }
     };
-    let options = UpOptions {
-        dir: args.dir.clone(),
-        image,
-        vm,
-        timeout_scale,
-        nodes: args.nodes.clone(),
-        program: None,
-    };
+    let options =
+        UpOptions { dir: dir.to_path_buf(), image, vm, timeout_scale, nodes: nodes.to_vec(), program: None };
     // Nodes of another build stay as they are, so do not wait for them.
     let probe = || match health::collect(&access) {
         Ok(status) => {
@@ -263,7 +264,6 @@ fn up(args: &NodeArgs, image: Option<&Path>, vm: bool, timeout_scale: f64) -> Re
 }
 
 fn reprovision(args: &NodeArgs, image: Option<&Path>, timeout_scale: f64) -> Result<ExitCode> {
-    ensure!(!args.nodes.is_empty(), NO_NODE);
     let mut lab = Lab::open(&args.dir)?;
     if let Some(image) = image {
         lab.use_image(image)?;
@@ -272,8 +272,7 @@ fn reprovision(args: &NodeArgs, image: Option<&Path>, timeout_scale: f64) -> Res
         lab.power_off(node)?;
         lab.discard_disk(node)?;
     }
-    let all = NodeArgs { dir: args.dir.clone(), nodes: Vec::new() };
-    up(&all, None, lab.layout.vm, timeout_scale)
+    up(&args.dir, &[], None, lab.layout.vm, timeout_scale)
 }
 
 fn chaos(
@@ -301,18 +300,19 @@ fn chaos(
     Ok(exit_code(report.passed))
 }
 
-fn exec(args: &NodeArgs, command: &[String]) -> Result<ExitCode> {
-    let [node] = args.nodes.as_slice() else {
-        anyhow::bail!("name one node with --node NAME");
-    };
-    let status = hanode_lab::exec(&args.dir, node, command)?;
-    Ok(exit_code(status.success()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Cli;
     use clap::Parser;
+
+    #[test]
+    fn a_verb_for_single_nodes_requires_their_names() {
+        for words in ["kill demo", "reprovision demo", "exec demo -- true"] {
+            let command = format!("hanode lab {words}");
+            assert!(Cli::try_parse_from(command.split(' ')).is_err(), "{words}");
+        }
+        assert!(Cli::try_parse_from("hanode lab kill demo --node node1 --node node2".split(' ')).is_ok());
+    }
 
     #[test]
     fn down_and_status_act_on_the_whole_lab() {

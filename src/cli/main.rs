@@ -33,13 +33,13 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 From nothing to a running cluster:
-  hanode init demo                                            create names, CAs and passwords
-  hanode certs issue demo                                     apply edits of demo/cluster.toml
-  hanode check demo                                           validate the cluster directory
-  hanode build demo --target debian-13 --out node.qcow2       build one image for all nodes
-  hanode seed demo --node node1 --out node1.iso               make a machine node1
-  hanode lab up demo --image node.qcow2                       run the cluster on this machine
-  hanode status demo                                          check the cluster's health
+  hanode init demo                               create names, CAs and passwords
+  hanode certs issue demo                        issue certificates for edited names and addresses
+  hanode check demo                              validate the cluster directory
+  hanode build demo --target debian-13 --out node.qcow2  build one image for all nodes
+  hanode seed demo --node node1 --out node1.iso  write the seed that makes a machine node1
+  hanode lab up demo --image node.qcow2          run the cluster on this machine
+  hanode status demo                             check the cluster's health
 
 Exit status: 0 success or healthy, 1 error or unhealthy, 2 wrong usage, 130 interrupted.";
 

@@ -137,16 +137,17 @@ impl Out {
         let rendered: BTreeSet<PathBuf> =
             rows.iter().map(|row| file_tree::below(&self.dir, &row.path)).collect();
         for found in walkdir::WalkDir::new(&self.dir) {
-            let found = found.with_context(|| format!("reading {}", self.dir.display()))?;
-            let expected = found.file_type().is_dir() || rendered.contains(found.path());
-            if !expected {
-                let place = found.path().display().to_string();
-                bail!(UserError::new(
-                    "not written by a previous render, and `hanode render` replaces the whole directory",
-                    place,
-                    "name a new directory with --out"
-                ));
-            }
+            let path = match &found {
+                Ok(entry) if entry.file_type().is_dir() || rendered.contains(entry.path()) => continue,
+                Ok(entry) => entry.path(),
+                // An entry that cannot be read is not from a render either.
+                Err(error) => error.path().unwrap_or(&self.dir),
+            };
+            bail!(UserError::new(
+                "not written by a previous render, and `hanode render` replaces the whole directory",
+                path.display().to_string(),
+                "name a new directory with --out"
+            ));
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ pub(crate) struct SeedVerb {
     /// Name server; can be repeated
     #[arg(long, value_name = "IP", requires = "interface")]
     pub nameserver: Vec<IpAddr>,
-    /// Public keys that can log in as root and as the image's default user [default: no logins]
+    /// File with the public keys allowed to log in as root and as the image's default user [default: no logins]
     #[arg(long, value_name = "FILE")]
     pub ssh_key: Option<PathBuf>,
     /// Include the spec and the bundle, for an image built with --base; keep such a seed secret

@@ -15,7 +15,8 @@ Examples:
   hanode status demo
   hanode status demo --can-remove node2 && echo 'node2 can be removed'
   hanode status demo --json | jq -r '.problems[]'
-  F=/var/lib/prometheus/node-exporter/hanode.prom; hanode status demo --metrics > $F.new; mv $F.new $F")]
+  F=/var/lib/prometheus/node-exporter/hanode.prom
+  hanode status demo --metrics > $F.new && mv $F.new $F")]
 pub(crate) struct Status {
     /// Cluster directory
     pub dir: PathBuf,
@@ -25,7 +26,7 @@ pub(crate) struct Status {
     /// Print in the Prometheus text format
     #[arg(long, conflicts_with_all = ["json", "can_remove"])]
     pub metrics: bool,
-    /// Exit 0 if NODE can be removed without data loss or downtime, else list what prevents it
+    /// Exit 0 if NODE can be removed without data loss or downtime, otherwise exit 1 and list what prevents it
     #[arg(long, value_name = "NODE")]
     pub can_remove: Option<String>,
 }

@@ -3,8 +3,10 @@
 
 use crate::client::deadline::Deadline;
 use crate::client::tls::Credentials;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hanode_core::peer::{NodeReport, parse};
+use hanode_core::plan::FOREIGN_CERTIFICATE;
+use rustls::CertificateError;
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
@@ -22,8 +24,17 @@ pub fn fetch_report(
 ) -> Result<NodeReport> {
     let stream = credentials.connect(address, port, timeout)?;
     let mut text = Vec::new();
-    stream.take(MAX_REPORT).read_to_end(&mut text).or_else(accept_missing_close_notify)?;
+    let read = stream.take(MAX_REPORT).read_to_end(&mut text).or_else(accept_missing_close_notify);
+    ensure!(!read.as_ref().is_err_and(is_from_another_ca), FOREIGN_CERTIFICATE);
+    read?;
     parse(&text)
+}
+
+/// Whether the server's certificate is signed by another CA, which may have the same name as ours.
+fn is_from_another_ca(error: &std::io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let other = [CertificateError::UnknownIssuer, CertificateError::BadSignature];
+    matches!(tls, Some(rustls::Error::InvalidCertificate(error)) if other.contains(error))
 }
 
 /// A connection may end without TLS' close_notify: parsing detects a truncated report.

@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
 use std::path::Path;
 
-use hanode_util::user_error::UserError;
+use hanode_util::user_error::{UserError, unreadable};
 
 /// One password for each role.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -97,7 +98,12 @@ impl Secrets {
     pub fn load(path: &Path) -> Result<Secrets> {
         use std::os::unix::fs::PermissionsExt;
         let place = path.display().to_string();
-        let mode = std::fs::metadata(path).with_context(|| format!("reading {place}"))?.permissions().mode();
+        let cannot_read = |error: std::io::Error| {
+            let missing = error.kind() == ErrorKind::NotFound;
+            let error = unreadable(path, error);
+            if missing { UserError { help: "restore it from a backup".into(), ..error } } else { error }
+        };
+        let mode = std::fs::metadata(path).map_err(cannot_read)?.permissions().mode();
         ensure!(
             mode & 0o077 == 0,
             UserError::new(
@@ -108,7 +114,7 @@ impl Secrets {
                 )
             )
         );
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {place}"))?;
+        let text = std::fs::read_to_string(path).map_err(cannot_read)?;
         Secrets::parse(&text).map_err(|error| {
             UserError::new(error.to_string(), &place, "fix it, or restore the file from a backup").into()
         })

@@ -95,8 +95,8 @@ Without these options it prints what would be lost and changes nothing.")]
         /// Print Prometheus' text format
         #[arg(long, conflicts_with_all = ["json", "can_remove"])]
         metrics: bool,
-        /// Exit 0 if NODE (default: this one) can be removed without data loss or downtime; otherwise list
-        /// what prevents it
+        /// Exit 0 if NODE (default: this one) can be removed without data loss or downtime, otherwise exit 1
+        /// and list what prevents it
         #[arg(long, value_name = "NODE", num_args = 0..=1)]
         can_remove: Option<Option<String>>,
     },

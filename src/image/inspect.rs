@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 use hanode_util::command::{self, command, run};
 use hanode_util::scratch::Scratch;
+use hanode_util::user_error::unreadable;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -22,9 +23,10 @@ pub struct Inspection {
 
 /// The manifest of an image; fails for a file that hanode did not build.
 pub fn inspect(file: &Path) -> Result<Inspection> {
+    let metadata = std::fs::metadata(file).map_err(|error| unreadable(file, error))?;
     let format = Format::from_path(file)?;
-    if !file.is_file() {
-        bail!("{}: no such file", file.display());
+    if !metadata.is_file() {
+        bail!("{}: not a file", file.display());
     }
     command::require(match format {
         Format::Tar | Format::TarGz => &[],

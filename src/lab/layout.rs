@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use hanode_admin::seed::{InterfaceMatch, NetworkConfig, Seed};
 use hanode_core::spec::Spec;
-use hanode_util::user_error::UserError;
+use hanode_util::user_error::{UserError, unreadable};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -94,7 +94,7 @@ impl Layout {
 
 impl Image {
     pub(crate) fn at(path: &Path) -> Result<Image> {
-        let path = path.canonicalize().with_context(|| format!("no image at {}", path.display()))?;
+        let path = path.canonicalize().map_err(|error| unreadable(path, error))?;
         let metadata = std::fs::metadata(&path)?;
         let modified_ns = metadata.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
         Ok(Image { path, bytes: metadata.len(), modified_ns })

@@ -83,9 +83,11 @@ impl Lab {
     }
 
     pub fn node(&self, name: &str) -> Result<&LabNode> {
-        let all = || self.nodes().collect::<Vec<_>>().join(", ");
         let found = self.layout.nodes.iter().find(|n| n.name == name);
-        found.with_context(|| format!("no node {name:?} in this lab; it has {}", all()))
+        Ok(found.ok_or_else(|| {
+            let help = format!("use one of {}", self.nodes().collect::<Vec<_>>().join(", "));
+            UserError::with_help(format!("no node {name:?} in this lab"), help)
+        })?)
     }
 
     /// The directory with all files of a node.

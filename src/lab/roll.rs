@@ -24,7 +24,7 @@ const MIN_OUTAGE: Duration = Duration::from_secs(1);
 #[derive(Debug, Serialize)]
 pub struct RollReport {
     pub(crate) schema: u32,
-    /// Every node runs the new image, the cluster is healthy, and no acknowledged write is lost.
+    /// Every node runs the new image, the cluster is healthy, and no acknowledged write was lost.
     pub passed: bool,
     pub(crate) steps: Vec<ReplacedNode>,
     /// Why the run ended early.

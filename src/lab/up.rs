@@ -307,7 +307,10 @@ fn open_or_create(dir: &Path, options: &UpOptions, spec: &Spec) -> Result<Lab> {
 }
 
 pub(super) fn require_root() -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "the lab makes mounts and network namespaces: run it as root");
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        UserError::with_help("the lab needs root to make mounts and network namespaces", "run it with sudo")
+    );
     Ok(())
 }
 

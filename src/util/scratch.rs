@@ -29,7 +29,8 @@ impl Scratch {
             parent.lock()?;
             sweep(dir, prefix);
             let permissions = Permissions::from_mode(0o700);
-            let created = tempfile::Builder::new().prefix(prefix).permissions(permissions).tempdir_in(dir)?;
+            let created = tempfile::Builder::new().prefix(prefix).permissions(permissions).tempdir_in(dir);
+            let created = created.map_err(without_path)?;
             let lock = File::open(created.path())?;
             lock.lock()?;
             std::io::Result::Ok(Scratch { dir: created, _lock: lock })
@@ -50,6 +51,13 @@ impl Scratch {
         std::fs::write(&at, content).with_context(|| format!("writing {}", at.display()))?;
         Ok(at)
     }
+}
+
+/// The error without the random name of the directory, which means nothing to the user.
+fn without_path(error: std::io::Error) -> std::io::Error {
+    let text = error.to_string();
+    let cause = text.split(" at path ").next().unwrap_or_default();
+    std::io::Error::new(error.kind(), cause)
 }
 
 /// Removes directories of killed processes. A failure only wastes disk space.

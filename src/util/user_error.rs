@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 
 /// Its Display is one line, to fit into a chain of causes; [`report`] adds the help in a separate line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,19 @@ impl fmt::Display for UserError {
             write!(f, "{}: ", self.place)?;
         }
         f.write_str(&self.what)
+    }
+}
+
+/// The error of a file that the user named and that cannot be read.
+pub fn unreadable(path: &Path, error: io::Error) -> UserError {
+    let place = path.display().to_string();
+    match error.kind() {
+        ErrorKind::NotFound => UserError::new("no such file", place, ""),
+        ErrorKind::PermissionDenied => {
+            UserError::new("permission denied", place, "run this as the user who owns the file, or as root")
+        }
+        ErrorKind::IsADirectory => UserError::new("is a directory, not a file", place, ""),
+        _ => UserError::new(error.to_string(), place, ""),
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod admin_dir;
 pub mod command;
+pub mod loopback;
 pub mod programs;
 
 use hanode_core::spec::{self, Spec};

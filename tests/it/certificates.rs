@@ -103,7 +103,10 @@ fn certificates_are_issued_renewed_and_revoked() {
     admin.edit("cluster.toml", "[postgres]\n", &format!("{}{}[postgres]\n", more(4), more(5)));
     let ran = admin.hanode("check demo");
     assert!(
-        ran.code == 1 && ran.out.contains("does not cover 192.168.18.24, 192.168.18.25, node4, node5"),
+        ran.code == 1
+            && ran
+                .out
+                .contains("certificates do not cover 192.168.18.24, 192.168.18.25, node4, node5: pgsql, "),
         "{}",
         ran.out
     );

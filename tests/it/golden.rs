@@ -4,7 +4,7 @@
 //! the files below `root/`. A file that is the same on a target before it is a symlink to that file.
 //! `tests/golden/CASE.diff` holds the nodes of another cluster as differences from a tree, see `Hunks`.
 //!
-//! `UPDATE_GOLDEN=1 cargo test golden` writes them again; read `git diff` before you commit them.
+//! `UPDATE_GOLDEN=1 cargo test --test it -- golden spec::` writes them again; read `git diff` before you commit them.
 
 use crate::cases::Case;
 use hanode_core::plan::Action;
@@ -102,7 +102,7 @@ fn rendered_files_match_the_golden_files() {
     assert!(
         failures.is_empty(),
         "rendered files differ from the golden files:\n\n{failures}\n\
-         help: if this is what you want, run `UPDATE_GOLDEN=1 cargo test golden` and commit the result\n"
+         help: if this is what you want, run `UPDATE_GOLDEN=1 cargo test --test it -- golden spec::` and commit the result\n"
     );
 }
 

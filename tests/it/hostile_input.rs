@@ -1,6 +1,7 @@
 //! Input from outside (metadata, spec, bundle, reports of peers) may be hostile: every reader ends within bounded time
 //! and memory, with an error instead of a panic. Valid input with random damage reaches more code than noise.
 
+use crate::common::loopback::with_loopback;
 use flate2::read::GzDecoder;
 use flate2::{Compression, write::GzEncoder};
 use hanode_admin::cluster_dir::ClusterDir;
@@ -244,36 +245,41 @@ fn send_slowly(mut socket: TcpStream) {
 
 #[test]
 fn a_slow_peer_runs_into_the_timeout() {
-    let (credentials, timeout) = (credentials(), Duration::from_secs(1));
-    let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || listener.incoming().for_each(|socket| send_slowly(socket.unwrap())));
-    let queried = in_time(|| hanode_cluster::peer::fetch_report(&credentials, LOCALHOST, port, timeout));
-    assert!(queried.is_err());
+    with_loopback("hostile_input::a_slow_peer_runs_into_the_timeout", || {
+        let (credentials, timeout) = (credentials(), Duration::from_secs(1));
+        let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || listener.incoming().for_each(|socket| send_slowly(socket.unwrap())));
+        let queried = in_time(|| hanode_cluster::peer::fetch_report(&credentials, LOCALHOST, port, timeout));
+        assert!(queried.is_err());
 
-    let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
-    send_slowly(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-    let (socket, _) = listener.accept().unwrap();
-    let served = in_time(|| {
-        hanode_cluster::peer::serve(&credentials, None, socket, timeout, || Ok(report(String::new())))
+        let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+        send_slowly(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let (socket, _) = listener.accept().unwrap();
+        let served = in_time(|| {
+            hanode_cluster::peer::serve(&credentials, None, socket, timeout, || Ok(report(String::new())))
+        });
+        assert!(served.is_err());
     });
-    assert!(served.is_err());
 }
 
 #[test]
 fn a_report_over_the_size_limit_is_rejected() {
-    let credentials = credentials();
-    let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let server = credentials.clone();
-    std::thread::spawn(move || {
-        for size in [10, 64 << 20] {
-            let (socket, _) = listener.accept().unwrap();
-            let large = || Ok(report("x".repeat(size)));
-            let _ = hanode_cluster::peer::serve(&server, None, socket, Duration::from_secs(20), large);
-        }
+    with_loopback("hostile_input::a_report_over_the_size_limit_is_rejected", || {
+        let credentials = credentials();
+        let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = credentials.clone();
+        std::thread::spawn(move || {
+            for size in [10, 64 << 20] {
+                let (socket, _) = listener.accept().unwrap();
+                let large = || Ok(report("x".repeat(size)));
+                let _ = hanode_cluster::peer::serve(&server, None, socket, Duration::from_secs(20), large);
+            }
+        });
+        let query =
+            || hanode_cluster::peer::fetch_report(&credentials, LOCALHOST, port, Duration::from_secs(5));
+        assert_eq!(in_time(query).unwrap(), report("x".repeat(10)));
+        assert!(in_time(query).is_err());
     });
-    let query = || hanode_cluster::peer::fetch_report(&credentials, LOCALHOST, port, Duration::from_secs(5));
-    assert_eq!(in_time(query).unwrap(), report("x".repeat(10)));
-    assert!(in_time(query).is_err());
 }

@@ -1,5 +1,6 @@
 //! The node name in a platform's metadata: read from cloud-init's instance data, or queried from the platform.
 
+use crate::common::loopback::with_loopback;
 use crate::common::{PLATFORMS, recorded_metadata as recorded};
 use hanode_firstboot::identity::{metadata, platform};
 use std::io::{BufRead, BufReader, Write};
@@ -61,36 +62,42 @@ fn imds(mut busy: usize, tag: Option<&'static str>) -> String {
 
 #[test]
 fn ec2_is_queried_with_a_token_until_it_answers() {
-    let timeout = Duration::from_secs(10);
-    assert_eq!(platform::ec2(&imds(0, Some("node2\n")), timeout).unwrap().as_deref(), Some("node2"));
-    assert_eq!(platform::ec2(&imds(3, Some("node2")), timeout).unwrap().as_deref(), Some("node2"));
-    assert_eq!(platform::ec2(&imds(0, None), timeout).unwrap(), None);
+    with_loopback("metadata::ec2_is_queried_with_a_token_until_it_answers", || {
+        let timeout = Duration::from_secs(10);
+        assert_eq!(platform::ec2(&imds(0, Some("node2\n")), timeout).unwrap().as_deref(), Some("node2"));
+        assert_eq!(platform::ec2(&imds(3, Some("node2")), timeout).unwrap().as_deref(), Some("node2"));
+        assert_eq!(platform::ec2(&imds(0, None), timeout).unwrap(), None);
+    });
 }
 
 #[test]
 fn an_unresponsive_metadata_service_runs_into_the_timeout() {
-    let unresponsive = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gone = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
-    let busy = imds(usize::MAX, None);
-    for (service, why) in [
-        (format!("http://{}", unresponsive.local_addr().unwrap()), "timeout"),
-        (format!("http://{gone}"), "refused"),
-        (busy, "503"),
-    ] {
-        let start = Instant::now();
-        let message = format!("{:#}", platform::ec2(&service, Duration::from_secs(1)).unwrap_err());
-        assert!(message.contains(&service) && message.contains(why), "{message}");
-        assert!(start.elapsed() < Duration::from_secs(20), "{service}: {:?}", start.elapsed());
-    }
+    with_loopback("metadata::an_unresponsive_metadata_service_runs_into_the_timeout", || {
+        let unresponsive = TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        let busy = imds(usize::MAX, None);
+        for (service, why) in [
+            (format!("http://{}", unresponsive.local_addr().unwrap()), "timeout"),
+            (format!("http://{gone}"), "refused"),
+            (busy, "503"),
+        ] {
+            let start = Instant::now();
+            let message = format!("{:#}", platform::ec2(&service, Duration::from_secs(1)).unwrap_err());
+            assert!(message.contains(&service) && message.contains(why), "{message}");
+            assert!(start.elapsed() < Duration::from_secs(20), "{service}: {:?}", start.elapsed());
+        }
+    });
 }
 
 #[test]
 fn a_tag_longer_than_a_node_name_is_ignored() {
-    let long: &'static str = "x".repeat(4096).leak();
-    assert_eq!(platform::ec2(&imds(0, Some(long)), Duration::from_secs(5)).unwrap(), None);
+    with_loopback("metadata::a_tag_longer_than_a_node_name_is_ignored", || {
+        let long: &'static str = "x".repeat(4096).leak();
+        assert_eq!(platform::ec2(&imds(0, Some(long)), Duration::from_secs(5)).unwrap(), None);
+    });
 }
 
 /// Replaces open-vm-tools' program, which works on VMware only.

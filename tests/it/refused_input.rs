@@ -15,8 +15,7 @@ const BUILD: &str = "build demo --target debian-13 --out node.qcow2";
 fn no_image_is_built_of_an_inconsistent_cluster_directory() {
     let admin = AdminDir::new();
     admin.edit("cluster.toml", "192.168.18.23", "192.168.18.33");
-    let words =
-        ["does not cover 192.168.18.33", "hanode certs issue", "a node would refuse to start with it"];
+    let words = ["do not cover 192.168.18.33", "hanode certs issue", "a node would refuse to start with it"];
     assert_refused(&mut admin.command(BUILD), admin.home.path(), &words);
     admin.edit("cluster.toml", "[redis]", "[redsi]");
     assert_refused(
@@ -46,8 +45,29 @@ fn a_seed_that_cannot_work_is_refused() {
     assert_refused(&mut seed("--ssh-key key"), home, &["key is a private key", "key.pub"]);
     assert_refused(&mut seed("--interface eth0 --gateway 10.0.0.1"), home, &["10.0.0.1", "192.168.18.0/24"]);
     admin.edit("cluster.toml", "192.168.18.23", "192.168.18.33");
-    assert_refused(&mut seed("--bundle"), home, &["does not cover 192.168.18.33", "hanode certs issue"]);
+    assert_refused(&mut seed("--bundle"), home, &["do not cover 192.168.18.33", "hanode certs issue"]);
     assert_eq!(run(&mut seed("")).code, 0, "a seed without the bundle needs no certificates");
+}
+
+#[test]
+fn a_wrong_path_or_name_is_reported_with_a_remedy() {
+    let admin = AdminDir::new();
+    std::fs::write(admin.home.path().join("file"), "").unwrap();
+    for (words, message) in [
+        ("init new --spec none.toml", "none.toml: no such file"),
+        ("init file", "file: is a file, not a directory\nhelp: name a new directory"),
+        ("check demo/cluster.toml", "demo/cluster.toml is a file\nhelp: name the directory: demo"),
+        ("seed demo --node node1 --ssh-key none.pub --out seed/", "none.pub: no such file"),
+        (
+            "seed demo --node node9 --out seed/",
+            "the spec has no node \"node9\"\nhelp: use one of node1, node2, node3",
+        ),
+        ("render demo --target ./none.toml --node node1 --out out", "./none.toml: no such file"),
+        ("inspect nothing", "nothing: no such file"),
+    ] {
+        let finished = admin.hanode(words);
+        assert_eq!((finished.code, finished.err.trim_end()), (1, &*format!("error: {message}")), "{words}");
+    }
 }
 
 #[test]

@@ -182,10 +182,20 @@ fn each_fault_is_reported_with_its_line() {
             "hostname = \"no",
             "valid node hostname",
         ),
-        ("name = \"node3\"", "name = \"node3\"\nhostname = \"NODE1\"", "NODE1", "used twice"),
+        (
+            "name = \"node3\"",
+            "name = \"node3\"\nhostname = \"NODE1\"",
+            "NODE1",
+            "already that of another node",
+        ),
         ("name = \"node1\"", LONG, "name = \"a.a", "63 characters"),
         ("name = \"node1\"", "name = \"node1\"\nvrrp_priority = 255", "vrrp_priority = 255", "1 to 254"),
-        ("name = \"node3\"", "name = \"node3\"\nvrrp_priority = 99", "vrrp_priority = 99", "used twice"),
+        (
+            "name = \"node3\"",
+            "name = \"node3\"\nvrrp_priority = 99",
+            "vrrp_priority = 99",
+            "two nodes have vrrp_priority = 99",
+        ),
         ("initial_primary = \"node2\"", "initial_primary = \"node4\"", "node4", "node1, node2, node3"),
         ("# min_replicas = 1", "min_replicas = 3", "min_replicas", "accept no write"),
         ("master_name = \"redis-cluster\"", "master_name = \"a b\"", "master_name", "Sentinel master name"),
@@ -316,7 +326,7 @@ fn min_replicas_grows_with_the_cluster() {
     assert!(kept.len() == 1 && kept[0].to_string().contains("WAIT 2"), "{kept:?}");
 }
 
-/// `UPDATE_GOLDEN=1 cargo test --test it spec::` writes docs/cluster.schema.json again.
+/// `UPDATE_GOLDEN=1 cargo test --test it -- golden spec::` writes docs/cluster.schema.json again.
 #[test]
 fn the_schema_in_docs_is_current() {
     let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cluster.schema.json");
@@ -325,5 +335,8 @@ fn the_schema_in_docs_is_current() {
         std::fs::write(&kept, &now).expect("writing it");
     }
     let kept = std::fs::read_to_string(kept).expect("the schema in docs");
-    assert!(kept == now, "docs/cluster.schema.json is outdated: UPDATE_GOLDEN=1 cargo test --test it spec::");
+    assert!(
+        kept == now,
+        "docs/cluster.schema.json is outdated: UPDATE_GOLDEN=1 cargo test --test it -- golden spec::"
+    );
 }

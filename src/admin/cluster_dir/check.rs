@@ -72,8 +72,10 @@ fn value_or_fault<T>(value: Result<T>, path: PathBuf, report: &mut CheckReport) 
     match error.downcast_ref::<UserError>() {
         Some(error) => report.faults.push(error.clone()),
         None => {
-            let help = "restore it from a backup; a bundle can be packed again with hanode certs issue";
-            report.fault(format!("{error:#}"), &path.display().to_string(), help);
+            let dir = path.parent().unwrap_or(&path).display();
+            let help =
+                format!("restore it from a backup; a bundle can be packed again: `hanode certs issue {dir}`");
+            report.fault(format!("{error:#}"), &path.display().to_string(), &help);
         }
     }
     None

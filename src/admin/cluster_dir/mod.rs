@@ -11,7 +11,7 @@ use hanode_core::secrets::Secrets;
 use hanode_core::spec::{self, Faults, Spec};
 use hanode_util::file_tree;
 use hanode_util::scratch::Scratch;
-use hanode_util::user_error::UserError;
+use hanode_util::user_error::{UserError, unreadable};
 use std::path::{Path, PathBuf};
 
 pub use check::{check, check_copy};
@@ -95,7 +95,10 @@ fn refuse_existing(dir: &Path) -> Result<()> {
         Ok(true) => Ok(()),
         Ok(false) => refuse("the directory is not empty", "name a new directory"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("reading {place}")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            refuse("is a file, not a directory", "name a new directory")
+        }
+        Err(error) => Err(unreadable(dir, error).into()),
     }
 }
 
@@ -119,17 +122,35 @@ pub fn load_spec(dir: &Path) -> Result<(Spec, String)> {
             dir.display().to_string(),
             format!("name the right directory, or create one: hanode init {}", dir.display())
         )),
-        read => read.with_context(|| format!("reading {}", path.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            bail!(UserError::with_help(format!("{} is a file", dir.display()), cluster_dir_of(dir)))
+        }
+        read => read.map_err(|error| unreadable(&path, error))?,
     };
     let spec = spec::parse(&text).map_err(|faults| SpecFaults { path, faults })?;
     Ok((spec, text))
 }
 
+/// The remedy for a file in place of a cluster directory: probably its `cluster.toml`.
+fn cluster_dir_of(file: &Path) -> String {
+    match file.parent() {
+        // A file in the current directory has an empty parent.
+        Some(dir) if dir.as_os_str().is_empty() && Path::new(SPEC).is_file() => {
+            "name the directory: .".into()
+        }
+        Some(dir) if dir.join(SPEC).is_file() => format!("name the directory: {}", dir.display()),
+        _ => "name the cluster directory".into(),
+    }
+}
+
 pub(crate) fn load_bundle(dir: &Path) -> Result<(Bundle, Vec<u8>)> {
     let path = dir.join(BUNDLE);
     let place = path.display().to_string();
-    let bytes = std::fs::read(&path).with_context(|| format!("reading {place}"))?;
-    let help = format!("pack a new one: hanode certs issue {}", dir.display());
+    let help = format!("pack a new one: `hanode certs issue {}`", dir.display());
+    let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => UserError { help: help.clone(), ..unreadable(&path, error) },
+        _ => unreadable(&path, error),
+    })?;
     let bundle = Bundle::read(&bytes).map_err(|error| UserError::new(error.to_string(), place, help))?;
     Ok((bundle, bytes))
 }

@@ -9,7 +9,7 @@ use hanode_core::pki::read::{self, Validity};
 use hanode_core::pki::{self, Ca, DIRECTORIES, LEAVES, Leaf, coverage};
 use hanode_core::spec::Spec;
 use hanode_util::file_tree::{self, Entry};
-use hanode_util::user_error::UserError;
+use hanode_util::user_error::{UserError, unreadable};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -298,7 +298,7 @@ pub(crate) fn private_dir(path: &Path) -> Result<()> {
 }
 
 fn text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+    Ok(std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?)
 }
 
 fn write(path: &Path, mode: u32, content: &str) -> Result<()> {

@@ -1,15 +1,15 @@
 //! Files of SSH public keys.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hanode_util::user_error::UserError;
+use hanode_util::user_error::{UserError, unreadable};
 use std::path::Path;
 
 /// The keys in a file, one per line; empty lines and comments are skipped.
 pub fn public_keys(file: &Path) -> Result<String> {
     let place = file.display();
-    let text = std::fs::read_to_string(file).with_context(|| format!("reading {place}"))?;
+    let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, error))?;
     ensure!(
         !text.contains("PRIVATE KEY"),
         UserError::with_help(format!("{place} is a private key"), format!("use the public key, {place}.pub"))

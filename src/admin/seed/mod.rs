@@ -6,7 +6,7 @@ mod key;
 
 pub use key::public_keys;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hanode_core::spec::{Spec, is_interface};
@@ -65,9 +65,7 @@ impl std::str::FromStr for InterfaceMatch {
 impl Seed {
     /// The seed of a node in the spec.
     pub fn for_node(spec: &Spec, node: &str) -> Result<Seed> {
-        let names = || spec.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
-        let node =
-            spec.node(node).with_context(|| format!("the spec has no node {node:?}; it has: {}", names()))?;
+        let node = spec.require_node(node)?;
         Ok(Seed {
             instance_id: format!("{}-{}", spec.name, node.name),
             hostname: node.hostname.clone(),
@@ -86,7 +84,7 @@ impl Seed {
         gateway: Option<IpAddr>,
         nameservers: &[IpAddr],
     ) -> Result<Seed> {
-        let node = spec.node(&self.node).with_context(|| format!("the spec has no node {:?}", self.node))?;
+        let node = spec.require_node(&self.node)?;
         let (address, prefix) = (node.address, spec.network.subnet.prefix_len());
         if let Some(gateway) = gateway {
             check_gateway(spec, gateway)?;

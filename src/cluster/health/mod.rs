@@ -15,7 +15,7 @@ mod testing;
 
 use crate::client::etcd::KvHash;
 use crate::client::tls::Credentials;
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use hanode_core::bundle::Bundle;
 use hanode_core::peer::FileSystem;
 use hanode_core::secrets::Secrets;
@@ -179,9 +179,7 @@ pub fn removal_report(spec: &Spec, status: &Status, node: &str, json: bool) -> R
 
 /// Fails if the spec has no such node, which is probably a typing error.
 pub fn require_node(spec: &Spec, node: &str) -> Result<()> {
-    let names: Vec<&str> = spec.nodes.iter().map(|n| n.name.as_str()).collect();
-    ensure!(names.contains(&node), "the spec has no node {node:?}; it has: {}", names.join(", "));
-    Ok(())
+    Ok(spec.require_node(node).map(drop)?)
 }
 
 /// Output format of a status.

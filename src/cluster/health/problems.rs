@@ -30,7 +30,7 @@ pub(crate) fn config_drift(spec: &Spec, bundle_generation: u64, status: &Status)
                 .push(format!("{name}: has bundle generation {has}, this directory has {bundle_generation}"));
         }
         if node.spec_hash.as_ref().is_some_and(|hash| *hash != spec.hash()) {
-            found.push(format!("{name}: has a different cluster.toml"));
+            found.push(format!("{name}: has a different cluster.toml or another hanode version"));
         }
     }
     found

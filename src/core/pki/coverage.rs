@@ -20,9 +20,10 @@ impl CheckReport {
         self.faults.push(UserError::new(what, place, help));
     }
 
-    /// Replaces `DIR` in every help text by the cluster directory.
+    /// Replaces the paths on a node by that of the bundle, and `DIR` in every help text by the cluster directory.
     pub fn for_directory(mut self, dir: &Path) -> CheckReport {
         for error in self.faults.iter_mut().chain(&mut self.warnings) {
+            error.place = dir.join("bundle.tar.gz").display().to_string();
             error.help = error.help.replace("DIR", &dir.display().to_string());
         }
         self
@@ -33,8 +34,9 @@ impl CheckReport {
     }
 }
 
-const ISSUE: &str = "run `hanode certs issue DIR`, then bake or install the new bundle";
-const RENEW: &str = "run `hanode certs renew DIR`, then bake or install the new bundle";
+const ISSUE: &str = "run `hanode certs issue DIR`, then build a new image, or `hanode apply` the new bundle where only \
+                     certificates changed";
+const RENEW: &str = "run `hanode certs renew DIR`, then build a new image, or `hanode apply` the new bundle";
 const CLOCK: &str = "correct this machine's clock";
 
 /// Checks `bundle` against `spec` at `now`, in seconds since 1970.
@@ -57,9 +59,10 @@ pub fn check_bundle(bundle: &Bundle, spec: &Spec, now: i64) -> CheckReport {
     }
     for leaf in &LEAVES {
         if let Some((cert, key)) = leaf.paths {
-            leaf_pair(bundle, spec, leaf, (cert, key), now, &mut report);
+            leaf_pair(bundle, leaf, (cert, key), now, &mut report);
         }
     }
+    differences(bundle, spec, &mut report);
     report
 }
 
@@ -107,14 +110,7 @@ fn authority(bundle: &Bundle, ca: Ca, now: i64, report: &mut CheckReport) {
     }
 }
 
-fn leaf_pair(
-    bundle: &Bundle,
-    spec: &Spec,
-    leaf: &Leaf,
-    paths: (&str, &str),
-    now: i64,
-    report: &mut CheckReport,
-) {
+fn leaf_pair(bundle: &Bundle, leaf: &Leaf, paths: (&str, &str), now: i64, report: &mut CheckReport) {
     let (place, key_place) = paths;
     let what = format!("the {} certificate", leaf.name);
     let Some(pem) = bundle.file(place) else {
@@ -138,17 +134,59 @@ fn leaf_pair(
         }
     }
     check_validity(&what, place, cert.validity(now), (cert.not_before, cert.not_after), RENEW, report);
-    for gap in gaps(leaf, &cert, spec) {
-        report.fault(format!("{what} {gap}"), place, ISSUE);
+}
+
+/// Certificates that lack what the spec requires or cover more; those with the same difference share one message.
+fn differences(bundle: &Bundle, spec: &Spec, report: &mut CheckReport) {
+    let certificates: Vec<(&Leaf, CertSummary)> = LEAVES
+        .iter()
+        .filter_map(|leaf| Some((leaf, read::certificate(bundle.file(leaf.paths?.0)?).ok()?)))
+        .collect();
+    for (place, what) in grouped(&certificates, |leaf, cert| gaps(leaf, cert, spec)) {
+        report.fault(what, place, ISSUE);
     }
-    let surplus: Vec<String> = cert.sans.difference(&leaf.names(spec)).cloned().collect();
-    if !surplus.is_empty() {
-        report.warn(
-            format!("{what} still covers names that the spec no longer has: {}", surplus.join(", ")),
-            place,
-            ISSUE,
-        );
+    let surplus = |leaf: &Leaf, cert: &CertSummary| {
+        let names: Vec<String> = cert.sans.difference(&leaf.names(spec)).cloned().collect();
+        match names.is_empty() {
+            true => vec![],
+            false => vec![format!("still covers {}, which the spec no longer has", names.join(", "))],
+        }
+    };
+    for (place, what) in grouped(&certificates, surplus) {
+        report.warn(what, place, ISSUE);
     }
+}
+
+/// One message for all certificates with the same finding, and the path of the first one.
+fn grouped(
+    certificates: &[(&'static Leaf, CertSummary)],
+    findings: impl Fn(&Leaf, &CertSummary) -> Vec<String>,
+) -> Vec<(&'static str, String)> {
+    let mut groups: Vec<(String, Vec<&'static Leaf>)> = Vec::new();
+    for (leaf, cert) in certificates {
+        for finding in findings(leaf, cert) {
+            match groups.iter_mut().find(|(known, _)| *known == finding) {
+                Some((_, leaves)) => leaves.push(leaf),
+                None => groups.push((finding, vec![leaf])),
+            }
+        }
+    }
+    let message = |(finding, leaves): (String, Vec<&'static Leaf>)| {
+        let names: Vec<&str> = leaves.iter().map(|leaf| leaf.name).collect();
+        let place = leaves.first().and_then(|leaf| leaf.paths).map_or("", |(cert, _)| cert);
+        match names.as_slice() {
+            [name] => (place, format!("the {name} certificate {finding}")),
+            _ => (place, format!("{} certificates {}: {}", names.len(), plural(&finding), names.join(", "))),
+        }
+    };
+    groups.into_iter().map(message).collect()
+}
+
+fn plural(finding: &str) -> String {
+    finding
+        .replacen("does not", "do not", 1)
+        .replacen("still covers", "still cover", 1)
+        .replacen("as its", "as their", 1)
 }
 
 /// The names and URLs that `leaf` of `spec` needs and `cert` lacks.

@@ -231,7 +231,9 @@ fn mismatch(own: &NodeReport, peer: &NodeReport) -> Option<String> {
             peer.cluster, own.cluster
         ))
     } else if own.spec_hash != peer.spec_hash {
-        Some(format!("{name} has a different cluster.toml; boot all nodes with the same one"))
+        Some(format!(
+            "{name} has a different cluster.toml or another hanode version; boot all nodes from the same build"
+        ))
     } else if own.bundle_generation != peer.bundle_generation {
         Some(format!(
             "{name} has bundle generation {}, this node {}; boot all nodes from the same build",

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 pub use etcd::{JoinMethod, bootstrap_id, join_method, peer_url};
-pub use observations::{Observations, Peer, Sentinel};
+pub use observations::{FOREIGN_CERTIFICATE, Observations, Peer, Sentinel};
 pub use recovery::{EtcdRecovery, Recovery, recovery};
 
 pub(crate) const SCHEMA: u32 = 1;

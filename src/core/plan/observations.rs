@@ -5,6 +5,9 @@ use crate::peer::NodeReport;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
+/// The error in place of the report of a peer whose certificate is not from this cluster's CA.
+pub const FOREIGN_CERTIFICATE: &str = "answers with a certificate of another cluster";
+
 /// The input of the plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observations {
@@ -77,9 +80,16 @@ impl Observations {
 
     /// The peers that did not answer and why, as `no answer from node2 (connection refused)`.
     pub(crate) fn unreachable_reasons(&self) -> String {
-        let peers =
-            self.peers.iter().filter_map(|p| Some(format!("{} ({})", p.name, p.report.as_ref().err()?)));
-        format!("no answer from {}", peers.collect::<Vec<_>>().join(", "))
+        let errors = self.peers.iter().filter_map(|p| Some((p.name.as_str(), p.report.as_ref().err()?)));
+        let (foreign, failed): (Vec<_>, Vec<_>) =
+            errors.partition(|(_, error)| *error == FOREIGN_CERTIFICATE);
+        let mut reasons: Vec<String> =
+            foreign.iter().map(|(name, error)| format!("{name} {error}")).collect();
+        if !failed.is_empty() || foreign.is_empty() {
+            let failed: Vec<_> = failed.iter().map(|(name, error)| format!("{name} ({error})")).collect();
+            reasons.push(format!("no answer from {}", failed.join(", ")));
+        }
+        reasons.join(", ")
     }
 
     /// Whether a disk's etcd log can be part of a quorum: not if its member was removed since.

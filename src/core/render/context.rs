@@ -53,10 +53,7 @@ fn host_network(address: IpAddr) -> String {
 /// The whole context. PostgreSQL's parameters come last, since their template uses the rest.
 pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context> {
     let spec = input.spec;
-    let node = spec.node(input.node).with_context(|| {
-        let names: Vec<&str> = spec.nodes.iter().map(|n| n.name.as_str()).collect();
-        format!("the spec has no node {:?}; it has {}", input.node, names.join(", "))
-    })?;
+    let node = spec.require_node(input.node)?;
     let views: Vec<NodeView> = spec.nodes.iter().map(NodeView::of).collect();
     let peers: Vec<NodeView> = spec.peers(&node.name).map(NodeView::of).collect();
 

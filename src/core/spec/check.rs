@@ -4,8 +4,8 @@ use super::reader::Reader;
 use super::rules::*;
 use super::suggest::printable;
 use super::*;
+use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
-use std::fmt;
 
 pub(super) fn check(spec: &Spec, reader: &Reader) {
     if spec.schema != SCHEMA {
@@ -69,7 +69,7 @@ fn addresses(spec: &Spec, reader: &Reader) {
     } else {
         usable("network.vip", "vip", net.vip, reader);
     }
-    let mut seen = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for (i, node) in spec.nodes.iter().enumerate() {
         let path = format!("node.{i}.address");
         inside(&path, &node.name, node.address, net.subnet, reader);
@@ -80,24 +80,15 @@ fn addresses(spec: &Spec, reader: &Reader) {
             let what = format!("{} is the address of {} and the vip", node.address, printable(&node.name));
             reader.fault(&path, what, "use a separate address for the vip, which moves between the nodes");
         }
-        distinct(&mut seen, node.address, &path, "addresses", reader);
+        let what = format!("two nodes have the address {}", node.address);
+        distinct(&mut seen, node.address, &path, what, "address", reader);
     }
 }
 
-/// Records a fault if `key` was seen before.
-fn distinct<K: Ord + fmt::Display>(
-    seen: &mut BTreeMap<K, ()>,
-    key: K,
-    path: &str,
-    what: &str,
-    reader: &Reader,
-) {
-    match seen.entry(key) {
-        Entry::Vacant(entry) => drop(entry.insert(())),
-        Entry::Occupied(entry) => {
-            let key = printable(&entry.key().to_string());
-            reader.fault(path, format!("{key} is used twice"), format!("use different {what} for the nodes"));
-        }
+/// Records the fault `what` if `key` was seen before; `each` is what the nodes must not share.
+fn distinct<K: Ord>(seen: &mut BTreeSet<K>, key: K, path: &str, what: String, each: &str, reader: &Reader) {
+    if !seen.insert(key) {
+        reader.fault(path, what, format!("give each node its own {each}"));
     }
 }
 
@@ -129,6 +120,10 @@ fn inside(path: &str, who: &str, address: IpAddr, subnet: IpNet, reader: &Reader
 /// POSIX's limit for a host name; Linux allows one more character.
 const MAX_HOST_NAME: usize = 63;
 
+fn is_node_name(name: &str) -> bool {
+    is_host_name(name) && !name.eq_ignore_ascii_case("localhost") && name.len() <= MAX_HOST_NAME
+}
+
 fn nodes(spec: &Spec, reader: &Reader) {
     let count = spec.nodes.len();
     if count < 3 || count.is_multiple_of(2) {
@@ -139,7 +134,7 @@ fn nodes(spec: &Spec, reader: &Reader) {
             "use an odd number of nodes, three or more, so that a majority is possible",
         );
     }
-    let (mut names, mut priorities) = (BTreeMap::new(), BTreeMap::new());
+    let (mut names, mut priorities) = (BTreeSet::new(), BTreeSet::new());
     for (i, node) in spec.nodes.iter().enumerate() {
         let path = |key: &str| format!("node.{i}.{key}");
         for (key, name) in [("name", &node.name), ("hostname", &node.hostname)] {
@@ -153,18 +148,30 @@ fn nodes(spec: &Spec, reader: &Reader) {
                 let what = format!("\"{name}\" has more than {MAX_HOST_NAME} characters");
                 reader.fault(&path(key), what, "shorten it: Linux does not accept a longer host name");
             } else if reader.is_good(&path(key)) {
-                distinct(&mut names, name.to_ascii_lowercase(), &path(key), "names and host names", reader);
+                let (what, each) = match key {
+                    "name" => (format!("two nodes are named {name}"), "name"),
+                    _ => (format!("the host name {name} is already that of another node"), "host name"),
+                };
+                distinct(&mut names, name.to_ascii_lowercase(), &path(key), what, each, reader);
             }
         }
         if reader.is_good(&path("vrrp_priority")) {
-            distinct(&mut priorities, node.vrrp_priority, &path("vrrp_priority"), "VRRP priorities", reader);
+            let (path, each) = (path("vrrp_priority"), "vrrp_priority");
+            let what = format!("two nodes have vrrp_priority = {}", node.vrrp_priority);
+            distinct(&mut priorities, node.vrrp_priority, &path, what, each, reader);
         }
     }
     let redis = &spec.redis;
     if count > 0 && spec.node(&redis.initial_primary).is_none() {
         let what = format!("initial_primary \"{}\" is not a node", printable(&redis.initial_primary));
-        let known: Vec<String> = spec.nodes.iter().map(|n| printable(&n.name)).collect();
-        reader.fault("redis.initial_primary", what, format!("use one of {}", known.join(", ")));
+        let valid = |name: &&str| is_node_name(name);
+        let mut known: Vec<&str> = spec.nodes.iter().map(|n| n.name.as_str()).filter(valid).collect();
+        known.dedup();
+        let help = match known.as_slice() {
+            [] => "set it to the name of a node".to_string(),
+            known => format!("use one of {}", known.join(", ")),
+        };
+        reader.fault("redis.initial_primary", what, help);
     }
     if count > 0 && redis.min_replicas as usize >= count {
         let what =

@@ -11,6 +11,7 @@ mod schema;
 mod suggest;
 mod warn;
 
+use hanode_util::user_error::UserError;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -190,6 +191,15 @@ impl Spec {
         self.nodes.iter().find(|n| n.name == name)
     }
 
+    /// Fails if there is no such node, which is probably a typing error.
+    pub fn require_node(&self, name: &str) -> Result<&Node, UserError> {
+        self.node(name).ok_or_else(|| {
+            let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
+            let help = format!("use one of {}", names.join(", "));
+            UserError::with_help(format!("the spec has no node {name:?}"), help)
+        })
+    }
+
     /// How many replicas must confirm a Redis write so that a majority of the nodes has it: the Sentinels promote the
     /// most recent replica of a majority.
     pub fn confirming_replicas(&self) -> usize {
@@ -207,7 +217,7 @@ impl Spec {
     }
 
     /// A hash of the value, by which two nodes see whether they have the same spec. Comments and the order of keys do
-    /// not change it.
+    /// not change it; a key that a newer version adds does, even with its default.
     pub fn hash(&self) -> String {
         use sha2::{Digest, Sha256};
         let canonical = serde_json::to_vec(self).unwrap_or_default();

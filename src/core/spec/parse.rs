@@ -221,7 +221,7 @@ fn haproxy(s: Section) -> Haproxy {
 
 fn keepalived(s: Section) -> Keepalived {
     let keepalived = Keepalived {
-        router_id: s.number("router_id", 1..=255).unwrap_or(51),
+        router_id: s.number_for("router_id", 1..=255, ", one per cluster in a network").unwrap_or(51),
         interface: s.text("interface"),
     };
     s.finish();

@@ -158,12 +158,33 @@ impl<'s> Section<'s> {
     }
 
     pub(super) fn number<T: TryFrom<i64>>(&self, key: &'static str, range: RangeInclusive<i64>) -> Option<T> {
+        self.number_for(key, range, "")
+    }
+
+    /// A number; `purpose` is added to the remedy for a wrong one.
+    pub(super) fn number_for<T: TryFrom<i64>>(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<i64>,
+        purpose: &str,
+    ) -> Option<T> {
         self.shape(key, || json!({"type": "integer", "minimum": range.start(), "maximum": range.end()}));
-        let wanted = format!("a whole number from {} to {}", range.start(), range.end());
-        self.read(key, &wanted, |value| {
-            let number = integer(value)?;
-            range.contains(&number).then(|| T::try_from(number).ok())?
-        })
+        let value = self.get(key)?.get_ref();
+        let number = integer(value);
+        let found = number.filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
+        if found.is_none() {
+            let path = self.path(key);
+            let what = match number {
+                Some(number) => format!("{} = {number} is out of range", key_name(&path)),
+                None => format!("{} is {}, not a whole number", key_name(&path), describe(value)),
+            };
+            let help = match range == (i64::MIN..=i64::MAX) {
+                true => "set it to a whole number".to_string(),
+                false => format!("use {} to {}{purpose}", range.start(), range.end()),
+            };
+            self.reader.fault(&path, what, help);
+        }
+        found
     }
 
     pub(super) fn text(&self, key: &'static str) -> Option<String> {

@@ -48,7 +48,10 @@ fn restart(unit: &str) -> Result<()> {
 
 /// The HTTP status of HAProxy's health check at the loopback address. HAProxy answers it in its own event loop.
 pub(crate) fn probe(port: u16) -> Result<u16> {
-    let mut socket = tls::connect(Ipv4Addr::LOCALHOST.into(), port, PROBE_TIMEOUT)?;
+    exchange(tls::connect(Ipv4Addr::LOCALHOST.into(), port, PROBE_TIMEOUT)?)
+}
+
+fn exchange(mut socket: impl Read + Write) -> Result<u16> {
     socket.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
     let mut head = [0; 12];
     socket.read_exact(&mut head)?;
@@ -59,19 +62,16 @@ pub(crate) fn probe(port: u16) -> Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn a_probe_succeeds_with_any_status_and_fails_without_an_answer() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind to a free port");
-        let port = listener.local_addr().expect("the address of the listener").port();
-        std::thread::spawn(move || {
-            let (mut first, _) = listener.accept().expect("accept the first probe");
-            first.write_all(b"HTTP/1.0 503 Service Unavailable\r\n\r\n").expect("answer the first probe");
-            // The kernel accepts the second probe, and no program answers it.
-            std::thread::park();
-        });
-        assert_eq!(probe(port).expect("the first probe"), 503);
-        assert!(probe(port).is_err());
+        let (probe, mut haproxy) = UnixStream::pair().expect("a pair of sockets");
+        haproxy.write_all(b"HTTP/1.0 503 Service Unavailable\r\n\r\n").expect("answer the probe");
+        assert_eq!(exchange(probe).expect("a status"), 503);
+
+        let (probe, _mute) = UnixStream::pair().expect("a pair of sockets");
+        probe.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+        assert!(exchange(probe).is_err());
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub struct ChaosReport {
     pub(crate) schema: u32,
     pub(crate) seed: u64,
-    /// The cluster recovered in time from every fault, and no acknowledged write is lost.
+    /// The cluster recovered in time from every fault, and no acknowledged write was lost.
     pub passed: bool,
     pub(crate) rounds: Vec<Round>,
     /// Why the run ended early.

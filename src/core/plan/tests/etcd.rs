@@ -10,6 +10,12 @@ fn an_unreachable_node_is_not_a_blank_node() {
     assert_eq!(step.step.action, Action::Wait);
     assert_eq!(step.step.reason, "no etcd quorum answers, and no answer from node3 (timed out)");
     assert_eq!(step.record, None);
+    seen.peers[0].report = Err(FOREIGN_CERTIFICATE.into());
+    assert_eq!(
+        etcd(&seen).step.reason,
+        "no etcd quorum answers, and node2 answers with a certificate of another cluster, \
+         no answer from node3 (timed out)"
+    );
 }
 
 #[test]
