@@ -38,7 +38,7 @@ fn every_command_has_a_manual_page_that_groff_accepts() {
     }
     assert!(!page("hanode-lab-node.1").exists(), "internal commands have no manual page");
     let shown = run(Command::new("groff").args(["-man", "-Tascii", "-P-cbou"]).arg(page("hanode-build.1")));
-    for piece in ["hanode build", "--target <T>", "EXAMPLES", "--out node.qcow2"] {
+    for piece in ["hanode build", "--target <TARGET>", "EXAMPLES", "--out node.qcow2"] {
         assert!(shown.contains(piece), "{piece:?} is not in\n{shown}");
     }
 }
