@@ -1,5 +1,6 @@
 //! Handshakes in memory: the cluster's certificates with rustls, which the nodes use among themselves.
 
+use crate::common::loopback::with_loopback;
 use hanode_admin::cluster_dir::ClusterDir;
 use hanode_cluster::client::tls::{Credentials, TlsIdentity};
 use hanode_cluster::peer;
@@ -78,24 +79,27 @@ fn handshake(bundle: &Bundle, server: Identity, client: Identity, name: &str) ->
 
 #[test]
 fn a_node_of_another_cluster_is_named_as_such() {
-    let ((_home, ours), (_other_home, theirs)) = (cluster(), cluster());
-    let credentials = |bundle: &Bundle| {
-        let member = |name: &str| bundle.file(&format!("/etc/ssl/hanode/{name}")).expect("a file").to_vec();
-        let identity = TlsIdentity { certificate: member("node.crt"), key: member("node.key") };
-        Credentials { ca: member("ca.crt"), identity: Some(identity) }
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("its address");
-    let server = credentials(&theirs.bundle);
-    let limit = Duration::from_secs(10);
-    let serving = std::thread::spawn(move || {
-        let (socket, _) = listener.accept().expect("a connection");
-        let report = || Ok(NodeReport::blank(&theirs.spec, "node1", 1, "a disk"));
-        peer::serve(&server, None, socket, limit, report).is_ok()
+    with_loopback("tls_handshakes::a_node_of_another_cluster_is_named_as_such", || {
+        let ((_home, ours), (_other_home, theirs)) = (cluster(), cluster());
+        let credentials = |bundle: &Bundle| {
+            let member =
+                |name: &str| bundle.file(&format!("/etc/ssl/hanode/{name}")).expect("a file").to_vec();
+            let identity = TlsIdentity { certificate: member("node.crt"), key: member("node.key") };
+            Credentials { ca: member("ca.crt"), identity: Some(identity) }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let server = credentials(&theirs.bundle);
+        let limit = Duration::from_secs(10);
+        let serving = std::thread::spawn(move || {
+            let (socket, _) = listener.accept().expect("a connection");
+            let report = || Ok(NodeReport::blank(&theirs.spec, "node1", 1, "a disk"));
+            peer::serve(&server, None, socket, limit, report).is_ok()
+        });
+        let fetched = peer::fetch_report(&credentials(&ours.bundle), address.ip(), address.port(), limit);
+        assert_eq!(fetched.expect_err("an error").to_string(), FOREIGN_CERTIFICATE);
+        assert!(!serving.join().expect("the server"), "the report was sent");
     });
-    let fetched = peer::fetch_report(&credentials(&ours.bundle), address.ip(), address.port(), limit);
-    assert_eq!(fetched.expect_err("an error").to_string(), FOREIGN_CERTIFICATE);
-    assert!(!serving.join().expect("the server"), "the report was sent");
 }
 
 #[test]
