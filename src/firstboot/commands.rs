@@ -1,12 +1,12 @@
 //! The command line of `hanode-firstboot`, for systemd, Keepalived and operators; on a node's PATH it is
 //! `hanode`.
 
-use crate::disk;
+use crate::node::NodeContext;
 use crate::node_config::NodeConfig;
 use crate::start::gate::{self, Gate};
-use crate::start::{recover, run, self_report};
+use crate::start::{recover, reload, run, self_report};
 use crate::state;
-use crate::watch::{apply_bundle, haproxy_watchdog, join_port, metrics, planned_failover, reload, services};
+use crate::watch::{apply_bundle, haproxy_watchdog, join_port, metrics, planned_failover, services};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use hanode_cluster::health::{self, StatusFormat};
@@ -140,22 +140,23 @@ fn start_log() -> bool {
 
 fn dispatch(verb: &Verb) -> Result<ExitCode> {
     let root = Path::new("/");
+    let node = || NodeContext::open(root);
     match verb {
         Verb::Boot => run::run(root)?,
         Verb::MountData => run::mount_data(root)?,
-        Verb::Gate { service } => gate::pass(root, *service)?,
-        Verb::Watch => services::watch(root)?,
-        Verb::ServeReport => join_port::serve(root)?,
+        Verb::Gate { service } => gate::pass(&node()?, *service)?,
+        Verb::Watch => services::watch(node()?)?,
+        Verb::ServeReport => join_port::serve(&node()?)?,
         Verb::ServeMetrics => metrics::serve(root)?,
         Verb::ProbeHealth { port } => {
             return Ok(exit_code(haproxy_is_healthy(*port)));
         }
-        Verb::Apply => apply_bundle::apply(root)?,
-        Verb::FailoverRedis => planned_failover::fail_over(root)?,
-        Verb::ReloadRedis => reload::reload_redis(root)?,
-        Verb::Plan { json } => show_plan(root, *json)?,
+        Verb::Apply => apply_bundle::apply(&node()?)?,
+        Verb::FailoverRedis => planned_failover::fail_over(&node()?)?,
+        Verb::ReloadRedis => reload::reload_redis(&node()?)?,
+        Verb::Plan { json } => show_plan(&node()?, *json)?,
         Verb::Recover { from_this_node, accept_data_loss } => {
-            recover::recover(root, *from_this_node, *accept_data_loss)?;
+            recover::recover(&node()?, *from_this_node, *accept_data_loss)?;
         }
         Verb::Status { json, metrics, can_remove: None } => {
             return health::print_status(
@@ -164,7 +165,7 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
             );
         }
         Verb::Status { json, can_remove: Some(node), .. } => {
-            return show_removal(root, node.as_deref(), *json);
+            return show_removal(&NodeContext::open(root)?, node.as_deref(), *json);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -174,12 +175,10 @@ fn exit_code(success: bool) -> ExitCode {
     if success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn show_removal(root: &Path, node: Option<&str>, json: bool) -> Result<ExitCode> {
-    let access = NodeConfig::active(root)?.access()?;
-    let own = disk::pinned_node(root)?;
-    let node = node.unwrap_or(&own);
+fn show_removal(own: &NodeContext, node: Option<&str>, json: bool) -> Result<ExitCode> {
+    let (access, node) = (own.access(), node.unwrap_or(own.name()));
     health::require_node(&access.spec, node)?;
-    let (safe, report) = health::removal_report(&access.spec, &health::collect(&access)?, node, json)?;
+    let (safe, report) = health::removal_report(&access.spec, &health::collect(access)?, node, json)?;
     println!("{report}");
     Ok(exit_code(safe))
 }
@@ -189,11 +188,9 @@ fn haproxy_is_healthy(port: u16) -> bool {
     haproxy_watchdog::probe(port).is_ok_and(|status| status == 200)
 }
 
-fn show_plan(root: &Path, json: bool) -> Result<()> {
-    let config = NodeConfig::active(root)?;
-    let node = disk::pinned_node(root)?;
-    let seen = self_report::observe(root, &config, &node)?;
-    let plan = plan::plan(&config.spec, &node, &seen);
+fn show_plan(node: &NodeContext, json: bool) -> Result<()> {
+    let seen = self_report::observe(node)?;
+    let plan = plan::plan(node.spec(), node.name(), &seen);
     if json {
         let document = serde_json::json!({"schema": 1, "observations": seen, "plan": plan});
         println!("{}", serde_json::to_string_pretty(&document)?);

@@ -6,7 +6,7 @@ use hanode_cluster::health::Access;
 use hanode_cluster::health::certificates;
 use hanode_core::bundle::{self, Bundle};
 use hanode_core::render::Templates;
-use hanode_core::spec::{self, Node, Spec};
+use hanode_core::spec::{self, Spec};
 use hanode_core::target::Target;
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
@@ -88,17 +88,12 @@ impl NodeConfig {
         Ok(self)
     }
 
-    /// This node's entry in the spec.
-    pub(crate) fn node(&self, name: &str) -> Result<&Node> {
-        self.spec.node(name).with_context(|| format!("the spec has no node {name}"))
-    }
-
     fn bundle_file(&self, path: &str) -> Result<&[u8]> {
         self.bundle.file(path).with_context(|| format!("the bundle has no {path}"))
     }
 
     /// This node's own credentials under the cluster CA.
-    pub(crate) fn credentials(&self) -> Result<Credentials> {
+    fn credentials(&self) -> Result<Credentials> {
         Ok(Credentials {
             ca: self.bundle_file("/etc/ssl/hanode/ca.crt")?.to_vec(),
             identity: Some(TlsIdentity {
@@ -109,7 +104,7 @@ impl NodeConfig {
     }
 
     /// The CA of Redis and Sentinel; `None` if the spec disables their TLS.
-    pub(crate) fn redis_credentials(&self) -> Result<Option<Credentials>> {
+    fn redis_credentials(&self) -> Result<Option<Credentials>> {
         if !self.spec.redis.tls {
             return Ok(None);
         }

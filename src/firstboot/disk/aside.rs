@@ -1,76 +1,87 @@
 //! Moves data of the services aside, or removes it. The directories belong to other users.
 
-use super::{ASIDE, redis_log};
+use super::{ASIDE, Disk, redis_log};
 use anyhow::{Context, Result};
-use hanode_core::target::Target;
-use hanode_util::safe_path::SafeTree;
+use hanode_core::render::sentinel;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The whole data directory, if there is one.
-pub(crate) fn move_postgres_aside(root: &Path, target: &Target) -> Result<()> {
-    move_aside(root, target.path("postgres_data")?)
-}
+impl Disk {
+    /// The whole data directory, if there is one.
+    pub(crate) fn move_postgres_aside(&self) -> Result<()> {
+        self.move_aside(&self.paths.postgres)
+    }
 
-/// The files in the data directory: the directory itself also has the live configuration.
-pub(crate) fn move_redis_aside(root: &Path, target: &Target) -> Result<()> {
-    let data = target.path("redis_data")?;
-    redis_log::DATA_FILES.iter().try_for_each(|part| move_aside(root, &format!("{data}/{part}")))
-}
+    /// The files in the data directory: the directory itself also has the live configuration.
+    pub(crate) fn move_redis_aside(&self) -> Result<()> {
+        let data = &self.paths.redis;
+        redis_log::DATA_FILES.iter().try_for_each(|part| self.move_aside(&format!("{data}/{part}")))
+    }
 
-/// Removes etcd's data, including an incomplete directory.
-pub(crate) fn remove_etcd_data(root: &Path, target: &Target) -> Result<()> {
-    let path = target.path("etcd_data")?;
-    match SafeTree::open(root)?.remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("clearing {path}"))
+    /// Removes etcd's data, including an incomplete directory.
+    pub(crate) fn clear_etcd(&self) -> Result<()> {
+        let path = &self.paths.etcd;
+        match self.tree()?.remove_dir_all(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("clearing {path}"));
+            }
+            _ => {}
         }
-        _ => Ok(()),
+        self.unmark_stale(|stale| stale.etcd = false)
     }
-}
 
-/// Renames to `NAME.aside-TIME`; does nothing if the path does not exist.
-fn move_aside(root: &Path, path: &str) -> Result<()> {
-    let tree = SafeTree::open(root)?;
-    if !tree.exists(path)? {
-        return Ok(());
+    /// Removes a Sentinel's file that a power cut has truncated.
+    pub(crate) fn remove_torn_sentinel_conf(&self) -> Result<()> {
+        let (tree, path) = (self.tree()?, self.sentinel_conf_path());
+        if tree.exists(path)? && !sentinel::is_intact(&self.sentinel_conf()?) {
+            tracing::warn!("{path} is truncated; this Sentinel gets its state from the others");
+            tree.remove_file(path).with_context(|| format!("removing {path}"))?;
+        }
+        Ok(())
     }
-    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let name = Path::new(path).file_name().and_then(|name| name.to_str()).context("a path without a name")?;
-    let aside = format!("{name}{ASIDE}{stamp}");
-    tracing::warn!("{path} does not belong to this cluster: moved aside to {aside}");
-    tree.rename(path, &aside).with_context(|| format!("moving {path} aside"))
+
+    /// Renames to `NAME.aside-TIME`; does nothing if the path does not exist.
+    fn move_aside(&self, path: &str) -> Result<()> {
+        let tree = self.tree()?;
+        if !tree.exists(path)? {
+            return Ok(());
+        }
+        let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let name = Path::new(path).file_name().and_then(|name| name.to_str());
+        let aside = format!("{}{ASIDE}{stamp}", name.context("a path without a name")?);
+        tracing::warn!("{path} does not belong to this cluster: moved aside to {aside}");
+        tree.rename(path, &aside).with_context(|| format!("moving {path} aside"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::sentinel_conf;
     use super::*;
-    use crate::disk::aside;
+    use hanode_core::target::Target;
     use hanode_util::file_tree::below;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     /// What root does in a directory of another user: the directory, a path in it, and the act.
-    type Act = (&'static str, String, fn(&Path, &Target));
+    type Act = (&'static str, String, fn(&Disk));
 
     fn acts(target: &Target) -> Vec<Act> {
         let path = |name: &str| target.paths[name].clone();
         let redis = redis_log::DATA_FILES.map(|part| -> Act {
-            ("redis_data", format!("{}/{part}", path("redis_data")), |root, target| {
-                let _ = aside::move_redis_aside(root, target);
+            ("redis_data", format!("{}/{part}", path("redis_data")), |disk| {
+                let _ = disk.move_redis_aside();
             })
         });
         let others: [Act; 3] = [
-            ("postgres_home", path("postgres_data"), |root, target| {
-                let _ = aside::move_postgres_aside(root, target);
+            ("postgres_home", path("postgres_data"), |disk| {
+                let _ = disk.move_postgres_aside();
             }),
-            ("etcd_home", path("etcd_data"), |root, target| {
-                let _ = aside::remove_etcd_data(root, target);
+            ("etcd_home", path("etcd_data"), |disk| {
+                let _ = disk.clear_etcd();
             }),
-            ("redis_data", format!("{}/sentinel.conf", path("redis_live")), |root, target| {
-                assert_eq!(sentinel_conf(root, target).unwrap(), "", "a file of root is not read");
+            ("redis_data", format!("{}/sentinel.conf", path("redis_live")), |disk| {
+                assert_eq!(disk.sentinel_conf().unwrap(), "", "a file of root is not read");
             }),
         ];
         redis.into_iter().chain(others).collect()
@@ -120,7 +131,7 @@ mod tests {
                     }
                     symlink(outside.join("target"), &at).unwrap();
                     let before = names(&outside);
-                    act(&root, &target);
+                    act(&Disk::new(&root, &target).unwrap());
                     assert_eq!(before, names(&outside), "{}: {} in {path}", target.name, link.display());
                 }
             }
@@ -129,13 +140,12 @@ mod tests {
 
     #[test]
     fn data_is_moved_aside_in_its_directory() {
-        let target = &targets()[0];
-        let dir = tempfile::tempdir().unwrap();
-        let data = below(dir.path(), &target.paths["postgres_data"]);
-        move_postgres_aside(dir.path(), target).unwrap();
+        let (_root, disk) = crate::disk::tests::empty(&targets()[0]);
+        let data = disk.at(&disk.paths.postgres);
+        disk.move_postgres_aside().unwrap();
         fs::create_dir_all(&data).unwrap();
-        move_postgres_aside(dir.path(), target).unwrap();
-        let moved = crate::disk::moved_aside(dir.path(), target).unwrap();
+        disk.move_postgres_aside().unwrap();
+        let moved = disk.moved_aside().unwrap();
         assert!(!data.exists() && moved.len() == 1 && moved[0].contains(".aside-"), "{moved:?}");
     }
 }

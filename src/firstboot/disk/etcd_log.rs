@@ -1,5 +1,6 @@
 //! The member to which etcd's write-ahead log on this disk belongs; each of its files starts with the ids.
 
+use super::Disk;
 use anyhow::{Context, Result, ensure};
 use hanode_core::peer::EtcdLogIds;
 use std::io::Read;
@@ -10,8 +11,15 @@ const HEAD_BYTES: u64 = 512;
 /// Type of the record with the ids of member and cluster.
 const METADATA_TYPE: u64 = 1;
 
+impl Disk {
+    /// The ids in etcd's log; `None` without a log that can be read.
+    pub(crate) fn etcd_log(&self) -> Option<EtcdLogIds> {
+        read(&self.at(&self.paths.etcd)).unwrap_or_default()
+    }
+}
+
 /// The ids in the newest file of the log; `None` without a log.
-pub(crate) fn read(data: &Path) -> Result<Option<EtcdLogIds>> {
+fn read(data: &Path) -> Result<Option<EtcdLogIds>> {
     let names = std::fs::read_dir(data.join("member/wal")).into_iter().flatten().flatten();
     let newest = names.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "wal")).max();
     let Some(file) = newest else { return Ok(None) };

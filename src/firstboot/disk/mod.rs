@@ -1,14 +1,14 @@
 //! What this disk has: its install-id, the pinned identity, its state and the services' data.
 
-pub(crate) mod aside;
-pub(crate) mod etcd_log;
-pub(crate) mod generation;
-pub(crate) mod postgres_wal;
-pub(crate) mod redis_log;
+mod aside;
+mod etcd_log;
+mod postgres_wal;
+mod redis_log;
 mod redis_rdb;
+pub(crate) mod space;
 pub mod volume;
 
-use crate::identity::Pin;
+use crate::host::random_hex;
 use anyhow::{Context, Result};
 use hanode_core::peer::{DiskData, DiskStage};
 use hanode_core::render::sentinel;
@@ -17,8 +17,7 @@ use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
-use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const INSTALL_ID: &str = "/var/lib/hanode/install-id";
 const IDENTITY: &str = "/var/lib/hanode/identity.json";
@@ -37,7 +36,7 @@ pub(crate) struct DiskState {
     pub(crate) bootstrap_id: Option<String>,
     /// Set, durably, before any service that accepts clients' data starts for the first time.
     pub(crate) served: bool,
-    /// Grows by one at each boot and each 30 s in service, see [`generation`].
+    /// Grows by one at each boot and each 30 s in service.
     pub(crate) generation: u64,
     /// The member to which etcd's log on this disk belongs.
     #[serde(default)]
@@ -50,158 +49,218 @@ pub(crate) struct DiskState {
     pub(crate) recovery_source: bool,
 }
 
-pub(crate) fn install_id(root: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(below(root, INSTALL_ID)) {
-        Ok(id) => Ok(Some(id.trim().to_string())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context(INSTALL_ID),
-    }
+/// The identity that is pinned on the disk before any service directory is touched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Pin {
+    pub(crate) schema: u32,
+    pub(crate) node: String,
+    pub(crate) instance_id: Option<String>,
+    pub(crate) machine_uuid: Option<String>,
 }
 
-/// The disk's install-id, created on its first boot.
-pub(crate) fn ensure_install_id(root: &Path) -> Result<String> {
-    if let Some(id) = install_id(root)? {
-        return Ok(id);
+/// The disk of this machine: what hanode records on it, and the services' data.
+#[derive(Debug, Clone)]
+pub(crate) struct Disk {
+    root: PathBuf,
+    paths: DataPaths,
+}
+
+/// Where the services keep their data in this target.
+#[derive(Debug, Clone)]
+struct DataPaths {
+    etcd: String,
+    postgres: String,
+    postgres_bin: String,
+    redis: String,
+    redis_log: String,
+    sentinel_conf: String,
+}
+
+impl Disk {
+    pub(crate) fn new(root: &Path, target: &Target) -> Result<Disk> {
+        let path = |name: &str| target.path(name).map(String::from);
+        let paths = DataPaths {
+            etcd: path("etcd_data")?,
+            postgres: path("postgres_data")?,
+            postgres_bin: path("postgres_bin")?,
+            redis: path("redis_data")?,
+            redis_log: path("redis_log")?,
+            sentinel_conf: format!("{}/sentinel.conf", target.path("redis_live")?),
+        };
+        Ok(Disk { root: root.into(), paths })
     }
-    let id = random_hex(16)?;
-    save(root, INSTALL_ID, id.as_bytes())?;
-    Ok(id)
+
+    fn at(&self, path: &str) -> PathBuf {
+        below(&self.root, path)
+    }
+
+    fn tree(&self) -> Result<SafeTree> {
+        Ok(SafeTree::open(&self.root)?)
+    }
+
+    pub(crate) fn install_id(&self) -> Result<Option<String>> {
+        match std::fs::read_to_string(self.at(INSTALL_ID)) {
+            Ok(id) => Ok(Some(id.trim().to_string())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(INSTALL_ID),
+        }
+    }
+
+    /// The disk's install-id, created on its first boot.
+    pub(crate) fn ensure_install_id(&self) -> Result<String> {
+        if let Some(id) = self.install_id()? {
+            return Ok(id);
+        }
+        let id = random_hex(16)?;
+        self.save(INSTALL_ID, id.as_bytes())?;
+        Ok(id)
+    }
+
+    pub(crate) fn pin(&self) -> Result<Option<Pin>> {
+        self.load(IDENTITY)
+    }
+
+    /// The name of the node to which this disk is pinned.
+    pub(crate) fn pinned_node(&self) -> Result<String> {
+        let pin = self.pin()?.ok_or_else(|| {
+            let help = "see `journalctl -u hanode-plan`; that unit assigns the identity at boot";
+            UserError::with_help("this disk has no identity yet", help)
+        })?;
+        Ok(pin.node)
+    }
+
+    pub(crate) fn save_pin(&self, pin: &Pin) -> Result<()> {
+        self.save(IDENTITY, &serde_json::to_vec_pretty(pin)?)
+    }
+
+    pub(crate) fn read_state(&self) -> Result<DiskState> {
+        Ok(self.load(DISK_STATE)?.unwrap_or(DiskState { schema: 1, ..DiskState::default() }))
+    }
+
+    /// Changes the disk's state under a lock: the gates, the plan unit and the watcher all write it, and without
+    /// the lock one could overwrite the change of another.
+    pub(crate) fn update_state(&self, change: impl FnOnce(&mut DiskState)) -> Result<()> {
+        let tree = self.tree()?;
+        tree.create_dir_all(STATE_DIR)?;
+        let lock = tree.open_dir(STATE_DIR)?;
+        lock.lock().with_context(|| format!("locking {STATE_DIR}"))?;
+        let before = self.read_state()?;
+        let mut after = before.clone();
+        change(&mut after);
+        if after == before { Ok(()) } else { self.save(DISK_STATE, &serde_json::to_vec_pretty(&after)?) }
+    }
+
+    /// From here on this disk may have clients' data.
+    pub(crate) fn mark_served(&self) -> Result<()> {
+        self.update_state(|disk| disk.served = true)
+    }
+
+    /// An older snapshot of this disk was restored, since etcd has a higher `generation`: all its data counts as
+    /// lost.
+    pub(crate) fn mark_stale(&self, generation: u64) -> Result<()> {
+        let present = self.data_on_disk()?;
+        self.update_state(|disk| {
+            tracing::warn!(
+                "etcd has generation {generation} of this node, this disk {}: it is an older snapshot",
+                disk.generation
+            );
+            disk.generation = generation;
+            disk.stale = DiskData { sentinel: false, ..present };
+            disk.etcd_member = None;
+        })
+    }
+
+    /// The stale data of one service was cleared or moved aside.
+    pub(crate) fn unmark_stale(&self, clear: impl FnOnce(&mut DiskData)) -> Result<()> {
+        self.update_state(|disk| clear(&mut disk.stale))
+    }
+
+    /// The node is in service as this etcd member; a disk that returns after it was replaced is recognised by the
+    /// member id. A recovery and a bootstrap are complete now.
+    pub(crate) fn mark_in_service(&self, member: &str) -> Result<()> {
+        self.update_state(|disk| {
+            disk.recovery_source = false;
+            disk.etcd_member = Some(member.into());
+        })?;
+        match self.tree()?.remove_file(BOOTSTRAPPING) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(BOOTSTRAPPING),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn bootstrapping(&self) -> bool {
+        self.at(BOOTSTRAPPING).exists()
+    }
+
+    pub(crate) fn mark_bootstrapping(&self, bootstrap_id: &str) -> Result<()> {
+        self.save(BOOTSTRAPPING, bootstrap_id.as_bytes())
+    }
+
+    /// Which services have data on this disk that counts: stale data does not.
+    pub(crate) fn valid_data(&self) -> Result<DiskData> {
+        let (present, stale) = (self.data_on_disk()?, self.read_state()?.stale);
+        Ok(DiskData {
+            etcd: present.etcd && !stale.etcd,
+            postgres: present.postgres && !stale.postgres,
+            redis: present.redis && !stale.redis,
+            ..present
+        })
+    }
+
+    fn data_on_disk(&self) -> Result<DiskData> {
+        Ok(DiskData {
+            etcd: has_entries(&self.at(&self.paths.etcd).join("member/wal")),
+            postgres: self.at(&self.paths.postgres).join("PG_VERSION").exists(),
+            redis: redis_rdb::has_data(&self.at(&self.paths.redis)),
+            sentinel: sentinel::is_intact(&self.sentinel_conf()?),
+        })
+    }
+
+    /// Data that was moved aside and still exists: `NAME.aside-TIME` next to the data directory.
+    pub(crate) fn moved_aside(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        // PostgreSQL's directory is moved as a whole, for Redis only its content.
+        let parents = [Path::new(&self.paths.postgres).parent(), Some(Path::new(&self.paths.redis))];
+        for parent in parents.into_iter().flatten().filter_map(Path::to_str) {
+            for entry in std::fs::read_dir(self.at(parent)).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.contains(ASIDE) {
+                    found.push(format!("{parent}/{name}"));
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The file that Sentinel rewrites; empty if it is not readable.
+    pub(crate) fn sentinel_conf(&self) -> Result<String> {
+        let content = self.tree()?.read(self.sentinel_conf_path());
+        Ok(content.ok().and_then(|content| String::from_utf8(content).ok()).unwrap_or_default())
+    }
+
+    pub(crate) fn sentinel_conf_path(&self) -> &str {
+        &self.paths.sentinel_conf
+    }
+
+    fn load<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
+        match std::fs::read(self.at(path)) {
+            Ok(bytes) => {
+                Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{path} is damaged"))?))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {path}")),
+        }
+    }
+
+    fn save(&self, path: &str, content: &[u8]) -> Result<()> {
+        Ok(self.tree()?.replace(path, content, 0o600, None)?)
+    }
 }
 
 /// An id in the format that Sentinel generates for itself.
 pub(crate) fn sentinel_id() -> Result<String> {
     random_hex(20)
-}
-
-fn random_hex(length: usize) -> Result<String> {
-    let mut bytes = vec![0; length];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(hex::encode(bytes))
-}
-
-pub(crate) fn pin(root: &Path) -> Result<Option<Pin>> {
-    load(root, IDENTITY)
-}
-
-/// The name of the node to which this disk is pinned.
-pub(crate) fn pinned_node(root: &Path) -> Result<String> {
-    let pin = pin(root)?.ok_or_else(|| {
-        let help = "see `journalctl -u hanode-plan`; that unit assigns the identity at boot";
-        UserError::with_help("this disk has no identity yet", help)
-    })?;
-    Ok(pin.node)
-}
-
-pub(crate) fn save_pin(root: &Path, pin: &Pin) -> Result<()> {
-    save(root, IDENTITY, &serde_json::to_vec_pretty(pin)?)
-}
-
-pub(crate) fn read_state(root: &Path) -> Result<DiskState> {
-    Ok(load(root, DISK_STATE)?.unwrap_or(DiskState { schema: 1, ..DiskState::default() }))
-}
-
-/// Changes the disk's state under a lock: the gates, the plan unit and the watcher all write it, and without
-/// the lock one could overwrite the change of another.
-pub(crate) fn update_state(root: &Path, change: impl FnOnce(&mut DiskState)) -> Result<()> {
-    let tree = SafeTree::open(root)?;
-    tree.create_dir_all(STATE_DIR)?;
-    let lock = tree.open_dir(STATE_DIR)?;
-    lock.lock().with_context(|| format!("locking {STATE_DIR}"))?;
-    let before = read_state(root)?;
-    let mut after = before.clone();
-    change(&mut after);
-    if after == before { Ok(()) } else { save(root, DISK_STATE, &serde_json::to_vec_pretty(&after)?) }
-}
-
-/// From here on this disk may have clients' data.
-pub(crate) fn mark_served(root: &Path) -> Result<()> {
-    update_state(root, |disk| disk.served = true)
-}
-
-/// An older snapshot of this disk was restored, since etcd has a higher `generation`: all its data counts as
-/// lost.
-pub(crate) fn mark_stale(root: &Path, target: &Target, generation: u64) -> Result<()> {
-    let present = data_on_disk(root, target)?;
-    update_state(root, |disk| {
-        tracing::warn!(
-            "etcd has generation {generation} of this node, this disk {}: it is an older snapshot",
-            disk.generation
-        );
-        disk.generation = generation;
-        disk.stale = DiskData { sentinel: false, ..present };
-        disk.etcd_member = None;
-    })
-}
-
-/// The stale data of one service was cleared or moved aside.
-pub(crate) fn unmark_stale(root: &Path, clear: impl FnOnce(&mut DiskData)) -> Result<()> {
-    update_state(root, |disk| clear(&mut disk.stale))
-}
-
-/// The node is in service as this etcd member; a disk that returns after it was replaced is recognised by the
-/// member id. A recovery and a bootstrap are complete now.
-pub(crate) fn mark_in_service(root: &Path, member: &str) -> Result<()> {
-    update_state(root, |disk| {
-        disk.recovery_source = false;
-        disk.etcd_member = Some(member.into());
-    })?;
-    match SafeTree::open(root)?.remove_file(BOOTSTRAPPING) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(BOOTSTRAPPING),
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn bootstrapping(root: &Path) -> bool {
-    below(root, BOOTSTRAPPING).exists()
-}
-
-pub(crate) fn mark_bootstrapping(root: &Path, bootstrap_id: &str) -> Result<()> {
-    save(root, BOOTSTRAPPING, bootstrap_id.as_bytes())
-}
-
-/// Which services have data on this disk that counts: stale data does not.
-pub(crate) fn valid_data(root: &Path, target: &Target) -> Result<DiskData> {
-    let (present, stale) = (data_on_disk(root, target)?, read_state(root)?.stale);
-    Ok(DiskData {
-        etcd: present.etcd && !stale.etcd,
-        postgres: present.postgres && !stale.postgres,
-        redis: present.redis && !stale.redis,
-        ..present
-    })
-}
-
-fn data_on_disk(root: &Path, target: &Target) -> Result<DiskData> {
-    let dir = |name: &str| {
-        let path = target.paths.get(name).with_context(|| format!("the target has no path {name}"))?;
-        Ok::<_, anyhow::Error>(below(root, path))
-    };
-    let (etcd, postgres, redis) = (dir("etcd_data")?, dir("postgres_data")?, dir("redis_data")?);
-    let sentinel = sentinel_conf(root, target)?;
-    Ok(DiskData {
-        etcd: has_entries(&etcd.join("member/wal")),
-        postgres: postgres.join("PG_VERSION").exists(),
-        redis: redis_rdb::has_data(&redis),
-        sentinel: sentinel::is_intact(&sentinel),
-    })
-}
-
-/// Data that was moved aside and still exists: `NAME.aside-TIME` next to the data directory.
-pub(crate) fn moved_aside(root: &Path, target: &Target) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for place in ["postgres_data", "redis_data"] {
-        let data = Path::new(target.path(place)?);
-        // PostgreSQL's directory is moved as a whole, for Redis only its content.
-        let parent = if place == "redis_data" { Some(data) } else { data.parent() };
-        let Some(parent) = parent.and_then(Path::to_str) else { continue };
-        for entry in std::fs::read_dir(below(root, parent)).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.contains(ASIDE) {
-                found.push(format!("{parent}/{name}"));
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 pub(crate) fn classify(data: DiskData, disk: &DiskState) -> DiskStage {
@@ -212,52 +271,43 @@ pub(crate) fn classify(data: DiskData, disk: &DiskState) -> DiskStage {
     }
 }
 
-/// The file that Sentinel rewrites; empty if it is not readable.
-pub(crate) fn sentinel_conf(root: &Path, target: &Target) -> Result<String> {
-    let content = SafeTree::open(root)?.read(sentinel_conf_path(target)?);
-    Ok(content.ok().and_then(|content| String::from_utf8(content).ok()).unwrap_or_default())
-}
-
-pub(crate) fn sentinel_conf_path(target: &Target) -> Result<String> {
-    Ok(format!("{}/sentinel.conf", target.path("redis_live")?))
-}
-
 fn has_entries(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-fn load<T: serde::de::DeserializeOwned>(root: &Path, path: &str) -> Result<Option<T>> {
-    match std::fs::read(below(root, path)) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{path} is damaged"))?)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("reading {path}")),
-    }
-}
-
-fn save(root: &Path, path: &str, content: &[u8]) -> Result<()> {
-    Ok(SafeTree::open(root)?.replace(path, content, 0o600, None)?)
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// An empty disk, and the directory to keep.
+    pub(crate) fn empty(target: &Target) -> (tempfile::TempDir, Disk) {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path(), target).unwrap();
+        (root, disk)
+    }
+
+    pub(crate) fn debian() -> Target {
+        let (own, files) = (
+            include_str!("../../../image/targets/debian-13.toml"),
+            include_str!("../../../image/files.toml"),
+        );
+        Target::parse(&format!("{own}\n{files}")).unwrap()
+    }
 
     #[test]
     fn concurrent_changes_are_all_kept() {
-        let root = tempfile::tempdir().unwrap();
+        let (_root, disk) = empty(&debian());
         std::thread::scope(|threads| {
             for _ in 0..4 {
-                threads.spawn(|| {
-                    (0..25).for_each(|_| update_state(root.path(), |r| r.generation += 1).unwrap())
-                });
+                threads.spawn(|| (0..25).for_each(|_| disk.update_state(|r| r.generation += 1).unwrap()));
             }
-            threads.spawn(|| mark_served(root.path()).unwrap());
-            threads.spawn(|| mark_in_service(root.path(), "1234").unwrap());
+            threads.spawn(|| disk.mark_served().unwrap());
+            threads.spawn(|| disk.mark_in_service("1234").unwrap());
         });
-        let state = read_state(root.path()).unwrap();
-        mark_bootstrapping(root.path(), "agreed").unwrap();
-        mark_in_service(root.path(), "1234").unwrap();
-        assert!(!bootstrapping(root.path()), "a bootstrap ends once its node is in service");
+        let state = disk.read_state().unwrap();
+        disk.mark_bootstrapping("agreed").unwrap();
+        disk.mark_in_service("1234").unwrap();
+        assert!(!disk.bootstrapping(), "a bootstrap ends once its node is in service");
         assert_eq!((state.generation, state.served, state.etcd_member.as_deref()), (100, true, Some("1234")));
     }
 }

@@ -1,12 +1,10 @@
 //! The PostgreSQL cluster to which the data on this disk belongs, and the end of its log, read while no
 //! server runs.
 
+use super::Disk;
 use anyhow::{Context, Result};
 use hanode_core::peer::PostgresData;
-use hanode_core::target::Target;
 use hanode_util::command::{capture, run_to_end};
-use hanode_util::file_tree::below;
-use hanode_util::safe_path::SafeTree;
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
@@ -14,27 +12,30 @@ use std::process::Command;
 /// In memory, and deleted before each start of the server: it changes the end.
 const END_FILE: &str = "/run/hanode/postgres-end.json";
 
-/// Identifier of the cluster, and the end of the log if it was measured.
-pub(crate) fn read(root: &Path, target: &Target) -> Result<Option<PostgresData>> {
-    let control = below(root, target.path("postgres_data")?).join("global/pg_control");
-    let mut identifier = [0; 8];
-    // The identifier is the first field of the file in every version.
-    let found = std::fs::File::open(control).and_then(|mut file| file.read_exact(&mut identifier));
-    let end = std::fs::read(below(root, END_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    Ok(found.ok().map(|()| PostgresData { system: u64::from_ne_bytes(identifier).to_string(), end }))
-}
+impl Disk {
+    /// Identifier of the cluster, and the end of the log if it was measured.
+    pub(crate) fn postgres_data(&self) -> Option<PostgresData> {
+        let control = self.at(&self.paths.postgres).join("global/pg_control");
+        let mut identifier = [0; 8];
+        // The identifier is the first field of the file in every version.
+        std::fs::File::open(control).and_then(|mut file| file.read_exact(&mut identifier)).ok()?;
+        let end = std::fs::read(self.at(END_FILE)).ok();
+        let end = end.and_then(|text| serde_json::from_slice(&text).ok());
+        Some(PostgresData { system: u64::from_ne_bytes(identifier).to_string(), end })
+    }
 
-/// Measures the end of the log and saves it for [`read`].
-pub(crate) fn measure_end(root: &Path, target: &Target) -> Result<()> {
-    let end = end(&below(root, target.path("postgres_data")?), target.path("postgres_bin")?)?;
-    Ok(SafeTree::open(root)?.replace(END_FILE, &serde_json::to_vec(&end)?, 0o644, None)?)
-}
+    /// Measures the end of the log and saves it for [`Self::postgres_data`].
+    pub(crate) fn measure_postgres_end(&self) -> Result<()> {
+        let end = end(&self.at(&self.paths.postgres), &self.paths.postgres_bin)?;
+        Ok(self.tree()?.replace(END_FILE, &serde_json::to_vec(&end)?, 0o644, None)?)
+    }
 
-/// Deletes the saved end, before a server starts.
-pub(crate) fn forget_end(root: &Path) -> Result<()> {
-    match SafeTree::open(root)?.remove_file(END_FILE) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(END_FILE),
-        _ => Ok(()),
+    /// Deletes the saved end, before a server starts.
+    pub(crate) fn forget_postgres_end(&self) -> Result<()> {
+        match self.tree()?.remove_file(END_FILE) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(END_FILE),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,8 +1,6 @@
 //! Whether Redis failed to read its data on this disk: a full disk can leave the append-only file unreadable.
 
-use anyhow::Result;
-use hanode_core::target::Target;
-use hanode_util::file_tree::below;
+use super::Disk;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::SystemTime;
@@ -16,14 +14,16 @@ const FATAL_MESSAGES: [&str; 4] = [
     "Terminating server after rdb file reading failure",
 ];
 /// The files that Redis reads at its start.
-pub(crate) const DATA_FILES: [&str; 3] = ["appendonlydir", "appendonly.aof", "dump.rdb"];
+pub(super) const DATA_FILES: [&str; 3] = ["appendonlydir", "appendonly.aof", "dump.rdb"];
 
-/// Whether Redis' log ends with such a failure and the data has not changed since.
-pub(crate) fn unreadable(root: &Path, target: &Target) -> Result<bool> {
-    let log = below(root, target.path("redis_log")?).join("redis.log");
-    let data = below(root, target.path("redis_data")?);
-    Ok(tail(&log)
-        .is_some_and(|(end, written)| ends_with_fatal_message(&end) && !changed_since(&data, written)))
+impl Disk {
+    /// Whether Redis' log ends with such a failure and the data has not changed since.
+    pub(crate) fn redis_is_unreadable(&self) -> bool {
+        let log = self.at(&self.paths.redis_log).join("redis.log");
+        let data = self.at(&self.paths.redis);
+        tail(&log)
+            .is_some_and(|(end, written)| ends_with_fatal_message(&end) && !changed_since(&data, written))
+    }
 }
 
 /// The end of a file, and the time of its last write.
@@ -49,20 +49,14 @@ fn changed_since(data: &Path, then: SystemTime) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs::{create_dir_all, write};
     use std::time::Duration;
 
     #[test]
     fn data_is_unreadable_until_it_changes() {
-        let root = tempfile::tempdir().unwrap();
-        let (own, files) = (
-            include_str!("../../../image/targets/debian-13.toml"),
-            include_str!("../../../image/files.toml"),
-        );
-        let target = Target::parse(&format!("{own}\n{files}")).unwrap();
-        let at = |path: &str| below(root.path(), path);
-        assert!(!unreadable(root.path(), &target).unwrap(), "no log");
+        let (_root, disk) = crate::disk::tests::empty(&crate::disk::tests::debian());
+        let at = |path: &str| disk.at(path);
+        assert!(!disk.redis_is_unreadable(), "no log");
         create_dir_all(at("/var/lib/redis/appendonlydir")).unwrap();
         create_dir_all(at("/var/log/redis")).unwrap();
         let incr = at("/var/lib/redis/appendonlydir/appendonly.aof.1.incr.aof");
@@ -72,12 +66,12 @@ mod tests {
         let fatal_line = "1:M 25 Nov 2026 # Bad file format reading the append only file appendonly.aof.1.incr.aof: \
                         make a backup of your AOF file, then use ./redis-check-aof --fix <filename.manifest>\n";
         log(fatal_line);
-        assert!(unreadable(root.path(), &target).unwrap());
+        assert!(disk.redis_is_unreadable());
         log(&format!("{fatal_line}2:C 25 Nov 2026 * oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo\n"));
-        assert!(!unreadable(root.path(), &target).unwrap(), "another start is in progress");
+        assert!(!disk.redis_is_unreadable(), "another start is in progress");
         log(fatal_line);
         std::thread::sleep(Duration::from_millis(20));
         write(&incr, "").unwrap();
-        assert!(!unreadable(root.path(), &target).unwrap(), "the data has changed since");
+        assert!(!disk.redis_is_unreadable(), "the data has changed since");
     }
 }

@@ -6,6 +6,7 @@
 
 mod device;
 
+use crate::host::mounts::mounted;
 use crate::selinux;
 use anyhow::{Context, Result, bail, ensure};
 use device::{DeviceContent, DeviceLookup};
@@ -195,11 +196,4 @@ fn bind(root: &Path, part: &VolumeDir, ids: &Ids) -> Result<()> {
     }
     tree.create_dir_all(&part.at)?;
     run_to_end(Command::new("mount").arg("--bind").arg(&from).arg(&at)).map(drop)
-}
-
-/// Whether this path is a mount point.
-fn mounted(at: &Path) -> Result<bool> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context("reading the mount table")?;
-    let escaped = at.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040");
-    Ok(table.lines().any(|line| line.split(' ').nth(4) == Some(&escaped)))
 }

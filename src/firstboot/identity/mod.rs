@@ -1,25 +1,14 @@
 //! Identity: which node of the spec this machine is. Sources that disagree are an error.
 
-pub(crate) mod duplicate_address;
-pub(crate) mod machine;
 pub mod metadata;
 pub mod platform;
 
-use crate::identity::machine::Machine;
+use crate::disk::Pin;
+use crate::host::machine::Machine;
 use crate::identity::metadata::Metadata;
 use hanode_core::spec::Spec;
 use hanode_util::user_error::UserError;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
-
-/// The identity that is pinned on the disk before any service directory is touched.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Pin {
-    pub(crate) schema: u32,
-    pub(crate) node: String,
-    pub(crate) instance_id: Option<String>,
-    pub(crate) machine_uuid: Option<String>,
-}
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Identity {
@@ -160,7 +149,7 @@ fn names(spec: &Spec) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::machine::Interface;
+    use crate::host::machine::Interface;
     use hanode_core::spec;
 
     fn machine(hostname: &str, address: &str, uuid: &str) -> Machine {

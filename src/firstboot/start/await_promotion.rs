@@ -5,14 +5,12 @@
 //! `WAIT`. If it became primary again before the Sentinels noticed, the replicas would discard those writes
 //! to resync from it.
 
-use super::apply::NodeContext;
-use crate::state;
+use crate::node::NodeContext;
 use anyhow::{Result, bail};
-use hanode_cluster::client::redis::{RedisClient, Value};
+use hanode_cluster::client::redis::Value;
 use hanode_core::plan::{Action, RedisStep, Step};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 const REDIS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,21 +28,20 @@ pub(super) struct PromotionWait {
 }
 
 impl PromotionWait {
-    pub(super) fn new(root: &Path) -> PromotionWait {
-        let has_run = state::gate_steps(root).get("redis").is_some_and(|step| step.action.may_start());
+    pub(super) fn new(node: &NodeContext) -> PromotionWait {
+        let has_run = node.gate_steps().get("redis").is_some_and(|step| step.action.may_start());
         PromotionWait { has_run, since: None }
     }
 
     /// The step that waits for another primary, where the Sentinels still name this node; `None` if Redis may
     /// start.
     pub(super) fn step(&mut self, node: &NodeContext, redis: &RedisStep) -> Result<Option<Step>> {
-        let own = node.config.spec.node(node.name).map(|n| n.address);
-        let was_primary = redis.step.action == Action::Resume && redis.primary == own;
-        let Some(own) = own.filter(|_| was_primary) else { return Ok(None) };
-        for peer in node.config.spec.peers(node.name) {
-            let Ok(info) = query_redis(node, peer.address, |redis| redis.info("replication")) else {
-                continue;
-            };
+        let own = node.own().address;
+        if redis.step.action != Action::Resume || redis.primary != Some(own) {
+            return Ok(None);
+        }
+        for peer in node.peers() {
+            let Ok(info) = replication(node, peer.address) else { continue };
             let reason = if info.get("role").is_some_and(|role| role == "master") {
                 format!("{} is already primary; waiting for the Sentinels to report it", peer.name)
             } else if !self.has_run && was_linked_to(&info, own) {
@@ -70,8 +67,7 @@ impl PromotionWait {
 
 /// Whether Redis at this address reports that it is a primary.
 pub(super) fn is_redis_primary(node: &NodeContext, address: IpAddr) -> bool {
-    let info = query_redis(node, address, |redis| redis.info("replication"));
-    info.is_ok_and(|info| info.get("role").is_some_and(|role| role == "master"))
+    replication(node, address).is_ok_and(|info| info.get("role").is_some_and(|role| role == "master"))
 }
 
 /// Whether this replica was linked to the primary at this address since the replica started.
@@ -84,32 +80,15 @@ fn was_linked_to(replica: &RedisFields, primary: IpAddr) -> bool {
     is("role", "slave") && is("master_host", &primary.to_string()) && linked
 }
 
-fn query_redis<T>(
-    node: &NodeContext,
-    address: IpAddr,
-    what: impl Fn(&mut RedisClient) -> Result<T>,
-) -> Result<T> {
-    let (port, password) = (node.config.spec.redis.port, &node.config.bundle.secrets.redis);
-    let credentials = node.config.redis_credentials()?;
-    what(&mut RedisClient::connect(credentials.as_ref(), address, port, password, REDIS_TIMEOUT)?)
+fn replication(node: &NodeContext, address: IpAddr) -> Result<RedisFields> {
+    node.redis(address, REDIS_TIMEOUT)?.info("replication")
 }
 
 /// Starts a failover at the first Sentinel that answers; the caller checks the result in its next round.
 pub(super) fn promote_another(node: &NodeContext) -> Result<()> {
-    let spec = &node.config.spec;
-    let credentials = node.config.redis_credentials()?;
-    for peer in spec.peers(node.name) {
-        let password = &node.config.bundle.secrets.sentinel;
-        let Ok(mut sentinel) = RedisClient::connect(
-            credentials.as_ref(),
-            peer.address,
-            spec.redis.sentinel_port,
-            password,
-            REDIS_TIMEOUT,
-        ) else {
-            continue;
-        };
-        let name = &spec.redis.master_name;
+    let name = &node.spec().redis.master_name;
+    for peer in node.peers() {
+        let Ok(mut sentinel) = node.sentinel(peer.address, REDIS_TIMEOUT) else { continue };
         let primary = fields(&sentinel.query(&["SENTINEL", "MASTER", name])?)?;
         let Value::List(replicas) = sentinel.query(&["SENTINEL", "REPLICAS", name])? else {
             bail!("SENTINEL REPLICAS {name}: the reply is not a list");

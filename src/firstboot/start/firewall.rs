@@ -1,7 +1,7 @@
 //! The firewall: its rules are loaded before any server starts. Without them no server starts, since the spec
 //! limits who may connect.
 
-use crate::units::Systemd;
+use crate::host::systemd::Systemd;
 use anyhow::{Context, Result};
 use hanode_core::target::Target;
 

@@ -1,16 +1,13 @@
 //! An interrupted initialization of PostgreSQL: Patroni marks it by an empty `initialize` key in etcd. If the
 //! node that set the key fails, every other Patroni waits without end.
 
-use super::rejoin::reachable_etcd;
-use crate::disk::aside::move_postgres_aside;
-use crate::node_config::NodeConfig;
+use crate::host::process;
+use crate::node::NodeContext;
 use anyhow::{Result, ensure};
 use hanode_cluster::client::etcd::EtcdClient;
 use hanode_cluster::discovery::{initialize_key, leader_key, member_key, members_prefix};
 use hanode_core::plan::Observations;
-use hanode_util::file_tree::below;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -27,21 +24,15 @@ pub(crate) struct InterruptedInit {
 impl InterruptedInit {
     /// Before this node's Patroni starts: its own initialization was interrupted if there is data and the key
     /// is still empty.
-    pub(crate) fn before_patroni(
-        &mut self,
-        root: &Path,
-        config: &NodeConfig,
-        seen: &Observations,
-    ) -> Result<()> {
+    pub(crate) fn before_patroni(&mut self, node: &NodeContext, seen: &Observations) -> Result<()> {
         if !seen.initializing || !seen.own.data.postgres {
-            return if seen.own.bootstrapping { Ok(()) } else { self.delete_if_abandoned(config, seen) };
+            return if seen.own.bootstrapping { Ok(()) } else { self.delete_if_abandoned(node, seen) };
         }
-        let (etcd, scope) = (reachable_etcd(config, &seen.own.node)?, &config.spec.name);
+        let (etcd, scope) = (node.etcd_with_quorum()?, &node.spec().name);
         let Some(revision) = empty_initialize_key(&etcd, scope)? else { return Ok(()) };
-        let others = another_initializes(&etcd, scope, Some(&seen.own.node))?;
-        let data = below(root, config.target.path("postgres_data")?);
-        stop_leftover_server(&data)?;
-        move_postgres_aside(root, &config.target)?;
+        let others = another_initializes(&etcd, scope, Some(node.name()))?;
+        stop_leftover_server(&node.at(node.target().path("postgres_data")?))?;
+        node.disk.move_postgres_aside()?;
         if !others {
             delete_initialize_key(&etcd, scope, &revision)?;
         }
@@ -50,18 +41,18 @@ impl InterruptedInit {
 
     /// Deletes the key once no Patroni has worked on it for as long as Patroni's keys live; then one of them
     /// initializes.
-    pub(crate) fn delete_if_abandoned(&mut self, config: &NodeConfig, seen: &Observations) -> Result<()> {
+    pub(crate) fn delete_if_abandoned(&mut self, node: &NodeContext, seen: &Observations) -> Result<()> {
         if !seen.initializing || seen.own.data.postgres {
             self.abandoned = None;
             return Ok(());
         }
-        let (etcd, scope) = (reachable_etcd(config, &seen.own.node)?, &config.spec.name);
+        let (etcd, scope) = (node.etcd_with_quorum()?, &node.spec().name);
         let Some(revision) = empty_initialize_key(&etcd, scope)? else { return Ok(()) };
         if another_initializes(&etcd, scope, None)? {
             self.abandoned = None;
             return Ok(());
         }
-        let patroni = &config.spec.patroni;
+        let patroni = &node.spec().patroni;
         let key_lifetime = Duration::from_secs(u64::from(patroni.ttl + patroni.loop_wait));
         match self.abandoned.get_or_insert_with(Instant::now).elapsed() < key_lifetime {
             true => Ok(()),
@@ -95,17 +86,10 @@ fn another_initializes(etcd: &EtcdClient, scope: &str, except: Option<&str>) -> 
 /// Stops a server that outlived its Patroni during the initialization; it never had clients.
 fn stop_leftover_server(data: &Path) -> Result<()> {
     let start = Instant::now();
-    while let Some(server) = running_server(data) {
+    while let Some(server) = process::postgres_server(data) {
         ensure!(start.elapsed() < STOP_TIMEOUT, "PostgreSQL (process {server}) does not stop");
-        let _ = kill(server, Signal::SIGQUIT);
+        process::signal(server, Signal::SIGQUIT);
         sleep(Duration::from_millis(200));
     }
     Ok(())
-}
-
-fn running_server(data: &Path) -> Option<Pid> {
-    let first = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
-    let pid: i32 = first.lines().next()?.trim().parse().ok()?;
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    name.starts_with("postgres").then(|| Pid::from_raw(pid))
 }

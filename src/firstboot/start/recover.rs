@@ -3,20 +3,17 @@
 //! The choice is saved on the disk first, and stays there until this node is in service again: an interrupted
 //! recovery is completed by another run.
 
-use super::apply::NodeContext;
-use super::run::machine_facts;
 use super::self_report;
 use crate::disk;
-use crate::node_config::NodeConfig;
-use crate::units::{self, Systemd};
+use crate::host::systemd::Systemd;
+use crate::node::NodeContext;
+use crate::units;
 use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::etcd::EtcdClient;
 use hanode_core::plan::{Action, EtcdRecovery, Plan, Recovery, Step, peer_url, recovery};
 use hanode_core::render::sentinel;
-use hanode_util::file_tree::{Ids, below};
-use hanode_util::safe_path::SafeTree;
+use hanode_util::file_tree::Ids;
 use hanode_util::user_error::UserError;
-use std::path::Path;
 use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,12 +28,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// become leader.
 const DROPPED_KEYS: [&str; 6] = ["leader", "sync", "status", "optime/leader", "failover", "failsafe"];
 
-pub(crate) fn recover(root: &Path, from_this_node: bool, accept_data_loss: bool) -> Result<()> {
-    let config = NodeConfig::active(root)?;
-    let name = disk::pinned_node(root)?;
-    let seen = self_report::observe(root, &config, &name)?;
+pub(crate) fn recover(node: &NodeContext, from_this_node: bool, accept_data_loss: bool) -> Result<()> {
+    let (name, target) = (node.name(), node.target());
+    let seen = self_report::observe(node)?;
     let recovery =
-        recovery(&config.spec, &seen).map_err(|why| anyhow::anyhow!("nothing was changed: {why}"))?;
+        recovery(node.spec(), &seen).map_err(|why| anyhow::anyhow!("nothing was changed: {why}"))?;
     println!("Recovering from {name} means:");
     recovery.costs.iter().for_each(|cost| println!("  - {cost}"));
     ensure!(
@@ -46,22 +42,21 @@ pub(crate) fn recover(root: &Path, from_this_node: bool, accept_data_loss: bool)
             "run `hanode recover --from-this-node --accept-data-loss`",
         )
     );
-    let machine = machine_facts(root, &config, &name)?;
-    let node = NodeContext { root, config: &config, name: &name, machine: &machine };
-    disk::update_state(root, |disk| (disk.recovery_source, disk.served) = (true, true))?;
+    node.machine()?;
+    node.disk.update_state(|disk| (disk.recovery_source, disk.served) = (true, true))?;
     let systemd = Systemd::connect()?;
     let units = match recovery.etcd {
-        EtcdRecovery::Keep => vec![config.target.unit("sentinel")?, config.target.unit("redis")?],
-        EtcdRecovery::FromLog | EtcdRecovery::Empty => units::of_node(&config)?,
+        EtcdRecovery::Keep => vec![target.unit("sentinel")?, target.unit("redis")?],
+        EtcdRecovery::FromLog | EtcdRecovery::Empty => units::of_node(&node.config)?,
     };
     systemd.stop(&units)?;
-    let plan = single_node_plan(&node)?;
+    let plan = single_node_plan(node);
     if recovery.etcd != EtcdRecovery::Keep {
         node.apply_planned(&plan, "etcd")?;
-        let member = rebuild_etcd(&node, recovery.etcd)?;
-        disk::update_state(root, |disk| disk.etcd_member = Some(member))?;
+        let member = rebuild_etcd(node, recovery.etcd)?;
+        node.disk.update_state(|disk| disk.etcd_member = Some(member))?;
     }
-    override_sentinels(&node, &plan, &recovery)?;
+    override_sentinels(node, &plan, &recovery)?;
     units.iter().try_for_each(|unit| systemd.start(unit))?;
     println!(
         "{name} starts with its data. Blank nodes join automatically; `hanode status` shows their progress."
@@ -70,9 +65,8 @@ pub(crate) fn recover(root: &Path, from_this_node: bool, accept_data_loss: bool)
 }
 
 /// The plan of a cluster with this node only.
-fn single_node_plan(node: &NodeContext) -> Result<Plan> {
-    let spec = &node.config.spec;
-    let own = node.config.node(node.name)?;
+fn single_node_plan(node: &NodeContext) -> Plan {
+    let (spec, own) = (node.spec(), node.own());
     let mut plan = Plan::uniform(spec, Action::Bootstrap);
     let reason = "chosen by `hanode recover`: this node's data is the cluster's";
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -81,7 +75,7 @@ fn single_node_plan(node: &NodeContext) -> Result<Plan> {
     plan.etcd.token = format!("{}-recovered-{stamp}", spec.name);
     plan.redis.step = Step::new(Action::Resume, reason);
     plan.redis.primary = Some(own.address);
-    Ok(plan)
+    plan
 }
 
 /// Creates a new etcd cluster of one with the keys of the log on this disk that are still valid; returns the
@@ -90,7 +84,7 @@ fn single_node_plan(node: &NodeContext) -> Result<Plan> {
 fn rebuild_etcd(node: &NodeContext, how: EtcdRecovery) -> Result<String> {
     let keys = if how == EtcdRecovery::FromLog { keys_from_log(node)? } else { Vec::new() };
     // A directory without a log is incomplete.
-    crate::start::run::clear_etcd(node.root, node.config)?;
+    node.disk.clear_etcd()?;
     let (mut running, etcd, member) = run_single_etcd(node, false)?;
     for (key, value) in keys {
         etcd.put(&key, &value)?;
@@ -102,7 +96,7 @@ fn rebuild_etcd(node: &NodeContext, how: EtcdRecovery) -> Result<String> {
 /// All keys except those with a lease and [`DROPPED_KEYS`].
 fn keys_from_log(node: &NodeContext) -> Result<Vec<(String, Vec<u8>)>> {
     let (mut running, etcd, _) = run_single_etcd(node, true)?;
-    let scope = &node.config.spec.name;
+    let scope = &node.spec().name;
     let dropped = DROPPED_KEYS.map(|key| format!("/service/{scope}/{key}"));
     let mut keys = etcd.list_without_lease("/")?;
     keys.retain(|(key, _)| !dropped.contains(key));
@@ -112,9 +106,8 @@ fn keys_from_log(node: &NodeContext) -> Result<Vec<(String, Vec<u8>)>> {
 
 /// A running etcd whose only member is this node, and that member's id.
 fn run_single_etcd(node: &NodeContext, on_its_log: bool) -> Result<(EtcdProcess, EtcdClient, String)> {
-    let own = node.config.node(node.name)?;
     let mut running = EtcdProcess(start_etcd(node, on_its_log)?);
-    let etcd = EtcdClient::new(&node.config.credentials()?, own.address, ETCD_REQUEST_TIMEOUT)?;
+    let etcd = node.etcd(node.own(), ETCD_REQUEST_TIMEOUT)?;
     let start = Instant::now();
     let members = loop {
         if let Some(status) = running.0.try_wait()? {
@@ -135,17 +128,17 @@ fn run_single_etcd(node: &NodeContext, on_its_log: bool) -> Result<(EtcdProcess,
 /// Starts etcd as its unit does; `on_its_log` adds `--force-new-cluster`.
 fn start_etcd(node: &NodeContext, on_its_log: bool) -> Result<Child> {
     use std::os::unix::process::CommandExt;
-    let target = &node.config.target;
+    let target = node.target();
     let user = target.users.get("etcd").context("the target has no user for etcd")?;
-    let ids = Ids::read(node.root)?;
-    let env = std::fs::read_to_string(below(node.root, target.path("etcd_env")?))?;
+    let ids = Ids::read(node.root())?;
+    let env = std::fs::read_to_string(node.at(target.path("etcd_env")?))?;
     let lines = env.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once('='));
     let mut command = Command::new("etcd");
     command.envs(lines).env("ETCD_LOG_LEVEL", "warn").uid(ids.uid(user)?).gid(ids.gid(user)?);
     if on_its_log {
         command.arg("--force-new-cluster");
     }
-    let log = SafeTree::open(node.root)?.create(LOG)?;
+    let log = node.tree()?.create(LOG)?;
     command.stdout(log.try_clone()?).stderr(log);
     command.current_dir("/").spawn().context("starting etcd")
 }
@@ -176,13 +169,11 @@ impl Drop for EtcdProcess {
 /// Writes a state for this node's Sentinel in which this node is primary, in a newer epoch than any other
 /// Sentinel has.
 fn override_sentinels(node: &NodeContext, plan: &Plan, recovery: &Recovery) -> Result<()> {
-    let spec = &node.config.spec;
-    let target = &node.config.target;
-    let old = disk::sentinel_conf(node.root, target)?;
+    let (spec, own) = (node.spec(), node.own());
+    let old = node.disk.sentinel_conf()?;
     let epoch = recovery.epoch.max(sentinel::epoch(&old) + 1);
-    let own = node.config.node(node.name)?;
     let id = sentinel::id(&old).map_or_else(disk::sentinel_id, |id| Ok(id.to_string()))?;
     let text = sentinel::override_primary(&id, &spec.redis.master_name, own.address, spec.redis.port, epoch);
-    SafeTree::open(node.root)?.replace(disk::sentinel_conf_path(target)?, text.as_bytes(), 0o600, None)?;
+    node.tree()?.replace(node.disk.sentinel_conf_path(), text.as_bytes(), 0o600, None)?;
     node.apply_planned(plan, "sentinel")
 }

@@ -2,21 +2,15 @@
 //!
 //! Removing a member could harm a running node of the same name, so [`DuplicateNameGuard`] checks first.
 
-use super::apply::NodeContext;
-use super::run::clear_etcd;
-use crate::disk;
-use crate::failpoint;
-use crate::identity::duplicate_address;
-use crate::node_config::NodeConfig;
-use crate::units::Systemd;
-use anyhow::{Result, bail};
+use super::duplicate_address;
+use crate::host::systemd::Systemd;
+use crate::node::NodeContext;
+use anyhow::Result;
 use hanode_cluster::client::etcd::EtcdClient;
 use hanode_cluster::discovery;
 use hanode_core::etcd::Member;
 use hanode_core::plan::{Action, JoinMethod, Observations, Plan, Step, join_method, peer_url};
 use std::time::{Duration, Instant};
-
-const ETCD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes this node an etcd member that has not started yet, with an empty directory. `Err`: the step that
 /// waits.
@@ -26,16 +20,15 @@ pub(super) fn join_etcd(
     seen: &Observations,
     duplicates: &mut DuplicateNameGuard,
 ) -> Result<Result<Plan, Step>> {
-    let own = node.config.node(node.name)?;
     let members = seen.etcd.as_deref().unwrap_or_default();
-    let url = peer_url(own);
+    let url = peer_url(node.own());
     if join_method(members, &url) == JoinMethod::TakeListed {
-        clear_etcd(node.root, node.config)?;
+        node.disk.clear_etcd()?;
         let listed = members.iter().find(|m| m.peer_urls.contains(&url)).map(|m| m.id.clone());
-        disk::update_state(node.root, |disk| disk.etcd_member = listed)?;
-        return Ok(Ok(with_members(plan, node.name, &url, members)));
+        node.disk.update_state(|disk| disk.etcd_member = listed)?;
+        return Ok(Ok(with_members(plan, node.name(), &url, members)));
     }
-    let etcd = reachable_etcd(node.config, node.name)?;
+    let etcd = node.etcd_with_quorum()?;
     if let Some(blocked) = duplicates.check(node, &etcd)? {
         return Ok(Err(blocked));
     }
@@ -44,34 +37,22 @@ pub(super) fn join_etcd(
         (JoinMethod::Replace(id), JoinMethod::Replace(before)) if id == before => {
             tracing::warn!("removing etcd member {id}: the disk of this node was replaced");
             etcd.remove(&id)?;
-            failpoint::hit(node.root, "etcd-member-removed");
+            node.fail_point("etcd-member-removed");
         }
         (JoinMethod::Add, _) => {}
         _ => return Ok(Err(Step::new(Action::Wait, "etcd's member list is changing"))),
     }
-    clear_etcd(node.root, node.config)?;
-    failpoint::hit(node.root, "etcd-data-cleared");
+    node.disk.clear_etcd()?;
+    node.fail_point("etcd-data-cleared");
     match etcd.add(&url) {
         Ok((id, members)) => {
-            failpoint::hit(node.root, "etcd-member-added");
-            disk::update_state(node.root, |disk| disk.etcd_member = Some(id))?;
-            Ok(Ok(with_members(plan, node.name, &url, &members)))
+            node.fail_point("etcd-member-added");
+            node.disk.update_state(|disk| disk.etcd_member = Some(id))?;
+            Ok(Ok(with_members(plan, node.name(), &url, &members)))
         }
         // etcd refuses ("unhealthy cluster") until its members are connected to each other: try again.
         Err(error) => Ok(Err(Step::new(Action::Wait, format!("etcd does not add this node yet: {error:#}")))),
     }
-}
-
-/// The etcd of the first peer that has a quorum.
-pub(super) fn reachable_etcd(config: &NodeConfig, node: &str) -> Result<EtcdClient> {
-    let credentials = config.credentials()?;
-    for peer in config.spec.peers(node) {
-        let etcd = EtcdClient::new(&credentials, peer.address, ETCD_TIMEOUT)?;
-        if etcd.members().is_ok() {
-            return Ok(etcd);
-        }
-    }
-    bail!("no peer's etcd has a quorum any more")
 }
 
 /// Detects another running machine with this node's name, to which the etcd member may belong.
@@ -83,12 +64,11 @@ pub(super) struct DuplicateNameGuard {
 
 impl DuplicateNameGuard {
     fn check(&mut self, node: &NodeContext, etcd: &EtcdClient) -> Result<Option<Step>> {
-        let spec = &node.config.spec;
-        let own = node.config.node(node.name)?;
+        let spec = node.spec();
         if let Some(refusal) = duplicate_address::refusal(node)? {
             return Ok(Some(refusal));
         }
-        if own_patroni_runs(node)? || etcd.get(&discovery::member_key(&spec.name, node.name))?.is_none() {
+        if own_patroni_runs(node)? || etcd.get(&discovery::member_key(&spec.name, node.name()))?.is_none() {
             return Ok(None);
         }
         let since = *self.key_since.get_or_insert_with(Instant::now);
@@ -96,11 +76,14 @@ impl DuplicateNameGuard {
         Ok(Some(if since.elapsed() > limit {
             let reason = format!(
                 "a running Patroni keeps the key of {} in etcd: another machine has this name; switch one of them off",
-                own.name
+                node.name()
             );
             Step::new(Action::Refuse, reason)
         } else {
-            Step::new(Action::Wait, format!("the key of the former {} in etcd has not expired yet", own.name))
+            Step::new(
+                Action::Wait,
+                format!("the key of the former {} in etcd has not expired yet", node.name()),
+            )
         }))
     }
 }

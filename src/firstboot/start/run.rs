@@ -1,26 +1,25 @@
 //! The plan unit (hanode-plan.service): from a booted machine to a node whose services may start.
 
-use super::apply::NodeContext;
-use super::{firewall, self_report};
-use crate::disk::aside::{move_postgres_aside, move_redis_aside, remove_etcd_data};
-use crate::disk::{self, volume};
+use super::{duplicate_address, firewall, reload, self_report};
+use crate::disk::{Disk, Pin, volume};
 use crate::failpoint;
-use crate::identity::machine::Machine;
-use crate::identity::{self, Pin, duplicate_address, metadata, platform};
+use crate::host::clock::{CpuTime, uptime_ms};
+use crate::host::console;
+use crate::host::machine::{Machine, set_hostname};
+use crate::host::systemd::Systemd;
+use crate::identity::{self, metadata, platform};
+use crate::node::NodeContext;
 use crate::node_config::NodeConfig;
 use crate::selinux;
 use crate::state::{self, NodeState, Phase};
-use crate::units::{self, JOIN_SOCKET, Systemd, WATCH_UNIT};
-use crate::watch::reload;
+use crate::units::{self, JOIN_SOCKET, WATCH_UNIT};
 use anyhow::{Context, Result, ensure};
-use hanode_core::machine::MachineFacts;
 use hanode_core::peer;
 use hanode_core::pki::{
     self,
     read::{certificate, date},
 };
 use hanode_core::plan::{self, Action, Plan};
-use hanode_util::file_tree::below;
 use hanode_util::user_error::UserError;
 use std::path::Path;
 use std::thread::sleep;
@@ -28,8 +27,6 @@ use std::time::Duration;
 
 /// For the time client to set a clock that is before the certificates' start.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(600);
-/// The node's address may appear some time after network-online.target.
-const ADDRESS_TIMEOUT: Duration = Duration::from_secs(120);
 /// For the platform's metadata service to answer.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(60);
 /// A cloud may attach a volume some time after it started the machine.
@@ -38,64 +35,63 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Runs until the services are started. Reports an error on the console, in the journal and in `state.json`.
 pub(crate) fn run(root: &Path) -> Result<()> {
-    report_error(root, boot_sequence)
+    report_error(root, |state| boot_sequence(root, state))
 }
 
 /// Mounts the data volume, in a unit before the plan unit: a mount inside a sandbox is not visible to other
 /// units.
 pub(crate) fn mount_data(root: &Path) -> Result<()> {
-    report_error(root, |root, _| {
+    report_error(root, |_| {
         let config = NodeConfig::pending(root)?;
         volume::mount(root, &config.spec, &config.target, VOLUME_TIMEOUT)
     })
 }
 
-fn report_error(root: &Path, work: impl FnOnce(&Path, &mut NodeState) -> Result<()>) -> Result<()> {
+fn report_error(root: &Path, work: impl FnOnce(&mut NodeState) -> Result<()>) -> Result<()> {
     let mut state = NodeState::new(root);
-    let result = work(root, &mut state);
+    let result = work(&mut state);
     if let Err(error) = &result {
         let (what, place) = (format!("{error:#}"), state.phase.name().to_string());
         let remedy = state::help(error).unwrap_or_else(|| "correct this".into());
         let help = format!("{remedy}, then `systemctl restart hanode-plan` (or reboot)");
         state.error = Some(UserError { what: what.clone(), place, help: help.clone() });
-        state.enter(root, Phase::Failed, &format!("{what}; {help}"))?;
+        state.enter(Phase::Failed, &format!("{what}; {help}"))?;
     }
     result
 }
 
 fn boot_sequence(root: &Path, state: &mut NodeState) -> Result<()> {
-    state.enter(root, Phase::Identity, "identifying this machine")?;
+    state.enter(Phase::Identity, "identifying this machine")?;
     let config = NodeConfig::pending(root)?;
     config.activate(root)?;
-    let name = identify(root, &config, state)?;
-    wait_for_clock(root, &config, state)?;
-    selinux::check_ports(root, config.target.selinux.as_ref(), &config.spec)?;
+    let node = identify(root, config, state)?;
+    wait_for_clock(&node, state)?;
+    selinux::check_ports(root, node.target().selinux.as_ref(), node.spec())?;
     duplicate_address::restore_address(root);
-    let machine = machine_facts(root, &config, &name)?;
-    let node = NodeContext { root, config: &config, name: &name, machine: &machine };
     let duplicate = duplicate_address::start_probe(&node)?;
-    state.enter(root, Phase::Applying, "writing static configuration")?;
-    let written = node.apply().and_then(|_| firewall::enforce(&config.target));
+    state.enter(Phase::Applying, "writing static configuration")?;
+    let written = node.apply().and_then(|_| firewall::enforce(node.target()));
     if let Err(error) = written {
         // The probe may have removed the address: restore it before this ends.
         return duplicate_address::yield_address(&node, duplicate, state).and(Err(error));
     }
     // The drop-in with the port may have been written by an earlier, interrupted run.
-    if config.spec.network.join_port != peer::PORT {
+    if node.spec().network.join_port != peer::PORT {
         Systemd::connect()?.restart_redefined(JOIN_SOCKET)?;
     }
-    failpoint::hit(root, "static-files-written");
+    node.fail_point("static-files-written");
     let plan = wait_for_plan(&node, duplicate, state)?;
-    state.enter(root, Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
+    state.enter(Phase::Starting, &format!("etcd: {}", plan.etcd.step.reason))?;
     reload::save_current(&node)?;
-    state.cpu_ms = state::CpuTime::current();
-    state::save(root, state)?;
-    start_services(root, &config)
+    state.cpu_ms = CpuTime::current();
+    state.save()?;
+    start_services(&node)
 }
 
-fn identify(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Result<String> {
-    let machine = Machine::read(root)?;
-    let pinned = disk::pin(root)?;
+/// Which node this machine is: pinned on its disk from now on.
+fn identify(root: &Path, config: NodeConfig, state: &mut NodeState) -> Result<NodeContext> {
+    let (machine, disk) = (Machine::read()?, Disk::new(root, &config.target)?);
+    let pinned = disk.pin()?;
     let mut metadata = metadata::read(root)?;
     // A pinned disk does not need the platform's answer.
     let timeout = if pinned.is_some() { Duration::from_secs(2) } else { METADATA_TIMEOUT };
@@ -115,7 +111,7 @@ fn identify(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Result<S
     if let Some(warning) = &found.warning {
         tracing::warn!("{warning}");
     }
-    disk::ensure_install_id(root)?;
+    disk.ensure_install_id()?;
     failpoint::hit(root, "install-id-written");
     // A disk whose metadata moved with it to another machine is pinned to that machine.
     let confirmed = metadata.as_ref().is_some_and(|m| m.node.as_ref() == Some(&found.node));
@@ -126,28 +122,26 @@ fn identify(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Result<S
         machine_uuid: machine.uuid.clone(),
     };
     if pinned.is_none() || (confirmed && pinned.as_ref() != Some(&pin)) {
-        disk::save_pin(root, &pin)?;
+        disk.save_pin(&pin)?;
         failpoint::hit(root, "identity-pinned");
     }
-    disk::update_state(root, |disk| disk.generation += 1)?;
+    disk.update_state(|disk| disk.generation += 1)?;
     failpoint::hit(root, "generation-counted");
     state.node = Some(found.node.clone());
     state.identity_source = Some(found.source.into());
-    let hostname = config.spec.node(&found.node).map(|n| n.hostname.clone());
-    let hostname = hostname
-        .with_context(|| format!("this disk is pinned to {}, which is not in the spec", found.node))?;
-    if machine.hostname != hostname {
-        nix::unistd::sethostname(&hostname).context("setting the host name")?;
+    let node = NodeContext::new(root, config, &found.node)?;
+    if machine.hostname != node.own().hostname {
+        set_hostname(&node.own().hostname)?;
     }
-    Ok(found.node)
+    Ok(node)
 }
 
 /// Waits until the clock has reached the start of the certificates.
-fn wait_for_clock(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Result<()> {
-    let certificate = certificate(config.node_certificate()?)?;
-    let start = state::uptime_ms();
+fn wait_for_clock(node: &NodeContext, state: &mut NodeState) -> Result<()> {
+    let certificate = certificate(node.config.node_certificate()?)?;
+    let start = uptime_ms();
     while pki::now() < certificate.not_before {
-        let waited = Duration::from_millis(state::uptime_ms() - start);
+        let waited = Duration::from_millis(uptime_ms() - start);
         let early = format!(
             "the system clock {} is before the certificates' start {}",
             date(pki::now()),
@@ -162,8 +156,8 @@ fn wait_for_clock(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Re
         );
         if state.waiting_for.is_empty() {
             state.waiting_for = vec!["the time client".into()];
-            state.enter(root, Phase::Identity, &early)?;
-            state::write_console(&format!("waiting for the time client: {early}"));
+            state.enter(Phase::Identity, &early)?;
+            console::write(&format!("waiting for the time client: {early}"));
         }
         sleep(RETRY_INTERVAL);
     }
@@ -181,21 +175,6 @@ fn wait_for_clock(root: &Path, config: &NodeConfig, state: &mut NodeState) -> Re
     Ok(())
 }
 
-/// The machine's facts, once an interface has the node's address.
-pub(crate) fn machine_facts(root: &Path, config: &NodeConfig, name: &str) -> Result<MachineFacts> {
-    let node = config.node(name)?;
-    let start = state::uptime_ms();
-    loop {
-        let data = below(root, config.target.path("postgres_data")?);
-        let interface = config.spec.keepalived.interface.as_deref();
-        let facts = Machine::read(root)?.facts(root, node.address, interface, &data);
-        if facts.is_ok() || Duration::from_millis(state::uptime_ms() - start) > ADDRESS_TIMEOUT {
-            return facts;
-        }
-        sleep(RETRY_INTERVAL);
-    }
-}
-
 /// Waits for peers without a limit: that is a phase, not a failure. The result of the duplicate address probe
 /// is required before any service starts; the peers are queried in the meantime.
 fn wait_for_plan(
@@ -205,8 +184,8 @@ fn wait_for_plan(
 ) -> Result<Plan> {
     let mut duplicate = Some(duplicate);
     loop {
-        let seen = self_report::observe_and_mark_stale(node.root, node.config, node.name)?;
-        let plan = plan::plan(&node.config.spec, node.name, &seen);
+        let seen = self_report::observe_and_mark_stale(node)?;
+        let plan = plan::plan(node.spec(), node.name(), &seen);
         let may_start = plan.etcd.step.action.may_start();
         if let Some(probe) = duplicate.take_if(|probe| may_start || probe.is_finished()) {
             duplicate_address::yield_address(node, probe, state)?;
@@ -219,7 +198,7 @@ fn wait_for_plan(
         if step.action.may_start() {
             state.waiting_for.clear();
             state.error = None;
-            state.enter(node.root, Phase::Planning, &step.reason)?;
+            state.enter(Phase::Planning, &step.reason)?;
             return Ok(plan);
         }
         if plan.etcd.record.is_some() {
@@ -233,11 +212,7 @@ fn wait_for_plan(
             place: "joining the peers".into(),
             help: "this node continues automatically once the cause is gone".into(),
         });
-        state.enter(
-            node.root,
-            if refused { Phase::Refused } else { Phase::WaitingForPeers },
-            &step.reason,
-        )?;
+        state.enter(if refused { Phase::Refused } else { Phase::WaitingForPeers }, &step.reason)?;
         sleep(RETRY_INTERVAL);
     }
 }
@@ -247,46 +222,40 @@ fn wait_for_plan(
 pub(crate) fn advance_bootstrap(node: &NodeContext, plan: &Plan) -> Result<()> {
     if let Some(bootstrap_id) = &plan.etcd.record {
         // A log of an earlier bootstrap that never was in service must not count as this one's.
-        clear_etcd(node.root, node.config)?;
-        disk::update_state(node.root, |disk| disk.bootstrap_id = Some(bootstrap_id.clone()))?;
-        failpoint::hit(node.root, "bootstrap-recorded");
+        node.disk.clear_etcd()?;
+        node.disk.update_state(|disk| disk.bootstrap_id = Some(bootstrap_id.clone()))?;
+        node.fail_point("bootstrap-recorded");
     }
-    if plan.etcd.step.action == Action::Bootstrap && !disk::bootstrapping(node.root) {
-        start_bootstrap(node.root, node.config)?;
-        failpoint::hit(node.root, "bootstrap-started");
+    if plan.etcd.step.action == Action::Bootstrap && !node.disk.bootstrapping() {
+        start_bootstrap(&node.disk)?;
+        node.fail_point("bootstrap-started");
     }
     Ok(())
 }
 
 /// Keeps etcd's log, which belongs to this bootstrap, since other members may have counted its votes. Clears
 /// an incomplete log, and moves other data of unknown origin aside.
-fn start_bootstrap(root: &Path, config: &NodeConfig) -> Result<()> {
-    let data = disk::valid_data(root, &config.target)?;
+fn start_bootstrap(disk: &Disk) -> Result<()> {
+    let data = disk.valid_data()?;
     if !data.etcd {
-        clear_etcd(root, config)?;
+        disk.clear_etcd()?;
     }
     if data.postgres {
-        move_postgres_aside(root, &config.target)?;
+        disk.move_postgres_aside()?;
     }
     if data.redis {
-        move_redis_aside(root, &config.target)?;
+        disk.move_redis_aside()?;
     }
-    let bootstrap = disk::read_state(root)?.bootstrap_id.context("a bootstrap starts but is not recorded")?;
-    disk::mark_bootstrapping(root, &bootstrap)
-}
-
-/// Removes etcd's data, including an incomplete directory.
-pub(crate) fn clear_etcd(root: &Path, config: &NodeConfig) -> Result<()> {
-    remove_etcd_data(root, &config.target)?;
-    disk::unmark_stale(root, |stale| stale.etcd = false)
+    let bootstrap = disk.read_state()?.bootstrap_id.context("a bootstrap starts but is not recorded")?;
+    disk.mark_bootstrapping(&bootstrap)
 }
 
 /// Starts every unit without waiting for it: the gates and systemd's ordering decide when each one runs.
-fn start_services(root: &Path, config: &NodeConfig) -> Result<()> {
-    let units = units::of_node(config)?;
+fn start_services(node: &NodeContext) -> Result<()> {
+    let units = units::of_node(&node.config)?;
     let systemd = Systemd::connect()?;
     systemd.enable(&units)?;
-    failpoint::hit(root, "units-enabled");
+    node.fail_point("units-enabled");
     units.iter().try_for_each(|unit| systemd.start(unit))?;
     // After a failed plan unit was restarted, no dependency starts this one.
     systemd.start(WATCH_UNIT)

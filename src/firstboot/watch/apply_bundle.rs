@@ -2,25 +2,22 @@
 //! reloaded if it can be, otherwise restarted; a change that would do harm is refused before anything is
 //! changed.
 
-use super::reload::{self, Fingerprints};
-use crate::disk;
+use crate::host::systemd::Systemd;
+use crate::node::NodeContext;
 use crate::node_config::NodeConfig;
-use crate::start::apply::NodeContext;
-use crate::start::run::machine_facts;
-use crate::units::{self, Systemd, WATCH_UNIT, down};
+use crate::start::reload::{self, Fingerprints};
+use crate::units::{self, WATCH_UNIT, down};
 use anyhow::{Context, Result, bail, ensure};
-use hanode_cluster::client::etcd::{EtcdClient, EtcdLock};
+use hanode_cluster::client::etcd::EtcdLock;
 use hanode_cluster::health::{self, local};
 use hanode_core::bundle::Bundle;
 use hanode_core::pki::{self, Ca, LEAVES, coverage, read};
 use hanode_core::spec::{Node, Patroni, Spec};
 use hanode_core::target::OnChange;
-use hanode_util::file_tree::{EntryKind, below};
-use hanode_util::safe_path::SafeTree;
+use hanode_util::file_tree::EntryKind;
 use hanode_util::user_error::UserError;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -34,34 +31,31 @@ const HEALTHY_TIMEOUT: Duration = Duration::from_secs(180);
 const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Activates the new bundle or spec, and returns when the node is healthy with it.
-pub(crate) fn apply(root: &Path) -> Result<()> {
-    let (old, mut new) = (NodeConfig::active(root)?, NodeConfig::pending(root)?);
-    let name = disk::pinned_node(root)?;
-    let before = reload::load(root)?.ok_or_else(|| {
+pub(crate) fn apply(old: &NodeContext) -> Result<()> {
+    let (name, mut new) = (old.name(), old.with_pending_config()?);
+    let before = reload::load(old)?.ok_or_else(|| {
         UserError::with_help(
             "the services have not been started in this boot yet",
             "run `systemctl restart hanode-plan`, which uses the files in /etc/hanode",
         )
     })?;
-    check_compatible(&old, &new)?;
-    let waiting_for = hold_back_crls(root, &old, &mut new, &name)?;
-    let machine = machine_facts(root, &new, &name)?;
-    let node = NodeContext { root, config: &new, name: &name, machine: &machine };
-    let after = reload::fingerprints(&node)?;
-    let changed = reload::changed_components(&node, &before, &after);
+    check_compatible(&old.config, &new.config)?;
+    let waiting_for = hold_back_crls(old, &mut new)?;
+    let after = reload::fingerprints(&new)?;
+    let changed = reload::changed_components(&new, &before, &after);
     let restarts = changed.iter().any(|(_, how)| *how == OnChange::Restart);
-    let lock = if restarts { wait_for_turn(&old, &name)? } else { None };
-    node.check()?;
+    let lock = if restarts { wait_for_turn(old)? } else { None };
+    new.check()?;
 
-    node.apply()?;
-    new.activate(root)?;
-    mark_held_back(root, &waiting_for)?;
-    let (from, to) = (old.bundle.metadata.generation, new.bundle.metadata.generation);
+    new.apply()?;
+    new.config.activate(new.root())?;
+    mark_held_back(&new, &waiting_for)?;
+    let (from, to) = (old.config.bundle.metadata.generation, new.config.bundle.metadata.generation);
     tracing::info!("{name}: activated bundle generation {to} (was {from})");
     let systemd = Systemd::connect()?;
-    reload_changed(&node, &systemd, changed, before, &after)?;
+    reload_changed(&new, &systemd, changed, before, &after)?;
     systemd.restart(WATCH_UNIT)?;
-    wait_until_healthy(&new, &name, &systemd)?;
+    wait_until_healthy(&new, &systemd)?;
     drop(lock);
     if !waiting_for.is_empty() {
         tracing::warn!(
@@ -82,17 +76,17 @@ fn reload_changed(
     after: &Fingerprints,
 ) -> Result<()> {
     for (component, how) in changed {
-        let unit = node.config.target.unit(&component)?;
+        let unit = node.target().unit(&component)?;
         if how == OnChange::Restart {
-            tracing::info!("{}: restarting {unit}", node.name);
+            tracing::info!("{}: restarting {unit}", node.name());
             systemd.restart(unit)?;
         } else {
-            tracing::info!("{}: reloading {unit}", node.name);
+            tracing::info!("{}: reloading {unit}", node.name());
             systemd.reload(unit)?;
         }
         let current = after.get(&component).cloned().unwrap_or_default();
         fingerprints.insert(component, current);
-        reload::save(node.root, &fingerprints)?;
+        reload::save(node, &fingerprints)?;
     }
     Ok(())
 }
@@ -170,32 +164,35 @@ fn collect_differences(a: &Value, b: &Value, at: &str, found: &mut Vec<String>) 
 
 /// Keeps the old revocation list while a node may still serve a certificate that the new list revokes, since
 /// that would separate the nodes. Returns the nodes that do not have the required bundle generation yet.
-fn hold_back_crls(root: &Path, old: &NodeConfig, new: &mut NodeConfig, name: &str) -> Result<Vec<String>> {
-    let (mut extended, mut required) = (Vec::new(), old.bundle.metadata.generation);
+fn hold_back_crls(old: &NodeContext, new: &mut NodeContext) -> Result<Vec<String>> {
+    let (old_bundle, new_bundle) = (&old.config.bundle, &new.config.bundle);
+    let (mut extended, mut required) = (Vec::new(), old_bundle.metadata.generation);
     for ca in Ca::ALL {
-        let (before, list) = (revoked_serials(&old.bundle, ca)?, revoked_serials(&new.bundle, ca)?);
+        let (before, list) = (revoked_serials(old_bundle, ca)?, revoked_serials(new_bundle, ca)?);
         if list.is_subset(&before) {
             continue;
         }
         extended.push(ca);
         // A certificate that this node served so far is replaced only by the new generation.
-        if !served_serials(&old.bundle, ca)?.is_disjoint(&list) || below(root, HELD_BACK).exists() {
-            required = new.bundle.metadata.generation;
+        if !served_serials(old_bundle, ca)?.is_disjoint(&list) || new.at(HELD_BACK).exists() {
+            required = new_bundle.metadata.generation;
         }
     }
     if extended.is_empty() {
         return Ok(Vec::new());
     }
-    let waiting_for = nodes_without_generation(new, name, required)?;
+    let waiting_for = nodes_without_generation(new, required);
     if !waiting_for.is_empty() {
-        for ca in extended {
-            let list =
-                old.bundle.file(ca.crl_path()).context("the active bundle has no revocation list")?.to_vec();
-            let entry = new.bundle.entries.iter_mut().find(|e| e.path == ca.crl_path());
-            entry.context("the new bundle has no revocation list")?.kind = EntryKind::File(list);
-        }
+        new.change_bundle(|bundle| extended.iter().try_for_each(|ca| keep_crl(old_bundle, bundle, *ca)))?;
     }
     Ok(waiting_for)
+}
+
+fn keep_crl(old: &Bundle, new: &mut Bundle, ca: Ca) -> Result<()> {
+    let list = old.file(ca.crl_path()).context("the active bundle has no revocation list")?.to_vec();
+    let entry = new.entries.iter_mut().find(|e| e.path == ca.crl_path());
+    entry.context("the new bundle has no revocation list")?.kind = EntryKind::File(list);
+    Ok(())
 }
 
 /// The serials on a CA's revocation list.
@@ -211,17 +208,18 @@ fn served_serials(bundle: &Bundle, ca: Ca) -> Result<BTreeSet<String>> {
 }
 
 /// The peers that do not report this bundle generation or a later one.
-fn nodes_without_generation(config: &NodeConfig, name: &str, generation: u64) -> Result<Vec<String>> {
-    let (credentials, port) = (config.credentials()?, config.spec.network.join_port);
+fn nodes_without_generation(node: &NodeContext, generation: u64) -> Vec<String> {
+    let port = node.spec().network.join_port;
     let has_generation = |peer: &&Node| {
-        let report = hanode_cluster::peer::fetch_report(&credentials, peer.address, port, PEER_TIMEOUT);
+        let report =
+            hanode_cluster::peer::fetch_report(&node.access().cluster, peer.address, port, PEER_TIMEOUT);
         report.is_ok_and(|report| report.bundle_generation >= generation)
     };
-    Ok(config.spec.peers(name).filter(|peer| !has_generation(peer)).map(|peer| peer.name.clone()).collect())
+    node.peers().filter(|peer| !has_generation(peer)).map(|peer| peer.name.clone()).collect()
 }
 
-fn mark_held_back(root: &Path, waiting_for: &[String]) -> Result<()> {
-    let tree = SafeTree::open(root)?;
+fn mark_held_back(node: &NodeContext, waiting_for: &[String]) -> Result<()> {
+    let tree = node.tree()?;
     match waiting_for.is_empty() {
         false => Ok(tree.replace(HELD_BACK, b"", 0o600, None)?),
         true if tree.exists(HELD_BACK)? => tree.remove_file(HELD_BACK).context(HELD_BACK),
@@ -231,18 +229,14 @@ fn mark_held_back(root: &Path, waiting_for: &[String]) -> Result<()> {
 
 /// Activates a revocation list that was held back once every node has its generation. The watcher calls this
 /// regularly.
-pub(crate) fn release_held_back(
-    root: &Path,
-    config: &NodeConfig,
-    name: &str,
-    systemd: &Systemd,
-) -> Result<()> {
-    let generation = config.bundle.metadata.generation;
-    if !below(root, HELD_BACK).exists() || !nodes_without_generation(config, name, generation)?.is_empty() {
+pub(crate) fn release_held_back(node: &NodeContext, systemd: &Systemd) -> Result<()> {
+    let metadata = &node.config.bundle.metadata;
+    let generation = metadata.generation;
+    if !node.at(HELD_BACK).exists() || !nodes_without_generation(node, generation).is_empty() {
         return Ok(());
     }
     // Only the bundle that the operator has applied: not one that was copied to /etc/hanode since.
-    if NodeConfig::pending(root).is_ok_and(|pending| pending.bundle.metadata == config.bundle.metadata) {
+    if NodeConfig::pending(node.root()).is_ok_and(|pending| pending.bundle.metadata == *metadata) {
         tracing::info!(
             "every node has bundle generation {generation}: activating the revocation list that was held back"
         );
@@ -253,15 +247,15 @@ pub(crate) fn release_held_back(
 
 /// Waits until services of this node can restart without downtime: all other nodes are healthy, and none of
 /// them restarts services. `None` if the certificates have expired: then the cluster is down already.
-fn wait_for_turn(old: &NodeConfig, name: &str) -> Result<Option<EtcdLock>> {
-    if read::certificate(old.node_certificate()?)?.not_after < pki::now() {
+fn wait_for_turn(old: &NodeContext) -> Result<Option<EtcdLock>> {
+    if read::certificate(old.config.node_certificate()?)?.not_after < pki::now() {
         return Ok(None);
     }
-    let access = old.access()?;
+    let access = old.access();
     let start = Instant::now();
     loop {
-        let status = health::collect(&access)?;
-        let blockers = health::blockers(&access.spec, &status, name);
+        let status = health::collect(access)?;
+        let blockers = health::blockers(&access.spec, &status, old.name());
         if blockers.is_empty() {
             break;
         }
@@ -273,9 +267,8 @@ fn wait_for_turn(old: &NodeConfig, name: &str) -> Result<Option<EtcdLock>> {
         sleep(Duration::from_secs(1));
     }
     let key = format!("/hanode/{}/applying", access.spec.name);
-    let own = old.node(name)?;
-    let etcd = EtcdClient::new(&access.cluster, own.address, PEER_TIMEOUT)?;
-    match etcd.lock(&key, name, HEALTHY_TIMEOUT + PEER_TIMEOUT * 10)? {
+    let etcd = old.etcd(old.own(), PEER_TIMEOUT)?;
+    match etcd.lock(&key, old.name(), HEALTHY_TIMEOUT + PEER_TIMEOUT * 10)? {
         Ok(lock) => Ok(Some(lock)),
         Err(other) => {
             bail!(UserError::with_help(
@@ -286,13 +279,13 @@ fn wait_for_turn(old: &NodeConfig, name: &str) -> Result<Option<EtcdLock>> {
     }
 }
 
-fn wait_until_healthy(config: &NodeConfig, name: &str, systemd: &Systemd) -> Result<()> {
-    let (access, units, start) = (config.access()?, units::watched(config)?, Instant::now());
-    let node = config.node(name)?;
+fn wait_until_healthy(node: &NodeContext, systemd: &Systemd) -> Result<()> {
+    let (access, name, start) = (node.access(), node.name(), Instant::now());
+    let units = units::watched(&node.config)?;
     loop {
         let mut problems = down(&systemd.states(&units)?);
-        problems.extend(local::problems(&access, name));
-        problems.extend(health::servers_with_old_certificates(&access, &config.bundle, node));
+        problems.extend(local::problems(access, name));
+        problems.extend(health::servers_with_old_certificates(access, &node.config.bundle, node.own()));
         if problems.is_empty() {
             return Ok(());
         }

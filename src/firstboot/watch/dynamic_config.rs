@@ -4,14 +4,11 @@
 //! until the spec changes, and a setting that is removed from the spec is removed from Patroni's
 //! configuration.
 
-use crate::node_config::NodeConfig;
+use crate::node::NodeContext;
 use anyhow::{Context, Result, ensure};
-use hanode_cluster::client::etcd::EtcdClient;
 use hanode_cluster::client::http::HttpClient;
-use hanode_util::file_tree::below;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,53 +22,54 @@ pub(super) struct DynamicConfigSync {
 }
 
 impl DynamicConfigSync {
-    pub(super) fn sync(&mut self, root: &Path, config: &NodeConfig, node: &str) {
+    pub(super) fn sync(&mut self, node: &NodeContext) {
         if self.done || self.last_attempt.is_some_and(|at| at.elapsed() < RETRY_INTERVAL) {
             return;
         }
         self.last_attempt = Some(Instant::now());
-        match apply_settings(root, config, node) {
+        match apply_settings(node) {
             Ok(done) => self.done = done,
             Err(error) => tracing::warn!("Patroni's settings in etcd: {error:#}; retrying"),
         }
     }
 }
 
-fn apply_settings(root: &Path, config: &NodeConfig, node: &str) -> Result<bool> {
-    let own = config.node(node)?;
-    let file = config.target.path("patroni_dynamic")?;
-    let text = std::fs::read(below(root, file)).with_context(|| format!("reading {file}"))?;
+fn apply_settings(node: &NodeContext) -> Result<bool> {
+    let file = node.target().path("patroni_dynamic")?;
+    let text = std::fs::read(node.at(file)).with_context(|| format!("reading {file}"))?;
     let wanted: Value = serde_json::from_slice(&text).with_context(|| file.to_string())?;
-    let credentials = config.credentials()?;
-    let etcd = EtcdClient::new(&credentials, own.address, REQUEST_TIMEOUT)?;
-    let key = format!("/hanode/{}/dynamic", config.spec.name);
+    let etcd = node.etcd(node.own(), REQUEST_TIMEOUT)?;
+    let key = format!("/hanode/{}/dynamic", node.spec().name);
     let written = etcd.get(&key)?.map(|text| serde_json::from_slice(&text).unwrap_or_default());
     if written.as_ref() == Some(&wanted) {
         return Ok(true);
     }
     // While the nodes' specs differ, none of them is known to be the newer one.
-    if !all_peers_have_spec(config, node)? {
+    if !all_peers_have_spec(node) {
         return Ok(false);
     }
     let patch = patch(&written.unwrap_or_else(|| json!({})), &wanted);
-    let url = format!("https://{}/config", SocketAddr::new(own.address, config.spec.patroni.restapi_port));
-    let password = &config.bundle.secrets.patroni_rest;
-    let response =
-        HttpClient::new(Some(&credentials), REQUEST_TIMEOUT)?.patch(&url, ("patroni", password), &patch)?;
+    let url =
+        format!("https://{}/config", SocketAddr::new(node.own().address, node.spec().patroni.restapi_port));
+    let access = node.access();
+    let response = HttpClient::new(Some(&access.cluster), REQUEST_TIMEOUT)?.patch(
+        &url,
+        ("patroni", &access.secrets.patroni_rest),
+        &patch,
+    )?;
     ensure!(response.status == 200, "PATCH {url}: status {}", response.status);
     etcd.put(&key, &serde_json::to_vec(&wanted)?)?;
     tracing::info!("updated Patroni's settings in etcd from the spec");
     Ok(true)
 }
 
-fn all_peers_have_spec(config: &NodeConfig, node: &str) -> Result<bool> {
-    let (credentials, hash) = (config.credentials()?, config.spec.hash());
-    let port = config.spec.network.join_port;
+fn all_peers_have_spec(node: &NodeContext) -> bool {
+    let (hash, port) = (node.spec().hash(), node.spec().network.join_port);
     let agrees = |address| {
-        hanode_cluster::peer::fetch_report(&credentials, address, port, REQUEST_TIMEOUT)
+        hanode_cluster::peer::fetch_report(&node.access().cluster, address, port, REQUEST_TIMEOUT)
             .is_ok_and(|report| report.spec_hash == hash)
     };
-    Ok(config.spec.peers(node).all(|peer| agrees(peer.address)))
+    node.peers().all(|peer| agrees(peer.address))
 }
 
 /// All wanted settings, and a null for each setting that was written before and is not wanted any more.

@@ -6,10 +6,9 @@
 //! node pauses writes on the old primary, has the other replicas follow the candidate *before* its promotion
 //! so that none can confirm writes, and makes the old primary a replica as soon as there is a new one.
 
+use crate::node::NodeContext;
 use anyhow::{Context, Result};
 use hanode_cluster::client::redis::RedisClient;
-use hanode_cluster::health::Access;
-use hanode_core::spec::Node;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::{sleep, spawn};
@@ -48,29 +47,25 @@ enum FailoverAction {
 }
 
 /// Listens until the process ends; reconnects if Sentinel is not running.
-pub(super) fn listen(access: Access, node: &str) {
-    let Some(own) = access.spec.node(node).cloned() else { return };
-    let access = Arc::new(access);
+pub(super) fn listen(node: &Arc<NodeContext>) {
     loop {
-        if let Err(error) = receive(&access, &own) {
+        if let Err(error) = receive(node) {
             tracing::debug!("subscription to Sentinel: {error:#}");
         }
         sleep(RECONNECT_DELAY);
     }
 }
 
-fn receive(access: &Arc<Access>, own: &Node) -> Result<()> {
-    let (port, password) = (access.spec.redis.sentinel_port, &access.secrets.sentinel);
-    let mut sentinel =
-        RedisClient::connect(access.redis.as_ref(), own.address, port, password, REQUEST_TIMEOUT)?;
+fn receive(node: &Arc<NodeContext>) -> Result<()> {
+    let mut sentinel = node.sentinel(node.own().address, REQUEST_TIMEOUT)?;
     sentinel.subscribe(&CHANNELS)?;
     loop {
         let Some((channel, text)) = sentinel.next_message()? else { continue };
-        let Some(action) = parse_event(&access.spec.redis.master_name, &channel, &text) else { continue };
+        let Some(action) = parse_event(&node.spec().redis.master_name, &channel, &text) else { continue };
         tracing::info!("Sentinel: {channel} {text}");
-        let (access, own) = (access.clone(), own.address);
+        let node = node.clone();
         // A thread per event, since a server that does not answer must not delay the next event.
-        spawn(move || execute(&access, own, &action));
+        spawn(move || execute(&node, &action));
     }
 }
 
@@ -98,17 +93,17 @@ fn parse_event(name: &str, channel: &str, text: &str) -> Option<FailoverAction> 
     }
 }
 
-fn execute(access: &Arc<Access>, own: IpAddr, action: &FailoverAction) {
+fn execute(node: &Arc<NodeContext>, action: &FailoverAction) {
     let done = match *action {
-        FailoverAction::PauseWrites { primary } => pause_writes(access, primary),
-        FailoverAction::ResumeWrites { primary } => resume_writes(access, primary),
+        FailoverAction::PauseWrites { primary } => pause_writes(node, primary),
+        FailoverAction::ResumeWrites { primary } => resume_writes(node, primary),
         FailoverAction::FollowCandidate { candidate, primary } => {
-            follow_candidate(access, candidate, primary);
+            follow_candidate(node, candidate, primary);
             Ok(())
         }
-        FailoverAction::Demote { new, old } => demote(access, new, old),
+        FailoverAction::Demote { new, old } => demote(node, new, old),
         // This event may be late, so a node only demotes its own Redis on it.
-        FailoverAction::DemoteSelf { new, old } if old == own => demote(access, new, old),
+        FailoverAction::DemoteSelf { new, old } if old == node.own().address => demote(node, new, old),
         FailoverAction::DemoteSelf { .. } => Ok(()),
     };
     if let Err(error) = done {
@@ -116,33 +111,26 @@ fn execute(access: &Arc<Access>, own: IpAddr, action: &FailoverAction) {
     }
 }
 
-pub(super) fn connect_redis(access: &Access, address: IpAddr) -> Result<RedisClient> {
-    RedisClient::connect(
-        access.redis.as_ref(),
-        address,
-        access.spec.redis.port,
-        &access.secrets.redis,
-        REQUEST_TIMEOUT,
-    )
-    .with_context(|| format!("Redis of {address}"))
+pub(super) fn connect_redis(node: &NodeContext, address: IpAddr) -> Result<RedisClient> {
+    node.redis(address, REQUEST_TIMEOUT).with_context(|| format!("Redis of {address}"))
 }
 
 /// Fails on Redis before 6.2, which can only pause all clients including Sentinels: there only writes that
 /// `WAIT` confirmed are safe.
-fn pause_writes(access: &Access, primary: IpAddr) -> Result<()> {
-    connect_redis(access, primary)?.query(&["CLIENT", "PAUSE", WRITE_PAUSE_MS, "WRITE"]).map(drop)
+fn pause_writes(node: &NodeContext, primary: IpAddr) -> Result<()> {
+    connect_redis(node, primary)?.query(&["CLIENT", "PAUSE", WRITE_PAUSE_MS, "WRITE"]).map(drop)
 }
 
-fn resume_writes(access: &Access, primary: IpAddr) -> Result<()> {
-    connect_redis(access, primary)?.query(&["CLIENT", "UNPAUSE"]).map(drop)
+fn resume_writes(node: &NodeContext, primary: IpAddr) -> Result<()> {
+    connect_redis(node, primary)?.query(&["CLIENT", "UNPAUSE"]).map(drop)
 }
 
 /// A thread per server, since one that hangs must not delay the others.
-fn follow_candidate(access: &Arc<Access>, candidate: IpAddr, primary: IpAddr) {
-    let replicas = access.spec.nodes.iter().map(|n| n.address).filter(|a| *a != candidate && *a != primary);
+fn follow_candidate(node: &Arc<NodeContext>, candidate: IpAddr, primary: IpAddr) {
+    let replicas = node.spec().nodes.iter().map(|n| n.address).filter(|a| *a != candidate && *a != primary);
     for replica in replicas {
-        let access = access.clone();
-        spawn(move || match follow(&access, replica, "slave", candidate) {
+        let node = node.clone();
+        spawn(move || match follow(&node, replica, "slave", candidate) {
             Ok(true) => tracing::info!("{replica} follows {candidate}, which is about to be promoted"),
             Ok(false) => {}
             Err(error) => tracing::info!("{replica} does not follow {candidate} yet: {error:#}"),
@@ -151,10 +139,10 @@ fn follow_candidate(access: &Arc<Access>, candidate: IpAddr, primary: IpAddr) {
 }
 
 /// Makes the old primary a replica and disconnects its clients, which then connect to the new one.
-fn demote(access: &Access, new: IpAddr, old: IpAddr) -> Result<()> {
-    if follow(access, old, "master", new)? {
+fn demote(node: &NodeContext, new: IpAddr, old: IpAddr) -> Result<()> {
+    if follow(node, old, "master", new)? {
         tracing::info!("{old} was primary and now follows {new}");
-        let mut redis = connect_redis(access, old)?;
+        let mut redis = connect_redis(node, old)?;
         redis.query(&["CLIENT", "KILL", "TYPE", "normal"])?;
         redis.command(&["CLIENT", "UNPAUSE"])?;
     }
@@ -162,12 +150,12 @@ fn demote(access: &Access, new: IpAddr, old: IpAddr) -> Result<()> {
 }
 
 /// Makes `server` a replica of `of` if it has this role; returns whether it had.
-fn follow(access: &Access, server: IpAddr, role: &str, of: IpAddr) -> Result<bool> {
-    let mut redis = connect_redis(access, server)?;
+fn follow(node: &NodeContext, server: IpAddr, role: &str, of: IpAddr) -> Result<bool> {
+    let mut redis = connect_redis(node, server)?;
     if redis.info("replication")?.get("role").is_none_or(|r| r != role) {
         return Ok(false);
     }
-    let (host, port) = (of.to_string(), access.spec.redis.port.to_string());
+    let (host, port) = (of.to_string(), node.spec().redis.port.to_string());
     redis.query(&["REPLICAOF", &host, &port]).map(|_| true)
 }
 

@@ -3,7 +3,7 @@
 //! Keepalived moves the virtual IP away from such a node at once, but systemd still sees a running process, and the
 //! connections that the kernel has accepted for it never end.
 
-use crate::units::Systemd;
+use crate::host::systemd::Systemd;
 use anyhow::{Context, Result};
 use hanode_cluster::client::tls;
 use std::io::{Read, Write};

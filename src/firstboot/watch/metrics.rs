@@ -1,12 +1,11 @@
 //! This node's metrics: hanode-ready.service writes them to a file, and one unprivileged process per request
 //! sends it to HAProxy over a Unix socket. HAProxy limits access as for its statistics page.
 
-use crate::node_config::NodeConfig;
+use crate::node::NodeContext;
 use crate::start::self_report;
 use anyhow::{Context, Result, ensure};
-use hanode_cluster::health::{self, Access};
+use hanode_cluster::health;
 use hanode_util::file_tree::below;
-use hanode_util::safe_path::SafeTree;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -21,10 +20,9 @@ const SOCKET_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_REQUEST_BYTES: usize = 8 << 10;
 
 /// Queries this node's services and writes their metrics to the file.
-pub(crate) fn save(root: &Path, config: &NodeConfig, access: &Access, node: &str) -> Result<()> {
-    let known = access.spec.node(node).with_context(|| format!("the spec has no node {node}"))?;
-    let status = health::collect_local(access, known, self_report::own_report(root, config, node)?)?;
-    Ok(SafeTree::open(root)?.replace(METRICS_FILE, health::node_metrics(&status).as_bytes(), 0o644, None)?)
+pub(crate) fn save(node: &NodeContext) -> Result<()> {
+    let status = health::collect_local(node.access(), node.own(), self_report::own_report(node)?)?;
+    Ok(node.tree()?.replace(METRICS_FILE, health::node_metrics(&status).as_bytes(), 0o644, None)?)
 }
 
 /// Answers one HTTP request on standard input, a socket from systemd.

@@ -3,14 +3,12 @@
 //! [`metrics`] answer others.
 
 pub(crate) mod apply_bundle;
-pub(crate) mod disk_space;
 mod dynamic_config;
 mod failover_guard;
 pub(crate) mod haproxy_watchdog;
 pub(crate) mod join_port;
 pub(crate) mod metrics;
 pub(crate) mod planned_failover;
-pub(crate) mod reload;
 pub(crate) mod services;
 mod stale_sessions;
 mod suspend;

@@ -2,19 +2,20 @@
 
 use super::dynamic_config::DynamicConfigSync;
 use super::sync_standby::SyncStandbyCheck;
-use super::{apply_bundle, disk_space, failover_guard, haproxy_watchdog, metrics, stale_sessions, suspend};
-use crate::disk;
-use crate::disk::generation::{CountResult, GenerationCounter};
-use crate::node_config::NodeConfig;
+use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, stale_sessions, suspend};
+use crate::disk::space;
+use crate::host::systemd::{Systemd, UnitState};
+use crate::node::NodeContext;
+use crate::start::generation::{CountResult, GenerationCounter};
 use crate::start::interrupted_init::InterruptedInit;
 use crate::start::self_report;
-use crate::state::{self, Phase, UnitState};
-use crate::units::{self, Systemd, down};
+use crate::state::{self, NodeState, Phase};
+use crate::units::{self, down};
 use anyhow::Result;
-use hanode_cluster::health::{Access, local};
+use hanode_cluster::health::local;
 use hanode_core::plan::{self, Action, Plan};
 use hanode_util::user_error::UserError;
-use std::path::Path;
+use std::sync::Arc;
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
@@ -30,20 +31,13 @@ const STEADY_INTERVAL: Duration = Duration::from_secs(5);
 const ETCD_RESTART_TIME: Duration = Duration::from_secs(30);
 
 /// Returns only with an error; systemd stops it.
-pub(crate) fn watch(root: &Path) -> Result<()> {
-    let config = NodeConfig::active(root)?;
-    let node = disk::pinned_node(root)?;
-    let units = units::watched(&config)?;
-    let systemd = Systemd::connect()?;
-    let access = config.access()?;
-    start_threads(root, &config, &node)?;
+pub(crate) fn watch(node: NodeContext) -> Result<()> {
+    let node = Arc::new(node);
+    start_threads(&node)?;
     let mut watcher = Watcher {
-        root,
-        config: &config,
         node: &node,
-        access: &access,
-        units,
-        systemd,
+        units: units::watched(&node.config)?,
+        systemd: Systemd::connect()?,
         dynamic_config: DynamicConfigSync::default(),
         generation: GenerationCounter::new(),
         sync_standby: SyncStandbyCheck::default(),
@@ -58,26 +52,23 @@ pub(crate) fn watch(root: &Path) -> Result<()> {
 }
 
 /// Starts the watches that must react faster than a round.
-fn start_threads(root: &Path, config: &NodeConfig, node: &str) -> Result<()> {
+fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
+    let (spec, target) = (node.spec(), node.target());
     // Patroni renews its lease at least once in each loop.
-    let tolerated =
-        Duration::from_secs(u64::from(config.spec.patroni.ttl - config.spec.patroni.loop_wait) / 2);
+    let tolerated = Duration::from_secs(u64::from(spec.patroni.ttl - spec.patroni.loop_wait) / 2);
     spawn(move || suspend::watch(tolerated));
-    let (access, name) = (config.access()?, node.to_string());
-    spawn(move || failover_guard::listen(access, &name));
-    let (root, target) = (root.to_path_buf(), config.target.clone());
-    disk_space::start(&root, &target)?;
-    spawn(move || stale_sessions::watch(&root, &target));
-    let (unit, port) = (config.target.unit("haproxy")?.to_string(), config.spec.haproxy.stats_port);
+    let shared = node.clone();
+    spawn(move || failover_guard::listen(&shared));
+    space::start(&node.disk);
+    let socket = node.at(target.path("haproxy_socket")?);
+    spawn(move || stale_sessions::watch(&socket));
+    let (unit, port) = (target.unit("haproxy")?.to_string(), spec.haproxy.stats_port);
     spawn(move || haproxy_watchdog::watch(&unit, port));
     Ok(())
 }
 
 struct Watcher<'a> {
-    root: &'a Path,
-    config: &'a NodeConfig,
-    node: &'a str,
-    access: &'a Access,
+    node: &'a NodeContext,
     units: Vec<&'a str>,
     systemd: Systemd,
     dynamic_config: DynamicConfigSync,
@@ -95,56 +86,56 @@ impl Watcher<'_> {
     fn round(&mut self) -> Result<Duration> {
         let units = self.systemd.states(&self.units)?;
         let mut problems = down(&units);
-        problems.extend(local::problems(self.access, self.node));
+        problems.extend(local::problems(self.node.access(), self.node.name()));
         // The gates are not evaluated again while services run, so a lost etcd needs a new plan here.
         let plan = match problems.iter().any(|p| p.starts_with("etcd: ")) {
             true => Some(self.plan()?),
             false => None,
         };
         self.rejoin_etcd(plan.as_ref())?;
-        self.sync_standby.check(self.access, self.node);
+        self.sync_standby.check(self.node);
         if problems.is_empty() {
             self.record_service()?;
         }
         let postgres_is_down = problems.iter().any(|p| p.starts_with("PostgreSQL: "));
-        report(self.root, units, problems, plan.as_ref())?;
-        let healthy = state::load(self.root).phase == Phase::InService;
+        report(self.node, units, problems, plan.as_ref())?;
+        let healthy = NodeState::load(self.node.root()).phase == Phase::InService;
         let metrics_are_due = self.last_metrics.is_none_or(|at| at.elapsed() >= STEADY_INTERVAL);
         if healthy != self.healthy_since.is_some() || metrics_are_due {
             if postgres_is_down {
                 self.check_interrupted_init();
             }
-            metrics::save(self.root, self.config, self.access, self.node)?;
+            metrics::save(self.node)?;
             self.last_metrics = Some(Instant::now());
         }
-        apply_bundle::release_held_back(self.root, self.config, self.node, &self.systemd)?;
+        apply_bundle::release_held_back(self.node, &self.systemd)?;
         self.healthy_since = if healthy { self.healthy_since.or(Some(Instant::now())) } else { None };
         Ok(interval(self.healthy_since.map(|since| since.elapsed())))
     }
 
     fn plan(&self) -> Result<Plan> {
-        let seen = self_report::observe(self.root, self.config, self.node)?;
-        Ok(plan::plan(&self.config.spec, self.node, &seen))
+        let seen = self_report::observe(self.node)?;
+        Ok(plan::plan(self.node.spec(), self.node.name(), &seen))
     }
 
     fn rejoin_etcd(&mut self, plan: Option<&Plan>) -> Result<()> {
         let at_its_gate = self.etcd_restart.is_some_and(|at| at.elapsed() <= ETCD_RESTART_TIME);
-        if !at_its_gate && plan.is_some_and(|plan| etcd_was_replaced(self.root, plan)) {
+        if !at_its_gate && plan.is_some_and(|plan| etcd_was_replaced(self.node, plan)) {
             self.etcd_restart = Some(Instant::now());
             tracing::warn!("etcd's quorum does not accept the log on this disk any more: etcd joins again");
-            self.systemd.restart(self.config.target.unit("etcd")?)?;
+            self.systemd.restart(self.node.target().unit("etcd")?)?;
         }
         Ok(())
     }
 
     /// What is recorded about a node in service: on its disk, in Patroni's settings, and its generation.
     fn record_service(&mut self) -> Result<()> {
-        disk::mark_in_service(self.root, &local::etcd_member(self.access, self.node)?)?;
-        self.dynamic_config.sync(self.root, self.config, self.node);
-        match self.generation.count(self.root, self.config, self.node) {
+        self.node.disk.mark_in_service(&local::etcd_member(self.node.access(), self.node.name())?)?;
+        self.dynamic_config.sync(self.node);
+        match self.generation.count(self.node) {
             Ok(Some(CountResult::BehindEtcd)) => {
                 tracing::warn!("this machine was reverted to a snapshot: its services join again");
-                units::of_node(self.config)?.iter().try_for_each(|unit| self.systemd.restart(unit))
+                units::of_node(&self.node.config)?.iter().try_for_each(|unit| self.systemd.restart(unit))
             }
             Ok(_) => Ok(()),
             Err(error) => {
@@ -156,8 +147,8 @@ impl Watcher<'_> {
 
     /// This node's Patroni may wait for the initialization by a node that failed.
     fn check_interrupted_init(&mut self) {
-        let result = self_report::observe(self.root, self.config, self.node)
-            .and_then(|seen| self.interrupted_init.delete_if_abandoned(self.config, &seen));
+        let result = self_report::observe(self.node)
+            .and_then(|seen| self.interrupted_init.delete_if_abandoned(self.node, &seen));
         result.unwrap_or_else(|error| {
             tracing::info!("cannot clean up an interrupted initialization of PostgreSQL yet: {error:#}")
         });
@@ -175,15 +166,20 @@ fn interval(healthy: Option<Duration>) -> Duration {
 
 /// Whether etcd resumed with its own log, but the quorum that answers does not include that log: after a
 /// recovery on another node, or a removal of this member while it was unreachable.
-fn etcd_was_replaced(root: &Path, plan: &Plan) -> bool {
-    let resumed = state::gate_steps(root).get("etcd").is_some_and(|step| step.action == Action::Resume);
+fn etcd_was_replaced(node: &NodeContext, plan: &Plan) -> bool {
+    let resumed = node.gate_steps().get("etcd").is_some_and(|step| step.action == Action::Resume);
     resumed && plan.etcd.step.action == Action::Join
 }
 
-fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Option<&Plan>) -> Result<()> {
-    let mut state = state::load(root);
+fn report(
+    node: &NodeContext,
+    units: Vec<UnitState>,
+    problems: Vec<String>,
+    plan: Option<&Plan>,
+) -> Result<()> {
+    let mut state = NodeState::load(node.root());
     state.units = units;
-    for (gate, step) in state::gate_steps(root) {
+    for (gate, step) in node.gate_steps() {
         let service = if gate == "patroni" { "postgres".to_string() } else { gate };
         state.plan.insert(service, step);
     }
@@ -198,7 +194,7 @@ fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Optio
         });
     state.waiting_for = problems;
     if healthy {
-        return state.enter(root, Phase::InService, "every service is healthy");
+        return state.enter(Phase::InService, "every service is healthy");
     }
     if let Some(refused) = state.plan.values().find(|step| step.action == Action::Refuse) {
         let reason = refused.reason.clone();
@@ -207,10 +203,10 @@ fn report(root: &Path, units: Vec<UnitState>, problems: Vec<String>, plan: Optio
             place: "joining the peers".into(),
             help: "this node continues automatically once the cause is gone".into(),
         });
-        return state.enter(root, Phase::Refused, &reason);
+        return state.enter(Phase::Refused, &reason);
     }
     let had_started = matches!(state.phase, Phase::InService | Phase::Refused);
     let phase = if had_started { Phase::Starting } else { state.phase };
     let message = state.waiting_for.join("; ");
-    state.enter(root, phase, &message)
+    state.enter(phase, &message)
 }

@@ -6,8 +6,6 @@
 //! established sessions are shut down here, over the statistics socket.
 
 use anyhow::{Context, Result};
-use hanode_core::target::Target;
-use hanode_util::file_tree::below;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -23,12 +21,11 @@ const BACKENDS: [&str; 2] = ["postgres_primary", "redis_primary"];
 const MIN_SESSION_SECONDS: u64 = 15;
 
 /// Checks until the process ends.
-pub(super) fn watch(root: &Path, target: &Target) {
-    let Ok(socket) = target.path("haproxy_socket").map(|path| below(root, path)) else { return };
+pub(super) fn watch(socket: &Path) {
     loop {
         sleep(CHECK_INTERVAL);
         // Without HAProxy there are no sessions.
-        if let Err(error) = shut_down_stale(&socket) {
+        if let Err(error) = shut_down_stale(socket) {
             tracing::debug!("{}: {error:#}", socket.display());
         }
     }

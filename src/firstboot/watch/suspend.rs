@@ -6,17 +6,11 @@
 //! writes that the new leader acknowledged would be lost. So this etcd is killed at once, within some tens of
 //! milliseconds.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use crate::host::process;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
-/// The processes of etcd's unit, with cgroup v2 and v1.
-const CGROUP_PROCS: [&str; 2] = [
-    "/sys/fs/cgroup/system.slice/etcd.service/cgroup.procs",
-    "/sys/fs/cgroup/systemd/system.slice/etcd.service/cgroup.procs",
-];
 
 /// Checks until the process ends. `tolerated`: the longest suspend after which no lease can have expired.
 pub(super) fn watch(tolerated: Duration) {
@@ -25,18 +19,8 @@ pub(super) fn watch(tolerated: Duration) {
         sleep(CHECK_INTERVAL);
         let suspended = before.elapsed();
         if suspended > tolerated {
-            kill_etcd();
+            process::kill_etcd();
             tracing::warn!("this machine was suspended for {} s: restarting its etcd", suspended.as_secs());
-        }
-    }
-}
-
-fn kill_etcd() {
-    for at in CGROUP_PROCS {
-        for process in std::fs::read_to_string(at).unwrap_or_default().lines() {
-            if let Ok(process) = process.parse() {
-                let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
-            }
         }
     }
 }

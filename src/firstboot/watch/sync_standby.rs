@@ -1,9 +1,9 @@
 //! A leader without a synchronous standby, though a standby streams: Patroni would check again only within
 //! `loop_wait`, and until then commits are on one disk only. So it is woken at once.
 
-use anyhow::{Context, Result, ensure};
+use crate::node::NodeContext;
+use anyhow::{Result, ensure};
 use hanode_cluster::client::http::HttpClient;
-use hanode_cluster::health::Access;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,12 +19,12 @@ pub(super) struct SyncStandbyCheck {
 
 impl SyncStandbyCheck {
     /// Wakes this node's Patroni if it has a standby to make synchronous.
-    pub(super) fn check(&mut self, access: &Access, node: &str) {
-        let spec = &access.spec;
-        if !spec.postgres.synchronous || self.last_wake.is_some_and(|at| at.elapsed() < WAKE_INTERVAL) {
+    pub(super) fn check(&mut self, node: &NodeContext) {
+        if !node.spec().postgres.synchronous || self.last_wake.is_some_and(|at| at.elapsed() < WAKE_INTERVAL)
+        {
             return;
         }
-        match wake_patroni_if_needed(access, node) {
+        match wake_patroni_if_needed(node) {
             Ok(true) => self.last_wake = Some(Instant::now()),
             Ok(false) => {}
             Err(error) => tracing::debug!(
@@ -34,9 +34,9 @@ impl SyncStandbyCheck {
     }
 }
 
-fn wake_patroni_if_needed(access: &Access, node: &str) -> Result<bool> {
-    let own = access.spec.node(node).with_context(|| format!("the spec has no node {node}"))?;
-    let patroni = format!("https://{}", SocketAddr::new(own.address, access.spec.patroni.restapi_port));
+fn wake_patroni_if_needed(node: &NodeContext) -> Result<bool> {
+    let (access, port) = (node.access(), node.spec().patroni.restapi_port);
+    let patroni = format!("https://{}", SocketAddr::new(node.own().address, port));
     let http = HttpClient::new(Some(&access.cluster), REQUEST_TIMEOUT)?;
     if !needs_sync_standby(&http.get(&format!("{patroni}/patroni"))?.body) {
         return Ok(false);

@@ -61,7 +61,7 @@ impl World {
         }
     }
 
-    /// As `identity::duplicate_address`: the later of two machines with one address yields it.
+    /// As `start::duplicate_address`: the later of two machines with one address yields it.
     fn yields_address(&self, i: usize) -> bool {
         let earlier = |j: &usize| self.machines[*j].since < self.machines[i].since;
         self.duplicates(i).filter(earlier).any(|j| self.reaches(i, j))

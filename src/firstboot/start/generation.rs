@@ -2,12 +2,9 @@
 //! 30 s in service. A disk with a lower generation than etcd has is an older snapshot of itself, and counts
 //! as lost.
 
-use crate::disk;
-use crate::node_config::NodeConfig;
+use crate::node::NodeContext;
 use anyhow::{Context, Result};
-use hanode_cluster::client::etcd::EtcdClient;
 use hanode_cluster::discovery::generation_key;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 const ETCD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,43 +28,37 @@ impl GenerationCounter {
     }
 
     /// Called while this node is in service, at any rate; `None` until the interval is over.
-    pub(crate) fn count(
-        &mut self,
-        root: &Path,
-        config: &NodeConfig,
-        node: &str,
-    ) -> Result<Option<CountResult>> {
+    pub(crate) fn count(&mut self, node: &NodeContext) -> Result<Option<CountResult>> {
         if self.last_count.elapsed() < INTERVAL {
             return Ok(None);
         }
         self.last_count = Instant::now();
-        let spec = &config.spec;
-        let own = config.node(node)?;
-        let known = EtcdClient::new(&config.credentials()?, own.address, ETCD_TIMEOUT)?
-            .get(&generation_key(&spec.name, node))?;
+        let known = node.etcd(node.own(), ETCD_TIMEOUT)?.get(&key(node))?;
         let known = known.and_then(|text| String::from_utf8(text).ok()?.parse::<u64>().ok());
-        let disk = disk::read_state(root)?;
+        let disk = node.disk.read_state()?;
         if known.is_some_and(|known| known > disk.generation) {
             return Ok(Some(CountResult::BehindEtcd));
         }
         // The disk first: a higher generation in etcd means that the disk was reverted.
-        disk::update_state(root, |disk| disk.generation += 1)?;
-        publish(root, config, node)?;
+        node.disk.update_state(|disk| disk.generation += 1)?;
+        publish(node)?;
         Ok(Some(CountResult::Increased))
     }
 }
 
 /// Writes this disk's generation to etcd, through the first node that answers.
-pub(crate) fn publish(root: &Path, config: &NodeConfig, node: &str) -> Result<()> {
-    let generation = disk::read_state(root)?.generation.to_string();
-    let key = generation_key(&config.spec.name, node);
-    let credentials = config.credentials()?;
+pub(crate) fn publish(node: &NodeContext) -> Result<()> {
+    let generation = node.disk.read_state()?.generation.to_string();
     let mut last_error = None;
-    for server in &config.spec.nodes {
-        match EtcdClient::new(&credentials, server.address, ETCD_TIMEOUT)?.put(&key, generation.as_bytes()) {
+    for server in &node.spec().nodes {
+        match node.etcd(server, ETCD_TIMEOUT)?.put(&key(node), generation.as_bytes()) {
             Ok(()) => return Ok(()),
             Err(error) => last_error = Some(error),
         }
     }
     Err(last_error.context("the spec has no nodes")?)
+}
+
+fn key(node: &NodeContext) -> String {
+    generation_key(&node.spec().name, node.name())
 }

@@ -22,11 +22,11 @@ pub(crate) struct Interface {
 }
 
 impl Machine {
-    pub(crate) fn read(root: &Path) -> Result<Machine> {
+    pub(crate) fn read() -> Result<Machine> {
         let hostname = nix::unistd::gethostname().context("reading the host name")?;
         Ok(Machine {
             hostname: hostname.to_string_lossy().into_owned(),
-            uuid: uuid(root),
+            uuid: uuid(),
             interfaces: interfaces()?,
         })
     }
@@ -39,7 +39,6 @@ impl Machine {
     /// data.
     pub(crate) fn facts(
         &self,
-        root: &Path,
         address: IpAddr,
         interface: Option<&str>,
         data: &Path,
@@ -53,9 +52,9 @@ impl Machine {
         Ok(MachineFacts {
             interface: interface.unwrap_or(&held.name).to_string(),
             prefix: held.prefix,
-            memory_mib: memory_mib(root)?,
+            memory_mib: memory_mib()?,
             data_mib: data_mib(data)?,
-            process_events: !root.join("run/systemd/container").exists(),
+            process_events: !is_container(),
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         })
     }
@@ -84,14 +83,22 @@ fn prefix_length(mask: IpAddr) -> u8 {
     }
 }
 
-fn uuid(root: &Path) -> Option<String> {
+fn is_container() -> bool {
+    Path::new("/run/systemd/container").exists()
+}
+
+pub(crate) fn set_hostname(name: &str) -> Result<()> {
+    nix::unistd::sethostname(name).context("setting the host name")
+}
+
+fn uuid() -> Option<String> {
     // All containers see the host's firmware; the container manager has a UUID for each.
-    let container = std::fs::read_to_string(root.join("run/host/container-uuid")).ok();
+    let container = std::fs::read_to_string("/run/host/container-uuid").ok();
     let firmware = || {
-        if root.join("run/systemd/container").exists() {
+        if is_container() {
             return None;
         }
-        std::fs::read_to_string(root.join("sys/class/dmi/id/product_uuid")).ok()
+        std::fs::read_to_string("/sys/class/dmi/id/product_uuid").ok()
     };
     container.or_else(firmware).map(|u| u.trim().to_ascii_lowercase()).filter(|u| !u.is_empty())
 }
@@ -104,14 +111,13 @@ fn data_mib(data: &Path) -> Result<u64> {
 }
 
 /// Usable memory: the kernel's total, or the control group's limit if that is less.
-fn memory_mib(root: &Path) -> Result<u64> {
-    let meminfo = std::fs::read_to_string(root.join("proc/meminfo")).context("reading /proc/meminfo")?;
+fn memory_mib() -> Result<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     let total = meminfo
         .lines()
         .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     let total = total.context("/proc/meminfo has no MemTotal")? / 1024;
-    let limit = std::fs::read_to_string(root.join("sys/fs/cgroup/memory.max"))
-        .ok()
-        .and_then(|t| t.trim().parse::<u64>().ok());
+    let limit =
+        std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|t| t.trim().parse::<u64>().ok());
     Ok(limit.map_or(total, |bytes| total.min(bytes >> 20)))
 }

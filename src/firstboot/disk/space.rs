@@ -3,13 +3,10 @@
 //! A thread per path measures, so that storage that hangs stops neither the other measurements nor the report:
 //! the report reads the last values from a file in memory, with their age.
 
-use crate::disk::volume;
-use crate::state::uptime_ms;
+use super::{Disk, volume};
+use crate::host::clock::uptime_ms;
 use anyhow::{Context, Result, ensure};
 use hanode_core::peer::FileSystem;
-use hanode_core::target::Target;
-use hanode_util::file_tree::below;
-use hanode_util::safe_path::SafeTree;
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -55,22 +52,21 @@ struct Measurement {
 type Measurements = Arc<Mutex<BTreeMap<usize, Measurement>>>;
 
 /// Starts threads that measure until the process ends.
-pub(super) fn start(root: &Path, target: &Target) -> Result<()> {
-    let (places, measurements) = (places(target)?, Measurements::default());
+pub(crate) fn start(disk: &Disk) {
+    let (places, measurements) = (places(disk), Measurements::default());
     for (index, place) in places.iter().enumerate() {
-        let (root, path, measurements) = (root.to_path_buf(), place.path.clone(), measurements.clone());
+        let (disk, path, measurements) = (disk.clone(), place.path.clone(), measurements.clone());
         spawn(move || {
-            measure_forever(&root, &path, |found| {
+            measure_forever(&disk, &path, |found| {
                 measurements.lock().unwrap_or_else(PoisonError::into_inner).insert(index, found);
             })
         });
     }
-    let root = root.to_path_buf();
-    spawn(move || save_forever(&root, &places, &measurements));
-    Ok(())
+    let disk = disk.clone();
+    spawn(move || save_forever(&disk, &places, &measurements));
 }
 
-fn save_forever(root: &Path, places: &[Place], measurements: &Measurements) {
+fn save_forever(disk: &Disk, places: &[Place], measurements: &Measurements) {
     let (start, mut histories) = (Instant::now(), BTreeMap::new());
     loop {
         let found = measurements.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -83,7 +79,7 @@ fn save_forever(root: &Path, places: &[Place], measurements: &Measurements) {
             measurement.file_system.age_seconds = measurement.at.elapsed().as_secs();
         }
         histories.retain(|device, _| current.iter().any(|(current, _)| current == device));
-        if let Err(error) = save(root, current.into_iter().map(|(_, m)| m.file_system).collect()) {
+        if let Err(error) = save(disk, current.into_iter().map(|(_, m)| m.file_system).collect()) {
             tracing::warn!("{FILE}: {error:#}");
         }
         // The first measurements take no time.
@@ -92,22 +88,22 @@ fn save_forever(root: &Path, places: &[Place], measurements: &Measurements) {
 }
 
 /// In the order in which they name a file system: the data volume is mounted at several paths.
-fn places(target: &Target) -> Result<Vec<Place>> {
+fn places(disk: &Disk) -> Vec<Place> {
     let place = |path: &str, holds| Place { path: path.into(), holds };
-    Ok(vec![
+    vec![
         place("/", Some("system")),
         place(volume::MOUNT, None),
-        place(target.path("etcd_data")?, Some("etcd")),
-        place(target.path("postgres_data")?, Some("PostgreSQL")),
-        place(target.path("redis_data")?, Some("Redis")),
+        place(&disk.paths.etcd, Some("etcd")),
+        place(&disk.paths.postgres, Some("PostgreSQL")),
+        place(&disk.paths.redis, Some("Redis")),
         place("/var/log", Some("logs")),
-    ])
+    ]
 }
 
-fn measure_forever(root: &Path, path: &str, found: impl Fn(Measurement)) {
+fn measure_forever(disk: &Disk, path: &str, found: impl Fn(Measurement)) {
     loop {
         // After an error the last measurement stays, and its age grows.
-        match measure(root, path) {
+        match measure(disk, path) {
             Ok(measurement) => found(measurement),
             Err(error) => tracing::debug!("{path}: {error:#}"),
         }
@@ -116,12 +112,12 @@ fn measure_forever(root: &Path, path: &str, found: impl Fn(Measurement)) {
 }
 
 /// Measures the file system of a path; if the path does not exist yet, of the nearest directory above it.
-fn measure(root: &Path, path: &str) -> Result<Measurement> {
-    let (existing, device) = nearest(root, path)?;
+fn measure(disk: &Disk, path: &str) -> Result<Measurement> {
+    let (existing, device) = nearest(disk, path)?;
     let stat = statvfs(&existing)?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
     let file_system = FileSystem {
-        mount: topmost(root, &existing, device),
+        mount: topmost(disk, &existing, device),
         size_bytes: bytes(stat.blocks()),
         used_bytes: bytes(stat.blocks().saturating_sub(stat.blocks_free())),
         free_bytes: bytes(stat.blocks_available()),
@@ -132,24 +128,24 @@ fn measure(root: &Path, path: &str) -> Result<Measurement> {
     Ok(Measurement { at: Instant::now(), device, file_system })
 }
 
-fn nearest(root: &Path, path: &str) -> Result<(PathBuf, u64)> {
-    let path = below(root, path);
-    for ancestor in path.ancestors().take_while(|ancestor| ancestor.starts_with(root)) {
+fn nearest(disk: &Disk, path: &str) -> Result<(PathBuf, u64)> {
+    let path = disk.at(path);
+    for ancestor in path.ancestors().take_while(|ancestor| ancestor.starts_with(&disk.root)) {
         match std::fs::metadata(ancestor) {
             Ok(metadata) => return Ok((ancestor.to_path_buf(), metadata.dev())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("{}", ancestor.display())),
         }
     }
-    Err(anyhow::anyhow!("{} does not exist", root.display()))
+    Err(anyhow::anyhow!("{} does not exist", disk.root.display()))
 }
 
 /// The topmost directory of the same file system, as an absolute path in the tree.
-fn topmost(root: &Path, path: &Path, device: u64) -> String {
+fn topmost(disk: &Disk, path: &Path, device: u64) -> String {
     let same = |path: &&Path| std::fs::metadata(path).is_ok_and(|metadata| metadata.dev() == device);
-    let ancestors = path.ancestors().take_while(|ancestor| ancestor.starts_with(root));
+    let ancestors = path.ancestors().take_while(|ancestor| ancestor.starts_with(&disk.root));
     let top = ancestors.take_while(same).last().unwrap_or(path);
-    format!("/{}", top.strip_prefix(root).unwrap_or(top).display())
+    format!("/{}", top.strip_prefix(&disk.root).unwrap_or(top).display())
 }
 
 /// Each file system once, with all that is on it; the first place on it names its mount point.
@@ -204,18 +200,18 @@ fn growth_between(first: &(Duration, u64), last: &(Duration, u64)) -> Option<i64
     Some(bytes.checked_div(seconds)?.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
 }
 
-fn save(root: &Path, file_systems: Vec<FileSystem>) -> Result<()> {
+fn save(disk: &Disk, file_systems: Vec<FileSystem>) -> Result<()> {
     let saved = Saved { saved_ms: uptime_ms(), file_systems };
-    Ok(SafeTree::open(root)?.replace(FILE, &serde_json::to_vec(&saved)?, 0o644, None)?)
+    Ok(disk.tree()?.replace(FILE, &serde_json::to_vec(&saved)?, 0o644, None)?)
 }
 
 /// The file systems for this node's report; empty if the watcher does not run.
-pub(crate) fn last_measured(root: &Path) -> Vec<FileSystem> {
-    read(root, uptime_ms()).unwrap_or_default()
+pub(crate) fn last_measured(disk: &Disk) -> Vec<FileSystem> {
+    read(disk, uptime_ms()).unwrap_or_default()
 }
 
-fn read(root: &Path, now_ms: u64) -> Result<Vec<FileSystem>> {
-    let saved: Saved = serde_json::from_slice(&std::fs::read(below(root, FILE))?)?;
+fn read(disk: &Disk, now_ms: u64) -> Result<Vec<FileSystem>> {
+    let saved: Saved = serde_json::from_slice(&std::fs::read(disk.at(FILE))?)?;
     let age_ms = now_ms.checked_sub(saved.saved_ms).context("it is from another boot")?;
     ensure!(age_ms <= MAX_FILE_AGE_MS, "it is too old");
     let mut file_systems = saved.file_systems;
@@ -302,21 +298,22 @@ mod tests {
 
     #[test]
     fn a_path_is_measured_even_before_it_exists() {
-        let root = tempfile::tempdir().expect("a directory");
-        let found = measure(root.path(), "/var/lib/etcd/hanode").expect("a measurement");
+        let (root, disk) = crate::disk::tests::empty(&crate::disk::tests::debian());
+        let found = measure(&disk, "/var/lib/etcd/hanode").expect("a measurement");
         assert_eq!(found.file_system.mount, "/");
         assert!(found.file_system.size_bytes >= found.file_system.used_bytes, "{found:?}");
-        assert!(measure(&root.path().join("absent"), "/var").is_err());
+        let absent = Disk { root: root.path().join("absent"), ..disk };
+        assert!(measure(&absent, "/var").is_err());
     }
 
     #[test]
     fn old_values_are_not_reported() {
-        let root = tempfile::tempdir().expect("a directory");
-        assert_eq!(last_measured(root.path()), []);
+        let (_root, disk) = crate::disk::tests::empty(&crate::disk::tests::debian());
+        assert_eq!(last_measured(&disk), []);
         let file_system = FileSystem { mount: "/".into(), age_seconds: 3, ..FileSystem::default() };
-        save(root.path(), vec![file_system]).expect("saving");
+        save(&disk, vec![file_system]).expect("saving");
         let now = uptime_ms();
-        let age = |ms| read(root.path(), ms).map(|found| found[0].age_seconds).ok();
+        let age = |ms| read(&disk, ms).map(|found| found[0].age_seconds).ok();
         assert!(matches!(age(now), Some(3 | 4)));
         assert!(matches!(age(now + 30_000), Some(33 | 34)));
         assert_eq!(age(now + 2 * MAX_FILE_AGE_MS), None, "the watcher does not run");

@@ -1,18 +1,13 @@
 //! Fingerprints of the files with which the services run, per component: a changed component is reloaded or
 //! restarted once, even if an earlier attempt was interrupted.
 
-use crate::disk;
-use crate::node_config::NodeConfig;
-use crate::start::apply::NodeContext;
+use crate::node::NodeContext;
 use anyhow::{Context, Result};
-use hanode_cluster::client::redis::RedisClient;
 use hanode_core::plan::{Action, Plan};
 use hanode_core::target::OnChange;
-use hanode_util::file_tree::{Entry, EntryKind, below};
-use hanode_util::safe_path::SafeTree;
+use hanode_util::file_tree::{Entry, EntryKind};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 /// In memory: after a boot every service runs with the current files.
@@ -24,16 +19,16 @@ pub(crate) type Fingerprints = BTreeMap<String, BTreeMap<OnChange, String>>;
 
 /// Saves the fingerprints of the files on the disk, with which the services are about to start.
 pub(crate) fn save_current(node: &NodeContext) -> Result<()> {
-    save(node.root, &fingerprints(node)?)
+    save(node, &fingerprints(node)?)
 }
 
-pub(crate) fn save(root: &Path, fingerprints: &Fingerprints) -> Result<()> {
-    Ok(SafeTree::open(root)?.replace(FINGERPRINTS_FILE, &serde_json::to_vec(fingerprints)?, 0o600, None)?)
+pub(crate) fn save(node: &NodeContext, fingerprints: &Fingerprints) -> Result<()> {
+    Ok(node.tree()?.replace(FINGERPRINTS_FILE, &serde_json::to_vec(fingerprints)?, 0o600, None)?)
 }
 
 /// `None` if the services have not been started in this boot yet.
-pub(crate) fn load(root: &Path) -> Result<Option<Fingerprints>> {
-    match std::fs::read(below(root, FINGERPRINTS_FILE)) {
+pub(crate) fn load(node: &NodeContext) -> Result<Option<Fingerprints>> {
+    match std::fs::read(node.at(FINGERPRINTS_FILE)) {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).context(FINGERPRINTS_FILE)?)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context(FINGERPRINTS_FILE),
@@ -41,7 +36,7 @@ pub(crate) fn load(root: &Path) -> Result<Option<Fingerprints>> {
 }
 
 pub(crate) fn fingerprints(node: &NodeContext) -> Result<Fingerprints> {
-    let target = &node.config.target;
+    let target = node.target();
     let mut hashes: BTreeMap<(&str, OnChange), Sha256> = BTreeMap::new();
     let mut add = |component, how, entry: &Entry| {
         let EntryKind::File(content) = &entry.kind else { return };
@@ -56,7 +51,7 @@ pub(crate) fn fingerprints(node: &NodeContext) -> Result<Fingerprints> {
         rows.for_each(|row| add(&row.component, row.on_change, entry));
     }
     // Redis' primary changes with each failover, so compare what is rendered for a fixed plan.
-    let rendered = node.render(&Plan::uniform(&node.config.spec, Action::Resume))?;
+    let rendered = node.render(&Plan::uniform(node.spec(), Action::Resume))?;
     for entry in &rendered {
         if let Some(rule) = target.rule_at(&entry.path)
             && let Some(component) = &rule.component
@@ -77,7 +72,7 @@ pub(crate) fn changed_components(
     before: &Fingerprints,
     after: &Fingerprints,
 ) -> Vec<(String, OnChange)> {
-    let target = &node.config.target;
+    let target = node.target();
     let named = target.reload.iter().map(|row| &row.component);
     let mut order: Vec<&String> =
         named.chain(target.files.iter().filter_map(|f| f.component.as_ref())).collect();
@@ -93,13 +88,11 @@ pub(crate) fn changed_components(
 }
 
 /// Has Redis reload certificate and key, which it does when their path is set, even to the same value.
-pub(crate) fn reload_redis(root: &Path) -> Result<()> {
-    let config = NodeConfig::active(root)?;
-    let name = disk::pinned_node(root)?;
-    let own = config.node(&name)?;
-    let Some(credentials) = config.redis_credentials()? else { return Ok(()) };
-    let (port, password) = (config.spec.redis.port, &config.bundle.secrets.redis);
-    let mut redis = RedisClient::connect(Some(&credentials), own.address, port, password, REDIS_TIMEOUT)?;
+pub(crate) fn reload_redis(node: &NodeContext) -> Result<()> {
+    if !node.spec().redis.tls {
+        return Ok(());
+    }
+    let mut redis = node.redis(node.own().address, REDIS_TIMEOUT)?;
     redis.query(&["CONFIG", "SET", "tls-cert-file", "/etc/ssl/redis/server.crt"])?;
     Ok(())
 }
