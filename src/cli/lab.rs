@@ -254,7 +254,7 @@ fn up(dir: &Path, nodes: &[String], image: Option<&Path>, vm: bool, timeout_scal
     // Nodes of another build stay as they are, so do not wait for them.
     let probe = || match health::collect(&access) {
         Ok(status) => {
-            let problems = health::lab_problems(&access, &status);
+            let problems = health::lab_problems(&status);
             Probe { healthy: problems.is_empty(), problems }
         }
         Err(error) => Probe { healthy: false, problems: vec![format!("{error:#}")] },

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 Examples:
   hanode status demo
   hanode status demo --can-remove node2 && echo 'node2 can be removed'
-  hanode status demo --json | jq -r '.problems[]'
+  hanode status demo --json | jq -r '.problems[].message'
   F=/var/lib/prometheus/node-exporter/hanode.prom
   hanode status demo --metrics > $F.new && mv $F.new $F")]
 pub(crate) struct Status {

@@ -12,4 +12,5 @@ pub mod plan;
 pub mod render;
 pub mod secrets;
 pub mod spec;
+pub mod state;
 pub mod target;

@@ -1,6 +1,7 @@
 //! The report that each node serves to its peers on the join port; the plan is made from these reports.
 
 use crate::spec::Spec;
+use crate::state::{Phase, Problem};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,7 +112,7 @@ pub struct NodeReport {
     /// The operator chose this disk with `hanode recover`: its data becomes the cluster's. Reset once it is in service.
     #[serde(default)]
     pub recovery_source: bool,
-    pub phase: String,
+    pub phase: Phase,
     #[serde(default)]
     pub holds_vip: bool,
     /// Which image this node runs: target, versions, build.
@@ -125,7 +126,7 @@ pub struct NodeReport {
     pub file_systems: Vec<FileSystem>,
     /// Problems that this node found with its own services.
     #[serde(default)]
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
 }
 
 impl NodeReport {
@@ -153,7 +154,7 @@ impl NodeReport {
             etcd_log: None,
             generation: 1,
             recovery_source: false,
-            phase: String::new(),
+            phase: Phase::default(),
             holds_vip: false,
             image: BTreeMap::new(),
             moved_aside: Vec::new(),

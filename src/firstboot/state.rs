@@ -6,6 +6,7 @@ use crate::host::systemd::UnitState;
 use crate::node::NodeContext;
 use anyhow::Result;
 use hanode_core::plan::{Plan, Step};
+use hanode_core::state::{Phase, Problem};
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::{UserError, remedies};
@@ -17,46 +18,18 @@ use std::time::{Duration, Instant};
 const STATE_FILE: &str = "/run/hanode/state.json";
 const GATES_DIR: &str = "/run/hanode/gates";
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Phase {
-    #[default]
-    Identity,
-    WaitingForPeers,
-    Planning,
-    Applying,
-    Starting,
-    InService,
-    Refused,
-    Failed,
-}
-
-impl Phase {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Phase::Identity => "identity",
-            Phase::WaitingForPeers => "waiting-for-peers",
-            Phase::Planning => "planning",
-            Phase::Applying => "applying",
-            Phase::Starting => "starting",
-            Phase::InService => "in-service",
-            Phase::Refused => "refused",
-            Phase::Failed => "failed",
-        }
-    }
-
-    /// The journal's MESSAGE_ID of the phase, which does not depend on the wording of the message.
-    fn message_id(self) -> &'static str {
-        match self {
-            Phase::Identity => "5a1c6be7a7df4f26b1e6d9c7a4d80f01",
-            Phase::WaitingForPeers => "5a1c6be7a7df4f26b1e6d9c7a4d80f02",
-            Phase::Planning => "5a1c6be7a7df4f26b1e6d9c7a4d80f03",
-            Phase::Applying => "5a1c6be7a7df4f26b1e6d9c7a4d80f04",
-            Phase::Starting => "5a1c6be7a7df4f26b1e6d9c7a4d80f05",
-            Phase::InService => "5a1c6be7a7df4f26b1e6d9c7a4d80f06",
-            Phase::Refused => "5a1c6be7a7df4f26b1e6d9c7a4d80f07",
-            Phase::Failed => "5a1c6be7a7df4f26b1e6d9c7a4d80f08",
-        }
+/// The journal's MESSAGE_ID of the phase, which does not depend on the wording of the message.
+fn message_id(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Identity => "5a1c6be7a7df4f26b1e6d9c7a4d80f01",
+        Phase::WaitingForPeers => "5a1c6be7a7df4f26b1e6d9c7a4d80f02",
+        Phase::Planning => "5a1c6be7a7df4f26b1e6d9c7a4d80f03",
+        Phase::Applying => "5a1c6be7a7df4f26b1e6d9c7a4d80f04",
+        Phase::Starting => "5a1c6be7a7df4f26b1e6d9c7a4d80f05",
+        Phase::InService => "5a1c6be7a7df4f26b1e6d9c7a4d80f06",
+        Phase::Refused => "5a1c6be7a7df4f26b1e6d9c7a4d80f07",
+        // The last two are other nodes' phases only.
+        Phase::Failed | Phase::Unreachable | Phase::Unknown => "5a1c6be7a7df4f26b1e6d9c7a4d80f08",
     }
 }
 
@@ -67,7 +40,11 @@ pub(crate) struct NodeState {
     pub(crate) identity_source: Option<String>,
     pub(crate) phase: Phase,
     pub(crate) plan: BTreeMap<String, Step>,
+    /// Nodes, and the time client.
     pub(crate) waiting_for: Vec<String>,
+    /// The problems of this node's services.
+    #[serde(default)]
+    pub(crate) problems: Vec<Problem>,
     pub(crate) error: Option<UserError>,
     pub(crate) units: Vec<UnitState>,
     /// Start of PID 1, in milliseconds of the kernel's clock: a container starts long after the kernel.
@@ -133,10 +110,10 @@ fn log_phase(phase: Phase, node: &str, message: &str) {
     let name = phase.name();
     match phase {
         Phase::Refused | Phase::Failed => {
-            tracing::error!(MESSAGE_ID = phase.message_id(), HANODE_PHASE = name, "{node}: {name}: {message}")
+            tracing::error!(MESSAGE_ID = message_id(phase), HANODE_PHASE = name, "{node}: {name}: {message}")
         }
         _ => {
-            tracing::info!(MESSAGE_ID = phase.message_id(), HANODE_PHASE = name, "{node}: {name}: {message}")
+            tracing::info!(MESSAGE_ID = message_id(phase), HANODE_PHASE = name, "{node}: {name}: {message}")
         }
     }
     if matches!(phase, Phase::WaitingForPeers | Phase::InService | Phase::Refused | Phase::Failed) {

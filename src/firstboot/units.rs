@@ -4,6 +4,7 @@ use crate::host::systemd::UnitState;
 use crate::node_config::NodeConfig;
 use anyhow::Result;
 use hanode_core::spec::VipMode;
+use hanode_core::state::{Component, Problem, ProblemKind};
 
 pub(crate) const WATCH_UNIT: &str = "hanode-ready.service";
 pub(crate) const JOIN_SOCKET: &str = "hanode-join.socket";
@@ -18,13 +19,14 @@ pub(crate) fn watched(config: &NodeConfig) -> Result<Vec<&str>> {
 
 /// The units of the servers, those with a slow start first.
 pub(crate) fn of_node(config: &NodeConfig) -> Result<Vec<&str>> {
+    use Component::*;
     let vrrp = config.spec.network.vip_mode == VipMode::Vrrp;
-    let components = ["etcd", "patroni", "sentinel", "redis", "haproxy", "keepalived"];
-    components.iter().filter(|c| vrrp || **c != "keepalived").map(|c| config.target.unit(c)).collect()
+    let components = [Etcd, Patroni, Sentinel, Redis, Haproxy, Keepalived].into_iter();
+    components.filter(|c| vrrp || *c != Keepalived).map(|c| config.target.unit(c)).collect()
 }
 
 /// A problem for each unit that is not active.
-pub(crate) fn down(units: &[UnitState]) -> Vec<String> {
+pub(crate) fn down(units: &[UnitState]) -> Vec<Problem> {
     let inactive = units.iter().filter(|u| u.state != "active");
-    inactive.map(|u| format!("{} is {}", u.name, u.state)).collect()
+    inactive.map(|u| Problem::new(ProblemKind::UnitDown, format!("{} is {}", u.name, u.state))).collect()
 }

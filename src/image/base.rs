@@ -1,10 +1,10 @@
 //! Builds a base: a tree of the target with every component installed and no cluster.
 
 use super::inventory::Inventory;
-use super::{disk, distro::Family, el, overlay, progress::Steps, selinux, sysprep, unpack};
+use super::{disk, distro::Distro, el, overlay, progress::Steps, selinux, sysprep, unpack};
 use anyhow::Result;
 use hanode_admin::embedded;
-use hanode_core::target::Target;
+use hanode_core::target::{Family, Target};
 use hanode_util::command::{self, command, in_chroot, in_isolated_chroot, run};
 use hanode_util::file_tree::{self, Entry};
 use hanode_util::scratch::Scratch;
@@ -30,7 +30,7 @@ pub(crate) fn id(target: &Target) -> Result<String> {
         // The inventory has the labels of these paths.
         sum.update(serde_json::to_vec(&file_tree::manifest(&overlay::paths_to_label(target)?))?);
     }
-    if let Family::El = Family::of(target)? {
+    if target.family == Family::El {
         sum.update(el::ISOLATE_SH);
     }
     Ok(hex::encode(sum.finalize()))
@@ -51,13 +51,13 @@ fn early_files(target: &Target) -> Vec<Entry> {
 pub(crate) fn build(target: &Target, id: &str, scratch: &Scratch, steps: &mut Steps) -> Result<PathBuf> {
     command::require_root("building a base")?;
     let tools = ["curl", "gpg", "tar", "debugfs", "e2fsck", "mke2fs", "sgdisk", "mkfs.vfat", "mmd", "mcopy"];
-    command::require(&[Family::of(target)?.tools(), &tools].concat())?;
+    command::require(&[target.family.tools(), &tools].concat())?;
     let built_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let root = scratch.join("root");
     steps.start(format!("installing packages of {} (first build only, takes minutes)", target.name));
     let note = |text: &str| steps.note(text);
     let fetched = unpack::fetch_all(target, scratch, &note)?;
-    Family::of(target)?.install(target, &early_files(target), built_at, scratch, &note)?;
+    target.family.install(target, &early_files(target), built_at, scratch, &note)?;
     unpack::unpack_all(target, &fetched, &root)?;
     // systemd-sysusers of systemd 247 and earlier needs /proc to set modes.
     run(&mut in_isolated_chroot(&root, "systemd-sysusers"))?;

@@ -1,37 +1,42 @@
 //! The differences between families of distributions in building and inspecting a base.
 
 use super::{debian, el};
-use anyhow::{Result, bail};
-use hanode_core::target::Target;
+use anyhow::Result;
+use hanode_core::target::{Family, Target};
 use hanode_util::file_tree::Entry;
 use hanode_util::scratch::Scratch;
 use std::path::Path;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    Debian,
-    El,
+pub(crate) trait Distro {
+    /// The programs of the build machine that `install` needs.
+    fn tools(self) -> &'static [&'static str];
+
+    /// Installs the target's packages into `scratch/root`.
+    fn install(
+        self,
+        target: &Target,
+        early_files: &[Entry],
+        mtime: u64,
+        scratch: &Scratch,
+        note: &dyn Fn(&str),
+    ) -> Result<()>;
+
+    /// Every installed package with its version.
+    fn packages(self, root: &Path) -> Result<Vec<(String, String)>>;
+
+    /// The package that contains a file.
+    fn owner(self, root: &Path, file: &str) -> Result<String>;
 }
 
-impl Family {
-    pub(crate) fn of(target: &Target) -> Result<Family> {
-        match target.family.as_str() {
-            "debian" => Ok(Family::Debian),
-            "el" => Ok(Family::El),
-            other => bail!("target {}: family {other:?} is neither \"debian\" nor \"el\"", target.name),
-        }
-    }
-
-    /// The programs of the build machine that `install` needs.
-    pub(crate) fn tools(self) -> &'static [&'static str] {
+impl Distro for Family {
+    fn tools(self) -> &'static [&'static str] {
         match self {
             Family::Debian => debian::TOOLS,
             Family::El => el::TOOLS,
         }
     }
 
-    /// Installs the target's packages into `scratch/root`.
-    pub(crate) fn install(
+    fn install(
         self,
         target: &Target,
         early_files: &[Entry],
@@ -45,16 +50,14 @@ impl Family {
         }
     }
 
-    /// Every installed package with its version.
-    pub(crate) fn packages(self, root: &Path) -> Result<Vec<(String, String)>> {
+    fn packages(self, root: &Path) -> Result<Vec<(String, String)>> {
         match self {
             Family::Debian => debian::packages(root),
             Family::El => el::packages(root),
         }
     }
 
-    /// The package that contains a file.
-    pub(crate) fn owner(self, root: &Path, file: &str) -> Result<String> {
+    fn owner(self, root: &Path, file: &str) -> Result<String> {
         match self {
             Family::Debian => debian::owner(root, file),
             Family::El => el::owner(root, file),

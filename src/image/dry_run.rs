@@ -66,10 +66,10 @@ mod tests {
         let error = render(&spec, &target).unwrap_err();
         assert!(error.contains("node1") && error.contains("max_connections = \"many\""), "{error}");
 
-        let mut other = target.clone();
-        other.files[0].when = Some("no-such-condition".into());
+        let (text, _) = hanode_admin::embedded::target("debian-13").unwrap();
+        let other = Target::parse(&text.replace("template = \"hosts\"", "template = \"no-such\"")).unwrap();
         let error = render(&cluster.spec, &other).unwrap_err();
-        assert!(error.contains("no-such-condition") && error.contains(&other.files[0].path), "{error}");
+        assert!(error.contains("no-such") && error.contains("file /etc/hosts"), "{error}");
 
         assert!(render_with(&cluster.spec, &target, b"not a bundle").is_err());
     }

@@ -1,6 +1,6 @@
 //! The software installed in a tree: distribution, packages, and the version of each component.
 
-use super::{distro::Family, overlay, parameters, selinux};
+use super::{distro::Distro, overlay, parameters, selinux};
 use anyhow::{Context, Result, bail};
 use hanode_core::target::{SourceKind, Target};
 use hanode_util::file_tree::Ids;
@@ -34,7 +34,7 @@ impl Inventory {
     /// The SELinux policy of the tree, if the target has one, must be complete.
     pub(crate) fn read(root: &Path, target: &Target, base: String, built_at: u64) -> Result<Inventory> {
         let os = check_os(root, target)?;
-        let packages = Family::of(target)?.packages(root)?.into_iter().collect();
+        let packages = target.family.packages(root)?.into_iter().collect();
         let components = components(root, target, &packages)?;
         let (passwd, group) = (read_file(root, "etc/passwd")?, read_file(root, "etc/group")?);
         let parameters = parameters::known(root, target)?;
@@ -89,15 +89,12 @@ fn components(
     target: &Target,
     packages: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>> {
-    let mut owned: Vec<_> = target
-        .units
-        .iter()
-        .map(|(name, unit)| (name.as_str(), format!("/lib/systemd/system/{unit}")))
-        .collect();
+    let mut owned: Vec<_> =
+        target.units.iter().map(|(name, unit)| (name.key(), format!("/lib/systemd/system/{unit}"))).collect();
     if let Some(bin) = target.paths.get("postgres_bin") {
         owned.push(("postgres", format!("{bin}/postgres")));
     }
-    let family = Family::of(target)?;
+    let family = target.family;
     let mut components = BTreeMap::new();
     for (component, file) in owned {
         let fetched = target.sources.get(component).is_some_and(|source| source.kind == SourceKind::File);

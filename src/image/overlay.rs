@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use hanode_admin::embedded;
 use hanode_core::bundle;
 use hanode_core::spec::Spec;
+use hanode_core::state::Component;
 use hanode_core::target::Target;
 use hanode_util::file_tree::{self, Entry};
 use hanode_util::user_error::UserError;
@@ -139,7 +140,9 @@ fn units(target: &Target) -> Result<Vec<Entry>> {
     }
     for file in embedded::files("units/drop-ins") {
         let name = embedded::name(file);
-        let component = name.strip_suffix(".conf").with_context(|| format!("image/units/drop-ins/{name}"))?;
+        let component = name.strip_suffix(".conf").and_then(Component::find);
+        let component =
+            component.with_context(|| format!("image/units/drop-ins/{name}: no such component"))?;
         let unit = target.unit(component)?;
         entries.push(Entry::file(
             format!("{ADMIN_UNIT_DIR}/{unit}.d/50-hanode.conf"),

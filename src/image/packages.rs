@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use hanode_admin::embedded;
-use hanode_core::target::Target;
+use hanode_core::target::{Family, Target};
 use hanode_util::command::{in_chroot, run};
 use hanode_util::file_tree::{self, Entry, Ids};
 use hanode_util::user_error::UserError;
@@ -14,7 +14,7 @@ const POLICY_RC_D: &str = "/usr/sbin/policy-rc.d";
 /// Installs those of the target's packages that are missing. Debian family only.
 pub(crate) fn install_missing(root: &Path, target: &Target) -> Result<()> {
     // For other families the inventory reports a missing component.
-    if target.family != "debian" {
+    if target.family != Family::Debian {
         return Ok(());
     }
     let parts: Vec<Entry> =

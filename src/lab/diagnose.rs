@@ -1,6 +1,9 @@
 //! Whether a node has booted, and what it reports about its problems.
 
 use super::Lab;
+use hanode_core::state::{Phase, Problem};
+use hanode_util::user_error::UserError;
+use serde::Deserialize;
 
 pub(crate) enum BootState {
     InProgress,
@@ -24,13 +27,13 @@ pub(crate) fn boot_state(lab: &Lab, node: &str) -> BootState {
         ));
     }
     let Ok(output) = lab.exec_output(node, &["sh", "-c", PRINT_STATE]) else { return BootState::InProgress };
-    let Ok(state) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
+    let Ok(state) = serde_json::from_slice::<NodeState>(&output.stdout) else {
         return BootState::InProgress;
     };
-    match state["phase"].as_str() {
-        Some("identity") => BootState::InProgress,
-        Some("refused") => BootState::Refused(state["error"]["what"].to_string()),
-        Some("failed") => BootState::Failed(summary(node, &state)),
+    match state.phase {
+        Some(Phase::Identity) => BootState::InProgress,
+        Some(Phase::Refused) => BootState::Refused(state.error.map(|error| error.what).unwrap_or_default()),
+        Some(Phase::Failed) => BootState::Failed(summary(node, &state)),
         _ => BootState::Done,
     }
 }
@@ -60,17 +63,27 @@ pub(crate) fn problems(lab: &Lab, node: &str) -> Vec<String> {
     lines
 }
 
+/// What is needed of `/run/hanode/state.json`; empty for an image without hanode.
+#[derive(Deserialize)]
+struct NodeState {
+    phase: Option<Phase>,
+    error: Option<UserError>,
+    #[serde(default)]
+    waiting_for: Vec<String>,
+    #[serde(default)]
+    problems: Vec<Problem>,
+}
+
 /// `state.json` in one line.
-fn summary(node: &str, state: &serde_json::Value) -> String {
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_string();
-    let mut line = format!("{node}: {}", text(&state["phase"]));
-    let error = &state["error"];
-    if error.is_object() {
-        line += &format!(": {}, {}; {}", text(&error["what"]), text(&error["where"]), text(&error["help"]));
+fn summary(node: &str, state: &NodeState) -> String {
+    let mut line = format!("{node}: {}", state.phase.unwrap_or_default());
+    match &state.error {
+        Some(UserError { what, place, help }) => line += &format!(": {what}, {place}; {help}"),
+        None if !state.problems.is_empty() => line += &format!(": {}", Problem::list(&state.problems)),
+        None => {}
     }
-    let waiting: Vec<_> = state["waiting_for"].as_array().into_iter().flatten().map(text).collect();
-    if !waiting.is_empty() {
-        line += &format!(", waiting for {}", waiting.join(", "));
+    if !state.waiting_for.is_empty() {
+        line += &format!(", waiting for {}", state.waiting_for.join(", "));
     }
     line
 }
@@ -84,8 +97,9 @@ mod tests {
             "waiting_for": ["node2"],
             "error": { "what": "disk of node1", "where": "/var/lib/hanode", "help": "wipe it" },
         });
-        let line = super::summary("node3", &state);
+        let summary = |state| super::summary("node3", &serde_json::from_value(state).expect("a state"));
+        let line = summary(state);
         assert_eq!(line, "node3: refused: disk of node1, /var/lib/hanode; wipe it, waiting for node2");
-        assert_eq!(super::summary("node3", &serde_json::json!({ "phase": "starting" })), "node3: starting");
+        assert_eq!(summary(serde_json::json!({ "phase": "starting" })), "node3: starting");
     }
 }

@@ -1,7 +1,7 @@
 //! `hanode lab roll`: replaces all nodes with a newer image, one at a time, under write load. It uses only what an
 //! operator can do with real machines, and so tests that procedure.
 
-use super::chaos::{Role, list_roles, roles};
+use super::chaos::{NodeRole, list_roles, roles};
 use super::load::{Gap, Load, Service, Verification, verification_failure};
 use super::process::wait_until;
 use super::{Lab, diagnose};
@@ -42,7 +42,7 @@ pub struct RollReport {
 #[derive(Debug, Serialize)]
 pub(crate) struct ReplacedNode {
     pub(crate) node: String,
-    pub(crate) roles: Vec<Role>,
+    pub(crate) roles: Vec<NodeRole>,
     /// Until the node could be removed.
     pub(crate) removable_after: f64,
     pub(crate) shut_down: f64,
@@ -56,7 +56,7 @@ pub(crate) struct ReplacedNode {
 pub fn roll(mut lab: Lab, access: &Access, image: &Path, timeout_scale: f64) -> Result<RollReport> {
     lab.use_image(image)?;
     let run = RollRunner { lab: &lab, access, limit: STEP_LIMIT.mul_f64(timeout_scale) };
-    let problems = health::lab_problems(access, &run.status()?);
+    let problems = health::lab_problems(&run.status()?);
     ensure!(
         problems.is_empty(),
         "the cluster is unhealthy before the first node is replaced: {}",
@@ -148,7 +148,7 @@ impl RollRunner<'_> {
         let launch = Instant::now();
         self.lab.start(&node)?;
         let what = format!("the cluster is unhealthy with the new {node}");
-        self.wait_until_none(&what, &node, |status| health::lab_problems(self.access, status))?;
+        self.wait_until_none(&what, &node, health::lab_problems)?;
         Ok(ReplacedNode {
             roles: roles(&status, &node),
             node,

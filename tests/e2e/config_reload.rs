@@ -111,7 +111,7 @@ fn an_alarm_of_etcd_is_reported_until_it_is_disarmed() {
     let member: Value = {
         let status = lab.status();
         assert_eq!(status["healthy"], true);
-        status["etcd"][0].clone()
+        status["nodes"][0]["etcd"].clone()
     };
     let access = hanode_admin::access::access(&lab.cluster.dir).unwrap();
     let alarm = |action: &str| {
@@ -227,8 +227,10 @@ fn edits_of_the_spec_reach_running_servers() {
     }
     let leader = || {
         let status = lab.status();
-        let rows = status["postgres"].as_array().unwrap().clone();
-        rows.iter().find(|r| r["role"] == "leader").map(|r| r["name"].as_str().unwrap().to_string())
+        let rows = status["nodes"].as_array().unwrap().clone();
+        rows.iter()
+            .find(|r| r["postgres"]["role"] == "leader")
+            .map(|r| r["name"].as_str().unwrap().to_string())
     };
     let show = |what: &str| lab.outside(&["psql", "-XAtqc", &format!("SHOW {what}"), &psql_login(lab)]);
     lab.eventually("work_mem", 30, || show("work_mem").as_deref() == Ok("7MB"));

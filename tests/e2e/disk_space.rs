@@ -22,7 +22,8 @@ impl Lab {
     }
 
     fn disk_problems(&self) -> Vec<String> {
-        self.health().problems.into_iter().filter(|p| p.starts_with("node1: /var/log ")).collect()
+        let problems = self.health().problems.into_iter().map(|problem| problem.to_string());
+        problems.filter(|problem| problem.starts_with("node1: /var/log ")).collect()
     }
 
     fn table(&self) -> String {

@@ -3,6 +3,7 @@
 use crate::cases::Case;
 use crate::support;
 use crate::support::sandbox::sandboxed;
+use hanode_core::state::Component;
 use hanode_util::file_tree::Entry;
 use ipnet::IpNet;
 use std::path::PathBuf;
@@ -57,7 +58,7 @@ fn nets(of: &[&str]) -> Vec<IpNet> {
 fn files(case: &Case) -> Vec<Entry> {
     let its_own = |e: &Entry| {
         let rule = case.target.rule_at(&e.path);
-        rule.is_some_and(|rule| rule.component.as_deref() == Some("firewall"))
+        rule.is_some_and(|rule| rule.component == Some(Component::Firewall))
     };
     let files: Vec<Entry> = case.render("node1").into_iter().filter(its_own).collect();
     assert!(!files.is_empty(), "no firewall");

@@ -135,7 +135,7 @@ fn report(problem: String) -> NodeReport {
             "growth_bytes_per_hour": -1,
             "age_seconds": 3,
         }],
-        "problems": [problem],
+        "problems": [{ "component": "etcd", "kind": "check-failed", "detail": problem }],
     });
     serde_json::from_value(valid).unwrap()
 }

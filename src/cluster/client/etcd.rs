@@ -34,6 +34,13 @@ pub(crate) struct MemberStatus {
     pub(crate) errors: Vec<String>,
 }
 
+impl MemberStatus {
+    /// How many of the errors are alarms, which etcd prints as `memberID:… alarm:NOSPACE`.
+    pub(crate) fn alarms(&self) -> usize {
+        self.errors.iter().filter(|error| error.contains("alarm")).count()
+    }
+}
+
 impl EtcdClient {
     pub fn new(credentials: &Credentials, address: IpAddr, timeout: Duration) -> Result<Self> {
         Ok(EtcdClient {

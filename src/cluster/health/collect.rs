@@ -10,7 +10,7 @@ use hanode_core::peer::NodeReport;
 use hanode_core::pki::read;
 use hanode_core::spec::{Node, VipMode};
 use std::net::SocketAddr;
-use std::thread::scope;
+use std::thread::{ScopedJoinHandle, scope};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Time limit of one request to a server.
@@ -18,131 +18,137 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub fn collect(access: &Access) -> Result<Status> {
     let spec = &access.spec;
-    let nodes = &spec.nodes;
-    let mut status = scope(|threads| {
-        let reports: Vec<_> = nodes.iter().map(|n| threads.spawn(|| node(access, n))).collect();
-        let etcds: Vec<_> = nodes.iter().map(|n| threads.spawn(|| etcd(access, n))).collect();
-        let redis_servers: Vec<_> = nodes.iter().map(|n| threads.spawn(|| redis(access, n))).collect();
-        let sentinels: Vec<_> = nodes.iter().map(|n| threads.spawn(|| sentinel(access, n))).collect();
-        let patroni = threads.spawn(|| postgres(access, spec));
-        let vip = threads.spawn(|| vip_answers(spec));
-        let panicked = |what: &str| anyhow::anyhow!("{what}: a thread panicked");
-        let nodes = reports
-            .into_iter()
-            .map(|t| t.join().map_err(|_| panicked("nodes")))
-            .collect::<Result<Vec<_>>>()?;
-        let holders = nodes.iter().filter(|(_, holds)| *holds).map(|(n, _)| n.name.clone()).collect();
-        let vip = VipStatus { address: spec.network.vip, holders, answers: vip.join().unwrap_or(false) };
-        Ok::<_, anyhow::Error>(Status {
-            schema: SCHEMA,
-            healthy: false,
-            problems: Vec::new(),
-            nodes: nodes.into_iter().map(|(n, _)| n).collect(),
-            etcd: etcds.into_iter().map(|t| t.join().map_err(|_| panicked("etcd"))).collect::<Result<_>>()?,
-            postgres: patroni.join().map_err(|_| panicked("Patroni"))?,
-            redis: redis_servers
-                .into_iter()
-                .map(|t| t.join().map_err(|_| panicked("Redis")))
-                .collect::<Result<_>>()?,
-            sentinel: merge_sentinels(
-                spec,
-                sentinels
-                    .into_iter()
-                    .map(|t| t.join().unwrap_or_else(|_| Err(panicked("Sentinel"))))
-                    .collect(),
-            ),
-            vip,
-            certificates: certificates(access)?,
-        })
+    let nodes: Vec<&Node> = spec.nodes.iter().collect();
+    let mut status = query(access, &nodes, |node| {
+        crate::peer::fetch_report(&access.cluster, node.address, spec.network.join_port, STATUS_TIMEOUT)
     })?;
-    fetch_kv_hashes(access, &mut status.etcd);
+    fetch_kv_hashes(access, &mut status.nodes);
     status.problems = find_problems(spec, access.bundle_generation, &status);
     status.healthy = status.problems.is_empty();
     Ok(status)
 }
 
-fn node(access: &Access, node: &Node) -> (NodeStatus, bool) {
-    let spec = &access.spec;
-    let report =
-        crate::peer::fetch_report(&access.cluster, node.address, spec.network.join_port, STATUS_TIMEOUT);
-    let (mut status, holds_vip) = match report {
-        Ok(report) => reachable(node, report),
-        Err(error) => (unreachable(node, &error), false),
-    };
-    status.haproxy = haproxy_answers(node.address, spec.haproxy.stats_port);
-    (status, holds_vip && spec.network.vip_mode == VipMode::Vrrp)
-}
-
-/// The status by a node's own report, and whether it holds the virtual IP.
-fn reachable(node: &Node, report: NodeReport) -> (NodeStatus, bool) {
-    let status = NodeStatus {
-        name: node.name.clone(),
-        address: node.address,
-        phase: report.phase,
-        bundle_generation: Some(report.bundle_generation),
-        spec_hash: Some(report.spec_hash),
-        image: report.image,
-        haproxy: false,
-        moved_aside: report.moved_aside,
-        file_systems: report.file_systems,
-        problems: report.problems,
-    };
-    (status, report.holds_vip)
-}
-
 /// The status of one node, collected on it for [`super::node_metrics`]; `healthy` and `problems` are this node's.
 pub fn collect_local(access: &Access, node: &Node, report: NodeReport) -> Result<Status> {
+    let mut status = query(access, &[node], |_| Ok(report.clone()))?;
+    status.healthy = report.problems.is_empty();
+    status.problems = report.problems;
+    Ok(status)
+}
+
+/// Queries all servers of these nodes in parallel.
+fn query(
+    access: &Access,
+    nodes: &[&Node],
+    report: impl Fn(&Node) -> Result<NodeReport> + Sync,
+) -> Result<Status> {
     let spec = &access.spec;
-    let (mut own, holds_vip) = reachable(node, report);
-    own.haproxy = haproxy_answers(node.address, spec.haproxy.stats_port);
-    let one_node = Spec { nodes: vec![node.clone()], ..spec.clone() };
-    let holders = (holds_vip && spec.network.vip_mode == VipMode::Vrrp).then(|| node.name.clone());
+    let report = &report;
+    let (answers, members, vip_answers) = scope(|threads| {
+        let answers: Vec<_> =
+            nodes.iter().map(|n| threads.spawn(move || answers(access, n, report))).collect();
+        let patroni = threads.spawn(|| postgres(access, nodes));
+        let vip = threads.spawn(|| vip_answers(spec));
+        (answers.into_iter().map(joined).collect::<Vec<_>>(), joined(patroni), joined(vip))
+    });
+    let holds = |(node, answers): (&&Node, &Answers)| {
+        let holds = answers.report.as_ref().is_ok_and(|report| report.holds_vip);
+        (holds && spec.network.vip_mode == VipMode::Vrrp).then(|| node.name.clone())
+    };
+    let holders = nodes.iter().zip(&answers).filter_map(holds).collect();
     Ok(Status {
         schema: SCHEMA,
-        healthy: own.problems.is_empty(),
-        problems: own.problems.clone(),
-        etcd: vec![etcd(access, node)],
-        postgres: postgres(access, &one_node),
-        redis: vec![redis(access, node)],
-        sentinel: merge_sentinels(&one_node, vec![sentinel(access, node)]),
-        vip: VipStatus {
-            address: spec.network.vip,
-            holders: holders.into_iter().collect(),
-            answers: vip_answers(spec),
-        },
+        healthy: false,
+        problems: Vec::new(),
+        redis_primary: redis_primary(spec, &answers),
+        nodes: nodes.iter().zip(answers).zip(members).map(|((n, a), m)| node_status(n, a, m)).collect(),
+        vip: VipStatus { address: spec.network.vip, holders, answers: vip_answers },
         certificates: certificates(access)?,
-        nodes: vec![own],
     })
 }
 
-fn unreachable(node: &Node, error: &anyhow::Error) -> NodeStatus {
-    NodeStatus {
+fn joined<T>(thread: ScopedJoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// What the servers of one node answered.
+struct Answers {
+    report: Result<NodeReport>,
+    etcd: EtcdStatus,
+    redis: RedisStatus,
+    sentinel: Result<SentinelView>,
+    haproxy: Result<()>,
+}
+
+fn answers(access: &Access, node: &Node, report: impl Fn(&Node) -> Result<NodeReport> + Sync) -> Answers {
+    scope(|threads| {
+        let report = threads.spawn(|| report(node));
+        let etcd = threads.spawn(|| etcd(access, node));
+        let redis = threads.spawn(|| redis(access, node));
+        let sentinel = threads.spawn(|| sentinel(access, node));
+        let haproxy = threads.spawn(|| probe_haproxy(node.address, access.spec.haproxy.stats_port));
+        Answers {
+            report: joined(report),
+            etcd: joined(etcd),
+            redis: joined(redis),
+            sentinel: joined(sentinel),
+            haproxy: joined(haproxy),
+        }
+    })
+}
+
+fn node_status(node: &Node, answers: Answers, postgres: PostgresStatus) -> NodeStatus {
+    let Answers { report, etcd, redis, sentinel, haproxy } = answers;
+    let sentinel = match sentinel {
+        Ok(view) => view.quorum_error,
+        Err(error) => Some(format!("{error:#}")),
+    };
+    let unreachable = NodeStatus {
         name: node.name.clone(),
         address: node.address,
-        phase: "unreachable".into(),
+        phase: Phase::Unreachable,
         bundle_generation: None,
         spec_hash: None,
         image: BTreeMap::new(),
-        haproxy: false,
         moved_aside: Vec::new(),
         file_systems: Vec::new(),
-        problems: vec![format!("{error:#}")],
+        problems: Vec::new(),
+        etcd,
+        postgres,
+        redis,
+        sentinel: SentinelStatus { error: sentinel },
+        haproxy: HaproxyStatus { error: haproxy.err().map(|error| format!("{error:#}")) },
+    };
+    match report {
+        Ok(report) => NodeStatus {
+            phase: report.phase,
+            bundle_generation: Some(report.bundle_generation),
+            spec_hash: Some(report.spec_hash),
+            image: report.image,
+            moved_aside: report.moved_aside,
+            file_systems: report.file_systems,
+            problems: report.problems,
+            ..unreachable
+        },
+        Err(error) => {
+            let problem = Problem::new(ProblemKind::Stopped, format!("{error:#}"));
+            NodeStatus { problems: vec![problem], ..unreachable }
+        }
     }
 }
 
-fn haproxy_answers(address: IpAddr, port: u16) -> bool {
-    let probe = || -> Result<u16> {
-        let url = format!("http://{}/health", SocketAddr::new(address, port));
-        Ok(HttpClient::new(None, STATUS_TIMEOUT)?.get(&url)?.status)
-    };
-    probe().is_ok_and(|status| status == 200)
+fn probe_haproxy(address: IpAddr, port: u16) -> Result<()> {
+    let url = format!("http://{}/health", SocketAddr::new(address, port));
+    let status = HttpClient::new(None, STATUS_TIMEOUT)?.get(&url)?.status;
+    ensure!(status == 200, "its health probe returns status {status}");
+    Ok(())
 }
 
 /// A load balancer may not forward the port of the health probe, so its client ports are checked.
 fn vip_answers(spec: &Spec) -> bool {
     let vip = spec.network.vip;
     match spec.network.vip_mode {
-        VipMode::Vrrp => haproxy_answers(vip, spec.haproxy.stats_port),
+        VipMode::Vrrp => probe_haproxy(vip, spec.haproxy.stats_port).is_ok(),
         VipMode::External => [spec.postgres.vip_port, spec.redis.vip_port]
             .into_iter()
             .all(|port| tls::connect(vip, port, STATUS_TIMEOUT).is_ok()),
@@ -154,60 +160,49 @@ fn etcd(access: &Access, node: &Node) -> EtcdStatus {
         etcd.members().context("no quorum")?;
         etcd.status()
     });
-    let name = node.name.clone();
     match result {
         Ok(status) => EtcdStatus {
-            name,
             healthy: status.errors.is_empty(),
             leader: !status.leader.is_empty() && status.leader == status.id,
+            alarms: status.alarms(),
             version: status.version,
             db_bytes: status.db_bytes,
             revision: status.revision,
             kv_hash: None,
-            alarms: status.errors.iter().filter(|e| e.contains("alarm")).count(),
             error: (!status.errors.is_empty()).then(|| status.errors.join("; ")),
         },
-        Err(error) => EtcdStatus {
-            name,
-            healthy: false,
-            leader: false,
-            version: String::new(),
-            db_bytes: 0,
-            alarms: 0,
-            revision: 0,
-            kv_hash: None,
-            error: Some(format!("{error:#}")),
-        },
+        Err(error) => EtcdStatus { error: Some(format!("{error:#}")), ..EtcdStatus::default() },
     }
 }
 
 /// Fetches each member's hash up to the latest revision that all members have.
-fn fetch_kv_hashes(access: &Access, members: &mut [EtcdStatus]) {
-    let Some(revision) = members.iter().map(|m| m.revision).filter(|r| *r > 0).min() else { return };
-    let fetch = |node: &Node| -> Option<KvHash> {
+fn fetch_kv_hashes(access: &Access, nodes: &mut [NodeStatus]) {
+    let Some(revision) = nodes.iter().map(|n| n.etcd.revision).filter(|r| *r > 0).min() else { return };
+    let fetch = |node: &mut NodeStatus| {
         let result = EtcdClient::new(&access.cluster, node.address, STATUS_TIMEOUT)
             .and_then(|etcd| etcd.hash_kv(revision));
-        result.unwrap_or_else(|error| {
-            tracing::debug!("{}: etcd: {error:#}", node.name);
-            None
-        })
+        match result {
+            Ok(hash) => node.etcd.kv_hash = hash,
+            Err(error) => tracing::debug!("{}: etcd: {error:#}", node.name),
+        }
     };
     scope(|threads| {
-        for (member, node) in members.iter_mut().zip(&access.spec.nodes).filter(|(m, _)| m.revision > 0) {
-            threads.spawn(|| member.kv_hash = fetch(node));
+        for node in nodes.iter_mut().filter(|n| n.etcd.revision > 0) {
+            threads.spawn(|| fetch(node));
         }
     });
 }
 
 /// Every Patroni lists all members, so the first node that responds is enough.
-fn postgres(access: &Access, spec: &Spec) -> Vec<PostgresStatus> {
+fn postgres(access: &Access, nodes: &[&Node]) -> Vec<PostgresStatus> {
+    let spec = &access.spec;
     let fetch = |node: &Node| -> Result<serde_json::Value> {
         let url = format!("https://{}/cluster", SocketAddr::new(node.address, spec.patroni.restapi_port));
         let response = HttpClient::new(Some(&access.cluster), STATUS_TIMEOUT)?.get(&url)?;
         ensure!(response.body["members"].is_array(), "Patroni's response has no members");
         Ok(response.body)
     };
-    let cluster = spec.nodes.iter().find_map(|n| fetch(n).ok()).unwrap_or_default();
+    let cluster = nodes.iter().find_map(|n| fetch(n).ok()).unwrap_or_default();
     let members = cluster["members"].as_array().cloned().unwrap_or_default();
     let reports_streaming = members.iter().any(|m| m["state"] == "streaming");
     let from_leader = || {
@@ -222,18 +217,17 @@ fn postgres(access: &Access, spec: &Spec) -> Vec<PostgresStatus> {
         let member = members.iter().find(|m| m["name"] == node.name.as_str()).cloned().unwrap_or_default();
         let text = |key: &str| member[key].as_str().unwrap_or_default().to_string();
         PostgresStatus {
-            name: node.name.clone(),
-            role: text("role"),
-            state: match text("state") {
-                _ if member.is_null() => "unknown to Patroni".into(),
-                state if state == "running" && streaming.contains(&node.name) => "streaming".into(),
+            role: Role::of_patroni(&text("role")),
+            state: match PostgresState::from(text("state")) {
+                _ if member.is_null() => PostgresState::Other("unknown to Patroni".into()),
+                PostgresState::Running if streaming.contains(&node.name) => PostgresState::Streaming,
                 state => state,
             },
             timeline: member["timeline"].as_i64(),
             lag: member["lag"].as_i64(),
         }
     };
-    spec.nodes.iter().map(status).collect()
+    nodes.iter().map(|node| status(node)).collect()
 }
 
 fn redis(access: &Access, node: &Node) -> RedisStatus {
@@ -246,25 +240,18 @@ fn redis(access: &Access, node: &Node) -> RedisStatus {
         STATUS_TIMEOUT,
     )
     .and_then(|mut redis| redis.info("replication"));
-    let name = node.name.clone();
     match result {
         Ok(info) => {
-            let field = |key: &str| info.get(key).cloned().unwrap_or_default();
+            let field = |key: &str| info.get(key).map(String::as_str).unwrap_or_default();
+            let role = RedisRole::of_redis(field("role"));
             RedisStatus {
-                name,
-                role: field("role"),
-                link_up: field("role") == "master" || field("master_link_status") == "up",
+                role,
+                link_up: role == Some(RedisRole::Primary) || field("master_link_status") == "up",
                 replicas: field("connected_slaves").parse().unwrap_or_default(),
                 error: None,
             }
         }
-        Err(error) => RedisStatus {
-            name,
-            role: String::new(),
-            link_up: false,
-            replicas: 0,
-            error: Some(format!("{error:#}")),
-        },
+        Err(error) => RedisStatus { error: Some(format!("{error:#}")), ..RedisStatus::default() },
     }
 }
 
@@ -290,16 +277,13 @@ fn sentinel(access: &Access, node: &Node) -> Result<SentinelView> {
     Ok(SentinelView { primary: monitored_primary(&mut sentinel, &spec.master_name)?, quorum_error })
 }
 
-/// `views` are in the order of the spec's nodes.
-fn merge_sentinels(spec: &Spec, views: Vec<Result<SentinelView>>) -> SentinelStatus {
-    let primaries: Vec<IpAddr> = views.iter().flatten().map(|view| view.primary.address).collect();
+/// The primary that a majority of the Sentinels monitors.
+fn redis_primary(spec: &Spec, answers: &[Answers]) -> RedisPrimary {
+    let views = answers.iter().filter_map(|answers| answers.sentinel.as_ref().ok());
+    let primaries: Vec<IpAddr> = views.map(|view| view.primary.address).collect();
     let count = |address: &IpAddr| primaries.iter().filter(|a| *a == address).count();
-    let primary = primaries.iter().find(|a| count(a) >= spec.majority()).copied();
-    let faults = views.iter().zip(&spec.nodes).filter_map(|(view, node)| match view {
-        Ok(view) => Some((node.name.clone(), view.quorum_error.clone()?)),
-        Err(error) => Some((node.name.clone(), format!("{error:#}"))),
-    });
-    SentinelStatus { primary, agree: primary.map_or(0, |p| count(&p)), faults: faults.collect() }
+    let address = primaries.iter().find(|a| count(a) >= spec.majority()).copied();
+    RedisPrimary { address, agree: address.map_or(0, |a| count(&a)) }
 }
 
 fn certificates(access: &Access) -> Result<Vec<CertificateStatus>> {

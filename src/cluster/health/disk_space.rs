@@ -1,6 +1,6 @@
 //! Space and inodes of the nodes' file systems (pure): what is a problem, and what is only shown.
 
-use super::{NodeStatus, Status};
+use super::{NodeStatus, Problem, ProblemKind, Status};
 use hanode_core::peer::FileSystem;
 
 const GIB: u64 = 1 << 30;
@@ -26,26 +26,23 @@ enum Level {
     Problem,
 }
 
-/// Each problem starts with the name of its node.
-pub(super) fn problems(status: &Status) -> Vec<String> {
+pub(super) fn problems(status: &Status) -> Vec<Problem> {
     of_level(status, Level::Problem)
 }
 
 /// What an operator should know but need not act on yet.
-pub(super) fn notices(status: &Status) -> Vec<String> {
-    let unknown = status.nodes.iter().filter(|n| n.phase == "in-service" && n.file_systems.is_empty());
-    let unknown =
-        unknown.map(|n| format!("{}: unknown: an older image, or hanode-ready.service does not run", n.name));
+pub(super) fn notices(status: &Status) -> Vec<Problem> {
+    let unknown = status.nodes.iter().filter(|n| n.in_service() && n.file_systems.is_empty());
+    let cause = "an older image, or hanode-ready.service does not run";
+    let unknown = unknown.map(|n| Problem::new(ProblemKind::SpaceUnknown, cause).node(&n.name));
     unknown.chain(of_level(status, Level::Notice)).collect()
 }
 
-fn of_level(status: &Status, level: Level) -> Vec<String> {
+fn of_level(status: &Status, level: Level) -> Vec<Problem> {
     let of_node = |node: &NodeStatus| {
-        let found = node.file_systems.iter().flat_map(|file_system| {
-            let findings = findings(file_system).into_iter();
-            findings.map(|(level, what)| (level, format!("{}: {} {what}", node.name, name(file_system))))
-        });
-        found.filter(|(found, _)| *found == level).map(|(_, text)| text).collect::<Vec<_>>()
+        let found = node.file_systems.iter().flat_map(findings);
+        let found = found.filter(|(found, _)| *found == level);
+        found.map(|(_, problem)| problem.node(&node.name)).collect::<Vec<_>>()
     };
     status.nodes.iter().flat_map(of_node).collect()
 }
@@ -59,13 +56,19 @@ fn name(file_system: &FileSystem) -> String {
     }
 }
 
-fn findings(file_system: &FileSystem) -> Vec<(Level, String)> {
+fn findings(file_system: &FileSystem) -> Vec<(Level, Problem)> {
+    let of = |kind, what: String| Problem::new(kind, format!("{} {what}", name(file_system)));
     if file_system.age_seconds > MAX_AGE_SECONDS {
         // Its other values are out of date.
         let age = file_system.age_seconds;
-        return vec![(Level::Problem, format!("has not answered for {age} s; check its storage"))];
+        return vec![(
+            Level::Problem,
+            of(ProblemKind::StorageHangs, format!("has not answered for {age} s")),
+        )];
     }
-    space(file_system).into_iter().chain(inodes(file_system)).collect()
+    let space = space(file_system).map(|(level, what)| (level, of(ProblemKind::SpaceLow, what)));
+    let inodes = inodes(file_system).map(|(level, what)| (level, of(ProblemKind::InodesLow, what)));
+    space.into_iter().chain(inodes).collect()
 }
 
 fn space(file_system: &FileSystem) -> Option<(Level, String)> {
@@ -87,8 +90,7 @@ fn space(file_system: &FileSystem) -> Option<(Level, String)> {
         Some(hours) if hours > 0 => format!(", full in about {hours} hours"),
         _ => String::new(),
     };
-    let advice = "delete what is not needed or enlarge the disk";
-    Some((level, format!("is {percent} % full, {} free{prediction}; {advice}", size(free))))
+    Some((level, format!("is {percent} % full, {} free{prediction}", size(free))))
 }
 
 fn inodes(file_system: &FileSystem) -> Option<(Level, String)> {
@@ -99,7 +101,7 @@ fn inodes(file_system: &FileSystem) -> Option<(Level, String)> {
         NOTICE_PERCENT.. => Level::Notice,
         _ => return None,
     };
-    Some((level, format!("has {percent} % of its inodes in use, {free} free; delete files")))
+    Some((level, format!("has {percent} % of its inodes in use, {free} free")))
 }
 
 /// Rounded up, as by df: 100 only means full if nothing is free. `None` for a file system without a size.

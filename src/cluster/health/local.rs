@@ -1,11 +1,12 @@
 //! Checks of the services on one node.
 
-use super::{Access, replication};
+use super::{Access, Problem, ProblemKind, RedisRole, Role, replication};
 use crate::client::etcd::EtcdClient;
 use crate::client::http::HttpClient;
 use crate::client::redis::RedisClient;
 use anyhow::{Context, Result, ensure};
 use hanode_core::spec::Node;
+use hanode_core::state::Component;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,19 +16,20 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 type Check = fn(&Access, &Node) -> Result<()>;
 
 /// The problems of this node's services; empty if all are healthy.
-pub fn problems(access: &Access, node: &str) -> Vec<String> {
+pub fn problems(access: &Access, node: &str) -> Vec<Problem> {
     let Some(node) = access.spec.node(node) else {
-        return vec![format!("{node} is not in the spec")];
+        return vec![Problem::new(ProblemKind::Stopped, format!("{node} is not in the spec"))];
     };
-    let checks: [(&str, Check); 5] = [
-        ("etcd", etcd),
-        ("PostgreSQL", postgres),
-        ("Redis", redis),
-        ("Sentinel", sentinel),
-        ("HAProxy", haproxy),
+    let checks: [(Component, Check); 5] = [
+        (Component::Etcd, etcd),
+        (Component::Postgres, postgres),
+        (Component::Redis, redis),
+        (Component::Sentinel, sentinel),
+        (Component::Haproxy, haproxy),
     ];
-    let failed = checks.iter().filter_map(|(name, check)| Some((name, check(access, node).err()?)));
-    failed.map(|(name, error)| format!("{name}: {error:#}")).collect()
+    let failed =
+        checks.iter().filter_map(|(component, check)| Some((*component, check(access, node).err()?)));
+    failed.map(|(component, error)| Problem::check_failed(component, format!("{error:#}"))).collect()
 }
 
 /// The id of the etcd member on this node.
@@ -50,7 +52,7 @@ fn postgres(access: &Access, node: &Node) -> Result<()> {
     let body = http.get(&url)?.body;
     let state = body["state"].as_str().unwrap_or("unknown");
     ensure!(state == "running", "{state}");
-    let primary = matches!(body["role"].as_str(), Some("primary" | "master"));
+    let primary = body["role"].as_str().and_then(Role::of_patroni) == Some(Role::Leader);
     let streaming = match body["replication_state"].as_str() {
         Some(state) => state == "streaming",
         None if primary => false,
@@ -73,8 +75,9 @@ fn redis(access: &Access, node: &Node) -> Result<()> {
         CHECK_TIMEOUT,
     )?
     .info("replication")?;
-    let is = |key: &str, value: &str| info.get(key).is_some_and(|v| v == value);
-    ensure!(is("role", "master") || is("master_link_status", "up"), "replica has no link to its primary");
+    let primary = info.get("role").and_then(|role| RedisRole::of_redis(role)) == Some(RedisRole::Primary);
+    let linked = info.get("master_link_status").is_some_and(|status| status == "up");
+    ensure!(primary || linked, "replica has no link to its primary");
     Ok(())
 }
 

@@ -57,13 +57,13 @@ fn nodes(status: &Status) -> [Metric; 6] {
         let samples = nodes.iter().filter_map(|n| Some((vec![("node", n.name.clone())], value(n)?)));
         Metric { name, help, samples: samples.collect() }
     };
-    let phases = nodes.iter().map(|n| (vec![("node", n.name.clone()), ("phase", n.phase.clone())], 1.0));
+    let phases = nodes.iter().map(|n| (vec![("node", n.name.clone()), ("phase", n.phase.to_string())], 1.0));
     let specs = nodes
         .iter()
         .filter_map(|n| Some((vec![("node", n.name.clone()), ("spec_hash", n.spec_hash.clone()?)], 1.0)));
     [
         each("hanode_node_healthy", "Whether the node is in service and reports no problems.", &|n| {
-            Some(as_number(n.phase == "in-service" && n.problems.is_empty()))
+            Some(as_number(n.in_service() && n.problems.is_empty()))
         }),
         Metric { name: "hanode_node_phase", help: "Phase of the node.", samples: phases.collect() },
         each("hanode_bundle_generation", "Generation of the bundle on the node.", &|n| {
@@ -71,7 +71,7 @@ fn nodes(status: &Status) -> [Metric; 6] {
         }),
         Metric { name: "hanode_spec_info", help: "Hash of the spec on the node.", samples: specs.collect() },
         each("hanode_haproxy_up", "Whether HAProxy responds to its health probe.", &|n| {
-            Some(as_number(n.haproxy))
+            Some(as_number(n.haproxy.answers()))
         }),
         each("hanode_vip_held", "Whether the node holds the virtual IP.", &|n| {
             Some(as_number(status.vip.holders.contains(&n.name)))
@@ -111,7 +111,8 @@ fn file_systems(status: &Status) -> [Metric; 5] {
 
 fn etcd(status: &Status) -> [Metric; 4] {
     let each = |name, help, value: &dyn Fn(&super::EtcdStatus) -> Option<f64>| {
-        let samples = status.etcd.iter().filter_map(|m| Some((vec![("node", m.name.clone())], value(m)?)));
+        let samples =
+            status.nodes.iter().filter_map(|n| Some((vec![("node", n.name.clone())], value(&n.etcd)?)));
         Metric { name, help, samples: samples.collect() }
     };
     // A member that does not respond has no values.
@@ -133,14 +134,16 @@ fn etcd(status: &Status) -> [Metric; 4] {
 fn postgres(status: &Status) -> [Metric; 4] {
     let each = |name, help, value: &dyn Fn(&super::PostgresStatus) -> Option<f64>| {
         let samples =
-            status.postgres.iter().filter_map(|m| Some((vec![("node", m.name.clone())], value(m)?)));
+            status.nodes.iter().filter_map(|n| Some((vec![("node", n.name.clone())], value(&n.postgres)?)));
         Metric { name, help, samples: samples.collect() }
     };
-    let members = status.postgres.iter().filter(|m| !m.role.is_empty());
-    let roles = members.map(|m| (vec![("node", m.name.clone()), ("role", m.role.clone())], 1.0));
+    let labels = |n: &super::NodeStatus| {
+        Some(vec![("node", n.name.clone()), ("role", n.postgres.role?.name().to_string())])
+    };
+    let roles = status.nodes.iter().filter_map(|n| Some((labels(n)?, 1.0)));
     [
         each("hanode_postgres_up", "Whether PostgreSQL runs, and streams if it is a replica.", &|m| {
-            Some(as_number(matches!(m.state.as_str(), "running" | "streaming")))
+            Some(as_number(m.state.is_up()))
         }),
         Metric {
             name: "hanode_postgres_role",
@@ -158,16 +161,14 @@ fn postgres(status: &Status) -> [Metric; 4] {
 
 fn redis(status: &Status) -> [Metric; 5] {
     let each = |name, help, value: &dyn Fn(&super::RedisStatus) -> f64| {
-        let samples = status.redis.iter().map(|r| (vec![("node", r.name.clone())], value(r)));
+        let samples = status.nodes.iter().map(|n| (vec![("node", n.name.clone())], value(&n.redis)));
         Metric { name, help, samples: samples.collect() }
     };
-    let sentinels = status
-        .nodes
-        .iter()
-        .map(|n| (vec![("node", n.name.clone())], as_number(!status.sentinel.faults.contains_key(&n.name))));
+    let sentinels =
+        status.nodes.iter().map(|n| (vec![("node", n.name.clone())], as_number(n.sentinel.error.is_none())));
     [
         each("hanode_redis_up", "Whether Redis responds.", &|r| as_number(r.error.is_none())),
-        each("hanode_redis_primary", "Whether Redis is a primary.", &|r| as_number(r.role == "master")),
+        each("hanode_redis_primary", "Whether Redis is a primary.", &|r| as_number(r.is_primary())),
         each("hanode_redis_link_up", "Whether a replica is connected to its primary.", &|r| {
             as_number(r.link_up)
         }),
@@ -209,6 +210,7 @@ fn escaped(value: &str) -> String {
 mod tests {
     use super::*;
     use crate::health::testing::{healthy, spec};
+    use crate::health::{Phase, Problem, ProblemKind};
     use std::collections::BTreeSet;
 
     /// Name, labels and value of each sample. Panics if the text violates the format of Prometheus: each family starts
@@ -277,11 +279,12 @@ mod tests {
         let spec = spec();
         let mut status = healthy(&spec);
         status.healthy = false;
-        status.problems = vec!["x".into()];
-        status.postgres[2].lag = Some(4096);
-        status.etcd[1].version = "3.5.16".into();
-        status.etcd[1].alarms = 1;
-        status.nodes[0].phase = "a \"phase\"\\\n".into();
+        status.problems = vec![Problem::new(ProblemKind::Other, "x")];
+        status.nodes[2].postgres.lag = Some(4096);
+        status.nodes[1].etcd.version = "3.5.16".into();
+        status.nodes[1].etcd.alarms = 1;
+        status.nodes[0].phase = Phase::Starting;
+        status.nodes[0].spec_hash = Some("a \"hash\"\\\n".into());
         let root = FileSystem {
             mount: "/".into(),
             size_bytes: 4096,
@@ -295,7 +298,8 @@ mod tests {
         for sample in [
             "hanode_cluster_healthy 0",
             "hanode_cluster_problems 1",
-            "hanode_node_phase node=node1 phase=a \"phase\"\\\n 1",
+            "hanode_node_phase node=node1 phase=starting 1",
+            "hanode_spec_info node=node1 spec_hash=a \"hash\"\\\n 1",
             "hanode_node_healthy node=node1 0",
             "hanode_node_healthy node=node2 1",
             "hanode_vip_held node=node3 1",

@@ -20,6 +20,7 @@ use hanode_core::bundle::Bundle;
 use hanode_core::peer::FileSystem;
 use hanode_core::secrets::Secrets;
 use hanode_core::spec::Spec;
+pub(crate) use hanode_core::state::{Phase, PostgresState, Problem, ProblemKind, RedisRole, Role};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 
 pub use collect::{collect, collect_local};
 pub use metrics::{metrics, node_metrics};
-pub(crate) use problems::{config_drift, find_problems};
+pub(crate) use problems::find_problems;
 pub use removal::blockers;
 pub use served_certs::servers_with_old_certificates;
 pub use table::table;
@@ -52,39 +53,51 @@ pub struct Access {
 pub struct Status {
     pub(crate) schema: u32,
     pub healthy: bool,
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
     pub nodes: Vec<NodeStatus>,
-    pub etcd: Vec<EtcdStatus>,
-    pub postgres: Vec<PostgresStatus>,
-    pub redis: Vec<RedisStatus>,
-    pub sentinel: SentinelStatus,
+    pub(crate) redis_primary: RedisPrimary,
     pub vip: VipStatus,
     pub certificates: Vec<CertificateStatus>,
 }
 
+impl Status {
+    pub fn node(&self, name: &str) -> Option<&NodeStatus> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+}
+
+/// A node with its servers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
     pub name: String,
     pub(crate) address: IpAddr,
-    /// Phase of hanode-firstboot, or `unreachable`.
-    pub(crate) phase: String,
+    pub phase: Phase,
     pub(crate) bundle_generation: Option<u64>,
     pub(crate) spec_hash: Option<String>,
     pub(crate) image: BTreeMap<String, String>,
-    /// Whether HAProxy responds to its health probe.
-    pub(crate) haproxy: bool,
     /// Data that did not belong to the cluster. It is no problem, but uses disk space.
     #[serde(default)]
     pub moved_aside: Vec<String>,
     /// Empty if the node is unreachable or older.
     #[serde(default)]
     pub file_systems: Vec<FileSystem>,
-    pub(crate) problems: Vec<String>,
+    /// As the node itself reports them.
+    pub(crate) problems: Vec<Problem>,
+    pub etcd: EtcdStatus,
+    pub postgres: PostgresStatus,
+    pub redis: RedisStatus,
+    pub sentinel: SentinelStatus,
+    pub haproxy: HaproxyStatus,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+impl NodeStatus {
+    pub(crate) fn in_service(&self) -> bool {
+        self.phase == Phase::InService
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EtcdStatus {
-    pub name: String,
     pub(crate) healthy: bool,
     pub leader: bool,
     pub(crate) version: String,
@@ -101,33 +114,61 @@ pub struct EtcdStatus {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PostgresStatus {
-    pub name: String,
-    /// `leader`, `sync_standby`, `replica` …; empty if Patroni does not list the node.
-    pub role: String,
-    pub(crate) state: String,
+    /// `None` if Patroni does not list the node.
+    pub role: Option<Role>,
+    pub(crate) state: PostgresState,
     pub(crate) timeline: Option<i64>,
     /// Bytes behind the leader.
     pub(crate) lag: Option<i64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+impl PostgresStatus {
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.state == PostgresState::Streaming
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RedisStatus {
-    pub name: String,
-    /// `master` or `slave`, as Redis reports it.
-    pub role: String,
+    /// `None` if it does not respond.
+    pub role: Option<RedisRole>,
+    /// Whether it is a primary, or connected to one.
     pub(crate) link_up: bool,
     pub(crate) replicas: u32,
     pub(crate) error: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+impl RedisStatus {
+    pub fn is_primary(&self) -> bool {
+        self.role == Some(RedisRole::Primary)
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SentinelStatus {
+    /// Why it does not respond or sees no usable quorum.
+    pub(crate) error: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HaproxyStatus {
+    /// Why it does not answer its health probe.
+    pub(crate) error: Option<String>,
+}
+
+impl HaproxyStatus {
+    pub(crate) fn answers(&self) -> bool {
+        self.error.is_none()
+    }
+}
+
+/// The Redis primary by the Sentinels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RedisPrimary {
     /// The primary that a majority reports.
-    pub(crate) primary: Option<IpAddr>,
+    pub(crate) address: Option<IpAddr>,
     /// The number of Sentinels that report it.
     pub(crate) agree: usize,
-    /// Nodes on which Sentinel does not respond or sees no usable quorum, with the error.
-    pub(crate) faults: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -154,12 +195,11 @@ pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
     files.filter_map(|e| Some((e.path.clone(), bundle.file(&e.path)?.to_vec()))).collect()
 }
 
-/// The problems of a lab: without [`config_drift`], which is normal during a rolling update, and without disk space,
+/// The problems of a lab: without different bundles or specs, which is normal during a rolling update, and without disk space,
 /// since containers share the host's file system.
-pub fn lab_problems(access: &Access, status: &Status) -> Vec<String> {
-    let mut ignored = config_drift(&access.spec, access.bundle_generation, status);
-    ignored.extend(disk_space::problems(status));
-    status.problems.iter().filter(|p| !ignored.contains(p)).cloned().collect()
+pub fn lab_problems(status: &Status) -> Vec<String> {
+    let counts = |problem: &&Problem| !(problem.kind.is_config_drift() || problem.kind.is_disk_space());
+    status.problems.iter().filter(counts).map(Problem::to_string).collect()
 }
 
 /// Whether a node can be removed now, and the report as text or JSON. Fails if the spec has no such node.

@@ -1,17 +1,18 @@
 //! The problems of a cluster, found in its status (pure). A problem of a single node starts with its name.
 
-use super::{EtcdStatus, Status, disk_space};
+use super::{NodeStatus, PostgresState, Problem, ProblemKind, Role, Status, disk_space};
 use crate::client::etcd::KvHash;
 use hanode_core::spec::{Spec, VipMode};
+use hanode_core::state::{Component, Phase};
 
 /// A certificate is a problem this many days before it expires, a revocation list after half of its lifetime.
 const CERTIFICATE_DAYS: i64 = 30;
 
-pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
+pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<Problem> {
     let mut problems = Vec::new();
     nodes(status, &mut problems);
     problems.extend(disk_space::problems(status));
-    problems.extend(config_drift(spec, bundle_generation, status));
+    config_drift(spec, bundle_generation, status, &mut problems);
     etcd(status, &mut problems);
     postgres(spec, status, &mut problems);
     redis(spec, status, &mut problems);
@@ -20,136 +21,154 @@ pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status
     problems
 }
 
-/// Nodes with a bundle or a spec that differs from this directory's, as during a rolling update.
-pub(crate) fn config_drift(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<String> {
-    let mut found = Vec::new();
+fn config_drift(spec: &Spec, bundle_generation: u64, status: &Status, problems: &mut Vec<Problem>) {
     for node in &status.nodes {
-        let name = &node.name;
         if let Some(has) = node.bundle_generation.filter(|has| *has != bundle_generation) {
-            found
-                .push(format!("{name}: has bundle generation {has}, this directory has {bundle_generation}"));
+            let detail = format!("has bundle generation {has}, this directory has {bundle_generation}");
+            problems.push(Problem::new(ProblemKind::OtherBundle, detail).node(&node.name));
         }
         if node.spec_hash.as_ref().is_some_and(|hash| *hash != spec.hash()) {
-            found.push(format!("{name}: has a different cluster.toml or another hanode version"));
+            problems.push(Problem::new(ProblemKind::OtherSpec, "").node(&node.name));
         }
     }
-    found
 }
 
-fn nodes(status: &Status, problems: &mut Vec<String>) {
+fn nodes(status: &Status, problems: &mut Vec<Problem>) {
     for node in &status.nodes {
-        let name = &node.name;
-        if node.phase != "in-service" {
-            let cause = if node.problems.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", node.problems.join("; "))
-            };
-            problems.push(format!("{name}: {}{cause}", node.phase));
+        let cause = Problem::list(&node.problems);
+        match node.phase {
+            Phase::InService => {}
+            Phase::Unreachable => {
+                problems.push(Problem::new(ProblemKind::Unreachable, cause).node(&node.name));
+                continue;
+            }
+            phase => {
+                let detail = if cause.is_empty() { phase.to_string() } else { format!("{phase}: {cause}") };
+                problems.push(Problem::new(ProblemKind::NotInService, detail).node(&node.name));
+            }
         }
-        if node.phase != "unreachable" && !node.haproxy {
-            problems.push(format!("{name}: HAProxy does not answer its health probe"));
+        if let Some(error) = &node.haproxy.error {
+            let problem = Problem::new(ProblemKind::ProbeUnanswered, error.as_str());
+            problems.push(problem.component(Component::Haproxy).node(&node.name));
         }
     }
 }
 
-fn etcd(status: &Status, problems: &mut Vec<String>) {
-    for member in status.etcd.iter().filter(|m| !m.healthy) {
-        problems.push(format!("{}: etcd: {}", member.name, member.error.as_deref().unwrap_or("unhealthy")));
+fn etcd(status: &Status, problems: &mut Vec<Problem>) {
+    for node in status.nodes.iter().filter(|node| !node.etcd.healthy) {
+        let error = node.etcd.error.as_deref().unwrap_or("unhealthy");
+        problems.push(Problem::check_failed(Component::Etcd, error).node(&node.name));
     }
-    if !status.etcd.iter().any(|m| m.leader) {
-        problems.push("etcd has no leader".into());
+    if !status.nodes.iter().any(|node| node.etcd.leader) {
+        problems.push(Problem::new(ProblemKind::NoEtcdLeader, "").component(Component::Etcd));
     }
-    problems.extend(data_differences(&status.etcd));
+    problems.extend(data_differences(&status.nodes));
 }
 
 /// Members with other data than the majority; all of them if no majority has the same data.
-fn data_differences(members: &[EtcdStatus]) -> Vec<String> {
-    let hashes = || members.iter().filter_map(|m| Some((m, m.kv_hash.as_ref()?)));
+fn data_differences(nodes: &[NodeStatus]) -> Vec<Problem> {
+    let hashes = || nodes.iter().filter_map(|node| Some((node, node.etcd.kv_hash.as_ref()?)));
     let differ = |a: &KvHash, b: &KvHash| a.compacted == b.compacted && a.hash != b.hash;
     let differing_from = |own: &KvHash| hashes().filter(|(_, other)| differ(own, other)).count();
     let outliers = hashes().filter(|(_, hash)| 2 * differing_from(hash) >= hashes().count());
-    outliers
-        .map(|(member, _)| format!("{}: etcd: its data differs from the other members", member.name))
-        .collect()
+    let problem = Problem::new(ProblemKind::DataDiffers, "").component(Component::Etcd);
+    outliers.map(|(node, _)| problem.clone().node(&node.name)).collect()
 }
 
-fn postgres(spec: &Spec, status: &Status, problems: &mut Vec<String>) {
-    let leaders = status.postgres.iter().filter(|m| m.role == "leader" || m.role == "master").count();
+fn postgres(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
+    let of = |kind, detail: String| Problem::new(kind, detail).component(Component::Postgres);
+    let with_role = |role: Role| status.nodes.iter().filter(move |node| node.postgres.role == Some(role));
+    let leaders = with_role(Role::Leader).count();
     if leaders != 1 {
-        problems.push(format!("PostgreSQL has {leaders} leaders"));
+        problems.push(of(ProblemKind::PostgresLeaders, leaders.to_string()));
     }
-    for member in status.postgres.iter().filter(|m| !matches!(m.state.as_str(), "running" | "streaming")) {
-        problems.push(format!("{}: PostgreSQL is {}", member.name, member.state));
+    for node in &status.nodes {
+        if let PostgresState::Other(state) = &node.postgres.state {
+            problems.push(of(ProblemKind::PostgresDown, state.clone()).node(&node.name));
+        }
     }
-    if spec.postgres.synchronous && !status.postgres.iter().any(|m| m.role == "sync_standby") {
-        problems.push("PostgreSQL has no synchronous standby".into());
+    if spec.postgres.synchronous && with_role(Role::SyncStandby).next().is_none() {
+        problems.push(of(ProblemKind::NoSyncStandby, String::new()));
     }
 }
 
-fn redis(spec: &Spec, status: &Status, problems: &mut Vec<String>) {
-    for server in &status.redis {
-        match &server.error {
-            Some(error) => problems.push(format!("{}: Redis: {error}", server.name)),
-            None if !server.link_up => {
-                problems.push(format!("{}: Redis has no link to its primary", server.name))
+fn redis(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
+    let of = |kind, detail: String| Problem::new(kind, detail).component(Component::Redis);
+    for node in &status.nodes {
+        match &node.redis.error {
+            Some(error) => {
+                problems.push(Problem::check_failed(Component::Redis, error.as_str()).node(&node.name))
+            }
+            None if !node.redis.link_up => {
+                problems.push(of(ProblemKind::RedisLinkDown, String::new()).node(&node.name));
             }
             None => {}
         }
     }
-    let primaries: Vec<_> =
-        status.redis.iter().filter(|r| r.role == "master").map(|r| r.name.as_str()).collect();
-    let monitored = status
-        .sentinel
-        .primary
-        .and_then(|a| spec.nodes.iter().find(|n| n.address == a))
-        .map(|n| n.name.as_str());
+    let primaries: Vec<&NodeStatus> = status.nodes.iter().filter(|node| node.redis.is_primary()).collect();
+    let monitored = status.redis_primary.address;
+    let monitored = monitored.and_then(|a| spec.nodes.iter().find(|n| n.address == a)).map(|n| &n.name);
     match (primaries.as_slice(), monitored) {
-        ([primary], Some(monitored)) if *primary == monitored => {}
+        ([primary], Some(monitored)) if primary.name == *monitored => {}
         ([primary], Some(monitored)) => {
-            problems.push(format!("Sentinels monitor {monitored} as the Redis primary, but it is {primary}"))
+            let detail = format!("{monitored} as the Redis primary, but it is {}", primary.name);
+            problems.push(of(ProblemKind::OtherRedisPrimary, detail));
         }
-        (_, None) => problems.push("no majority of Sentinels agrees on a Redis primary".into()),
-        (many, _) => problems.push(format!("Redis has {} primaries: {}", many.len(), many.join(", "))),
+        (_, None) => problems.push(of(ProblemKind::NoRedisPrimary, String::new())),
+        (many, _) => {
+            let names: Vec<&str> = many.iter().map(|node| node.name.as_str()).collect();
+            let detail = format!("{} primaries: {}", many.len(), names.join(", "));
+            problems.push(of(ProblemKind::RedisPrimaries, detail));
+        }
     }
     if let [primary] = primaries.as_slice() {
-        let connected = status.redis.iter().find(|r| r.name == *primary).map_or(0, |r| r.replicas as usize);
-        if connected + 1 < spec.nodes.len() {
-            problems.push(format!("{primary}: Redis has {connected} of {} replicas", spec.nodes.len() - 1));
+        let (connected, needed) = (primary.redis.replicas as usize, spec.nodes.len() - 1);
+        if connected < needed {
+            let detail = format!("{connected} of {needed}");
+            problems.push(of(ProblemKind::RedisReplicas, detail).node(&primary.name));
         }
     }
-    for (node, error) in &status.sentinel.faults {
-        problems.push(format!("{node}: Sentinel: {error}"));
+    for node in &status.nodes {
+        if let Some(error) = &node.sentinel.error {
+            problems.push(Problem::check_failed(Component::Sentinel, error.as_str()).node(&node.name));
+        }
     }
 }
 
 /// The address of a load balancer is not checked: on most clouds it is reachable for clients only, not for nodes.
-fn vip(spec: &Spec, status: &Status, problems: &mut Vec<String>) {
+fn vip(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
     let vip = &status.vip;
     if spec.network.vip_mode == VipMode::External {
         return;
     }
-    if vip.holders.len() != 1 {
-        problems.push(match vip.holders.as_slice() {
-            [] => format!("no node holds the virtual IP {}", vip.address),
-            many => format!("{} hold the virtual IP {}", many.join(" and "), vip.address),
-        });
+    match vip.holders.as_slice() {
+        [_] => {}
+        [] => problems.push(
+            Problem::new(ProblemKind::VipUnheld, vip.address.to_string()).component(Component::Keepalived),
+        ),
+        many => {
+            let detail = format!("{} hold the virtual IP {}", many.join(" and "), vip.address);
+            problems.push(Problem::new(ProblemKind::VipHeldTwice, detail).component(Component::Keepalived));
+        }
     }
     if !vip.answers {
-        problems.push(format!("HAProxy does not answer on {}:{}", vip.address, spec.haproxy.stats_port));
+        let detail = format!("{}:{}", vip.address, spec.haproxy.stats_port);
+        problems.push(Problem::new(ProblemKind::VipUnanswered, detail).component(Component::Haproxy));
     }
 }
 
-fn certificates(status: &Status, problems: &mut Vec<String>) {
+fn certificates(status: &Status, problems: &mut Vec<Problem>) {
     for certificate in &status.certificates {
         let lifetime = (certificate.not_after - certificate.not_before) / 86_400;
         let half = lifetime / 2;
         let due = if certificate.name.ends_with(".crl") { half } else { CERTIFICATE_DAYS.min(half) };
         let (name, left) = (&certificate.name, certificate.days_left);
         if left < 0 {
-            problems.push(format!("{name} expired {} days ago", -left));
+            let detail = format!("{name} expired {} days ago", -left);
+            problems.push(Problem::new(ProblemKind::CertificateExpired, detail));
         } else if left < due {
-            problems.push(format!("{name} expires in {left} days; run `hanode certs renew`"));
+            let detail = format!("{name} expires in {left} days");
+            problems.push(Problem::new(ProblemKind::CertificateExpires, detail));
         }
     }
 }
@@ -167,7 +186,7 @@ mod tests {
         let problems_of = |spec: &Spec, status: &Status| {
             let mut problems = Vec::new();
             vip(spec, status, &mut problems);
-            problems
+            problems.iter().map(Problem::to_string).collect::<Vec<_>>()
         };
         assert_eq!(problems_of(&spec, &status), ["HAProxy does not answer on 192.168.18.20:7000"]);
         spec.network.vip_mode = VipMode::External;
@@ -180,10 +199,10 @@ mod tests {
         let spec = testing::spec();
         let outliers = |hashes: [Option<(u64, i64)>; 3]| {
             let mut status = testing::healthy(&spec);
-            for (member, hash) in status.etcd.iter_mut().zip(hashes) {
-                member.kv_hash = hash.map(|(hash, compacted)| KvHash { hash, compacted });
+            for (node, hash) in status.nodes.iter_mut().zip(hashes) {
+                node.etcd.kv_hash = hash.map(|(hash, compacted)| KvHash { hash, compacted });
             }
-            data_differences(&status.etcd).iter().map(|p| p[..5].to_string()).collect::<Vec<_>>()
+            data_differences(&status.nodes).into_iter().filter_map(|p| p.node).collect::<Vec<_>>()
         };
         assert!(outliers([None, None, None]).is_empty(), "releases without the call");
         assert!(outliers([Some((1, 5)), Some((1, 5)), Some((1, 5))]).is_empty());

@@ -1,16 +1,18 @@
 //! Whether a node can be removed now (pure).
 
-use super::{PostgresStatus, Status};
+use super::{NodeStatus, RedisRole, Role, Status};
 use hanode_core::spec::{Spec, VipMode};
 
 /// The reasons against removing `node` now; empty if that would cause neither data loss nor downtime.
 pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
     let address = spec.node(node).map(|n| n.address);
+    let (own, others): (Vec<_>, Vec<_>) = status.nodes.iter().partition(|n| n.name == node);
+    let own = own.first().copied();
     let mut blockers = Vec::new();
-    etcd(spec, status, node, &mut blockers);
-    postgres(spec, status, node, &mut blockers);
-    redis(spec, status, node, &mut blockers);
-    let sentinels = spec.peers(node).filter(|n| !status.sentinel.faults.contains_key(&n.name)).count();
+    etcd(spec, &others, &mut blockers);
+    postgres(spec, own, &others, &mut blockers);
+    redis(spec, own, &others, &mut blockers);
+    let sentinels = others.iter().filter(|n| n.sentinel.error.is_none()).count();
     if sentinels < spec.majority() {
         let plural = if sentinels == 1 { "" } else { "s" };
         blockers.push(format!(
@@ -18,14 +20,12 @@ pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
             spec.majority()
         ));
     }
-    if status.sentinel.primary.is_none() {
+    if status.redis_primary.address.is_none() {
         blockers.push("no majority of Sentinels agrees on a Redis primary".into());
-    } else if status.sentinel.primary == address && sentinels < spec.majority() {
+    } else if status.redis_primary.address == address && sentinels < spec.majority() {
         blockers.push(format!("{node} is the Redis primary, and the other Sentinels cannot elect a new one"));
     }
-    let others =
-        status.nodes.iter().filter(|n| n.name != node && n.haproxy && n.phase == "in-service").count();
-    if others == 0 {
+    if !others.iter().any(|n| n.haproxy.answers() && n.in_service()) {
         let task =
             if spec.network.vip_mode == VipMode::Vrrp { "hold the virtual IP" } else { "serve clients" };
         blockers.push(format!("no other node can {task}"));
@@ -33,42 +33,41 @@ pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
     blockers
 }
 
-fn etcd(spec: &Spec, status: &Status, node: &str, blockers: &mut Vec<String>) {
-    let others = status.etcd.iter().filter(|m| m.healthy && m.name != node).count();
-    if others < spec.majority() {
+fn etcd(spec: &Spec, others: &[&NodeStatus], blockers: &mut Vec<String>) {
+    let healthy = others.iter().filter(|n| n.etcd.healthy).count();
+    if healthy < spec.majority() {
         let needed = spec.majority();
         blockers
-            .push(format!("etcd would have {others} healthy members, {needed} are needed for its quorum"));
+            .push(format!("etcd would have {healthy} healthy members, {needed} are needed for its quorum"));
     }
 }
 
-fn postgres(spec: &Spec, status: &Status, node: &str, blockers: &mut Vec<String>) {
-    let role = |name: &str| status.postgres.iter().find(|m| m.name == name).map_or("", |m| m.role.as_str());
-    let streaming = || status.postgres.iter().filter(|m| m.name != node && m.state == "streaming");
-    let synchronous = |m: &PostgresStatus| matches!(m.role.as_str(), "sync_standby" | "quorum_standby");
+fn postgres(spec: &Spec, own: Option<&NodeStatus>, others: &[&NodeStatus], blockers: &mut Vec<String>) {
+    let streaming = || others.iter().map(|n| &n.postgres).filter(|m| m.is_streaming());
     let has_replica = streaming().next().is_some();
-    let can_take_over = if spec.postgres.synchronous { streaming().any(synchronous) } else { has_replica };
-    match role(node) {
-        "leader" | "master" if !can_take_over => {
-            let kind = if spec.postgres.synchronous { "synchronous standby" } else { "replica" };
-            blockers.push(format!("{node} is the PostgreSQL leader, and no {kind} can take over"));
+    let has_synchronous = || streaming().any(|m| m.role.is_some_and(Role::is_synchronous));
+    let can_take_over = if spec.postgres.synchronous { has_synchronous() } else { has_replica };
+    if let Some(NodeStatus { name, postgres, .. }) = own {
+        match postgres.role {
+            Some(Role::Leader) if !can_take_over => {
+                let kind = if spec.postgres.synchronous { "synchronous standby" } else { "replica" };
+                blockers.push(format!("{name} is the PostgreSQL leader, and no {kind} can take over"));
+            }
+            Some(role) if role.is_synchronous() && !has_replica => blockers.push(format!(
+                "{name} is the only synchronous standby: until it is back, losing another node can lose data"
+            )),
+            _ => {}
         }
-        "sync_standby" | "quorum_standby" if !has_replica => blockers.push(format!(
-            "{node} is the only synchronous standby: until it is back, losing another node can lose data"
-        )),
-        _ => {}
     }
-    if !status.postgres.iter().any(|m| m.name != node && matches!(m.state.as_str(), "running" | "streaming"))
-    {
+    if !others.iter().any(|n| n.postgres.state.is_up()) {
         blockers.push("no other node runs PostgreSQL".into());
     }
 }
 
-fn redis(spec: &Spec, status: &Status, node: &str, blockers: &mut Vec<String>) {
-    let connected =
-        |name: &str| status.redis.iter().any(|r| r.name == name && r.role == "slave" && r.link_up);
-    let replicas = spec.peers(node).filter(|n| connected(&n.name)).count();
-    let primary = status.redis.iter().any(|r| r.name == node && r.role == "master");
+fn redis(spec: &Spec, own: Option<&NodeStatus>, others: &[&NodeStatus], blockers: &mut Vec<String>) {
+    let connected = |n: &&&NodeStatus| n.redis.role == Some(RedisRole::Replica) && n.redis.link_up;
+    let replicas = others.iter().filter(connected).count();
+    let primary = own.is_some_and(|n| n.redis.is_primary());
     // Replacing the primary takes one replica, and the new primary still needs the others to acknowledge writes.
     let needed = spec.redis.min_replicas as usize + usize::from(primary);
     if replicas < needed {

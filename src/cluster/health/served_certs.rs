@@ -1,11 +1,12 @@
 //! Servers of a node that do not serve the bundle's certificate yet: a reload is complete when there are none.
 
-use super::Access;
+use super::{Access, Problem, ProblemKind};
 use crate::client::tls::{Credentials, connect};
 use anyhow::{Context, Result, ensure};
 use hanode_core::bundle::Bundle;
 use hanode_core::pki::Leaf;
 use hanode_core::spec::{ETCD_CLIENT_PORT, Node};
+use hanode_core::state::Component;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -14,21 +15,21 @@ use std::time::Duration;
 const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 
 struct Server {
-    name: &'static str,
+    component: Component,
     leaf: &'static str,
     port: u16,
     /// Requires a request before the TLS handshake.
     starttls: bool,
 }
 
-/// One message per server; empty once all serve the bundle's certificates.
-pub fn servers_with_old_certificates(access: &Access, bundle: &Bundle, node: &Node) -> Vec<String> {
+/// One problem per server; empty once all serve the bundle's certificates.
+pub fn servers_with_old_certificates(access: &Access, bundle: &Bundle, node: &Node) -> Vec<Problem> {
     let found = servers(access).into_iter().filter_map(|server| {
-        let name = server.name;
+        let component = server.component;
         match serves_bundle_certificate(access, bundle, node, &server) {
             Ok(true) => None,
-            Ok(false) => Some(format!("{name} still serves its old certificate")),
-            Err(error) => Some(format!("{name}: {error:#}")),
+            Ok(false) => Some(Problem::new(ProblemKind::OldCertificate, "").component(component)),
+            Err(error) => Some(Problem::check_failed(component, format!("{error:#}"))),
         }
     });
     found.collect()
@@ -36,18 +37,18 @@ pub fn servers_with_old_certificates(access: &Access, bundle: &Bundle, node: &No
 
 fn servers(access: &Access) -> Vec<Server> {
     let spec = &access.spec;
-    let server = |name, leaf, port| Server { name, leaf, port, starttls: false };
+    let server = |component, leaf, port| Server { component, leaf, port, starttls: false };
     let mut servers = vec![
-        server("etcd", "etcd", ETCD_CLIENT_PORT),
-        server("Patroni", "patroni", spec.patroni.restapi_port),
+        server(Component::Etcd, "etcd", ETCD_CLIENT_PORT),
+        server(Component::Patroni, "patroni", spec.patroni.restapi_port),
     ];
     if spec.postgres.tls {
-        servers.push(Server { starttls: true, ..server("PostgreSQL", "pgsql", spec.postgres.port) });
+        servers.push(Server { starttls: true, ..server(Component::Postgres, "pgsql", spec.postgres.port) });
     }
     if spec.redis.tls {
-        servers.push(server("Redis", "redis", spec.redis.port));
-        servers.push(server("Sentinel", "redis", spec.redis.sentinel_port));
-        servers.push(server("HAProxy", "haproxy", spec.redis.vip_port));
+        servers.push(server(Component::Redis, "redis", spec.redis.port));
+        servers.push(server(Component::Sentinel, "redis", spec.redis.sentinel_port));
+        servers.push(server(Component::Haproxy, "haproxy", spec.redis.vip_port));
     }
     servers
 }

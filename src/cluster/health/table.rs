@@ -1,6 +1,6 @@
 //! The status as a table with one row per node, or as a paragraph per node on a narrow terminal.
 
-use super::{Status, disk_space};
+use super::{NodeStatus, RedisRole, Status, disk_space};
 use std::fmt::Write;
 use textwrap::{Options, WordSplitter};
 
@@ -9,7 +9,7 @@ const HEAD: [&str; 9] = ["NODE", "ADDRESS", "PHASE", "ETCD", "POSTGRESQL", "LAG"
 /// `width` of the terminal in columns; `None` if the output is not a terminal.
 pub fn table(status: &Status, width: Option<usize>) -> String {
     let width = width.unwrap_or(usize::MAX);
-    let rows: Vec<[String; 9]> = (0..status.nodes.len()).map(|i| row(status, i)).collect();
+    let rows: Vec<[String; 9]> = status.nodes.iter().map(|node| row(status, node)).collect();
     let fits = |table: &String| table.lines().all(|line| line.chars().count() <= width);
     // The address is the least important column.
     let tables = [None, Some("ADDRESS")].map(|without| aligned(&rows, without));
@@ -33,14 +33,16 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
         }
     }
     for notice in disk_space::notices(status) {
-        out += &wrapped(&notice, "disk space  ", "  ", width);
+        out += &wrapped(&notice.to_string(), "disk space  ", "  ", width);
     }
     if status.healthy {
         out += "healthy\n";
     } else {
         let count = status.problems.len();
         let _ = writeln!(out, "unhealthy: {count} problem{}", if count == 1 { "" } else { "s" });
-        out.extend(status.problems.iter().map(|problem| wrapped(problem, "  - ", "    ", width)));
+        out.extend(
+            status.problems.iter().map(|problem| wrapped(&problem.to_string(), "  - ", "    ", width)),
+        );
     }
     out
 }
@@ -50,26 +52,25 @@ pub(super) fn terminal_width() -> Option<usize> {
     terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0.into())
 }
 
-fn row(status: &Status, i: usize) -> [String; 9] {
-    let node = &status.nodes[i];
-    let etcd = status.etcd.get(i).map_or("", |m| match (m.healthy, m.leader) {
+fn row(status: &Status, node: &NodeStatus) -> [String; 9] {
+    let etcd = match (node.etcd.healthy, node.etcd.leader) {
         (false, _) => "down",
         (true, true) => "leader",
         (true, false) => "ok",
-    });
-    let postgres = status.postgres.get(i);
-    let role = postgres.map_or("", |m| if m.role.is_empty() { m.state.as_str() } else { m.role.as_str() });
-    let lag = postgres.and_then(|m| m.lag).map_or(String::new(), |lag| lag.to_string());
-    let redis = status.redis.get(i).map_or("", |r| match (r.role.as_str(), r.link_up) {
-        ("master", _) => "primary",
-        ("slave", true) => "replica",
-        ("slave", false) => "no link",
-        _ => "down",
-    });
+    };
+    let postgres = &node.postgres;
+    let role = postgres.role.map_or_else(|| postgres.state.to_string(), |role| role.name().to_string());
+    let lag = postgres.lag.map_or(String::new(), |lag| lag.to_string());
+    let redis = match (node.redis.role, node.redis.link_up) {
+        (Some(RedisRole::Primary), _) => "primary",
+        (Some(RedisRole::Replica), true) => "replica",
+        (Some(RedisRole::Replica), false) => "no link",
+        (None, _) => "down",
+    };
     let holds = if status.vip.holders.contains(&node.name) { "held" } else { "" };
-    let haproxy = if node.haproxy { "ok" } else { "down" };
+    let haproxy = if node.haproxy.answers() { "ok" } else { "down" };
     let address = node.address.to_string();
-    [&node.name, &address, &node.phase, etcd, role, &lag, redis, haproxy, holds].map(String::from)
+    [&node.name, &address, node.phase.name(), etcd, &role, &lag, redis, haproxy, holds].map(String::from)
 }
 
 /// The table; `without` is a column to omit.

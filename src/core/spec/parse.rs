@@ -124,10 +124,9 @@ fn network(s: Section) -> Network {
         clients: s.nets("clients").unwrap_or_else(|| vec![subnet]),
         operators: s.nets("operators"),
         vip,
-        vip_mode: match s.choice("vip_mode", &["vrrp", "external"]) {
-            Some("external") => VipMode::External,
-            _ => VipMode::Vrrp,
-        },
+        vip_mode: s
+            .choice("vip_mode", &[("vrrp", VipMode::Vrrp), ("external", VipMode::External)])
+            .unwrap_or(VipMode::Vrrp),
         join_port: port(&s, "join_port", 7081),
     };
     s.finish();

@@ -193,12 +193,13 @@ impl<'s> Section<'s> {
         self.read(key, "a string", |value| self.plain(&path, value))
     }
 
-    pub(super) fn choice<'c>(&self, key: &'static str, choices: &[&'c str]) -> Option<&'c str> {
-        self.shape(key, || json!({"enum": choices}));
-        let quoted: Vec<String> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
+    pub(super) fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        self.shape(key, || json!({"enum": names}));
+        let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
         self.read(key, &quoted.join(" or "), |value| {
             let text = value.as_str()?;
-            choices.iter().find(|choice| **choice == text).copied()
+            choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice)
         })
     }
 

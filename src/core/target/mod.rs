@@ -6,6 +6,8 @@ pub(crate) mod testing;
 
 pub use source::{KnownIssue, Source, SourceKind, SourceOverride};
 
+use crate::state::Component;
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -15,8 +17,8 @@ use std::collections::BTreeMap;
 pub struct Target {
     pub(crate) schema: u32,
     pub name: String,
-    /// The distribution family, which selects how the base tree is built: `debian` or `el`.
-    pub family: String,
+    /// Selects how the base tree is built.
+    pub family: Family,
     /// `ID` and `VERSION_ID` in the tree's os-release.
     pub os_release: OsRelease,
     /// A limitation that every build prints.
@@ -36,8 +38,8 @@ pub struct Target {
     /// Differences in configuration; templates test these instead of version numbers.
     pub(crate) features: BTreeMap<String, bool>,
     pub paths: BTreeMap<String, String>,
-    /// Component (etcd, patroni, redis, sentinel, haproxy, keepalived) to systemd unit.
-    pub units: BTreeMap<String, String>,
+    /// The systemd units of all servers.
+    pub units: BTreeMap<Component, String>,
     pub firewall: Firewall,
     /// Component to the user of its server.
     pub users: BTreeMap<String, String>,
@@ -132,15 +134,25 @@ impl Selinux {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Firewall {
-    /// Selects files by their `when`: `nftables`, `ufw` or `firewalld`.
-    pub(crate) kind: String,
+    /// Selects files by their `when`.
+    pub(crate) kind: FirewallKind,
     /// The unit that loads the rules at boot, before the network is up, and reloads changed rules.
     pub unit: String,
 }
 
-impl Firewall {
-    /// The component of its files.
-    pub(crate) const COMPONENT: &str = "firewall";
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FirewallKind {
+    Nftables,
+    Ufw,
+    Firewalld,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    Debian,
+    El,
 }
 
 /// One file of a node's configuration: its template, path, owner, and the reaction to a change.
@@ -161,15 +173,15 @@ pub struct FileRule {
     pub(crate) owner: String,
     #[serde(default = "root")]
     pub(crate) group: String,
-    #[serde(default = "world_readable")]
-    pub(crate) mode: String,
-    /// The condition for the file: `vrrp`, `external`, `postgres_tls`, `redis_tls`, `crl`, `own_join_port`, or the
-    /// target's firewall.
+    /// Octal digits.
+    #[serde(default = "world_readable", with = "octal")]
+    pub(crate) mode: u32,
+    /// The condition for the file.
     #[serde(default)]
-    pub when: Option<String>,
-    /// The service whose step determines the content (`etcd`, `postgres`, `redis`); its start gate writes the file.
+    pub(crate) when: Option<When>,
+    /// The service whose step determines the content; its start gate writes the file.
     #[serde(default)]
-    pub plan: Option<String>,
+    pub plan: Option<PlannedService>,
     /// The component's validator, which runs before the file is installed; `{file}` is a file with the new content.
     #[serde(default)]
     pub check: Vec<String>,
@@ -178,14 +190,40 @@ pub struct FileRule {
     pub on_change: OnChange,
     /// The component to reload or restart.
     #[serde(default)]
-    pub component: Option<String>,
+    pub component: Option<Component>,
+}
+
+/// The condition for a file of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum When {
+    Vrrp,
+    External,
+    PostgresTls,
+    RedisTls,
+    /// There is a revocation list to serve.
+    Crl,
+    /// The join port is not the one of the image's socket unit.
+    OwnJoinPort,
+    Nftables,
+    Ufw,
+    Firewalld,
+}
+
+/// A service with a step in the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlannedService {
+    Etcd,
+    Postgres,
+    Redis,
 }
 
 /// Members of the bundle that a server reads only at start or reload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReloadRule {
-    pub component: String,
+    pub component: Component,
     /// Paths on the node; a path that ends in `/` includes all files below it.
     pub(crate) files: Vec<String>,
     pub on_change: OnChange,
@@ -222,42 +260,98 @@ fn root() -> String {
     "root".into()
 }
 
-fn world_readable() -> String {
-    "0644".into()
+fn world_readable() -> u32 {
+    0o644
+}
+
+/// A mode as octal digits in a string: TOML would read a number with a leading zero as an error.
+mod octal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(mode: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{mode:04o}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
+        mode.ok_or_else(|| {
+            Error::custom(format!("{text:?} is not a mode; write octal digits such as \"0644\""))
+        })
+    }
 }
 
 impl Target {
     pub fn parse(text: &str) -> anyhow::Result<Target> {
-        Ok(toml::from_str(text)?)
+        let target: Target = toml::from_str(text)?;
+        target.check()?;
+        Ok(target)
+    }
+
+    /// Finds what a single value does not show, so that it fails when the file is read and not on a node.
+    fn check(&self) -> anyhow::Result<()> {
+        use Component::*;
+        for component in [Etcd, Patroni, Redis, Sentinel, Haproxy, Keepalived] {
+            self.unit(component)?;
+        }
+        self.files.iter().try_for_each(|rule| {
+            self.check_file(rule).with_context(|| format!("[[file]] with path {:?}", rule.path))
+        })
+    }
+
+    fn check_file(&self, rule: &FileRule) -> anyhow::Result<()> {
+        self.expand(&rule.path)?;
+        match rule.kind {
+            RuleKind::File | RuleKind::Crl => drop(rule.template()?),
+            RuleKind::Link => drop(self.expand(rule.link()?)?),
+            RuleKind::Dir => {}
+        }
+        Ok(())
     }
 
     pub fn path(&self, name: &str) -> anyhow::Result<&str> {
         let path = self.paths.get(name).map(String::as_str);
-        path.ok_or_else(|| anyhow::anyhow!("target {} has no path {name}", self.name))
+        path.with_context(|| format!("target {}: [paths] has no {name:?}", self.name))
     }
 
     /// The rule of the file at this path.
     pub fn rule_at(&self, path: &str) -> Option<&FileRule> {
-        self.files.iter().find(|r| self.expand(&r.path) == path)
+        self.files.iter().find(|r| self.expand(&r.path).is_ok_and(|expanded| expanded == path))
     }
 
-    /// Replaces every `{paths.NAME}`.
-    pub(crate) fn expand(&self, path: &str) -> String {
-        let replaced = |text: String, (name, value): (&String, &String)| {
-            text.replace(&format!("{{paths.{name}}}"), value)
-        };
-        self.paths.iter().fold(path.to_string(), replaced)
+    /// Replaces each `{paths.NAME}`.
+    pub(crate) fn expand(&self, pattern: &str) -> anyhow::Result<String> {
+        let mut path = String::new();
+        let mut rest = pattern;
+        while let Some((before, after)) = rest.split_once("{paths.") {
+            let (name, tail) =
+                after.split_once('}').with_context(|| format!("{pattern}: no closing brace"))?;
+            path.push_str(before);
+            path.push_str(self.path(name)?);
+            rest = tail;
+        }
+        path.push_str(rest);
+        anyhow::ensure!(path.starts_with('/'), "{path:?} is not an absolute path");
+        Ok(path)
     }
 
     /// The unit of a component, e.g. `redis-server.service`.
-    pub fn unit(&self, component: &str) -> anyhow::Result<&str> {
-        if component == Firewall::COMPONENT {
+    pub fn unit(&self, component: Component) -> anyhow::Result<&str> {
+        if component == Component::Firewall {
             return Ok(&self.firewall.unit);
         }
-        self.units
-            .get(component)
-            .map(String::as_str)
-            .ok_or_else(|| anyhow::anyhow!("target {} has no unit for {component}", self.name))
+        let unit = self.units.get(&component).map(String::as_str);
+        unit.with_context(|| format!("target {}: [units] has no {}", self.name, component.key()))
+    }
+}
+
+impl FileRule {
+    pub(crate) fn template(&self) -> anyhow::Result<&str> {
+        self.template.as_deref().context("the file has no `template`")
+    }
+
+    pub(crate) fn link(&self) -> anyhow::Result<&str> {
+        self.to.as_deref().context("the link has no `to`")
     }
 }
 
@@ -277,5 +371,37 @@ mod tests {
         assert_eq!(of("/etc/redis-other").as_deref(), Some("etc_t"));
         assert_eq!(of("/etc/hosts").as_deref(), Some("net_conf_t"));
         assert_eq!(of("/var/lib"), None);
+    }
+
+    /// The message for the target with this replacement.
+    fn fault(from: &str, to: &str) -> String {
+        let text = testing::text("debian-13");
+        assert!(text.contains(from), "{from}");
+        format!("{:#}", Target::parse(&text.replacen(from, to, 1)).expect_err(to))
+    }
+
+    #[test]
+    fn a_typing_error_fails_when_the_file_is_read() {
+        for (from, to, expected) in [
+            ("family = \"debian\"", "family = \"debain\"", "expected `debian` or `el`"),
+            ("kind = \"nftables\"", "kind = \"nftable\"", "expected one of `nftables`, `ufw`, `firewalld`"),
+            ("when = \"vrrp\"", "when = \"vrpp\"", "expected one of `vrrp`, `external`, `postgres_tls`"),
+            ("plan = \"redis\"", "plan = \"reddis\"", "expected one of `etcd`, `postgres`, `redis`"),
+            ("component = \"patroni\"", "component = \"patrony\"", "unknown variant `patrony`"),
+            (
+                "on_change = \"restart\"",
+                "on_change = \"restrat\"",
+                "expected one of `nothing`, `reload`, `restart`",
+            ),
+            ("mode = \"0640\"", "mode = \"0690\"", "\"0690\" is not a mode"),
+            ("\netcd = \"etcd.service\"", "\netdc = \"etcd.service\"", "unknown variant `etdc`"),
+            ("keepalived = \"keepalived.service\"", "", "[units] has no keepalived"),
+            ("{paths.etcd_env}", "{paths.etcd_evn}", "[paths] has no \"etcd_evn\""),
+        ] {
+            let message = fault(from, to);
+            assert!(message.contains(expected), "{to}: {message}");
+        }
+        let message = fault("family = \"debian\"", "family = \"debain\"");
+        assert!(message.contains("line ") && message.contains("family = \"debain\""), "{message}");
     }
 }

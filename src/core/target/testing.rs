@@ -7,9 +7,13 @@ fn image(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../image").join(path)
 }
 
-pub(crate) fn target(name: &str) -> Target {
+pub(crate) fn text(name: &str) -> String {
     let read = |path: &str| std::fs::read_to_string(image(path)).unwrap();
-    Target::parse(&format!("{}\n{}", read(&format!("targets/{name}.toml")), read("files.toml"))).unwrap()
+    format!("{}\n{}", read(&format!("targets/{name}.toml")), read("files.toml"))
+}
+
+pub(crate) fn target(name: &str) -> Target {
+    Target::parse(&text(name)).unwrap()
 }
 
 pub(crate) fn names() -> Vec<String> {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use hanode_core::pki::read;
 use hanode_core::plan::Plan;
 use hanode_core::render::{self, CrlInput, RenderInput, sentinel};
+use hanode_core::state::Component;
 use hanode_util::file_tree::{Entry, EntryKind, Ids, write};
 
 impl NodeContext {
@@ -67,13 +68,13 @@ impl NodeContext {
     }
 
     /// Writes the files of one component that depend on the plan.
-    pub(crate) fn apply_planned(&self, plan: &Plan, component: &str) -> Result<()> {
+    pub(crate) fn apply_planned(&self, plan: &Plan, component: Component) -> Result<()> {
         let planned = |e: &Entry| {
             let rule = self.config.target.rule_at(&e.path);
-            rule.is_some_and(|r| r.plan.is_some() && r.component.as_deref() == Some(component))
+            rule.is_some_and(|r| r.plan.is_some() && r.component == Some(component))
         };
         let mut entries: Vec<Entry> = self.render(plan)?.into_iter().filter(planned).collect();
-        if component == "sentinel" {
+        if component == Component::Sentinel {
             entries.iter_mut().try_for_each(|e| self.keep_sentinel_state(e))?;
         }
         let changed = write(self.root(), &entries, Some(&Ids::read(self.root())?))?;

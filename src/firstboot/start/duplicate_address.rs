@@ -4,9 +4,10 @@
 
 use crate::host::network::{self, AddressProbe};
 use crate::node::NodeContext;
-use crate::state::{NodeState, Phase};
+use crate::state::NodeState;
 use anyhow::{Context, Result, anyhow};
 use hanode_core::plan::{Action, Step};
+use hanode_core::state::Phase;
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::UserError;

@@ -10,6 +10,7 @@ use crate::node::NodeContext;
 use anyhow::{Result, bail};
 use hanode_core::plan::{self, Action, Observations, Plan, Step};
 use hanode_core::render::sentinel;
+use hanode_core::state::Component;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -24,12 +25,12 @@ pub(crate) enum Gate {
 }
 
 impl Gate {
-    fn component(self) -> &'static str {
+    fn component(self) -> Component {
         match self {
-            Gate::Etcd => "etcd",
-            Gate::Patroni => "patroni",
-            Gate::Redis => "redis",
-            Gate::Sentinel => "sentinel",
+            Gate::Etcd => Component::Etcd,
+            Gate::Patroni => Component::Patroni,
+            Gate::Redis => Component::Redis,
+            Gate::Sentinel => Component::Sentinel,
         }
     }
 
@@ -61,14 +62,14 @@ pub(crate) fn pass(node: &NodeContext, gate: Gate) -> Result<()> {
         if step.action.may_start() {
             match prepare(node, gate, &plan, &seen, (&mut duplicates, &mut promotion))? {
                 None => {
-                    node.save_gate_step(gate.component(), &step)?;
-                    tracing::info!("{}: {:?}: {}", gate.component(), step.action, step.reason);
+                    node.save_gate_step(gate.component().key(), &step)?;
+                    tracing::info!("{}: {:?}: {}", gate.component().key(), step.action, step.reason);
                     return Ok(());
                 }
                 Some(blocked) => step = blocked,
             }
         }
-        node.save_gate_step(gate.component(), &step)?;
+        node.save_gate_step(gate.component().key(), &step)?;
         if gate == Gate::Patroni && seen.initialize == Some(false) && seen.own.data.postgres {
             node.disk.measure_postgres_end()?;
         }
@@ -132,7 +133,7 @@ fn prepare(
                 // A member of a running cluster: its data counts if that cluster is lost.
                 node.disk.mark_served()?;
             }
-            node.apply_planned(&joined, "etcd")?;
+            node.apply_planned(&joined, Component::Etcd)?;
             node.fail_point("etcd-files-written");
         }
         Gate::Patroni => {
@@ -141,12 +142,12 @@ fn prepare(
             node.fail_point("generation-published");
         }
         Gate::Redis => {
-            node.apply_planned(plan, "redis")?;
+            node.apply_planned(plan, Component::Redis)?;
             node.fail_point("redis-files-written");
         }
         Gate::Sentinel => {
             node.disk.remove_torn_sentinel_conf()?;
-            node.apply_planned(plan, "sentinel")?;
+            node.apply_planned(plan, Component::Sentinel)?;
             node.fail_point("sentinel-files-written");
         }
     }
@@ -216,5 +217,5 @@ fn resume_sentinel(node: &NodeContext) -> Result<()> {
     plan.redis.step = Step::new(Action::Resume, "this Sentinel's own file is intact");
     plan.redis.primary = Some(primary);
     node.save_gate_step("sentinel", &plan.redis.step)?;
-    node.apply_planned(&plan, "sentinel")
+    node.apply_planned(&plan, Component::Sentinel)
 }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::etcd::EtcdClient;
 use hanode_core::plan::{Action, EtcdRecovery, Plan, Recovery, Step, peer_url, recovery};
 use hanode_core::render::sentinel;
+use hanode_core::state::Component;
 use hanode_util::file_tree::Ids;
 use hanode_util::user_error::UserError;
 use std::process::{Child, Command};
@@ -46,13 +47,13 @@ pub(crate) fn recover(node: &NodeContext, from_this_node: bool, accept_data_loss
     node.disk.update_state(|disk| (disk.recovery_source, disk.served) = (true, true))?;
     let systemd = Systemd::connect()?;
     let units = match recovery.etcd {
-        EtcdRecovery::Keep => vec![target.unit("sentinel")?, target.unit("redis")?],
+        EtcdRecovery::Keep => vec![target.unit(Component::Sentinel)?, target.unit(Component::Redis)?],
         EtcdRecovery::FromLog | EtcdRecovery::Empty => units::of_node(&node.config)?,
     };
     systemd.stop(&units)?;
     let plan = single_node_plan(node);
     if recovery.etcd != EtcdRecovery::Keep {
-        node.apply_planned(&plan, "etcd")?;
+        node.apply_planned(&plan, Component::Etcd)?;
         let member = rebuild_etcd(node, recovery.etcd)?;
         node.disk.update_state(|disk| disk.etcd_member = Some(member))?;
     }
@@ -175,5 +176,5 @@ fn override_sentinels(node: &NodeContext, plan: &Plan, recovery: &Recovery) -> R
     let id = sentinel::id(&old).map_or_else(disk::sentinel_id, |id| Ok(id.to_string()))?;
     let text = sentinel::override_primary(&id, &spec.redis.master_name, own.address, spec.redis.port, epoch);
     node.tree()?.replace(node.disk.sentinel_conf_path(), text.as_bytes(), 0o600, None)?;
-    node.apply_planned(plan, "sentinel")
+    node.apply_planned(plan, Component::Sentinel)
 }

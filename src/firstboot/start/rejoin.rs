@@ -10,6 +10,7 @@ use hanode_cluster::client::etcd::EtcdClient;
 use hanode_cluster::discovery;
 use hanode_core::etcd::Member;
 use hanode_core::plan::{Action, JoinMethod, Observations, Plan, Step, join_method, peer_url};
+use hanode_core::state::Component;
 use std::time::{Duration, Instant};
 
 /// Makes this node an etcd member that has not started yet, with an empty directory. `Err`: the step that
@@ -91,7 +92,7 @@ impl DuplicateNameGuard {
 /// Whether Patroni runs on this machine: then the key in etcd is its own, renewed through the other nodes. At
 /// boot Patroni waits for etcd.
 fn own_patroni_runs(node: &NodeContext) -> Result<bool> {
-    let unit = node.config.target.unit("patroni")?;
+    let unit = node.config.target.unit(Component::Patroni)?;
     Ok(Systemd::connect()?.states(&[unit])?.iter().any(|unit| unit.state == "active"))
 }
 

@@ -4,6 +4,7 @@
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
 use hanode_core::plan::{Action, Plan};
+use hanode_core::state::Component;
 use hanode_core::target::OnChange;
 use hanode_util::file_tree::{Entry, EntryKind};
 use sha2::{Digest, Sha256};
@@ -15,7 +16,7 @@ const FINGERPRINTS_FILE: &str = "/run/hanode/reloaded.json";
 const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Per component and kind of change (reload or restart): a hash of the files concerned.
-pub(crate) type Fingerprints = BTreeMap<String, BTreeMap<OnChange, String>>;
+pub(crate) type Fingerprints = BTreeMap<Component, BTreeMap<OnChange, String>>;
 
 /// Saves the fingerprints of the files on the disk, with which the services are about to start.
 pub(crate) fn save_current(node: &NodeContext) -> Result<()> {
@@ -37,7 +38,7 @@ pub(crate) fn load(node: &NodeContext) -> Result<Option<Fingerprints>> {
 
 pub(crate) fn fingerprints(node: &NodeContext) -> Result<Fingerprints> {
     let target = node.target();
-    let mut hashes: BTreeMap<(&str, OnChange), Sha256> = BTreeMap::new();
+    let mut hashes: BTreeMap<(Component, OnChange), Sha256> = BTreeMap::new();
     let mut add = |component, how, entry: &Entry| {
         let EntryKind::File(content) = &entry.kind else { return };
         let hash = hashes.entry((component, how)).or_default();
@@ -48,20 +49,20 @@ pub(crate) fn fingerprints(node: &NodeContext) -> Result<Fingerprints> {
     };
     for entry in &node.config.bundle.entries {
         let rows = target.reload.iter().filter(|row| row.covers(&entry.path));
-        rows.for_each(|row| add(&row.component, row.on_change, entry));
+        rows.for_each(|row| add(row.component, row.on_change, entry));
     }
     // Redis' primary changes with each failover, so compare what is rendered for a fixed plan.
     let rendered = node.render(&Plan::uniform(node.spec(), Action::Resume))?;
     for entry in &rendered {
         if let Some(rule) = target.rule_at(&entry.path)
-            && let Some(component) = &rule.component
+            && let Some(component) = rule.component
         {
             add(component, rule.on_change, entry);
         }
     }
     let mut fingerprints = Fingerprints::new();
     for ((component, how), hash) in hashes {
-        fingerprints.entry(component.into()).or_default().insert(how, hex::encode(hash.finalize()));
+        fingerprints.entry(component).or_default().insert(how, hex::encode(hash.finalize()));
     }
     Ok(fingerprints)
 }
@@ -71,20 +72,19 @@ pub(crate) fn changed_components(
     node: &NodeContext,
     before: &Fingerprints,
     after: &Fingerprints,
-) -> Vec<(String, OnChange)> {
+) -> Vec<(Component, OnChange)> {
     let target = node.target();
-    let named = target.reload.iter().map(|row| &row.component);
-    let mut order: Vec<&String> =
-        named.chain(target.files.iter().filter_map(|f| f.component.as_ref())).collect();
+    let named = target.reload.iter().map(|row| row.component);
+    let mut order: Vec<Component> = named.chain(target.files.iter().filter_map(|f| f.component)).collect();
     let mut seen = std::collections::BTreeSet::new();
     order.retain(|component| seen.insert(*component));
-    let changed = |component: &String| {
+    let changed = |component: &Component| {
         let (now, then) = (after.get(component)?, before.get(component));
         let kinds = now.iter().filter(|(kind, hash)| then.and_then(|t| t.get(kind)) != Some(*hash));
         // A restart includes a reload.
         kinds.map(|(kind, _)| *kind).max().filter(|kind| *kind != OnChange::Nothing)
     };
-    order.into_iter().filter_map(|component| Some((component.clone(), changed(component)?))).collect()
+    order.into_iter().filter_map(|component| Some((component, changed(&component)?))).collect()
 }
 
 /// Has Redis reload certificate and key, which it does when their path is set, even to the same value.

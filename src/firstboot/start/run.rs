@@ -11,7 +11,7 @@ use crate::identity::{self, metadata, platform};
 use crate::node::NodeContext;
 use crate::node_config::NodeConfig;
 use crate::selinux;
-use crate::state::{self, NodeState, Phase};
+use crate::state::{self, NodeState};
 use crate::units::{self, JOIN_SOCKET, WATCH_UNIT};
 use anyhow::{Context, Result, ensure};
 use hanode_core::peer;
@@ -20,6 +20,7 @@ use hanode_core::pki::{
     read::{certificate, date},
 };
 use hanode_core::plan::{self, Action, Plan};
+use hanode_core::state::Phase;
 use hanode_util::user_error::UserError;
 use std::path::Path;
 use std::thread::sleep;

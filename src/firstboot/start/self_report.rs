@@ -9,6 +9,7 @@ use hanode_cluster::discovery;
 use hanode_core::peer::{self, NodeReport};
 use hanode_core::plan::{Observations, Peer};
 use hanode_core::spec::Node;
+use hanode_core::state::{Phase, Problem, ProblemKind};
 
 pub(crate) fn observe(node: &NodeContext) -> Result<Observations> {
     let servers: Vec<_> = node.spec().nodes.iter().collect();
@@ -55,17 +56,19 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         etcd_log: if data.etcd { disk.etcd_log() } else { None },
         generation: recorded.generation,
         recovery_source: recorded.recovery_source,
-        phase: state.phase.name().into(),
+        phase: state.phase,
         holds_vip: Machine::read()?.has_address(config.spec.network.vip),
         image: config.image.clone(),
         moved_aside: disk.moved_aside()?,
         file_systems: disk::space::last_measured(disk),
-        problems: problems(state.error.map(|error| error.what), state.waiting_for),
+        problems: problems(state),
     })
 }
 
-/// Each problem once: the error of a node in service repeats `waiting_for`.
-fn problems(error: Option<String>, waiting_for: Vec<String>) -> Vec<String> {
-    let other = error.filter(|error| *error != waiting_for.join("; "));
-    other.into_iter().chain(waiting_for).collect()
+/// Each problem once: the error of a node whose services are unhealthy only repeats their problems.
+fn problems(state: NodeState) -> Vec<Problem> {
+    let stopped = matches!(state.phase, Phase::Refused | Phase::Failed) || state.problems.is_empty();
+    let error = state.error.filter(|_| stopped).map(|error| Problem::new(ProblemKind::Stopped, error.what));
+    let waiting = state.waiting_for.into_iter().map(|node| Problem::new(ProblemKind::WaitingFor, node));
+    error.into_iter().chain(state.problems).chain(waiting).collect()
 }

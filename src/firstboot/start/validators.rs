@@ -17,7 +17,7 @@ pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
     else {
         return Ok(());
     };
-    let component = rule.component.as_deref().unwrap_or(program);
+    let component = rule.component.map_or(program.as_str(), |component| component.key());
     let (tree, path) = (SafeTree::open(root)?, format!("{STAGING_DIR}/{component}"));
     tree.replace(&path, content, 0o600, None)?;
     let file = below(root, &path);
@@ -65,13 +65,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let entry = Entry::file("/etc/x.conf", 0o600, "x");
         let run = |script: &str| {
-            let rule = format!("path = '/etc/x.conf'\ncomponent = 'x'\ncheck = ['sh', '-c', '{script}']");
+            let rule = format!("path = '/etc/x.conf'\ncomponent = 'redis'\ncheck = ['sh', '-c', '{script}']");
             let rule: FileRule = toml::from_str(&rule).unwrap();
             check(root.path(), &rule, &entry).map_err(|error| error.to_string())
         };
         assert_eq!(run("true"), Ok(()));
         let killed = run("kill -TERM $$").unwrap_err();
-        assert!(killed.starts_with("x does not accept the new /etc/x.conf:"), "{killed}");
+        assert!(killed.starts_with("redis does not accept the new /etc/x.conf:"), "{killed}");
         assert!(killed.contains("signal: 15"), "{killed}");
         assert!(run("echo line 7; exit 1").unwrap_err().ends_with("line 7"));
     }

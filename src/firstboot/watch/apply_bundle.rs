@@ -13,6 +13,7 @@ use hanode_cluster::health::{self, local};
 use hanode_core::bundle::Bundle;
 use hanode_core::pki::{self, Ca, LEAVES, coverage, read};
 use hanode_core::spec::{Node, Patroni, Spec};
+use hanode_core::state::{Component, Problem};
 use hanode_core::target::OnChange;
 use hanode_util::file_tree::EntryKind;
 use hanode_util::user_error::UserError;
@@ -71,12 +72,12 @@ pub(crate) fn apply(old: &NodeContext) -> Result<()> {
 fn reload_changed(
     node: &NodeContext,
     systemd: &Systemd,
-    changed: Vec<(String, OnChange)>,
+    changed: Vec<(Component, OnChange)>,
     mut fingerprints: Fingerprints,
     after: &Fingerprints,
 ) -> Result<()> {
     for (component, how) in changed {
-        let unit = node.target().unit(&component)?;
+        let unit = node.target().unit(component)?;
         if how == OnChange::Restart {
             tracing::info!("{}: restarting {unit}", node.name());
             systemd.restart(unit)?;
@@ -292,7 +293,7 @@ fn wait_until_healthy(node: &NodeContext, systemd: &Systemd) -> Result<()> {
         ensure!(
             start.elapsed() < HEALTHY_TIMEOUT,
             UserError::with_help(
-                format!("{name} has applied the change but is unhealthy: {}", problems.join("; ")),
+                format!("{name} has applied the change but is unhealthy: {}", Problem::list(&problems)),
                 "see `hanode status` before you continue with the next node",
             )
         );

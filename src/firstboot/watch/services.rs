@@ -9,11 +9,12 @@ use crate::node::NodeContext;
 use crate::start::generation::{CountResult, GenerationCounter};
 use crate::start::interrupted_init::InterruptedInit;
 use crate::start::self_report;
-use crate::state::{self, NodeState, Phase};
+use crate::state::{self, NodeState};
 use crate::units::{self, down};
 use anyhow::Result;
 use hanode_cluster::health::local;
 use hanode_core::plan::{self, Action, Plan};
+use hanode_core::state::{Component, Phase, Problem};
 use hanode_util::user_error::UserError;
 use std::sync::Arc;
 use std::thread::{sleep, spawn};
@@ -62,7 +63,7 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     space::start(&node.disk);
     let socket = node.at(target.path("haproxy_socket")?);
     spawn(move || stale_sessions::watch(&socket));
-    let (unit, port) = (target.unit("haproxy")?.to_string(), spec.haproxy.stats_port);
+    let (unit, port) = (target.unit(Component::Haproxy)?.to_string(), spec.haproxy.stats_port);
     spawn(move || haproxy_watchdog::watch(&unit, port));
     Ok(())
 }
@@ -88,7 +89,7 @@ impl Watcher<'_> {
         let mut problems = down(&units);
         problems.extend(local::problems(self.node.access(), self.node.name()));
         // The gates are not evaluated again while services run, so a lost etcd needs a new plan here.
-        let plan = match problems.iter().any(|p| p.starts_with("etcd: ")) {
+        let plan = match problems.iter().any(|p| p.concerns(Component::Etcd)) {
             true => Some(self.plan()?),
             false => None,
         };
@@ -97,7 +98,7 @@ impl Watcher<'_> {
         if problems.is_empty() {
             self.record_service()?;
         }
-        let postgres_is_down = problems.iter().any(|p| p.starts_with("PostgreSQL: "));
+        let postgres_is_down = problems.iter().any(|p| p.concerns(Component::Postgres));
         report(self.node, units, problems, plan.as_ref())?;
         let healthy = NodeState::load(self.node.root()).phase == Phase::InService;
         let metrics_are_due = self.last_metrics.is_none_or(|at| at.elapsed() >= STEADY_INTERVAL);
@@ -123,7 +124,7 @@ impl Watcher<'_> {
         if !at_its_gate && plan.is_some_and(|plan| etcd_was_replaced(self.node, plan)) {
             self.etcd_restart = Some(Instant::now());
             tracing::warn!("etcd's quorum does not accept the log on this disk any more: etcd joins again");
-            self.systemd.restart(self.node.target().unit("etcd")?)?;
+            self.systemd.restart(self.node.target().unit(Component::Etcd)?)?;
         }
         Ok(())
     }
@@ -174,7 +175,7 @@ fn etcd_was_replaced(node: &NodeContext, plan: &Plan) -> bool {
 fn report(
     node: &NodeContext,
     units: Vec<UnitState>,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
     plan: Option<&Plan>,
 ) -> Result<()> {
     let mut state = NodeState::load(node.root());
@@ -188,11 +189,12 @@ fn report(
     let healthy = problems.is_empty();
     state.error =
         (!healthy && (state.phase == Phase::InService || state.error.is_some())).then(|| UserError {
-            what: problems.join("; "),
+            what: Problem::list(&problems),
             place: "the node's services".into(),
             help: "see `hanode status` and the journal of the units named".into(),
         });
-    state.waiting_for = problems;
+    state.waiting_for.clear();
+    state.problems = problems;
     if healthy {
         return state.enter(Phase::InService, "every service is healthy");
     }
@@ -207,6 +209,6 @@ fn report(
     }
     let had_started = matches!(state.phase, Phase::InService | Phase::Refused);
     let phase = if had_started { Phase::Starting } else { state.phase };
-    let message = state.waiting_for.join("; ");
+    let message = Problem::list(&state.problems);
     state.enter(phase, &message)
 }

@@ -3,7 +3,7 @@
 
 use super::Fault;
 use super::report::{InjectedFault, Round};
-use super::role::Role;
+use super::role::NodeRole;
 use crate::load::Service;
 use hanode_admin::recovery_time::{Failure, RecoveryBudget};
 use serde::Serialize;
@@ -52,20 +52,20 @@ pub(super) fn compare(budget: &RecoveryBudget, round: &Round, scale: f64) -> Vec
 
 /// The failures of the budget that the fault causes.
 fn failures(injected: &InjectedFault) -> Vec<Failure> {
-    let held = |role: Role| injected.roles.contains(&role);
+    let held = |role: NodeRole| injected.roles.contains(&role);
     let mut failures = Vec::new();
     if matches!(injected.fault, Fault::Power | Fault::Disk) {
         let roles = [
-            (Role::PostgresLeader, Failure::PostgresLeader),
-            (Role::RedisPrimary, Failure::RedisPrimary),
-            (Role::VipHolder, Failure::VipHolder),
+            (NodeRole::PostgresLeader, Failure::PostgresLeader),
+            (NodeRole::RedisPrimary, Failure::RedisPrimary),
+            (NodeRole::VipHolder, Failure::VipHolder),
         ];
         failures.extend(roles.into_iter().filter(|(role, _)| held(*role)).map(|(_, failure)| failure));
     }
     match injected.fault {
         Fault::Disk => failures.push(Failure::Node),
-        Fault::PauseHaproxy if held(Role::VipHolder) => failures.push(Failure::HungHaproxy),
-        Fault::Split | Fault::Deaf | Fault::Mute if held(Role::VipHolder) => {
+        Fault::PauseHaproxy if held(NodeRole::VipHolder) => failures.push(Failure::HungHaproxy),
+        Fault::Split | Fault::Deaf | Fault::Mute if held(NodeRole::VipHolder) => {
             failures.push(Failure::IsolatedVipHolder)
         }
         _ => {}
@@ -81,7 +81,7 @@ mod tests {
     use hanode_admin::recovery_time;
     use hanode_core::spec;
 
-    fn round(fault: Fault, roles: &[Role], gap: f64, healthy_after: f64) -> Round {
+    fn round(fault: Fault, roles: &[NodeRole], gap: f64, healthy_after: f64) -> Round {
         let injected = InjectedFault {
             fault,
             target: Target::Busiest,
@@ -101,7 +101,7 @@ mod tests {
             let all = compare(&budget, round, scale);
             all.into_iter().filter(|c| !c.within()).map(|c| c.failure).collect::<Vec<_>>()
         };
-        let leader = [Role::PostgresLeader, Role::VipHolder];
+        let leader = [NodeRole::PostgresLeader, NodeRole::VipHolder];
         assert_eq!(over(&round(Fault::Power, &leader, 4.0, 300.0), 1.0), [], "a reboot has no limit");
         assert_eq!(over(&round(Fault::Power, &leader, 30.0, 20.0), 1.0), [Failure::VipHolder]);
         assert_eq!(over(&round(Fault::Disk, &leader, 60.0, 200.0), 1.0).len(), 3);

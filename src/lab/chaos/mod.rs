@@ -9,7 +9,7 @@ mod schedule;
 
 pub use fault::Fault;
 pub use report::{ChaosReport, table};
-pub(crate) use role::{Role, list as list_roles, roles};
+pub(crate) use role::{NodeRole, list as list_roles, roles};
 pub(crate) use schedule::{PlannedFault, Target, schedule};
 
 use super::Lab;
@@ -49,7 +49,7 @@ pub fn run(lab: &Lab, access: &Access, options: &ChaosOptions) -> Result<ChaosRe
         ));
     }
     let before = lab.in_network(|| health::collect(access))??;
-    let problems = health::lab_problems(access, &before);
+    let problems = health::lab_problems(&before);
     ensure!(problems.is_empty(), "the cluster is unhealthy before the first fault: {}", problems.join("; "));
     let load = Load::start(lab, access)?;
     let limit = RECOVERY_LIMIT.mul_f64(options.timeout_scale);
@@ -159,7 +159,7 @@ impl RoundRunner<'_> {
     fn wait_healthy(&self, injected: &[InjectedFault], since: Instant) -> Result<()> {
         let mut healthy = 0;
         loop {
-            let mut problems = health::lab_problems(self.access, &self.status()?);
+            let mut problems = health::lab_problems(&self.status()?);
             healthy = if problems.is_empty() { healthy + 1 } else { 0 };
             if healthy == 2 {
                 return Ok(());
@@ -196,12 +196,12 @@ fn choose_nodes(planned: &[PlannedFault], status: &Status) -> Result<Vec<Injecte
 /// All nodes, the best match for the target first.
 fn candidates(target: Target, status: &Status) -> Vec<String> {
     let mut nodes: Vec<String> = status.nodes.iter().map(|n| n.name.clone()).collect();
-    let lacks = |role: Role| move |node: &String| !roles(status, node).contains(&role);
+    let lacks = |role: NodeRole| move |node: &String| !roles(status, node).contains(&role);
     match target {
-        Target::EtcdLeader => nodes.sort_by_key(lacks(Role::EtcdLeader)),
-        Target::PostgresLeader => nodes.sort_by_key(lacks(Role::PostgresLeader)),
-        Target::RedisPrimary => nodes.sort_by_key(lacks(Role::RedisPrimary)),
-        Target::VipHolder => nodes.sort_by_key(lacks(Role::VipHolder)),
+        Target::EtcdLeader => nodes.sort_by_key(lacks(NodeRole::EtcdLeader)),
+        Target::PostgresLeader => nodes.sort_by_key(lacks(NodeRole::PostgresLeader)),
+        Target::RedisPrimary => nodes.sort_by_key(lacks(NodeRole::RedisPrimary)),
+        Target::VipHolder => nodes.sort_by_key(lacks(NodeRole::VipHolder)),
         Target::Busiest => nodes.sort_by_key(|n| std::cmp::Reverse(roles(status, n).len())),
         Target::Idlest => nodes.sort_by_key(|n| roles(status, n).len()),
         Target::Node(index) => nodes.rotate_left(index),

@@ -1,7 +1,7 @@
 //! The report of a chaos run: outages by fault and service, and the check of every acknowledged write.
 
 use super::budget::Comparison;
-use super::role::{self, Role};
+use super::role::{self, NodeRole};
 use super::{Fault, Target};
 use crate::load::{Gap, Service, Verification, verification_failure};
 use anyhow::Result;
@@ -51,7 +51,7 @@ pub(crate) struct InjectedFault {
     pub(crate) seconds: u64,
     pub(crate) nodes: Vec<String>,
     /// The nodes' roles just before.
-    pub(crate) roles: Vec<Role>,
+    pub(crate) roles: Vec<NodeRole>,
 }
 
 /// Seconds over the rounds of one fault.

@@ -5,7 +5,8 @@ use super::leftovers::Leftovers;
 use super::workdir::Workdir;
 use crate::common::programs::{HANODE, hanode};
 use hanode_admin::cluster_dir::ClusterDir;
-use hanode_cluster::health::{self, Access, Status};
+use hanode_cluster::health::{self, Access, NodeStatus, Status};
+use hanode_core::state::{Problem, Role};
 use hanode_lab::load::{Load, Service};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -170,22 +171,30 @@ impl Lab {
         while healthy < 2 {
             let status = self.health();
             healthy = if status.healthy { healthy + 1 } else { 0 };
-            assert!(start.elapsed() < limit, "not healthy after {limit:?}: {:#?}", status.problems);
+            assert!(
+                start.elapsed() < limit,
+                "not healthy after {limit:?}: {}",
+                Problem::list(&status.problems)
+            );
             sleep(Duration::from_millis(300));
         }
         eprintln!("healthy after {:.1} s", start.elapsed().as_secs_f64());
     }
 
     pub fn postgres_leader(&self) -> Option<String> {
-        self.health().postgres.into_iter().find(|member| member.role == "leader").map(|member| member.name)
+        self.node_with(|node| node.postgres.role == Some(Role::Leader))
     }
 
     pub fn sync_standby(&self) -> Option<String> {
-        self.health().postgres.into_iter().find(|m| m.role == "sync_standby").map(|member| member.name)
+        self.node_with(|node| node.postgres.role == Some(Role::SyncStandby))
     }
 
     pub fn redis_primary(&self) -> Option<String> {
-        self.health().redis.into_iter().find(|server| server.role == "master").map(|server| server.name)
+        self.node_with(|node| node.redis.is_primary())
+    }
+
+    fn node_with(&self, is: impl Fn(&NodeStatus) -> bool) -> Option<String> {
+        self.health().nodes.into_iter().find(is).map(|node| node.name)
     }
 
     /// The nodes with the virtual IP on an interface, as `ip` lists it on the node.

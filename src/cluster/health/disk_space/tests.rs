@@ -1,7 +1,7 @@
 //! The thresholds by table, and values that no file system has.
 
 use super::*;
-use crate::health::{StatusFormat, problems::find_problems, testing};
+use crate::health::{Phase, StatusFormat, problems::find_problems, testing};
 
 const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
@@ -16,6 +16,10 @@ fn file_system(size: u64, free: u64, growth: Option<i64>) -> FileSystem {
         growth_bytes_per_hour: growth,
         ..FileSystem::default()
     }
+}
+
+fn sentences(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(Problem::to_string).collect()
 }
 
 fn level(file_system: &FileSystem) -> Option<Level> {
@@ -97,11 +101,10 @@ fn impossible_values_neither_panic_nor_alarm() {
 #[test]
 fn old_values_mean_that_the_storage_does_not_answer() {
     let of_age = |age_seconds| FileSystem { age_seconds, ..file_system(4 * GIB, 0, None) };
-    assert!(findings(&of_age(60))[0].1.starts_with("is 100 % full"));
-    assert_eq!(
-        findings(&of_age(61)),
-        [(Level::Problem, "has not answered for 61 s; check its storage".to_string())]
-    );
+    assert!(findings(&of_age(60))[0].1.detail.ends_with("is 100 % full, 0 MiB free"));
+    let (level, problem) = findings(&of_age(61)).remove(0);
+    assert_eq!(level, Level::Problem);
+    assert_eq!(problem.text(), "/ (system, PostgreSQL) has not answered for 61 s; check its storage");
 }
 
 #[test]
@@ -119,21 +122,21 @@ fn a_full_disk_makes_the_cluster_unhealthy_and_a_filling_disk_is_only_shown() {
     let status_with = |file_system| {
         let mut status = testing::healthy(&spec);
         status.nodes[0].file_systems = vec![file_system];
-        status.redis[1].replicas = 2;
+        status.nodes[1].redis.replicas = 2;
         status.problems = find_problems(&spec, 1, &status);
         status.healthy = status.problems.is_empty();
         status
     };
     let full = status_with(file_system(4 * GIB, 0, Some(5)));
     assert_eq!(
-        full.problems,
+        sentences(&full.problems),
         [
             "node1: / (system, PostgreSQL) is 100 % full, 0 MiB free; delete what is not needed or enlarge the disk"
         ]
     );
     let growing = status_with(file_system(100 * GIB, 28 * GIB, Some(GIB as i64 * 6)));
     assert!(
-        growing.problems[0].contains("is 72 % full, 28.0 GiB free, full in about 4 hours; "),
+        growing.problems[0].text().contains("is 72 % full, 28.0 GiB free, full in about 4 hours; "),
         "{:?}",
         growing.problems
     );
@@ -149,10 +152,13 @@ fn a_full_disk_makes_the_cluster_unhealthy_and_a_filling_disk_is_only_shown() {
 #[test]
 fn a_node_in_service_without_values_is_shown() {
     let mut status = testing::healthy(&testing::spec());
-    assert_eq!(notices(&status), Vec::<String>::new());
+    assert_eq!(sentences(&notices(&status)), Vec::<String>::new());
     status.nodes[2].file_systems.clear();
-    assert_eq!(notices(&status), ["node3: unknown: an older image, or hanode-ready.service does not run"]);
-    status.nodes[2].phase = "unreachable".into();
-    assert_eq!(notices(&status), Vec::<String>::new());
-    assert_eq!(problems(&status), Vec::<String>::new());
+    assert_eq!(
+        sentences(&notices(&status)),
+        ["node3: unknown: an older image, or hanode-ready.service does not run"]
+    );
+    status.nodes[2].phase = Phase::Unreachable;
+    assert_eq!(sentences(&notices(&status)), Vec::<String>::new());
+    assert_eq!(sentences(&problems(&status)), Vec::<String>::new());
 }

@@ -1,7 +1,12 @@
 //! One test row per reason against removing a node.
 
 use super::*;
+use crate::health::PostgresState;
 use crate::health::testing::{healthy, spec};
+
+fn starting(state: &str) -> PostgresState {
+    PostgresState::Other(state.into())
+}
 
 fn assert_blocker(change: impl Fn(&mut Status), node: &str, text: &str) {
     let spec = spec();
@@ -23,54 +28,55 @@ fn any_one_node_of_a_healthy_cluster_can_be_removed() {
 fn a_failed_node_can_be_removed() {
     let spec = spec();
     let mut status = healthy(&spec);
-    (status.etcd[2].healthy, status.redis[2].link_up, status.nodes[2].haproxy) = (false, false, false);
-    status.sentinel.faults.insert("node3".into(), "unreachable".into());
-    (status.postgres[2].role, status.postgres[2].state) = (String::new(), "unknown to Patroni".into());
+    let node = &mut status.nodes[2];
+    (node.etcd.healthy, node.redis.link_up) = (false, false);
+    (node.haproxy.error, node.sentinel.error) = (Some("refused".into()), Some("refused".into()));
+    (node.postgres.role, node.postgres.state) = (None, PostgresState::Other("unknown to Patroni".into()));
     assert_eq!(blockers(&spec, &status, "node3"), Vec::<String>::new());
     assert!(!blockers(&spec, &status, "node2").is_empty(), "a second failure is one too many");
 }
 
 #[test]
 fn each_service_can_block_a_removal() {
-    assert_blocker(|s| s.etcd[2].healthy = false, "node1", "etcd would have 1 healthy members, 2 are needed");
     assert_blocker(
-        |s| s.postgres[1].role = "replica".into(),
+        |s| s.nodes[2].etcd.healthy = false,
+        "node1",
+        "etcd would have 1 healthy members, 2 are needed",
+    );
+    assert_blocker(
+        |s| s.nodes[1].postgres.role = Some(Role::Replica),
         "node1",
         "no synchronous standby can take over",
     );
     assert_blocker(
-        |s| s.postgres[1].state = "starting".into(),
+        |s| s.nodes[1].postgres.state = starting("starting"),
         "node1",
         "no synchronous standby can take over",
     );
     assert_blocker(
-        |s| s.postgres[2].state = "creating replica".into(),
+        |s| s.nodes[2].postgres.state = starting("creating replica"),
         "node2",
         "the only synchronous standby",
     );
     assert_blocker(
-        |s| s.redis[0].link_up = false,
+        |s| s.nodes[0].redis.link_up = false,
         "node2",
         "Redis would have 1 connected replicas, 2 are needed",
     );
     assert_blocker(
-        |s| s.redis[0].link_up = false,
+        |s| s.nodes[0].redis.link_up = false,
         "node3",
         "Redis would have 0 connected replicas, 1 are needed",
     );
-    assert_blocker(|s| s.sentinel.primary = None, "node3", "no majority of Sentinels");
+    assert_blocker(|s| s.redis_primary.address = None, "node3", "no majority of Sentinels");
+    assert_blocker(|s| s.nodes[2].sentinel.error = Some("x".into()), "node2", "cannot elect a new one");
     assert_blocker(
-        |s| drop(s.sentinel.faults.insert("node3".into(), "x".into())),
-        "node2",
-        "cannot elect a new one",
-    );
-    assert_blocker(
-        |s| drop(s.sentinel.faults.insert("node3".into(), "x".into())),
+        |s| s.nodes[2].sentinel.error = Some("x".into()),
         "node1",
         "only 1 healthy Sentinel would remain, 2 must agree on a primary",
     );
     assert_blocker(
-        |s| (0..2).for_each(|i| s.nodes[i].haproxy = false),
+        |s| (0..2).for_each(|i| s.nodes[i].haproxy.error = Some("x".into())),
         "node3",
         "no other node can hold the virtual IP",
     );

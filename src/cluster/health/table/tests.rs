@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::health::testing::{healthy, spec};
+use crate::health::{Problem, ProblemKind};
+use hanode_core::state::Component;
 
 fn table_of(width: usize, change: impl Fn(&mut Status)) -> String {
     let spec = spec();
@@ -15,8 +17,12 @@ fn table_of(width: usize, change: impl Fn(&mut Status)) -> String {
 
 fn make_unhealthy(status: &mut Status) {
     status.healthy = false;
-    status.problems = vec!["node3: PostgreSQL is creating replica".into(), "node3: Sentinel: NOQUORUM 1 usable Sentinels. Not enough available Sentinels to reach the majority and authorize a failover".into()];
-    status.postgres[2].lag = Some(123_456_789);
+    let no_quorum = "NOQUORUM 1 usable Sentinels. Not enough available Sentinels to reach the majority and authorize a failover";
+    status.problems = vec![
+        Problem::new(ProblemKind::PostgresDown, "creating replica").node("node3"),
+        Problem::check_failed(Component::Sentinel, no_quorum).node("node3"),
+    ];
+    status.nodes[2].postgres.lag = Some(123_456_789);
 }
 
 #[test]
