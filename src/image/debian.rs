@@ -49,6 +49,9 @@ pub(crate) fn install(
             note(text);
         }
     })?;
+    if repositories.is_empty() {
+        return Ok(()); // mmdebstrap wrote its default mirrors into sources.list
+    }
     write_sources_list(&repositories, &scratch.join("root"))
 }
 
@@ -73,8 +76,10 @@ impl AptRepository<'_> {
     }
 }
 
+/// The repositories with a URL; none for the default mirrors.
 fn repositories<'a>(target: &'a Target, scratch: &Scratch) -> Result<Vec<AptRepository<'a>>> {
-    let sources = target.sources.iter().filter(|(_, source)| source.kind == SourceKind::Apt);
+    let with_url = |source: &Source| source.kind == SourceKind::Apt && !source.url.is_empty();
+    let sources = target.sources.iter().filter(|(_, source)| with_url(source));
     let repositories = sources.map(|(name, source)| {
         let ring = fetch::key_ring(name, source, &scratch.join("root"), scratch)?;
         Ok(AptRepository { source, ring })
@@ -130,7 +135,7 @@ mod tests {
         for part in ["usr/share/keyrings", "etc/apt"] {
             std::fs::create_dir_all(root.join(part)).unwrap();
         }
-        let (_, target) = hanode_admin::embedded::target("debian-13").unwrap();
+        let (_, target) = hanode_admin::embedded::target("ubuntu-20.04").unwrap();
         let mut source = target.sources.into_values().find(|source| source.kind == SourceKind::Apt).unwrap();
         let list = |source: &Source| {
             let ring = dir.path().join("hanode.gpg");

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 #[serde(deny_unknown_fields)]
 pub struct Source {
     pub kind: SourceKind,
+    /// apt: empty for the default mirrors of mmdebstrap, with the suites and components that mmdebstrap chooses.
     #[serde(default)]
     pub url: String,
     /// Omitted unless `--source` names it.
@@ -121,11 +122,27 @@ impl Target {
         }
         self.sources
             .retain(|name, source| !source.optional || others.iter().any(|other| other.name == *name));
+        self.all_mirrors_or_none()?;
         for (name, source) in &self.sources {
             if matches!(source.kind, SourceKind::File | SourceKind::Root) {
                 self.checksum(name)?;
             }
         }
+        Ok(())
+    }
+
+    /// mmdebstrap adds its default mirrors only if it gets no other, so a mirror of one suite needs those of all.
+    fn all_mirrors_or_none(&self) -> Result<()> {
+        let apt = self.sources.iter().filter(|(_, source)| source.kind == SourceKind::Apt);
+        let (default, chosen): (Vec<_>, Vec<_>) = apt.partition(|(_, source)| source.url.is_empty());
+        let Some((name, _)) = default.first() else { return Ok(()) };
+        ensure!(
+            chosen.is_empty(),
+            "source {name} has no URL: the default mirrors apply to all apt sources of target {} or to none, and {} {} a URL; pass --source {name}=URL too",
+            self.name,
+            list(chosen.iter().map(|(name, _)| *name)),
+            if chosen.len() == 1 { "has" } else { "have" },
+        );
         Ok(())
     }
 
@@ -296,6 +313,19 @@ mod tests {
         {
             assert!(bad.parse::<SourceOverride>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_mirror_replaces_the_default_mirrors_of_every_suite() {
+        let default = chosen("debian-13", &[], &[]).unwrap();
+        assert!(default.sources.values().all(|source| source.url.is_empty()));
+        let sources =
+            ["debian=http://mirror.example.org/debian", "security=http://mirror.example.org/security"];
+        let moved = chosen("debian-13", &[], &sources).unwrap();
+        assert_eq!(moved.sources["security"].url, "http://mirror.example.org/security");
+        let one = chosen("debian-13", &[], &sources[..1]).unwrap_err().to_string();
+        assert!(one.contains("source security has no URL") && one.contains("debian has a URL"), "{one}");
+        assert!(one.ends_with("pass --source security=URL too"), "{one}");
     }
 
     #[test]
