@@ -42,6 +42,11 @@ fn clients_reach_both_databases_through_the_virtual_ip() {
 }
 
 #[test]
+fn a_dump_of_a_server_with_an_english_locale_can_be_restored() {
+    creates_a_database_in_an_english_locale(&cluster());
+}
+
+#[test]
 fn the_firewall_admits_clients_and_operators_only() {
     keeps_strangers_out(&cluster());
 }
@@ -220,6 +225,19 @@ pub fn serves_clients(lab: &Lab) {
          openssl verify -crl_check -CAfile {dir}/pki/service/ca.crt -CRLfile {dir}/fetched.crl {dir}/pki/service/leaves/pgsql.crt"
     );
     output("revocation list", lab.client(&["sh", "-c", &script]));
+}
+
+/// The statement that pg_dumpall of most other servers writes.
+pub fn creates_a_database_in_an_english_locale(lab: &Lab) {
+    let create = "CREATE DATABASE imported TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'en_US.UTF-8' LC_CTYPE 'en_US.UTF-8'";
+    lab.psql("5432", create).unwrap();
+    let password = format!("PGPASSWORD={}", lab.cluster.secrets.postgres_dbadmin);
+    let target = lab.psql_target("5432").replace("dbname=postgres", "dbname=imported");
+    let sorted =
+        "SELECT string_agg(word, ' ' ORDER BY word) FROM (VALUES ('b'), ('A'), ('a'), ('B')) words (word)";
+    let sorted = lab.bounded(&["env", &password, "psql", "-XAtq", "-c", sorted, &target]);
+    lab.psql("5432", "DROP DATABASE imported").unwrap();
+    assert_eq!(sorted.as_deref(), Ok("a A b B"), "not the order of bytes");
 }
 
 /// Ports that operators, clients and others reach. Other machines in the nodes' network reach none.

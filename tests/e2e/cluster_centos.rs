@@ -1,5 +1,6 @@
 //! A cluster of the image that [`crate::build_centos`] builds: CentOS 8's names, versions and paths.
 
+use crate::cluster;
 use crate::support::lab::{Lab, NODES, eventually};
 use crate::support::target_build::TargetBuild;
 use crate::support::{centos, workdir_alone};
@@ -13,6 +14,7 @@ fn three_machines_bootstrap_fail_over_and_replace_lost_disks() {
     let lab = build.into_lab("node.tar");
     lab.up(&[]);
     every_node_is_centos(&lab);
+    cluster::creates_a_database_in_an_english_locale(&lab);
     lab.psql("5432", "CREATE TABLE seen (n int PRIMARY KEY)").unwrap();
     lab.psql("5432", "INSERT INTO seen VALUES (1)").unwrap();
     lab.redis_set("seen", "1").unwrap();

@@ -28,6 +28,7 @@ fn services_serve_clients_and_nobody_else() {
     cluster::shows_healthy_services(&lab);
     cluster::exports_metrics(&lab);
     cluster::serves_clients(&lab);
+    cluster::creates_a_database_in_an_english_locale(&lab);
     cluster::keeps_strangers_out(&lab);
     cluster::hides_secrets(&lab);
 }
