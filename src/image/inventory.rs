@@ -25,6 +25,8 @@ pub(crate) struct Inventory {
     pub(crate) packages: BTreeMap<String, String>,
     /// The parameters that PostgreSQL knows.
     pub(crate) parameters: Vec<String>,
+    /// The files in PostgreSQL's library directory.
+    pub(crate) libraries: Vec<String>,
     /// The SELinux contexts of the paths that a bake writes and of their parent directories, by the tree's policy.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) labels: BTreeMap<String, String>,
@@ -38,6 +40,7 @@ impl Inventory {
         let components = components(root, target, &packages)?;
         let (passwd, group) = (read_file(root, "etc/passwd")?, read_file(root, "etc/group")?);
         let parameters = parameters::known(root, target)?;
+        let libraries = parameters::libraries(root, target)?;
         let labels = match &target.selinux {
             Some(policy) => selinux::contexts(policy, root, &overlay::paths_to_label(target)?)?,
             None => BTreeMap::new(),
@@ -52,6 +55,7 @@ impl Inventory {
             components,
             packages,
             parameters,
+            libraries,
             labels,
         })
     }

@@ -66,6 +66,7 @@ pub(crate) fn entries(bake_target: &BakeTarget, payload: Option<&ClusterPayload>
         let version =
             bake_target.inventory.components.get("postgres").map(String::as_str).unwrap_or_default();
         parameters::check(payload.spec, &bake_target.inventory.parameters, version)?;
+        parameters::check_libraries(payload.spec, &bake_target.inventory.libraries)?;
     }
     let cluster = payload.map(|payload| (payload.spec_text, payload.bundle));
     let (target, text) = (bake_target.target, bake_target.target_text);
@@ -185,7 +186,7 @@ mod tests {
     fn inventory() -> Inventory {
         serde_json::from_value(serde_json::json!({
             "schema": 1, "base": "b", "built_at": 7, "os": "Debian", "passwd": "", "group": "",
-            "components": {"etcd": "3.5.16"}, "packages": {"etcd-server": "3.5.16"}, "parameters": ["work_mem"],
+            "components": {"etcd": "3.5.16"}, "packages": {"etcd-server": "3.5.16"}, "parameters": ["work_mem"], "libraries": [],
         }))
         .unwrap()
     }

@@ -4,6 +4,7 @@
 //! A value that code derives from a parsed one, such as the part of a single node, need not satisfy these rules.
 
 mod check;
+mod libraries;
 mod parse;
 mod reader;
 mod rules;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+pub use libraries::Library;
 pub use parse::{Fault, Faults, parse};
 pub use rules::is_interface;
 pub use schema::schema_text;

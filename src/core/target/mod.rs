@@ -314,6 +314,13 @@ impl Target {
         path.with_context(|| format!("target {}: [paths] has no {name:?}", self.name))
     }
 
+    /// PostgreSQL's library directory (`pg_config --pkglibdir`), which is next to its programs in every packaging.
+    pub fn postgres_libraries(&self) -> anyhow::Result<String> {
+        let programs = self.path("postgres_bin")?;
+        let (parent, _) = programs.rsplit_once('/').unwrap_or_default();
+        Ok(format!("{parent}/lib"))
+    }
+
     /// The rule of the file at this path.
     pub fn rule_at(&self, path: &str) -> Option<&FileRule> {
         self.files.iter().find(|r| self.expand(&r.path).is_ok_and(|expanded| expanded == path))

@@ -34,7 +34,7 @@ impl NodeContext {
     /// Writes the static configuration, which does not depend on the plan: the bundle's files first, since
     /// other files refer to them. Returns the paths that changed.
     pub(crate) fn apply(&self) -> Result<Vec<String>> {
-        validators::parameters(self.root(), &self.config.target, &self.config.spec.postgres.parameters)?;
+        validators::parameters(self.root(), &self.config.target, &self.config.spec)?;
         let ids = Ids::read(self.root())?;
         let mut changed = write(self.root(), &self.config.bundle.entries, Some(&ids))?;
         let target = &self.config.target;
@@ -59,7 +59,7 @@ impl NodeContext {
     /// Runs the components' validators on the files that [`Self::apply`] would write, and changes nothing.
     /// The files of an earlier run must exist.
     pub(crate) fn check(&self) -> Result<()> {
-        validators::parameters(self.root(), &self.config.target, &self.config.spec.postgres.parameters)?;
+        validators::parameters(self.root(), &self.config.target, &self.config.spec)?;
         let rules = |entry: &Entry| self.config.target.rule_at(&entry.path);
         let rendered = self.render(&Plan::waiting(&self.config.spec))?;
         rendered

@@ -1,11 +1,11 @@
 //! The components' own validators, run on a configuration before it is written.
 
 use anyhow::{Result, bail};
+use hanode_core::spec::Spec;
 use hanode_core::target::{FileRule, Target};
 use hanode_util::command::{Captured, capture};
 use hanode_util::file_tree::{Entry, EntryKind, below};
 use hanode_util::safe_path::SafeTree;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -31,8 +31,10 @@ pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
 }
 
 /// Has the installed PostgreSQL check the names and values of the operator's parameters. It does not check
-/// names with a dot, which belong to extensions.
-pub(super) fn parameters(root: &Path, target: &Target, parameters: &BTreeMap<String, String>) -> Result<()> {
+/// names with a dot, which belong to extensions, nor the libraries to preload, whose files must exist.
+pub(super) fn parameters(root: &Path, target: &Target, spec: &Spec) -> Result<()> {
+    libraries(root, target, spec)?;
+    let parameters = &spec.postgres.parameters;
     let (tree, staging) = (SafeTree::open(root)?, format!("{STAGING_DIR}/postgres"));
     let quoted = |value: &String| value.replace('\\', "\\\\").replace('\'', "''");
     let lines: Vec<String> =
@@ -47,6 +49,18 @@ pub(super) fn parameters(root: &Path, target: &Target, parameters: &BTreeMap<Str
         bail!("PostgreSQL rejects [postgres.parameters]: {}", in_one_line(&output));
     }
     Ok(())
+}
+
+fn libraries(root: &Path, target: &Target, spec: &Spec) -> Result<()> {
+    let dir = target.postgres_libraries()?;
+    let exists = |path: &str| match path.starts_with('/') {
+        true => below(root, path).exists(),
+        false => below(root, &format!("{dir}/{path}")).exists(),
+    };
+    match spec.preloaded_libraries().into_iter().find(|library| !library.is_found(exists)) {
+        Some(missing) => bail!("[postgres.parameters]: PostgreSQL has no library {missing}"),
+        None => Ok(()),
+    }
 }
 
 /// The output in one line, for the console and state.json.
