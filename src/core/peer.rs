@@ -74,6 +74,17 @@ pub struct FileSystem {
     pub age_seconds: u64,
 }
 
+/// A server that a node's HAProxy holds down.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownServer {
+    pub backend: String,
+    pub node: String,
+    /// Since it went down.
+    pub seconds: u64,
+    /// HAProxy's result of the last check, such as `L4CON`.
+    pub check: String,
+}
+
 /// Upper bound on untrusted input; a node has one or two.
 const MAX_FILE_SYSTEMS: usize = 8;
 
@@ -124,6 +135,9 @@ pub struct NodeReport {
     /// Empty in the report of an older node, and while the watcher does not run.
     #[serde(default)]
     pub file_systems: Vec<FileSystem>,
+    /// `None` in the report of an older node, and while the watcher or HAProxy does not run.
+    #[serde(default)]
+    pub haproxy_down: Option<Vec<DownServer>>,
     /// Problems that this node found with its own services.
     #[serde(default)]
     pub problems: Vec<Problem>,
@@ -159,6 +173,7 @@ impl NodeReport {
             image: BTreeMap::new(),
             moved_aside: Vec::new(),
             file_systems: Vec::new(),
+            haproxy_down: None,
             problems: Vec::new(),
         }
     }

@@ -10,6 +10,7 @@
 pub mod commands;
 pub mod disk;
 pub mod failpoint;
+mod haproxy_view;
 mod host;
 pub mod identity;
 mod node;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 const HEALTHY: Duration = Duration::from_secs(120);
 
-fn cluster() -> Shared {
+pub fn cluster() -> Shared {
     schedule::shared("config_reload", || Lab::up_on_debian(workdir_without_turn(), &[]))
 }
 
@@ -244,19 +244,19 @@ fn edits_of_the_spec_reach_running_servers() {
 }
 
 impl Lab {
-    fn certs(&self, verb: &str, arguments: &[&str]) -> String {
+    pub fn certs(&self, verb: &str, arguments: &[&str]) -> String {
         let output = hanode().args(["certs", verb, self.dir()]).args(arguments).output().unwrap();
         assert!(output.status.success(), "certs {verb}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    fn outside(&self, command: &[&str]) -> Result<String, String> {
+    pub fn outside(&self, command: &[&str]) -> Result<String, String> {
         let output = self.driver().client_output(&[&["timeout", "20"], command].concat());
         let output = output.map_err(|error| format!("{error:#}"))?;
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
-    fn dir(&self) -> &str {
+    pub fn dir(&self) -> &str {
         self.cluster.dir.to_str().unwrap()
     }
 
@@ -270,7 +270,7 @@ impl Lab {
     }
 
     /// Runs the command of docs/operate.md on one node after the other, as the login user.
-    fn apply_everywhere(&self) {
+    pub fn apply_everywhere(&self) {
         let page = include_str!("../../docs/operate.md");
         let script =
             page.lines().find_map(|line| line.trim().strip_prefix("ssh debian@$n '")?.split('\'').next());
@@ -332,7 +332,7 @@ impl Lab {
         found["serial"].as_str().unwrap().replace(':', "").to_uppercase()
     }
 
-    fn presents_the_current_certificates(&self) {
+    pub fn presents_the_current_certificates(&self) {
         for node in NODES {
             for (leaf, serial) in self.served_serials(node) {
                 assert_eq!(serial, self.serial(leaf), "{node}: {leaf}");
@@ -340,7 +340,7 @@ impl Lab {
         }
     }
 
-    fn eventually(&self, what: &str, limit: u64, mut is: impl FnMut() -> bool) {
+    pub fn eventually(&self, what: &str, limit: u64, mut is: impl FnMut() -> bool) {
         let start = Instant::now();
         while !is() {
             let problems = || self.health().problems;

@@ -37,6 +37,7 @@ mod held_connections;
 mod image;
 mod interrupted_bootstrap;
 mod lab_lifecycle;
+mod old_certificates;
 mod packer;
 mod recovery;
 mod seed_disks;

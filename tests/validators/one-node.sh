@@ -12,7 +12,7 @@ as redis redis-server /var/lib/redis/hanode/redis.conf > /tmp/redis.log 2>&1 &
 # Its one complaint is of the two peers that are not there; 2.1 wants a key too that the local pg_hba overrides.
 as postgres patroni --validate-config /etc/patroni/config.yml > /tmp/out 2>&1 || true
 fails grep -v -e "^etcd3.hosts.[12] .* is not reachable" -e '^bootstrap.pg_hba  is not defined.$' -e '^$' /tmp/out
-as postgres patroni /etc/patroni/config.yml > /tmp/patroni.log 2>&1 &
+as postgres /usr/lib/hanode/patroni /etc/patroni/config.yml > /tmp/patroni.log 2>&1 &
 haproxy -W -f /etc/haproxy/haproxy.cfg > /tmp/haproxy.log 2>&1 &
 
 ctl() { patronictl --config-file /etc/patroni/config.yml "$@"; }
@@ -39,22 +39,105 @@ grep -v 'Failed to get list of machines' /var/log/patroni/patroni.log > /tmp/out
 fails grep -E 'ERROR|CRITICAL|Traceback' /tmp/out
 grep -h 'FATAL\|ERROR' /var/log/postgresql/*.log
 
-echo "REST: reading is free, changing wants a certificate and the password"
+echo "REST: who can read and change what"
+# rest METHOD PATH CERTIFICATE [PASSWORD] [SOURCE] [BODY]: the status, or "refused"
 rest() { python3 - "$@" <<'P'
-import ssl, sys, urllib.request, urllib.error
-method, path, certificate = sys.argv[1:4]
+import base64, http.client, ssl, sys
+method, path, certificate, password, source, body = (sys.argv[1:] + ["", "", ""])[:6]
 tls = ssl.create_default_context(cafile="/etc/ssl/hanode/ca.crt")
 if certificate:
     tls.load_cert_chain(certificate + ".crt", certificate + ".key")
+login = base64.b64encode(("patroni:" + password).encode()).decode()
+headers = {"Authorization": "Basic " + login} if password else {}
+server = http.client.HTTPSConnection("192.168.18.21", 8008, context=tls, source_address=(source or "192.168.18.21", 0))
 try:
-    print(urllib.request.urlopen(urllib.request.Request("https://192.168.18.21:8008" + path, b"{}" if method != "GET" else None, method=method), context=tls).status)
-except urllib.error.HTTPError as error:
-    print(error.code)
+    server.request(method, path, body or ("{}" if method != "GET" else None), headers)
+    print(server.getresponse().status)
+except ssl.SSLError as error:
+    print("refused:", error.reason)
 P
 }
+own=/etc/ssl/hanode/patroni revoked=/tmp/ca/revoked-cluster password=rest-0123456789-not-for-use stranger=192.168.18.24
 says 200 rest GET /primary ""
+says 200 rest OPTIONS /primary ""
+says 403 rest GET /config "" "" $stranger
+says 403 rest OPTIONS /primary "" "" $stranger
+says 200 rest GET /config $own "" $stranger
 says 403 rest POST /restart ""
-says 401 rest POST /restart /etc/ssl/hanode/patroni
+says 401 rest POST /restart $own
+says 200 rest PATCH /config $own $password 192.168.18.22
+says 403 rest PATCH /config $own $password $stranger
+
+echo "REST: a revoked certificate, before and after a reload"
+patroni=$(pgrep -f '^/usr/bin/python3 /usr/lib/hanode/patroni')
+postgres=$(head -n 1 /var/lib/postgresql/*/hanode/postmaster.pid)
+fails test -e /etc/ssl/hanode/enforced.crl
+code='{"postgresql": {"callbacks": {"on_reload": "/bin/true"}}}'
+says 200 rest PATCH /config $revoked $password "" "$code"
+says 200 rest PATCH /config $own $password "" '{"postgresql": {"callbacks": null}}'
+# A client that holds a connection without a handshake must not hinder the reload.
+python3 -c 'import socket, time
+held = socket.create_connection(("192.168.18.21", 8008)); time.sleep(300)' &
+python3 - > /tmp/refused 2>&1 <<'P' &
+import os, socket, time
+while not os.path.exists("/tmp/stop"):
+    socket.create_connection(("192.168.18.21", 8008), 2).close(); time.sleep(0.01)
+P
+attempts=$!
+ln -s ca.crl /etc/ssl/hanode/enforced.crl
+kill -HUP $patroni
+within 20 says 'refused:.*REVOKED' rest PATCH /config $revoked $password
+says 'refused:.*REVOKED' rest GET /config $revoked
+says 200 rest PATCH /config $own $password
+says 200 rest GET /primary ""
+says running ctl list
+
+echo "REST: one more certificate is revoked"
+leaf cluster /tmp/ca/second root > /tmp/ca/log 2>&1
+says 200 rest GET /config /tmp/ca/second
+openssl ca -config /tmp/ca/cluster.cnf -keyfile /tmp/ca/cluster.key -cert /tmp/ca/cluster.crt -revoke /tmp/ca/second.crt > /tmp/ca/log 2>&1
+crl cluster /etc/ssl/hanode/ca.crl > /tmp/ca/log 2>&1
+says 200 rest GET /config /tmp/ca/second
+kill -HUP $patroni
+within 20 says 'refused:.*REVOKED' rest GET /config /tmp/ca/second
+
+echo "REST: certificate and configuration change in one reload"
+serial() { echo | openssl s_client -connect 192.168.18.21:8008 2>/dev/null | openssl x509 -noout -serial; }
+earlier=$(serial)
+leaf cluster $own postgres > /tmp/ca/log 2>&1
+sed -i 's/^  level: INFO/  level: DEBUG/' /etc/patroni/config.yml
+test "$(serial)" = "$earlier"
+kill -HUP $patroni
+within 20 says "$(openssl x509 -noout -serial -in $own.crt)" serial
+within 20 says running ctl list
+kill -0 $patroni
+test "$(head -n 1 /var/lib/postgresql/*/hanode/postmaster.pid)" = "$postgres"
+kill -0 $attempts
+touch /tmp/stop
+wait $attempts
+fails grep . /tmp/refused
+
+echo "Patroni as a client verifies servers before it sends its password"
+query() { # CERTIFICATE PORT
+    openssl s_server -quiet -www -accept "192.168.18.22:$2" -cert "$1.crt" -key "$1.key" > /tmp/s_server 2>&1 &
+    server=$!
+    python3 - "https://192.168.18.22:$2/" <<'P'
+import runpy, socket, sys, time, urllib3, yaml
+runpy.run_path("/usr/lib/hanode/patroni")
+from patroni.request import PatroniRequest
+config = yaml.safe_load(open("/etc/patroni/config.yml"))
+config["restapi"]["auth"] = "patroni:secret"
+time.sleep(1)
+try:
+    print(PatroniRequest(config, True).request("GET", sys.argv[1], retries=False).status)
+except urllib3.exceptions.HTTPError as error:
+    print("refused:", error)
+P
+    kill $server
+}
+says 200 query /etc/ssl/hanode/etcd 9001
+says 'refused:.*revoked' query /tmp/ca/revoked-cluster 9002
+says 'refused:.*verify failed' query /etc/ssl/redis/server 9003
 
 echo "Redis through HAProxy"
 redis() { REDISCLI_AUTH=redis-0123456789-not-for-use redis-cli -h 192.168.18.20 -p 6379 --tls --cacert /etc/ssl/myca/root.crt "$@"; }

@@ -117,7 +117,7 @@ fn node_status(node: &Node, answers: Answers, postgres: PostgresStatus) -> NodeS
         postgres,
         redis,
         sentinel: SentinelStatus { error: sentinel },
-        haproxy: HaproxyStatus { error: haproxy.err().map(|error| format!("{error:#}")) },
+        haproxy: HaproxyStatus { error: haproxy.err().map(|error| format!("{error:#}")), down: None },
     };
     match report {
         Ok(report) => NodeStatus {
@@ -128,6 +128,7 @@ fn node_status(node: &Node, answers: Answers, postgres: PostgresStatus) -> NodeS
             moved_aside: report.moved_aside,
             file_systems: report.file_systems,
             problems: report.problems,
+            haproxy: HaproxyStatus { down: report.haproxy_down, ..unreachable.haproxy },
             ..unreachable
         },
         Err(error) => {

@@ -3,6 +3,7 @@
 
 mod collect;
 mod disk_space;
+mod haproxy_view;
 pub mod local;
 mod metrics;
 mod problems;
@@ -17,7 +18,7 @@ use crate::client::etcd::KvHash;
 use crate::client::tls::Credentials;
 use anyhow::Result;
 use hanode_core::bundle::Bundle;
-use hanode_core::peer::FileSystem;
+use hanode_core::peer::{DownServer, FileSystem};
 use hanode_core::secrets::Secrets;
 use hanode_core::spec::Spec;
 pub(crate) use hanode_core::state::{Phase, PostgresState, Problem, ProblemKind, RedisRole, Role};
@@ -154,6 +155,9 @@ pub struct SentinelStatus {
 pub struct HaproxyStatus {
     /// Why it does not answer its health probe.
     pub(crate) error: Option<String>,
+    /// The servers that it holds down, by the node's report; `None` if unknown.
+    #[serde(default)]
+    pub down: Option<Vec<DownServer>>,
 }
 
 impl HaproxyStatus {

@@ -1,6 +1,6 @@
 //! The problems of a cluster, found in its status (pure). A problem of a single node starts with its name.
 
-use super::{NodeStatus, PostgresState, Problem, ProblemKind, Role, Status, disk_space};
+use super::{NodeStatus, PostgresState, Problem, ProblemKind, Role, Status, disk_space, haproxy_view};
 use crate::client::etcd::KvHash;
 use hanode_core::spec::{Spec, VipMode};
 use hanode_core::state::{Component, Phase};
@@ -16,6 +16,7 @@ pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status
     etcd(status, &mut problems);
     postgres(spec, status, &mut problems);
     redis(spec, status, &mut problems);
+    problems.extend(haproxy_view::problems(spec, status));
     vip(spec, status, &mut problems);
     certificates(status, &mut problems);
     problems

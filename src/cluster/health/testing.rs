@@ -39,7 +39,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
             ..RedisStatus::default()
         },
         sentinel: SentinelStatus::default(),
-        haproxy: HaproxyStatus::default(),
+        haproxy: HaproxyStatus { error: None, down: Some(vec![]) },
     };
     Status {
         schema: 1,

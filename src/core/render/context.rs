@@ -77,6 +77,7 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("redis", &redis(input, node)?);
     context.insert("haproxy", &haproxy(input));
     context.insert("maximum_lag_on_failover", &spec.postgres.lag_limit());
+    context.insert("rest_readers", &rest_readers(spec));
     context.insert("guards", &firewall::guards(spec));
     let parameters = parameters::parameters(spec, engine, &context)?;
     context.insert("limits", &limits::limits(spec, parameters.client_connections));
@@ -92,6 +93,13 @@ fn vip(spec: &Spec) -> serde_json::Value {
     names.sort();
     names.dedup();
     serde_json::json!({ "address": spec.network.vip, "net": host_network(spec.network.vip), "v4": v4, "named": !names.is_empty(), "names": names })
+}
+
+/// The networks that can read Patroni's REST interface without a certificate: the nodes, for HAProxy's checks, and
+/// operators if the spec names them. The default of operators is the whole subnet, which is too wide.
+fn rest_readers(spec: &Spec) -> Vec<String> {
+    let nodes = spec.nodes.iter().map(|node| host_network(node.address));
+    nodes.chain(spec.network.operators.iter().flatten().map(|net| net.to_string())).collect()
 }
 
 fn crl(input: &RenderInput) -> serde_json::Value {

@@ -27,6 +27,7 @@ fn applies(rule: &FileRule, input: &RenderInput) -> bool {
         Some(When::PostgresTls) => spec.postgres.tls,
         Some(When::RedisTls) => spec.redis.tls,
         Some(When::OwnJoinPort) => spec.network.join_port != crate::peer::PORT,
+        Some(When::Revoked) => input.crl.cluster,
         Some(When::Crl) => input.crl.der.is_some(),
         Some(When::Nftables) => firewall == FirewallKind::Nftables,
         Some(When::Ufw) => firewall == FirewallKind::Ufw,

@@ -56,6 +56,8 @@ pub enum ProblemKind {
     RedisPrimaries,
     /// Redis has DETAIL replicas: 1 of 2
     RedisReplicas,
+    /// COMPONENT is running, but HAProxy's check of it fails on every node (DETAIL)
+    DownInHaproxy,
     /// no node holds the virtual IP DETAIL
     VipUnheld,
     /// node1 and node2 hold the virtual IP; the detail is the whole sentence.
@@ -159,6 +161,9 @@ impl Problem {
             NoRedisPrimary => "no majority of Sentinels agrees on a Redis primary".into(),
             RedisPrimaries => format!("Redis has {detail}"),
             RedisReplicas => format!("Redis has {detail} replicas"),
+            DownInHaproxy => {
+                format!("{component} is running, but HAProxy's check of it fails on every node ({detail})")
+            }
             VipUnheld => format!("no node holds the virtual IP {detail}"),
             VipUnanswered => format!("HAProxy does not answer on {detail}"),
         }

@@ -203,6 +203,8 @@ pub(crate) enum When {
     RedisTls,
     /// There is a revocation list to serve.
     Crl,
+    /// The cluster CA's revocation list has entries.
+    Revoked,
     /// The join port is not the one of the image's socket unit.
     OwnJoinPort,
     Nftables,

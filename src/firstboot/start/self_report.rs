@@ -1,6 +1,7 @@
 //! What this node observes: its own disk, its peers, etcd and the Sentinels.
 
 use crate::disk;
+use crate::haproxy_view;
 use crate::host::machine::Machine;
 use crate::node::NodeContext;
 use crate::state::NodeState;
@@ -61,6 +62,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         image: config.image.clone(),
         moved_aside: disk.moved_aside()?,
         file_systems: disk::space::last_measured(disk),
+        haproxy_down: haproxy_view::last_view(node),
         problems: problems(state),
     })
 }

@@ -13,7 +13,7 @@ use hanode_cluster::health::{self, local};
 use hanode_core::bundle::Bundle;
 use hanode_core::pki::{self, Ca, LEAVES, coverage, read};
 use hanode_core::spec::{Node, Patroni, Spec};
-use hanode_core::state::{Component, Problem};
+use hanode_core::state::{Component, Problem, ProblemKind};
 use hanode_core::target::OnChange;
 use hanode_util::file_tree::EntryKind;
 use hanode_util::user_error::UserError;
@@ -28,6 +28,8 @@ const APPLY: &str = "hanode-apply.service";
 const HELD_BACK: &str = "/run/hanode/active/held-back";
 const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 const HEALTHY_TIMEOUT: Duration = Duration::from_secs(180);
+/// For a reload to take effect.
+const RELOAD_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// For the node whose services were restarted before this one's to become healthy.
 const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -283,6 +285,7 @@ fn wait_for_turn(old: &NodeContext) -> Result<Option<EtcdLock>> {
 fn wait_until_healthy(node: &NodeContext, systemd: &Systemd) -> Result<()> {
     let (access, name, start) = (node.access(), node.name(), Instant::now());
     let units = units::watched(&node.config)?;
+    let mut last_reload = Instant::now();
     loop {
         let mut problems = down(&systemd.states(&units)?);
         problems.extend(local::problems(access, name));
@@ -297,8 +300,27 @@ fn wait_until_healthy(node: &NodeContext, systemd: &Systemd) -> Result<()> {
                 "see `hanode status` before you continue with the next node",
             )
         );
+        if last_reload.elapsed() >= RELOAD_AGAIN_AFTER {
+            last_reload = Instant::now();
+            reload_again(node, systemd, &problems)?;
+        }
         sleep(Duration::from_secs(1));
     }
+}
+
+/// Reloads servers that still serve an old certificate.
+fn reload_again(node: &NodeContext, systemd: &Systemd, problems: &[Problem]) -> Result<()> {
+    let old = problems.iter().filter(|problem| problem.kind == ProblemKind::OldCertificate);
+    // Patroni reloads PostgreSQL.
+    let unit_of = |c| if c == Component::Postgres { Component::Patroni } else { c };
+    let components: BTreeSet<Component> = old.filter_map(|problem| problem.component).map(unit_of).collect();
+    let reloads = node.target().reload.iter().filter(|row| row.on_change == OnChange::Reload);
+    for row in reloads.filter(|row| components.contains(&row.component)) {
+        let unit = node.target().unit(row.component)?;
+        tracing::warn!("{unit} still serves an old certificate: reloading it again");
+        systemd.reload(unit)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub(crate) mod haproxy_watchdog;
 pub(crate) mod join_port;
 pub(crate) mod metrics;
 pub(crate) mod planned_failover;
+mod served_certs;
 pub(crate) mod services;
 mod stale_sessions;
 mod suspend;

@@ -1,6 +1,7 @@
 //! Watches the node's services, reports when all are healthy, and keeps `state.json` current.
 
 use super::dynamic_config::DynamicConfigSync;
+use super::served_certs::ServedCertsCheck;
 use super::sync_standby::SyncStandbyCheck;
 use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, stale_sessions, suspend};
 use crate::disk::space;
@@ -41,6 +42,7 @@ pub(crate) fn watch(node: NodeContext) -> Result<()> {
         systemd: Systemd::connect()?,
         dynamic_config: DynamicConfigSync::default(),
         generation: GenerationCounter::new(),
+        served_certs: ServedCertsCheck::default(),
         sync_standby: SyncStandbyCheck::default(),
         interrupted_init: InterruptedInit::default(),
         etcd_restart: None,
@@ -62,7 +64,8 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     spawn(move || failover_guard::listen(&shared));
     space::start(&node.disk);
     let socket = node.at(target.path("haproxy_socket")?);
-    spawn(move || stale_sessions::watch(&socket));
+    let shared = node.clone();
+    spawn(move || stale_sessions::watch(&shared, &socket));
     let (unit, port) = (target.unit(Component::Haproxy)?.to_string(), spec.haproxy.stats_port);
     spawn(move || haproxy_watchdog::watch(&unit, port));
     Ok(())
@@ -74,6 +77,7 @@ struct Watcher<'a> {
     systemd: Systemd,
     dynamic_config: DynamicConfigSync,
     generation: GenerationCounter,
+    served_certs: ServedCertsCheck,
     sync_standby: SyncStandbyCheck,
     interrupted_init: InterruptedInit,
     /// The last time that this watcher restarted etcd.
@@ -88,6 +92,7 @@ impl Watcher<'_> {
         let units = self.systemd.states(&self.units)?;
         let mut problems = down(&units);
         problems.extend(local::problems(self.node.access(), self.node.name()));
+        problems.extend(self.served_certs.problems(self.node));
         // The gates are not evaluated again while services run, so a lost etcd needs a new plan here.
         let plan = match problems.iter().any(|p| p.concerns(Component::Etcd)) {
             true => Some(self.plan()?),

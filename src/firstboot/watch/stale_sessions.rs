@@ -5,6 +5,8 @@
 //! shutdown-sessions` loses clients whose connection is being established (measured with 3.0), so only
 //! established sessions are shut down here, over the statistics socket.
 
+use crate::haproxy_view;
+use crate::node::NodeContext;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -21,18 +23,24 @@ const BACKENDS: [&str; 2] = ["postgres_primary", "redis_primary"];
 const MIN_SESSION_SECONDS: u64 = 15;
 
 /// Checks until the process ends.
-pub(super) fn watch(socket: &Path) {
+pub(super) fn watch(node: &NodeContext, socket: &Path) {
     loop {
         sleep(CHECK_INTERVAL);
         // Without HAProxy there are no sessions.
-        if let Err(error) = shut_down_stale(socket) {
+        if let Err(error) = check(node, socket) {
             tracing::debug!("{}: {error:#}", socket.display());
         }
     }
 }
 
-fn shut_down_stale(socket: &Path) -> Result<()> {
-    let replaced = replaced_servers(&send_command(socket, "show stat")?);
+fn check(node: &NodeContext, socket: &Path) -> Result<()> {
+    let stat = send_command(socket, "show stat")?;
+    haproxy_view::save(node, &stat)?;
+    shut_down_stale(socket, &stat)
+}
+
+fn shut_down_stale(socket: &Path, stat: &str) -> Result<()> {
+    let replaced = replaced_servers(stat);
     if replaced.is_empty() {
         return Ok(());
     }

@@ -1,0 +1,156 @@
+//! Attacks with a discarded disk or image, from the operators' network: its certificates and passwords, after the
+//! certificates are revoked. The tests use the cluster of [`super::config_reload`].
+
+use crate::config_reload::cluster;
+use crate::support::lab::{Lab, NODES};
+use std::path::Path;
+use std::time::Duration;
+
+const HEALTHY: Duration = Duration::from_secs(120);
+const LEAVES: [(&str, &str); 6] = [
+    ("cluster", "node"),
+    ("cluster", "patroni"),
+    ("cluster", "etcd"),
+    ("service", "redis"),
+    ("service", "pgsql"),
+    ("service", "haproxy"),
+];
+
+/// What a discarded disk holds: the leaves with their keys.
+struct OldDisk(tempfile::TempDir);
+
+impl OldDisk {
+    fn of(lab: &Lab) -> OldDisk {
+        let disk = tempfile::tempdir().unwrap();
+        for (ca, leaf) in LEAVES {
+            for ending in ["crt", "key"] {
+                let file = format!("{leaf}.{ending}");
+                let from = lab.cluster.dir.join("pki").join(ca).join("leaves").join(&file);
+                std::fs::copy(from, disk.path().join(&file)).unwrap();
+            }
+        }
+        OldDisk(disk)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The status of a request to a node from outside the nodes, or the error of curl.
+    fn request(
+        &self,
+        lab: &Lab,
+        leaf: &str,
+        node: &str,
+        method: &[&str],
+        url: &str,
+    ) -> Result<String, String> {
+        let address = lab.cluster.spec.node(node).unwrap().address.to_string();
+        let file = |ending: &str| self.path().join(format!("{leaf}.{ending}")).display().to_string();
+        let ca = lab.cluster.dir.join("pki/cluster/ca.crt").display().to_string();
+        let (crt, key, url) = (file("crt"), file("key"), url.replace("NODE", &address));
+        let tls = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", &ca];
+        let certificate: &[&str] = if leaf.is_empty() { &[] } else { &["--cert", &crt, "--key", &key] };
+        lab.outside(&[&tls[..], certificate, method, &[&url]].concat())
+    }
+
+    /// Changes Patroni's configuration from a node's network namespace, so from an address in Patroni's `allowlist`: as
+    /// code on a node, or a machine that takes the address of one, can.
+    fn patch_from_node(&self, lab: &Lab, node: &str, leaf: &str) -> String {
+        let address = lab.cluster.spec.node(node).unwrap().address;
+        let pem =
+            |ending: &str| std::fs::read_to_string(self.path().join(format!("{leaf}.{ending}"))).unwrap();
+        let login = format!("patroni:{}", lab.cluster.secrets.patroni_rest);
+        let script = format!(
+            "umask 077; d=$(mktemp -d); cat > $d/pem <<'END'\n{}{}END\n\
+             python3 - $d/pem <<'END'\n\
+             import base64, http.client, ssl, sys\n\
+             tls = ssl.create_default_context(cafile='/etc/ssl/hanode/ca.crt')\n\
+             tls.load_cert_chain(sys.argv[1])\n\
+             server = http.client.HTTPSConnection('{address}', 8008, context=tls)\n\
+             login = 'Basic ' + base64.b64encode(b'{login}').decode()\n\
+             try:\n    \
+                 server.request('PATCH', '/config', '{{\"loop_wait\": 10}}', {{'Authorization': login}})\n    \
+                 print(server.getresponse().status)\n\
+             except ssl.SSLError as error:\n    \
+                 print('refused', error.reason)\n\
+             END\nrm -r $d",
+            pem("crt"),
+            pem("key")
+        );
+        lab.sh(node, &script)
+    }
+}
+
+/// What must not restart: Patroni, PostgreSQL, etcd and Redis.
+fn processes(lab: &Lab, node: &str) -> String {
+    lab.sh(
+        node,
+        "systemctl show -p MainPID --value patroni etcd redis-server; head -n 1 /var/lib/postgresql/17/hanode/postmaster.pid",
+    )
+}
+
+#[test]
+fn a_revoked_certificate_does_not_command_patroni() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let disk = OldDisk::of(lab);
+    let before: Vec<_> = NODES.iter().map(|node| processes(lab, node)).collect();
+    for node in NODES {
+        assert_eq!(disk.patch_from_node(lab, node, "patroni"), "200", "{node}");
+        assert_eq!(
+            disk.request(lab, "etcd", node, &[], "https://NODE:8008/config").unwrap(),
+            "200",
+            "{node}"
+        );
+        assert_eq!(
+            disk.request(lab, "etcd", node, &[], "https://NODE:2379/version").unwrap(),
+            "200",
+            "{node}"
+        );
+    }
+
+    lab.certs("revoke", &["node", "patroni", "etcd", "redis", "pgsql", "haproxy"]);
+    lab.apply_everywhere();
+    lab.eventually("the revocation list takes effect", 60, || {
+        NODES.iter().all(|node| disk.request(lab, "etcd", node, &[], "https://NODE:2379/version").is_err())
+    });
+    lab.healthy_within(HEALTHY);
+    lab.presents_the_current_certificates();
+    for (node, before) in NODES.iter().zip(before) {
+        for leaf in ["patroni", "etcd", "node"] {
+            let outcome = disk.patch_from_node(lab, node, leaf);
+            assert!(outcome.starts_with("refused"), "{node}: {leaf}: {outcome}");
+            let read = disk.request(lab, leaf, node, &[], "https://NODE:8008/config").unwrap_err();
+            assert!(read.contains("revoked"), "{node}: {leaf}: {read}");
+        }
+        assert_eq!(processes(lab, node), before, "{node}: a server was restarted");
+    }
+    // Every HAProxy reaches every PostgreSQL with the new certificates.
+    for node in &lab.health().nodes {
+        let down = node.haproxy_down.as_ref().expect("the view of HAProxy");
+        let dead = |name: &&str| {
+            ["postgres_primary", "postgres_replicas"]
+                .iter()
+                .all(|backend| down.iter().any(|s| s.node == **name && s.backend == *backend))
+        };
+        assert_eq!(NODES.into_iter().find(dead), None, "{}: {down:?}", node.name);
+    }
+}
+
+/// Outside the nodes, a valid certificate with the password changes nothing, and nothing is read without a certificate.
+#[test]
+fn patroni_answers_strangers_nothing() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let disk = OldDisk::of(lab);
+    let login = format!("patroni:{}", lab.cluster.secrets.patroni_rest);
+    let patch = ["-u", login.as_str(), "-X", "PATCH", "-d", "{\"loop_wait\": 10}"];
+    for node in NODES {
+        let config = "https://NODE:8008/config";
+        assert_eq!(disk.request(lab, "patroni", node, &patch, config).unwrap(), "403", "{node}");
+        assert_eq!(disk.request(lab, "", node, &[], config).unwrap(), "403", "{node}");
+        assert_eq!(disk.request(lab, "", node, &[], "https://NODE:8008/primary").unwrap(), "403", "{node}");
+        assert_eq!(disk.request(lab, "patroni", node, &[], config).unwrap(), "200", "{node}");
+    }
+}
