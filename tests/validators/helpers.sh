@@ -23,7 +23,8 @@ within() {
 says() {
     text=$1
     shift
-    "$@" 2>&1 | grep -q -e "$text"
+    output=$("$@" 2>&1) || true
+    echo "$output" | grep -q -e "$text" || { echo "no $text in the output of $*: $output"; return 1; }
 }
 # fails COMMAND...: a bare `! COMMAND` would not end the script
 fails() {
