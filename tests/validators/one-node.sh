@@ -51,7 +51,7 @@ login = base64.b64encode(("patroni:" + password).encode()).decode()
 headers = {"Authorization": "Basic " + login} if password else {}
 server = http.client.HTTPSConnection("192.168.18.21", 8008, context=tls, source_address=(source or "192.168.18.21", 0))
 try:
-    server.request(method, path, body or ("{}" if method != "GET" else None), headers)
+    server.request(method, path, body or (None if method == "GET" else '{"loop_wait": 10}'), headers)
     print(server.getresponse().status)
 except ssl.SSLError as error:
     print("refused:", error.reason)
