@@ -5,9 +5,8 @@ use clap::{Args, ValueEnum};
 use hanode_admin::cluster_dir::ClusterDir;
 use hanode_cluster::health;
 use hanode_core::machine::MachineFacts;
-use hanode_core::pki::read;
 use hanode_core::plan::{self, Action};
-use hanode_core::render::{self, CrlInput, RenderInput};
+use hanode_core::render::{self, CrlInput, Renderer};
 use hanode_util::file_tree::{self, Ids};
 use hanode_util::scratch::Scratch;
 use hanode_util::user_error::UserError;
@@ -77,28 +76,14 @@ impl Render {
             BootPlan::Resume => Action::Resume,
             BootPlan::Join => Action::Join,
         };
-        let crl = |path: &str| cluster.bundle.file(path).with_context(|| format!("no {path} in the bundle"));
-        let (service, own) = (crl("/etc/ssl/myca/server.crl")?, crl("/etc/ssl/hanode/ca.crl")?);
-        let der = read::der(service)?;
-        let interface = self.interface.as_deref().or(cluster.spec.keepalived.interface.as_deref());
+        let spec = &cluster.spec;
+        let interface = self.interface.as_deref().or(spec.keepalived.interface.as_deref());
+        let machine = MachineFacts::example(interface.unwrap_or("eth0"), spec.network.subnet.prefix_len());
         let secrets = if self.redact { render::redacted(&cluster.secrets) } else { cluster.secrets.clone() };
-        render::render(&RenderInput {
-            spec: &cluster.spec,
-            target: &target,
-            node: &self.node,
-            machine: &MachineFacts::example(
-                interface.unwrap_or("eth0"),
-                cluster.spec.network.subnet.prefix_len(),
-            ),
-            plan: &plan::Plan::uniform(&cluster.spec, action),
-            secrets: &secrets,
-            templates: &hanode_admin::embedded::templates(),
-            crl: CrlInput {
-                service: !read::crl(service)?.entries.is_empty(),
-                cluster: !read::crl(own)?.entries.is_empty(),
-                der: Some(&der),
-            },
-        })
+        let crl = CrlInput::of_bundle(&cluster.bundle)?;
+        let renderer = Renderer::new(spec, &target, &hanode_admin::embedded::templates(), &secrets, crl)?;
+        let rendered = renderer.render(&self.node, &machine, &plan::Plan::uniform(spec, action))?;
+        Ok(rendered.into_iter().map(|rendered| rendered.entry).collect())
     }
 }
 

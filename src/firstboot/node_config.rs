@@ -127,10 +127,6 @@ impl NodeConfig {
         self.bundle_file("/etc/ssl/hanode/ca.crl")
     }
 
-    pub(crate) fn service_crl(&self) -> Result<&[u8]> {
-        self.bundle_file("/etc/ssl/myca/server.crl")
-    }
-
     pub(crate) fn node_certificate(&self) -> Result<&[u8]> {
         self.bundle_file("/etc/ssl/hanode/node.crt")
     }

@@ -4,41 +4,20 @@ use super::overlay::ClusterPayload;
 use anyhow::{Context, Result};
 use hanode_core::bundle::Bundle;
 use hanode_core::machine::MachineFacts;
-use hanode_core::pki::{Ca, read};
 use hanode_core::plan::{Action, Plan};
-use hanode_core::render::{self, CrlInput, RenderInput};
+use hanode_core::render::Renderer;
 use hanode_core::target::Target;
-use hanode_util::user_error::UserError;
 
 /// Fails if the files of any node cannot be rendered, for a machine with assumed properties.
 pub(crate) fn render_all_nodes(payload: &ClusterPayload, target: &Target) -> Result<()> {
     let spec = payload.spec;
     let bundle = Bundle::read(payload.bundle).context("bundle.tar.gz")?;
-    let revocation_list = |ca: Ca| {
-        let path = ca.crl_path();
-        bundle.file(path).ok_or_else(|| {
-            UserError::with_help(format!("bundle.tar.gz has no {path}"), "run `hanode certs issue DIR`")
-        })
-    };
-    let (service, cluster) = (revocation_list(Ca::Service)?, revocation_list(Ca::Cluster)?);
-    let der = read::der(service)?;
-    let crl = CrlInput {
-        service: !read::crl(service)?.entries.is_empty(),
-        cluster: !read::crl(cluster)?.entries.is_empty(),
-        der: Some(&der),
-    };
+    let machine = MachineFacts::example("eth0", spec.network.subnet.prefix_len());
+    let plan = Plan::uniform(spec, Action::Bootstrap);
+    let renderer = Renderer::of_bundle(spec, target, &hanode_admin::embedded::templates(), &bundle)?;
     for node in &spec.nodes {
-        render::render(&RenderInput {
-            spec,
-            target,
-            node: &node.name,
-            machine: &MachineFacts::example("eth0", spec.network.subnet.prefix_len()),
-            plan: &Plan::uniform(spec, Action::Bootstrap),
-            secrets: &bundle.secrets,
-            templates: &hanode_admin::embedded::templates(),
-            crl,
-        })
-        .with_context(|| format!("rendering the files of {}", node.name))?;
+        let rendered = renderer.render(&node.name, &machine, &plan);
+        rendered.with_context(|| format!("rendering the files of {}", node.name))?;
     }
     Ok(())
 }

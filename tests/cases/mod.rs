@@ -3,10 +3,11 @@
 
 use hanode_core::machine::MachineFacts;
 use hanode_core::plan::{Action, EtcdStep, Plan, RedisStep, Step};
-use hanode_core::render::{CrlInput, RenderInput, render};
+use hanode_core::render::{CrlInput, Renderer};
 use hanode_core::secrets::Secrets;
 use hanode_core::spec::{self, Spec, VipMode};
-use hanode_core::target::Target;
+use hanode_core::state::Component;
+use hanode_core::target::{FileRule, Target};
 use hanode_util::file_tree::Entry;
 use std::net::IpAddr;
 
@@ -38,18 +39,21 @@ impl Case {
     }
 
     pub fn render(&self, node: &str) -> Vec<Entry> {
+        self.rendered(node, |_| true)
+    }
+
+    /// The files of one component.
+    pub fn render_component(&self, node: &str, component: Component) -> Vec<Entry> {
+        self.rendered(node, |rule| rule.component == Some(component))
+    }
+
+    fn rendered(&self, node: &str, wanted: impl Fn(&FileRule) -> bool) -> Vec<Entry> {
+        let crl = CrlInput { service: self.revoked, cluster: self.revoked, der: Some(self.crl_der.clone()) };
         let templates = hanode_admin::embedded::templates();
-        let input = RenderInput {
-            spec: &self.spec,
-            target: &self.target,
-            node,
-            machine: &self.machine,
-            plan: &self.plan,
-            secrets: &self.secrets,
-            templates: &templates,
-            crl: CrlInput { service: self.revoked, cluster: self.revoked, der: Some(&self.crl_der) },
-        };
-        render(&input).unwrap_or_else(|error| panic!("{node}: {error:#}"))
+        let rendered = Renderer::new(&self.spec, &self.target, &templates, &self.secrets, crl)
+            .and_then(|renderer| renderer.render(node, &self.machine, &self.plan))
+            .unwrap_or_else(|error| panic!("{node}: {error:#}"));
+        rendered.into_iter().filter(|r| wanted(r.rule)).map(|r| r.entry).collect()
     }
 
     /// The same cluster on another distribution.

@@ -56,11 +56,7 @@ fn nets(of: &[&str]) -> Vec<IpNet> {
 
 /// The firewall's files on node1.
 fn files(case: &Case) -> Vec<Entry> {
-    let its_own = |e: &Entry| {
-        let rule = case.target.rule_at(&e.path);
-        rule.is_some_and(|rule| rule.component == Some(Component::Firewall))
-    };
-    let files: Vec<Entry> = case.render("node1").into_iter().filter(its_own).collect();
+    let files = case.render_component("node1", Component::Firewall);
     assert!(!files.is_empty(), "no firewall");
     files
 }

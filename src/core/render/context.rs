@@ -107,7 +107,7 @@ fn crl(input: &RenderInput) -> serde_json::Value {
         "service": input.crl.service,
         "cluster": input.crl.cluster,
         "served": input.crl.der.is_some(),
-        "length": input.crl.der.map_or(0, <[u8]>::len),
+        "length": input.crl.der.as_ref().map_or(0, Vec::len),
     })
 }
 
@@ -145,7 +145,7 @@ fn haproxy(input: &RenderInput) -> serde_json::Value {
         "watching": watchers.join(" "),
         "extra_global": extra("global"),
         "extra_defaults": extra("defaults"),
-        "bufsize": bufsize(input.crl.der.map_or(0, <[u8]>::len)),
+        "bufsize": bufsize(input.crl.der.as_ref().map_or(0, Vec::len)),
         "guarded": spec.redis.min_replicas > 0,
         "enough_replicas": at_least(spec.redis.min_replicas),
     })

@@ -7,15 +7,18 @@ use anyhow::{Context, Result};
 use hanode_util::file_tree::{Entry, EntryKind};
 use tera::Tera;
 
-pub(super) fn entries(input: &RenderInput, engine: &Tera, context: &tera::Context) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    for rule in &input.target.files {
-        if applies(rule, input) && is_planned(rule, input) {
-            let entry = entry(rule, input, engine, context);
-            entries.push(entry.with_context(|| format!("target {}: file {}", input.target.name, rule.path))?);
-        }
+/// The entry of a rule; `None` if its condition does not hold or the plan does not let its service start.
+pub(super) fn entry(
+    rule: &FileRule,
+    input: &RenderInput,
+    engine: &Tera,
+    context: &tera::Context,
+) -> Result<Option<Entry>> {
+    if !applies(rule, input) || !is_planned(rule, input) {
+        return Ok(None);
     }
-    Ok(entries)
+    let entry = rendered(rule, input, engine, context);
+    entry.map(Some).with_context(|| format!("target {}: file {}", input.target.name, rule.path))
 }
 
 fn applies(rule: &FileRule, input: &RenderInput) -> bool {
@@ -46,7 +49,7 @@ fn is_planned(rule: &FileRule, input: &RenderInput) -> bool {
     action.may_start()
 }
 
-fn entry(rule: &FileRule, input: &RenderInput, engine: &Tera, context: &tera::Context) -> Result<Entry> {
+fn rendered(rule: &FileRule, input: &RenderInput, engine: &Tera, context: &tera::Context) -> Result<Entry> {
     let text = || fill(engine, rule.template()?, context);
     let kind = match rule.kind {
         RuleKind::File => EntryKind::File(text()?.into_bytes()),
@@ -55,7 +58,7 @@ fn entry(rule: &FileRule, input: &RenderInput, engine: &Tera, context: &tera::Co
         RuleKind::Crl => {
             // HTTP requires CR LF at the end of header lines; templates have LF.
             let mut content = text()?.replace('\n', "\r\n").into_bytes();
-            content.extend_from_slice(input.crl.der.context("there is no CRL")?);
+            content.extend_from_slice(input.crl.der.as_deref().context("there is no CRL")?);
             EntryKind::File(content)
         }
     };

@@ -11,47 +11,135 @@ pub mod sentinel;
 mod sizing;
 mod templates;
 
+use crate::bundle::Bundle;
 use crate::machine::MachineFacts;
+use crate::pki::{Ca, read};
 use crate::plan::Plan;
 use crate::secrets::Secrets;
 use crate::spec::Spec;
-use crate::target::Target;
+use crate::state::Component;
+use crate::target::{FileRule, Target};
 use anyhow::Result;
 use hanode_util::file_tree::Entry;
+use hanode_util::user_error::UserError;
+use tera::Tera;
 
 pub use passwords::redacted;
 pub use templates::Templates;
 
-/// The input of [`render`].
-pub struct RenderInput<'a> {
-    pub spec: &'a Spec,
-    pub target: &'a Target,
-    /// Name of the node to render.
-    pub node: &'a str,
-    pub machine: &'a MachineFacts,
-    pub plan: &'a Plan,
-    pub secrets: &'a Secrets,
-    pub templates: &'a Templates,
-    pub crl: CrlInput<'a>,
+/// Renders the files of the nodes of one cluster on one target.
+pub struct Renderer<'a> {
+    spec: &'a Spec,
+    target: &'a Target,
+    secrets: &'a Secrets,
+    crl: CrlInput,
+    engine: Tera,
+}
+
+/// A file, directory or link of a node, and the target's rule from which it is made.
+#[derive(Debug, Clone)]
+pub struct Rendered<'a> {
+    pub entry: Entry,
+    pub rule: &'a FileRule,
 }
 
 /// The revocation lists. Servers load a CRL only if it has entries, since an expired CRL locks every client out.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CrlInput<'a> {
+#[derive(Debug, Clone, Default)]
+pub struct CrlInput {
     /// Whether the service CA's CRL has entries.
     pub service: bool,
     /// Whether the cluster CA's CRL has entries.
     pub cluster: bool,
     /// The service CA's CRL in DER, which the nodes serve to clients.
-    pub der: Option<&'a [u8]>,
+    pub der: Option<Vec<u8>>,
 }
 
-/// The node's files, directories and links, in the order of the target's `[[file]]` tables.
-///
-/// Files that depend on a service's plan are omitted while the service waits or refuses.
-pub fn render(input: &RenderInput) -> Result<Vec<Entry>> {
-    passwords::check(input.secrets)?;
-    let engine = input.templates.engine()?;
-    let context = context::build(input, &engine)?;
-    files::entries(input, &engine, &context)
+impl CrlInput {
+    pub fn of_bundle(bundle: &Bundle) -> Result<CrlInput> {
+        let pem = |ca: Ca| {
+            let path = ca.crl_path();
+            let missing = || {
+                UserError::with_help(format!("bundle.tar.gz has no {path}"), "run `hanode certs issue DIR`")
+            };
+            bundle.file(path).ok_or_else(missing)
+        };
+        let has_entries = |ca| Ok::<_, anyhow::Error>(!read::crl(pem(ca)?)?.entries.is_empty());
+        Ok(CrlInput {
+            service: has_entries(Ca::Service)?,
+            cluster: has_entries(Ca::Cluster)?,
+            der: Some(read::der(pem(Ca::Service)?)?),
+        })
+    }
+}
+
+/// All that one rendering depends on.
+struct RenderInput<'a> {
+    spec: &'a Spec,
+    target: &'a Target,
+    /// Name of the node to render.
+    node: &'a str,
+    machine: &'a MachineFacts,
+    plan: &'a Plan,
+    secrets: &'a Secrets,
+    crl: &'a CrlInput,
+}
+
+impl<'a> Renderer<'a> {
+    pub fn new(
+        spec: &'a Spec,
+        target: &'a Target,
+        templates: &Templates,
+        secrets: &'a Secrets,
+        crl: CrlInput,
+    ) -> Result<Renderer<'a>> {
+        passwords::check(secrets)?;
+        Ok(Renderer { spec, target, secrets, crl, engine: templates.engine()? })
+    }
+
+    /// With the secrets and the revocation lists of this bundle.
+    pub fn of_bundle(
+        spec: &'a Spec,
+        target: &'a Target,
+        templates: &Templates,
+        bundle: &'a Bundle,
+    ) -> Result<Renderer<'a>> {
+        Renderer::new(spec, target, templates, &bundle.secrets, CrlInput::of_bundle(bundle)?)
+    }
+
+    /// The node's files, directories and links, in the order of the target's `[[file]]` tables.
+    ///
+    /// Files that depend on a service's plan are omitted while the service waits or refuses.
+    pub fn render(&self, node: &str, machine: &MachineFacts, plan: &Plan) -> Result<Vec<Rendered<'a>>> {
+        self.render_if(node, machine, plan, |_| true)
+    }
+
+    /// Only the files of this component that depend on the plan.
+    pub fn render_planned(
+        &self,
+        node: &str,
+        machine: &MachineFacts,
+        plan: &Plan,
+        component: Component,
+    ) -> Result<Vec<Rendered<'a>>> {
+        let planned = |rule: &FileRule| rule.plan.is_some() && rule.component == Some(component);
+        self.render_if(node, machine, plan, planned)
+    }
+
+    fn render_if(
+        &self,
+        node: &str,
+        machine: &MachineFacts,
+        plan: &Plan,
+        wanted: impl Fn(&FileRule) -> bool,
+    ) -> Result<Vec<Rendered<'a>>> {
+        let Renderer { spec, target, secrets, crl, engine } = self;
+        let input = RenderInput { spec, target, node, machine, plan, secrets, crl };
+        let context = context::build(&input, engine)?;
+        let mut rendered = Vec::new();
+        for rule in target.files.iter().filter(|rule| wanted(rule)) {
+            let entry = files::entry(rule, &input, engine, &context)?;
+            rendered.extend(entry.map(|entry| Rendered { entry, rule }));
+        }
+        Ok(rendered)
+    }
 }

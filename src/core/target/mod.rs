@@ -323,11 +323,6 @@ impl Target {
         Ok(format!("{parent}/lib"))
     }
 
-    /// The rule of the file at this path.
-    pub fn rule_at(&self, path: &str) -> Option<&FileRule> {
-        self.files.iter().find(|r| self.expand(&r.path).is_ok_and(|expanded| expanded == path))
-    }
-
     /// Replaces each `{paths.NAME}`.
     pub(crate) fn expand(&self, pattern: &str) -> anyhow::Result<String> {
         let mut path = String::new();

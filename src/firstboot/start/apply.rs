@@ -2,33 +2,22 @@
 
 use super::validators;
 use crate::node::NodeContext;
+use crate::node_config::NodeConfig;
 use crate::selinux;
 use anyhow::{Context, Result};
-use hanode_core::pki::read;
 use hanode_core::plan::Plan;
-use hanode_core::render::{self, CrlInput, RenderInput, sentinel};
+use hanode_core::render::{Rendered, Renderer, sentinel};
 use hanode_core::state::Component;
 use hanode_util::file_tree::{Entry, EntryKind, Ids, write};
 
 impl NodeContext {
-    pub(crate) fn render(&self, plan: &Plan) -> Result<Vec<Entry>> {
-        let config = &self.config;
-        let (service, cluster) = (read::crl(config.service_crl()?)?, read::crl(config.cluster_crl()?)?);
-        let der = read::der(config.service_crl()?)?;
-        render::render(&RenderInput {
-            spec: &config.spec,
-            target: &config.target,
-            node: self.name(),
-            machine: self.machine()?,
-            plan,
-            secrets: &config.bundle.secrets,
-            templates: &config.templates,
-            crl: CrlInput {
-                service: !service.entries.is_empty(),
-                cluster: !cluster.entries.is_empty(),
-                der: Some(&der),
-            },
-        })
+    fn renderer(&self) -> Result<Renderer<'_>> {
+        let NodeConfig { spec, target, templates, bundle, .. } = &self.config;
+        Renderer::of_bundle(spec, target, templates, bundle)
+    }
+
+    pub(crate) fn render(&self, plan: &Plan) -> Result<Vec<Rendered<'_>>> {
+        self.renderer()?.render(self.name(), self.machine()?, plan)
     }
 
     /// Writes the static configuration, which does not depend on the plan: the bundle's files first, since
@@ -37,17 +26,13 @@ impl NodeContext {
         validators::parameters(self.root(), &self.config.target, &self.config.spec)?;
         let ids = Ids::read(self.root())?;
         let mut changed = write(self.root(), &self.config.bundle.entries, Some(&ids))?;
-        let target = &self.config.target;
-        let has_validator = |e: &Entry| target.rule_at(&e.path).is_some_and(|rule| !rule.check.is_empty());
         // Files with a validator are written last: it reads the files to which they refer.
-        let (validated, plain): (Vec<Entry>, Vec<Entry>) =
-            self.render(&Plan::waiting(&self.config.spec))?.into_iter().partition(has_validator);
+        let (validated, plain): (Vec<Rendered>, Vec<Rendered>) =
+            self.render(&Plan::waiting(self.spec()))?.into_iter().partition(|r| !r.rule.check.is_empty());
+        let plain = entries(plain);
         changed.extend(write(self.root(), &plain, Some(&ids))?);
-        for entry in &validated {
-            if let Some(rule) = target.rule_at(&entry.path) {
-                validators::check(self.root(), rule, entry)?;
-            }
-        }
+        validated.iter().try_for_each(|rendered| validators::check(self.root(), rendered))?;
+        let validated = entries(validated);
         changed.extend(write(self.root(), &validated, Some(&ids))?);
         // Label all files, not only the changed ones: an earlier run may have been interrupted after it wrote
         // them.
@@ -60,20 +45,14 @@ impl NodeContext {
     /// The files of an earlier run must exist.
     pub(crate) fn check(&self) -> Result<()> {
         validators::parameters(self.root(), &self.config.target, &self.config.spec)?;
-        let rules = |entry: &Entry| self.config.target.rule_at(&entry.path);
-        let rendered = self.render(&Plan::waiting(&self.config.spec))?;
-        rendered
-            .iter()
-            .try_for_each(|e| rules(e).map_or(Ok(()), |rule| validators::check(self.root(), rule, e)))
+        let rendered = self.render(&Plan::waiting(self.spec()))?;
+        rendered.iter().try_for_each(|rendered| validators::check(self.root(), rendered))
     }
 
     /// Writes the files of one component that depend on the plan.
     pub(crate) fn apply_planned(&self, plan: &Plan, component: Component) -> Result<()> {
-        let planned = |e: &Entry| {
-            let rule = self.config.target.rule_at(&e.path);
-            rule.is_some_and(|r| r.plan.is_some() && r.component == Some(component))
-        };
-        let mut entries: Vec<Entry> = self.render(plan)?.into_iter().filter(planned).collect();
+        let renderer = self.renderer()?;
+        let mut entries = entries(renderer.render_planned(self.name(), self.machine()?, plan, component)?);
         if component == Component::Sentinel {
             entries.iter_mut().try_for_each(|e| self.keep_sentinel_state(e))?;
         }
@@ -90,4 +69,8 @@ impl NodeContext {
         *fresh = sentinel::merge(text, &old).into_bytes();
         Ok(())
     }
+}
+
+fn entries(rendered: Vec<Rendered>) -> Vec<Entry> {
+    rendered.into_iter().map(|rendered| rendered.entry).collect()
 }

@@ -4,6 +4,7 @@
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
 use hanode_core::plan::{Action, Plan};
+use hanode_core::render::Rendered;
 use hanode_core::state::Component;
 use hanode_core::target::OnChange;
 use hanode_util::file_tree::{Entry, EntryKind};
@@ -53,10 +54,8 @@ pub(crate) fn fingerprints(node: &NodeContext) -> Result<Fingerprints> {
     }
     // Redis' primary changes with each failover, so compare what is rendered for a fixed plan.
     let rendered = node.render(&Plan::uniform(node.spec(), Action::Resume))?;
-    for entry in &rendered {
-        if let Some(rule) = target.rule_at(&entry.path)
-            && let Some(component) = rule.component
-        {
+    for Rendered { entry, rule } in &rendered {
+        if let Some(component) = rule.component {
             add(component, rule.on_change, entry);
         }
     }

@@ -1,10 +1,11 @@
 //! The components' own validators, run on a configuration before it is written.
 
 use anyhow::{Result, bail};
+use hanode_core::render::Rendered;
 use hanode_core::spec::Spec;
-use hanode_core::target::{FileRule, Target};
+use hanode_core::target::Target;
 use hanode_util::command::{Captured, capture};
-use hanode_util::file_tree::{Entry, EntryKind, below};
+use hanode_util::file_tree::{EntryKind, below};
 use hanode_util::safe_path::SafeTree;
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +13,7 @@ use std::process::Command;
 const STAGING_DIR: &str = "/run/hanode/check";
 
 /// Runs the rule's validator on a copy of the content.
-pub(super) fn check(root: &Path, rule: &FileRule, entry: &Entry) -> Result<()> {
+pub(super) fn check(root: &Path, Rendered { entry, rule }: &Rendered) -> Result<()> {
     let (Some((program, arguments)), EntryKind::File(content)) = (rule.check.split_first(), &entry.kind)
     else {
         return Ok(());
@@ -73,6 +74,8 @@ fn in_one_line(output: &Captured) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hanode_core::target::FileRule;
+    use hanode_util::file_tree::Entry;
 
     #[test]
     fn a_validator_without_output_is_reported_by_its_exit_status() {
@@ -81,7 +84,8 @@ mod tests {
         let run = |script: &str| {
             let rule = format!("path = '/etc/x.conf'\ncomponent = 'redis'\ncheck = ['sh', '-c', '{script}']");
             let rule: FileRule = toml::from_str(&rule).unwrap();
-            check(root.path(), &rule, &entry).map_err(|error| error.to_string())
+            check(root.path(), &Rendered { entry: entry.clone(), rule: &rule })
+                .map_err(|error| error.to_string())
         };
         assert_eq!(run("true"), Ok(()));
         let killed = run("kill -TERM $$").unwrap_err();
