@@ -46,7 +46,13 @@ pub fn bake(
         payload.map_or(Ok(()), |payload| selinux::set_ports(policy, payload.spec))?;
         selinux::install_policy(policy, root)?;
     }
-    let inventory = Inventory::read(root, &target, String::new(), packages_changed_at(root)?)?;
+    let inventory = Inventory::read(
+        root,
+        &target,
+        String::new(),
+        packages_changed_at(root)?,
+        &overlay::paths_to_label(&target)?,
+    )?;
     let bake_target = BakeTarget { target_text: &text, target: &target, inventory: &inventory, program };
     let entries = overlay::entries(&bake_target, payload)?;
     let changed = file_tree::write(root, &entries, Some(&Ids::read(root)?))?;

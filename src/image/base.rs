@@ -72,7 +72,7 @@ pub(crate) fn build(target: &Target, id: &str, scratch: &Scratch, steps: &mut St
         steps.start("installing the SELinux policy");
         selinux::install_policy(policy, &root)?;
     }
-    let inventory = Inventory::read(&root, target, id.into(), built_at)?;
+    let inventory = Inventory::read(&root, target, id.into(), built_at, &overlay::paths_to_label(target)?)?;
     if let Some(policy) = &target.selinux {
         selinux::label(policy, &root, &["/".into()])?;
     }

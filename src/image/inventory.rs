@@ -1,9 +1,9 @@
 //! The software installed in a tree: distribution, packages, and the version of each component.
 
-use super::{distro::Distro, overlay, parameters, selinux};
+use super::{distro::Distro, parameters, selinux};
 use anyhow::{Context, Result, bail};
 use hanode_core::target::{SourceKind, Target};
-use hanode_util::file_tree::Ids;
+use hanode_util::file_tree::{Entry, Ids};
 use hanode_util::user_error::UserError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,8 +33,14 @@ pub(crate) struct Inventory {
 }
 
 impl Inventory {
-    /// The SELinux policy of the tree, if the target has one, must be complete.
-    pub(crate) fn read(root: &Path, target: &Target, base: String, built_at: u64) -> Result<Inventory> {
+    /// `baked`: the entries that a bake writes. The SELinux policy of the tree, if the target has one, must be complete.
+    pub(crate) fn read(
+        root: &Path,
+        target: &Target,
+        base: String,
+        built_at: u64,
+        baked: &[Entry],
+    ) -> Result<Inventory> {
         let os = check_os(root, target)?;
         let packages = target.family.packages(root)?.into_iter().collect();
         let components = components(root, target, &packages)?;
@@ -42,7 +48,7 @@ impl Inventory {
         let parameters = parameters::known(root, target)?;
         let libraries = parameters::libraries(root, target)?;
         let labels = match &target.selinux {
-            Some(policy) => selinux::contexts(policy, root, &overlay::paths_to_label(target)?)?,
+            Some(policy) => selinux::contexts(policy, root, baked)?,
             None => BTreeMap::new(),
         };
         Ok(Inventory {

@@ -1,7 +1,7 @@
 //! Takes a lab down, including what an interrupted or killed command left behind.
 
 use super::net::Net;
-use super::process::Process;
+use super::process::{self, Process};
 use super::{Lab, cgroup, lab_dir, layout, name, process_tag};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 /// Shuts the nodes down, kills those that do not stop, removes network, control groups and state. Works without intact
 /// state, and can be repeated.
 pub fn down(dir: &Path) -> Result<()> {
-    super::up::require_root()?;
+    process::require_root()?;
     let dir = dir.canonicalize().with_context(|| format!("no directory {}", dir.display()))?;
     // Without readable state the nodes are not known by name; `remove` kills their processes.
     if let Ok(lab) = Lab::open(&dir) {

@@ -1,10 +1,19 @@
 //! Identifies a process beyond the life of the command that started it, even if its process id is reused.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use hanode_util::user_error::UserError;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
+
+pub(crate) fn require_root() -> Result<()> {
+    ensure!(
+        geteuid().is_root(),
+        UserError::with_help("the lab needs root to make mounts and network namespaces", "run it with sudo")
+    );
+    Ok(())
+}
 
 /// Process ids are reused; boot id and start time make the identity unique.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -2,8 +2,8 @@
 
 use super::diagnose::{self, BootState};
 use super::layout::{self, Image, Layout};
-use super::{Lab, down, image, lab_dir, vm};
-use anyhow::{Context, Result, bail, ensure};
+use super::{Lab, down, image, lab_dir, process, vm};
+use anyhow::{Context, Result, bail};
 use hanode_core::spec::Spec;
 use hanode_util::command;
 use hanode_util::interrupt::Interrupted;
@@ -55,7 +55,7 @@ pub fn up(
     probe: &(dyn Fn() -> Probe + Sync),
     stop: &AtomicBool,
 ) -> Result<UpReport> {
-    require_root()?;
+    process::require_root()?;
     require_tools(&options.image, options.vm)?;
     let dir =
         options.dir.canonicalize().with_context(|| format!("no directory {}", options.dir.display()))?;
@@ -304,14 +304,6 @@ fn open_or_create(dir: &Path, options: &UpOptions, spec: &Spec) -> Result<Lab> {
         Some(program) => lab.run_by(program),
         None => lab,
     })
-}
-
-pub(super) fn require_root() -> Result<()> {
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        UserError::with_help("the lab needs root to make mounts and network namespaces", "run it with sudo")
-    );
-    Ok(())
 }
 
 const TOOLS: [&str; 5] = ["ip", "nsenter", "setsid", "mount", "tar"];

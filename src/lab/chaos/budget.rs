@@ -2,8 +2,8 @@
 //! apply to one fault at a time, so rounds with two are not compared.
 
 use super::Fault;
-use super::report::{InjectedFault, Round};
 use super::role::NodeRole;
+use super::round::{InjectedFault, Round};
 use crate::load::Service;
 use hanode_admin::recovery_time::{Failure, RecoveryBudget};
 use serde::Serialize;

@@ -5,6 +5,7 @@ mod budget;
 mod fault;
 mod report;
 mod role;
+mod round;
 mod schedule;
 
 pub use fault::Fault;
@@ -21,7 +22,7 @@ use hanode_admin::recovery_time;
 use hanode_cluster::health::{self, Access, Status};
 use hanode_util::interrupt;
 use hanode_util::user_error::UserError;
-use report::{InjectedFault, Round};
+use round::{InjectedFault, Round};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 

@@ -1,13 +1,13 @@
 //! The report of a chaos run: outages by fault and service, and the check of every acknowledged write.
 
+use super::Fault;
 use super::budget::Comparison;
-use super::role::{self, NodeRole};
-use super::{Fault, Target};
-use crate::load::{Gap, Service, Verification, verification_failure};
+use super::round::{InjectedFault, Round};
+use crate::load::{Service, Verification, verification_failure};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::time::Duration;
 
 #[derive(Debug, Serialize)]
@@ -29,31 +29,6 @@ pub struct ChaosReport {
     pub(crate) duration: f64,
 }
 
-/// Times in seconds.
-#[derive(Debug, Serialize)]
-pub(crate) struct Round {
-    pub(crate) injected: Vec<InjectedFault>,
-    /// Since the load started.
-    pub(crate) at: f64,
-    /// The longest time without an acknowledged write, by service.
-    pub(crate) gaps: BTreeMap<Service, Gap>,
-    /// From the end of the fault (node started, cable plugged in) until the cluster was healthy.
-    pub(crate) healthy_after: f64,
-    /// From the start of the fault until the cluster was healthy.
-    pub(crate) duration: f64,
-}
-
-/// A planned fault with the nodes that it was injected into.
-#[derive(Debug, Serialize)]
-pub(crate) struct InjectedFault {
-    pub(crate) fault: Fault,
-    pub(crate) target: Target,
-    pub(crate) seconds: u64,
-    pub(crate) nodes: Vec<String>,
-    /// The nodes' roles just before.
-    pub(crate) roles: Vec<NodeRole>,
-}
-
 /// Seconds over the rounds of one fault.
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct Outage {
@@ -63,13 +38,6 @@ pub(crate) struct Outage {
     pub(crate) min: f64,
     pub(crate) median: f64,
     pub(crate) max: f64,
-}
-
-impl fmt::Display for InjectedFault {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let roles = role::list(&self.roles);
-        write!(f, "{} on {} ({roles}) for {} s", self.fault.name(), self.nodes.join(", "), self.seconds)
-    }
 }
 
 impl ChaosReport {
