@@ -4,7 +4,6 @@ use super::{exit_code, print, print_json};
 use anyhow::Result;
 use clap::Args;
 use hanode_admin::access::access;
-use hanode_cluster::client::etcd::EtcdClient;
 use hanode_cluster::discovery::discover;
 use hanode_cluster::health::{self, Access};
 use hanode_core::peer::{DiskStage, NodeReport};
@@ -75,8 +74,7 @@ impl PlanVerb {
 
 /// Whether the node's etcd is part of a quorum: it lists its members only then.
 fn has_quorum(access: &Access, node: &Node) -> bool {
-    let etcd = EtcdClient::new(&access.cluster, node.address, ETCD_TIMEOUT);
-    etcd.is_ok_and(|etcd| etcd.members().is_ok())
+    access.etcd(node, ETCD_TIMEOUT).is_ok_and(|etcd| etcd.members().is_ok())
 }
 
 fn lines(plan: &Plan) -> Vec<Vec<String>> {

@@ -1,9 +1,6 @@
 //! Discovery: queries join ports, etcd and Sentinels for the input of the plan, from a node or from the admin machine.
 
-use crate::client::etcd::EtcdClient;
-use crate::client::etcd_peer::EtcdPeerClient;
-use crate::client::redis::{RedisClient, monitored_primary};
-use crate::health::Access;
+use crate::access::Access;
 use anyhow::Result;
 use hanode_core::etcd::Member;
 use hanode_core::peer::{DiskStage, NodeReport};
@@ -74,9 +71,7 @@ pub fn discover(access: &Access, own: NodeReport, servers: &[&Node]) -> Observat
 /// The reports of all other nodes, in the order of the spec.
 fn query_peers(access: &Access, node: &str) -> Vec<Peer> {
     let spec = &access.spec;
-    let fetch = |peer: &Node| {
-        crate::peer::fetch_report(&access.cluster, peer.address, spec.network.join_port, QUERY_TIMEOUT)
-    };
+    let fetch = |peer: &Node| access.report(peer, QUERY_TIMEOUT);
     scope(|threads| {
         let peers: Vec<_> = spec.peers(node).map(|p| (p, threads.spawn(move || fetch(p)))).collect();
         let joined = |(peer, thread): (&Node, ScopedJoinHandle<_>)| Peer {
@@ -115,7 +110,7 @@ struct EtcdView {
 
 /// Queries etcd through the member on `relay`: a linearizable member list proves that there is a quorum.
 fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
-    let etcd = EtcdClient::new(&access.cluster, relay.address, QUERY_TIMEOUT)?;
+    let etcd = access.etcd(relay, QUERY_TIMEOUT)?;
     let members = etcd.members()?;
     let initialize = etcd.get(&initialize_key(&access.spec.name))?;
     let generation = etcd.get(&generation_key(&access.spec.name, node))?;
@@ -141,8 +136,7 @@ fn removed_members(access: &Access, own: &NodeReport, peers: &[Peer], servers: &
     if logs.len() < 2 {
         return vec![];
     }
-    let query =
-        |relay: &Node| EtcdPeerClient::new(&access.cluster, relay.address, QUERY_TIMEOUT)?.removed(&logs);
+    let query = |relay: &Node| access.etcd_peer(relay, QUERY_TIMEOUT)?.removed(&logs);
     scope(|threads| {
         let queries: Vec<_> = servers.iter().map(|n| threads.spawn(|| query(n))).collect();
         queries
@@ -155,16 +149,7 @@ fn removed_members(access: &Access, own: &NodeReport, peers: &[Peer], servers: &
 }
 
 fn query_sentinel(access: &Access, node: &Node) -> Result<Sentinel> {
-    let redis = &access.spec.redis;
-    let password = &access.secrets.sentinel;
-    let mut sentinel = RedisClient::connect(
-        access.redis.as_ref(),
-        node.address,
-        redis.sentinel_port,
-        password,
-        QUERY_TIMEOUT,
-    )?;
-    let primary = monitored_primary(&mut sentinel, &redis.master_name)?;
+    let primary = access.sentinel(node, QUERY_TIMEOUT)?.primary()?;
     Ok(Sentinel { node: node.name.clone(), primary: primary.address, epoch: primary.epoch })
 }
 

@@ -1,8 +1,9 @@
-//! Access to a running cluster, from a node or from the admin machine: [`client`]s of the servers, the [`peer`]
-//! protocol, [`discovery`] (input of the plan) and [`health`].
+//! Access to a running cluster, from a node or from the admin machine: [`access`] and the [`client`]s of the servers,
+//! the [`peer`] protocol, [`discovery`] (input of the plan) and [`health`].
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod client;
 pub mod discovery;
 pub mod health;

@@ -157,9 +157,13 @@ pub enum PostgresState {
     Running,
     /// A replica that receives WAL from the leader.
     Streaming,
+    /// Patroni does not list the server.
+    Unlisted,
     /// Not running, such as `starting` or `creating replica`.
     Other(String),
 }
+
+const UNLISTED: &str = "unknown to Patroni";
 
 impl PostgresState {
     pub fn is_up(&self) -> bool {
@@ -172,6 +176,7 @@ impl From<String> for PostgresState {
         match text.as_str() {
             "running" => PostgresState::Running,
             "streaming" => PostgresState::Streaming,
+            UNLISTED => PostgresState::Unlisted,
             _ => PostgresState::Other(text),
         }
     }
@@ -188,6 +193,7 @@ impl fmt::Display for PostgresState {
         f.write_str(match self {
             PostgresState::Running => "running",
             PostgresState::Streaming => "streaming",
+            PostgresState::Unlisted => UNLISTED,
             PostgresState::Other(text) => text,
         })
     }

@@ -6,9 +6,10 @@ use crate::host::clock::uptime_ms;
 use crate::host::machine::Machine;
 use crate::node_config::NodeConfig;
 use anyhow::{Context, Result, bail};
+use hanode_cluster::access::Access;
 use hanode_cluster::client::etcd::EtcdClient;
 use hanode_cluster::client::redis::RedisClient;
-use hanode_cluster::health::Access;
+use hanode_cluster::client::sentinel::SentinelClient;
 use hanode_core::bundle::Bundle;
 use hanode_core::machine::MachineFacts;
 use hanode_core::spec::{Node, Spec};
@@ -131,27 +132,27 @@ impl NodeContext {
 
     /// The etcd of one node.
     pub(crate) fn etcd(&self, server: &Node, timeout: Duration) -> Result<EtcdClient> {
-        EtcdClient::new(&self.access.cluster, server.address, timeout)
+        self.access.etcd(server, timeout)
     }
 
     /// The etcd of the first peer that has a quorum.
     pub(crate) fn etcd_with_quorum(&self) -> Result<EtcdClient> {
+        let mut errors = Vec::new();
         for peer in self.peers() {
             let etcd = self.etcd(peer, ETCD_TIMEOUT)?;
-            if etcd.members().is_ok() {
-                return Ok(etcd);
+            match etcd.members() {
+                Ok(_) => return Ok(etcd),
+                Err(error) => errors.push(format!("{}: {error:#}", peer.name)),
             }
         }
-        bail!("no peer's etcd has a quorum any more")
+        bail!("no peer's etcd has a quorum any more ({})", errors.join("; "))
     }
 
     pub(crate) fn redis(&self, address: IpAddr, timeout: Duration) -> Result<RedisClient> {
-        let (port, password) = (self.spec().redis.port, &self.access.secrets.redis);
-        RedisClient::connect(self.access.redis.as_ref(), address, port, password, timeout)
+        self.access.redis(address, timeout)
     }
 
-    pub(crate) fn sentinel(&self, address: IpAddr, timeout: Duration) -> Result<RedisClient> {
-        let (port, password) = (self.spec().redis.sentinel_port, &self.access.secrets.sentinel);
-        RedisClient::connect(self.access.redis.as_ref(), address, port, password, timeout)
+    pub(crate) fn sentinel(&self, server: &Node, timeout: Duration) -> Result<SentinelClient> {
+        self.access.sentinel(server, timeout)
     }
 }

@@ -3,6 +3,9 @@
 pub(crate) mod deadline;
 pub mod etcd;
 pub(crate) mod etcd_peer;
+pub mod haproxy;
 pub mod http;
+pub mod patroni;
 pub mod redis;
+pub mod sentinel;
 pub mod tls;

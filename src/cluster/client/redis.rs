@@ -3,6 +3,8 @@
 use super::deadline::Deadline;
 use super::tls::{Credentials, TlsStream, connect};
 use anyhow::{Context, Result, bail, ensure};
+use hanode_core::state::RedisRole;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -109,12 +111,12 @@ impl RedisClient {
     }
 
     /// After this, the connection only receives messages.
-    pub fn subscribe(&mut self, channels: &[&str]) -> Result<()> {
+    pub(crate) fn subscribe(&mut self, channels: &[&str]) -> Result<()> {
         self.query(&[&["SUBSCRIBE"], channels].concat()).map(drop)
     }
 
     /// Channel and text of the next message; `None` for other replies, and if the timeout passes without one.
-    pub fn next_message(&mut self) -> Result<Option<(String, String)>> {
+    pub(crate) fn next_message(&mut self) -> Result<Option<(String, String)>> {
         self.stream.get_mut().socket().renew(self.timeout);
         match self.stream.fill_buf() {
             Ok([]) => bail!("the server closed the connection"),
@@ -136,7 +138,7 @@ impl RedisClient {
     }
 
     /// `INFO section` as key and value pairs.
-    pub fn info(&mut self, section: &str) -> Result<std::collections::BTreeMap<String, String>> {
+    pub fn info(&mut self, section: &str) -> Result<BTreeMap<String, String>> {
         match self.query(&["INFO", section])? {
             Value::Text(text) => Ok(text
                 .lines()
@@ -188,32 +190,61 @@ fn read_bulk(from: &mut impl BufRead, length: usize) -> Result<Value> {
     Ok(Value::Text(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// The primary that a Sentinel monitors, as it reports it.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct MonitoredPrimary {
-    pub(crate) address: IpAddr,
-    pub(crate) epoch: u64,
-    pub(crate) flags: String,
+/// `INFO replication`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Replication {
+    pub role: Option<RedisRole>,
+    /// The primary of a replica.
+    pub primary: Option<IpAddr>,
+    /// Whether a replica is connected to its primary.
+    pub linked: bool,
+    /// How long a replica has been disconnected; `None` if it was never connected since its start.
+    pub disconnected: Option<Duration>,
+    /// Replicas that are connected to this server.
+    pub replicas: u32,
+    /// Those of them that have completed their initial transfer.
+    pub online_replicas: usize,
 }
 
-pub(crate) fn monitored_primary(sentinel: &mut RedisClient, master_name: &str) -> Result<MonitoredPrimary> {
-    let Value::List(items) = sentinel.query(&["SENTINEL", "MASTER", master_name])? else {
-        bail!("Sentinel's reply is not a list");
-    };
-    let field = |name: &str| {
-        items.chunks(2).find_map(|pair| match pair {
-            [Value::Text(key), Value::Text(value)] if key == name => Some(value.as_str()),
-            _ => None,
-        })
-    };
-    Ok(MonitoredPrimary {
-        address: field("ip")
-            .context("Sentinel's reply has no address")?
-            .parse()
-            .context("Sentinel's address")?,
-        epoch: field("config-epoch").and_then(|e| e.parse().ok()).unwrap_or_default(),
-        flags: field("flags").unwrap_or_default().into(),
-    })
+impl Replication {
+    fn of_info(info: &BTreeMap<String, String>) -> Replication {
+        let text = |key: &str| info.get(key).map(String::as_str);
+        // -1 if it was never connected; older servers report the seconds since 1970.
+        let seconds = text("master_link_down_since_seconds").and_then(|s| s.parse::<u64>().ok());
+        let is_replica = |key: &str| {
+            key.strip_prefix("slave").is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()))
+        };
+        let online = |value: &str| value.split(',').any(|field| field == "state=online");
+        Replication {
+            role: text("role").and_then(RedisRole::of_redis),
+            primary: text("master_host").and_then(|host| host.parse().ok()),
+            linked: text("master_link_status") == Some("up"),
+            disconnected: seconds.filter(|s| *s < 1_000_000_000).map(Duration::from_secs),
+            replicas: text("connected_slaves").and_then(|n| n.parse().ok()).unwrap_or_default(),
+            online_replicas: info.iter().filter(|(key, value)| is_replica(key) && online(value)).count(),
+        }
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.role == Some(RedisRole::Primary)
+    }
+
+    /// Whether it is a replica that has been connected to this primary since it started.
+    pub fn was_linked_to(&self, primary: IpAddr) -> bool {
+        let was_linked = self.linked || self.disconnected.is_some();
+        self.role == Some(RedisRole::Replica) && self.primary == Some(primary) && was_linked
+    }
+}
+
+impl RedisClient {
+    pub fn replication(&mut self) -> Result<Replication> {
+        Ok(Replication::of_info(&self.info("replication")?))
+    }
+
+    /// Makes the server a replica of the primary at this address.
+    pub fn follow(&mut self, primary: IpAddr, port: u16) -> Result<()> {
+        self.query(&["REPLICAOF", &primary.to_string(), &port.to_string()]).map(drop)
+    }
 }
 
 #[cfg(test)]
@@ -232,6 +263,45 @@ mod tests {
         let list = parse(b"*2\r\n$2\r\nip\r\n:7\r\n").ok();
         assert_eq!(list, Some(Value::List(vec![Value::Text("ip".into()), Value::Number(7)])));
         assert_eq!(parse(b"$-1\r\n").ok(), Some(Value::Nil));
+    }
+
+    fn info(pairs: &[(&str, &str)]) -> Replication {
+        Replication::of_info(&pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
+    }
+
+    #[test]
+    fn a_replica_counts_as_linked_only_since_its_start() {
+        let own: IpAddr = "192.168.18.21".parse().unwrap();
+        let linked = |status, down| {
+            info(&[
+                ("role", "slave"),
+                ("master_host", "192.168.18.21"),
+                ("master_link_status", status),
+                ("master_link_down_since_seconds", down),
+            ])
+            .was_linked_to(own)
+        };
+        assert!(linked("up", ""), "not noticed yet");
+        assert!(linked("down", "4"));
+        assert!(!linked("down", "-1"), "it has just started too: a power cut of all nodes");
+        assert!(!linked("down", "1790000000"), "-1 in older servers");
+        let another =
+            info(&[("role", "slave"), ("master_host", "192.168.18.22"), ("master_link_status", "up")]);
+        assert!(!another.was_linked_to(own));
+        assert!(!info(&[("role", "master")]).was_linked_to(own));
+    }
+
+    #[test]
+    fn only_replicas_that_are_online_count_as_online() {
+        let primary = info(&[
+            ("role", "master"),
+            ("connected_slaves", "2"),
+            ("slave0", "ip=192.168.18.21,port=6378,state=online,offset=7,lag=0"),
+            ("slave1", "ip=192.168.18.23,port=6378,state=wait_bgsave,offset=0,lag=0"),
+            ("slave_repl_offset", "state=online"),
+        ]);
+        assert!(primary.is_primary());
+        assert_eq!((primary.replicas, primary.online_replicas), (2, 1));
     }
 
     #[test]

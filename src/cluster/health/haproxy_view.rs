@@ -9,8 +9,9 @@ use hanode_core::state::Component;
 const SETTLED_SECONDS: u64 = 10;
 
 pub(super) fn problems(spec: &Spec, status: &Status) -> Vec<Problem> {
-    let answering = status.nodes.iter().filter(|node| node.haproxy.answers());
-    let views: Vec<&Vec<DownServer>> = answering.filter_map(|node| node.haproxy.down.as_ref()).collect();
+    let answering = status.nodes.iter().filter(|node| node.servers.haproxy.answers());
+    let views: Vec<&Vec<DownServer>> =
+        answering.filter_map(|node| node.servers.haproxy.down.as_ref()).collect();
     let in_service = status.nodes.iter().filter(|node| node.in_service());
     let found = in_service.flat_map(|node| {
         let expected =
@@ -25,7 +26,7 @@ pub(super) fn problems(spec: &Spec, status: &Status) -> Vec<Problem> {
 
 /// The backend in which a running PostgreSQL must be up, by its role.
 fn postgres_backends(node: &NodeStatus) -> Vec<&'static str> {
-    match node.postgres.role.filter(|_| node.postgres.state.is_up()) {
+    match node.servers.postgres.role.filter(|_| node.servers.postgres.state.is_up()) {
         None => vec![],
         Some(Role::Leader) => vec!["postgres_primary"],
         Some(_) => vec!["postgres_replicas"],
@@ -34,7 +35,7 @@ fn postgres_backends(node: &NodeStatus) -> Vec<&'static str> {
 
 /// The backends of which one must have a primary up. The second is for a primary with too few replicas.
 fn redis_backends(spec: &Spec, node: &NodeStatus) -> Vec<&'static str> {
-    match node.redis.is_primary() {
+    match node.servers.redis.is_primary() {
         true if spec.redis.min_replicas > 0 => vec!["redis_primary", "redis_primary_alone"],
         true => vec!["redis_primary"],
         false => vec![],
@@ -63,7 +64,7 @@ mod tests {
 
     fn healthy_with(spec: &Spec, view: &[DownServer]) -> Status {
         let mut status = testing::healthy(spec);
-        status.nodes.iter_mut().for_each(|node| node.haproxy.down = Some(view.to_vec()));
+        status.nodes.iter_mut().for_each(|node| node.servers.haproxy.down = Some(view.to_vec()));
         status
     }
 
@@ -81,12 +82,18 @@ mod tests {
         let found = with_view(&replica, |_| {});
         let expected = "node3: PostgreSQL is running, but HAProxy's check of it fails on every node (L6RSP)";
         assert_eq!(found, [expected]);
-        assert!(with_view(&replica, |s| s.nodes[0].haproxy.down = Some(vec![])).is_empty(), "one reaches it");
+        assert!(
+            with_view(&replica, |s| s.nodes[0].servers.haproxy.down = Some(vec![])).is_empty(),
+            "one reaches it"
+        );
         assert!(with_view(&replica, |s| s.nodes[2].phase = Phase::Starting).is_empty(), "a problem already");
         let starting = PostgresState::Other("starting".into());
-        assert!(with_view(&replica, |s| s.nodes[2].postgres.state = starting.clone()).is_empty());
-        assert_eq!(with_view(&replica, |s| s.nodes[0].haproxy.down = None).len(), 1, "an older node");
-        assert!(with_view(&replica, |s| s.nodes.iter_mut().for_each(|n| n.haproxy.down = None)).is_empty());
+        assert!(with_view(&replica, |s| s.nodes[2].servers.postgres.state = starting.clone()).is_empty());
+        assert_eq!(with_view(&replica, |s| s.nodes[0].servers.haproxy.down = None).len(), 1, "an older node");
+        assert!(
+            with_view(&replica, |s| s.nodes.iter_mut().for_each(|n| n.servers.haproxy.down = None))
+                .is_empty()
+        );
         assert!(with_view(&[down("postgres_replicas", "node3", 5)], |_| {}).is_empty(), "it may be settling");
     }
 

@@ -71,7 +71,7 @@ fn nodes(status: &Status) -> [Metric; 6] {
         }),
         Metric { name: "hanode_spec_info", help: "Hash of the spec on the node.", samples: specs.collect() },
         each("hanode_haproxy_up", "Whether HAProxy responds to its health probe.", &|n| {
-            Some(as_number(n.haproxy.answers()))
+            Some(as_number(n.servers.haproxy.answers()))
         }),
         each("hanode_vip_held", "Whether the node holds the virtual IP.", &|n| {
             Some(as_number(status.vip.holders.contains(&n.name)))
@@ -111,8 +111,10 @@ fn file_systems(status: &Status) -> [Metric; 5] {
 
 fn etcd(status: &Status) -> [Metric; 4] {
     let each = |name, help, value: &dyn Fn(&super::EtcdStatus) -> Option<f64>| {
-        let samples =
-            status.nodes.iter().filter_map(|n| Some((vec![("node", n.name.clone())], value(&n.etcd)?)));
+        let samples = status
+            .nodes
+            .iter()
+            .filter_map(|n| Some((vec![("node", n.name.clone())], value(&n.servers.etcd)?)));
         Metric { name, help, samples: samples.collect() }
     };
     // A member that does not respond has no values.
@@ -133,12 +135,14 @@ fn etcd(status: &Status) -> [Metric; 4] {
 
 fn postgres(status: &Status) -> [Metric; 4] {
     let each = |name, help, value: &dyn Fn(&super::PostgresStatus) -> Option<f64>| {
-        let samples =
-            status.nodes.iter().filter_map(|n| Some((vec![("node", n.name.clone())], value(&n.postgres)?)));
+        let samples = status
+            .nodes
+            .iter()
+            .filter_map(|n| Some((vec![("node", n.name.clone())], value(&n.servers.postgres)?)));
         Metric { name, help, samples: samples.collect() }
     };
     let labels = |n: &super::NodeStatus| {
-        Some(vec![("node", n.name.clone()), ("role", n.postgres.role?.name().to_string())])
+        Some(vec![("node", n.name.clone()), ("role", n.servers.postgres.role?.name().to_string())])
     };
     let roles = status.nodes.iter().filter_map(|n| Some((labels(n)?, 1.0)));
     [
@@ -161,11 +165,13 @@ fn postgres(status: &Status) -> [Metric; 4] {
 
 fn redis(status: &Status) -> [Metric; 5] {
     let each = |name, help, value: &dyn Fn(&super::RedisStatus) -> f64| {
-        let samples = status.nodes.iter().map(|n| (vec![("node", n.name.clone())], value(&n.redis)));
+        let samples = status.nodes.iter().map(|n| (vec![("node", n.name.clone())], value(&n.servers.redis)));
         Metric { name, help, samples: samples.collect() }
     };
-    let sentinels =
-        status.nodes.iter().map(|n| (vec![("node", n.name.clone())], as_number(n.sentinel.error.is_none())));
+    let sentinels = status
+        .nodes
+        .iter()
+        .map(|n| (vec![("node", n.name.clone())], as_number(n.servers.sentinel.error.is_none())));
     [
         each("hanode_redis_up", "Whether Redis responds.", &|r| as_number(r.error.is_none())),
         each("hanode_redis_primary", "Whether Redis is a primary.", &|r| as_number(r.is_primary())),
@@ -280,9 +286,9 @@ mod tests {
         let mut status = healthy(&spec);
         status.healthy = false;
         status.problems = vec![Problem::new(ProblemKind::Other, "x")];
-        status.nodes[2].postgres.lag = Some(4096);
-        status.nodes[1].etcd.version = "3.5.16".into();
-        status.nodes[1].etcd.alarms = 1;
+        status.nodes[2].servers.postgres.lag = Some(4096);
+        status.nodes[1].servers.etcd.version = "3.5.16".into();
+        status.nodes[1].servers.etcd.alarms = 1;
         status.nodes[0].phase = Phase::Starting;
         status.nodes[0].spec_hash = Some("a \"hash\"\\\n".into());
         let root = FileSystem {

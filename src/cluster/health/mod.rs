@@ -8,18 +8,16 @@ pub mod local;
 mod metrics;
 mod problems;
 mod removal;
-mod replication;
 mod served_certs;
+mod servers;
 mod table;
 #[cfg(test)]
 mod testing;
 
 use crate::client::etcd::KvHash;
-use crate::client::tls::Credentials;
 use anyhow::Result;
 use hanode_core::bundle::Bundle;
 use hanode_core::peer::{DownServer, FileSystem};
-use hanode_core::secrets::Secrets;
 use hanode_core::spec::Spec;
 pub(crate) use hanode_core::state::{Phase, PostgresState, Problem, ProblemKind, RedisRole, Role};
 use serde::{Deserialize, Serialize};
@@ -27,28 +25,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
+pub use crate::access::Access;
 pub use collect::{collect, collect_local};
 pub use metrics::{metrics, node_metrics};
 pub(crate) use problems::find_problems;
 pub use removal::blockers;
 pub use served_certs::servers_with_old_certificates;
+pub use servers::Servers;
 pub use table::table;
 use table::terminal_width;
 
 pub(crate) const SCHEMA: u32 = 1;
-
-/// What is needed to query the nodes, from the admin machine or from a node.
-pub struct Access {
-    pub spec: Spec,
-    pub secrets: Secrets,
-    /// Under the cluster CA, with the certificate of the operator or of a node.
-    pub cluster: Credentials,
-    /// `None` if the spec disables TLS for Redis.
-    pub redis: Option<Credentials>,
-    /// Path and PEM of the certificates and revocation lists in the bundle.
-    pub certificates: Vec<(String, Vec<u8>)>,
-    pub bundle_generation: u64,
-}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -84,11 +71,8 @@ pub struct NodeStatus {
     pub file_systems: Vec<FileSystem>,
     /// As the node itself reports them.
     pub(crate) problems: Vec<Problem>,
-    pub etcd: EtcdStatus,
-    pub postgres: PostgresStatus,
-    pub redis: RedisStatus,
-    pub sentinel: SentinelStatus,
-    pub haproxy: HaproxyStatus,
+    #[serde(flatten)]
+    pub servers: Servers,
 }
 
 impl NodeStatus {
@@ -110,6 +94,9 @@ pub struct EtcdStatus {
     /// Hash of its key space up to the revision that all members have; `None` for releases that have no such call.
     #[serde(default)]
     pub(crate) kv_hash: Option<KvHash>,
+    /// Why the hash is unknown.
+    #[serde(default)]
+    pub(crate) hash_error: Option<String>,
     pub(crate) error: Option<String>,
 }
 
@@ -121,6 +108,9 @@ pub struct PostgresStatus {
     pub(crate) timeline: Option<i64>,
     /// Bytes behind the leader.
     pub(crate) lag: Option<i64>,
+    /// Why the node's Patroni does not answer.
+    #[serde(default)]
+    pub(crate) error: Option<String>,
 }
 
 impl PostgresStatus {

@@ -1,6 +1,6 @@
 //! The problems of a cluster, found in its status (pure). A problem of a single node starts with its name.
 
-use super::{NodeStatus, PostgresState, Problem, ProblemKind, Role, Status, disk_space, haproxy_view};
+use super::{NodeStatus, Problem, ProblemKind, Role, Status, disk_space, haproxy_view};
 use crate::client::etcd::KvHash;
 use hanode_core::spec::{Spec, VipMode};
 use hanode_core::state::{Component, Phase};
@@ -41,26 +41,21 @@ fn nodes(status: &Status, problems: &mut Vec<Problem>) {
             Phase::InService => {}
             Phase::Unreachable => {
                 problems.push(Problem::new(ProblemKind::Unreachable, cause).node(&node.name));
-                continue;
             }
             phase => {
                 let detail = if cause.is_empty() { phase.to_string() } else { format!("{phase}: {cause}") };
                 problems.push(Problem::new(ProblemKind::NotInService, detail).node(&node.name));
             }
         }
-        if let Some(error) = &node.haproxy.error {
-            let problem = Problem::new(ProblemKind::ProbeUnanswered, error.as_str());
-            problems.push(problem.component(Component::Haproxy).node(&node.name));
-        }
+        // A machine that is off has one line less.
+        let counts = |p: &Problem| node.phase != Phase::Unreachable || !p.concerns(Component::Haproxy);
+        let failed = node.servers.problems().into_iter().filter(counts);
+        problems.extend(failed.map(|problem| problem.node(&node.name)));
     }
 }
 
 fn etcd(status: &Status, problems: &mut Vec<Problem>) {
-    for node in status.nodes.iter().filter(|node| !node.etcd.healthy) {
-        let error = node.etcd.error.as_deref().unwrap_or("unhealthy");
-        problems.push(Problem::check_failed(Component::Etcd, error).node(&node.name));
-    }
-    if !status.nodes.iter().any(|node| node.etcd.leader) {
+    if !status.nodes.iter().any(|node| node.servers.etcd.leader) {
         problems.push(Problem::new(ProblemKind::NoEtcdLeader, "").component(Component::Etcd));
     }
     problems.extend(data_differences(&status.nodes));
@@ -68,7 +63,7 @@ fn etcd(status: &Status, problems: &mut Vec<Problem>) {
 
 /// Members with other data than the majority; all of them if no majority has the same data.
 fn data_differences(nodes: &[NodeStatus]) -> Vec<Problem> {
-    let hashes = || nodes.iter().filter_map(|node| Some((node, node.etcd.kv_hash.as_ref()?)));
+    let hashes = || nodes.iter().filter_map(|node| Some((node, node.servers.etcd.kv_hash.as_ref()?)));
     let differ = |a: &KvHash, b: &KvHash| a.compacted == b.compacted && a.hash != b.hash;
     let differing_from = |own: &KvHash| hashes().filter(|(_, other)| differ(own, other)).count();
     let outliers = hashes().filter(|(_, hash)| 2 * differing_from(hash) >= hashes().count());
@@ -78,15 +73,11 @@ fn data_differences(nodes: &[NodeStatus]) -> Vec<Problem> {
 
 fn postgres(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
     let of = |kind, detail: String| Problem::new(kind, detail).component(Component::Postgres);
-    let with_role = |role: Role| status.nodes.iter().filter(move |node| node.postgres.role == Some(role));
+    let with_role =
+        |role: Role| status.nodes.iter().filter(move |node| node.servers.postgres.role == Some(role));
     let leaders = with_role(Role::Leader).count();
     if leaders != 1 {
         problems.push(of(ProblemKind::PostgresLeaders, leaders.to_string()));
-    }
-    for node in &status.nodes {
-        if let PostgresState::Other(state) = &node.postgres.state {
-            problems.push(of(ProblemKind::PostgresDown, state.clone()).node(&node.name));
-        }
     }
     if spec.postgres.synchronous && with_role(Role::SyncStandby).next().is_none() {
         problems.push(of(ProblemKind::NoSyncStandby, String::new()));
@@ -95,18 +86,8 @@ fn postgres(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
 
 fn redis(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
     let of = |kind, detail: String| Problem::new(kind, detail).component(Component::Redis);
-    for node in &status.nodes {
-        match &node.redis.error {
-            Some(error) => {
-                problems.push(Problem::check_failed(Component::Redis, error.as_str()).node(&node.name))
-            }
-            None if !node.redis.link_up => {
-                problems.push(of(ProblemKind::RedisLinkDown, String::new()).node(&node.name));
-            }
-            None => {}
-        }
-    }
-    let primaries: Vec<&NodeStatus> = status.nodes.iter().filter(|node| node.redis.is_primary()).collect();
+    let primaries: Vec<&NodeStatus> =
+        status.nodes.iter().filter(|node| node.servers.redis.is_primary()).collect();
     let monitored = status.redis_primary.address;
     let monitored = monitored.and_then(|a| spec.nodes.iter().find(|n| n.address == a)).map(|n| &n.name);
     match (primaries.as_slice(), monitored) {
@@ -123,15 +104,10 @@ fn redis(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
         }
     }
     if let [primary] = primaries.as_slice() {
-        let (connected, needed) = (primary.redis.replicas as usize, spec.nodes.len() - 1);
+        let (connected, needed) = (primary.servers.redis.replicas as usize, spec.nodes.len() - 1);
         if connected < needed {
             let detail = format!("{connected} of {needed}");
             problems.push(of(ProblemKind::RedisReplicas, detail).node(&primary.name));
-        }
-    }
-    for node in &status.nodes {
-        if let Some(error) = &node.sentinel.error {
-            problems.push(Problem::check_failed(Component::Sentinel, error.as_str()).node(&node.name));
         }
     }
 }
@@ -201,7 +177,7 @@ mod tests {
         let outliers = |hashes: [Option<(u64, i64)>; 3]| {
             let mut status = testing::healthy(&spec);
             for (node, hash) in status.nodes.iter_mut().zip(hashes) {
-                node.etcd.kv_hash = hash.map(|(hash, compacted)| KvHash { hash, compacted });
+                node.servers.etcd.kv_hash = hash.map(|(hash, compacted)| KvHash { hash, compacted });
             }
             data_differences(&status.nodes).into_iter().filter_map(|p| p.node).collect::<Vec<_>>()
         };

@@ -12,7 +12,7 @@ pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
     etcd(spec, &others, &mut blockers);
     postgres(spec, own, &others, &mut blockers);
     redis(spec, own, &others, &mut blockers);
-    let sentinels = others.iter().filter(|n| n.sentinel.error.is_none()).count();
+    let sentinels = others.iter().filter(|n| n.servers.sentinel.error.is_none()).count();
     if sentinels < spec.majority() {
         let plural = if sentinels == 1 { "" } else { "s" };
         blockers.push(format!(
@@ -25,7 +25,7 @@ pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
     } else if status.redis_primary.address == address && sentinels < spec.majority() {
         blockers.push(format!("{node} is the Redis primary, and the other Sentinels cannot elect a new one"));
     }
-    if !others.iter().any(|n| n.haproxy.answers() && n.in_service()) {
+    if !others.iter().any(|n| n.servers.haproxy.answers() && n.in_service()) {
         let task =
             if spec.network.vip_mode == VipMode::Vrrp { "hold the virtual IP" } else { "serve clients" };
         blockers.push(format!("no other node can {task}"));
@@ -34,7 +34,7 @@ pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
 }
 
 fn etcd(spec: &Spec, others: &[&NodeStatus], blockers: &mut Vec<String>) {
-    let healthy = others.iter().filter(|n| n.etcd.healthy).count();
+    let healthy = others.iter().filter(|n| n.servers.etcd.healthy).count();
     if healthy < spec.majority() {
         let needed = spec.majority();
         blockers
@@ -43,12 +43,12 @@ fn etcd(spec: &Spec, others: &[&NodeStatus], blockers: &mut Vec<String>) {
 }
 
 fn postgres(spec: &Spec, own: Option<&NodeStatus>, others: &[&NodeStatus], blockers: &mut Vec<String>) {
-    let streaming = || others.iter().map(|n| &n.postgres).filter(|m| m.is_streaming());
+    let streaming = || others.iter().map(|n| &n.servers.postgres).filter(|m| m.is_streaming());
     let has_replica = streaming().next().is_some();
     let has_synchronous = || streaming().any(|m| m.role.is_some_and(Role::is_synchronous));
     let can_take_over = if spec.postgres.synchronous { has_synchronous() } else { has_replica };
-    if let Some(NodeStatus { name, postgres, .. }) = own {
-        match postgres.role {
+    if let Some(NodeStatus { name, servers, .. }) = own {
+        match servers.postgres.role {
             Some(Role::Leader) if !can_take_over => {
                 let kind = if spec.postgres.synchronous { "synchronous standby" } else { "replica" };
                 blockers.push(format!("{name} is the PostgreSQL leader, and no {kind} can take over"));
@@ -59,15 +59,16 @@ fn postgres(spec: &Spec, own: Option<&NodeStatus>, others: &[&NodeStatus], block
             _ => {}
         }
     }
-    if !others.iter().any(|n| n.postgres.state.is_up()) {
+    if !others.iter().any(|n| n.servers.postgres.state.is_up()) {
         blockers.push("no other node runs PostgreSQL".into());
     }
 }
 
 fn redis(spec: &Spec, own: Option<&NodeStatus>, others: &[&NodeStatus], blockers: &mut Vec<String>) {
-    let connected = |n: &&&NodeStatus| n.redis.role == Some(RedisRole::Replica) && n.redis.link_up;
+    let connected =
+        |n: &&&NodeStatus| n.servers.redis.role == Some(RedisRole::Replica) && n.servers.redis.link_up;
     let replicas = others.iter().filter(connected).count();
-    let primary = own.is_some_and(|n| n.redis.is_primary());
+    let primary = own.is_some_and(|n| n.servers.redis.is_primary());
     // Replacing the primary takes one replica, and the new primary still needs the others to acknowledge writes.
     let needed = spec.redis.min_replicas as usize + usize::from(primary);
     if replicas < needed {

@@ -53,22 +53,22 @@ pub(super) fn terminal_width() -> Option<usize> {
 }
 
 fn row(status: &Status, node: &NodeStatus) -> [String; 9] {
-    let etcd = match (node.etcd.healthy, node.etcd.leader) {
+    let etcd = match (node.servers.etcd.healthy, node.servers.etcd.leader) {
         (false, _) => "down",
         (true, true) => "leader",
         (true, false) => "ok",
     };
-    let postgres = &node.postgres;
+    let postgres = &node.servers.postgres;
     let role = postgres.role.map_or_else(|| postgres.state.to_string(), |role| role.name().to_string());
     let lag = postgres.lag.map_or(String::new(), |lag| lag.to_string());
-    let redis = match (node.redis.role, node.redis.link_up) {
+    let redis = match (node.servers.redis.role, node.servers.redis.link_up) {
         (Some(RedisRole::Primary), _) => "primary",
         (Some(RedisRole::Replica), true) => "replica",
         (Some(RedisRole::Replica), false) => "no link",
         (None, _) => "down",
     };
     let holds = if status.vip.holders.contains(&node.name) { "held" } else { "" };
-    let haproxy = if node.haproxy.answers() { "ok" } else { "down" };
+    let haproxy = if node.servers.haproxy.answers() { "ok" } else { "down" };
     let address = node.address.to_string();
     [&node.name, &address, node.phase.name(), etcd, &role, &lag, redis, haproxy, holds].map(String::from)
 }

@@ -31,15 +31,22 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         moved_aside: vec![],
         file_systems: vec![root_file_system()],
         problems: vec![],
-        etcd: EtcdStatus { healthy: true, leader: n.name == "node1", revision: 7, ..EtcdStatus::default() },
-        postgres: postgres(&n.name),
-        redis: RedisStatus {
-            role: Some(if n.name == "node2" { RedisRole::Primary } else { RedisRole::Replica }),
-            link_up: true,
-            ..RedisStatus::default()
+        servers: Servers {
+            etcd: EtcdStatus {
+                healthy: true,
+                leader: n.name == "node1",
+                revision: 7,
+                ..EtcdStatus::default()
+            },
+            postgres: postgres(&n.name),
+            redis: RedisStatus {
+                role: Some(if n.name == "node2" { RedisRole::Primary } else { RedisRole::Replica }),
+                link_up: true,
+                ..RedisStatus::default()
+            },
+            sentinel: SentinelStatus::default(),
+            haproxy: HaproxyStatus { error: None, down: Some(vec![]) },
         },
-        sentinel: SentinelStatus::default(),
-        haproxy: HaproxyStatus { error: None, down: Some(vec![]) },
     };
     Status {
         schema: 1,
@@ -63,5 +70,5 @@ fn postgres(node: &str) -> PostgresStatus {
         "node2" => (Role::SyncStandby, PostgresState::Streaming),
         _ => (Role::Replica, PostgresState::Streaming),
     };
-    PostgresStatus { role: Some(role), state, timeline: None, lag: None }
+    PostgresStatus { role: Some(role), state, timeline: None, lag: None, error: None }
 }

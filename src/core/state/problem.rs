@@ -44,6 +44,8 @@ pub enum ProblemKind {
     PostgresLeaders,
     /// PostgreSQL is DETAIL
     PostgresDown,
+    /// PostgreSQL: replica is not streaming yet
+    NotStreaming,
     /// PostgreSQL has no synchronous standby
     NoSyncStandby,
     /// Redis has no link to its primary
@@ -155,6 +157,7 @@ impl Problem {
             DataDiffers => "etcd: its data differs from the other members".into(),
             PostgresLeaders => format!("PostgreSQL has {detail} leaders"),
             PostgresDown => format!("PostgreSQL is {detail}"),
+            NotStreaming => "PostgreSQL: replica is not streaming yet".into(),
             NoSyncStandby => "PostgreSQL has no synchronous standby".into(),
             RedisLinkDown => "Redis has no link to its primary".into(),
             OtherRedisPrimary => format!("Sentinels monitor {detail}"),

@@ -212,10 +212,8 @@ fn served_serials(bundle: &Bundle, ca: Ca) -> Result<BTreeSet<String>> {
 
 /// The peers that do not report this bundle generation or a later one.
 fn nodes_without_generation(node: &NodeContext, generation: u64) -> Vec<String> {
-    let port = node.spec().network.join_port;
     let has_generation = |peer: &&Node| {
-        let report =
-            hanode_cluster::peer::fetch_report(&node.access().cluster, peer.address, port, PEER_TIMEOUT);
+        let report = node.access().report(peer, PEER_TIMEOUT);
         report.is_ok_and(|report| report.bundle_generation >= generation)
     };
     node.peers().filter(|peer| !has_generation(peer)).map(|peer| peer.name.clone()).collect()
@@ -288,7 +286,7 @@ fn wait_until_healthy(node: &NodeContext, systemd: &Systemd) -> Result<()> {
     let mut last_reload = Instant::now();
     loop {
         let mut problems = down(&systemd.states(&units)?);
-        problems.extend(local::problems(access, name));
+        problems.extend(local::problems(access, node.own()));
         problems.extend(health::servers_with_old_certificates(access, &node.config.bundle, node.own()));
         if problems.is_empty() {
             return Ok(());

@@ -5,10 +5,9 @@
 //! configuration.
 
 use crate::node::NodeContext;
-use anyhow::{Context, Result, ensure};
-use hanode_cluster::client::http::HttpClient;
+use anyhow::{Context, Result};
+use hanode_core::spec::Node;
 use serde_json::{Map, Value, json};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,27 +48,18 @@ fn apply_settings(node: &NodeContext) -> Result<bool> {
         return Ok(false);
     }
     let patch = patch(&written.unwrap_or_else(|| json!({})), &wanted);
-    let url =
-        format!("https://{}/config", SocketAddr::new(node.own().address, node.spec().patroni.restapi_port));
-    let access = node.access();
-    let response = HttpClient::new(Some(&access.cluster), REQUEST_TIMEOUT)?.patch(
-        &url,
-        ("patroni", &access.secrets.patroni_rest),
-        &patch,
-    )?;
-    ensure!(response.status == 200, "PATCH {url}: status {}", response.status);
+    node.access().patroni(node.own(), REQUEST_TIMEOUT)?.patch_config(&patch)?;
     etcd.put(&key, &serde_json::to_vec(&wanted)?)?;
     tracing::info!("updated Patroni's settings in etcd from the spec");
     Ok(true)
 }
 
 fn all_peers_have_spec(node: &NodeContext) -> bool {
-    let (hash, port) = (node.spec().hash(), node.spec().network.join_port);
-    let agrees = |address| {
-        hanode_cluster::peer::fetch_report(&node.access().cluster, address, port, REQUEST_TIMEOUT)
-            .is_ok_and(|report| report.spec_hash == hash)
+    let hash = node.spec().hash();
+    let agrees = |peer: &Node| {
+        node.access().report(peer, REQUEST_TIMEOUT).is_ok_and(|report| report.spec_hash == hash)
     };
-    node.peers().all(|peer| agrees(peer.address))
+    node.peers().all(agrees)
 }
 
 /// All wanted settings, and a null for each setting that was written before and is not wanted any more.

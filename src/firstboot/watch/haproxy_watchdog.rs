@@ -4,9 +4,8 @@
 //! connections that the kernel has accepted for it never end.
 
 use crate::host::systemd::Systemd;
-use anyhow::{Context, Result};
-use hanode_cluster::client::tls;
-use std::io::{Read, Write};
+use anyhow::Result;
+use hanode_cluster::client::haproxy;
 use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::Duration;
@@ -46,32 +45,7 @@ fn restart(unit: &str) -> Result<()> {
     Ok(())
 }
 
-/// The HTTP status of HAProxy's health check at the loopback address. HAProxy answers it in its own event loop.
+/// The HTTP status of HAProxy's health probe at the loopback address.
 pub(crate) fn probe(port: u16) -> Result<u16> {
-    exchange(tls::connect(Ipv4Addr::LOCALHOST.into(), port, PROBE_TIMEOUT)?)
-}
-
-fn exchange(mut socket: impl Read + Write) -> Result<u16> {
-    socket.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
-    let mut head = [0; 12];
-    socket.read_exact(&mut head)?;
-    let status = std::str::from_utf8(&head[9..])?;
-    status.parse().with_context(|| format!("HTTP status {status:?}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn a_probe_succeeds_with_any_status_and_fails_without_an_answer() {
-        let (probe, mut haproxy) = UnixStream::pair().expect("a pair of sockets");
-        haproxy.write_all(b"HTTP/1.0 503 Service Unavailable\r\n\r\n").expect("answer the probe");
-        assert_eq!(exchange(probe).expect("a status"), 503);
-
-        let (probe, _mute) = UnixStream::pair().expect("a pair of sockets");
-        probe.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
-        assert!(exchange(probe).is_err());
-    }
+    haproxy::probe(Ipv4Addr::LOCALHOST.into(), port, PROBE_TIMEOUT)
 }

@@ -4,7 +4,7 @@
 use super::failover_guard::connect_redis;
 use crate::node::NodeContext;
 use anyhow::{Result, bail};
-use hanode_cluster::client::redis::{RedisClient, Value};
+use hanode_cluster::client::sentinel::FailoverStart;
 use hanode_core::spec::Node;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -41,30 +41,34 @@ pub(crate) fn fail_over(node: &NodeContext) -> Result<()> {
 
 /// Whether this Redis is a primary with a replica in sync.
 fn is_primary_with_replicas(node: &NodeContext) -> Result<bool> {
-    let info = connect_redis(node, node.own().address)?.info("replication")?;
-    let replicas = info.iter().filter(|(key, _)| key.starts_with("slave"));
-    let mut replicas = replicas.filter(|(_, value)| value.contains("state=online"));
-    Ok(info.get("role").is_some_and(|role| role == "master") && replicas.next().is_some())
+    let replication = connect_redis(node, node.own().address)?.replication()?;
+    Ok(replication.is_primary() && replication.online_replicas > 0)
 }
 
 /// Whether this peer's Sentinel regards this node as the primary.
 fn sentinel_agrees(node: &NodeContext, peer: &Node) -> bool {
-    let named = sentinel(node, peer).and_then(|mut sentinel| {
-        sentinel.query(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &node.spec().redis.master_name])
-    });
-    matches!(named, Ok(Value::List(primary)) if primary.first() == Some(&Value::Text(node.own().address.to_string())))
+    let primary = node.sentinel(peer, REQUEST_TIMEOUT).and_then(|mut s| s.primary_for_clients());
+    match primary {
+        Ok(primary) => primary == node.own().address,
+        Err(error) => {
+            tracing::info!("Sentinel of {}: {error:#}", peer.name);
+            false
+        }
+    }
 }
 
 /// Whether this peer's Sentinel started a failover, or one is in progress.
 fn start_failover(node: &NodeContext, peer: &Node) -> bool {
-    let start = sentinel(node, peer)
-        .and_then(|mut sentinel| sentinel.command(&["SENTINEL", "FAILOVER", &node.spec().redis.master_name]));
+    let start = node.sentinel(peer, REQUEST_TIMEOUT).and_then(|mut s| s.start_failover());
     match start {
-        Ok(Value::Error(why)) => why.starts_with("INPROG"),
-        other => other.is_ok(),
+        Ok(FailoverStart::Started | FailoverStart::InProgress) => true,
+        Ok(FailoverStart::Refused(why)) => {
+            tracing::info!("the Sentinel of {} starts no failover: {why}", peer.name);
+            false
+        }
+        Err(error) => {
+            tracing::info!("Sentinel of {}: {error:#}", peer.name);
+            false
+        }
     }
-}
-
-fn sentinel(node: &NodeContext, peer: &Node) -> Result<RedisClient> {
-    node.sentinel(peer.address, REQUEST_TIMEOUT)
 }

@@ -91,7 +91,7 @@ impl Watcher<'_> {
     fn round(&mut self) -> Result<Duration> {
         let units = self.systemd.states(&self.units)?;
         let mut problems = down(&units);
-        problems.extend(local::problems(self.node.access(), self.node.name()));
+        problems.extend(local::problems(self.node.access(), self.node.own()));
         problems.extend(self.served_certs.problems(self.node));
         // The gates are not evaluated again while services run, so a lost etcd needs a new plan here.
         let plan = match problems.iter().any(|p| p.concerns(Component::Etcd)) {
@@ -136,7 +136,7 @@ impl Watcher<'_> {
 
     /// What is recorded about a node in service: on its disk, in Patroni's settings, and its generation.
     fn record_service(&mut self) -> Result<()> {
-        self.node.disk.mark_in_service(&local::etcd_member(self.node.access(), self.node.name())?)?;
+        self.node.disk.mark_in_service(&local::etcd_member(self.node.access(), self.node.own())?)?;
         self.dynamic_config.sync(self.node);
         match self.generation.count(self.node) {
             Ok(Some(CountResult::BehindEtcd)) => {

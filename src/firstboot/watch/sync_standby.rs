@@ -2,10 +2,10 @@
 //! `loop_wait`, and until then commits are on one disk only. So it is woken at once.
 
 use crate::node::NodeContext;
-use anyhow::{Result, ensure};
-use hanode_cluster::client::http::HttpClient;
-use serde_json::{Value, json};
-use std::net::SocketAddr;
+use anyhow::Result;
+use hanode_cluster::client::patroni::PatroniStatus;
+use hanode_core::state::{PostgresState, Role};
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,52 +35,53 @@ impl SyncStandbyCheck {
 }
 
 fn wake_patroni_if_needed(node: &NodeContext) -> Result<bool> {
-    let (access, port) = (node.access(), node.spec().patroni.restapi_port);
-    let patroni = format!("https://{}", SocketAddr::new(node.own().address, port));
-    let http = HttpClient::new(Some(&access.cluster), REQUEST_TIMEOUT)?;
-    if !needs_sync_standby(&http.get(&format!("{patroni}/patroni"))?.body) {
+    let patroni = node.access().patroni(node.own(), REQUEST_TIMEOUT)?;
+    if !needs_sync_standby(&patroni.status()?) {
         return Ok(false);
     }
-    let url = format!("{patroni}/config");
-    // Every PATCH wakes Patroni's loop; this one removes a setting that does not exist.
-    let no_change = json!({ "hanode": null });
-    let answer = http.patch(&url, ("patroni", &access.secrets.patroni_rest), &no_change)?;
-    ensure!(answer.status == 200, "PATCH {url}: status {}", answer.status);
+    // Every patch wakes Patroni's loop; this one removes a setting that does not exist.
+    patroni.patch_config(&json!({ "hanode": null }))?;
     tracing::info!("a standby streams and none is synchronous: waking Patroni");
     Ok(true)
 }
 
 /// Whether this is a leader with a streaming standby but no synchronous one.
-fn needs_sync_standby(patroni: &Value) -> bool {
-    let standbys = patroni["replication"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let synchronous = |standby: &Value| matches!(standby["sync_state"].as_str(), Some("sync" | "quorum"));
-    let running = patroni["state"].as_str() == Some("running");
-    let primary = matches!(patroni["role"].as_str(), Some("primary" | "master"));
-    running
-        && primary
-        && standbys.iter().any(|s| s["state"].as_str() == Some("streaming"))
-        && !standbys.iter().any(synchronous)
+fn needs_sync_standby(own: &PatroniStatus) -> bool {
+    own.role == Some(Role::Leader)
+        && own.state == PostgresState::Running
+        && own.standbys.iter().any(|standby| standby.streams)
+        && !own.standbys.iter().any(|standby| standby.synchronous)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hanode_cluster::client::patroni::Standby;
 
-    fn leader(standbys: &[(&str, &str)]) -> Value {
-        let standbys: Vec<_> = standbys.iter().map(|(s, y)| json!({ "state": s, "sync_state": y })).collect();
-        json!({ "state": "running", "role": "primary", "replication": standbys })
+    fn leader(standbys: &[(bool, bool)]) -> PatroniStatus {
+        let standby = |(streams, synchronous): &(bool, bool)| Standby {
+            name: "node2".into(),
+            streams: *streams,
+            synchronous: *synchronous,
+        };
+        PatroniStatus {
+            role: Some(Role::Leader),
+            state: PostgresState::Running,
+            streams: None,
+            standbys: standbys.iter().map(standby).collect(),
+        }
     }
 
     #[test]
     fn only_a_leader_whose_standby_is_not_synchronous_yet_wakes_patroni() {
-        assert!(needs_sync_standby(&leader(&[("streaming", "async")])));
-        assert!(needs_sync_standby(&leader(&[("backup", "async"), ("streaming", "potential")])));
-        assert!(!needs_sync_standby(&leader(&[("streaming", "async"), ("streaming", "sync")])));
-        assert!(!needs_sync_standby(&leader(&[("streaming", "quorum")])));
-        assert!(!needs_sync_standby(&leader(&[("startup", "async")])), "Patroni would not accept it yet");
+        assert!(needs_sync_standby(&leader(&[(true, false)])));
+        assert!(needs_sync_standby(&leader(&[(false, false), (true, false)])));
+        assert!(!needs_sync_standby(&leader(&[(true, false), (true, true)])));
+        assert!(!needs_sync_standby(&leader(&[(false, false)])), "Patroni would not accept it yet");
         assert!(!needs_sync_standby(&leader(&[])));
-        assert!(!needs_sync_standby(&json!({ "state": "running", "role": "replica" })));
-        assert!(!needs_sync_standby(&json!({ "state": "starting", "role": "primary" })));
-        assert!(!needs_sync_standby(&Value::Null));
+        let streaming = leader(&[(true, false)]);
+        assert!(!needs_sync_standby(&PatroniStatus { role: Some(Role::Replica), ..streaming.clone() }));
+        let starting = PostgresState::Other("starting".into());
+        assert!(!needs_sync_standby(&PatroniStatus { state: starting, ..streaming }));
     }
 }

@@ -36,9 +36,9 @@ impl NodeRole {
 
     fn is_held_by(self, node: &NodeStatus, status: &Status) -> bool {
         match self {
-            NodeRole::EtcdLeader => node.etcd.leader,
-            NodeRole::PostgresLeader => node.postgres.role == Some(Role::Leader),
-            NodeRole::RedisPrimary => node.redis.is_primary(),
+            NodeRole::EtcdLeader => node.servers.etcd.leader,
+            NodeRole::PostgresLeader => node.servers.postgres.role == Some(Role::Leader),
+            NodeRole::RedisPrimary => node.servers.redis.is_primary(),
             NodeRole::VipHolder => status.vip.holders.contains(&node.name),
         }
     }

@@ -182,15 +182,15 @@ impl Lab {
     }
 
     pub fn postgres_leader(&self) -> Option<String> {
-        self.node_with(|node| node.postgres.role == Some(Role::Leader))
+        self.node_with(|node| node.servers.postgres.role == Some(Role::Leader))
     }
 
     pub fn sync_standby(&self) -> Option<String> {
-        self.node_with(|node| node.postgres.role == Some(Role::SyncStandby))
+        self.node_with(|node| node.servers.postgres.role == Some(Role::SyncStandby))
     }
 
     pub fn redis_primary(&self) -> Option<String> {
-        self.node_with(|node| node.redis.is_primary())
+        self.node_with(|node| node.servers.redis.is_primary())
     }
 
     fn node_with(&self, is: impl Fn(&NodeStatus) -> bool) -> Option<String> {

@@ -122,7 +122,7 @@ fn a_full_disk_makes_the_cluster_unhealthy_and_a_filling_disk_is_only_shown() {
     let status_with = |file_system| {
         let mut status = testing::healthy(&spec);
         status.nodes[0].file_systems = vec![file_system];
-        status.nodes[1].redis.replicas = 2;
+        status.nodes[1].servers.redis.replicas = 2;
         status.problems = find_problems(&spec, 1, &status);
         status.healthy = status.problems.is_empty();
         status

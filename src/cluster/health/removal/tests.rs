@@ -29,9 +29,10 @@ fn a_failed_node_can_be_removed() {
     let spec = spec();
     let mut status = healthy(&spec);
     let node = &mut status.nodes[2];
-    (node.etcd.healthy, node.redis.link_up) = (false, false);
-    (node.haproxy.error, node.sentinel.error) = (Some("refused".into()), Some("refused".into()));
-    (node.postgres.role, node.postgres.state) = (None, PostgresState::Other("unknown to Patroni".into()));
+    (node.servers.etcd.healthy, node.servers.redis.link_up) = (false, false);
+    (node.servers.haproxy.error, node.servers.sentinel.error) =
+        (Some("refused".into()), Some("refused".into()));
+    (node.servers.postgres.role, node.servers.postgres.state) = (None, PostgresState::Unlisted);
     assert_eq!(blockers(&spec, &status, "node3"), Vec::<String>::new());
     assert!(!blockers(&spec, &status, "node2").is_empty(), "a second failure is one too many");
 }
@@ -39,44 +40,48 @@ fn a_failed_node_can_be_removed() {
 #[test]
 fn each_service_can_block_a_removal() {
     assert_blocker(
-        |s| s.nodes[2].etcd.healthy = false,
+        |s| s.nodes[2].servers.etcd.healthy = false,
         "node1",
         "etcd would have 1 healthy members, 2 are needed",
     );
     assert_blocker(
-        |s| s.nodes[1].postgres.role = Some(Role::Replica),
+        |s| s.nodes[1].servers.postgres.role = Some(Role::Replica),
         "node1",
         "no synchronous standby can take over",
     );
     assert_blocker(
-        |s| s.nodes[1].postgres.state = starting("starting"),
+        |s| s.nodes[1].servers.postgres.state = starting("starting"),
         "node1",
         "no synchronous standby can take over",
     );
     assert_blocker(
-        |s| s.nodes[2].postgres.state = starting("creating replica"),
+        |s| s.nodes[2].servers.postgres.state = starting("creating replica"),
         "node2",
         "the only synchronous standby",
     );
     assert_blocker(
-        |s| s.nodes[0].redis.link_up = false,
+        |s| s.nodes[0].servers.redis.link_up = false,
         "node2",
         "Redis would have 1 connected replicas, 2 are needed",
     );
     assert_blocker(
-        |s| s.nodes[0].redis.link_up = false,
+        |s| s.nodes[0].servers.redis.link_up = false,
         "node3",
         "Redis would have 0 connected replicas, 1 are needed",
     );
     assert_blocker(|s| s.redis_primary.address = None, "node3", "no majority of Sentinels");
-    assert_blocker(|s| s.nodes[2].sentinel.error = Some("x".into()), "node2", "cannot elect a new one");
     assert_blocker(
-        |s| s.nodes[2].sentinel.error = Some("x".into()),
+        |s| s.nodes[2].servers.sentinel.error = Some("x".into()),
+        "node2",
+        "cannot elect a new one",
+    );
+    assert_blocker(
+        |s| s.nodes[2].servers.sentinel.error = Some("x".into()),
         "node1",
         "only 1 healthy Sentinel would remain, 2 must agree on a primary",
     );
     assert_blocker(
-        |s| (0..2).for_each(|i| s.nodes[i].haproxy.error = Some("x".into())),
+        |s| (0..2).for_each(|i| s.nodes[i].servers.haproxy.error = Some("x".into())),
         "node3",
         "no other node can hold the virtual IP",
     );

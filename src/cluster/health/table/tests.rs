@@ -22,7 +22,7 @@ fn make_unhealthy(status: &mut Status) {
         Problem::new(ProblemKind::PostgresDown, "creating replica").node("node3"),
         Problem::check_failed(Component::Sentinel, no_quorum).node("node3"),
     ];
-    status.nodes[2].postgres.lag = Some(123_456_789);
+    status.nodes[2].servers.postgres.lag = Some(123_456_789);
 }
 
 #[test]

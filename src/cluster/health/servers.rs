@@ -1,0 +1,195 @@
+//! The servers of one node: what they answer, and the checks of it. `hanode status`, the watcher on each node and the
+//! lab use the same list.
+
+use super::{
+    EtcdStatus, HaproxyStatus, PostgresState, PostgresStatus, Problem, ProblemKind, RedisStatus, Role,
+    SentinelStatus,
+};
+use crate::access::Access;
+use crate::client::patroni::{Member, PatroniStatus};
+use crate::client::sentinel::MonitoredPrimary;
+use crate::client::{etcd, haproxy};
+use anyhow::{Context, Result};
+use hanode_core::spec::Node;
+use hanode_core::state::Component;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::thread::{ScopedJoinHandle, scope};
+use std::time::Duration;
+
+/// The status of each server of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Servers {
+    pub etcd: EtcdStatus,
+    pub postgres: PostgresStatus,
+    pub redis: RedisStatus,
+    pub sentinel: SentinelStatus,
+    pub haproxy: HaproxyStatus,
+}
+
+type Check = fn(&Servers) -> Option<Problem>;
+
+/// The checks of a node's servers, in the order in which they start.
+const CHECKS: [(Component, Check); 5] = [
+    (Component::Etcd, |servers| {
+        let etcd = &servers.etcd;
+        (!etcd.healthy).then(|| failed(Component::Etcd, etcd.error.as_deref().unwrap_or("unhealthy")))
+    }),
+    (Component::Postgres, |servers| {
+        let PostgresStatus { role, state, error, .. } = &servers.postgres;
+        let kind = match (state, error) {
+            (_, Some(error)) => return Some(failed(Component::Postgres, error)),
+            (PostgresState::Running, None) if *role != Some(Role::Leader) => ProblemKind::NotStreaming,
+            (state, None) if state.is_up() => return None,
+            _ => ProblemKind::PostgresDown,
+        };
+        Some(Problem::new(kind, state.to_string()))
+    }),
+    (Component::Redis, |servers| match &servers.redis {
+        RedisStatus { error: Some(error), .. } => Some(failed(Component::Redis, error)),
+        RedisStatus { link_up: false, .. } => Some(Problem::new(ProblemKind::RedisLinkDown, "")),
+        _ => None,
+    }),
+    (Component::Sentinel, |servers| {
+        servers.sentinel.error.as_ref().map(|error| failed(Component::Sentinel, error))
+    }),
+    (Component::Haproxy, |servers| {
+        let error = servers.haproxy.error.as_deref()?;
+        Some(Problem::new(ProblemKind::ProbeUnanswered, error))
+    }),
+];
+
+fn failed(component: Component, error: &str) -> Problem {
+    Problem::check_failed(component, error)
+}
+
+impl Servers {
+    /// One problem for each failed check.
+    pub fn problems(&self) -> Vec<Problem> {
+        let failed = CHECKS.iter().filter_map(|(component, check)| Some((*component, check(self)?)));
+        failed.map(|(component, problem)| problem.component(component)).collect()
+    }
+}
+
+/// What the servers of one node answered.
+pub(super) struct Answers {
+    pub(super) servers: Servers,
+    /// The primary that its Sentinel monitors.
+    pub(super) monitored: Option<IpAddr>,
+}
+
+/// Queries all servers of a node in parallel.
+pub(super) fn query(access: &Access, node: &Node, timeout: Duration) -> Answers {
+    scope(|threads| {
+        let etcd = threads.spawn(|| etcd(access, node, timeout));
+        let postgres = threads.spawn(|| postgres(access, node, timeout));
+        let redis = threads.spawn(|| redis(access, node, timeout));
+        let sentinel = threads.spawn(|| sentinel(access, node, timeout));
+        let port = access.spec.haproxy.stats_port;
+        let haproxy = threads.spawn(move || haproxy::require_healthy(node.address, port, timeout));
+        let (monitored, sentinel) = match joined(sentinel) {
+            Ok((primary, error)) => (Some(primary.address), error),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        let servers = Servers {
+            etcd: joined(etcd),
+            postgres: joined(postgres),
+            redis: joined(redis),
+            sentinel: SentinelStatus { error: sentinel },
+            haproxy: HaproxyStatus {
+                error: joined(haproxy).err().map(|error| format!("{error:#}")),
+                down: None,
+            },
+        };
+        Answers { servers, monitored }
+    })
+}
+
+pub(super) fn joined<T>(thread: ScopedJoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn etcd(access: &Access, node: &Node, timeout: Duration) -> EtcdStatus {
+    let query = || -> Result<etcd::MemberStatus> {
+        let etcd = access.etcd(node, timeout)?;
+        etcd.members().context("no quorum")?;
+        etcd.status()
+    };
+    match query() {
+        Ok(status) => EtcdStatus {
+            healthy: status.errors.is_empty(),
+            leader: !status.leader.is_empty() && status.leader == status.id,
+            alarms: status.alarms(),
+            version: status.version,
+            db_bytes: status.db_bytes,
+            revision: status.revision,
+            kv_hash: None,
+            hash_error: None,
+            error: (!status.errors.is_empty()).then(|| status.errors.join("; ")),
+        },
+        Err(error) => EtcdStatus { error: Some(format!("{error:#}")), ..EtcdStatus::default() },
+    }
+}
+
+/// By the node's own Patroni, whose answer is newer than its key in etcd.
+fn postgres(access: &Access, node: &Node, timeout: Duration) -> PostgresStatus {
+    let query = || -> Result<PostgresStatus> {
+        let status = access.patroni(node, timeout)?.status()?;
+        let state = match status.state {
+            PostgresState::Running if streams(access, node, &status, timeout)? => PostgresState::Streaming,
+            state => state,
+        };
+        Ok(PostgresStatus { role: status.role, state, ..PostgresStatus::unlisted(None) })
+    };
+    query().unwrap_or_else(|error| PostgresStatus::unlisted(Some(format!("{error:#}"))))
+}
+
+/// Whether the node's server is a replica that streams. Patroni before 3.0 does not report that of itself, only of the
+/// standbys of the leader.
+fn streams(access: &Access, node: &Node, status: &PatroniStatus, timeout: Duration) -> Result<bool> {
+    if status.role == Some(Role::Leader) {
+        return Ok(false);
+    }
+    if let Some(streams) = status.streams {
+        return Ok(streams);
+    }
+    let members = access.patroni(node, timeout)?.members()?;
+    let leader = members.iter().find(|member| member.role == Some(Role::Leader));
+    let leader =
+        leader.and_then(|leader| access.spec.node(&leader.name)).context("PostgreSQL has no leader")?;
+    let standbys = access.patroni(leader, timeout)?.status()?.standbys;
+    Ok(standbys.iter().any(|standby| standby.streams && standby.name == node.name))
+}
+
+impl PostgresStatus {
+    fn unlisted(error: Option<String>) -> PostgresStatus {
+        PostgresStatus { role: None, state: PostgresState::Unlisted, timeline: None, lag: None, error }
+    }
+
+    /// Adds what only the list of members has: which standby is synchronous, lag and timeline.
+    pub(super) fn with_member(self, member: Option<Member>) -> PostgresStatus {
+        let Some(Member { role, state, timeline, lag, .. }) = member else { return self };
+        let state = if self.state == PostgresState::Unlisted { state } else { self.state };
+        PostgresStatus { role: role.or(self.role), state, timeline, lag, error: self.error }
+    }
+}
+
+fn redis(access: &Access, node: &Node, timeout: Duration) -> RedisStatus {
+    let query = || access.redis(node.address, timeout)?.replication();
+    match query() {
+        Ok(replication) => RedisStatus {
+            role: replication.role,
+            link_up: replication.is_primary() || replication.linked,
+            replicas: replication.replicas,
+            error: None,
+        },
+        Err(error) => RedisStatus { error: Some(format!("{error:#}")), ..RedisStatus::default() },
+    }
+}
+
+/// The primary that it monitors, and why it sees no usable quorum.
+fn sentinel(access: &Access, node: &Node, timeout: Duration) -> Result<(MonitoredPrimary, Option<String>)> {
+    let mut sentinel = access.sentinel(node, timeout)?;
+    let quorum_error = sentinel.quorum_error()?;
+    Ok((sentinel.primary()?, quorum_error))
+}
