@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// From the admin machine or from a node. Each `timeout` limits connecting, and each request.
+#[derive(Clone)]
 pub struct Access {
     pub spec: Spec,
     pub secrets: Secrets,

@@ -12,6 +12,8 @@ pub mod chaos;
 mod diagnose;
 mod disk;
 mod down;
+pub mod drill;
+mod fault;
 mod image;
 mod layout;
 pub mod load;

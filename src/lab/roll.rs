@@ -1,23 +1,21 @@
 //! `hanode lab roll`: replaces all nodes with a newer image, one at a time, under write load. It uses only what an
 //! operator can do with real machines, and so tests that procedure.
 
+use super::Lab;
 use super::chaos::{NodeRole, list_roles, roles};
+use super::drill::Drill;
 use super::load::{Gap, Load, Service, Verification, verification_failure};
-use super::process::wait_until;
-use super::{Lab, diagnose};
-use anyhow::{Context, Result, bail, ensure};
-use hanode_cluster::health::{self, Access, Status};
+use anyhow::{Context, Result};
+use hanode_cluster::health::{self, Access};
 use hanode_util::interrupt;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// How long to wait until a node can be removed, and until the cluster is healthy with the new one.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
-const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// Shorter gaps between writes do not count as outages.
 const MIN_OUTAGE: Duration = Duration::from_secs(1);
 
@@ -55,21 +53,10 @@ pub(crate) struct ReplacedNode {
 /// Skips nodes whose disks were already made from this image, so that a second run completes an interrupted one.
 pub fn roll(mut lab: Lab, access: &Access, image: &Path, timeout_scale: f64) -> Result<RollReport> {
     lab.use_image(image)?;
-    let run = RollRunner { lab: &lab, access, limit: STEP_LIMIT.mul_f64(timeout_scale) };
-    let problems = health::lab_problems(&run.status()?);
-    ensure!(
-        problems.is_empty(),
-        "the cluster is unhealthy before the first node is replaced: {}",
-        problems.join("; ")
-    );
-    let load = Load::start(&lab, access)?;
-    let acknowledged = wait_until(run.limit, || {
-        interrupt::interrupted() || Service::ALL.iter().all(|s| load.acknowledged(*s) > 0)
-    });
-    interrupt::check()?;
-    ensure!(acknowledged, "the cluster reports healthy but does not acknowledge the writes of the load");
+    let drill = Drill { lab: &lab, access, limit: STEP_LIMIT.mul_f64(timeout_scale) };
+    let load = drill.start_load("the first node is replaced")?;
     let mut steps = Vec::new();
-    let stopped = match run.replace_all(&load, &mut steps) {
+    let stopped = match replace_all(&drill, &load, &mut steps) {
         Ok(()) => None,
         Err(error) => Some(format!("{error:#}")),
     };
@@ -95,94 +82,54 @@ pub fn roll(mut lab: Lab, access: &Access, image: &Path, timeout_scale: f64) -> 
     })
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{what}:\n{}", .why.join("\n"))]
-struct Stopped {
-    what: String,
-    why: Vec<String>,
+fn replace_all(drill: &Drill, load: &Load, steps: &mut Vec<ReplacedNode>) -> Result<()> {
+    let nodes = drill.lab.nodes().count();
+    while let Some(node) = next(drill)? {
+        let step = replace(drill, load, node)?;
+        eprintln!("{}/{nodes}  {}", steps.len() + 1, line(&step));
+        steps.push(step);
+    }
+    Ok(())
 }
 
-struct RollRunner<'a> {
-    lab: &'a Lab,
-    access: &'a Access,
-    limit: Duration,
+/// The node on an older image with the fewest roles, so that each role moves only once.
+fn next(drill: &Drill) -> Result<Option<String>> {
+    let lab = drill.lab;
+    let mut outdated = Vec::new();
+    for node in lab.nodes() {
+        if lab.disk(node)?.image != lab.layout.image {
+            outdated.push(node.to_string());
+        }
+    }
+    let status = drill.status()?;
+    Ok(outdated.into_iter().min_by_key(|node| roles(&status, node).len()))
 }
 
-impl RollRunner<'_> {
-    fn status(&self) -> Result<Status> {
-        self.lab.in_network(|| health::collect(self.access))?
-    }
-
-    fn replace_all(&self, load: &Load, steps: &mut Vec<ReplacedNode>) -> Result<()> {
-        let nodes = self.lab.nodes().count();
-        while let Some(node) = self.next()? {
-            let step = self.replace(load, node)?;
-            eprintln!("{}/{nodes}  {}", steps.len() + 1, line(&step));
-            steps.push(step);
-        }
-        Ok(())
-    }
-
-    /// The node on an older image with the fewest roles, so that each role moves only once.
-    fn next(&self) -> Result<Option<String>> {
-        let mut outdated = Vec::new();
-        for node in self.lab.nodes() {
-            if self.lab.disk(node)?.image != self.lab.layout.image {
-                outdated.push(node.to_string());
-            }
-        }
-        let status = self.status()?;
-        Ok(outdated.into_iter().min_by_key(|node| roles(&status, node).len()))
-    }
-
-    fn replace(&self, load: &Load, node: String) -> Result<ReplacedNode> {
-        let from = load.now();
-        let start = Instant::now();
-        let status = self.wait_until_none(&format!("{node} cannot be removed"), &node, |status| {
-            health::blockers(&self.access.spec, status, &node)
-        })?;
-        let removable = start.elapsed();
-        self.lab.shutdown(&node).with_context(|| format!("shutting down {node}"))?;
-        let shut_down = start.elapsed() - removable;
-        self.lab.discard_disk(&node)?;
-        let launch = Instant::now();
-        self.lab.start(&node)?;
-        let what = format!("the cluster is unhealthy with the new {node}");
-        self.wait_until_none(&what, &node, health::lab_problems)?;
-        Ok(ReplacedNode {
-            roles: roles(&status, &node),
-            node,
-            removable_after: removable.as_secs_f64(),
-            shut_down: shut_down.as_secs_f64(),
-            healthy_after: launch.elapsed().as_secs_f64(),
-            gaps: Service::ALL.map(|s| (s, load.longest_gap(s, from))).into(),
-        })
-    }
-
-    /// Waits until `problems` finds none in two polls in a row: the first may precede the detection of a change.
-    fn wait_until_none(
-        &self,
-        what: &str,
-        node: &str,
-        problems: impl Fn(&Status) -> Vec<String>,
-    ) -> Result<Status> {
-        let start = Instant::now();
-        let mut clean = 0;
-        loop {
-            let status = self.status()?;
-            let mut why = problems(&status);
-            clean = if why.is_empty() { clean + 1 } else { 0 };
-            if clean == 2 {
-                return Ok(status);
-            }
-            if start.elapsed() > self.limit {
-                why.extend(diagnose::problems(self.lab, node));
-                bail!(Stopped { what: format!("{what} after {} s", self.limit.as_secs()), why });
-            }
-            sleep(HEALTH_INTERVAL);
-            interrupt::check()?;
-        }
-    }
+fn replace(drill: &Drill, load: &Load, node: String) -> Result<ReplacedNode> {
+    let lab = drill.lab;
+    let from = load.now();
+    let start = Instant::now();
+    let what = format!("{node} cannot be removed");
+    let status = drill.wait_until_none(&what, start, &[&node], |status| {
+        health::blockers(&drill.access.spec, status, &node)
+    })?;
+    let removable = start.elapsed();
+    lab.shutdown(&node).with_context(|| format!("shutting down {node}"))?;
+    let shut_down = start.elapsed() - removable;
+    lab.discard_disk(&node)?;
+    let launch = Instant::now();
+    lab.start(&node)?;
+    let what = format!("the cluster is unhealthy with the new {node}");
+    // The limit counts from here: a virtual machine takes its time to start.
+    drill.wait_until_none(&what, Instant::now(), &[&node], health::lab_problems)?;
+    Ok(ReplacedNode {
+        roles: roles(&status, &node),
+        node,
+        removable_after: removable.as_secs_f64(),
+        shut_down: shut_down.as_secs_f64(),
+        healthy_after: launch.elapsed().as_secs_f64(),
+        gaps: Service::ALL.map(|s| (s, load.longest_gap(s, from))).into(),
+    })
 }
 
 fn line(step: &ReplacedNode) -> String {

@@ -2,7 +2,7 @@
 //! has one holder, and the cluster repairs itself. Takes minutes: `make test-faults`.
 
 use crate::support::balancer::{Balancer, health_status};
-use crate::support::lab::{ETCDCTL, Lab, no_acknowledged_write_is_lost, until};
+use crate::support::lab::{ETCDCTL, HEALED, Lab, no_acknowledged_write_is_lost, until};
 use crate::support::schedule::{self, Shared};
 use crate::support::{workdir_alone, workdir_without_turn};
 use hanode_cluster::health;
@@ -11,7 +11,6 @@ use hanode_lab::load::{Load, Service};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const HEALED: Duration = Duration::from_secs(180);
 /// Longer than Patroni's ttl and what follows.
 const PATRONI_REACTS: Duration = Duration::from_secs(45);
 const SOON: Duration = Duration::from_secs(60);
@@ -58,22 +57,19 @@ fn planned_failovers_of_redis_lose_no_write() {
 #[ignore = "minutes: make test-faults"]
 fn a_leader_of_postgres_and_etcd_that_was_frozen_revokes_no_lease() {
     let lab = cluster();
-    let (spec, driver) = (&lab.cluster.spec, lab.driver());
     let load = lab.load();
     for _ in 0..4 {
         let before = lab.postgres_leader().unwrap();
-        let from = load.now();
         lab.sh(&before, &move_etcd_leader_here());
-        Fault::Freeze.apply(&driver, spec, &before).unwrap();
-        until("another leads", SOON, || lab.postgres_leader().is_some_and(|leader| leader != before));
-        let leader = lab.postgres_leader();
-        Fault::Freeze.revert(&driver, spec, &before).unwrap();
-        lab.healthy_within(HEALED);
-        let gap = load.longest_gap(Service::Postgres, from);
+        let mut leader = None;
+        let recovery = lab.during(&load, Fault::Freeze, &before, || {
+            until("another leads", SOON, || lab.postgres_leader().is_some_and(|leader| leader != before));
+            leader = lab.postgres_leader();
+        });
         eprintln!(
             "{before} frozen, {leader:?} led, now {:?}, longest gap {:.1} s",
             lab.postgres_leader(),
-            gap.seconds
+            recovery.gaps[&Service::Postgres].seconds
         );
         assert_eq!(lab.postgres_leader(), leader);
     }
@@ -95,36 +91,31 @@ fn move_etcd_leader_here() -> String {
 #[ignore = "minutes: make test-faults"]
 fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
     let lab = cluster();
-    let (spec, driver) = (&lab.cluster.spec, lab.driver());
     let load = lab.load();
     for fault in [Fault::PauseRedis, Fault::Freeze, Fault::PauseRedis, Fault::Freeze] {
         let before = lab.redis_primary().unwrap();
-        let from = load.now();
-        fault.apply(&driver, spec, &before).unwrap();
-        until("a replica is promoted", SOON, || lab.is_primary_elsewhere(&before));
-        fault.revert(&driver, spec, &before).unwrap();
-        lab.healthy_within(HEALED);
-        let gap = load.longest_gap(Service::RedisWait, from);
+        let recovery = lab.during(&load, fault, &before, || {
+            until("a replica is promoted", SOON, || lab.is_primary_elsewhere(&before));
+        });
+        let gap = recovery.gaps[&Service::RedisWait];
         eprintln!("{} of {before}, longest gap {:.1} s", fault.name(), gap.seconds);
     }
     for fault in [Fault::Freeze, Fault::PausePostgres] {
         let before = lab.postgres_leader().unwrap();
-        let from = load.now();
-        fault.apply(&driver, spec, &before).unwrap();
-        // If only PostgreSQL hangs, for less than Patroni's timeout, no standby is promoted.
-        let start = Instant::now();
-        while lab.postgres_leader().is_none_or(|leader| leader == before) && start.elapsed() < PATRONI_REACTS
-        {
-            sleep(Duration::from_millis(200));
-        }
-        fault.revert(&driver, spec, &before).unwrap();
-        lab.healthy_within(HEALED);
-        let gap = load.longest_gap(Service::Postgres, from);
+        let recovery = lab.during(&load, fault, &before, || {
+            // If only PostgreSQL hangs, for less than Patroni's timeout, no standby is promoted.
+            let start = Instant::now();
+            while lab.postgres_leader().is_none_or(|leader| leader == before)
+                && start.elapsed() < PATRONI_REACTS
+            {
+                sleep(Duration::from_millis(200));
+            }
+        });
         eprintln!(
             "{} of {before} ({:?} leads now), longest gap {:.1} s",
             fault.name(),
             lab.postgres_leader(),
-            gap.seconds
+            recovery.gaps[&Service::Postgres].seconds
         );
     }
     no_acknowledged_write_is_lost(load);
@@ -195,20 +186,10 @@ impl Lab {
 
     fn is_primary_elsewhere(&self, than: &str) -> bool {
         let access = self.access();
-        let redis = &access.redis;
         let replication = |node: &hanode_core::spec::Node| {
-            let (port, password) = (self.cluster.spec.redis.port, &access.secrets.redis);
-            let timeout = Duration::from_millis(500);
-            hanode_cluster::client::redis::RedisClient::connect(
-                redis.as_ref(),
-                node.address,
-                port,
-                password,
-                timeout,
-            )?
-            .info("replication")
+            access.redis(node.address, Duration::from_millis(500))?.replication()
         };
-        let is = |node| replication(node).is_ok_and(|info| info.get("role").is_some_and(|r| r == "master"));
+        let is = |node| replication(node).is_ok_and(|replication| replication.is_primary());
         self.in_network(|| self.cluster.spec.peers(than).any(is))
     }
 }
@@ -298,7 +279,7 @@ fn sessions_on_an_old_leader_that_hangs_are_closed() {
 fn a_load_balancer_sends_clients_to_healthy_nodes_only() {
     let edit = [("vip_mode = \"vrrp\"", "vip_mode = \"external\"")];
     let lab = Lab::up_on_debian(workdir_alone(), &edit);
-    let (spec, driver) = (&lab.cluster.spec, lab.driver());
+    let spec = &lab.cluster.spec;
     let statuses = || -> Vec<Option<u16>> {
         lab.in_network(|| spec.nodes.iter().map(|n| health_status(n.address)).collect())
     };
@@ -314,16 +295,14 @@ fn a_load_balancer_sends_clients_to_healthy_nodes_only() {
     let load = lab.load();
     // The balancer prefers the first node.
     for fault in [Fault::PauseHaproxy, Fault::Split, Fault::Power] {
-        let from = load.now();
-        fault.apply(&driver, spec, "node1").unwrap();
         let refused = if fault == Fault::Split { Some(503) } else { None };
-        until(&fault.name(), SOON, || statuses() == [refused, Some(200), Some(200)]);
-        sleep(Duration::from_secs(3));
-        assert_eq!(statuses(), [refused, Some(200), Some(200)], "{}", fault.name());
-        fault.revert(&driver, spec, "node1").unwrap();
-        lab.healthy_within(HEALED);
+        let recovery = lab.during(&load, fault, "node1", || {
+            until(&fault.name(), SOON, || statuses() == [refused, Some(200), Some(200)]);
+            sleep(Duration::from_secs(3));
+            assert_eq!(statuses(), [refused, Some(200), Some(200)], "{}", fault.name());
+        });
         until("all are healthy", SOON, || statuses() == [Some(200); 3]);
-        let gap = load.longest_gap(Service::Postgres, from).seconds;
+        let gap = recovery.gaps[&Service::Postgres].seconds;
         eprintln!("{} of node1 behind a load balancer: {gap:.1} s without a commit", fault.name());
     }
     no_acknowledged_write_is_lost(load);

@@ -2,29 +2,28 @@
 //! and must not lose an acknowledged write.
 
 mod budget;
-mod fault;
 mod report;
 mod role;
 mod round;
 mod schedule;
 
-pub use fault::Fault;
+pub use super::fault::Fault;
 pub use report::{ChaosReport, table};
 pub(crate) use role::{NodeRole, list as list_roles, roles};
 pub(crate) use schedule::{PlannedFault, Target, schedule};
 
 use super::Lab;
-use super::diagnose;
-use super::load::{Load, Service};
+use super::drill::{Drill, NotReached};
+use super::load::Load;
 use super::process::wait_until;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use hanode_admin::recovery_time;
-use hanode_cluster::health::{self, Access, Status};
+use hanode_cluster::health::{Access, Status};
 use hanode_util::interrupt;
 use hanode_util::user_error::UserError;
 use round::{InjectedFault, Round};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub struct ChaosOptions {
     pub rounds: usize,
@@ -38,7 +37,6 @@ pub struct ChaosOptions {
 const RECOVERY_LIMIT: Duration = Duration::from_secs(300);
 /// Pause between two rounds, so that a gap belongs to one of them.
 const ROUND_PAUSE: Duration = Duration::from_secs(3);
-const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Requires a healthy lab, and leaves it running even after a failure.
 pub fn run(lab: &Lab, access: &Access, options: &ChaosOptions) -> Result<ChaosReport> {
@@ -49,28 +47,19 @@ pub fn run(lab: &Lab, access: &Access, options: &ChaosOptions) -> Result<ChaosRe
             "list other faults with --faults"
         ));
     }
-    let before = lab.in_network(|| health::collect(access))??;
-    let problems = health::lab_problems(&before);
-    ensure!(problems.is_empty(), "the cluster is unhealthy before the first fault: {}", problems.join("; "));
-    let load = Load::start(lab, access)?;
-    let limit = RECOVERY_LIMIT.mul_f64(options.timeout_scale);
-    let acknowledged = wait_until(limit, || {
-        interrupt::interrupted() || Service::ALL.iter().all(|s| load.acknowledged(*s) > 0)
-    });
-    interrupt::check()?;
-    ensure!(acknowledged, "the cluster reports healthy but does not acknowledge the writes of the load");
+    let drill = Drill { lab, access, limit: RECOVERY_LIMIT.mul_f64(options.timeout_scale) };
+    let load = drill.start_load("the first fault")?;
     let mut report = ChaosReport::new(options.seed);
     let budget = recovery_time::budget(&access.spec);
     for planned in schedule(options.seed, options.rounds, &options.faults, nodes) {
         sleep(ROUND_PAUSE);
-        let runner = RoundRunner { lab, access, load: &load, limit };
-        match runner.run(&planned) {
+        match run_round(&drill, &load, &planned) {
             Ok(done) => {
                 eprintln!("{}", report::line(report.rounds.len() + 1, options.rounds, &done));
                 report.compared.extend(budget::compare(&budget, &done, options.timeout_scale));
                 report.rounds.push(done);
             }
-            Err(error) if error.is::<NotRecovered>() => {
+            Err(error) if error.is::<NotReached>() => {
                 eprintln!("{error:#}");
                 report.stopped = Some(format!("{error:#}"));
                 break;
@@ -86,94 +75,23 @@ pub fn run(lab: &Lab, access: &Access, options: &ChaosOptions) -> Result<ChaosRe
     Ok(report)
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("unhealthy {} s after {}:\n{}", .seconds, .faults, .problems.join("\n"))]
-struct NotRecovered {
-    seconds: u64,
-    faults: String,
-    problems: Vec<String>,
-}
-
-struct RoundRunner<'a> {
-    lab: &'a Lab,
-    access: &'a Access,
-    load: &'a Load,
-    limit: Duration,
-}
-
-impl RoundRunner<'_> {
-    fn status(&self) -> Result<Status> {
-        self.lab.in_network(|| health::collect(self.access))?
-    }
-
-    fn run(&self, planned: &[PlannedFault]) -> Result<Round> {
-        let injected = choose_nodes(planned, &self.status()?)?;
-        let from = self.load.now();
-        let start = Instant::now();
-        let held = self.inject_and_hold(&injected);
-        // Revert every fault, also after an error or an interrupt.
-        for each in &injected {
-            for node in &each.nodes {
-                let reverted = each.fault.revert(self.lab, &self.access.spec, node);
-                if held.is_ok() {
-                    reverted.with_context(|| format!("reverting {} on {node}", each.fault.name()))?;
-                }
-            }
-        }
-        held?;
-        let end = Instant::now();
-        self.wait_healthy(&injected, end)?;
-        let gaps = Service::ALL.map(|s| (s, self.load.longest_gap(s, from)));
-        Ok(Round {
-            injected,
-            at: from.as_secs_f64(),
-            gaps: gaps.into(),
-            healthy_after: end.elapsed().as_secs_f64(),
-            duration: start.elapsed().as_secs_f64(),
-        })
-    }
-
-    /// Injects the faults and waits for the longest of their durations.
-    fn inject_and_hold(&self, injected: &[InjectedFault]) -> Result<()> {
-        for each in injected {
-            self.inject(each).with_context(|| each.to_string())?;
-        }
-        let seconds = injected.iter().map(|s| s.seconds).max().unwrap_or_default();
+fn run_round(drill: &Drill, load: &Load, planned: &[PlannedFault]) -> Result<Round> {
+    let injected = choose_nodes(planned, &drill.status()?)?;
+    let faults: Vec<_> = injected.iter().map(|each| (each.fault, each.nodes.as_slice())).collect();
+    let what = injected.iter().map(InjectedFault::to_string).collect::<Vec<_>>().join(" and ");
+    // The longest of the faults' durations.
+    let seconds = injected.iter().map(|each| each.seconds).max().unwrap_or_default();
+    let recovery = drill.round(load, &what, &faults, || {
         wait_until(Duration::from_secs(seconds), interrupt::interrupted);
         interrupt::check()
-    }
-
-    /// Injects a fault into all its nodes at the same time.
-    fn inject(&self, injected: &InjectedFault) -> Result<()> {
-        let apply = |node: &String| injected.fault.apply(self.lab, &self.access.spec, node);
-        std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                injected.nodes.iter().map(|node| scope.spawn(move || apply(node))).collect();
-            let join = |t: std::thread::ScopedJoinHandle<Result<()>>| {
-                t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            threads.into_iter().try_for_each(join)
-        })
-    }
-
-    /// Waits for two healthy polls in a row: the first may precede the detection of the fault.
-    fn wait_healthy(&self, injected: &[InjectedFault], since: Instant) -> Result<()> {
-        let mut healthy = 0;
-        loop {
-            let mut problems = health::lab_problems(&self.status()?);
-            healthy = if problems.is_empty() { healthy + 1 } else { 0 };
-            if healthy == 2 {
-                return Ok(());
-            }
-            if since.elapsed() > self.limit {
-                problems.extend(self.lab.nodes().flat_map(|n| diagnose::problems(self.lab, n)));
-                let faults = injected.iter().map(InjectedFault::to_string).collect::<Vec<_>>().join(" and ");
-                bail!(NotRecovered { seconds: self.limit.as_secs(), faults, problems });
-            }
-            sleep(HEALTH_INTERVAL);
-            interrupt::check()?;
-        }
-    }
+    })?;
+    Ok(Round {
+        at: recovery.at.as_secs_f64(),
+        gaps: recovery.gaps,
+        healthy_after: recovery.healthy_after.as_secs_f64(),
+        duration: recovery.duration.as_secs_f64(),
+        injected,
+    })
 }
 
 /// Resolves the targets to nodes, a different one for each fault.

@@ -1,7 +1,7 @@
 //! The fault schedule: which fault, on which target, for how long. It depends only on the seed, so that a run can be
 //! repeated.
 
-use super::fault::Fault;
+use super::Fault;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};

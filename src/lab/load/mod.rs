@@ -15,11 +15,10 @@ pub use verify::{Verification, WriteCounts};
 
 use super::Lab;
 use super::net::Net;
-use anyhow::{Context, Result, ensure};
-use hanode_cluster::client::http::HttpClient;
-use hanode_cluster::client::tls::Credentials;
+use anyhow::{Context, Result};
+use hanode_cluster::client::haproxy;
+use hanode_cluster::client::redis::RedisClient;
 use hanode_cluster::health::Access;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,14 +62,10 @@ impl Service {
 #[derive(Clone)]
 struct Client {
     net: Net,
-    vip: IpAddr,
+    access: Arc<Access>,
     postgres: postgres::Login,
-    redis_tls: Option<Credentials>,
-    redis_port: u16,
-    redis_password: String,
     /// How many replicas `WAIT` waits for: 1 of three nodes, 2 of five.
     confirming: i64,
-    probe_port: u16,
     /// Unique to this load, part of its table and keys.
     run: String,
 }
@@ -112,7 +107,7 @@ impl Load {
             ledgers: Vec::new(),
             threads: Vec::new(),
         };
-        load.writer(Service::Vip, Client::probe_client, Client::probe);
+        load.writer(Service::Vip, Client::no_session, Client::probe);
         load.writer(Service::Postgres, Client::connect_postgres, postgres::insert);
         load.writer(Service::RedisWait, Client::connect_redis, redis::push_and_wait);
         load.writer(Service::RedisPlain, Client::connect_redis, redis::push);
@@ -202,13 +197,9 @@ impl Client {
         let password = access.secrets.postgres_dbadmin.clone();
         Client {
             net: lab.net.clone(),
-            vip: spec.network.vip,
             postgres: postgres::Login { host: spec.network.vip, port: spec.postgres.vip_port, ca, password },
-            redis_tls: access.redis.clone(),
-            redis_port: spec.redis.vip_port,
-            redis_password: access.secrets.redis.clone(),
             confirming: spec.confirming_replicas() as i64,
-            probe_port: spec.haproxy.stats_port,
+            access: Arc::new(access.clone()),
             run: hex::encode(rand::random::<[u8; 4]>()),
         }
     }
@@ -217,26 +208,18 @@ impl Client {
         self.postgres.connect(CLIENT_TIMEOUT)
     }
 
-    fn connect_redis(&self) -> Result<hanode_cluster::client::redis::RedisClient> {
-        let tls = self.redis_tls.as_ref();
-        hanode_cluster::client::redis::RedisClient::connect(
-            tls,
-            self.vip,
-            self.redis_port,
-            &self.redis_password,
-            CLIENT_TIMEOUT,
-        )
+    fn connect_redis(&self) -> Result<RedisClient> {
+        self.access.redis_on_vip(CLIENT_TIMEOUT)
     }
 
     /// Each probe opens a new connection, as a load balancer does.
-    fn probe_client(&self) -> Result<HttpClient> {
-        HttpClient::new(None, CLIENT_TIMEOUT / 4)
+    fn no_session(&self) -> Result<()> {
+        Ok(())
     }
 
-    fn probe(http: &mut HttpClient, client: &Client, _: u64) -> Result<bool> {
-        let url = format!("http://{}/health", SocketAddr::new(client.vip, client.probe_port));
-        let status = http.get(&url)?.status;
-        ensure!(status == 200, "HAProxy answers {status}");
+    fn probe((): &mut (), client: &Client, _: u64) -> Result<bool> {
+        let spec = &client.access.spec;
+        haproxy::require_healthy(spec.network.vip, spec.haproxy.stats_port, CLIENT_TIMEOUT / 4)?;
         sleep(5 * WRITE_INTERVAL);
         Ok(true)
     }

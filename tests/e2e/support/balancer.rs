@@ -73,11 +73,5 @@ fn balance(listener: &TcpListener, nodes: &[IpAddr], port: u16, stop: &AtomicBoo
 
 /// The status code of a node's `/health`, if it answers.
 pub fn health_status(node: IpAddr) -> Option<u16> {
-    let url = format!("http://{node}:7000/health");
-    let timeout = Duration::from_millis(500);
-    hanode_cluster::client::http::HttpClient::new(None, timeout)
-        .ok()?
-        .get(&url)
-        .ok()
-        .map(|answer| answer.status)
+    hanode_cluster::client::haproxy::probe(node, 7000, Duration::from_millis(500)).ok()
 }

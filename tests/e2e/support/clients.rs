@@ -1,8 +1,6 @@
 //! Clients of a running cluster that count their dropped and refused connections.
 
 use super::lab::Lab;
-use hanode_cluster::client::redis::RedisClient;
-use hanode_cluster::client::tls::Credentials;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -53,15 +51,14 @@ impl Clients {
             psql.stdin.take().unwrap().write_all(b"\\set ON_ERROR_STOP 1\nSELECT 1\n\\watch 0.5\n").unwrap();
             clients.sessions.push(psql);
         }
-        let access = lab.access();
+        let access = Arc::new(lab.access());
         for held in (0..HELD).map(|_| true).chain([false]) {
-            let (driver, credentials) = (lab.driver(), access.redis.clone());
-            let password = lab.cluster.secrets.redis.clone();
+            let (driver, access) = (lab.driver(), access.clone());
             let (stop, dropped) = (clients.stop.clone(), clients.dropped_redis.clone());
             let (connected, refused) = (clients.connected.clone(), clients.refused.clone());
             let work = move || {
                 while !stop.load(Ordering::SeqCst) {
-                    match redis(credentials.as_ref(), &password) {
+                    match access.redis_on_vip(Duration::from_secs(5)) {
                         Ok(mut redis) if held => {
                             while !stop.load(Ordering::SeqCst) && redis.query(&["PING"]).is_ok() {
                                 sleep(Duration::from_millis(500));
@@ -124,10 +121,6 @@ impl Drop for Clients {
     fn drop(&mut self) {
         self.halt();
     }
-}
-
-fn redis(credentials: Option<&Credentials>, password: &str) -> anyhow::Result<RedisClient> {
-    RedisClient::connect(credentials, "192.168.18.20".parse()?, 6379, password, Duration::from_secs(5))
 }
 
 /// The connection string of the admin role, through the virtual IP.

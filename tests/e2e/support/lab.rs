@@ -7,6 +7,8 @@ use crate::common::programs::{HANODE, hanode};
 use hanode_admin::cluster_dir::ClusterDir;
 use hanode_cluster::health::{self, Access, NodeStatus, Status};
 use hanode_core::state::{Problem, Role};
+use hanode_lab::chaos::Fault;
+use hanode_lab::drill::{Drill, Recovery};
 use hanode_lab::load::{Load, Service};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 const LONGEST_CALL: Duration = Duration::from_secs(40);
 /// Until an idle cluster is healthy, on a busy machine.
 const REUSED: Duration = Duration::from_secs(120);
+/// Until the cluster has repaired itself.
+pub const HEALED: Duration = Duration::from_secs(180);
 /// Until clients have written after their start.
 const FIRST_WRITES: Duration = Duration::from_secs(30);
 pub const NODES: [&str; 3] = ["node1", "node2", "node3"];
@@ -281,6 +285,18 @@ impl Lab {
     /// The state file of a node.
     pub fn state(&self, node: &str) -> Value {
         serde_json::from_str(&self.output(node, &["cat", "/run/hanode/state.json"])).unwrap()
+    }
+
+    /// Injects a fault, calls `hold`, reverts the fault and waits until the cluster is healthy.
+    pub fn during(&self, load: &Load, fault: Fault, node: &str, hold: impl FnOnce()) -> Recovery {
+        let (driver, access, nodes) = (self.driver(), self.access(), [node.to_string()]);
+        let drill = Drill { lab: &driver, access: &access, limit: HEALED };
+        let hold = || {
+            hold();
+            Ok(())
+        };
+        let faults = [(fault, nodes.as_slice())];
+        drill.round(load, &format!("{} of {node}", fault.name()), &faults, hold).unwrap()
     }
 
     /// Clients that write through the virtual IP and record which writes are acknowledged.

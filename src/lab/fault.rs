@@ -1,7 +1,7 @@
 //! The faults: how each is applied to a node and reverted. All act on the machine, its network or its scheduler, never
 //! through the cluster's own interfaces.
 
-use crate::Lab;
+use super::Lab;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use hanode_core::spec::Spec;
