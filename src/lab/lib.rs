@@ -9,6 +9,7 @@
 
 mod cgroup;
 pub mod chaos;
+mod container;
 mod diagnose;
 mod disk;
 mod down;
@@ -17,6 +18,7 @@ mod fault;
 mod image;
 mod layout;
 pub mod load;
+mod machine;
 mod net;
 pub mod node;
 mod node_disk;
@@ -32,14 +34,16 @@ pub use process_tag::tag_this_process;
 pub use up::{Probe, UpOptions, UpReport, up};
 
 use anyhow::{Context, Result, bail, ensure};
-use hanode_admin::seed::InterfaceMatch;
+use container::Container;
 use hanode_util::user_error::UserError;
+use machine::Machine;
 use net::Net;
-use process::{Process, container_init, wait_until};
+use process::{Process, wait_until};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
+use vm::VirtualMachine;
 
 /// How long the host may take for operations without a boot.
 const HOST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -109,7 +113,7 @@ impl Lab {
 
     /// The bridge port of the node.
     fn device(&self, node: &str) -> String {
-        format!("{}-{}", if self.layout.vm { "tap" } else { "vb" }, self.machine(node))
+        format!("{}-{}", self.layout.machine().device_prefix(), self.machine(node))
     }
 
     fn process(&self, node: &str) -> Option<Process> {
@@ -123,9 +127,7 @@ impl Lab {
 
     /// The process id, on this host, of the node's process 1.
     pub fn init_pid(&self, node: &str) -> Result<i32> {
-        ensure!(!self.layout.vm, "{node} is a virtual machine: its processes are not visible on this host");
-        let process = self.process(node).with_context(|| format!("{node} is not running"))?;
-        container_init(process.pid).with_context(|| format!("{node} has no init process yet"))
+        self.layout.machine().init_pid(self, node)
     }
 
     /// Held while creating or removing shared files and devices.
@@ -150,12 +152,7 @@ impl Lab {
         image::require_unchanged(&disk.image, self.layout.vm)?;
         let recorded = home.join("process.json");
         let _ = std::fs::remove_file(&recorded);
-        if self.layout.vm {
-            vm::prepare(self, node, &disk)?;
-        } else {
-            let seed = self.layout.seed(node, &disk, InterfaceMatch::Name("host0".into()), None);
-            self.on_disk(name, |root| seed.write_directory(&root.join("var/lib/cloud/seed/nocloud")))?;
-        }
+        self.layout.machine().prepare(self, node, &disk)?;
         let errors = std::fs::File::options().create(true).append(true).open(self.console(name))?;
         let mut supervisor = Command::new("setsid");
         supervisor.arg("--fork").arg(&self.program).args(["lab-node", "supervise"]).arg(&self.dir).arg(name);
@@ -163,7 +160,7 @@ impl Lab {
         let status = supervisor.status().context("starting setsid (Debian package util-linux)")?;
         ensure!(status.success(), "setsid could not start {}", self.program.display());
 
-        let up = || self.layout.vm && vm::answers(self, name) || self.init_pid(name).is_ok();
+        let up = || self.layout.machine().has_started(self, name);
         let mut alive = true;
         wait_until(HOST_TIMEOUT, || {
             alive = !recorded.exists() || self.running(name);
@@ -204,13 +201,7 @@ impl Lab {
         self.node(node)?;
         if let Some(process) = self.process(node) {
             let _ = self.link(node, false);
-            match container_init(process.pid) {
-                Some(init) if !self.layout.vm => {
-                    let init = nix::unistd::Pid::from_raw(init);
-                    let _ = nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGKILL);
-                }
-                _ => process.kill(),
-            }
+            self.layout.machine().cut_power(&process);
             if !process.ended_within(HOST_TIMEOUT) {
                 process.kill();
                 ensure!(
@@ -236,10 +227,7 @@ impl Lab {
     pub fn shutdown(&self, node: &str) -> Result<()> {
         self.node(node)?;
         if let Some(process) = self.process(node) {
-            match self.layout.vm {
-                true => vm::power_button(self, node)?,
-                false => drop(self.exec_output(node, &["systemctl", "poweroff", "--no-block"])?),
-            }
+            self.layout.machine().request_shutdown(self, node)?;
             let limit = SHUTDOWN_LIMIT;
             ensure!(process.ended_within(limit), "{node} has not shut down within {} s", limit.as_secs());
         }
@@ -261,19 +249,8 @@ impl Lab {
     /// A command that runs in the node, as root.
     pub fn node_command(&self, node: &str, argv: &[impl AsRef<OsStr>]) -> Result<Command> {
         ensure!(!argv.is_empty(), "no command to run in the node");
-        let node = self.node(node)?;
-        if self.layout.vm {
-            return vm::command(self, node, argv);
-        }
-        let init = self.init_pid(&node.name)?;
-        let root = format!("/proc/{init}/root");
-        let mut command = Command::new("nsenter");
-        command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
-        command.arg(format!("--target={init}")).arg(format!("--root={root}")).arg(format!("--wd={root}"));
-        command.args(["--", "env", "--ignore-environment", "--chdir=/", "HOME=/root", "LANG=C.UTF-8"]);
-        command.arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        command.arg(format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "dumb".into()))).args(argv);
-        Ok(command)
+        let argv: Vec<&OsStr> = argv.iter().map(AsRef::as_ref).collect();
+        self.layout.machine().command(self, self.node(node)?, &argv)
     }
 
     pub fn exec_output(&self, node: &str, argv: &[impl AsRef<OsStr>]) -> Result<Output> {
@@ -320,6 +297,12 @@ impl Lab {
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<_> = text.lines().rev().take(8).collect();
         lines.into_iter().rev().map(|l| format!("  {l}\n")).collect()
+    }
+}
+
+impl Layout {
+    pub(crate) fn machine(&self) -> &'static dyn Machine {
+        if self.vm { &VirtualMachine } else { &Container }
     }
 }
 

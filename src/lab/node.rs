@@ -4,15 +4,13 @@
 //! node's mounts, control group and network, and executes systemd-nspawn or QEMU there.
 
 use super::process::Process;
-use super::{Lab, cgroup, image, lab_dir, layout, vm};
+use super::{Lab, cgroup, layout};
 use anyhow::{Context, Result, bail};
-use hanode_util::command::{command, run_to_end};
-use nix::mount::{MsFlags, mount};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// A larger console file is rotated; one old file is kept.
 const CONSOLE_LIMIT: u64 = 1 << 20;
@@ -74,55 +72,7 @@ impl Console {
 /// Returns only if the program could not be executed.
 fn boot(lab: &Lab, node: &str) -> Result<std::io::Error> {
     layout::write(&lab.node_dir(node).join("process.json"), &Process::current()?)?;
-    let mut command = match lab.layout.vm {
-        true => vm::qemu_command(lab, node)?,
-        false => container(lab, node)?,
-    };
-    Ok(command.exec())
-}
-
-fn container(lab: &Lab, node: &str) -> Result<Command> {
-    let home = lab.node_dir(node);
-    cgroup::private_mounts()?;
-    cgroup::enter(&lab.group(node))?;
-    // systemd-nspawn keeps host-wide files by machine name here; two labs use the same names.
-    let shared = Path::new("/run/systemd/nspawn");
-    std::fs::create_dir_all(shared)?;
-    mount(Some("tmpfs"), shared, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))?;
-    let disk = lab.disk(node)?;
-    overlay(lab, &home, &disk)?;
-    lab.net.enter()?;
-    let mut nspawn = Command::new("systemd-nspawn");
-    nspawn.args([
-        "--quiet",
-        "--boot",
-        "--console=read-only",
-        "--settings=no",
-        "--register=no",
-        "--keep-unit",
-    ]);
-    nspawn.args(["--resolv-conf=off", "--timezone=off", "--link-journal=no"]);
-    nspawn.arg(format!("--network-bridge={}", super::net::BRIDGE));
-    // Like a machine in a cloud, the node gets its host name from cloud-init.
-    nspawn.arg(format!("--machine={}", lab.machine(node))).arg("--hostname=localhost");
-    nspawn.arg(format!("--uuid={}", disk.machine_uuid)).arg("--directory").arg(home.join("root"));
-    // The image's fstab names a disk that a container does not have. In a container systemd reads these options from
-    // its arguments, not from the kernel command line.
-    nspawn.args(["fstab=no", "systemd.mask=systemd-remount-fs.service"]);
-    nspawn.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1").env("SYSTEMD_NSPAWN_LOCK", "0").env("TERM", "dumb");
-    Ok(nspawn)
-}
-
-/// Mounts the node's disk over the image on `root`.
-fn overlay(lab: &Lab, home: &Path, disk: &layout::NodeDisk) -> Result<()> {
-    std::fs::create_dir_all(home.join("root"))?;
-    super::disk::mount(home)?;
-    image::mount(&disk.image, &lab_dir(&lab.dir), &home.join("lower"))?;
-    // Relative paths: a comma or colon in the home directory would end the option.
-    let layers = "lowerdir=lower,upperdir=disk/upper,workdir=disk/work";
-    let mut mount = command("mount");
-    mount.args(["--types", "overlay", "--options", layers, "overlay", "root"]).current_dir(home);
-    run_to_end(&mut mount).map(drop).context("mounting the node's disk over the image")
+    Ok(lab.layout.machine().boot_command(lab, node)?.exec())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The disk of a node, as a container or a virtual machine.
 
 use super::layout::{self, NodeDisk};
-use super::{Lab, disk, vm};
-use anyhow::{Context, Result, bail, ensure};
+use super::{Lab, disk};
+use anyhow::{Context, Result, ensure};
 use hanode_util::command::{command, run_to_end};
 use std::path::{Path, PathBuf};
 
@@ -24,10 +24,8 @@ impl Lab {
 
     /// Calls `work` with the files that a stopped container node has written over the image.
     pub fn on_disk<T: Send>(&self, node: &str, work: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
-        ensure!(
-            !self.running(node) && !self.layout.vm,
-            "the disk of {node} cannot be mounted: the node runs or is a virtual machine"
-        );
+        ensure!(!self.running(node), "the disk of {node} cannot be mounted: the node runs");
+        self.layout.machine().require_mountable(node)?;
         self.disk(node)?;
         disk::with_mounted(&self.node_dir(node), work)
     }
@@ -38,8 +36,7 @@ impl Lab {
         let copy = || run_to_end(command("cp").arg("--sparse=always").arg(&from).arg(&to)).map(drop);
         match self.process(node) {
             None => copy(),
-            Some(_) if self.layout.vm => bail!("{node} is a virtual machine: shut it down first"),
-            Some(process) => disk::while_frozen(&self.node_dir(node), process.pid, copy),
+            Some(process) => self.layout.machine().while_frozen(self, node, &process, &copy),
         }
     }
 
@@ -53,8 +50,7 @@ impl Lab {
 
     fn snapshot_files(&self, node: &str) -> Result<[PathBuf; 2]> {
         self.node(node)?;
-        let file = if self.layout.vm { vm::DISK } else { disk::FILE };
-        let disk = self.node_dir(node).join(file);
+        let disk = self.node_dir(node).join(self.layout.machine().disk_file());
         Ok([disk.clone(), disk.with_extension("snapshot")])
     }
 
@@ -64,7 +60,7 @@ impl Lab {
         let _lock = self.lock()?;
         ensure!(!self.running(node), "{node} is running: stop it before replacing its disk");
         let home = self.node_dir(node);
-        for file in [DISK_IDENTITY, disk::FILE, vm::DISK, "seed.iso"] {
+        for file in [DISK_IDENTITY, self.layout.machine().disk_file(), "seed.iso"] {
             match std::fs::remove_file(home.join(file)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(e).with_context(|| format!("discarding the disk of {node}"));

@@ -1,8 +1,11 @@
 //! Starts the nodes of a lab that do not run, and waits until the cluster is healthy.
 
+use super::container::Container;
 use super::diagnose::{self, BootState};
 use super::layout::{self, Image, Layout};
-use super::{Lab, down, image, lab_dir, process, vm};
+use super::machine::Machine;
+use super::vm::VirtualMachine;
+use super::{Lab, down, image, lab_dir, process};
 use anyhow::{Context, Result, bail};
 use hanode_core::spec::Spec;
 use hanode_util::command;
@@ -43,9 +46,6 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const HEALTHY_LIMIT: Duration = Duration::from_secs(300);
 /// A refusal that lasts this long is final: the reason of a shorter one may go away.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(20);
-/// Slowdown of an emulated processor.
-const EMULATION_FACTOR: f64 = 5.0;
-
 /// Starts the nodes that do not run, on their existing disks. Waits until `probe` finds the cluster healthy, or, if
 /// only some nodes are named, until these have booted. After a failure to become healthy the lab keeps running for
 /// examination; any earlier failure, or `stop`, undoes this call.
@@ -117,8 +117,7 @@ impl UpRunner<'_> {
             self.started.push(node.to_string());
             self.step(&format!("{node} launched"), || lab.start(node))?;
         }
-        let scale =
-            options.timeout_scale * if options.vm && !vm::accelerated() { EMULATION_FACTOR } else { 1.0 };
+        let scale = options.timeout_scale * lab.layout.machine().slowdown();
         let mut refusals = Refusals::new(REFUSAL_LIMIT.mul_f64(scale));
         self.wait_booted(&lab, &wanted, launch, BOOT_LIMIT.mul_f64(scale), &mut refusals)?;
         match options.nodes.is_empty() {
@@ -307,11 +306,9 @@ fn open_or_create(dir: &Path, options: &UpOptions, spec: &Spec) -> Result<Lab> {
 }
 
 const TOOLS: [&str; 5] = ["ip", "nsenter", "setsid", "mount", "tar"];
-const CONTAINER_TOOLS: [&str; 2] = ["systemd-nspawn", "mke2fs"];
-const VM_TOOLS: [&str; 5] = ["qemu-system-x86_64", "qemu-img", "xorriso", "ssh", "ssh-keygen"];
 
 fn require_tools(image: &Path, vm: bool) -> Result<()> {
-    let more = if vm { &VM_TOOLS[..] } else { &CONTAINER_TOOLS };
+    let more = if vm { VirtualMachine.tools() } else { Container.tools() };
     let disk: &[&str] = match image::Format::of(image)? {
         _ if vm => &[],
         image::Format::Tar => &[],
