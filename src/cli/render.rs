@@ -117,8 +117,12 @@ impl Out {
         struct Row {
             path: String,
         }
-        let manifest = std::fs::read(&self.manifest).unwrap_or_default();
-        let rows: Vec<Row> = serde_json::from_slice(&manifest).unwrap_or_default();
+        let rows: Vec<Row> = match std::fs::read(&self.manifest) {
+            Ok(manifest) => serde_json::from_slice(&manifest)
+                .with_context(|| format!("{} is damaged", self.manifest.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error).with_context(|| self.manifest.display().to_string()),
+        };
         let rendered: BTreeSet<PathBuf> =
             rows.iter().map(|row| file_tree::below(&self.dir, &row.path)).collect();
         for found in walkdir::WalkDir::new(&self.dir) {

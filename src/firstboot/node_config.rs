@@ -155,10 +155,15 @@ fn text(root: &Path, path: &str) -> Result<String> {
     std::fs::read_to_string(below(root, path)).with_context(|| format!("reading {path}"))
 }
 
-/// The string values of the image's manifest; empty if it is missing or damaged.
+/// The string values of the image's manifest, or `error`: why there are none.
 fn image(root: &Path) -> BTreeMap<String, String> {
-    let parsed: serde_json::Value =
-        text(root, IMAGE).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
-    let fields = parsed.as_object().into_iter().flatten();
-    fields.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect()
+    let parsed = text(root, IMAGE)
+        .and_then(|text| serde_json::from_str::<serde_json::Value>(&text).with_context(|| IMAGE.to_string()));
+    match parsed {
+        Ok(manifest) => {
+            let fields = manifest.as_object().into_iter().flatten();
+            fields.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect()
+        }
+        Err(error) => BTreeMap::from([("error".into(), format!("{error:#}"))]),
+    }
 }

@@ -6,12 +6,13 @@ use crate::host::systemd::UnitState;
 use crate::node::NodeContext;
 use anyhow::Result;
 use hanode_core::plan::{Plan, Step};
-use hanode_core::state::{Phase, Problem};
+use hanode_core::state::{Phase, Problem, ProblemKind};
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
 use hanode_util::user_error::{UserError, remedies};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -78,10 +79,19 @@ impl NodeState {
         NodeState { schema: 1, origin_ms: clock::origin_ms(), root: root.into(), ..NodeState::default() }
     }
 
-    /// The state that was saved last.
+    /// The state that was saved last. If it is damaged, that is a problem of the new state.
     pub(crate) fn load(root: &Path) -> NodeState {
-        let text = std::fs::read(below(root, STATE_FILE)).unwrap_or_default();
-        let saved = serde_json::from_slice(&text).unwrap_or(NodeState { schema: 1, ..NodeState::default() });
+        let empty = NodeState { schema: 1, ..NodeState::default() };
+        let saved = match std::fs::read(below(root, STATE_FILE)) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| error.to_string()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(empty.clone()),
+            Err(error) => Err(error.to_string()),
+        };
+        let saved = saved.unwrap_or_else(|error| {
+            let damaged = format!("{STATE_FILE} cannot be read: {error}");
+            tracing::warn!("{damaged}");
+            NodeState { problems: vec![Problem::new(ProblemKind::FileDamaged, damaged)], ..empty }
+        });
         NodeState { root: root.into(), ..saved }
     }
 
@@ -162,5 +172,18 @@ mod tests {
         state.enter(Phase::Applying, "x").expect("entering");
         let at = NodeState::load(root.path()).times_ms["applying"];
         assert!((60_000..70_000).contains(&at), "{at}");
+    }
+
+    #[test]
+    fn a_damaged_state_is_a_problem_and_a_missing_one_is_not() {
+        let root = tempfile::tempdir().expect("a directory");
+        assert_eq!(NodeState::load(root.path()).problems, []);
+        let at = root.path().join("run/hanode/state.json");
+        std::fs::create_dir_all(at.parent().expect("a parent")).expect("a directory");
+        std::fs::write(&at, "{\"schema\": 1, \"phase\": \"in-ser").expect("writing");
+        let problems = NodeState::load(root.path()).problems;
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].kind, ProblemKind::FileDamaged);
+        assert!(problems[0].to_string().starts_with("/run/hanode/state.json cannot be read: "));
     }
 }

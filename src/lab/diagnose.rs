@@ -1,6 +1,7 @@
 //! Whether a node has booted, and what it reports about its problems.
 
 use super::Lab;
+use anyhow::{Context, Result};
 use hanode_core::state::{Phase, Problem};
 use hanode_util::user_error::UserError;
 use serde::Deserialize;
@@ -43,24 +44,30 @@ pub(crate) fn problems(lab: &Lab, node: &str) -> Vec<String> {
     if let BootState::Failed(why) = boot_state(lab, node) {
         return vec![why];
     }
-    let output_of = |argv: &[&str]| match lab.exec_output(node, argv) {
-        Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
-        Err(_) => String::new(),
+    reported(lab, node)
+        .unwrap_or_else(|error| vec![format!("{node}: its problems cannot be read: {error:#}")])
+}
+
+fn reported(lab: &Lab, node: &str) -> Result<Vec<String>> {
+    let output_of = |argv: &[&str]| -> Result<String> {
+        Ok(String::from_utf8_lossy(&lab.exec_output(node, argv)?.stdout).into_owned())
     };
     let mut lines = Vec::new();
-    if let Ok(state) = serde_json::from_str(&output_of(&["cat", "/run/hanode/state.json"])) {
+    let state = output_of(&["cat", "/run/hanode/state.json"])?;
+    if !state.trim().is_empty() {
+        let state = serde_json::from_str(&state).context("state.json is damaged")?;
         lines.push(summary(node, &state));
     }
-    let failed = output_of(&["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"]);
+    let failed = output_of(&["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"])?;
     for unit in failed.lines().filter_map(|l| l.split_whitespace().next()) {
-        let last = output_of(&["journalctl", "--unit", unit, "--lines=3", "--output=cat", "--no-pager"]);
+        let last = output_of(&["journalctl", "--unit", unit, "--lines=3", "--output=cat", "--no-pager"])?;
         let last = last.lines().collect::<Vec<_>>().join(" | ");
         lines.push(format!("{node}: {unit} failed: {last}"));
     }
     if lines.is_empty() {
         lines.push(format!("{node}: reports no problem; end of its console:\n{}", lab.console_end(node)));
     }
-    lines
+    Ok(lines)
 }
 
 /// What is needed of `/run/hanode/state.json`; empty for an image without hanode.

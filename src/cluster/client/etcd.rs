@@ -83,8 +83,8 @@ impl EtcdClient {
             id: text(&response["header"]["member_id"]),
             leader: text(&response["leader"]),
             version: text(&response["version"]),
-            db_bytes: text(&response["dbSize"]).parse().unwrap_or_default(),
-            revision: text(&response["header"]["revision"]).parse().unwrap_or_default(),
+            db_bytes: number(&response["dbSize"])?,
+            revision: number(&response["header"]["revision"])?,
             errors: response["errors"].as_array().map(|a| a.iter().map(text).collect()).unwrap_or_default(),
         })
     }
@@ -193,6 +193,12 @@ impl Drop for EtcdLock {
         // Best effort: the lease expires anyway.
         let _ = self.etcd.call("/v3/lease/revoke", json!({"ID": self.lease}));
     }
+}
+
+/// The gateway omits a number that is zero.
+fn number<T: std::str::FromStr + Default>(value: &Value) -> Result<T> {
+    let Some(text) = value.as_str() else { return Ok(T::default()) };
+    text.parse().ok().with_context(|| format!("etcd's response has {text:?} in place of a number"))
 }
 
 fn key_value(kv: &Value) -> Result<(String, Vec<u8>)> {

@@ -38,12 +38,12 @@ fn query(
     report: impl Fn(&Node) -> Result<NodeReport> + Sync,
 ) -> Result<Status> {
     let (spec, report) = (&access.spec, &report);
-    let (reports, answers, members, vip_answers) = scope(|threads| {
+    let (reports, answers, members, vip) = scope(|threads| {
         let reports: Vec<_> = nodes.iter().map(|n| threads.spawn(move || report(n))).collect();
         let answers: Vec<_> =
             nodes.iter().map(|n| threads.spawn(move || servers::query(access, n, STATUS_TIMEOUT))).collect();
         let members = threads.spawn(|| members(access, nodes));
-        let vip = threads.spawn(|| vip_answers(access));
+        let vip = threads.spawn(|| query_vip(access));
         let reports: Vec<_> = reports.into_iter().map(joined).collect();
         let answers: Vec<_> = answers.into_iter().map(joined).collect();
         (reports, answers, joined(members), joined(vip))
@@ -53,13 +53,10 @@ fn query(
         (holds && spec.network.vip_mode == VipMode::Vrrp).then(|| node.name.clone())
     };
     let holders = nodes.iter().zip(&reports).filter_map(holds).collect();
-    // Without the list the servers' own answers remain; the problems show why there is none.
-    let members = members.unwrap_or_default();
-    let member = |node: &Node| members.iter().find(|member| member.name == node.name).cloned();
     let redis_primary = redis_primary(spec, &answers);
     let status = |((node, report), answers): ((&&Node, Result<NodeReport>), Answers)| {
         let mut servers = answers.servers;
-        servers.postgres = servers.postgres.with_member(member(node));
+        servers.postgres = servers.postgres.with_members(&node.name, &members);
         node_status(node, report, servers)
     };
     Ok(Status {
@@ -68,7 +65,12 @@ fn query(
         problems: Vec::new(),
         redis_primary,
         nodes: nodes.iter().zip(reports).zip(answers).map(status).collect(),
-        vip: VipStatus { address: spec.network.vip, holders, answers: vip_answers },
+        vip: VipStatus {
+            address: spec.network.vip,
+            holders,
+            answers: vip.is_ok(),
+            error: vip.err().map(|error| format!("{error:#}")),
+        },
         certificates: certificates(access)?,
     })
 }
@@ -109,13 +111,13 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
 }
 
 /// A load balancer may not forward the port of the health probe, so its client ports are checked.
-fn vip_answers(access: &Access) -> bool {
+fn query_vip(access: &Access) -> Result<()> {
     let (spec, vip) = (&access.spec, access.spec.network.vip);
     match spec.network.vip_mode {
-        VipMode::Vrrp => haproxy::require_healthy(vip, spec.haproxy.stats_port, STATUS_TIMEOUT).is_ok(),
-        VipMode::External => [spec.postgres.vip_port, spec.redis.vip_port]
-            .into_iter()
-            .all(|port| tls::connect(vip, port, STATUS_TIMEOUT).is_ok()),
+        VipMode::Vrrp => haproxy::require_healthy(vip, spec.haproxy.stats_port, STATUS_TIMEOUT),
+        VipMode::External => [spec.postgres.vip_port, spec.redis.vip_port].into_iter().try_for_each(|port| {
+            tls::connect(vip, port, STATUS_TIMEOUT).map(drop).with_context(|| format!("port {port}"))
+        }),
     }
 }
 

@@ -171,6 +171,9 @@ pub struct VipStatus {
     pub holders: Vec<String>,
     /// Whether HAProxy responds there, or a load balancer accepts connections, as seen from here.
     pub answers: bool,
+    /// Why it does not answer.
+    #[serde(default)]
+    pub(crate) error: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

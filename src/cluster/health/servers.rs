@@ -167,10 +167,23 @@ impl PostgresStatus {
     }
 
     /// Adds what only the list of members has: which standby is synchronous, lag and timeline.
-    pub(super) fn with_member(self, member: Option<Member>) -> PostgresStatus {
-        let Some(Member { role, state, timeline, lag, .. }) = member else { return self };
-        let state = if self.state == PostgresState::Unlisted { state } else { self.state };
-        PostgresStatus { role: role.or(self.role), state, timeline, lag, error: self.error }
+    pub(super) fn with_members(self, node: &str, members: &Result<Vec<Member>>) -> PostgresStatus {
+        let members = match members {
+            Ok(members) => members,
+            Err(error) => {
+                let error = self.error.unwrap_or_else(|| format!("{error:#}"));
+                return PostgresStatus { error: Some(error), ..self };
+            }
+        };
+        let Some(member) = members.iter().find(|member| member.name == node) else { return self };
+        let state = if self.state == PostgresState::Unlisted { member.state.clone() } else { self.state };
+        PostgresStatus {
+            role: member.role.or(self.role),
+            state,
+            timeline: member.timeline,
+            lag: member.lag,
+            error: self.error,
+        }
     }
 }
 
@@ -192,4 +205,54 @@ fn sentinel(access: &Access, node: &Node, timeout: Duration) -> Result<(Monitore
     let mut sentinel = access.sentinel(node, timeout)?;
     let quorum_error = sentinel.quorum_error()?;
     Ok((sentinel.primary()?, quorum_error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::testing;
+
+    fn failed(change: impl Fn(&mut Servers)) -> Vec<String> {
+        let spec = testing::spec();
+        let mut servers = testing::healthy(&spec).nodes.remove(2).servers;
+        change(&mut servers);
+        servers.problems().iter().map(Problem::to_string).collect()
+    }
+
+    #[test]
+    fn each_server_has_a_check() {
+        assert_eq!(failed(|_| {}), Vec::<String>::new());
+        let refused = || Some("refused".to_string());
+        assert_eq!(failed(|s| (s.etcd.healthy, s.etcd.error) = (false, refused())), ["etcd: refused"]);
+        assert_eq!(failed(|s| s.postgres.error = refused()), ["PostgreSQL: refused"]);
+        let starting = PostgresState::Other("starting".into());
+        assert_eq!(failed(|s| s.postgres.state = starting.clone()), ["PostgreSQL is starting"]);
+        let not_streaming = "PostgreSQL: replica is not streaming yet";
+        assert_eq!(failed(|s| s.postgres.state = PostgresState::Running), [not_streaming]);
+        let leads = |s: &mut Servers| {
+            (s.postgres.state, s.postgres.role) = (PostgresState::Running, Some(Role::Leader));
+        };
+        assert_eq!(failed(leads), Vec::<String>::new());
+        assert_eq!(failed(|s| s.redis.error = refused()), ["Redis: refused"]);
+        assert_eq!(failed(|s| s.redis.link_up = false), ["Redis has no link to its primary"]);
+        assert_eq!(failed(|s| s.sentinel.error = refused()), ["Sentinel: refused"]);
+        let probe = ["HAProxy does not answer its health probe"];
+        assert_eq!(failed(|s| s.haproxy.error = refused()), probe);
+    }
+
+    #[test]
+    fn the_own_answer_is_newer_than_the_list_and_an_error_is_kept() {
+        let own = |state| PostgresStatus { state, ..PostgresStatus::unlisted(None) };
+        let listed = |role, state| {
+            let name = "node3".to_string();
+            Ok(vec![Member { name, role: Some(role), state, timeline: Some(2), lag: Some(0) }])
+        };
+        let members = listed(Role::SyncStandby, PostgresState::Running);
+        let merged = own(PostgresState::Streaming).with_members("node3", &members);
+        assert_eq!((merged.role, &merged.state), (Some(Role::SyncStandby), &PostgresState::Streaming));
+        let mute = PostgresStatus::unlisted(Some("timed out".into())).with_members("node3", &members);
+        assert_eq!((mute.state, mute.error.as_deref()), (PostgresState::Running, Some("timed out")));
+        let no_list = own(PostgresState::Streaming).with_members("node3", &Err(anyhow::anyhow!("no list")));
+        assert_eq!(no_list.error.as_deref(), Some("no list"));
+    }
 }

@@ -54,7 +54,12 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         problems: vec![],
         nodes: spec.nodes.iter().map(node).collect(),
         redis_primary: RedisPrimary { address: "192.168.18.22".parse().ok(), agree: 3 },
-        vip: VipStatus { address: spec.network.vip, holders: vec!["node3".into()], answers: true },
+        vip: VipStatus {
+            address: spec.network.vip,
+            holders: vec!["node3".into()],
+            answers: true,
+            error: None,
+        },
         certificates: vec![CertificateStatus {
             name: "/etc/ssl/hanode/etcd.crt".into(),
             not_before: 1_700_000_000,

@@ -14,6 +14,8 @@ pub enum ProblemKind {
     NotInService,
     /// Why the agent of the node cannot continue.
     Stopped,
+    /// The detail is the file and why it cannot be read; the agent continues without it.
+    FileDamaged,
     /// A node, or a server, that the node waits for.
     WaitingFor,
     /// The detail is the unit and its state.
@@ -144,8 +146,10 @@ impl Problem {
         let Problem { kind, detail, .. } = self;
         let component = self.component.map_or(String::new(), |c| c.to_string());
         match kind {
-            NotInService | Stopped | WaitingFor | UnitDown | StorageHangs | SpaceLow | InodesLow
-            | OtherBundle | VipHeldTwice | CertificateExpired | CertificateExpires | Other => detail.clone(),
+            NotInService | Stopped | FileDamaged | WaitingFor | UnitDown | StorageHangs | SpaceLow
+            | InodesLow | OtherBundle | VipHeldTwice | CertificateExpired | CertificateExpires | Other => {
+                detail.clone()
+            }
             Unreachable => format!("unreachable: {detail}"),
             CheckFailed if component.is_empty() => detail.clone(),
             CheckFailed => format!("{component}: {detail}"),

@@ -34,7 +34,7 @@ impl GenerationCounter {
         }
         self.last_count = Instant::now();
         let known = node.etcd(node.own(), ETCD_TIMEOUT)?.get(&key(node))?;
-        let known = known.and_then(|text| String::from_utf8(text).ok()?.parse::<u64>().ok());
+        let known = known.map(|text| parse(&text)).transpose()?;
         let disk = node.disk.read_state()?;
         if known.is_some_and(|known| known > disk.generation) {
             return Ok(Some(CountResult::BehindEtcd));
@@ -44,6 +44,12 @@ impl GenerationCounter {
         publish(node)?;
         Ok(Some(CountResult::Increased))
     }
+}
+
+/// A value that is no number must not count as none: this disk could be the older one.
+fn parse(text: &[u8]) -> Result<u64> {
+    let text = std::str::from_utf8(text)?;
+    text.parse().with_context(|| format!("the generation of this node in etcd is {text:?}"))
 }
 
 /// Writes this disk's generation to etcd, through the first node that answers.
