@@ -131,7 +131,7 @@ fn a_revoked_certificate_does_not_command_patroni() {
     }
     // Every HAProxy reaches every PostgreSQL with the new certificates.
     for node in &lab.health().nodes {
-        let down = node.haproxy.down.as_ref().expect("the view of HAProxy");
+        let down = node.servers.haproxy.down.as_ref().expect("the view of HAProxy");
         let dead = |name: &&str| {
             ["postgres_primary", "postgres_replicas"]
                 .iter()
