@@ -14,6 +14,9 @@
 //! - Replaced node, from its launch: boot, expiry of its former key in etcd (`ttl`), etcd's join, then Patroni's clone,
 //!   which grows with the data; the budget is for an empty database.
 //!
+//! - Standby away longer than the leader keeps its WAL, from its launch: boot, then Patroni's loop starts PostgreSQL, which
+//!   must not move for ten seconds before it is cloned again. A node that also waits for another's clone needs longer.
+//!
 //! Values that are not in the spec are those of `image/templates`; a test compares them.
 
 use hanode_core::spec::{Postgres, Spec, VipMode};
@@ -42,6 +45,8 @@ const PROMOTION: (f64, f64) = (1.0, 4.0);
 /// Measured with containers and rounded up; a virtual machine also needs time for firmware and kernel.
 const BOOT: (f64, f64) = (8.0, 20.0);
 const CLONE: (f64, f64) = (3.0, 10.0);
+/// The watcher waits until the standby has not moved for 10 s, and checks every 2 s.
+const STALLED: (f64, f64) = (11.0, 14.0);
 
 /// Recovery times of a cluster, one row per failure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,6 +67,7 @@ pub enum Failure {
     HungHaproxy,
     IsolatedVipHolder,
     Node,
+    LongAbsence,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -110,6 +116,7 @@ pub fn budget(spec: &Spec) -> RecoveryBudget {
         ));
     }
     rows.push(lost_node(spec));
+    rows.push(long_absence(spec));
     RecoveryBudget { schema: SCHEMA, rows, notes: vec![promotion_note(spec)] }
 }
 
@@ -179,6 +186,23 @@ fn lost_node(spec: &Spec) -> BudgetRow {
     )
 }
 
+fn long_absence(spec: &Spec) -> BudgetRow {
+    let loop_wait = f64::from(spec.patroni.loop_wait);
+    row(
+        Failure::LongAbsence,
+        "a node away until its WAL is removed",
+        "all its services healthy after launch",
+        vec![
+            part("boot", BOOT.0, BOOT.1),
+            part("etcd resumes", 3.0, 8.0),
+            part("Patroni starts PostgreSQL", loop_wait / 2.0, loop_wait + PROMOTION.1),
+            part("the standby does not move", STALLED.0, STALLED.1),
+            part("clone of an empty database", CLONE.0, CLONE.1),
+            part("it streams", 1.0, loop_wait),
+        ],
+    )
+}
+
 fn part(what: &'static str, typical: f64, at_most: f64) -> BudgetPart {
     BudgetPart { what, typical_seconds: typical, at_most_seconds: at_most }
 }
@@ -216,7 +240,7 @@ mod tests {
         spec.patroni.ttl += 10;
         assert_eq!(budget(&spec).rows[0].at_most_seconds, before + 10.0);
         spec.network.vip_mode = VipMode::External;
-        assert_eq!(budget(&spec).rows.len(), 3, "a load balancer moves the address");
+        assert_eq!(budget(&spec).rows.len(), 4, "a load balancer moves the address");
     }
 
     #[test]

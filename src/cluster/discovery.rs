@@ -22,6 +22,11 @@ pub fn generation_key(scope: &str, node: &str) -> String {
     format!("/hanode/{scope}/generation/{node}")
 }
 
+/// Held by the node whose PostgreSQL is cloned again.
+pub fn reclone_key(scope: &str) -> String {
+    format!("/hanode/{scope}/reclone")
+}
+
 /// Patroni's key of a running member; it expires within the TTL.
 pub fn member_key(scope: &str, node: &str) -> String {
     format!("/service/{scope}/members/{node}")

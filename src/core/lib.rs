@@ -5,6 +5,7 @@
 
 pub mod bundle;
 pub mod etcd;
+pub mod freshness;
 pub mod machine;
 pub mod peer;
 pub mod pki;
@@ -12,5 +13,6 @@ pub mod plan;
 pub mod render;
 pub mod secrets;
 pub mod spec;
+pub mod standby;
 pub mod state;
 pub mod target;

@@ -47,6 +47,9 @@ pub struct PostgresData {
     pub system: String,
     /// Timeline and LSN at which the WAL on this disk ends; read only when a decision needs it.
     pub end: Option<(u32, u64)>,
+    /// Where the oldest WAL on this disk starts; `None` in the report of an older node.
+    #[serde(default)]
+    pub oldest_wal: Option<u64>,
 }
 
 /// One file system that holds a part of the system or a service's data.

@@ -2,10 +2,12 @@
 //! through the cluster's own interfaces.
 
 use super::Lab;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use hanode_core::spec::Spec;
 use serde::Serialize;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -16,6 +18,8 @@ pub enum Fault {
     Reboot,
     /// Power cut; the disk is discarded, the image boots on a new one
     Disk,
+    /// Power cut, until the other nodes no longer have the WAL that its PostgreSQL needs
+    Absence,
     /// Network cable unplugged
     Partition,
     /// Network to the other nodes cut; clients still reach the node
@@ -63,6 +67,21 @@ const FILL: &str = "for d in /var/lib/postgresql /var/lib/pgsql /var/lib/etcd /v
     [ $(df --output=avail /var/lib/etcd | tail -n1) -lt 64 ]";
 const REMOVE_FILL: &str = "rm -f /var/lib/*/chaos-fill-*";
 
+/// Writes WAL on the node that is the PostgreSQL leader, until it no longer has the oldest segment of before; fails on
+/// the others. Each switch ends a segment, of which little is written.
+const EXPIRE_WAL: &str = "for psql in /usr/lib/postgresql/*/bin/psql /usr/pgsql-*/bin/psql; do [ -x $psql ] && break; done; \
+    sql() { runuser -u postgres -- $psql -XAtq -h /run/postgresql -p $0 -U admin postgres -c \"$1\"; }; \
+    [ \"$(sql 'SELECT pg_is_in_recovery()')\" = f ] || exit 3; \
+    segment=$(sql 'SELECT pg_walfile_name(pg_current_wal_lsn())'); \
+    n=0; while [ $n -lt 600 ]; do \
+        sql \"SELECT pg_logical_emit_message(false, 'chaos', 'x')\" > /dev/null; \
+        sql 'SELECT pg_switch_wal()' > /dev/null; n=$((n + 1)); \
+        [ $((n % 16)) -ne 0 ] || { sql CHECKPOINT; \
+            [ \"$(sql \"SELECT count(*) FROM pg_ls_waldir() WHERE name = '$segment'\")\" != 0 ] || exit 0; }; \
+    done; exit 4";
+/// For a failover, if the node was the leader.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(90);
+
 impl Fault {
     pub fn name(self) -> String {
         self.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default()
@@ -78,6 +97,7 @@ impl Fault {
         match self {
             Fault::Power | Fault::All => lab.power_off(node),
             Fault::Reboot => lab.shutdown(node),
+            Fault::Absence => lab.power_off(node).and_then(|()| expire_wal(lab, spec, node)),
             Fault::Disk => lab.power_off(node).and_then(|()| lab.discard_disk(node)),
             Fault::Partition => lab.link(node, false),
             Fault::Split => blackhole_peers(lab, spec, node, "add"),
@@ -99,7 +119,7 @@ impl Fault {
 
     pub fn revert(self, lab: &Lab, spec: &Spec, node: &str) -> Result<()> {
         match self {
-            Fault::Power | Fault::All | Fault::Reboot | Fault::Disk => lab.start(node),
+            Fault::Power | Fault::All | Fault::Reboot | Fault::Disk | Fault::Absence => lab.start(node),
             Fault::Partition => lab.link(node, true),
             Fault::Split => blackhole_peers(lab, spec, node, "delete"),
             Fault::Deaf => lab.drop_incoming(node, false),
@@ -129,6 +149,24 @@ fn run_in_node(lab: &Lab, node: &str, argv: &[&str]) -> Result<()> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{node}: `{}` failed: {}", argv.join(" "), stderr.trim());
     Ok(())
+}
+
+/// Makes the leader remove the WAL that `absent` has last received.
+fn expire_wal(lab: &Lab, spec: &Spec, absent: &str) -> Result<()> {
+    let port = spec.postgres.port.to_string();
+    let start = Instant::now();
+    loop {
+        for peer in spec.peers(absent) {
+            let output = lab.exec_output(&peer.name, &["sh", "-c", EXPIRE_WAL, &port])?;
+            match output.status.code() {
+                Some(0) => return Ok(()),
+                Some(4) => bail!("{} keeps all WAL: {}", peer.name, String::from_utf8_lossy(&output.stderr)),
+                _ => {}
+            }
+        }
+        ensure!(start.elapsed() < LEADER_TIMEOUT, "no node is the PostgreSQL leader");
+        sleep(Duration::from_secs(1));
+    }
 }
 
 /// Adds or deletes routes that drop everything to the other nodes, replies included.

@@ -43,3 +43,4 @@ mod recovery;
 mod seed_disks;
 mod selinux;
 mod service_users;
+mod standby_absence;

@@ -188,6 +188,14 @@ impl EtcdClient {
     }
 }
 
+impl EtcdLock {
+    /// Starts the TTL again; false if the lock has expired.
+    pub fn renew(&self) -> Result<bool> {
+        let response = self.etcd.call("/v3/lease/keepalive", json!({"ID": self.lease}))?;
+        Ok(response["result"]["TTL"].as_str().is_some_and(|ttl| ttl != "0"))
+    }
+}
+
 impl Drop for EtcdLock {
     fn drop(&mut self) {
         // Best effort: the lease expires anyway.

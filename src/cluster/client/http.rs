@@ -67,6 +67,13 @@ impl HttpClient {
         read(request.send_json(body).with_context(|| format!("PATCH {url}"))?)
     }
 
+    /// With basic authentication, which Patroni requires for changes.
+    pub fn post_as(&self, url: &str, (name, password): (&str, &str), body: &Value) -> Result<JsonResponse> {
+        let login = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
+        let request = self.agent.post(url).header("Authorization", login);
+        read(request.send_json(body).with_context(|| format!("POST {url}"))?)
+    }
+
     /// Like `post`, but a status other than 2xx is an error that quotes the body.
     pub fn call(&self, url: &str, body: &Value) -> Result<Value> {
         let response = self.post(url, body)?;

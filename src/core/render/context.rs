@@ -78,6 +78,8 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("haproxy", &haproxy(input));
     context.insert("maximum_lag_on_failover", &spec.postgres.lag_limit());
     context.insert("rest_readers", &rest_readers(spec));
+    context.insert("replication_slot", &replication_slot(&node.name));
+    context.insert("read_max_lag", &spec.postgres.read_limit().as_secs());
     context.insert("guards", &firewall::guards(spec));
     let parameters = parameters::parameters(spec, engine, &context)?;
     context.insert("limits", &limits::limits(spec, parameters.client_connections));
@@ -109,6 +111,16 @@ fn crl(input: &RenderInput) -> serde_json::Value {
         "served": input.crl.der.is_some(),
         "length": input.crl.der.as_ref().map_or(0, Vec::len),
     })
+}
+
+/// The name that Patroni gives to a member's replication slot.
+fn replication_slot(node: &str) -> String {
+    let replace = |c: char| match c {
+        '-' | '.' => "_".to_string(),
+        c if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' => c.to_string(),
+        c => format!("u{:04}", u32::from(c)),
+    };
+    node.to_lowercase().chars().map(replace).collect::<String>().chars().take(63).collect()
 }
 
 /// The primary of this node's Redis; unknown while the plan waits, when no file uses it.
@@ -175,6 +187,12 @@ mod tests {
     fn addresses_have_each_form() {
         let v6: IpAddr = "fd00::21".parse().expect("an address");
         assert_eq!((bracketed(v6).as_str(), host_network(v6).as_str()), ("[fd00::21]", "fd00::21/128"));
+    }
+
+    #[test]
+    fn slots_are_named_as_by_patroni() {
+        assert_eq!(replication_slot("node1"), "node1");
+        assert_eq!(replication_slot("DB-2.lab_x"), "db_2_lab_x");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 pub use libraries::Library;
 pub use parse::{Fault, Faults, parse};
@@ -105,6 +106,9 @@ pub struct Postgres {
     pub port: u16,
     pub vip_port: u16,
     pub vip_read_port: u16,
+    /// The age in seconds up to which a standby's data is served on the read port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_max_lag: Option<u32>,
     /// The limit of connections from one address to each of the two ports on the VIP; 0: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_per_source: Option<u32>,
@@ -117,6 +121,13 @@ impl Postgres {
     pub const DEFAULT_LAG: &str = "1MB";
     /// Larger than every possible lag: 1 EiB.
     const UNLIMITED_LAG: u64 = 1 << 60;
+    /// Longer than PostgreSQL's default `max_standby_streaming_delay`: a long query delays a standby that much.
+    const DEFAULT_READ_LAG: u32 = 60;
+
+    /// The age up to which a standby's data is served on the read port.
+    pub fn read_limit(&self) -> Duration {
+        Duration::from_secs(self.read_max_lag.unwrap_or(Self::DEFAULT_READ_LAG).into())
+    }
 
     /// Patroni's `maximum_lag_on_failover`, in bytes.
     ///

@@ -171,6 +171,7 @@ fn postgres(s: Section) -> Postgres {
         port: high_port(&s, "port", 5433),
         vip_port: port(&s, "vip_port", 5432),
         vip_read_port: port(&s, "vip_read_port", 5434),
+        read_max_lag: s.number("read_max_lag", 10..=86_400),
         connections_per_source: s.number("connections_per_source", 0..=262_143),
         parameters,
     };

@@ -210,10 +210,16 @@ impl Disk {
     fn data_on_disk(&self) -> Result<DiskData> {
         Ok(DiskData {
             etcd: has_entries(&self.at(&self.paths.etcd).join("member/wal")),
-            postgres: self.at(&self.paths.postgres).join("PG_VERSION").exists(),
+            postgres: self.at(&self.paths.postgres).join("PG_VERSION").exists() && !self.clone_is_incomplete(),
             redis: redis_rdb::has_data(&self.at(&self.paths.redis)),
             sentinel: sentinel::is_intact(&self.sentinel_conf()?),
         })
+    }
+
+    /// Whether the marker exists that `clone_replica` creates before it clones PostgreSQL's data, and removes once that
+    /// is on disk.
+    fn clone_is_incomplete(&self) -> bool {
+        self.at(&format!("{}.cloning", self.paths.postgres)).exists()
     }
 
     /// Data that was moved aside and still exists: `NAME.aside-TIME` next to the data directory.

@@ -1,5 +1,5 @@
-//! The PostgreSQL cluster to which the data on this disk belongs, and the end of its log, read while no
-//! server runs.
+//! The PostgreSQL cluster to which the data on this disk belongs, where its WAL starts, and the end of its log, which
+//! is read while no server runs.
 
 use super::Disk;
 use anyhow::{Context, Result};
@@ -15,13 +15,15 @@ const END_FILE: &str = "/run/hanode/postgres-end.json";
 impl Disk {
     /// Identifier of the cluster, and the end of the log if it was measured.
     pub(crate) fn postgres_data(&self) -> Option<PostgresData> {
-        let control = self.at(&self.paths.postgres).join("global/pg_control");
+        let data = self.at(&self.paths.postgres);
+        let control = data.join("global/pg_control");
         let mut identifier = [0; 8];
         // The identifier is the first field of the file in every version.
         std::fs::File::open(control).and_then(|mut file| file.read_exact(&mut identifier)).ok()?;
         let end = std::fs::read(self.at(END_FILE)).ok();
         let end = end.and_then(|text| serde_json::from_slice(&text).ok());
-        Some(PostgresData { system: u64::from_ne_bytes(identifier).to_string(), end })
+        let system = u64::from_ne_bytes(identifier).to_string();
+        Some(PostgresData { system, end, oldest_wal: oldest_wal(&data.join("pg_wal")) })
     }
 
     /// Measures the end of the log and saves it for [`Self::postgres_data`].
@@ -37,6 +39,23 @@ impl Disk {
             _ => Ok(()),
         }
     }
+}
+
+/// Where the oldest segment starts, on any timeline.
+fn oldest_wal(wal: &Path) -> Option<u64> {
+    let segments = std::fs::read_dir(wal).ok()?.flatten();
+    let (number, entry) = segments
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let is_segment = name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit());
+            let number = u64::from_str_radix(name.get(8..)?, 16).ok()?;
+            is_segment.then_some((number, entry))
+        })
+        .min_by_key(|(number, _)| *number)?;
+    let size = entry.metadata().ok()?.len();
+    // The name has the position's upper 32 bits, and then the number of the segment within them.
+    let is_size = size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size);
+    is_size.then_some(number >> 32 << 32 | (number & 0xffff_ffff).checked_mul(size)?)
 }
 
 /// Timeline and position of the last complete record.
@@ -104,6 +123,26 @@ mod tests {
         assert_eq!(last_readable(output).unwrap(), Some(0x1_0150_0718));
         assert_eq!(last_readable("pg_waldump: error: could not find file").unwrap(), None);
         assert!(position("15").is_err());
+    }
+
+    #[test]
+    fn the_oldest_wal_is_the_lowest_segment_of_any_timeline() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(oldest_wal(dir.path()), None);
+        let segment = |name: &str| {
+            std::fs::File::create(dir.path().join(name)).and_then(|file| file.set_len(16 << 20)).unwrap()
+        };
+        segment("000000030000000100000002");
+        assert_eq!(oldest_wal(dir.path()), Some(0x1_0200_0000));
+        segment("0000000200000001000000FF");
+        segment("0000000400000001000000A0");
+        segment("000000010000000000000001.partial");
+        std::fs::write(dir.path().join("00000003.history"), "").unwrap();
+        assert_eq!(oldest_wal(dir.path()), Some(0x1_0200_0000));
+        segment("0000000100000000000000FF");
+        assert_eq!(oldest_wal(dir.path()), Some(0xff00_0000));
+        std::fs::write(dir.path().join("000000010000000000000001"), "torn").unwrap();
+        assert_eq!(oldest_wal(dir.path()), None, "its size is not one of a segment");
     }
 
     #[test]

@@ -5,11 +5,14 @@
 pub(crate) mod apply_bundle;
 mod dynamic_config;
 mod failover_guard;
+mod haproxy_socket;
 pub(crate) mod haproxy_watchdog;
 pub(crate) mod join_port;
 pub(crate) mod metrics;
 pub(crate) mod planned_failover;
 mod served_certs;
+mod read_port;
+mod reclone;
 pub(crate) mod services;
 mod stale_sessions;
 mod suspend;

@@ -2,8 +2,9 @@
 
 use super::dynamic_config::DynamicConfigSync;
 use super::served_certs::ServedCertsCheck;
+use super::reclone::Reclone;
 use super::sync_standby::SyncStandbyCheck;
-use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, stale_sessions, suspend};
+use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, read_port, stale_sessions, suspend};
 use crate::disk::space;
 use crate::host::systemd::{Systemd, UnitState};
 use crate::node::NodeContext;
@@ -44,6 +45,7 @@ pub(crate) fn watch(node: NodeContext) -> Result<()> {
         generation: GenerationCounter::new(),
         served_certs: ServedCertsCheck::default(),
         sync_standby: SyncStandbyCheck::default(),
+        reclone: Reclone::default(),
         interrupted_init: InterruptedInit::default(),
         etcd_restart: None,
         last_metrics: None,
@@ -64,6 +66,8 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     spawn(move || failover_guard::listen(&shared));
     space::start(&node.disk);
     let socket = node.at(target.path("haproxy_socket")?);
+    let (shared, read_socket) = (node.clone(), socket.clone());
+    spawn(move || read_port::watch(&shared, &read_socket));
     let shared = node.clone();
     spawn(move || stale_sessions::watch(&shared, &socket));
     let (unit, port) = (target.unit(Component::Haproxy)?.to_string(), spec.haproxy.stats_port);
@@ -79,6 +83,7 @@ struct Watcher<'a> {
     generation: GenerationCounter,
     served_certs: ServedCertsCheck,
     sync_standby: SyncStandbyCheck,
+    reclone: Reclone,
     interrupted_init: InterruptedInit,
     /// The last time that this watcher restarted etcd.
     etcd_restart: Option<Instant>,
@@ -93,6 +98,7 @@ impl Watcher<'_> {
         let mut problems = down(&units);
         problems.extend(local::problems(self.node.access(), self.node.own()));
         problems.extend(self.served_certs.problems(self.node));
+        self.check_standby(&mut problems);
         // The gates are not evaluated again while services run, so a lost etcd needs a new plan here.
         let plan = match problems.iter().any(|p| p.concerns(Component::Etcd)) {
             true => Some(self.plan()?),
@@ -117,6 +123,16 @@ impl Watcher<'_> {
         apply_bundle::release_held_back(self.node, &self.systemd)?;
         self.healthy_since = if healthy { self.healthy_since.or(Some(Instant::now())) } else { None };
         Ok(interval(self.healthy_since.map(|since| since.elapsed())))
+    }
+
+    /// Replaces PostgreSQL's problem by its reason, if this is a standby that cannot stream.
+    fn check_standby(&mut self, problems: &mut [Problem]) {
+        let Some(problem) = problems.iter_mut().find(|p| p.concerns(Component::Postgres)) else {
+            return self.reclone.reset();
+        };
+        if let Some(reason) = self.reclone.check(self.node) {
+            *problem = Problem::check_failed(Component::Postgres, reason);
+        }
     }
 
     fn plan(&self) -> Result<Plan> {

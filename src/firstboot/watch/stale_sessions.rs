@@ -1,24 +1,25 @@
-//! Stale sessions on an old primary that hangs: shut down once there is a new primary.
+//! Stale sessions: on an old primary that hangs, once there is a new primary, and on a standby that may not serve
+//! reads any more ([`super::read_port`]).
 //!
 //! Sessions to a failed machine end by TCP's timeouts, and a demoted server closes its own. A server that
 //! only hangs does neither, so its clients would wait for it. HAProxy's option `on-marked-down
 //! shutdown-sessions` loses clients whose connection is being established (measured with 3.0), so only
 //! established sessions are shut down here, over the statistics socket.
 
+use super::haproxy_socket::{self, Server, ServerState};
+use super::read_port;
 use crate::haproxy_view;
 use crate::node::NodeContext;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
 /// The backends in which one server at a time is up.
-const BACKENDS: [&str; 2] = ["postgres_primary", "redis_primary"];
+const BACKENDS: [&str; 2] = [POSTGRES_PRIMARY, "redis_primary"];
+const POSTGRES_PRIMARY: &str = "postgres_primary";
 /// Longer than all connection attempts of a session take together.
 const MIN_SESSION_SECONDS: u64 = 15;
 
@@ -34,56 +35,50 @@ pub(super) fn watch(node: &NodeContext, socket: &Path) {
 }
 
 fn check(node: &NodeContext, socket: &Path) -> Result<()> {
-    let stat = send_command(socket, "show stat")?;
+    let stat = haproxy_socket::command(socket, "show stat")?;
     haproxy_view::save(node, &stat)?;
     shut_down_stale(socket, &stat)
 }
 
 fn shut_down_stale(socket: &Path, stat: &str) -> Result<()> {
-    let replaced = replaced_servers(stat);
+    let replaced = replaced_servers(&haproxy_socket::servers(stat));
     if replaced.is_empty() {
         return Ok(());
     }
-    for (session, server) in sessions_on(&send_command(socket, "show sess")?, &replaced) {
+    for (session, server) in sessions_on(&haproxy_socket::command(socket, "show sess")?, &replaced) {
         tracing::info!(
             "{} is down and {} has another server: shutting down session {session}",
             server.1,
             server.0
         );
-        send_command(socket, &format!("shutdown session {session}"))?;
+        haproxy_socket::command(socket, &format!("shutdown session {session}"))?;
     }
     Ok(())
-}
-
-fn send_command(socket: &Path, command: &str) -> Result<String> {
-    let mut stream = UnixStream::connect(socket).context("connecting")?;
-    stream.set_read_timeout(Some(SOCKET_TIMEOUT))?;
-    stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
-    writeln!(stream, "{command}")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).with_context(|| format!("`{command}`"))?;
-    Ok(answer)
 }
 
 /// Backend and server.
 type BackendServer = (String, String);
 
-/// The servers with sessions that are down while another server of their backend is up.
-fn replaced_servers(stat: &str) -> BTreeSet<BackendServer> {
-    let mut lines = stat.lines().map(|line| line.split(',').collect::<Vec<_>>());
-    let head = lines.next().unwrap_or_default();
-    let column = |name: &str| head.iter().position(|h| h.trim_start_matches("# ") == name);
-    let (Some(backend), Some(server), Some(sessions), Some(status)) =
-        (column("pxname"), column("svname"), column("scur"), column("status"))
-    else {
-        return BTreeSet::new();
+/// The servers with sessions that accept no connections any more, while another server is up for their clients.
+fn replaced_servers(servers: &[Server]) -> BTreeSet<BackendServer> {
+    let is_up = |backend: &str, filter: &dyn Fn(&Server) -> bool| {
+        servers.iter().any(|s| s.backend == backend && s.state == ServerState::Up && filter(s))
     };
-    let rows: Vec<_> = lines.filter(|l| l.len() > status && BACKENDS.contains(&l[backend])).collect();
-    let servers = || rows.iter().filter(|r| r[server] != "BACKEND");
-    let has_other = |name: &str| servers().any(|r| r[backend] == name && r[status].starts_with("UP"));
-    let left =
-        servers().filter(|r| r[status].starts_with("DOWN") && r[sessions] != "0" && has_other(r[backend]));
-    left.map(|r| (r[backend].to_string(), r[server].to_string())).collect()
+    let is_replaced = |server: &&Server| {
+        let backend = server.backend.as_str();
+        match server.state {
+            ServerState::Down => BACKENDS.contains(&backend) && is_up(backend, &|_| true),
+            // A standby that was promoted has the newest data.
+            ServerState::Disabled => {
+                backend == read_port::BACKEND
+                    && !is_up(POSTGRES_PRIMARY, &|primary| primary.name == server.name)
+                    && (is_up(backend, &|_| true) || is_up(POSTGRES_PRIMARY, &|_| true))
+            }
+            ServerState::Up => false,
+        }
+    };
+    let left = servers.iter().filter(|server| server.sessions).filter(is_replaced);
+    left.map(|server| (server.backend.clone(), server.name.clone())).collect()
 }
 
 /// The established sessions to these servers, by HAProxy's session id.
@@ -139,10 +134,26 @@ mod tests {
 
     #[test]
     fn only_established_sessions_to_replaced_servers_are_shut_down() {
-        let left = replaced_servers(STAT);
+        let left = replaced_servers(&haproxy_socket::servers(STAT));
         let node1 = ("postgres_primary".to_string(), "node1".to_string());
         assert_eq!(left, BTreeSet::from([node1.clone()]), "no other primary of Redis is up");
         assert_eq!(sessions_on(SESS, &left), [("0x7f1".to_string(), node1)]);
+    }
+
+    #[test]
+    fn a_standby_with_old_data_keeps_no_sessions() {
+        let head = "# pxname,svname,scur,status,\n";
+        let replaced = |rows: &str| replaced_servers(&haproxy_socket::servers(&format!("{head}{rows}")));
+        let node2 = BTreeSet::from([("postgres_replicas".to_string(), "node2".to_string())]);
+        let old = "postgres_replicas,node2,4,MAINT,\n";
+        assert_eq!(replaced(&format!("{old}postgres_replicas,node3,4,UP,\n")), node2);
+        assert_eq!(replaced(&format!("{old}postgres_primary,node1,4,UP,\n")), node2);
+        assert_eq!(replaced(&format!("{old}postgres_primary,node2,4,UP,\n")), BTreeSet::new(), "promoted");
+        assert_eq!(replaced(&format!("{old}postgres_primary,node1,4,DOWN,\n")), BTreeSet::new());
+        assert_eq!(
+            replaced("postgres_replicas,node2,0,MAINT,\npostgres_primary,node1,4,UP,\n"),
+            BTreeSet::new()
+        );
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(super) fn compare(budget: &RecoveryBudget, round: &Round, scale: f64) -> Vec
         Failure::VipHolder | Failure::HungHaproxy | Failure::IsolatedVipHolder => {
             (gap(Service::Vip), CLIENT_TIMEOUTS / 4.0)
         }
-        Failure::Node => (round.healthy_after, HEALTH_POLLS),
+        Failure::Node | Failure::LongAbsence => (round.healthy_after, HEALTH_POLLS),
     };
     let rows = failures(injected).into_iter().filter_map(|failure| budget.row(failure));
     rows.map(|row| {
@@ -54,7 +54,7 @@ pub(super) fn compare(budget: &RecoveryBudget, round: &Round, scale: f64) -> Vec
 fn failures(injected: &InjectedFault) -> Vec<Failure> {
     let held = |role: NodeRole| injected.roles.contains(&role);
     let mut failures = Vec::new();
-    if matches!(injected.fault, Fault::Power | Fault::Disk) {
+    if matches!(injected.fault, Fault::Power | Fault::Disk | Fault::Absence) {
         let roles = [
             (NodeRole::PostgresLeader, Failure::PostgresLeader),
             (NodeRole::RedisPrimary, Failure::RedisPrimary),
@@ -64,6 +64,7 @@ fn failures(injected: &InjectedFault) -> Vec<Failure> {
     }
     match injected.fault {
         Fault::Disk => failures.push(Failure::Node),
+        Fault::Absence => failures.push(Failure::LongAbsence),
         Fault::PauseHaproxy if held(NodeRole::VipHolder) => failures.push(Failure::HungHaproxy),
         Fault::Split | Fault::Deaf | Fault::Mute if held(NodeRole::VipHolder) => {
             failures.push(Failure::IsolatedVipHolder)
@@ -106,6 +107,7 @@ mod tests {
         assert_eq!(over(&round(Fault::Power, &leader, 30.0, 20.0), 1.0), [Failure::VipHolder]);
         assert_eq!(over(&round(Fault::Disk, &leader, 60.0, 200.0), 1.0).len(), 3);
         assert_eq!(over(&round(Fault::Disk, &leader, 60.0, 200.0), 20.0), []);
+        assert_eq!(over(&round(Fault::Absence, &[], 0.0, 200.0), 1.0), [Failure::LongAbsence]);
         assert_eq!(over(&round(Fault::Partition, &leader, 60.0, 200.0), 1.0), [], "a partition has no limit");
         let mut two = round(Fault::Disk, &leader, 60.0, 200.0);
         two.injected.extend(round(Fault::Power, &[], 0.0, 0.0).injected);

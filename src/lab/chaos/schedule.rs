@@ -84,6 +84,7 @@ fn plan_fault(rng: &mut StdRng, fault: Fault, nodes: usize) -> PlannedFault {
         Fault::Power
         | Fault::Reboot
         | Fault::Disk
+        | Fault::Absence
         | Fault::Partition
         | Fault::Split
         | Fault::Deaf
@@ -93,6 +94,8 @@ fn plan_fault(rng: &mut StdRng, fault: Fault, nodes: usize) -> PlannedFault {
     };
     // Zero tests a node that returns before the others have detected its failure.
     let seconds = match fault {
+        // It lasts until the WAL is gone.
+        Fault::Absence => 0,
         Fault::Power | Fault::Reboot | Fault::Disk | Fault::All => [0, 0, 15][rng.random_range(0..3)],
         _ => rng.random_range(3..=30),
     };

@@ -199,7 +199,11 @@ impl World {
             install_id: d.install_id.clone(),
             disk,
             data,
-            postgres: d.postgres.map(|commits| PostgresData { system: "77".into(), end: Some((1, commits)) }),
+            postgres: d.postgres.map(|commits| PostgresData {
+                system: "77".into(),
+                end: Some((1, commits)),
+                oldest_wal: None,
+            }),
             redis_unreadable: d.redis.is_some() && d.unreadable,
             bootstrap_id: d.bootstrap_id.clone(),
             bootstrapping: m.bootstrapping,

@@ -55,7 +55,7 @@ fn unregistered_postgres() -> Observations {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
     (seen.etcd, seen.initialize) = (Some(members()), Some(false));
-    let data = |end| Some(PostgresData { system: "77".into(), end });
+    let data = |end| Some(PostgresData { system: "77".into(), end, oldest_wal: None });
     (seen.own.data.postgres, seen.own.postgres) = (true, data(Some((1, 500))));
     (peer(&mut seen, 0).data.postgres, peer(&mut seen, 0).postgres) = (true, data(Some((1, 400))));
     seen

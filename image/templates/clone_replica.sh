@@ -1,0 +1,73 @@
+#!/bin/sh
+# written by hanode for {{ node.name }}; edits are overwritten
+# Patroni runs this to clone the leader's data into an empty directory. The marker exists until the clone is complete and
+# on disk: what a power cut leaves behind has no value, though it may look complete.
+bin={{ paths.postgres_bin }}
+data={{ paths.postgres_data }}
+marker=$data.cloning
+
+discard() {
+    # Tablespaces are outside the data directory.
+    for link in "$data"/pg_tblspc/*; do
+        [ ! -L "$link" ] || rm -rf "$link"/PG_*
+    done
+    rm -rf "$data" && rm -f "$marker"
+}
+
+# Before each start of Patroni.
+if [ "$1" = --discard-incomplete ]; then
+    [ -f "$marker" ] || exit 0
+    # A clone outlives a Patroni that crashes. It would write into the next one, or remove it.
+    read -r pids < "$marker"
+    for pid in $pids; do
+        case $(cat "/proc/$pid/comm" 2> /dev/null) in
+        clone_replica | pg_basebackup) pkill -KILL -P "$pid"; kill -KILL "$pid" ;;
+        esac
+    done
+    echo "removing $data: its clone was interrupted"
+    discard
+    exit
+fi
+
+source=
+for word; do
+    case $word in
+    --connstring=*) source=${word#*=} ;;
+    esac
+done
+query() {
+    "$bin/psql" --no-psqlrc --tuples-only --no-align --dbname="$source dbname=postgres" --command="$1"
+}
+
+# A clone that does not fit would fill the disk, and stop every other server that uses it.
+need=$(query "SELECT sum(pg_database_size(oid))::bigint FROM pg_database WHERE has_database_privilege(oid, 'CONNECT')")
+free=$(df --output=avail --block-size=1 "$(dirname "$data")" | tail -n 1)
+spaces=$(query "SELECT count(*) FROM pg_tablespace")
+if [ "$spaces" = 2 ] && [ -n "$need" ] && [ "$free" -lt $((need + need / 20 + 268435456)) ]; then
+    echo "no clone: the data takes $((need >> 20)) MB and 256 MB of WAL, and $(dirname "$data") has $((free >> 20)) MB free"
+    ls -d "$data".aside-* 2> /dev/null | sed 's/^/data that was moved aside: /'
+    exit 1
+fi
+{%- if features.postgres_wal_keep_size is on %}
+
+# A slot that is lost stays lost, and then keeps no WAL during the next absence.
+query "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+    WHERE slot_name = '{{ replication_slot }}' AND wal_status = 'lost' AND NOT active"
+{%- endif %}
+# The slot keeps WAL that is written during the clone.
+query "SELECT pg_create_physical_replication_slot('{{ replication_slot }}', true)
+    WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{{ replication_slot }}')"
+
+trap 'kill $!; wait $!' TERM INT
+echo $$ > "$marker" && sync -f "$marker"
+# It flushes everything to disk before it ends.
+"$bin/pg_basebackup" --pgdata="$data" --wal-method=stream --checkpoint=fast --dbname="$source" &
+echo "$$ $!" > "$marker"
+wait $!
+code=$?
+if [ $code -ne 0 ]; then
+    discard
+    exit $code
+fi
+rm -f "$marker"
+sync -f "$data"

@@ -1,0 +1,143 @@
+//! A standby that does not stream: the reason, and whether it must be cloned again.
+
+use std::time::Duration;
+
+/// How long a standby must not move before it is cloned: it may still get WAL from an archive.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// A standby that runs but does not stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StalledStandby {
+    pub timeline: Option<u32>,
+    /// The end of the WAL that it has.
+    pub position: u64,
+    /// How long it has been at this position.
+    pub stalled: Duration,
+}
+
+/// The leader, which holds the leader lock and accepts writes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leader {
+    pub name: String,
+    pub timeline: u32,
+    /// Where the oldest WAL on its disk starts; `None` if it does not report that.
+    pub oldest_wal: Option<u64>,
+    /// The earlier timelines of the cluster, each with the position at which it ended.
+    pub history: Vec<(u32, u64)>,
+}
+
+/// What else prevents a clone.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Hindrances {
+    /// Patroni is in maintenance mode: the operator decides.
+    pub paused: bool,
+    /// Another node that is being cloned.
+    pub cloning: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// The data stays; the reason is for the operator.
+    Keep(String),
+    /// The data is an old part of what the leader has, and cannot catch up.
+    Clone,
+}
+
+/// Whether the standby must be cloned from the leader again.
+pub fn decide(own: &StalledStandby, leader: &Leader, hindrances: &Hindrances) -> Verdict {
+    let name = &leader.name;
+    let Some(oldest) = leader.oldest_wal else {
+        return Verdict::Keep(format!("replica is not streaming; {name} does not report which WAL it has"));
+    };
+    if own.position >= oldest {
+        return Verdict::Keep("replica is not streaming yet".into());
+    }
+    let gone = format!("replica is not streaming: {name} no longer has the WAL that it needs");
+    if !leader.has_all_of(own) {
+        return Verdict::Keep(format!(
+            "{gone}, and its data has diverged: Patroni must rewind it or move it aside"
+        ));
+    }
+    if hindrances.paused {
+        return Verdict::Keep(format!("{gone}; it is not cloned again while Patroni is paused"));
+    }
+    if let Some(other) = &hindrances.cloning {
+        return Verdict::Keep(format!("{gone}; it is cloned again after {other}"));
+    }
+    match own.stalled < STALLED {
+        true => Verdict::Keep(gone),
+        false => Verdict::Clone,
+    }
+}
+
+impl Leader {
+    /// Whether the leader's history contains everything up to the standby's position.
+    fn has_all_of(&self, own: &StalledStandby) -> bool {
+        let ended = |timeline| self.history.iter().find(|(ended, _)| *ended == timeline).map(|(_, at)| *at);
+        match own.timeline {
+            Some(timeline) if timeline == self.timeline => true,
+            Some(timeline) if timeline < self.timeline => {
+                ended(timeline).is_some_and(|at| own.position <= at)
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1 << 20;
+
+    fn leader() -> Leader {
+        Leader {
+            name: "node1".into(),
+            timeline: 3,
+            oldest_wal: Some(1024 * MB),
+            history: vec![(1, 100 * MB), (2, 500 * MB)],
+        }
+    }
+
+    fn standby(timeline: u32, position: u64) -> StalledStandby {
+        StalledStandby { timeline: Some(timeline), position, stalled: STALLED }
+    }
+
+    #[track_caller]
+    fn keeps(own: &StalledStandby, leader: &Leader, hindrances: &Hindrances, reason: &str) {
+        match decide(own, leader, hindrances) {
+            Verdict::Keep(found) => assert!(found.contains(reason), "{found}"),
+            Verdict::Clone => panic!("cloned: {own:?}"),
+        }
+    }
+
+    #[test]
+    fn a_standby_is_cloned_if_the_leader_lacks_its_next_wal() {
+        let free = Hindrances::default();
+        assert_eq!(decide(&standby(3, 1000 * MB), &leader(), &free), Verdict::Clone);
+        assert_eq!(decide(&standby(2, 500 * MB), &leader(), &free), Verdict::Clone, "it never diverged");
+        keeps(&standby(3, 1024 * MB), &leader(), &free, "not streaming yet");
+        let older = Leader { oldest_wal: None, ..leader() };
+        keeps(&standby(3, 0), &older, &free, "does not report which WAL it has");
+    }
+
+    #[test]
+    fn data_that_the_leader_does_not_have_is_kept() {
+        let free = Hindrances::default();
+        keeps(&standby(2, 501 * MB), &leader(), &free, "diverged");
+        keeps(&standby(4, 500 * MB), &leader(), &free, "diverged");
+        let unknown = Leader { history: vec![], ..leader() };
+        keeps(&standby(2, 400 * MB), &unknown, &free, "diverged");
+        let own = StalledStandby { timeline: None, ..standby(3, 0) };
+        keeps(&own, &leader(), &free, "diverged");
+    }
+
+    #[test]
+    fn a_standby_is_not_cloned_while_another_is_or_patroni_is_paused() {
+        let cloning = Hindrances { cloning: Some("node3".into()), ..Hindrances::default() };
+        keeps(&standby(3, 0), &leader(), &cloning, "after node3");
+        keeps(&standby(3, 0), &leader(), &Hindrances { paused: true, cloning: None }, "paused");
+        let moving = StalledStandby { stalled: STALLED / 2, ..standby(3, 0) };
+        keeps(&moving, &leader(), &Hindrances::default(), "no longer has the WAL");
+    }
+}

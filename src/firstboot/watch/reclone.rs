@@ -1,0 +1,259 @@
+//! A standby for which the leader no longer has the WAL: it is cloned again, one node at a time.
+
+use crate::node::NodeContext;
+use anyhow::{Context, Result, bail, ensure};
+use hanode_cluster::client::etcd::{EtcdClient, EtcdLock};
+use hanode_cluster::client::http::HttpClient;
+use hanode_cluster::discovery;
+use hanode_cluster::health::Access;
+use hanode_cluster::peer;
+use hanode_core::peer::PostgresData;
+use hanode_core::spec::Node;
+use hanode_core::standby::{Hindrances, Leader, StalledStandby, Verdict, decide};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// The lock expires if this node fails; it is renewed in each check.
+const LOCK_TTL: Duration = Duration::from_secs(60);
+/// Patroni's state of a member whose data is being cloned.
+const CLONING: &str = "creating replica";
+
+/// Checks a standby that is unhealthy.
+#[derive(Default)]
+pub(super) struct Reclone {
+    last_check: Option<Instant>,
+    /// The position at which the standby has stopped, and since when.
+    stopped: Option<(u64, Instant)>,
+    /// Held from before the data is removed until the standby streams.
+    lock: Option<EtcdLock>,
+    /// Why the data is cloned again.
+    cause: Option<String>,
+    reason: Option<String>,
+}
+
+impl Reclone {
+    /// The standby streams, or is the leader.
+    pub(super) fn reset(&mut self) {
+        if self.lock.is_some() {
+            tracing::info!("PostgreSQL's data was cloned");
+        }
+        *self = Reclone::default();
+    }
+
+    /// The reason why the standby does not stream. If nothing else helps, its data is cloned again.
+    pub(super) fn check(&mut self, node: &NodeContext) -> Option<String> {
+        if self.last_check.is_none_or(|at| at.elapsed() >= CHECK_INTERVAL) {
+            self.last_check = Some(Instant::now());
+            self.reason = self.act(node).unwrap_or_else(|error| {
+                tracing::debug!("whether this standby must be cloned again: {error:#}");
+                None
+            });
+        }
+        self.reason.clone()
+    }
+
+    fn act(&mut self, node: &NodeContext) -> Result<Option<String>> {
+        let servers = Servers::new(node.access(), node.name())?;
+        self.renew();
+        let patroni = servers.get(servers.own, "/patroni")?;
+        if patroni["state"] == CLONING {
+            // Also for a new disk: no other node may remove its data meanwhile.
+            let _ = self.acquire(&servers)?;
+            let cause = self.cause.clone().unwrap_or_else(|| "its data is not complete yet".into());
+            return Ok(Some(format!("replica is being cloned: {cause}")));
+        }
+        let Some(own) = self.stalled_standby(&patroni) else { return Ok(None) };
+        let cluster = servers.get(servers.own, "/cluster")?;
+        let Some(leader) = servers.leader(&cluster)? else {
+            return Ok(Some("replica is not streaming: the cluster has no leader".into()));
+        };
+        let (found, wal) = (servers.leader_view(leader, &own)?, servers.report(leader)?);
+        ensure!(
+            node.disk.postgres_data().map(|data| data.system) == wal.as_ref().map(|data| data.system.clone()),
+            "{} has the data of another cluster",
+            leader.name
+        );
+        let found = Leader { oldest_wal: wal.and_then(|data| data.oldest_wal), ..found };
+        let mut hindrances = Hindrances {
+            paused: patroni["pause"] == true || cluster["pause"] == true,
+            cloning: another_clones(&cluster, node.name()),
+        };
+        if decide(&own, &found, &hindrances) == Verdict::Clone {
+            hindrances.cloning = self.acquire(&servers)?;
+        }
+        match decide(&own, &found, &hindrances) {
+            Verdict::Keep(reason) => {
+                self.lock = None;
+                Ok(Some(reason))
+            }
+            Verdict::Clone => {
+                let cause = format!("{} no longer had the WAL that it needs", leader.name);
+                servers.reinitialize()?;
+                tracing::warn!("this standby is cloned again: {cause}");
+                self.cause = Some(cause.clone());
+                Ok(Some(format!("replica is being cloned: {cause}")))
+            }
+        }
+    }
+
+    /// The standby, if it runs; its data is then consistent, and its position known.
+    fn stalled_standby(&mut self, patroni: &Value) -> Option<StalledStandby> {
+        let runs = patroni["state"] == "running" && patroni["role"] == "replica";
+        let location = |name: &str| patroni["xlog"][name].as_u64();
+        let position = location("received_location").max(location("replayed_location"))?;
+        if !runs {
+            self.stopped = None;
+            return None;
+        }
+        let since = match self.stopped {
+            Some((at, since)) if at == position => since,
+            _ => Instant::now(),
+        };
+        self.stopped = Some((position, since));
+        Some(StalledStandby {
+            timeline: patroni["timeline"].as_u64().and_then(|timeline| timeline.try_into().ok()),
+            position,
+            stalled: since.elapsed(),
+        })
+    }
+
+    /// Acquires the lock; returns the node that holds it, if it is another.
+    fn acquire(&mut self, servers: &Servers) -> Result<Option<String>> {
+        if self.lock.is_none() {
+            let etcd = EtcdClient::new(&servers.access.cluster, servers.own.address, REQUEST_TIMEOUT)?;
+            let key = discovery::reclone_key(&servers.access.spec.name);
+            match etcd.lock(&key, &servers.own.name, LOCK_TTL)? {
+                Ok(lock) => self.lock = Some(lock),
+                Err(holder) => return Ok(Some(holder)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn renew(&mut self) {
+        // While etcd does not answer, the lock may still exist.
+        if self.lock.as_ref().is_some_and(|lock| matches!(lock.renew(), Ok(false))) {
+            self.lock = None;
+        }
+    }
+}
+
+/// Another member whose data is being cloned.
+fn another_clones(cluster: &Value, node: &str) -> Option<String> {
+    let mut members = cluster["members"].as_array()?.iter();
+    let other = members.find(|member| member["state"] == CLONING && member["name"] != node)?;
+    Some(other["name"].as_str()?.to_string())
+}
+
+/// Patroni on this node and on the leader.
+struct Servers<'a> {
+    access: &'a Access,
+    own: &'a Node,
+    http: HttpClient,
+}
+
+impl<'a> Servers<'a> {
+    fn new(access: &'a Access, node: &str) -> Result<Self> {
+        let own = access.spec.node(node).with_context(|| format!("the spec has no node {node}"))?;
+        Ok(Servers { access, own, http: HttpClient::new(Some(&access.cluster), REQUEST_TIMEOUT)? })
+    }
+
+    fn url(&self, node: &Node, path: &str) -> String {
+        format!("https://{}{path}", SocketAddr::new(node.address, self.access.spec.patroni.restapi_port))
+    }
+
+    fn get(&self, node: &Node, path: &str) -> Result<Value> {
+        Ok(self.http.get(&self.url(node, path))?.body)
+    }
+
+    /// The leader in Patroni's list, which it reads from etcd.
+    fn leader(&self, cluster: &Value) -> Result<Option<&'a Node>> {
+        let members = cluster["members"].as_array().context("Patroni's response has no members")?;
+        let name = members.iter().find(|m| m["role"] == "leader").and_then(|m| m["name"].as_str());
+        match name {
+            None => Ok(None),
+            Some(name) if name == self.own.name => bail!("this node is the leader"),
+            Some(name) => Ok(Some(self.access.spec.require_node(name)?)),
+        }
+    }
+
+    /// The leader as it reports itself, without its WAL. Fails unless it holds the lock and accepts writes.
+    fn leader_view(&self, leader: &Node, own: &StalledStandby) -> Result<Leader> {
+        let answer = self.http.get(&self.url(leader, "/leader"))?;
+        let body = answer.body;
+        let writes =
+            matches!(body["role"].as_str(), Some("primary" | "master")) && body["state"] == "running";
+        ensure!(answer.status == 200 && writes, "{} is not a leader that accepts writes", leader.name);
+        let timeline = body["timeline"].as_u64().context("the leader reports no timeline")?.try_into()?;
+        let history = match own.timeline == Some(timeline) {
+            true => Vec::new(),
+            false => history(&self.get(leader, "/history")?),
+        };
+        Ok(Leader { name: leader.name.clone(), timeline, oldest_wal: None, history })
+    }
+
+    fn report(&self, node: &Node) -> Result<Option<PostgresData>> {
+        let port = self.access.spec.network.join_port;
+        let report = peer::fetch_report(&self.access.cluster, node.address, port, REQUEST_TIMEOUT)?;
+        ensure!(report.node == node.name, "{} is {}", node.address, report.node);
+        Ok(report.postgres)
+    }
+
+    /// Makes Patroni remove this node's data and clone the leader's.
+    fn reinitialize(&self) -> Result<()> {
+        let url = self.url(self.own, "/reinitialize");
+        let login = ("patroni", self.access.secrets.patroni_rest.as_str());
+        let answer = self.http.post_as(&url, login, &json!({}))?;
+        ensure!(answer.status == 200, "POST {url}: status {}", answer.status);
+        Ok(())
+    }
+}
+
+/// The earlier timelines in Patroni's `/history`, each with the position at which it ended.
+fn history(answer: &Value) -> Vec<(u32, u64)> {
+    let line = |line: &Value| Some((line[0].as_u64()?.try_into().ok()?, line[1].as_u64()?));
+    answer.as_array().into_iter().flatten().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_history_has_the_ends_of_earlier_timelines() {
+        let answer = json!([[1, 25623960, "no recovery target specified", "2026-01-01"], ["x"], [2, 3e9]]);
+        assert_eq!(history(&answer), [(1, 25_623_960)]);
+        assert_eq!(history(&Value::Null), []);
+    }
+
+    #[test]
+    fn only_another_member_counts_as_cloning() {
+        let cluster = json!({"members": [
+            {"name": "node1", "role": "leader", "state": "running"},
+            {"name": "node2", "role": "replica", "state": "creating replica"},
+        ]});
+        assert_eq!(another_clones(&cluster, "node3"), Some("node2".into()));
+        assert_eq!(another_clones(&cluster, "node2"), None);
+    }
+
+    #[test]
+    fn a_standby_stops_when_its_position_does() {
+        let mut reclone = Reclone::default();
+        let patroni = |state: &str, replayed: u64| {
+            json!({"state": state, "role": "replica", "timeline": 2,
+                "xlog": {"received_location": 50, "replayed_location": replayed}})
+        };
+        let own = reclone.stalled_standby(&patroni("running", 60)).expect("a standby");
+        assert_eq!((own.timeline, own.position), (Some(2), 60));
+        let since = reclone.stopped.expect("a position").1;
+        reclone.stalled_standby(&patroni("running", 60));
+        assert_eq!(reclone.stopped, Some((60, since)));
+        reclone.stalled_standby(&patroni("running", 70));
+        assert_ne!(reclone.stopped, Some((70, since)));
+        assert_eq!(reclone.stalled_standby(&patroni("starting", 70)), None);
+        assert_eq!(reclone.stopped, None);
+    }
+}
