@@ -5,6 +5,7 @@
 bin={{ paths.postgres_bin }}
 data={{ paths.postgres_data }}
 marker=$data.cloning
+slot={{ replication_slot }}
 
 discard() {
     # Tablespaces are outside the data directory.
@@ -52,11 +53,11 @@ fi
 
 # A slot that is lost stays lost, and then keeps no WAL during the next absence.
 query "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-    WHERE slot_name = '{{ replication_slot }}' AND wal_status = 'lost' AND NOT active"
+    WHERE slot_name = '$slot' AND wal_status = 'lost' AND NOT active"
 {%- endif %}
 # The slot keeps WAL that is written during the clone.
-query "SELECT pg_create_physical_replication_slot('{{ replication_slot }}', true)
-    WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{{ replication_slot }}')"
+query "SELECT pg_create_physical_replication_slot('$slot', true)
+    WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot')"
 
 trap 'kill $!; wait $!' TERM INT
 echo $$ > "$marker" && sync -f "$marker"

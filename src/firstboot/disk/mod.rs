@@ -210,7 +210,8 @@ impl Disk {
     fn data_on_disk(&self) -> Result<DiskData> {
         Ok(DiskData {
             etcd: has_entries(&self.at(&self.paths.etcd).join("member/wal")),
-            postgres: self.at(&self.paths.postgres).join("PG_VERSION").exists() && !self.clone_is_incomplete(),
+            postgres: self.at(&self.paths.postgres).join("PG_VERSION").exists()
+                && !self.clone_is_incomplete(),
             redis: redis_rdb::has_data(&self.at(&self.paths.redis)),
             sentinel: sentinel::is_intact(&self.sentinel_conf()?),
         })

@@ -1,8 +1,8 @@
 //! Watches the node's services, reports when all are healthy, and keeps `state.json` current.
 
 use super::dynamic_config::DynamicConfigSync;
-use super::served_certs::ServedCertsCheck;
 use super::reclone::Reclone;
+use super::served_certs::ServedCertsCheck;
 use super::sync_standby::SyncStandbyCheck;
 use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, read_port, stale_sessions, suspend};
 use crate::disk::space;
