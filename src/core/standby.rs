@@ -28,7 +28,7 @@ pub struct Leader {
 
 /// What else prevents a clone.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Hindrances {
+pub struct Blockers {
     /// Patroni is in maintenance mode: the operator decides.
     pub paused: bool,
     /// Another node that is being cloned.
@@ -36,7 +36,7 @@ pub struct Hindrances {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
+pub enum Decision {
     /// The data stays; the reason is for the operator.
     Keep(String),
     /// The data is an old part of what the leader has, and cannot catch up.
@@ -44,29 +44,29 @@ pub enum Verdict {
 }
 
 /// Whether the standby must be cloned from the leader again.
-pub fn decide(own: &StalledStandby, leader: &Leader, hindrances: &Hindrances) -> Verdict {
+pub fn decide(own: &StalledStandby, leader: &Leader, blockers: &Blockers) -> Decision {
     let name = &leader.name;
     let Some(oldest) = leader.oldest_wal else {
-        return Verdict::Keep(format!("replica is not streaming; {name} does not report which WAL it has"));
+        return Decision::Keep(format!("replica is not streaming; {name} does not report which WAL it has"));
     };
     if own.position >= oldest {
-        return Verdict::Keep("replica is not streaming yet".into());
+        return Decision::Keep("replica is not streaming yet".into());
     }
     let gone = format!("replica is not streaming: {name} no longer has the WAL that it needs");
     if !leader.has_all_of(own) {
-        return Verdict::Keep(format!(
+        return Decision::Keep(format!(
             "{gone}, and its data has diverged: Patroni must rewind it or move it aside"
         ));
     }
-    if hindrances.paused {
-        return Verdict::Keep(format!("{gone}; it is not cloned again while Patroni is paused"));
+    if blockers.paused {
+        return Decision::Keep(format!("{gone}; it is not cloned again while Patroni is paused"));
     }
-    if let Some(other) = &hindrances.cloning {
-        return Verdict::Keep(format!("{gone}; it is cloned again after {other}"));
+    if let Some(other) = &blockers.cloning {
+        return Decision::Keep(format!("{gone}; it is cloned again after {other}"));
     }
     match own.stalled < STALLED {
-        true => Verdict::Keep(gone),
-        false => Verdict::Clone,
+        true => Decision::Keep(gone),
+        false => Decision::Clone,
     }
 }
 
@@ -104,18 +104,18 @@ mod tests {
     }
 
     #[track_caller]
-    fn keeps(own: &StalledStandby, leader: &Leader, hindrances: &Hindrances, reason: &str) {
-        match decide(own, leader, hindrances) {
-            Verdict::Keep(found) => assert!(found.contains(reason), "{found}"),
-            Verdict::Clone => panic!("cloned: {own:?}"),
+    fn keeps(own: &StalledStandby, leader: &Leader, blockers: &Blockers, reason: &str) {
+        match decide(own, leader, blockers) {
+            Decision::Keep(found) => assert!(found.contains(reason), "{found}"),
+            Decision::Clone => panic!("cloned: {own:?}"),
         }
     }
 
     #[test]
     fn a_standby_is_cloned_if_the_leader_lacks_its_next_wal() {
-        let free = Hindrances::default();
-        assert_eq!(decide(&standby(3, 1000 * MB), &leader(), &free), Verdict::Clone);
-        assert_eq!(decide(&standby(2, 500 * MB), &leader(), &free), Verdict::Clone, "it never diverged");
+        let free = Blockers::default();
+        assert_eq!(decide(&standby(3, 1000 * MB), &leader(), &free), Decision::Clone);
+        assert_eq!(decide(&standby(2, 500 * MB), &leader(), &free), Decision::Clone, "it never diverged");
         keeps(&standby(3, 1024 * MB), &leader(), &free, "not streaming yet");
         let older = Leader { oldest_wal: None, ..leader() };
         keeps(&standby(3, 0), &older, &free, "does not report which WAL it has");
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn data_that_the_leader_does_not_have_is_kept() {
-        let free = Hindrances::default();
+        let free = Blockers::default();
         keeps(&standby(2, 501 * MB), &leader(), &free, "diverged");
         keeps(&standby(4, 500 * MB), &leader(), &free, "diverged");
         let unknown = Leader { history: vec![], ..leader() };
@@ -134,10 +134,10 @@ mod tests {
 
     #[test]
     fn a_standby_is_not_cloned_while_another_is_or_patroni_is_paused() {
-        let cloning = Hindrances { cloning: Some("node3".into()), ..Hindrances::default() };
+        let cloning = Blockers { cloning: Some("node3".into()), ..Blockers::default() };
         keeps(&standby(3, 0), &leader(), &cloning, "after node3");
-        keeps(&standby(3, 0), &leader(), &Hindrances { paused: true, cloning: None }, "paused");
+        keeps(&standby(3, 0), &leader(), &Blockers { paused: true, cloning: None }, "paused");
         let moving = StalledStandby { stalled: STALLED / 2, ..standby(3, 0) };
-        keeps(&moving, &leader(), &Hindrances::default(), "no longer has the WAL");
+        keeps(&moving, &leader(), &Blockers::default(), "no longer has the WAL");
     }
 }

@@ -19,13 +19,12 @@ impl Lab {
         self.sh(node, &format!("runuser -u postgres -- {psql}"))
     }
 
-    /// Writes more WAL than the leader keeps.
+    /// Writes more WAL than the leader keeps, in commits that wait for the synchronous standby if there is one.
     fn write_wal(&self, leader: &str) {
-        let emit = "SELECT count(pg_logical_emit_message(false, 'test', repeat(md5(n::text), 30000))) \
-                    FROM generate_series(1, 300) n";
-        for _ in 0..2 {
+        let emit = "SELECT count(pg_logical_emit_message(true, 'test', repeat(md5(n::text), 30000))) \
+                    FROM generate_series(1, 20) n";
+        for _ in 0..15 {
             self.admin_sql(leader, emit);
-            self.admin_sql(leader, "SELECT pg_switch_wal()");
             self.admin_sql(leader, "CHECKPOINT");
         }
     }

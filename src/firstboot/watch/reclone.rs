@@ -9,7 +9,7 @@ use hanode_cluster::health::Access;
 use hanode_cluster::peer;
 use hanode_core::peer::PostgresData;
 use hanode_core::spec::Node;
-use hanode_core::standby::{Hindrances, Leader, StalledStandby, Verdict, decide};
+use hanode_core::standby::{Blockers, Decision, Leader, StalledStandby, decide};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -77,19 +77,19 @@ impl Reclone {
             leader.name
         );
         let found = Leader { oldest_wal: wal.and_then(|data| data.oldest_wal), ..found };
-        let mut hindrances = Hindrances {
+        let mut blockers = Blockers {
             paused: patroni["pause"] == true || cluster["pause"] == true,
             cloning: another_clones(&cluster, node.name()),
         };
-        if decide(&own, &found, &hindrances) == Verdict::Clone {
-            hindrances.cloning = self.acquire(&servers)?;
+        if decide(&own, &found, &blockers) == Decision::Clone {
+            blockers.cloning = self.acquire(&servers)?;
         }
-        match decide(&own, &found, &hindrances) {
-            Verdict::Keep(reason) => {
+        match decide(&own, &found, &blockers) {
+            Decision::Keep(reason) => {
                 self.lock = None;
                 Ok(Some(reason))
             }
-            Verdict::Clone => {
+            Decision::Clone => {
                 let cause = format!("{} no longer had the WAL that it needs", leader.name);
                 servers.reinitialize()?;
                 tracing::warn!("this standby is cloned again: {cause}");
