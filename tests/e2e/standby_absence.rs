@@ -70,7 +70,7 @@ impl Lab {
     }
 
     fn problems(&self) -> String {
-        self.health().problems.join("\n")
+        format!("{:#?}", self.health().problems)
     }
 }
 
@@ -168,9 +168,8 @@ fn interrupted_clones(lab: &Lab) {
     lab.kill(&[&leader]);
     let killed = Instant::now();
     eventually(RECOVERY, || {
-        let status = lab.health();
-        let streams = status.postgres.iter().any(|m| m.name == standby && m.role == "sync_standby");
-        if streams { Ok(()) } else { Err(format!("{:#?}", status.problems)) }
+        let streams = lab.sync_standby().as_deref() == Some(standby);
+        if streams { Ok(()) } else { Err(lab.problems()) }
     });
     eprintln!("cloned from the new leader {:.1} s after the leader died", killed.elapsed().as_secs_f64());
     assert_eq!(lab.postgres_leader().unwrap(), sync);
