@@ -243,6 +243,52 @@ fn edits_of_the_spec_reach_running_servers() {
     assert_eq!(redis, "min-replicas-to-write 2");
 }
 
+/// With `huge_pages = "on"`, PostgreSQL starts only on a machine that has reserved such pages. No validator finds that.
+#[test]
+fn a_setting_with_which_postgresql_starts_nowhere_can_be_corrected() {
+    let lab = &Lab::up_on_debian(workdir_alone(), &[]);
+    let good = lab.cluster.spec_text.clone();
+    let bad = good.replace("[postgres.parameters]", "[postgres.parameters]\nhuge_pages = \"on\"\n");
+    std::fs::write(lab.cluster.dir.join("cluster.toml"), bad).unwrap();
+    lab.apply_everywhere();
+    let restarts = NODES.map(|node| lab.on(node, &["systemctl", "restart", "--no-block", "patroni"]));
+    assert!(restarts.iter().all(|restart| restart.status.success()));
+    let query = || lab.outside(&["psql", "-XAtqc", "SELECT 1", &psql_login(lab)]);
+    lab.eventually("PostgreSQL is down", 60, || query().is_err());
+    sleep(Duration::from_secs(15));
+    assert!(query().is_err(), "it started with huge pages");
+
+    std::fs::write(lab.cluster.dir.join("cluster.toml"), good).unwrap();
+    let start = Instant::now();
+    lab.apply_everywhere();
+    lab.eventually("PostgreSQL accepts connections", 60, || query().is_ok());
+    lab.eventually("the cluster is healthy", 60, || lab.health().healthy);
+    eprintln!("healthy {:.1} s after the first apply", start.elapsed().as_secs_f64());
+}
+
+/// The libraries of a spec must exist on the node.
+#[test]
+fn a_library_to_preload_that_is_not_installed_is_refused() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let spec = lab.cluster.spec_text.replace(
+        "[postgres.parameters]",
+        "[postgres.parameters]\nshared_preload_libraries = \"auto_explain, timescaledb\"\n",
+    );
+    let scratch = tempfile::tempdir().unwrap();
+    std::fs::write(scratch.path().join("spec"), spec).unwrap();
+    lab.copy(&scratch.path().join("spec"), "node1", "/etc/hanode/cluster.toml");
+    let output = lab.on("node1", &["hanode", "apply"]);
+    lab.output("node1", &["sh", "-c", "rm /etc/hanode/*"]);
+    let message = text(&output.stderr);
+    assert!(!output.status.success(), "{message}");
+    assert!(
+        message.contains("PostgreSQL has no library timescaledb (shared_preload_libraries)"),
+        "{message}"
+    );
+    assert!(lab.health().healthy);
+}
+
 impl Lab {
     pub fn certs(&self, verb: &str, arguments: &[&str]) -> String {
         let output = hanode().args(["certs", verb, self.dir()]).args(arguments).output().unwrap();

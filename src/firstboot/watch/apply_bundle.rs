@@ -33,7 +33,11 @@ const RELOAD_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// For the node whose services were restarted before this one's to become healthy.
 const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Activates the new bundle or spec, and returns when the node is healthy with it.
+/// For a PostgreSQL that was down before the change to run with it; then the other nodes need the change too.
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Activates the new bundle or spec, and returns when the node is healthy with it. A PostgreSQL that was down before may
+/// still be down: it starts once every node has the corrected settings.
 pub(crate) fn apply(old: &NodeContext) -> Result<()> {
     let (name, mut new) = (old.name(), old.with_pending_config()?);
     let before = reload::load(old)?.ok_or_else(|| {
@@ -47,6 +51,8 @@ pub(crate) fn apply(old: &NodeContext) -> Result<()> {
     let after = reload::fingerprints(&new)?;
     let changed = reload::changed_components(&new, &before, &after);
     let restarts = changed.iter().any(|(_, how)| *how == OnChange::Restart);
+    let problems = local::problems(old.access(), old.own());
+    let postgres_was_up = !problems.iter().any(|problem| problem.concerns(Component::Postgres));
     let lock = if restarts { wait_for_turn(old)? } else { None };
     new.check()?;
 
@@ -58,7 +64,7 @@ pub(crate) fn apply(old: &NodeContext) -> Result<()> {
     let systemd = Systemd::connect()?;
     reload_changed(&new, &systemd, changed, before, &after)?;
     systemd.restart(WATCH_UNIT)?;
-    wait_until_healthy(&new, &systemd)?;
+    let unhealthy = wait_until_healthy(&new, &systemd, postgres_was_up)?;
     drop(lock);
     if !waiting_for.is_empty() {
         tracing::warn!(
@@ -66,7 +72,13 @@ pub(crate) fn apply(old: &NodeContext) -> Result<()> {
             waiting_for.join(", ")
         );
     }
-    tracing::info!("{name}: healthy");
+    match unhealthy.as_slice() {
+        [] => tracing::info!("{name}: healthy"),
+        problems => tracing::warn!(
+            "{name}: applied, with PostgreSQL down as before ({}); apply the change on the other nodes too",
+            Problem::list(problems)
+        ),
+    }
     Ok(())
 }
 
@@ -280,7 +292,8 @@ fn wait_for_turn(old: &NodeContext) -> Result<Option<EtcdLock>> {
     }
 }
 
-fn wait_until_healthy(node: &NodeContext, systemd: &Systemd) -> Result<()> {
+/// Returns the problems that the node may have: those of a PostgreSQL that was down before.
+fn wait_until_healthy(node: &NodeContext, systemd: &Systemd, postgres_was_up: bool) -> Result<Vec<Problem>> {
     let (access, name, start) = (node.access(), node.name(), Instant::now());
     let units = units::watched(&node.config)?;
     let mut last_reload = Instant::now();
@@ -288,8 +301,11 @@ fn wait_until_healthy(node: &NodeContext, systemd: &Systemd) -> Result<()> {
         let mut problems = down(&systemd.states(&units)?);
         problems.extend(local::problems(access, node.own()));
         problems.extend(health::servers_with_old_certificates(access, &node.config.bundle, node.own()));
-        if problems.is_empty() {
-            return Ok(());
+        let may_stay = !postgres_was_up
+            && start.elapsed() > REPAIR_TIMEOUT
+            && problems.iter().all(|problem| problem.concerns(Component::Postgres));
+        if problems.is_empty() || may_stay {
+            return Ok(problems);
         }
         ensure!(
             start.elapsed() < HEALTHY_TIMEOUT,

@@ -22,34 +22,55 @@ pub(super) struct DynamicConfigSync {
 
 impl DynamicConfigSync {
     pub(super) fn sync(&mut self, node: &NodeContext) {
+        self.attempt(|| update(node, &written(node)?.unwrap_or_else(|| json!({}))));
+    }
+
+    /// While PostgreSQL is down, perhaps because of a setting that a new spec corrects. Without earlier settings of
+    /// hanode, Patroni still initializes the cluster.
+    pub(super) fn correct(&mut self, node: &NodeContext) {
+        self.attempt(|| match written(node)? {
+            Some(written) => update(node, &written),
+            None => Ok(false),
+        });
+    }
+
+    fn attempt(&mut self, update: impl FnOnce() -> Result<bool>) {
         if self.done || self.last_attempt.is_some_and(|at| at.elapsed() < RETRY_INTERVAL) {
             return;
         }
         self.last_attempt = Some(Instant::now());
-        match apply_settings(node) {
+        match update() {
             Ok(done) => self.done = done,
             Err(error) => tracing::warn!("Patroni's settings in etcd: {error:#}; retrying"),
         }
     }
 }
 
-fn apply_settings(node: &NodeContext) -> Result<bool> {
+fn etcd_key(node: &NodeContext) -> String {
+    format!("/hanode/{}/dynamic", node.spec().name)
+}
+
+/// The settings that hanode wrote last.
+fn written(node: &NodeContext) -> Result<Option<Value>> {
+    let text = node.etcd(node.own(), REQUEST_TIMEOUT)?.get(&etcd_key(node))?;
+    Ok(text.map(|text| serde_json::from_slice(&text).unwrap_or_default()))
+}
+
+/// Returns whether the settings in etcd are those of this node's spec.
+fn update(node: &NodeContext, written: &Value) -> Result<bool> {
     let file = node.target().path("patroni_dynamic")?;
     let text = std::fs::read(node.at(file)).with_context(|| format!("reading {file}"))?;
     let wanted: Value = serde_json::from_slice(&text).with_context(|| file.to_string())?;
-    let etcd = node.etcd(node.own(), REQUEST_TIMEOUT)?;
-    let key = format!("/hanode/{}/dynamic", node.spec().name);
-    let written = etcd.get(&key)?.map(|text| serde_json::from_slice(&text).unwrap_or_default());
-    if written.as_ref() == Some(&wanted) {
+    if *written == wanted {
         return Ok(true);
     }
     // While the nodes' specs differ, none of them is known to be the newer one.
     if !all_peers_have_spec(node) {
         return Ok(false);
     }
-    let patch = patch(&written.unwrap_or_else(|| json!({})), &wanted);
+    let patch = patch(written, &wanted);
     node.access().patroni(node.own(), REQUEST_TIMEOUT)?.patch_config(&patch)?;
-    etcd.put(&key, &serde_json::to_vec(&wanted)?)?;
+    node.etcd(node.own(), REQUEST_TIMEOUT)?.put(&etcd_key(node), &serde_json::to_vec(&wanted)?)?;
     tracing::info!("updated Patroni's settings in etcd from the spec");
     Ok(true)
 }

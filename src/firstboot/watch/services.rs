@@ -110,6 +110,10 @@ impl Watcher<'_> {
             self.record_service()?;
         }
         let postgres_is_down = problems.iter().any(|p| p.concerns(Component::Postgres));
+        if postgres_is_down && plan.is_none() {
+            // It may be down because of a setting that a new spec corrects.
+            self.dynamic_config.correct(self.node);
+        }
         report(self.node, units, problems, plan.as_ref())?;
         let healthy = NodeState::load(self.node.root()).phase == Phase::InService;
         let metrics_are_due = self.last_metrics.is_none_or(|at| at.elapsed() >= STEADY_INTERVAL);
