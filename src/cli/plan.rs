@@ -1,13 +1,13 @@
 //! `hanode plan`
 
 use super::{exit_code, print, print_json};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use hanode_admin::access::access;
 use hanode_cluster::discovery::discover;
 use hanode_cluster::health::{self, Access};
 use hanode_core::peer::{DiskStage, NodeReport};
-use hanode_core::plan::{self, Action, Observations, Plan, Step};
+use hanode_core::plan::{self, Action, EtcdError, Observations, Plan, Step};
 use hanode_core::spec::Node;
 use hanode_util::table::aligned;
 use std::path::PathBuf;
@@ -47,16 +47,17 @@ impl PlanVerb {
         let in_quorum = servers.iter().filter(|n| has_quorum(&access, n)).count();
         if in_quorum < access.spec.majority() {
             // The quorum that answers includes the node that would be gone.
-            (seen.etcd, seen.initialize, seen.system, seen.generation_in_etcd) = (None, None, None, None);
-            seen.initializing = false;
+            seen.etcd = Err(EtcdError::NotQueried);
         }
         self.show(&access, seen)
     }
 
     pub(crate) fn show(&self, access: &Access, seen: Observations) -> Result<ExitCode> {
-        let first = plan::plan(&access.spec, &self.node, &seen);
+        let own =
+            access.spec.node(&self.node).with_context(|| format!("the spec has no node {}", self.node))?;
+        let first = plan::plan(&access.spec, own, &seen);
         let then = (first.etcd.step.action == Action::Join)
-            .then(|| plan::plan(&access.spec, &self.node, &joined(seen.clone())));
+            .then(|| plan::plan(&access.spec, own, &joined(seen.clone())));
         let refused = first.etcd.step.action == Action::Refuse;
         if self.json {
             print_json(&serde_json::json!({"schema": 1, "observations": seen, "plan": first, "then": then}))?;
@@ -79,7 +80,7 @@ fn has_quorum(access: &Access, node: &Node) -> bool {
 
 fn lines(plan: &Plan) -> Vec<Vec<String>> {
     let line = |service: &str, step: &Step| {
-        vec![service.to_string(), format!("{:?}", step.action).to_lowercase(), step.reason.clone()]
+        vec![service.to_string(), format!("{:?}", step.action).to_lowercase(), step.reason.to_string()]
     };
     vec![line("etcd", &plan.etcd.step), line("postgres", &plan.postgres), line("redis", &plan.redis.step)]
 }
@@ -88,9 +89,11 @@ fn lines(plan: &Plan) -> Vec<Vec<String>> {
 fn joined(mut seen: Observations) -> Observations {
     seen.own.data.etcd = true;
     seen.own.disk = DiskStage::Served;
-    seen.own.generation = seen.generation_in_etcd.unwrap_or(seen.own.generation);
-    let is_own = |m: &hanode_core::etcd::Member| m.name == seen.own.node;
-    seen.own.etcd_member = seen.etcd.iter().flatten().find(|m| is_own(m)).map(|m| m.id.clone());
+    seen.own.generation = seen.newer_generation().unwrap_or(seen.own.generation);
+    if let Ok(etcd) = &seen.etcd {
+        let listed = etcd.members.iter().find(|m| m.name == seen.own.node);
+        seen.own.etcd_member = listed.map(|m| m.id.clone());
+    }
     seen
 }
 
@@ -98,7 +101,7 @@ fn joined(mut seen: Observations) -> Observations {
 mod tests {
     use super::*;
     use hanode_core::etcd::Member;
-    use hanode_core::plan::{Peer, Sentinel, peer_url};
+    use hanode_core::plan::{EtcdView, Initialize, Peer, Sentinel, peer_url};
 
     #[test]
     fn a_replaced_node_joins_with_all_its_services() {
@@ -121,16 +124,16 @@ mod tests {
                 .peers("node3")
                 .map(|n| Peer { name: n.name.clone(), report: Err("x".into()) })
                 .collect(),
-            etcd: Some(spec.nodes.iter().map(member).collect()),
+            etcd: Ok(EtcdView {
+                members: spec.nodes.iter().map(member).collect(),
+                initialize: Initialize::Done("77".into()),
+                generation: Some(4),
+            }),
             removed: vec![],
-            generation_in_etcd: Some(4),
-            initialize: Some(true),
-            initializing: false,
-            system: None,
             sentinels: spec.peers("node3").map(says).collect(),
         };
-        assert_eq!(plan::plan(&spec, "node3", &seen).etcd.step.action, Action::Join);
-        let then = plan::plan(&spec, "node3", &joined(seen));
+        assert_eq!(plan::plan(&spec, &spec.nodes[2], &seen).etcd.step.action, Action::Join);
+        let then = plan::plan(&spec, &spec.nodes[2], &joined(seen));
         assert_eq!((then.postgres.action, then.redis.step.action), (Action::Join, Action::Join));
     }
 }

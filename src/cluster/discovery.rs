@@ -2,9 +2,8 @@
 
 use crate::access::Access;
 use anyhow::Result;
-use hanode_core::etcd::Member;
 use hanode_core::peer::{DiskStage, NodeReport};
-use hanode_core::plan::{Observations, Peer, Sentinel};
+use hanode_core::plan::{EtcdError, EtcdView, Initialize, Observations, Peer, Sentinel};
 use hanode_core::spec::Node;
 use std::thread::{ScopedJoinHandle, scope};
 use std::time::Duration;
@@ -56,20 +55,11 @@ pub fn discover(access: &Access, own: NodeReport, servers: &[&Node]) -> Observat
         let etcds: Vec<_> = servers.iter().map(|n| threads.spawn(|| query_etcd(access, n, node))).collect();
         let sentinels: Vec<_> = servers.iter().map(|n| threads.spawn(|| query_sentinel(access, n))).collect();
         let peers = peers.join().unwrap_or_default();
-        let etcd = etcds.into_iter().filter_map(|t| t.join().ok()?.ok()).next().unwrap_or_default();
+        let etcd =
+            first_view(servers.iter().zip(etcds).map(|(server, query)| (server.name.as_str(), query.join())));
         let sentinels = sentinels.into_iter().filter_map(|t| t.join().ok()?.ok()).collect();
-        let EtcdView { members, initialize, initializing, system, generation } = etcd;
-        let removed = if members.is_none() { removed_members(access, &own, &peers, servers) } else { vec![] };
-        Observations {
-            etcd: members,
-            removed,
-            generation_in_etcd: generation,
-            initialize,
-            initializing,
-            system,
-            sentinels,
-            ..Observations::of_peers(own.clone(), peers)
-        }
+        let removed = if etcd.is_err() { removed_members(access, &own, &peers, servers) } else { vec![] };
+        Observations { etcd, removed, sentinels, ..Observations::of_peers(own.clone(), peers) }
     })
 }
 
@@ -103,14 +93,19 @@ fn check_sender(peer: &Node, report: std::thread::Result<Result<NodeReport>>) ->
     }
 }
 
-/// The state that etcd holds; empty while there is no quorum.
-#[derive(Default)]
-struct EtcdView {
-    members: Option<Vec<Member>>,
-    initialize: Option<bool>,
-    initializing: bool,
-    system: Option<String>,
-    generation: Option<u64>,
+/// The first answer, or the errors of all servers.
+fn first_view<'a>(
+    queries: impl Iterator<Item = (&'a str, std::thread::Result<Result<EtcdView>>)>,
+) -> Result<EtcdView, EtcdError> {
+    let mut errors = Vec::new();
+    for (server, query) in queries {
+        match query {
+            Ok(Ok(view)) => return Ok(view),
+            Ok(Err(error)) => errors.push((server.to_string(), format!("{error:#}"))),
+            Err(_) => errors.push((server.to_string(), "the query failed".into())),
+        }
+    }
+    Err(EtcdError::NoQuorum(errors))
 }
 
 /// Queries etcd through the member on `relay`: a linearizable member list proves that there is a quorum.
@@ -120,14 +115,12 @@ fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
     let initialize = etcd.get(&initialize_key(&access.spec.name))?;
     let generation = etcd.get(&generation_key(&access.spec.name, node))?;
     let generation = generation.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
-    let system = initialize.clone().and_then(|text| String::from_utf8(text).ok()).filter(|s| !s.is_empty());
-    Ok(EtcdView {
-        members: Some(members),
-        initialize: Some(initialize.is_some()),
-        initializing: initialize.is_some_and(|text| text.is_empty()),
-        system,
-        generation,
-    })
+    let initialize = match initialize {
+        None => Initialize::Absent,
+        Some(system) if system.is_empty() => Initialize::InProgress,
+        Some(system) => Initialize::Done(String::from_utf8_lossy(&system).into_owned()),
+    };
+    Ok(EtcdView { members, initialize, generation })
 }
 
 /// Members of which etcd knows, without a quorum, that they were removed. Empty unless all nodes report and at least two

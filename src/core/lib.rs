@@ -6,6 +6,7 @@
 pub mod bundle;
 pub mod etcd;
 pub mod freshness;
+pub mod gate;
 pub mod machine;
 pub mod peer;
 pub mod pki;

@@ -3,13 +3,14 @@
 
 use crate::node::NodeContext;
 use crate::node_config::NodeConfig;
-use crate::start::gate::{self, Gate};
+use crate::start::gate;
 use crate::start::{recover, reload, run, self_report};
 use crate::state;
 use crate::watch::{apply_bundle, haproxy_watchdog, join_port, metrics, planned_failover, services};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use hanode_cluster::health::{self, StatusFormat};
+use hanode_core::gate::Service;
 use hanode_core::plan;
 use hanode_util::user_error;
 use std::io::IsTerminal;
@@ -102,6 +103,25 @@ Without these options it prints what would be lost and changes nothing.")]
     },
 }
 
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Gate {
+    Etcd,
+    Patroni,
+    Redis,
+    Sentinel,
+}
+
+impl From<Gate> for Service {
+    fn from(gate: Gate) -> Service {
+        match gate {
+            Gate::Etcd => Service::Etcd,
+            Gate::Patroni => Service::Patroni,
+            Gate::Redis => Service::Redis,
+            Gate::Sentinel => Service::Sentinel,
+        }
+    }
+}
+
 pub fn main() -> ExitCode {
     let verb = Arguments::parse().verb;
     let to_journal = start_log();
@@ -144,7 +164,7 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
     match verb {
         Verb::Boot => run::run(root)?,
         Verb::MountData => run::mount_data(root)?,
-        Verb::Gate { service } => gate::pass(&node()?, *service)?,
+        Verb::Gate { service } => gate::pass(&node()?, (*service).into())?,
         Verb::Watch => services::watch(node()?)?,
         Verb::ServeReport => join_port::serve(&node()?)?,
         Verb::ServeMetrics => metrics::serve(root)?,
@@ -190,7 +210,7 @@ fn haproxy_is_healthy(port: u16) -> bool {
 
 fn show_plan(node: &NodeContext, json: bool) -> Result<()> {
     let seen = self_report::observe(node)?;
-    let plan = plan::plan(node.spec(), node.name(), &seen);
+    let plan = plan::plan(node.spec(), node.own(), &seen);
     if json {
         let document = serde_json::json!({"schema": 1, "observations": seen, "plan": plan});
         println!("{}", serde_json::to_string_pretty(&document)?);

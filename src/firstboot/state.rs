@@ -5,7 +5,8 @@ use crate::host::console;
 use crate::host::systemd::UnitState;
 use crate::node::NodeContext;
 use anyhow::Result;
-use hanode_core::plan::{Plan, Step};
+use hanode_core::gate::Service;
+use hanode_core::plan::{Action, Plan, Step};
 use hanode_core::state::{Phase, Problem, ProblemKind};
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
@@ -34,13 +35,26 @@ fn message_id(phase: Phase) -> &'static str {
     }
 }
 
+/// A step in a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SavedStep {
+    pub(crate) action: Action,
+    pub(crate) reason: String,
+}
+
+impl From<&Step> for SavedStep {
+    fn from(step: &Step) -> Self {
+        SavedStep { action: step.action, reason: step.reason.to_string() }
+    }
+}
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct NodeState {
     pub(crate) schema: u32,
     pub(crate) node: Option<String>,
     pub(crate) identity_source: Option<String>,
     pub(crate) phase: Phase,
-    pub(crate) plan: BTreeMap<String, Step>,
+    pub(crate) plan: BTreeMap<String, SavedStep>,
     /// Nodes, and the time client.
     pub(crate) waiting_for: Vec<String>,
     /// The problems of this node's services.
@@ -139,25 +153,29 @@ pub(crate) fn help(error: &anyhow::Error) -> Option<String> {
 
 impl NodeContext {
     /// Saves a gate's step in a file per gate, since gates run concurrently.
-    pub(crate) fn save_gate_step(&self, gate: &str, step: &Step) -> Result<()> {
-        let path = format!("{GATES_DIR}/{gate}.json");
-        Ok(self.tree()?.replace(path, &serde_json::to_vec(step)?, 0o644, None)?)
+    pub(crate) fn save_gate_step(&self, service: Service, step: &Step) -> Result<()> {
+        Ok(self.tree()?.replace(gate_file(service), &serde_json::to_vec(step)?, 0o644, None)?)
     }
 
-    pub(crate) fn gate_steps(&self) -> BTreeMap<String, Step> {
-        let entries = std::fs::read_dir(self.at(GATES_DIR)).into_iter().flatten().flatten();
-        entries
-            .filter_map(|e| {
-                let name = e.file_name().to_string_lossy().strip_suffix(".json")?.to_string();
-                Some((name, serde_json::from_slice(&std::fs::read(e.path()).ok()?).ok()?))
-            })
-            .collect()
+    /// The last step of each gate that has decided in this boot.
+    pub(crate) fn gate_steps(&self) -> BTreeMap<Service, SavedStep> {
+        let saved = |service: &Service| {
+            Some((
+                *service,
+                serde_json::from_slice(&std::fs::read(self.at(&gate_file(*service))).ok()?).ok()?,
+            ))
+        };
+        Service::ALL.iter().filter_map(saved).collect()
     }
 }
 
-pub(crate) fn plan_steps(plan: &Plan) -> BTreeMap<String, Step> {
+fn gate_file(service: Service) -> String {
+    format!("{GATES_DIR}/{}.json", service.component().key())
+}
+
+pub(crate) fn plan_steps(plan: &Plan) -> BTreeMap<String, SavedStep> {
     let all = [("etcd", &plan.etcd.step), ("postgres", &plan.postgres), ("redis", &plan.redis.step)];
-    all.into_iter().map(|(name, step)| (name.to_string(), step.clone())).collect()
+    all.into_iter().map(|(name, step)| (name.to_string(), step.into())).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use hanode_core::machine::MachineFacts;
-use hanode_core::plan::{Action, EtcdStep, Plan, RedisStep, Step};
+use hanode_core::plan::{Action, EtcdStep, Plan, Reason, RedisStep, Step};
 use hanode_core::render::{CrlInput, Renderer};
 use hanode_core::secrets::Secrets;
 use hanode_core::spec::{self, Spec, VipMode};
@@ -102,7 +102,7 @@ pub fn spec(nodes: u8) -> Spec {
 
 /// Every service takes the same action.
 pub fn plan(spec: &Spec, action: Action, primary: &str) -> Plan {
-    let step = || Step { action, reason: "as the test wants it".into() };
+    let step = || Step { action, reason: Reason::Unobserved };
     let known = !matches!(action, Action::Wait | Action::Refuse);
     Plan {
         schema: 1,

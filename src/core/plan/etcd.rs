@@ -1,6 +1,6 @@
 //! etcd: resume with the log on this disk, join a quorum that answers, or bootstrap once all nodes agree.
 
-use super::{Action, EtcdStep, Observations, Step};
+use super::{Action, EtcdStep, Observations, Reason, Step};
 use crate::etcd::Member;
 use crate::peer::{DiskStage, NodeReport};
 use crate::spec::{ETCD_PEER_PORT, Node, Spec};
@@ -52,13 +52,12 @@ impl EtcdStep {
     }
 }
 
-pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
+pub(super) fn decide(spec: &Spec, node: &Node, seen: &Observations) -> EtcdStep {
     let own = &seen.own;
     let bootstrap = own.bootstrap_id.as_deref();
-    let step =
-        |action, reason: String| EtcdStep::with_spec_members(spec, Step::new(action, reason), bootstrap);
+    let step = |action, reason| EtcdStep::with_spec_members(spec, Step::new(action, reason), bootstrap);
     if own.bootstrapping && !own.data.etcd {
-        return step(Action::Bootstrap, "all nodes agreed on this bootstrap, and it is in progress".into());
+        return step(Action::Bootstrap, Reason::BootstrapInProgress);
     }
     let ahead = ahead(seen).filter(|_| own.disk != DiskStage::Served);
     let exists = own.bootstrapping
@@ -66,28 +65,23 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> EtcdStep {
         || own.etcd_member.is_some()
         || cluster_served(seen);
     if seen.has_log(own) && (exists || ahead.is_some()) {
-        return match seen.etcd.as_ref().and_then(|members| outdated(spec, node, members, seen)) {
+        return match outdated(node, seen) {
             Some(reason) => step(Action::Join, reason),
-            None if exists => step(Action::Resume, "this disk has the log of this etcd member".into()),
-            None => {
-                step(Action::Bootstrap, "a peer is in the bootstrap that wrote the log on this disk".into())
-            }
+            None if exists => step(Action::Resume, Reason::OwnLog),
+            None => step(Action::Bootstrap, Reason::PeerInBootstrapOfLog),
         };
     }
-    if let Some(members) = &seen.etcd {
-        return join_quorum(spec, node, members, own);
+    if let Ok(etcd) = &seen.etcd {
+        return step(Action::Join, listed_as(&etcd.members, node));
     }
     if let Some(peer) = ahead {
         return match mismatch(own, peer) {
             Some(reason) => step(Action::Refuse, reason),
-            None => step(
-                Action::Bootstrap,
-                format!("{} is already in the bootstrap recorded on this disk", peer.node),
-            ),
+            None => step(Action::Bootstrap, Reason::PeerIsAhead { peer: peer.node.clone() }),
         };
     }
     match seen.all_peers() {
-        None => step(Action::Wait, format!("no etcd quorum answers, and {}", seen.unreachable_reasons())),
+        None => step(Action::Wait, Reason::PeersUnreachable { peers: seen.unreachable_reasons() }),
         Some(peers) => with_all_nodes(spec, seen, &peers),
     }
 }
@@ -110,137 +104,84 @@ fn ahead(seen: &Observations) -> Option<&NodeReport> {
     of_this_bootstrap(seen).find(|peer| peer.bootstrapping)
 }
 
-/// A quorum answers: the cluster exists, and this node can only join it.
-fn join_quorum(spec: &Spec, node: &str, members: &[Member], own: &NodeReport) -> EtcdStep {
-    let bootstrap = own.bootstrap_id.as_deref();
-    let reason = match spec.node(node).map(|n| join_method(members, &peer_url(n))) {
-        Some(JoinMethod::TakeListed) => {
-            "etcd has a quorum, which lists this node as never started".to_string()
-        }
-        Some(JoinMethod::Replace(id)) => {
-            format!(
-                "etcd has a quorum, which lists this node as member {id}; this disk lacks that member's data"
-            )
-        }
-        Some(JoinMethod::Add) | None => "etcd has a quorum, which does not list this node".to_string(),
-    };
-    EtcdStep::with_spec_members(spec, Step::new(Action::Join, reason), bootstrap)
+/// What a quorum knows of this node: the cluster exists, and this node can only join it.
+fn listed_as(members: &[Member], node: &Node) -> Reason {
+    match join_method(members, &peer_url(node)) {
+        JoinMethod::TakeListed => Reason::ListedAsUnstarted,
+        JoinMethod::Replace(member) => Reason::ListedWithData { member },
+        JoinMethod::Add => Reason::NotListed,
+    }
 }
 
 /// Why the quorum's view makes the log on this disk obsolete. Such a disk counts as lost.
-fn outdated(spec: &Spec, node: &str, members: &[Member], seen: &Observations) -> Option<String> {
-    let own = &seen.own;
-    if let Some(generation) = seen.generation_in_etcd.filter(|known| *known > own.generation) {
-        return Some(format!(
-            "etcd has generation {generation} of this node, this disk has {}: it is an older snapshot",
-            own.generation
-        ));
+fn outdated(node: &Node, seen: &Observations) -> Option<Reason> {
+    let (own, etcd) = (&seen.own, seen.etcd.as_ref().ok()?);
+    if let Some(in_etcd) = seen.newer_generation() {
+        return Some(Reason::OlderSnapshot { in_etcd, on_disk: own.generation });
     }
-    let listed = spec.node(node).and_then(|n| members.iter().find(|m| m.peer_urls.contains(&peer_url(n))));
-    match (listed, own.etcd_log_member()) {
-        (None, _) => {
-            Some("etcd has a quorum, which no longer lists the member whose log is on this disk".into())
-        }
-        (Some(member), Some(id)) if member.id != *id => Some(format!(
-            "etcd has a quorum, which lists this node as member {}; the log on this disk belongs to member {id}",
-            member.id
-        )),
-        _ => None,
-    }
+    let Some(listed) = etcd.members.iter().find(|m| m.peer_urls.contains(&peer_url(node))) else {
+        return Some(Reason::LogNoLongerListed);
+    };
+    let on_disk = own.etcd_log_member().filter(|id| **id != listed.id)?;
+    Some(Reason::LogOfAnotherMember { listed: listed.id.clone(), on_disk: on_disk.clone() })
 }
 
 /// No quorum, but every node answers: the only case in which a new cluster may be bootstrapped.
 fn with_all_nodes(spec: &Spec, seen: &Observations, peers: &[&NodeReport]) -> EtcdStep {
     let own = &seen.own;
     let agreed = bootstrap_id(peers.iter().map(|p| p.install_id.as_str()).chain([own.install_id.as_str()]));
-    let step =
-        |action, reason: String| EtcdStep::with_spec_members(spec, Step::new(action, reason), Some(&agreed));
-    if let Some(reason) = peers.iter().find_map(|peer| mismatch(own, peer)) {
+    let step = |action, reason| EtcdStep::with_spec_members(spec, Step::new(action, reason), Some(&agreed));
+    let refusal = peers.iter().find_map(|peer| mismatch(own, peer)).or_else(|| quorum_lost(spec, seen));
+    if let Some(reason) = refusal {
         return step(Action::Refuse, reason);
     }
-    if let Some(reason) = quorum_lost(spec, seen) {
-        return step(Action::Refuse, reason);
+    let all = || peers.iter().copied().chain([own]);
+    if let Some(served) = all().find(|p| p.disk == DiskStage::Served) {
+        let step = step(Action::Wait, Reason::HasServed { node: served.node.clone() });
+        return EtcdStep { look_for_duplicate: true, ..step };
     }
-    if let Some(served) = peers.iter().copied().chain([own]).find(|p| p.disk == DiskStage::Served) {
-        let reason = format!(
-            "{} has served clients: the cluster exists, and its etcd quorum must answer first",
-            served.node
-        );
-        return EtcdStep { look_for_duplicate: true, ..step(Action::Wait, reason) };
+    let differs = |p: &&&NodeReport| p.bootstrap_id.as_deref() != Some(&agreed);
+    if let Some(other) = peers.iter().filter(differs).find(|p| p.bootstrapping) {
+        let recorded = all().filter(|p| p.bootstrap_id == other.bootstrap_id).count();
+        let node = other.node.clone();
+        return match recorded < spec.majority() {
+            true => step(Action::Refuse, Reason::BootstrapWithoutQuorum { node, recorded }),
+            false => step(Action::Wait, Reason::OtherBootstrap { node }),
+        };
     }
-    if let Some(other) = peers.iter().find(|p| p.bootstrapping && p.bootstrap_id.as_deref() != Some(&agreed))
-    {
-        let recorded =
-            peers.iter().copied().chain([own]).filter(|p| p.bootstrap_id == other.bootstrap_id).count();
-        if recorded < spec.majority() {
-            return step(Action::Refuse, bootstrapped_without_quorum(&other.node, recorded));
-        }
-        let reason = format!(
-            "{} is in a bootstrap that does not include this disk; its etcd quorum must answer first",
-            other.node
-        );
-        return step(Action::Wait, reason);
-    }
-    let mut waiting = peers.iter().filter(|p| p.bootstrap_id.as_deref() != Some(&agreed) && !p.bootstrapping);
     if own.bootstrap_id.as_deref() != Some(&agreed) {
-        let mut step = step(Action::Wait, "all nodes agree; recording the bootstrap on this disk".into());
-        step.record = Some(agreed);
-        return step;
+        let step = step(Action::Wait, Reason::RecordingBootstrap);
+        return EtcdStep { record: Some(agreed), ..step };
     }
-    match waiting.next() {
-        Some(peer) => {
-            step(Action::Wait, format!("{} has not recorded the bootstrap on its disk yet", peer.node))
-        }
-        None => step(Action::Bootstrap, "all nodes are new and agree".into()),
+    match peers.iter().find(differs) {
+        Some(peer) => step(Action::Wait, Reason::NotRecorded { peer: peer.node.clone() }),
+        None => step(Action::Bootstrap, Reason::AllNodesAreNew),
     }
 }
 
 /// Every node answers, the cluster has served, and too few nodes have etcd's log: waiting cannot restore a quorum.
-pub(super) fn quorum_lost(spec: &Spec, seen: &Observations) -> Option<String> {
+pub(super) fn quorum_lost(spec: &Spec, seen: &Observations) -> Option<Reason> {
     let peers = seen.all_peers()?;
     let all = || peers.iter().copied().chain([&seen.own]);
-    let logs = all().filter(|a| seen.has_log(a)).count();
-    let lost = all().any(|a| a.disk == DiskStage::Served) && logs < spec.majority();
-    let obsolete: Vec<&str> =
-        all().filter(|a| a.data.etcd && !seen.has_log(a)).map(|a| a.node.as_str()).collect();
-    let note = match obsolete.as_slice() {
-        [] => String::new(),
-        nodes => format!(" (the log on {} is of a replaced member)", nodes.join(", ")),
-    };
-    lost.then(|| {
-        let (nodes, needed) = (spec.nodes.len(), spec.majority());
-        super::needs_recovery(&format!(
-            "{logs} of {nodes} nodes still have etcd's log, {needed} are needed{note}"
-        ))
-    })
-}
-
-/// The other disks of the bootstrap are lost and nothing was served: the bootstrap has to be repeated.
-fn bootstrapped_without_quorum(node: &str, recorded: usize) -> String {
-    format!(
-        "{node} is in a bootstrap that only {recorded} disks have recorded, too few for a quorum; reboot {node}"
-    )
+    let (logs, needed) = (all().filter(|a| seen.has_log(a)).count(), spec.majority());
+    let lost = all().any(|a| a.disk == DiskStage::Served) && logs < needed;
+    let replaced = || all().filter(|a| a.data.etcd && !seen.has_log(a)).map(|a| a.node.clone()).collect();
+    lost.then(|| Reason::QuorumLost { logs, nodes: spec.nodes.len(), needed, replaced: replaced() })
 }
 
 /// Why two nodes cannot bootstrap one cluster.
-fn mismatch(own: &NodeReport, peer: &NodeReport) -> Option<String> {
-    let name = &peer.node;
+fn mismatch(own: &NodeReport, peer: &NodeReport) -> Option<Reason> {
+    let name = peer.node.clone();
     if own.cluster != peer.cluster {
-        Some(format!(
-            "{name} belongs to cluster {:?}, this node to {:?}; boot all nodes from one cluster's image",
-            peer.cluster, own.cluster
-        ))
+        let (theirs, ours) = (peer.cluster.clone(), own.cluster.clone());
+        Some(Reason::OtherCluster { peer: name, theirs, ours })
     } else if own.spec_hash != peer.spec_hash {
-        Some(format!(
-            "{name} has a different cluster.toml or another hanode version; boot all nodes from the same build"
-        ))
+        Some(Reason::OtherSpec { peer: name })
     } else if own.bundle_generation != peer.bundle_generation {
-        Some(format!(
-            "{name} has bundle generation {}, this node {}; boot all nodes from the same build",
-            peer.bundle_generation, own.bundle_generation
-        ))
+        let (theirs, ours) = (peer.bundle_generation, own.bundle_generation);
+        Some(Reason::OtherBundle { peer: name, theirs, ours })
     } else if own.install_id == peer.install_id {
-        Some(format!("{name}'s disk is a copy of this node's, made after the first boot; wipe one of them"))
+        Some(Reason::CopiedDisk { peer: name })
     } else {
         None
     }

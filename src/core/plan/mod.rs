@@ -1,20 +1,22 @@
 //! The plan: for each service, what this boot does and why. A pure function of spec and observations.
 //!
-//! The first rule: a node that does not know enough waits. Each service has its own module; every reason is a
+//! The first rule: a node that does not know enough waits. Each service has its own module; every [`Reason`] is a
 //! sentence that an operator can act on.
 
 mod etcd;
 mod observations;
 mod postgres;
+mod reason;
 mod recovery;
 mod redis;
 
-use crate::spec::Spec;
+use crate::spec::{Node, Spec};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 pub use etcd::{JoinMethod, bootstrap_id, join_method, peer_url};
-pub use observations::{FOREIGN_CERTIFICATE, Observations, Peer, Sentinel};
+pub use observations::{EtcdError, EtcdView, FOREIGN_CERTIFICATE, Initialize, Observations, Peer, Sentinel};
+pub use reason::{Reason, Remedy, UnusableData};
 pub use recovery::{EtcdRecovery, Recovery, recovery};
 
 pub(crate) const SCHEMA: u32 = 1;
@@ -41,20 +43,20 @@ impl Action {
     }
 }
 
-/// The action for one service and its reason, one sentence.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The action for one service and its reason.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Step {
     pub action: Action,
-    pub reason: String,
+    pub reason: Reason,
 }
 
 impl Step {
-    pub fn new(action: Action, reason: impl Into<String>) -> Self {
-        Step { action, reason: reason.into() }
+    pub fn new(action: Action, reason: Reason) -> Self {
+        Step { action, reason }
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     pub schema: u32,
     pub etcd: EtcdStep,
@@ -63,7 +65,7 @@ pub struct Plan {
 }
 
 /// The step for etcd, and how etcd is configured for it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EtcdStep {
     #[serde(flatten)]
     pub step: Step,
@@ -73,47 +75,36 @@ pub struct EtcdStep {
     pub initial_cluster: Vec<String>,
     pub token: String,
     /// The bootstrap id to record on this disk before the next plan: all nodes agree on it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<String>,
     /// Check whether another machine has this node's address: a cluster that should answer does not.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub look_for_duplicate: bool,
 }
 
 /// The step for Redis, and the primary it is configured for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RedisStep {
     #[serde(flatten)]
     pub step: Step,
     /// The primary to replicate from; the node's own address if it is the primary.
     pub primary: Option<IpAddr>,
     /// The Sentinels must promote another node before this one may start.
-    #[serde(default)]
     pub promote_another: bool,
 }
 
-/// Plans all services of `node`, which must be a node of `spec`.
-pub fn plan(spec: &Spec, node: &str, seen: &Observations) -> Plan {
-    Plan {
-        schema: SCHEMA,
-        etcd: etcd::decide(spec, node, seen),
-        postgres: postgres::decide(spec, node, seen),
-        redis: redis::decide(spec, node, seen),
-    }
-}
-
-/// The reason of a refusal that only `hanode recover` ends.
-fn needs_recovery(what: &str) -> String {
-    format!(
-        "{what}; choose the node whose data you want to keep and run there: \
-         hanode recover --from-this-node --accept-data-loss"
-    )
+/// Plans all services of `own`, a node of `spec`.
+pub fn plan(spec: &Spec, own: &Node, seen: &Observations) -> Plan {
+    let etcd = etcd::decide(spec, own, seen);
+    let postgres = postgres::decide(spec, seen, etcd.step.action);
+    let redis = redis::decide(spec, own, seen, etcd.step.action);
+    Plan { schema: SCHEMA, etcd, postgres, redis }
 }
 
 impl Plan {
     /// A plan with the same action for every service, to render a node's files without observations.
     pub fn uniform(spec: &Spec, action: Action) -> Plan {
-        let step = Step::new(action, "set without observing the cluster");
+        let step = Step::new(action, Reason::Unobserved);
         let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);
         Plan {
             schema: SCHEMA,

@@ -3,6 +3,7 @@
 use crate::etcd::Member;
 use crate::peer::NodeReport;
 use serde::{Deserialize, Serialize};
+use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
 /// The error in place of the report of a peer whose certificate is not from this cluster's CA.
@@ -16,23 +17,57 @@ pub struct Observations {
     pub own: NodeReport,
     /// Every other node of the spec, in the spec's order.
     pub peers: Vec<Peer>,
-    /// etcd's member list, if a quorum answered.
-    pub etcd: Option<Vec<Member>>,
+    /// What etcd reported, or why no quorum answered.
+    pub etcd: Result<EtcdView, EtcdError>,
     /// Members that some etcd, with or without a quorum, has seen removed.
     #[serde(default)]
     pub removed: Vec<String>,
-    /// This node's disk generation in etcd; if it is higher than the disk's, the disk is an older snapshot.
-    pub generation_in_etcd: Option<u64>,
-    /// Whether Patroni's `initialize` key exists; `None` while etcd does not answer.
-    pub initialize: Option<bool>,
-    /// Whether that key is empty: some Patroni started to initialize PostgreSQL and has not finished, or died.
-    #[serde(default)]
-    pub initializing: bool,
-    /// PostgreSQL's system identifier in that key.
-    #[serde(default)]
-    pub system: Option<String>,
     /// The Sentinels that answered, this node's own included.
     pub sentinels: Vec<Sentinel>,
+}
+
+/// What etcd holds, read through a quorum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EtcdView {
+    pub members: Vec<Member>,
+    pub initialize: Initialize,
+    /// The generation of this node's disk; if it is higher than the disk's, the disk is an older snapshot.
+    pub generation: Option<u64>,
+}
+
+/// Patroni's `initialize` key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Initialize {
+    /// No PostgreSQL cluster is registered.
+    Absent,
+    /// Some Patroni started to initialize PostgreSQL and has not finished, or failed.
+    InProgress,
+    /// The system identifier of the PostgreSQL cluster.
+    Done(String),
+}
+
+/// Why no quorum of etcd answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EtcdError {
+    /// The decision does not depend on etcd.
+    NotQueried,
+    /// Each server that was queried, and its error.
+    NoQuorum(Vec<(String, String)>),
+}
+
+/// In the middle of a sentence: ` (node1: connection refused)`.
+impl Display for EtcdError {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        match self {
+            EtcdError::NotQueried => Ok(()),
+            EtcdError::NoQuorum(errors) => {
+                let errors: Vec<_> = errors.iter().map(|(node, error)| format!("{node}: {error}")).collect();
+                write!(f, " ({})", errors.join("; "))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,14 +93,19 @@ impl Observations {
             schema: 1,
             own,
             peers,
-            etcd: None,
+            etcd: Err(EtcdError::NotQueried),
             removed: Vec::new(),
-            generation_in_etcd: None,
-            initialize: None,
-            initializing: false,
-            system: None,
             sentinels: Vec::new(),
         }
+    }
+
+    pub fn has_quorum(&self) -> bool {
+        self.etcd.is_ok()
+    }
+
+    /// The generation in etcd, if it is higher than the disk's: the disk is an older snapshot.
+    pub fn newer_generation(&self) -> Option<u64> {
+        self.etcd.as_ref().ok()?.generation.filter(|generation| *generation > self.own.generation)
     }
 
     /// Every peer's report, or `None` if a peer did not answer.

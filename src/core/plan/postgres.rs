@@ -1,46 +1,51 @@
 //! PostgreSQL: Patroni decides once etcd answers; the plan prevents the bootstrap of a second cluster.
 
-use super::{Action, Observations, Step, etcd};
+use super::{Action, Initialize, Observations, Reason, Step, etcd};
 use crate::peer::NodeReport;
 use crate::spec::Spec;
 
-pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> Step {
+/// `etcd`: what this node's etcd does.
+pub(super) fn decide(spec: &Spec, seen: &Observations, etcd: Action) -> Step {
     let own = &seen.own;
-    let Some(initialize) = seen.initialize else {
-        return match etcd::quorum_lost(spec, seen) {
-            Some(reason) => Step::new(Action::Refuse, reason),
-            None => Step::new(Action::Wait, "no etcd quorum answers, so the leader is unknown"),
-        };
+    let view = match &seen.etcd {
+        Ok(view) => view,
+        Err(error) => {
+            return match etcd::quorum_lost(spec, seen) {
+                Some(reason) => Step::new(Action::Refuse, reason),
+                None => Step::new(Action::Wait, Reason::LeaderUnknown { error: error.clone() }),
+            };
+        }
     };
     // Patroni would register under this node's name while etcd's gate still checks for a duplicate of the node.
-    if !own.data.etcd || etcd::decide(spec, node, seen).step.action == Action::Join {
-        return Step::new(Action::Wait, "this node's etcd must join its cluster first");
+    if !own.data.etcd || etcd == Action::Join {
+        return Step::new(Action::Wait, Reason::EtcdMustJoin);
     }
     if own.recovery_source {
         let action = if own.data.postgres { Action::Resume } else { Action::Bootstrap };
-        return Step::new(action, "the operator chose this disk with `hanode recover`");
+        return Step::new(action, Reason::ChosenHere);
     }
     if let Some(chosen) = seen.recovery_source() {
-        let reason =
-            format!("the operator chose {} with `hanode recover`; it must be in service first", chosen.node);
-        return Step::new(Action::Wait, reason);
+        return Step::new(Action::Wait, Reason::ChosenElsewhere { node: chosen.node.clone() });
     }
-    if let Some(reason) = another_cluster(seen) {
-        return Step::new(Action::Refuse, reason);
+    match &view.initialize {
+        Initialize::Done(registered) => registered_cluster(own, registered),
+        Initialize::InProgress if own.data.postgres => Step::new(Action::Wait, Reason::InitInterrupted),
+        Initialize::InProgress if !own.bootstrapping => Step::new(Action::Wait, Reason::InitElsewhere),
+        // Each Patroni of a bootstrap waits for the one that initializes.
+        Initialize::InProgress => Step::new(Action::Join, Reason::CloneFromLeader),
+        Initialize::Absent => uninitialized(seen),
     }
-    if seen.initializing && (own.data.postgres || !own.bootstrapping) {
-        let reason = match own.data.postgres {
-            true => "PostgreSQL's initialization was interrupted on this node; it will be repeated",
-            false => "PostgreSQL's initialization is not complete on another node",
-        };
-        return Step::new(Action::Wait, reason);
-    }
-    match initialize {
-        true if own.data.postgres => {
-            Step::new(Action::Resume, "this disk has data of the cluster registered in etcd")
+}
+
+/// Data of another cluster is the operator's to decide about.
+fn registered_cluster(own: &NodeReport, registered: &str) -> Step {
+    match own.postgres.as_ref().map(|postgres| &postgres.system).filter(|here| *here != registered) {
+        Some(here) => {
+            let (here, registered) = (here.clone(), registered.into());
+            Step::new(Action::Refuse, Reason::OtherPostgres { here, registered })
         }
-        true => Step::new(Action::Join, "the cluster exists; Patroni clones its data from the leader"),
-        false => uninitialized(seen),
+        None if own.data.postgres => Step::new(Action::Resume, Reason::RegisteredData),
+        None => Step::new(Action::Join, Reason::CloneFromLeader),
     }
 }
 
@@ -51,37 +56,16 @@ fn uninitialized(seen: &Observations) -> Step {
         return most_recent(seen);
     }
     if own.bootstrapping && seen.reports().all(|peer| !peer.data.postgres) {
-        return Step::new(Action::Bootstrap, "all nodes agreed on this bootstrap, and it is in progress");
+        return Step::new(Action::Bootstrap, Reason::BootstrapInProgress);
     }
     let Some(peers) = seen.all_peers() else {
-        let unreachable = seen.unreachable().join(", ");
-        let reason = format!("{UNREGISTERED}, and {unreachable} may have its data but does not answer");
-        return Step::new(Action::Wait, reason);
+        return Step::new(Action::Wait, Reason::MayHaveData { unreachable: seen.unreachable().join(", ") });
     };
     match peers.iter().find(|p| p.data.postgres) {
-        Some(peer) => {
-            Step::new(Action::Wait, format!("{} has PostgreSQL data; it must start first", peer.node))
-        }
-        None => Step::new(
-            Action::Bootstrap,
-            "no node has PostgreSQL data: the bootstrap was interrupted before PostgreSQL's initialization",
-        ),
+        Some(peer) => Step::new(Action::Wait, Reason::PeerHasData { peer: peer.node.clone() }),
+        None => Step::new(Action::Bootstrap, Reason::NeverInitialized),
     }
 }
-
-/// Why the data on this disk belongs to another cluster than the one registered in etcd. The operator must decide
-/// about it.
-fn another_cluster(seen: &Observations) -> Option<String> {
-    let (known, here) = (seen.system.as_ref()?, &seen.own.postgres.as_ref()?.system);
-    (known != here).then(|| {
-        format!(
-            "the PostgreSQL data on this disk belongs to cluster {here}, but etcd has {known}; \
-             move the data directory away, then this node clones the cluster's data"
-        )
-    })
-}
-
-const UNREGISTERED: &str = "no PostgreSQL cluster is registered in etcd";
 
 /// No PostgreSQL cluster is registered in etcd, but this disk has one: the node with the most recent data starts first.
 /// The others then join the cluster that it registers.
@@ -89,25 +73,17 @@ fn most_recent(seen: &Observations) -> Step {
     let own = &seen.own;
     let Some(peers) = seen.all_peers() else {
         let unreachable = seen.unreachable().join(", ");
-        let reason =
-            format!("{UNREGISTERED}, and {unreachable} may have more recent data but does not answer");
-        return Step::new(Action::Wait, reason);
+        return Step::new(Action::Wait, Reason::MayHaveNewerData { unreachable });
     };
     let all = [own].into_iter().chain(peers).filter(|a| a.data.postgres);
     let mut best: Option<(&NodeReport, (u32, u64))> = None;
     for holder in all {
         let Some((found, end)) = holder.postgres.as_ref().and_then(|p| Some((&p.system, p.end?))) else {
-            let reason =
-                format!("{UNREGISTERED}, and {} has not reported yet where its WAL ends", holder.node);
-            return Step::new(Action::Wait, reason);
+            return Step::new(Action::Wait, Reason::WalEndUnknown { node: holder.node.clone() });
         };
         if let Some(here) = own.postgres.as_ref().map(|p| &p.system).filter(|here| *here != found) {
-            let reason = format!(
-                "{UNREGISTERED}; the data on {} belongs to cluster {found}, the data on this node to {here}; \
-                 move the data directory that you do not want to keep away",
-                holder.node
-            );
-            return Step::new(Action::Refuse, reason);
+            let (node, theirs, ours) = (holder.node.clone(), found.clone(), here.clone());
+            return Step::new(Action::Refuse, Reason::PostgresDiffers { node, theirs, ours });
         }
         let is_behind = |(best, best_end): (&NodeReport, _)| (best_end, &holder.node) < (end, &best.node);
         if best.is_none_or(is_behind) {
@@ -115,13 +91,9 @@ fn most_recent(seen: &Observations) -> Step {
         }
     }
     match best {
-        Some((first, _)) if first.node != own.node => Step::new(
-            Action::Wait,
-            format!("{UNREGISTERED}; {} has the most recent data and must start first", first.node),
-        ),
-        _ => Step::new(
-            Action::Resume,
-            format!("{UNREGISTERED}, and no node has more recent data than this one"),
-        ),
+        Some((first, _)) if first.node != own.node => {
+            Step::new(Action::Wait, Reason::MostRecentElsewhere { node: first.node.clone() })
+        }
+        _ => Step::new(Action::Resume, Reason::MostRecentHere),
     }
 }

@@ -30,7 +30,7 @@ pub struct Recovery {
 /// The recovery from this node's data, or why it is not allowed.
 pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
     let own = &seen.own;
-    if seen.etcd.is_some() && !own.recovery_source && redis::primary_forgotten(spec, seen).is_none() {
+    if seen.has_quorum() && !own.recovery_source && redis::primary_forgotten(spec, seen).is_none() {
         return Err(
             "etcd has a quorum: there is nothing to recover; replaced nodes rejoin automatically".into()
         );
@@ -40,7 +40,7 @@ pub fn recovery(spec: &Spec, seen: &Observations) -> Result<Recovery, String> {
     }
     let epoch = seen.sentinels.iter().map(|s| s.epoch).max().unwrap_or(0) + 1;
     // Never replace a quorum of other nodes; a quorum of this node alone is an interrupted recovery.
-    if seen.etcd.as_ref().is_some_and(|members| members.len() > 1 || !own.recovery_source) {
+    if seen.etcd.as_ref().is_ok_and(|etcd| etcd.members.len() > 1 || !own.recovery_source) {
         if !own.data.redis {
             return Err("this disk has no Redis data to keep; run this on a node that has some".into());
         }

@@ -3,28 +3,26 @@
 //! Decided at every start: a rebooted former primary would accept writes that are lost, and an empty primary would
 //! make its replicas erase their data.
 
-use super::{Action, Observations, RedisStep, Step, etcd, needs_recovery};
+use super::{Action, Observations, Reason, RedisStep, Step, UnusableData};
 use crate::peer::NodeReport;
-use crate::spec::Spec;
+use crate::spec::{Node, Spec};
 use std::net::IpAddr;
 
-pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep {
+/// `etcd`: what this node's etcd does.
+pub(super) fn decide(spec: &Spec, node: &Node, seen: &Observations, etcd: Action) -> RedisStep {
     let own = &seen.own;
     // etcd's gate checks for a duplicate of this node: a blank duplicate must not cause a failover.
-    if etcd::decide(spec, node, seen).step.action == Action::Join {
-        return step(Action::Wait, "this node's etcd must join its cluster first", None);
+    if etcd == Action::Join {
+        return step(Action::Wait, Reason::EtcdMustJoin, None);
     }
     // Takes precedence over the Sentinels: those that survived the loss remember the old primary.
     let chosen = if own.recovery_source { Some(own) } else { seen.recovery_source() };
     if let Some(primary) = chosen.and_then(|c| spec.node(&c.node)) {
         if own.recovery_source && own.data.redis && own.redis_unreadable {
-            let reason = "Redis cannot read its data on this node, which the operator chose with `hanode recover`; \
-                          run redis-check-aof --fix here, which truncates the unreadable part: Redis then starts \
-                          automatically";
-            return step(Action::Refuse, reason, None);
+            return step(Action::Refuse, Reason::UnreadableChoice, None);
         }
         let action = if own.recovery_source || own.data.redis { Action::Resume } else { Action::Join };
-        let reason = format!("the operator chose {} with `hanode recover`", primary.name);
+        let reason = Reason::Chosen { node: primary.name.clone() };
         return step(action, reason, Some(primary.address));
     }
     // An epoch above zero: the Sentinels have already promoted another node.
@@ -32,7 +30,7 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep 
     // A peer with data: Redis has accepted writes, even if no Sentinel answers now.
     let written = seen.reports().any(|peer| peer.data.redis);
     if own.bootstrapping && !own.data.redis && !promoted && !written {
-        return at_bootstrap(spec, seen, "all nodes agreed on this bootstrap, and it is in progress");
+        return at_bootstrap(spec, seen, Reason::BootstrapInProgress);
     }
     match named_by_majority(spec, seen).or_else(|| named_by_all(spec, seen)) {
         Some(primary) => with_primary(spec, node, seen, primary),
@@ -40,14 +38,14 @@ pub(super) fn decide(spec: &Spec, node: &str, seen: &Observations) -> RedisStep 
     }
 }
 
-fn step(action: Action, reason: impl Into<String>, primary: Option<IpAddr>) -> RedisStep {
+fn step(action: Action, reason: Reason, primary: Option<IpAddr>) -> RedisStep {
     RedisStep { step: Step::new(action, reason), primary, promote_another: false }
 }
 
 /// Redis accepts data only once etcd has a quorum: after that no bootstrap is repeated.
-fn at_bootstrap(spec: &Spec, seen: &Observations, reason: &str) -> RedisStep {
-    if seen.etcd.is_none() {
-        return step(Action::Wait, "etcd has no quorum yet", None);
+fn at_bootstrap(spec: &Spec, seen: &Observations, reason: Reason) -> RedisStep {
+    if !seen.has_quorum() {
+        return step(Action::Wait, Reason::NoQuorumYet, None);
     }
     let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);
     step(Action::Bootstrap, reason, primary)
@@ -76,28 +74,20 @@ fn named_by_all(spec: &Spec, seen: &Observations) -> Option<IpAddr> {
 }
 
 /// The step when the Sentinels agree on `primary`.
-fn with_primary(spec: &Spec, node: &str, seen: &Observations, primary: IpAddr) -> RedisStep {
-    let is_primary = spec.node(node).is_some_and(|n| n.address == primary);
+fn with_primary(spec: &Spec, node: &Node, seen: &Observations, primary: IpAddr) -> RedisStep {
     // A restored snapshot lacks writes that were acknowledged since.
-    let outdated = seen.generation_in_etcd.is_some_and(|generation| generation > seen.own.generation);
-    let has_data = seen.own.data.redis && !outdated;
-    if !is_primary {
+    let has_data = seen.own.data.redis && seen.newer_generation().is_none();
+    if node.address != primary {
         let action = if has_data { Action::Resume } else { Action::Join };
-        return step(action, format!("the Sentinels name {primary} as the primary"), Some(primary));
+        return step(action, Reason::PrimaryIs { primary }, Some(primary));
     }
     if has_data && !seen.own.redis_unreadable {
-        return step(
-            Action::Resume,
-            "the Sentinels name this node as the primary, and it has its data",
-            Some(primary),
-        );
+        return step(Action::Resume, Reason::PrimaryHere, Some(primary));
     }
     match seen.all_peers() {
-        Some(peers) if !has_data && peers.iter().all(|p| !p.data.redis) => at_bootstrap(
-            spec,
-            seen,
-            "no node has Redis data: nothing was ever written, so Redis starts empty",
-        ),
+        Some(peers) if !has_data && peers.iter().all(|p| !p.data.redis) => {
+            at_bootstrap(spec, seen, Reason::NeverWritten)
+        }
         _ => unusable_primary(seen, has_data),
     }
 }
@@ -110,13 +100,10 @@ fn unusable_primary(seen: &Observations, has_data: bool) -> RedisStep {
     // Without data here, the Sentinels may promote any node. Unreadable data may be repairable: it is given up only
     // for a copy that is known to exist.
     let promote_another = seen.reports().any(has_readable_data) || !has_data;
-    let why = if has_data { "cannot read its Redis data" } else { "has no Redis data" };
-    let unreachable = seen.unreachable().join(", ");
+    let why = if has_data { UnusableData::Unreadable } else { UnusableData::Missing };
     let reason = match promote_another {
-        true => format!("the Sentinels name this node, which {why}; they must promote another node first"),
-        false => format!(
-            "the Sentinels name this node, which {why}; {unreachable} may have a copy but does not answer"
-        ),
+        true => Reason::AnotherMustBePromoted { why },
+        false => Reason::CopyUnreachable { why, unreachable: seen.unreachable().join(", ") },
     };
     RedisStep { promote_another, ..step(Action::Wait, reason, None) }
 }
@@ -126,53 +113,34 @@ fn has_readable_data(node: &NodeReport) -> bool {
 }
 
 /// Every node answers, and no node with Redis data can read it: the operator must decide what to lose.
-fn unreadable_everywhere(seen: &Observations) -> Option<String> {
+fn unreadable_everywhere(seen: &Observations) -> Option<Reason> {
     let peers = seen.all_peers()?;
     let all = || peers.iter().copied().chain([&seen.own]);
     let nodes: Vec<&str> = all().filter(|a| a.data.redis).map(|a| a.node.as_str()).collect();
     let lost = !nodes.is_empty() && !all().any(has_readable_data);
-    lost.then(|| {
-        format!(
-            "Redis cannot read its data on {}, and no other node has a copy; on the node whose data you want to keep \
-             run redis-check-aof --fix, which truncates the unreadable part: Redis then starts automatically",
-            nodes.join(", ")
-        )
-    })
+    lost.then(|| Reason::UnreadableEverywhere { nodes: nodes.join(", ") })
 }
 
 /// The step when the Sentinels agree on no primary.
 fn without_majority(spec: &Spec, seen: &Observations) -> RedisStep {
-    let (answered, all) = (seen.sentinels.len(), spec.nodes.len());
     let blank = |a: &&NodeReport| !a.data.redis && !a.data.sentinel;
     if !seen.own.data.redis && seen.all_peers().is_some_and(|peers| peers.iter().all(blank)) {
-        return at_bootstrap(
-            spec,
-            seen,
-            "no node has Redis data: nothing was ever written, so Redis starts empty",
-        );
+        return at_bootstrap(spec, seen, Reason::NeverWritten);
     }
     if let Some(reason) = primary_forgotten(spec, seen) {
         return step(Action::Refuse, reason, None);
     }
-    let reason = format!(
-        "{answered} of {all} Sentinels answer; {} must name the same primary before Redis starts",
-        spec.majority()
-    );
-    step(Action::Wait, reason, None)
+    let (answered, nodes, needed) = (seen.sentinels.len(), spec.nodes.len(), spec.majority());
+    step(Action::Wait, Reason::SentinelsDisagree { answered, nodes, needed }, None)
 }
 
 /// Every node answers and there is data, but too few Sentinels have a state file to name the primary.
-pub(super) fn primary_forgotten(spec: &Spec, seen: &Observations) -> Option<String> {
+pub(super) fn primary_forgotten(spec: &Spec, seen: &Observations) -> Option<Reason> {
     let peers = seen.all_peers()?;
     let all = || peers.iter().copied().chain([&seen.own]);
-    let with_state = all().filter(|a| a.data.sentinel).count();
+    let (remember, needed) = (all().filter(|a| a.data.sentinel).count(), spec.majority());
     let all_answer =
         all().filter(|a| a.data.sentinel).all(|a| seen.sentinels.iter().any(|s| s.node == a.node));
-    let lost = with_state < spec.majority() && all_answer && all().any(|a| a.data.redis);
-    lost.then(|| {
-        let (nodes, needed) = (spec.nodes.len(), spec.majority());
-        let what =
-            format!("{with_state} of {nodes} Sentinels remember the Redis primary, {needed} must agree");
-        needs_recovery(&what)
-    })
+    let lost = remember < needed && all_answer && all().any(|a| a.data.redis);
+    lost.then_some(Reason::PrimaryForgotten { remember, nodes: spec.nodes.len(), needed })
 }

@@ -34,6 +34,11 @@ pub fn is_intact(text: &str) -> bool {
     text.ends_with('\n') && !text.contains('\0') && monitored(text).is_some() && id(text).is_some()
 }
 
+/// The primary in a file that is intact.
+pub fn intact_primary(text: &str) -> Option<std::net::IpAddr> {
+    monitored(text).filter(|_| is_intact(text))
+}
+
 /// The Sentinel's id.
 pub fn id(text: &str) -> Option<&str> {
     let id = text.lines().find_map(|line| line.trim().strip_prefix("sentinel myid "))?;

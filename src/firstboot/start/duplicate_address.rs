@@ -6,7 +6,6 @@ use crate::host::network::{self, AddressProbe};
 use crate::node::NodeContext;
 use crate::state::NodeState;
 use anyhow::{Context, Result, anyhow};
-use hanode_core::plan::{Action, Step};
 use hanode_core::state::Phase;
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
@@ -55,7 +54,7 @@ pub(crate) fn yield_address(node: &NodeContext, probe: DuplicateProbe, state: &m
             return Ok(());
         }
     };
-    let what = duplicate_message(node);
+    let what = format!("another machine on this network has {address}, the address of {}", node.name());
     state.error = Some(UserError {
         what: what.clone(),
         place: format!("{interface}, from which this machine has removed the address"),
@@ -72,14 +71,8 @@ pub(crate) fn yield_address(node: &NodeContext, probe: DuplicateProbe, state: &m
 
 /// Probes in the foreground: before etcd's membership changes, or while a cluster that should answer is
 /// unreachable.
-pub(crate) fn refusal(node: &NodeContext) -> Result<Option<Step>> {
-    let in_use = AddressProbe::start(&node.machine()?.interface, node.own().address)?.finish()?;
-    let reason = || format!("{}; switch one of them off", duplicate_message(node));
-    Ok(in_use.then(|| Step::new(Action::Refuse, reason())))
-}
-
-fn duplicate_message(node: &NodeContext) -> String {
-    format!("another machine on this network has {}, the address of {}", node.own().address, node.name())
+pub(super) fn is_duplicate(node: &NodeContext) -> Result<bool> {
+    AddressProbe::start(&node.machine()?.interface, node.own().address)?.finish()
 }
 
 /// A removed address and its routes, in the files below `root` that `ip address save` and `ip route save` wrote.

@@ -10,7 +10,7 @@ use crate::node::NodeContext;
 use crate::units;
 use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::etcd::EtcdClient;
-use hanode_core::plan::{Action, EtcdRecovery, Plan, Recovery, Step, peer_url, recovery};
+use hanode_core::plan::{Action, EtcdRecovery, Plan, Reason, Recovery, Step, peer_url, recovery};
 use hanode_core::render::sentinel;
 use hanode_core::state::Component;
 use hanode_util::file_tree::Ids;
@@ -69,12 +69,11 @@ pub(crate) fn recover(node: &NodeContext, from_this_node: bool, accept_data_loss
 fn single_node_plan(node: &NodeContext) -> Plan {
     let (spec, own) = (node.spec(), node.own());
     let mut plan = Plan::uniform(spec, Action::Bootstrap);
-    let reason = "chosen by `hanode recover`: this node's data is the cluster's";
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    plan.etcd.step = Step::new(Action::Bootstrap, reason);
+    plan.etcd.step = Step::new(Action::Bootstrap, Reason::Recovering);
     plan.etcd.initial_cluster = vec![format!("{}={}", own.name, peer_url(own))];
     plan.etcd.token = format!("{}-recovered-{stamp}", spec.name);
-    plan.redis.step = Step::new(Action::Resume, reason);
+    plan.redis.step = Step::new(Action::Resume, Reason::Recovering);
     plan.redis.primary = Some(own.address);
     plan
 }

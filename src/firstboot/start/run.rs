@@ -1,5 +1,6 @@
 //! The plan unit (hanode-plan.service): from a booted machine to a node whose services may start.
 
+use super::effects::Executor;
 use super::{duplicate_address, firewall, reload, self_report};
 use crate::disk::{Disk, Pin, volume};
 use crate::failpoint;
@@ -13,18 +14,19 @@ use crate::node_config::NodeConfig;
 use crate::selinux;
 use crate::state::{self, NodeState};
 use crate::units::{self, JOIN_SOCKET, WATCH_UNIT};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use hanode_core::gate::{self, Round, Service};
 use hanode_core::peer;
 use hanode_core::pki::{
     self,
     read::{certificate, date},
 };
-use hanode_core::plan::{self, Action, Plan};
+use hanode_core::plan::{self, Action, Plan, Step};
 use hanode_core::state::Phase;
 use hanode_util::user_error::UserError;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For the time client to set a clock that is before the certificates' start.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(600);
@@ -183,72 +185,43 @@ fn wait_for_plan(
     duplicate: duplicate_address::DuplicateProbe,
     state: &mut NodeState,
 ) -> Result<Plan> {
-    let mut duplicate = Some(duplicate);
+    let (mut probe, start, executor) = (Some(duplicate), Instant::now(), Executor::new(node, Service::Etcd));
     loop {
         let seen = self_report::observe_and_mark_stale(node)?;
-        let plan = plan::plan(node.spec(), node.name(), &seen);
+        let plan = plan::plan(node.spec(), node.own(), &seen);
         let may_start = plan.etcd.step.action.may_start();
-        if let Some(probe) = duplicate.take_if(|probe| may_start || probe.is_finished()) {
+        if let Some(probe) = probe.take_if(|probe| may_start || probe.is_finished()) {
             duplicate_address::yield_address(node, probe, state)?;
             continue;
         }
-        advance_bootstrap(node, &plan)?;
+        let duplicate = plan.etcd.look_for_duplicate && duplicate_address::is_duplicate(node)?;
+        let now = start.elapsed();
+        let round = Round { spec: node.spec(), own: node.own(), seen: &seen, plan: &plan, now };
+        let decision = gate::plan_unit(&round, duplicate);
+        executor.perform_all(&decision.effects, decision.step.action)?;
         state.plan = state::plan_steps(&plan);
         state.waiting_for = seen.unreachable().into_iter().map(String::from).collect();
-        let step = &plan.etcd.step;
-        if step.action.may_start() {
+        if may_start {
             state.waiting_for.clear();
             state.error = None;
-            state.enter(Phase::Planning, &step.reason)?;
+            state.enter(Phase::Planning, &plan.etcd.step.reason.to_string())?;
             return Ok(plan);
         }
-        if plan.etcd.record.is_some() {
-            continue;
+        if plan.etcd.record.is_none() {
+            show_wait(state, &decision.step)?;
+            sleep(RETRY_INTERVAL);
         }
-        let duplicate = if plan.etcd.look_for_duplicate { duplicate_address::refusal(node)? } else { None };
-        let step = duplicate.as_ref().unwrap_or(step);
-        let refused = step.action == Action::Refuse;
-        state.error = refused.then(|| UserError {
-            what: step.reason.clone(),
-            place: "joining the peers".into(),
-            help: "this node continues automatically once the cause is gone".into(),
-        });
-        state.enter(if refused { Phase::Refused } else { Phase::WaitingForPeers }, &step.reason)?;
-        sleep(RETRY_INTERVAL);
     }
 }
 
-/// Records an agreed bootstrap on the disk, or starts it in this boot. Called by the plan unit, and by etcd's
-/// gate in case the plan unit saw a quorum that was lost again.
-pub(crate) fn advance_bootstrap(node: &NodeContext, plan: &Plan) -> Result<()> {
-    if let Some(bootstrap_id) = &plan.etcd.record {
-        // A log of an earlier bootstrap that never was in service must not count as this one's.
-        node.disk.clear_etcd()?;
-        node.disk.update_state(|disk| disk.bootstrap_id = Some(bootstrap_id.clone()))?;
-        node.fail_point("bootstrap-recorded");
-    }
-    if plan.etcd.step.action == Action::Bootstrap && !node.disk.bootstrapping() {
-        start_bootstrap(&node.disk)?;
-        node.fail_point("bootstrap-started");
-    }
-    Ok(())
-}
-
-/// Keeps etcd's log, which belongs to this bootstrap, since other members may have counted its votes. Clears
-/// an incomplete log, and moves other data of unknown origin aside.
-fn start_bootstrap(disk: &Disk) -> Result<()> {
-    let data = disk.valid_data()?;
-    if !data.etcd {
-        disk.clear_etcd()?;
-    }
-    if data.postgres {
-        disk.move_postgres_aside()?;
-    }
-    if data.redis {
-        disk.move_redis_aside()?;
-    }
-    let bootstrap = disk.read_state()?.bootstrap_id.context("a bootstrap starts but is not recorded")?;
-    disk.mark_bootstrapping(&bootstrap)
+fn show_wait(state: &mut NodeState, step: &Step) -> Result<()> {
+    let (reason, refused) = (step.reason.to_string(), step.action == Action::Refuse);
+    state.error = refused.then(|| UserError {
+        what: reason.clone(),
+        place: "joining the peers".into(),
+        help: "this node continues automatically once the cause is gone".into(),
+    });
+    state.enter(if refused { Phase::Refused } else { Phase::WaitingForPeers }, &reason)
 }
 
 /// Starts every unit without waiting for it: the gates and systemd's ordering decide when each one runs.

@@ -1,5 +1,6 @@
 //! What this node observes: its own disk, its peers, etcd and the Sentinels.
 
+use super::effects::Executor;
 use crate::disk;
 use crate::haproxy_view;
 use crate::host::machine::Machine;
@@ -7,8 +8,9 @@ use crate::node::NodeContext;
 use crate::state::NodeState;
 use anyhow::{Context, Result};
 use hanode_cluster::discovery;
+use hanode_core::gate::{self, Service};
 use hanode_core::peer::{self, NodeReport};
-use hanode_core::plan::{Observations, Peer};
+use hanode_core::plan::{Action, Observations, Peer};
 use hanode_core::spec::Node;
 use hanode_core::state::{Phase, Problem, ProblemKind};
 
@@ -27,8 +29,8 @@ pub(crate) fn local_observations(node: &NodeContext) -> Result<Observations> {
 /// as stale.
 pub(crate) fn observe_and_mark_stale(node: &NodeContext) -> Result<Observations> {
     let mut seen = observe(node)?;
-    if let Some(generation) = seen.generation_in_etcd.filter(|generation| *generation > seen.own.generation) {
-        node.disk.mark_stale(generation)?;
+    if let Some(stale) = gate::mark_stale(&seen) {
+        Executor::new(node, Service::Etcd).perform_all(&[stale], Action::Wait)?;
         seen.own = own_report(node)?;
     }
     Ok(seen)

@@ -8,14 +8,16 @@ use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, read_port, 
 use crate::disk::space;
 use crate::host::systemd::{Systemd, UnitState};
 use crate::node::NodeContext;
+use crate::start::effects::Executor;
 use crate::start::generation::{CountResult, GenerationCounter};
-use crate::start::interrupted_init::InterruptedInit;
+use crate::start::init_facts::init_facts;
 use crate::start::self_report;
 use crate::state::{self, NodeState};
 use crate::units::{self, down};
 use anyhow::Result;
 use hanode_cluster::health::local;
-use hanode_core::plan::{self, Action, Plan};
+use hanode_core::gate::{self, InitFacts, InitGuard, Round, Service};
+use hanode_core::plan::{self, Action, Observations, Plan};
 use hanode_core::state::{Component, Phase, Problem};
 use hanode_util::user_error::UserError;
 use std::sync::Arc;
@@ -46,7 +48,8 @@ pub(crate) fn watch(node: NodeContext) -> Result<()> {
         served_certs: ServedCertsCheck::default(),
         sync_standby: SyncStandbyCheck::default(),
         reclone: Reclone::default(),
-        interrupted_init: InterruptedInit::default(),
+        init: InitGuard::default(),
+        start: Instant::now(),
         etcd_restart: None,
         last_metrics: None,
         healthy_since: None,
@@ -84,7 +87,8 @@ struct Watcher<'a> {
     served_certs: ServedCertsCheck,
     sync_standby: SyncStandbyCheck,
     reclone: Reclone,
-    interrupted_init: InterruptedInit,
+    init: InitGuard,
+    start: Instant,
     /// The last time that this watcher restarted etcd.
     etcd_restart: Option<Instant>,
     last_metrics: Option<Instant>,
@@ -100,21 +104,21 @@ impl Watcher<'_> {
         problems.extend(self.served_certs.problems(self.node));
         self.check_standby(&mut problems);
         // The gates are not evaluated again while services run, so a lost etcd needs a new plan here.
-        let plan = match problems.iter().any(|p| p.concerns(Component::Etcd)) {
+        let planned = match problems.iter().any(|p| p.concerns(Component::Etcd)) {
             true => Some(self.plan()?),
             false => None,
         };
-        self.rejoin_etcd(plan.as_ref())?;
+        self.rejoin_etcd(planned.as_ref())?;
         self.sync_standby.check(self.node);
         if problems.is_empty() {
             self.record_service()?;
         }
         let postgres_is_down = problems.iter().any(|p| p.concerns(Component::Postgres));
-        if postgres_is_down && plan.is_none() {
+        if postgres_is_down && planned.is_none() {
             // It may be down because of a setting that a new spec corrects.
             self.dynamic_config.correct(self.node);
         }
-        report(self.node, units, problems, plan.as_ref())?;
+        report(self.node, units, problems, planned.as_ref().map(|(_, plan)| plan))?;
         let healthy = NodeState::load(self.node.root()).phase == Phase::InService;
         let metrics_are_due = self.last_metrics.is_none_or(|at| at.elapsed() >= STEADY_INTERVAL);
         if healthy != self.healthy_since.is_some() || metrics_are_due {
@@ -139,14 +143,15 @@ impl Watcher<'_> {
         }
     }
 
-    fn plan(&self) -> Result<Plan> {
+    fn plan(&self) -> Result<(Observations, Plan)> {
         let seen = self_report::observe(self.node)?;
-        Ok(plan::plan(self.node.spec(), self.node.name(), &seen))
+        let plan = plan::plan(self.node.spec(), self.node.own(), &seen);
+        Ok((seen, plan))
     }
 
-    fn rejoin_etcd(&mut self, plan: Option<&Plan>) -> Result<()> {
+    fn rejoin_etcd(&mut self, planned: Option<&(Observations, Plan)>) -> Result<()> {
         let at_its_gate = self.etcd_restart.is_some_and(|at| at.elapsed() <= ETCD_RESTART_TIME);
-        if !at_its_gate && plan.is_some_and(|plan| etcd_was_replaced(self.node, plan)) {
+        if !at_its_gate && planned.is_some_and(|(seen, plan)| etcd_was_replaced(self.node, seen, plan)) {
             self.etcd_restart = Some(Instant::now());
             tracing::warn!("etcd's quorum does not accept the log on this disk any more: etcd joins again");
             self.systemd.restart(self.node.target().unit(Component::Etcd)?)?;
@@ -173,11 +178,18 @@ impl Watcher<'_> {
 
     /// This node's Patroni may wait for the initialization by a node that failed.
     fn check_interrupted_init(&mut self) {
-        let result = self_report::observe(self.node)
-            .and_then(|seen| self.interrupted_init.delete_if_abandoned(self.node, &seen));
-        result.unwrap_or_else(|error| {
+        self.delete_abandoned_init().unwrap_or_else(|error| {
             tracing::info!("cannot clean up an interrupted initialization of PostgreSQL yet: {error:#}")
         });
+    }
+
+    fn delete_abandoned_init(&mut self) -> Result<()> {
+        let (node, (seen, plan)) = (self.node, self.plan()?);
+        let facts = if InitGuard::concerns(&seen) { init_facts(node)? } else { InitFacts::default() };
+        let now = self.start.elapsed();
+        let round = Round { spec: node.spec(), own: node.own(), seen: &seen, plan: &plan, now };
+        let effects = self.init.abandoned(&round, &facts);
+        Executor::new(node, Service::Patroni).perform_all(&effects, Action::Wait).map(drop)
     }
 }
 
@@ -190,11 +202,8 @@ fn interval(healthy: Option<Duration>) -> Duration {
     }
 }
 
-/// Whether etcd resumed with its own log, but the quorum that answers does not include that log: after a
-/// recovery on another node, or a removal of this member while it was unreachable.
-fn etcd_was_replaced(node: &NodeContext, plan: &Plan) -> bool {
-    let resumed = node.gate_steps().get("etcd").is_some_and(|step| step.action == Action::Resume);
-    resumed && plan.etcd.step.action == Action::Join
+fn etcd_was_replaced(node: &NodeContext, seen: &Observations, plan: &Plan) -> bool {
+    gate::must_rejoin(node.gate_steps().get(&Service::Etcd).map(|step| step.action), seen, plan)
 }
 
 fn report(
@@ -205,9 +214,9 @@ fn report(
 ) -> Result<()> {
     let mut state = NodeState::load(node.root());
     state.units = units;
-    for (gate, step) in node.gate_steps() {
-        let service = if gate == "patroni" { "postgres".to_string() } else { gate };
-        state.plan.insert(service, step);
+    for (service, step) in node.gate_steps() {
+        let name = if service == Service::Patroni { "postgres" } else { service.component().key() };
+        state.plan.insert(name.into(), step);
     }
     let refused = plan.map(state::plan_steps).unwrap_or_default();
     state.plan.extend(refused.into_iter().filter(|(_, step)| step.action == Action::Refuse));

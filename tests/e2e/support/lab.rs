@@ -257,7 +257,7 @@ impl Lab {
     /// Ids of etcd's members, as a node reports them. A member that is removed and added again has a new id.
     pub fn etcd_members(&self, node: &str) -> Vec<String> {
         let plan = self.plan(node);
-        let list = plan["observations"]["etcd"].as_array().unwrap();
+        let list = plan["observations"]["etcd"]["Ok"]["members"].as_array().unwrap();
         let mut ids: Vec<_> = list.iter().map(|m| m["ID"].as_str().unwrap().to_string()).collect();
         ids.sort();
         ids

@@ -1,56 +1,39 @@
-//! Redis and Sentinel: their gates, replication and failover.
+//! Redis and Sentinel: their starts, replication and failover.
 
 use super::world::World;
-use hanode_core::plan::Action;
+use hanode_core::gate::{Decision, Effect, RedisPeer};
+use hanode_core::plan::{Reason, RedisStep};
+use hanode_core::spec::Node;
 use std::net::IpAddr;
 
 impl World {
-    pub(super) fn gate_sentinel(&mut self, i: usize) {
-        if self.machines[i].sentinel_runs {
-            return;
-        }
-        if self.machines[i].disk.sentinel.is_some() {
-            self.machines[i].sentinel_runs = true;
-            return;
-        }
-        let (_, plan) = self.decide(i);
-        if let (true, Some(primary)) = (plan.redis.step.action.may_start(), plan.redis.primary) {
-            let primary = self.spec.nodes.iter().position(|n| n.address == primary).expect("a node");
+    pub(super) fn start_sentinel(&mut self, i: usize, decision: &Decision) {
+        let primary = self.node_at(files(decision).primary.expect("a primary"));
+        let m = &mut self.machines[i];
+        assert!(!m.disk.torn_sentinel, "a Sentinel starts with a truncated file");
+        if m.disk.sentinel.is_none() {
+            m.disk.sentinel = Some((primary, 0));
             self.serve(i);
-            let m = &mut self.machines[i];
-            (m.disk.served, m.disk.sentinel, m.sentinel_runs) = (true, Some((primary, 0)), true);
         }
+        self.machines[i].sentinel_runs = true;
     }
 
-    pub(super) fn gate_redis(&mut self, i: usize) {
-        if self.machines[i].redis_runs {
-            return;
-        }
-        let fresh = self.machines[i].seen.is_none();
-        let (_, plan) = self.decide(i);
-        if plan.redis.promote_another {
-            self.failover(i);
-        }
-        let (true, Some(primary)) = (plan.redis.step.action.may_start(), plan.redis.primary) else { return };
+    /// `fresh`: it decided by what it observes now.
+    pub(super) fn start_redis(&mut self, i: usize, decision: &Decision, fresh: bool) {
+        let primary = files(decision).primary.expect("a primary");
         let m = &self.machines[i];
-        if m.disk.sentinel.is_none() {
-            return;
-        }
-        let is_primary = self.spec.nodes[m.node].address == primary;
-        // As `start::gate`: the primary to copy from must be reachable.
-        let lacks = m.disk.unreadable || plan.redis.step.action == Action::Join;
-        if lacks && !is_primary {
-            if !self.is_redis_primary(i, primary) {
-                return;
-            }
-            let disk = &mut self.machines[i].disk;
-            (disk.redis, disk.unreadable) = (disk.redis.filter(|_| !disk.unreadable), false);
-        }
-        let m = &mut self.machines[i];
-        m.disk.unreadable &= m.disk.redis.is_some();
-        assert!(!m.disk.unreadable, "Redis starts with an unreadable log");
-        let m = &self.machines[i];
+        let is_primary = self.own(i).address == primary;
+        assert!(m.disk.sentinel.is_some() && !m.disk.torn_sentinel, "Redis starts before its Sentinel");
+        assert!(!(m.disk.unreadable && m.disk.redis.is_some()), "Redis starts with an unreadable log");
+        assert!(!m.disk.stale.redis, "Redis starts with data of an older snapshot");
+        let gave_up = matches!(decision.step.reason, Reason::NotPromoted { .. });
         let recovering = self.machines.iter().any(|m| m.disk.recovery_source);
+        let peers: Vec<usize> = self.all_at(i).filter(|j| *j != i).collect();
+        let runs_as_primary = |j: &&usize| self.machines[**j].redis_runs && self.machines[**j].redis_primary;
+        assert!(
+            !is_primary || gave_up || recovering || !peers.iter().any(|j| runs_as_primary(&j)),
+            "a primary starts beside another one"
+        );
         assert!(
             !is_primary || !fresh || recovering || !self.majority_names_another(i),
             "a primary starts although a majority names another"
@@ -64,14 +47,30 @@ impl World {
         }
         self.serve(i);
         let m = &mut self.machines[i];
-        (m.disk.served, m.redis_runs, m.redis_primary) = (true, true, is_primary);
+        (m.redis_runs, m.redis_has_run, m.redis_primary) = (true, true, is_primary);
         m.disk.redis = m.disk.redis.or(Some(0));
         self.replicate();
     }
 
-    fn is_redis_primary(&self, from: usize, primary: IpAddr) -> bool {
-        let node = self.spec.nodes.iter().position(|n| n.address == primary).expect("a node");
-        self.at(from, node).is_some_and(|j| self.machines[j].redis_runs && self.machines[j].redis_primary)
+    /// The Redis of those peers that answer.
+    pub(super) fn redis_peers(&self, i: usize, peers: &[&Node]) -> Vec<RedisPeer> {
+        let query = |peer: &&Node| {
+            let j = self.at(i, self.node_at(peer.address)).filter(|j| self.machines[*j].redis_runs)?;
+            let m = &self.machines[j];
+            let linked_to =
+                m.linked_to.filter(|_| !m.redis_primary).map(|node| self.spec.nodes[node].address);
+            Some(RedisPeer {
+                node: peer.name.clone(),
+                address: peer.address,
+                is_primary: m.redis_primary,
+                was_linked_here: linked_to == Some(self.own(i).address),
+            })
+        };
+        peers.iter().filter_map(query).collect()
+    }
+
+    fn node_at(&self, address: IpAddr) -> usize {
+        self.spec.nodes.iter().position(|n| n.address == address).expect("a node")
     }
 
     /// A slow machine may start as the former primary: Sentinels that name another reconfigure it at once.
@@ -94,7 +93,9 @@ impl World {
                 let m = &mut self.machines[j];
                 let follows = m.disk.sentinel.is_some_and(|(named, _)| named == node);
                 if m.redis_runs && !m.redis_primary && follows {
-                    m.disk.redis = data;
+                    m.disk.unsynced += data.unwrap_or(0).saturating_sub(m.disk.redis.unwrap_or(0));
+                    m.disk.unsynced = m.disk.unsynced.min(data.unwrap_or(0));
+                    (m.disk.redis, m.linked_to) = (data, Some(node));
                 }
             }
         }
@@ -105,9 +106,9 @@ impl World {
         self.all_at(i).filter(|j| self.machines[*j].sentinel_runs).collect()
     }
 
-    fn failover(&mut self, observer: usize) {
+    pub(super) fn failover(&mut self, observer: usize) {
         let group = self.group(observer);
-        if group.len() < self.spec.majority() {
+        if group.len() < self.spec.majority() || self.no_promotion {
             return;
         }
         let replica = |j: &usize| self.machines[*j].redis_runs && !self.machines[*j].redis_primary;
@@ -146,4 +147,12 @@ impl World {
         }
         self.replicate();
     }
+}
+
+fn files(decision: &Decision) -> RedisStep {
+    let files = decision.effects.iter().find_map(|effect| match effect {
+        Effect::WriteFiles(plan) => Some(plan.redis.clone()),
+        _ => None,
+    });
+    files.expect("a service starts without its files")
 }

@@ -1,10 +1,20 @@
 //! The machines of the model, their disks, and which of them reach each other.
 
 use hanode_core::etcd::Member;
+use hanode_core::gate::{EtcdGate, InitGuard, PatroniGate, RedisGate};
 use hanode_core::peer::{DiskData, DiskStage, EtcdLogIds, NodeReport, PostgresData};
-use hanode_core::plan::{Observations, Peer, Sentinel, peer_url};
+use hanode_core::plan::{
+    Action, EtcdError, EtcdView, Initialize, Observations, Peer, Reason, Sentinel, peer_url,
+};
 use hanode_core::spec::{self, Spec};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Time that passes with each tick of a machine.
+const TICK: Duration = Duration::from_millis(1500);
+/// The system identifier of the PostgreSQL cluster, and that of an interrupted initialization.
+const SYSTEM: &str = "77";
+const INCOMPLETE_SYSTEM: &str = "78";
 
 #[derive(Debug, Clone, Default)]
 pub struct DiskState {
@@ -16,16 +26,28 @@ pub struct DiskState {
     pub etcd_member: Option<String>,
     /// Cluster (its token) and member id that the log belongs to.
     pub etcd: Option<(String, String)>,
+    /// etcd's directory is incomplete: etcd cannot start with it.
+    pub torn_etcd: bool,
+    /// Data of a restored snapshot, which does not count.
+    pub stale: DiskData,
     /// The last cluster for which this disk received clients' data.
     pub of: Option<String>,
     /// Number of commits in this copy.
     pub postgres: Option<u64>,
+    /// An initialization of PostgreSQL was interrupted.
+    pub incomplete_postgres: bool,
+    /// Others gave up that initialization: nothing shows any more that this data is incomplete.
+    pub init_given_up: bool,
     /// Number of acknowledged writes in this copy.
     pub redis: Option<u64>,
+    /// How many of them are in memory only: a crash loses them.
+    pub unsynced: u64,
     /// Whether Redis cannot read its copy.
     pub unreadable: bool,
     /// The primary's node and the epoch in this Sentinel's file.
     pub sentinel: Option<(usize, u64)>,
+    /// Sentinel's file is truncated.
+    pub torn_sentinel: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -41,14 +63,27 @@ pub struct Machine {
     /// The plan unit has finished: the services pass their gates.
     pub started: bool,
     pub etcd_runs: bool,
+    /// The last decision of etcd's gate.
+    pub passed: Option<Action>,
+    pub etcd_gate: EtcdGate,
     pub patroni_runs: bool,
+    pub patroni_gate: PatroniGate,
+    /// Of the watcher.
+    pub init_guard: InitGuard,
+    /// The end of PostgreSQL's log, once it was measured.
+    pub wal_end: Option<u64>,
     pub redis_runs: bool,
+    /// Redis has run since this machine started.
+    pub redis_has_run: bool,
+    pub redis_gate: Option<RedisGate>,
+    /// The node of the primary to which this replica was linked since it started.
+    pub linked_to: Option<usize>,
     pub redis_primary: bool,
     pub sentinel_runs: bool,
     /// Number of rounds in which its Sentinel has not reached the primary.
     pub missed: u32,
     /// Refusals of the plan unit and the gates, with their reasons.
-    pub refused: BTreeMap<&'static str, String>,
+    pub refused: BTreeMap<&'static str, Reason>,
     pub disk: DiskState,
     pub snapshot: Option<DiskState>,
     pub lost: Option<DiskState>,
@@ -60,8 +95,20 @@ pub struct Machine {
 pub struct EtcdCluster {
     /// Member id, node, whether it ever started.
     pub members: Vec<(String, usize, bool)>,
-    pub initialize: bool,
+    pub initialize: InitKey,
     pub generation: BTreeMap<usize, u64>,
+    /// For each node Patroni's key: when it expires, and whether it works on a cluster or only waits.
+    pub patroni_keys: BTreeMap<usize, (Duration, bool)>,
+}
+
+/// Patroni's `initialize` key.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum InitKey {
+    #[default]
+    Absent,
+    /// The machine that initializes PostgreSQL, and the revision of the key.
+    InProgress(usize, u64),
+    Done,
 }
 
 pub struct World {
@@ -76,6 +123,11 @@ pub struct World {
     /// The report of a node with a new disk, made once.
     blank: NodeReport,
     counter: u64,
+    pub now: Duration,
+    /// How often etcd's gate has queried the peers.
+    pub queries_at_etcds_gate: u32,
+    /// No Sentinel can promote a replica.
+    pub no_promotion: bool,
 }
 
 impl World {
@@ -92,7 +144,18 @@ impl World {
         let machines = (0..=n).map(|i| Machine { node: i % n, ..Machine::default() }).collect();
         let blank = NodeReport::blank(&spec, "", 1, "");
         let (cut, etcd) = (BTreeSet::new(), BTreeMap::new());
-        let mut world = World { spec, machines, cut, etcd, down_after, blank, counter: 0 };
+        let mut world = World {
+            spec,
+            machines,
+            cut,
+            etcd,
+            down_after,
+            blank,
+            counter: 0,
+            now: Duration::ZERO,
+            queries_at_etcds_gate: 0,
+            no_promotion: false,
+        };
         (0..=n).for_each(|i| world.fresh_disk(i));
         world
     }
@@ -107,8 +170,17 @@ impl World {
         self.machines[i].disk = DiskState { install_id: id, ..DiskState::default() };
     }
 
+    pub fn pass_time(&mut self) {
+        self.now += TICK;
+    }
+
     pub fn name(&self, i: usize) -> &str {
         &self.spec.nodes[self.machines[i].node].name
+    }
+
+    /// Its entry in the spec.
+    pub fn own(&self, i: usize) -> &spec::Node {
+        &self.spec.nodes[self.machines[i].node]
     }
 
     pub fn answers(&self, i: usize) -> bool {
@@ -180,14 +252,14 @@ impl World {
         self.all_at(observer).find_map(|relay| self.within_quorum(relay))
     }
 
-    fn report(&self, i: usize) -> NodeReport {
+    pub fn report(&self, i: usize) -> NodeReport {
         let m = &self.machines[i];
         let d = &m.disk;
         let data = DiskData {
-            etcd: d.etcd.is_some(),
-            postgres: d.postgres.is_some(),
-            redis: d.redis.is_some(),
-            sentinel: d.sentinel.is_some(),
+            etcd: d.etcd.is_some() && !d.stale.etcd,
+            postgres: (d.postgres.is_some() || d.incomplete_postgres) && !d.stale.postgres,
+            redis: d.redis.is_some() && !d.stale.redis,
+            sentinel: d.sentinel.is_some() && !d.torn_sentinel,
         };
         let disk = match (d.served, data.etcd || data.postgres || data.redis) {
             (true, _) => DiskStage::Served,
@@ -199,16 +271,20 @@ impl World {
             install_id: d.install_id.clone(),
             disk,
             data,
-            postgres: d.postgres.map(|commits| PostgresData {
-                system: "77".into(),
-                end: Some((1, commits)),
+            postgres: data.postgres.then(|| PostgresData {
+                system: if d.incomplete_postgres { INCOMPLETE_SYSTEM } else { SYSTEM }.into(),
+                end: m.wal_end.map(|commits| (1, commits)),
                 oldest_wal: None,
             }),
-            redis_unreadable: d.redis.is_some() && d.unreadable,
+            redis_unreadable: data.redis && d.unreadable,
             bootstrap_id: d.bootstrap_id.clone(),
             bootstrapping: m.bootstrapping,
             etcd_member: d.etcd_member.clone(),
-            etcd_log: d.etcd.clone().map(|(cluster, member)| EtcdLogIds { member, cluster }),
+            etcd_log: d
+                .etcd
+                .clone()
+                .filter(|_| data.etcd)
+                .map(|(cluster, member)| EtcdLogIds { member, cluster }),
             generation: d.generation,
             recovery_source: d.recovery_source,
             ..self.blank.clone()
@@ -225,43 +301,50 @@ impl World {
         self.etcd[cluster].members.iter().map(member).collect()
     }
 
-    /// The observations of machine `i`, after it has discarded an outdated disk's data as `hanode-firstboot` does.
-    pub fn observe(&mut self, i: usize) -> Observations {
-        let quorum = self.quorum(i);
-        let generation =
-            quorum.as_ref().and_then(|c| self.etcd[c].generation.get(&self.machines[i].node).copied());
-        let disk = &mut self.machines[i].disk;
-        if let Some(generation) = generation.filter(|generation| *generation > disk.generation) {
-            (disk.generation, disk.etcd_member, disk.etcd, disk.postgres, disk.redis) =
-                (generation, None, None, None, None);
-        }
+    /// The observations of machine `i`.
+    pub fn observe(&self, i: usize) -> Observations {
         let peer = |node: usize| {
             let report = self.at(i, node).map(|j| self.report(j)).ok_or_else(|| "no answer".to_string());
             Peer { name: self.spec.nodes[node].name.clone(), report }
         };
         let belief = |j: usize| {
-            let (primary, epoch) =
-                self.machines[j].disk.sentinel.filter(|_| self.machines[j].sentinel_runs)?;
+            let m = &self.machines[j];
+            let (primary, epoch) = m.disk.sentinel.filter(|_| m.sentinel_runs)?;
             Some(Sentinel { node: self.name(j).into(), primary: self.spec.nodes[primary].address, epoch })
         };
         let me = self.machines[i].node;
+        let no_quorum = || EtcdError::NoQuorum(vec![]);
         Observations {
-            schema: 1,
-            own: self.report(i),
-            peers: (0..self.spec.nodes.len()).filter(|node| *node != me).map(peer).collect(),
-            etcd: quorum.as_ref().map(|c| self.members(c)),
+            etcd: self.quorum(i).map(|cluster| self.view(&cluster, me)).ok_or_else(no_quorum),
             removed: self.known_removed(i),
-            generation_in_etcd: generation,
-            initializing: false,
-            initialize: quorum.as_ref().map(|c| self.etcd[c].initialize),
-            system: None,
             sentinels: self.all_at(i).filter_map(belief).collect(),
+            ..Observations::of_peers(
+                self.report(i),
+                (0..self.spec.nodes.len()).filter(|node| *node != me).map(peer).collect(),
+            )
         }
+    }
+
+    /// The observations without any query.
+    pub fn observe_locally(&self, i: usize) -> Observations {
+        let peer = |peer: &spec::Node| Peer { name: peer.name.clone(), report: Err("not queried".into()) };
+        Observations::of_peers(self.report(i), self.spec.peers(self.name(i)).map(peer).collect())
+    }
+
+    fn view(&self, cluster: &str, node: usize) -> EtcdView {
+        let initialize = match self.etcd[cluster].initialize {
+            InitKey::Absent => Initialize::Absent,
+            InitKey::InProgress(..) => Initialize::InProgress,
+            InitKey::Done => Initialize::Done(SYSTEM.into()),
+        };
+        let generation = self.etcd[cluster].generation.get(&node).copied();
+        EtcdView { members: self.members(cluster), initialize, generation }
     }
 
     pub fn in_service(&self, i: usize) -> bool {
         let m = &self.machines[i];
-        m.up && self.within_quorum(i).is_some() && m.patroni_runs && m.redis_runs && m.sentinel_runs
+        let postgres = m.patroni_runs && m.disk.postgres.is_some();
+        m.up && self.within_quorum(i).is_some() && postgres && m.redis_runs && m.sentinel_runs
     }
 
     /// Every node of the spec is some machine in service, and all are of one cluster.

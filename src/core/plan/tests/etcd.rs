@@ -8,11 +8,11 @@ fn an_unreachable_node_is_not_a_blank_node() {
     seen.peers[1].report = Err("timed out".into());
     let step = etcd(&seen);
     assert_eq!(step.step.action, Action::Wait);
-    assert_eq!(step.step.reason, "no etcd quorum answers, and no answer from node3 (timed out)");
+    assert_eq!(step.step.reason.to_string(), "no etcd quorum answers, and no answer from node3 (timed out)");
     assert_eq!(step.record, None);
     seen.peers[0].report = Err(FOREIGN_CERTIFICATE.into());
     assert_eq!(
-        etcd(&seen).step.reason,
+        etcd(&seen).step.reason.to_string(),
         "no etcd quorum answers, and node2 answers with a certificate of another cluster, \
          no answer from node3 (timed out)"
     );
@@ -64,7 +64,7 @@ fn a_disk_that_served_prevents_a_bootstrap() {
     peer(&mut seen, 0).data.etcd = false;
     let step = etcd(&seen).step;
     assert_eq!(step.action, Action::Refuse, "one log of three will never be a quorum");
-    assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
+    assert!(step.reason.to_string().contains("recover --from-this-node"), "{}", step.reason);
     seen = blank();
     seen.own.disk = DiskStage::Served;
     assert_eq!(etcd(&seen).step.action, Action::Refuse);
@@ -82,7 +82,7 @@ fn nodes_with_different_configuration_refuse() {
         change(peer(&mut seen, 1));
         let step = etcd(&seen).step;
         assert_eq!(step.action, Action::Refuse);
-        assert!(step.reason.contains("node3"), "{}", step.reason);
+        assert!(step.reason.to_string().contains("node3"), "{}", step.reason);
     }
 }
 
@@ -98,11 +98,12 @@ fn a_node_resumes_its_log_without_any_peer() {
 fn an_older_snapshot_counts_as_a_lost_disk() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.generation) = (DiskStage::Served, true, 4);
-    (seen.etcd, seen.generation_in_etcd) = (Some(members()), Some(4));
+    seen.etcd = quorum(members());
+    view(&mut seen).generation = Some(4);
     assert_eq!(etcd(&seen).step.action, Action::Resume);
-    seen.generation_in_etcd = Some(5);
+    view(&mut seen).generation = Some(5);
     assert_eq!(etcd(&seen).step.action, Action::Join, "a snapshot from before the last boot");
-    seen.generation_in_etcd = Some(4);
+    view(&mut seen).generation = Some(4);
     seen.own.etcd_member = Some("id-of-before".into());
     assert_eq!(etcd(&seen).step.action, Action::Join, "this node was replaced meanwhile");
     seen.own.etcd_member = Some("id-node1".into());
@@ -115,7 +116,7 @@ fn an_older_snapshot_counts_as_a_lost_disk() {
     );
     seen.own.etcd_log = log("id-node1", "g");
     assert_eq!(etcd(&seen).step.action, Action::Resume);
-    seen.etcd = Some(members()[1..].to_vec());
+    seen.etcd = quorum(members()[1..].to_vec());
     assert_eq!(etcd(&seen).step.action, Action::Join, "this node was removed meanwhile");
 }
 
@@ -138,7 +139,7 @@ fn an_interrupted_bootstrap_is_repeated_only_by_all_nodes() {
 #[test]
 fn the_peer_url_decides_how_to_join() {
     let mut seen = blank();
-    seen.etcd = Some(members());
+    seen.etcd = quorum(members());
     assert_eq!(etcd(&seen).step.action, Action::Join);
     assert_eq!(join_method(&members(), "https://192.168.18.21:2380"), JoinMethod::Replace("id-node1".into()));
     let unstarted = vec![member("node1", "192.168.18.21", false), member("node2", "192.168.18.22", true)];
@@ -174,7 +175,7 @@ fn a_bootstrap_recorded_on_too_few_disks_names_the_node_to_reboot() {
     (peer(&mut seen, 1).bootstrap_id, peer(&mut seen, 1).bootstrapping) = (Some("g".into()), true);
     let step = etcd(&seen).step;
     assert_eq!(step.action, Action::Refuse);
-    assert!(step.reason.contains("reboot node3"), "{}", step.reason);
+    assert!(step.reason.to_string().contains("reboot node3"), "{}", step.reason);
     peer(&mut seen, 0).bootstrap_id = Some("g".into());
     assert_eq!(etcd(&seen).step.action, Action::Wait, "two of three can be a quorum");
 }
@@ -182,7 +183,7 @@ fn a_bootstrap_recorded_on_too_few_disks_names_the_node_to_reboot() {
 #[test]
 fn nothing_starts_beside_a_duplicate_or_on_an_older_snapshot() {
     let mut seen = blank();
-    (seen.etcd, seen.initialize) = (Some(members()), Some(true));
+    seen.etcd = registered("77");
     seen.sentinels = sentinels(["", "192.168.18.21", "192.168.18.21"]);
     peer(&mut seen, 0).data.redis = true;
     let step = redis(&seen);
@@ -192,7 +193,7 @@ fn nothing_starts_beside_a_duplicate_or_on_an_older_snapshot() {
         "etcd's gate checks for a duplicate first"
     );
     seen.own.data = DiskData { etcd: true, postgres: true, redis: true, sentinel: true };
-    (seen.own.disk, seen.generation_in_etcd) = (DiskStage::Served, Some(9));
+    (seen.own.disk, view(&mut seen).generation) = (DiskStage::Served, Some(9));
     assert_eq!(postgres(&seen).action, Action::Wait, "an older snapshot joins etcd again first");
     assert_eq!(redis(&seen).step.action, Action::Wait);
 }
@@ -216,7 +217,9 @@ fn the_log_of_a_replaced_member_does_not_count() {
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Refuse);
     assert!(
-        step.reason.contains("1 of 3 nodes still have etcd's log, 2 are needed (the log on node3"),
+        step.reason
+            .to_string()
+            .contains("1 of 3 nodes still have etcd's log, 2 are needed (the log on node3"),
         "{}",
         step.reason
     );
@@ -238,7 +241,7 @@ fn a_replaced_member_does_not_resume_its_log() {
     assert!(costs.iter().any(|c| c.contains("this node's etcd member was replaced")), "{costs:?}");
     (peer(&mut seen, 0).disk, peer(&mut seen, 0).data.etcd) = (DiskStage::Served, true);
     assert_eq!(etcd(&seen).step.action, Action::Wait, "the two peers may form a quorum");
-    seen.etcd = Some(members());
+    seen.etcd = quorum(members());
     assert_eq!(etcd(&seen).step.action, Action::Join);
 }
 
@@ -247,7 +250,7 @@ fn a_log_of_another_bootstrap_joins_the_existing_cluster() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.bootstrap_id) =
         (DiskStage::Data, true, Some("other".into()));
-    seen.etcd = Some(members());
+    seen.etcd = quorum(members());
     assert_eq!(etcd(&seen).step.action, Action::Join);
     seen.own.bootstrap_id = Some("g".into());
     (peer(&mut seen, 0).bootstrap_id, peer(&mut seen, 0).disk) = (Some("g".into()), DiskStage::Served);
@@ -273,12 +276,12 @@ fn the_reason_to_join_names_what_the_quorum_lists() {
     let mut seen = blank();
     let mut listed = members();
     listed[0].client_urls.clear();
-    seen.etcd = Some(listed);
+    seen.etcd = quorum(listed);
     let step = etcd(&seen).step;
     assert_eq!(step.action, Action::Join);
-    assert!(step.reason.contains("never started"), "{}", step.reason);
-    seen.etcd = Some(members());
-    assert!(etcd(&seen).step.reason.contains("member id-node1"), "by its exact id");
-    seen.etcd = Some(members()[1..].to_vec());
-    assert!(etcd(&seen).step.reason.contains("does not list"), "{}", etcd(&seen).step.reason);
+    assert!(step.reason.to_string().contains("never started"), "{}", step.reason);
+    seen.etcd = quorum(members());
+    assert!(etcd(&seen).step.reason.to_string().contains("member id-node1"), "by its exact id");
+    seen.etcd = quorum(members()[1..].to_vec());
+    assert!(etcd(&seen).step.reason.to_string().contains("does not list"), "{}", etcd(&seen).step.reason);
 }

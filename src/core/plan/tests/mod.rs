@@ -50,16 +50,29 @@ fn members() -> Vec<Member> {
     ]
 }
 
+fn quorum(members: Vec<Member>) -> Result<EtcdView, EtcdError> {
+    Ok(EtcdView { members, initialize: Initialize::Absent, generation: None })
+}
+
+/// A quorum of all members, with this PostgreSQL cluster.
+fn registered(system: &str) -> Result<EtcdView, EtcdError> {
+    Ok(EtcdView { members: members(), initialize: Initialize::Done(system.into()), generation: None })
+}
+
+fn view(seen: &mut Observations) -> &mut EtcdView {
+    seen.etcd.as_mut().expect("a quorum")
+}
+
 fn etcd(seen: &Observations) -> EtcdStep {
-    plan(&spec(), "node1", seen).etcd
+    plan(&spec(), &spec().nodes[0], seen).etcd
 }
 
 fn redis(seen: &Observations) -> RedisStep {
-    plan(&spec(), "node1", seen).redis
+    plan(&spec(), &spec().nodes[0], seen).redis
 }
 
 fn postgres(seen: &Observations) -> Step {
-    plan(&spec(), "node1", seen).postgres
+    plan(&spec(), &spec().nodes[0], seen).postgres
 }
 
 fn sentinels(named: [&str; 3]) -> Vec<Sentinel> {

@@ -6,13 +6,13 @@ use super::*;
 fn postgres_bootstraps_only_if_no_node_has_data() {
     let mut seen = blank();
     assert_eq!(postgres(&seen).action, Action::Wait, "no quorum");
-    (seen.etcd, seen.initialize) = (Some(members()), Some(true));
+    seen.etcd = registered("77");
     assert_eq!(postgres(&seen).action, Action::Wait, "its etcd has not joined yet");
     (seen.own.data.etcd, seen.own.etcd_member) = (true, Some("id-node1".into()));
     assert_eq!(postgres(&seen).action, Action::Join);
     seen.own.data.postgres = true;
     assert_eq!(postgres(&seen).action, Action::Resume);
-    seen.initialize = Some(false);
+    view(&mut seen).initialize = Initialize::Absent;
     seen.own.data.postgres = false;
     assert_eq!(postgres(&seen).action, Action::Bootstrap, "all answer, none has data");
     peer(&mut seen, 0).data.postgres = true;
@@ -33,8 +33,8 @@ fn postgres_bootstraps_only_if_no_node_has_data() {
 #[test]
 fn a_node_waits_until_the_mark_of_an_interrupted_first_start_is_gone() {
     let mut seen = blank();
-    seen.etcd = Some(members());
-    (seen.initialize, seen.initializing) = (Some(true), true);
+    seen.etcd = quorum(members());
+    view(&mut seen).initialize = Initialize::InProgress;
     (seen.own.data.etcd, seen.own.etcd_member) = (true, Some("id-node1".into()));
     seen.own.bootstrapping = true;
     assert_eq!(postgres(&seen).action, Action::Join, "in the boot of the bootstrap Patroni itself waits");
@@ -45,8 +45,9 @@ fn a_node_waits_until_the_mark_of_an_interrupted_first_start_is_gone() {
     seen.own.bootstrapping = true;
     assert_eq!(postgres(&seen).action, Action::Wait, "not in the boot of the bootstrap either");
     seen.own.bootstrapping = false;
-    assert!(postgres(&seen).reason.contains("was interrupted on this node"));
-    (seen.initialize, seen.initializing, seen.own.data.postgres) = (Some(false), false, false);
+    assert!(postgres(&seen).reason.to_string().contains("was interrupted on this node"));
+    view(&mut seen).initialize = Initialize::Absent;
+    seen.own.data.postgres = false;
     assert_eq!(postgres(&seen).action, Action::Bootstrap);
 }
 
@@ -54,7 +55,7 @@ fn a_node_waits_until_the_mark_of_an_interrupted_first_start_is_gone() {
 fn unregistered_postgres() -> Observations {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
-    (seen.etcd, seen.initialize) = (Some(members()), Some(false));
+    seen.etcd = quorum(members());
     let data = |end| Some(PostgresData { system: "77".into(), end, oldest_wal: None });
     (seen.own.data.postgres, seen.own.postgres) = (true, data(Some((1, 500))));
     (peer(&mut seen, 0).data.postgres, peer(&mut seen, 0).postgres) = (true, data(Some((1, 400))));
@@ -69,7 +70,7 @@ fn the_most_recent_data_starts_first_if_no_cluster_is_registered() {
     ends(&mut seen, Some((1, 501)));
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Wait);
-    assert!(step.reason.contains("node2"), "{}", step.reason);
+    assert!(step.reason.to_string().contains("node2"), "{}", step.reason);
     ends(&mut seen, Some((2, 100)));
     assert_eq!(postgres(&seen).action, Action::Wait, "a higher timeline is more recent");
     ends(&mut seen, Some((1, 500)));
@@ -83,7 +84,7 @@ fn the_most_recent_data_starts_first_if_no_cluster_is_registered() {
     seen.peers[1].report = Err("gone".into());
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Wait, "its data may be more recent");
-    assert!(step.reason.contains("node3"), "{}", step.reason);
+    assert!(step.reason.to_string().contains("node3"), "{}", step.reason);
     seen = unregistered_postgres();
     (seen.own.data.postgres, seen.own.postgres) = (false, None);
     assert_eq!(postgres(&seen).action, Action::Wait, "without data: only after the nodes that have some");
@@ -99,14 +100,18 @@ fn the_operator_decides_about_postgres_data_of_another_cluster() {
     peer(&mut seen, 0).postgres.as_mut().expect("data").system = "78".into();
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Refuse);
-    assert!(step.reason.contains("node2") && step.reason.contains("move"), "{}", step.reason);
+    assert!(
+        step.reason.to_string().contains("node2") && step.reason.to_string().contains("move"),
+        "{}",
+        step.reason
+    );
     seen = unregistered_postgres();
-    (seen.initialize, seen.system) = (Some(true), Some("77".into()));
+    seen.etcd = registered("77");
     assert_eq!(postgres(&seen).action, Action::Resume);
-    seen.system = Some("78".into());
+    seen.etcd = registered("78");
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Refuse);
-    assert!(step.reason.contains("move the data directory away"), "{}", step.reason);
+    assert!(step.reason.to_string().contains("move the data directory away"), "{}", step.reason);
     (seen.own.data.postgres, seen.own.postgres) = (false, None);
     assert_eq!(postgres(&seen).action, Action::Join, "moved away");
 }

@@ -9,7 +9,7 @@ fn a_lost_quorum_is_refused_with_the_recovery_command() {
         (DiskStage::Served, DiskData { etcd: true, postgres: true, redis: true, sentinel: true });
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Refuse);
-    assert!(step.reason.contains("recover --from-this-node"), "{}", step.reason);
+    assert!(step.reason.to_string().contains("recover --from-this-node"), "{}", step.reason);
     seen.peers[0].report = Err("gone".into());
     assert_eq!(postgres(&seen).action, Action::Wait, "node2 may have a log");
 }
@@ -19,7 +19,7 @@ fn the_chosen_node_takes_precedence_over_the_sentinels() {
     let mut seen = blank();
     (seen.own.disk, seen.own.recovery_source) = (DiskStage::Served, true);
     seen.own.data = DiskData { etcd: true, postgres: true, redis: true, sentinel: true };
-    (seen.etcd, seen.initialize) = (Some(members()), Some(false));
+    seen.etcd = quorum(members());
     assert_eq!(postgres(&seen).action, Action::Resume, "Patroni registers this data");
     seen.sentinels = sentinels(["", "192.168.18.22", "192.168.18.22"]);
     let step = redis(&seen);
@@ -31,21 +31,21 @@ fn the_chosen_node_must_be_able_to_read_redis_data() {
     let mut seen = blank();
     (seen.own.disk, seen.own.recovery_source) = (DiskStage::Served, true);
     seen.own.data = DiskData { etcd: true, postgres: true, redis: true, sentinel: true };
-    (seen.etcd, seen.own.redis_unreadable) = (Some(members()), true);
+    (seen.etcd, seen.own.redis_unreadable) = (quorum(members()), true);
     let step = redis(&seen).step;
     assert_eq!(step.action, Action::Refuse);
-    assert!(step.reason.contains("redis-check-aof --fix"), "{}", step.reason);
+    assert!(step.reason.to_string().contains("redis-check-aof --fix"), "{}", step.reason);
 }
 
 #[test]
 fn other_nodes_follow_the_chosen_node() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.data.postgres) = (DiskStage::Served, true, true);
-    (seen.etcd, seen.initialize) = (Some(members()), Some(true));
+    seen.etcd = registered("77");
     peer(&mut seen, 1).recovery_source = true;
     let step = postgres(&seen);
     assert_eq!(step.action, Action::Wait, "it could win the leader race");
-    assert!(step.reason.contains("node3"), "{}", step.reason);
+    assert!(step.reason.to_string().contains("node3"), "{}", step.reason);
     let step = redis(&seen);
     assert_eq!((step.step.action, step.primary), (Action::Join, "192.168.18.23".parse().ok()));
 }
@@ -77,13 +77,13 @@ fn recovery_needs_a_lost_quorum_and_a_node_with_data() {
     peer(&mut seen, 1).recovery_source = true;
     assert!(why(&seen).contains("already chose node3"));
     peer(&mut seen, 1).recovery_source = false;
-    seen.etcd = Some(members());
+    seen.etcd = quorum(members());
     seen.sentinels = sentinels(["192.168.18.22", "192.168.18.22", "192.168.18.22"]);
     assert!(why(&seen).contains("has a quorum"));
     seen.own.recovery_source = true;
     let found = recovery(&spec(), &seen).expect("an interrupted recovery is completed");
     assert_eq!(found.etcd, EtcdRecovery::Keep, "other nodes have joined it since");
-    seen.etcd = Some(members()[..1].to_vec());
+    seen.etcd = quorum(members()[..1].to_vec());
     assert_eq!(recovery(&spec(), &seen).expect("still the only member").etcd, EtcdRecovery::FromLog);
 }
 
@@ -92,7 +92,7 @@ fn a_forgotten_redis_primary_is_recovered_without_touching_etcd() {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd, seen.own.data.redis) = (DiskStage::Served, true, true);
     (0..2).for_each(|i| (peer(&mut seen, i).disk, peer(&mut seen, i).data.etcd) = (DiskStage::Served, true));
-    seen.etcd = Some(members());
+    seen.etcd = quorum(members());
     assert_eq!(redis(&seen).step.action, Action::Refuse);
     let found = recovery(&spec(), &seen).expect("the command that the refusal names");
     assert_eq!((found.etcd, found.epoch, found.costs.len()), (EtcdRecovery::Keep, 1, 1));

@@ -1,0 +1,62 @@
+//! An interrupted initialization of PostgreSQL: Patroni marks it by an empty `initialize` key in etcd. If the
+//! node that set the key fails, every other Patroni waits without end.
+
+use super::{Effect, Round};
+use crate::plan::{Initialize, Observations};
+use std::time::Duration;
+
+#[derive(Debug, Clone, Default)]
+pub struct InitGuard {
+    /// Since when no Patroni has been seen to initialize PostgreSQL.
+    abandoned: Option<Duration>,
+}
+
+/// What must be known before an initialization is repeated.
+#[derive(Debug, Clone, Default)]
+pub struct InitFacts {
+    /// The revision of the key if it is still empty: it tells it from the key of a later initialization.
+    pub revision: Option<String>,
+    /// Whether a Patroni leads or initializes. Those that only wait for a leader do neither.
+    pub any_works: bool,
+    /// The same without this node's name: its key may still exist though its Patroni does not run.
+    pub another_works: bool,
+}
+
+impl InitGuard {
+    /// Whether the decisions need [`InitFacts`].
+    pub fn concerns(seen: &Observations) -> bool {
+        seen.etcd.as_ref().is_ok_and(|etcd| etcd.initialize == Initialize::InProgress)
+    }
+
+    /// Before this node's Patroni starts: its own initialization was interrupted if there is data and the key
+    /// is still empty.
+    pub(super) fn before_patroni(&mut self, round: &Round, facts: &InitFacts) -> Vec<Effect> {
+        let own = &round.seen.own;
+        if !InitGuard::concerns(round.seen) || !own.data.postgres {
+            return if own.bootstrapping { Vec::new() } else { self.abandoned(round, facts) };
+        }
+        let Some(revision) = &facts.revision else { return Vec::new() };
+        let mut effects = vec![Effect::StopLeftoverServer, Effect::MovePostgresAside];
+        if !facts.another_works {
+            effects.push(Effect::DeleteInitializeKey(revision.clone()));
+        }
+        effects
+    }
+
+    /// Deletes the key once no Patroni has worked on it for as long as Patroni's keys live; then one of them
+    /// initializes. Also for a Patroni that runs and waits.
+    pub fn abandoned(&mut self, round: &Round, facts: &InitFacts) -> Vec<Effect> {
+        if !InitGuard::concerns(round.seen) || round.seen.own.data.postgres || facts.any_works {
+            self.abandoned = None;
+            return Vec::new();
+        }
+        let Some(revision) = &facts.revision else { return Vec::new() };
+        let patroni = &round.spec.patroni;
+        let key_lifetime = Duration::from_secs(u64::from(patroni.ttl + patroni.loop_wait));
+        let since = *self.abandoned.get_or_insert(round.now);
+        match round.now.saturating_sub(since) < key_lifetime {
+            true => Vec::new(),
+            false => vec![Effect::DeleteInitializeKey(revision.clone())],
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Patroni's gate.
+
+use super::{Decision, Effect, InitFacts, InitGuard, Round};
+use crate::peer::DiskData;
+use crate::plan::Initialize;
+
+#[derive(Debug, Clone, Default)]
+pub struct PatroniGate {
+    init: InitGuard,
+}
+
+impl PatroniGate {
+    /// `stale`: data of a restored snapshot that is still on the disk. `facts` matter only if [`InitGuard::concerns`] the observations.
+    pub fn decide(&mut self, round: &Round, stale: DiskData, facts: &InitFacts) -> Decision {
+        let (step, seen) = (&round.plan.postgres, round.seen);
+        let mut effects = Vec::new();
+        if !step.action.may_start() {
+            // The node with the most recent data starts first, so all nodes with data measure it.
+            if seen.own.data.postgres
+                && seen.etcd.as_ref().is_ok_and(|etcd| etcd.initialize == Initialize::Absent)
+            {
+                effects.push(Effect::MeasureWalEnd);
+            }
+            effects.extend(self.init.before_patroni(round, facts));
+            return Decision::new(step, effects);
+        }
+        effects.push(Effect::MarkServed);
+        if stale.postgres {
+            effects.push(Effect::MovePostgresAside);
+        }
+        effects.extend([Effect::PublishGeneration, Effect::ForgetWalEnd]);
+        Decision::new(step, effects)
+    }
+}
