@@ -1,10 +1,12 @@
 //! A model of N nodes under crash, lost disk, snapshot rollback, partition (also one-way), pause, slowness, a duplicate,
-//! and an operator that recovers nodes or deletes Patroni's keys. The decisions come from the real `plan`.
+//! and an operator that recovers nodes or deletes Patroni's keys. The decisions come from the real `plan` and the real gates;
+//! their effects, the servers and the network are simulated here.
 //!
 //! Servers are reduced to the state that joining depends on. Invariants: at most one bootstrap ever; no PostgreSQL cluster
 //! from older data than another disk has; no empty Redis primary while any disk has data; no running member removed; no
-//! member without its votes. Once all faults end, each history ends in service, or in a refusal that names a remedy; after
-//! the remedy it ends in service too. `make test-model` runs very many histories.
+//! member without its votes; no server on stale, incomplete or unreadable data. Once all faults end, each history ends in
+//! service, or in a refusal that names a remedy; after the remedy it ends in service too. [`scenarios`] has what is rare by
+//! chance. `make test-model` runs very many histories.
 
 mod acts;
 mod redis;

@@ -89,7 +89,7 @@ impl World {
         let members = vec![(id.clone(), node, true)];
         let log = EtcdCluster { members, patroni_keys: Default::default(), ..log.unwrap_or_default() };
         self.etcd.insert(token.clone(), log);
-        self.machines.iter_mut().for_each(|m| m.disk.init_given_up = m.disk.incomplete_postgres);
+        self.machines.iter_mut().for_each(|m| m.disk.init_abandoned = m.disk.incomplete_postgres);
         let disk = &mut self.machines[i].disk;
         (disk.etcd, disk.etcd_member, disk.torn_etcd) = (Some((token, id.clone())), Some(id), false);
     }
@@ -127,7 +127,7 @@ impl World {
             && current.to_string() == revision
         {
             entry.initialize = InitKey::Absent;
-            self.machines[by].disk.init_given_up = by != i;
+            self.machines[by].disk.init_abandoned = by != i;
             let m = &self.machines[by];
             let running = m.patroni_runs && m.disk.incomplete_postgres && !m.frozen;
             assert!(!running || self.quorum(by).is_none(), "a running initialization is repeated");
@@ -139,7 +139,7 @@ impl World {
         let m = &self.machines[i];
         assert!(!m.disk.stale.postgres, "PostgreSQL starts with data of an older snapshot");
         assert!(
-            !m.disk.incomplete_postgres || m.disk.init_given_up,
+            !m.disk.incomplete_postgres || m.disk.init_abandoned,
             "PostgreSQL starts with incomplete data"
         );
         assert!(m.wal_end.is_none(), "the end of the log is reported while PostgreSQL runs");
@@ -171,7 +171,7 @@ impl World {
         );
         let has_data = m.disk.postgres.is_some();
         let disk = &mut self.machines[i].disk;
-        (disk.incomplete_postgres, disk.init_given_up) = (!has_data, false);
+        (disk.incomplete_postgres, disk.init_abandoned) = (!has_data, false);
         let key = if has_data { InitKey::Done } else { InitKey::InProgress(i, self.next()) };
         self.etcd.get_mut(cluster).expect("cluster").initialize = key;
     }

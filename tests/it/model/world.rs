@@ -37,7 +37,7 @@ pub struct DiskState {
     /// An initialization of PostgreSQL was interrupted.
     pub incomplete_postgres: bool,
     /// Others gave up that initialization: nothing shows any more that this data is incomplete.
-    pub init_given_up: bool,
+    pub init_abandoned: bool,
     /// Number of acknowledged writes in this copy.
     pub redis: Option<u64>,
     /// How many of them are in memory only: a crash loses them.
