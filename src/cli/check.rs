@@ -20,6 +20,7 @@ use std::process::ExitCode;
 Examples:
   hanode check demo
   hanode check demo --rto
+  hanode check demo --target centos-8
   hanode check demo --strict && hanode build demo --target debian-13 --out node.qcow2")]
 pub(crate) struct Check {
     /// Cluster directory
@@ -30,6 +31,10 @@ pub(crate) struct Check {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+    /// Also check that an image of this target (a name or a file) can be built with the spec's versions, and show
+    /// the target's mode and policy of SELinux
+    #[arg(long, value_name = "TARGET", conflicts_with = "rto")]
+    target: Option<String>,
     /// Show how long each fault may interrupt the services, computed from the configuration
     #[arg(long)]
     rto: bool,
@@ -48,13 +53,28 @@ impl Check {
         if self.rto {
             return self.show_recovery_times();
         }
-        let report = cluster_dir::check(&self.dir)?;
+        let mut report = cluster_dir::check(&self.dir)?;
+        let target = self.target.as_deref().map(|name| self.check_target(name, &mut report)).transpose()?;
         let passed = report.faults.is_empty() && (!self.strict || report.warnings.is_empty());
         match self.json {
             true => print_json(&JsonReport { schema: 1, passed, report: &report })?,
-            false => print(&self.text(&report))?,
+            false => print(&self.text(&report, target.as_deref()))?,
         }
         Ok(exit_code(passed))
+    }
+
+    /// Checks the spec against the target; returns what the target is.
+    fn check_target(&self, name: &str, report: &mut CheckReport) -> Result<String> {
+        let (_, mut target) = hanode_admin::embedded::target(name)?;
+        // A fault of the spec itself is in the report already.
+        if let Ok(cluster) = ClusterDir::load(&self.dir)
+            && let Err(error) = target.apply_overrides(&cluster.spec.versions, &[])
+        {
+            let help = hanode_util::user_error::remedies(&error).collect::<Vec<_>>().join("; ");
+            report.fault(format!("{error:#}"), &format!("target {}", target.name), &help);
+        }
+        let selinux = target.selinux.as_ref().map_or("none".to_string(), |selinux| selinux.summary());
+        Ok(format!("target {}: SELinux: {selinux}", target.name))
     }
 
     fn show_recovery_times(&self) -> Result<ExitCode> {
@@ -81,11 +101,12 @@ impl Check {
             .map(|()| ExitCode::SUCCESS)
     }
 
-    fn text(&self, report: &CheckReport) -> String {
+    fn text(&self, report: &CheckReport, target: Option<&str>) -> String {
         let line = |kind: &str, error: &UserError| format!("{kind}: {error}\nhelp: {}\n", error.help);
         let faults = report.faults.iter().map(|fault| line("error", fault));
         let warnings = report.warnings.iter().map(|warning| line("warning", warning));
         let mut lines: Vec<String> = faults.chain(warnings).collect();
+        lines.extend(target.map(String::from));
         let count = |n: usize, what: &str| match n {
             1 => format!("1 {what}"),
             n => format!("{n} {what}s"),

@@ -13,6 +13,7 @@ pub mod pki;
 pub mod plan;
 pub mod render;
 pub mod secrets;
+pub mod selinux;
 pub mod spec;
 pub mod standby;
 pub mod state;

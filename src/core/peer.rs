@@ -1,5 +1,6 @@
 //! The report that each node serves to its peers on the join port; the plan is made from these reports.
 
+use crate::selinux::{self, SelinuxState};
 use crate::spec::Spec;
 use crate::state::{Phase, Problem};
 use anyhow::{Context, Result, ensure};
@@ -141,6 +142,9 @@ pub struct NodeReport {
     /// `None` in the report of an older node, and while the watcher or HAProxy does not run.
     #[serde(default)]
     pub haproxy_down: Option<Vec<DownServer>>,
+    /// `None` if the kernel has no SELinux, and in the report of an older node.
+    #[serde(default)]
+    pub selinux: Option<SelinuxState>,
     /// Problems that this node found with its own services.
     #[serde(default)]
     pub problems: Vec<Problem>,
@@ -177,6 +181,7 @@ impl NodeReport {
             moved_aside: Vec::new(),
             file_systems: Vec::new(),
             haproxy_down: None,
+            selinux: None,
             problems: Vec::new(),
         }
     }
@@ -192,6 +197,9 @@ pub fn parse(text: &[u8]) -> Result<NodeReport> {
         report.schema
     );
     limit_file_systems(&mut report.file_systems);
+    if let Some(selinux) = &mut report.selinux {
+        selinux::limit(&mut selinux.denials);
+    }
     Ok(report)
 }
 

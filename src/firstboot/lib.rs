@@ -16,6 +16,7 @@ pub mod identity;
 mod node;
 mod node_config;
 mod selinux;
+mod selinux_denials;
 mod start;
 mod state;
 mod units;

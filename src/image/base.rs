@@ -26,7 +26,9 @@ pub(crate) fn id(target: &Target) -> Result<String> {
     sum.update(serde_json::to_vec(&file_tree::manifest(&early_files(target)))?);
     if let Some(policy) = &target.selinux {
         sum.update(selinux::settings(policy)?);
-        sum.update(selinux::module(policy)?);
+        for (_, module) in selinux::modules(policy)? {
+            sum.update(module);
+        }
         // The inventory has the labels of these paths.
         sum.update(serde_json::to_vec(&file_tree::manifest(&overlay::paths_to_label(target)?))?);
     }

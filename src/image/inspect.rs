@@ -120,6 +120,9 @@ impl std::fmt::Display for Inspection {
         writeln!(f, "  hanode      {}", image.hanode)?;
         let base = image.base.id.get(..16).unwrap_or("not built by hanode");
         writeln!(f, "  base        {base}, packages of {}", date(image.base.built_at))?;
+        if let Some(selinux) = &image.selinux {
+            writeln!(f, "  SELinux     {selinux}")?;
+        }
         match &image.cluster {
             Some(cluster) => {
                 writeln!(f, "  cluster     {}", cluster.name)?;

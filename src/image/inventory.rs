@@ -2,6 +2,7 @@
 
 use super::{distro::Distro, parameters, selinux};
 use anyhow::{Context, Result, bail};
+use hanode_core::selinux::SelinuxState;
 use hanode_core::target::{SourceKind, Target};
 use hanode_util::file_tree::{Entry, Ids};
 use hanode_util::user_error::UserError;
@@ -30,6 +31,9 @@ pub(crate) struct Inventory {
     /// The SELinux contexts of the paths that a bake writes and of their parent directories, by the tree's policy.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) labels: BTreeMap<String, String>,
+    /// Mode and policy of SELinux, by the tree's configuration; `None` for a target without a policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) selinux: Option<String>,
 }
 
 impl Inventory {
@@ -51,6 +55,10 @@ impl Inventory {
             Some(policy) => selinux::contexts(policy, root, baked)?,
             None => BTreeMap::new(),
         };
+        let selinux = match &target.selinux {
+            Some(_) => Some(SelinuxState::configured(&read_file(root, "etc/selinux/config")?).to_string()),
+            None => None,
+        };
         Ok(Inventory {
             schema: 1,
             base,
@@ -63,6 +71,7 @@ impl Inventory {
             parameters,
             libraries,
             labels,
+            selinux,
         })
     }
 

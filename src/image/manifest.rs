@@ -17,6 +17,9 @@ pub struct ImageManifest {
     pub os: String,
     pub(crate) hanode: String,
     pub(crate) base: BaseInfo,
+    /// Mode and policy of SELinux; `None` for a target without a policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) selinux: Option<String>,
     /// `None` for an image without a cluster.
     pub cluster: Option<ClusterInfo>,
     pub components: BTreeMap<String, String>,
@@ -58,6 +61,7 @@ impl ImageManifest {
             os: inventory.os.clone(),
             hanode: env!("CARGO_PKG_VERSION").into(),
             base: BaseInfo { id: inventory.base.clone(), built_at: inventory.built_at },
+            selinux: inventory.selinux.clone(),
             cluster,
             components: inventory.components.clone(),
             packages: inventory.packages.clone(),

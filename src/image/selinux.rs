@@ -1,4 +1,4 @@
-//! Installs the SELinux settings and hanode's module into the tree's policy store and labels all files, so that no boot
+//! Installs the SELinux settings and hanode's modules into the tree's policy store and labels all files, so that no boot
 //! has to do it.
 
 use anyhow::{Context, Result, ensure};
@@ -10,7 +10,7 @@ use hanode_util::file_tree::{self, Entry, EntryKind, below};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Copies of the installed settings and module, for operators and for a later bake.
+/// Copies of the installed settings and modules, for operators and for a later bake.
 const HANODE_DIR: &str = "/usr/lib/hanode/selinux";
 const SETTINGS: &str = Selinux::SETTINGS;
 /// Above the distribution's modules.
@@ -22,6 +22,7 @@ const PRIORITY: &str = "400";
 pub fn set_ports(policy: &mut Selinux, spec: &Spec) -> Result<()> {
     for (name, port) in &mut policy.ports {
         *port = match name.as_str() {
+            "join" => spec.network.join_port,
             "redis" => spec.redis.port,
             "sentinel" => spec.redis.sentinel_port,
             "postgres" => spec.postgres.port,
@@ -45,12 +46,13 @@ pub(crate) fn settings(policy: &Selinux) -> Result<String> {
     Ok(filled)
 }
 
-/// The module, in the policy's intermediate language (CIL), which needs no compiler.
-pub(crate) fn module(policy: &Selinux) -> Result<&'static str> {
-    embedded::text(embedded::file(&format!("selinux/{}", policy.module))?)
+/// The modules by their file names, in the policy's intermediate language (CIL), which needs no compiler.
+pub(crate) fn modules(policy: &Selinux) -> Result<Vec<(&str, &'static str)>> {
+    let text = |name: &str| embedded::text(embedded::file(&format!("selinux/{name}"))?);
+    policy.modules.iter().map(|name| Ok((name.as_str(), text(name)?))).collect()
 }
 
-/// Installs the missing settings and the module into the tree's policy store.
+/// Installs the missing settings and the modules into the tree's policy store.
 pub fn install_policy(policy: &Selinux, root: &Path) -> Result<()> {
     let store = format!("/var/lib/selinux/{}", policy.store);
     ensure!(below(root, &store).is_dir(), "the tree has no SELinux policy {:?} ({store})", policy.store);
@@ -66,15 +68,19 @@ pub fn install_policy(policy: &Selinux, root: &Path) -> Result<()> {
         0o644,
         None,
     )?;
+    // The modules first: the settings name their types.
+    let mut semodule = in_chroot(root, "semodule");
+    semodule.args(["-n", "-s", &policy.store, "-X", PRIORITY]);
+    for (name, text) in modules(policy)? {
+        file_tree::replace(&below(root, &at(name)), text.as_bytes(), 0o644, None)?;
+        semodule.args(["-i", &at(name)]);
+    }
+    run(&mut semodule).context("installing hanode's SELinux modules")?;
     if !missing.is_empty() {
         run(in_chroot(root, "semanage").args(["import", "-N", "-S", &policy.store, "-f", &at("add")]))
             .context("importing the SELinux settings")?;
     }
     std::fs::remove_file(below(root, &at("add")))?;
-    let cil = at(&policy.module);
-    file_tree::replace(&below(root, &cil), module(policy)?.as_bytes(), 0o644, None)?;
-    run(in_chroot(root, "semodule").args(["-n", "-s", &policy.store, "-X", PRIORITY, "-i", &cil]))
-        .context("installing hanode's SELinux module")?;
     file_tree::replace(&below(root, SETTINGS), settings.as_bytes(), 0o644, None)
 }
 

@@ -6,6 +6,7 @@ use crate::support::target_build::{self, TargetBuild, server};
 use crate::support::workdir;
 use crate::support::{centos, fixture::run};
 use hanode_image::inspect;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -42,8 +43,43 @@ fn an_image_is_built_from_repositories() {
         assert_eq!(image.components[component], version, "{:?}", image.components);
     }
     tree_fits_the_target(&root);
+    systemd_knows_every_setting(&root, &image.entries);
     labels_follow_the_policy(&build, &root, &image.entries);
     bake_labels_all_files(&build, &root);
+}
+
+/// The tree's systemd, the oldest that can be installed here, parses the units that the bake wrote. It would ignore a
+/// setting that it does not know, with a warning.
+fn systemd_knows_every_setting(root: &Path, baked_files: &[serde_json::Value]) {
+    let path = |row: &serde_json::Value| row["path"].as_str().unwrap().to_string();
+    let unit = |path: &String| {
+        let (_, name) = path.split_once("/systemd/system/")?;
+        let name = name.split('/').next()?.trim_end_matches(".d");
+        [".service", ".socket"].iter().any(|kind| name.ends_with(kind)).then(|| name.to_string())
+    };
+    let files: Vec<String> = baked_files.iter().map(path).filter(|path| unit(path).is_some()).collect();
+    let units: BTreeSet<String> = files.iter().filter_map(unit).collect();
+    assert!(units.len() > 12, "{units:?}");
+    // The parser of the whole manager starts only where it finds a cgroup.
+    const VERIFY: &str = "mount --rbind --make-rslave /sys $1/sys; mount -o remount,bind,ro $1/sys/fs/cgroup; \
+        root=$1; shift; chroot $root systemd-analyze verify --man=no \"$@\"";
+    let warnings = || {
+        let mut verify = Command::new("unshare");
+        verify.args(["--mount", "--pid", "--fork"]);
+        verify.arg(format!("--mount-proc={}", root.join("proc").display()));
+        let output = verify.args(["sh", "-ec", VERIFY, "verify"]).arg(root).args(&units).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let of_ours = |line: &&str| files.iter().any(|file| line.contains(file.as_str()));
+        text.lines().filter(of_ours).map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(), Vec::<String>::new());
+
+    let drop_in = files.iter().find(|path| path.ends_with("/redis.service.d/50-hanode.conf")).unwrap();
+    let (at, text) = (root.join(&drop_in[1..]), std::fs::read_to_string(root.join(&drop_in[1..])).unwrap());
+    std::fs::write(&at, format!("{text}NoSuchSetting=yes\n")).unwrap();
+    let found = warnings();
+    std::fs::write(&at, text).unwrap();
+    assert!(found.len() == 1 && found[0].contains("NoSuchSetting"), "{found:?}");
 }
 
 /// Compares the labels in the archive and on the disk with the policy, without a boot.

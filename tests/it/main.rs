@@ -22,5 +22,4 @@ mod refused_input;
 mod spec;
 mod spec_parser;
 mod tls_handshakes;
-mod unit_settings;
 mod vocabulary;

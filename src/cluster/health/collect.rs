@@ -85,6 +85,7 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
         image: BTreeMap::new(),
         moved_aside: Vec::new(),
         file_systems: Vec::new(),
+        selinux: None,
         problems: Vec::new(),
         servers,
     };
@@ -96,6 +97,7 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
             image: report.image,
             moved_aside: report.moved_aside,
             file_systems: report.file_systems,
+            selinux: report.selinux,
             problems: report.problems,
             servers: Servers {
                 haproxy: HaproxyStatus { down: report.haproxy_down, ..unreachable.servers.haproxy },

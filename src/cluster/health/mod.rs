@@ -8,6 +8,7 @@ pub mod local;
 mod metrics;
 mod problems;
 mod removal;
+mod selinux;
 mod served_certs;
 mod servers;
 mod table;
@@ -18,6 +19,7 @@ use crate::client::etcd::KvHash;
 use anyhow::Result;
 use hanode_core::bundle::Bundle;
 use hanode_core::peer::{DownServer, FileSystem};
+use hanode_core::selinux::SelinuxState;
 use hanode_core::spec::Spec;
 pub(crate) use hanode_core::state::{Phase, PostgresState, Problem, ProblemKind, RedisRole, Role};
 use serde::{Deserialize, Serialize};
@@ -69,6 +71,9 @@ pub struct NodeStatus {
     /// Empty if the node is unreachable or older.
     #[serde(default)]
     pub file_systems: Vec<FileSystem>,
+    /// `None` if the node's kernel has no SELinux, or if the node is unreachable or older.
+    #[serde(default)]
+    pub selinux: Option<SelinuxState>,
     /// As the node itself reports them.
     pub(crate) problems: Vec<Problem>,
     #[serde(flatten)]

@@ -1,6 +1,6 @@
 //! The problems of a cluster, found in its status (pure). A problem of a single node starts with its name.
 
-use super::{NodeStatus, Problem, ProblemKind, Role, Status, disk_space, haproxy_view};
+use super::{NodeStatus, Problem, ProblemKind, Role, Status, disk_space, haproxy_view, selinux};
 use crate::client::etcd::KvHash;
 use hanode_core::spec::{Spec, VipMode};
 use hanode_core::state::{Component, Phase};
@@ -12,6 +12,7 @@ pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status
     let mut problems = Vec::new();
     nodes(status, &mut problems);
     problems.extend(disk_space::problems(status));
+    problems.extend(selinux::problems(status));
     config_drift(spec, bundle_generation, status, &mut problems);
     etcd(status, &mut problems);
     postgres(spec, status, &mut problems);

@@ -1,6 +1,6 @@
 //! The status as a table with one row per node, or as a paragraph per node on a narrow terminal.
 
-use super::{NodeStatus, RedisRole, Status, disk_space};
+use super::{NodeStatus, RedisRole, Status, disk_space, selinux};
 use std::fmt::Write;
 use textwrap::{Options, WordSplitter};
 
@@ -31,6 +31,9 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
                 node.name
             );
         }
+    }
+    if let Some(summary) = selinux::summary(status) {
+        out += &wrapped(&summary, "SELinux     ", "  ", width);
     }
     for notice in disk_space::notices(status) {
         out += &wrapped(&notice.to_string(), "disk space  ", "  ", width);

@@ -30,6 +30,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         image: Default::default(),
         moved_aside: vec![],
         file_systems: vec![root_file_system()],
+        selinux: None,
         problems: vec![],
         servers: Servers {
             etcd: EtcdStatus {

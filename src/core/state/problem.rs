@@ -34,6 +34,8 @@ pub enum ProblemKind {
     InodesLow,
     /// No measured file systems: the detail is the possible cause.
     SpaceUnknown,
+    /// The detail is the denial and how often it happened.
+    SelinuxDenial,
     /// The detail is both generations.
     OtherBundle,
     /// has a different cluster.toml or another hanode version
@@ -84,6 +86,10 @@ impl ProblemKind {
             ProblemKind::StorageHangs => "check its storage",
             ProblemKind::SpaceLow => "delete what is not needed or enlarge the disk",
             ProblemKind::InodesLow => "delete files",
+            ProblemKind::SelinuxDenial => {
+                "see `journalctl _AUDIT_TYPE=1400 _AUDIT_TYPE=1107` there: `restorecon -R` corrects a wrong label, \
+                 `audit2allow -M NAME` makes a rule for a change of yours"
+            }
             ProblemKind::CertificateExpires => "run `hanode certs renew`",
             _ => return None,
         })
@@ -147,9 +153,8 @@ impl Problem {
         let component = self.component.map_or(String::new(), |c| c.to_string());
         match kind {
             NotInService | Stopped | FileDamaged | WaitingFor | UnitDown | StorageHangs | SpaceLow
-            | InodesLow | OtherBundle | VipHeldTwice | CertificateExpired | CertificateExpires | Other => {
-                detail.clone()
-            }
+            | InodesLow | SelinuxDenial | OtherBundle | VipHeldTwice | CertificateExpired
+            | CertificateExpires | Other => detail.clone(),
             Unreachable => format!("unreachable: {detail}"),
             CheckFailed if component.is_empty() => detail.clone(),
             CheckFailed => format!("{component}: {detail}"),

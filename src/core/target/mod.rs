@@ -105,9 +105,11 @@ pub struct DiskLayout {
 pub struct Selinux {
     /// The policy's name.
     pub store: String,
-    /// Files of `image/selinux`: the input of `semanage import`, and hanode's policy module.
+    /// The mode that the distribution's /etc/selinux/config sets.
+    pub mode: String,
+    /// Files of `image/selinux`: the input of `semanage import`, and hanode's policy modules.
     pub settings: String,
-    pub module: String,
+    pub modules: Vec<String>,
     /// The default ports in the settings; the spec's ports replace them.
     pub ports: BTreeMap<String, u16>,
     /// Path pattern (an absolute path, or one that ends in `/**`) to context; the longest match wins.
@@ -115,6 +117,11 @@ pub struct Selinux {
 }
 
 impl Selinux {
+    /// What an image of this target runs with.
+    pub fn summary(&self) -> String {
+        format!("{}, policy {}, with hanode in a domain of its own (hanode_t)", self.mode, self.store)
+    }
+
     /// The record in a tree of the settings in its policy.
     pub const SETTINGS: &str = "/usr/lib/hanode/selinux/settings";
 

@@ -54,7 +54,8 @@ pub fn mount(root: &Path, spec: &Spec, target: &Target, timeout: Duration) -> Re
     let mount_point = below(root, MOUNT);
     if !mounted(&mount_point)? {
         let device = wait_for_device(name, timeout)?;
-        if device::content(&device)? == DeviceContent::Blank {
+        let is_blank = device::content(&device)? == DeviceContent::Blank;
+        if is_blank {
             ensure!(
                 !mount_point.join(HAD_VOLUME).exists(),
                 UserError::with_help(
@@ -73,6 +74,10 @@ pub fn mount(root: &Path, spec: &Spec, target: &Target, timeout: Duration) -> Re
         run_to_end(
             Command::new("mount").args(["-o", "noatime,nodev,nosuid"]).arg(&device).arg(&mount_point),
         )?;
+        if is_blank {
+            // A new file system has no labels, and what is created in it inherits that of its top.
+            selinux::restore(root, &[MOUNT.to_string(), format!("{MOUNT}/lost+found")])?;
+        }
         if let Err(error) = claim(root, &spec.name).with_context(|| format!("{name} ({})", device.display()))
         {
             let _ = run_to_end(Command::new("umount").arg(&mount_point));
@@ -81,7 +86,7 @@ pub fn mount(root: &Path, spec: &Spec, target: &Target, timeout: Duration) -> Re
     }
     let (ids, parts) = (Ids::read(root)?, parts(target)?);
     parts.iter().try_for_each(|part| bind(root, part, &ids))?;
-    // A new file system has no labels; files created below these directories later inherit theirs.
+    // Files created below these directories later inherit their labels.
     let paths: Vec<String> = parts.into_iter().map(|part| part.at).chain([MOUNT.to_string()]).collect();
     selinux::restore(root, &paths)
 }

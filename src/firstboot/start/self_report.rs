@@ -5,6 +5,7 @@ use crate::disk;
 use crate::haproxy_view;
 use crate::host::machine::Machine;
 use crate::node::NodeContext;
+use crate::selinux;
 use crate::state::NodeState;
 use anyhow::{Context, Result};
 use hanode_cluster::discovery;
@@ -65,6 +66,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         moved_aside: disk.moved_aside()?,
         file_systems: disk::space::last_measured(disk),
         haproxy_down: haproxy_view::last_view(node),
+        selinux: selinux::state(node.root()),
         problems: problems(state),
     })
 }

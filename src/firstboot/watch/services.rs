@@ -8,6 +8,7 @@ use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, read_port, 
 use crate::disk::space;
 use crate::host::systemd::{Systemd, UnitState};
 use crate::node::NodeContext;
+use crate::selinux_denials;
 use crate::start::effects::Executor;
 use crate::start::generation::{CountResult, GenerationCounter};
 use crate::start::init_facts::init_facts;
@@ -68,6 +69,7 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     let shared = node.clone();
     spawn(move || failover_guard::listen(&shared));
     space::start(&node.disk);
+    selinux_denials::start(node.root());
     let socket = node.at(target.path("haproxy_socket")?);
     let (shared, read_socket) = (node.clone(), socket.clone());
     spawn(move || read_port::watch(&shared, &read_socket));
