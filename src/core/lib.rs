@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod bundle;
 pub mod etcd;
 pub mod freshness;

@@ -1,6 +1,7 @@
 //! The report that each node serves to its peers on the join port; the plan is made from these reports.
 
 use crate::selinux::{self, SelinuxState};
+use crate::backup::BackupReport;
 use crate::spec::Spec;
 use crate::state::{Phase, Problem};
 use anyhow::{Context, Result, ensure};
@@ -145,6 +146,9 @@ pub struct NodeReport {
     /// `None` if the kernel has no SELinux, and in the report of an older node.
     #[serde(default)]
     pub selinux: Option<SelinuxState>,
+    /// `None` without `[backup]`, in the report of an older node, and while the watcher does not run.
+    #[serde(default)]
+    pub backup: Option<BackupReport>,
     /// Problems that this node found with its own services.
     #[serde(default)]
     pub problems: Vec<Problem>,
@@ -182,6 +186,7 @@ impl NodeReport {
             file_systems: Vec::new(),
             haproxy_down: None,
             selinux: None,
+            backup: None,
             problems: Vec::new(),
         }
     }

@@ -20,6 +20,14 @@ pub struct Secrets {
     pub stats: String,
     pub patroni_rest: String,
     pub vrrp: String,
+    /// Encrypts backups; a directory of an older hanode has none until `hanode certs issue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_key: Option<String>,
+    /// The access key of an s3:// repository, and its secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3_secret: Option<String>,
 }
 
 /// Omits the passwords: debug output may reach a log.
@@ -41,10 +49,15 @@ pub(crate) const ROLES: [&str; 9] = [
     "vrrp",
 ];
 
+/// Secrets that a cluster without backups, or with another kind of repository, does not have.
+pub(crate) const OPTIONAL: [&str; 3] = ["backup_key", "s3_key", "s3_secret"];
+
 const HEADER: &str = "\
 # The passwords of this cluster, one for each role. They give access to all of its data.
 # They cannot be changed after bootstrap: running nodes refuse a bundle with other passwords. For a new cluster you
 # may set your own, then run: hanode certs issue DIR
+# Without backup_key no backup can be read: keep a copy of this file elsewhere. An s3:// repository needs s3_key and
+# s3_secret, which may change at any time.
 
 ";
 
@@ -63,6 +76,27 @@ impl Secrets {
             patroni_rest: secret(),
             // VRRP allows at most eight characters.
             vrrp: random(8),
+            backup_key: Some(random(43)),
+            s3_key: None,
+            s3_secret: None,
+        }
+    }
+
+    /// Why nodes with these secrets and nodes with `new` ones do not work together, if they do not. A key for backups
+    /// may be added, and the access to the repository may change.
+    pub fn conflict(&self, new: &Secrets) -> Option<&'static str> {
+        let with_own = Secrets {
+            backup_key: self.backup_key.clone(),
+            s3_key: self.s3_key.clone(),
+            s3_secret: self.s3_secret.clone(),
+            ..new.clone()
+        };
+        if *self != with_own {
+            Some("other passwords, which would lock out the other nodes")
+        } else if self.backup_key.is_some() && self.backup_key != new.backup_key {
+            Some("another backup_key, with which the backups so far cannot be read")
+        } else {
+            None
         }
     }
 
@@ -86,7 +120,16 @@ impl Secrets {
                 )),
             })
             .collect();
-        let unknown = table.keys().filter(|key| !ROLES.contains(&key.as_str()));
+        faults.extend(OPTIONAL.into_iter().filter_map(|key| {
+            let value = table.get(key)?;
+            let valid: fn(&str) -> bool = if key == "backup_key" { is_valid } else { is_access_key };
+            (!value.as_str().is_some_and(valid)).then(|| match key {
+                "backup_key" => format!("{key} must be 8 to 128 letters, digits, - . _ or ~, starting with a letter or digit"),
+                _ => format!("{key} must be 3 to 200 letters, digits, - . _ ~ / + or ="),
+            })
+        }));
+        let known = |key: &str| ROLES.contains(&key) || OPTIONAL.contains(&key);
+        let unknown = table.keys().filter(|key| !known(key));
         faults.extend(unknown.map(|key| format!("unknown key {}", key.escape_debug())));
         if !faults.is_empty() {
             bail!(faults.join("; "));
@@ -127,6 +170,12 @@ fn is_valid(secret: &str) -> bool {
         && secret.chars().all(|c| c.is_ascii_alphanumeric() || "-._~".contains(c))
 }
 
+/// Object storages choose these themselves.
+fn is_access_key(secret: &str) -> bool {
+    (3..=200).contains(&secret.len())
+        && secret.chars().all(|c| c.is_ascii_alphanumeric() || "-._~/+=".contains(c))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,10 +196,23 @@ mod tests {
             table.into_iter().map(|(_, v)| v.as_str().expect("a text").to_string()).collect::<Vec<_>>()
         };
         let all: BTreeSet<String> = values(&one).into_iter().chain(values(&two)).collect();
-        assert_eq!(all.len(), 2 * ROLES.len(), "a secret is used twice");
+        assert_eq!(all.len(), 2 * (ROLES.len() + 1), "a secret is used twice");
         assert_eq!(one.vrrp.len(), 8);
         assert_eq!(Secrets::parse(&one.to_toml()).expect("own output"), one);
         assert_eq!(format!("{one:?}"), "Secrets(…)");
+    }
+
+    #[test]
+    fn a_running_cluster_accepts_a_new_backup_key_once() {
+        let with_key = generated();
+        let without = Secrets { backup_key: None, ..with_key.clone() };
+        let storage = Secrets { s3_key: Some("AKIA1".into()), s3_secret: Some("a/b+c=".into()), ..with_key.clone() };
+        assert_eq!(without.conflict(&with_key), None);
+        assert_eq!(with_key.conflict(&storage), None);
+        assert_eq!(Secrets::parse(&storage.to_toml()).expect("own output"), storage);
+        assert!(with_key.conflict(&without).is_some_and(|why| why.contains("backup_key")));
+        let other = Secrets { redis: "another-password".into(), ..with_key.clone() };
+        assert!(with_key.conflict(&other).is_some_and(|why| why.contains("passwords")));
     }
 
     #[test]

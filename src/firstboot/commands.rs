@@ -1,6 +1,7 @@
 //! The command line of `hanode-firstboot`, for systemd, Keepalived and operators; on a node's PATH it is
 //! `hanode`.
 
+use crate::backup;
 use crate::node::NodeContext;
 use crate::node_config::NodeConfig;
 use crate::start::gate;
@@ -50,6 +51,12 @@ enum Verb {
     /// Send this node's report over a connection to the join port on standard input (hanode-join@.service)
     #[command(hide = true)]
     ServeReport,
+    /// Make the backups that are due on this node (hanode-backup.service)
+    #[command(hide = true)]
+    Backup,
+    /// Record that a backup is due (hanode-backup-due.service)
+    #[command(hide = true)]
+    BackupDue,
     /// Answer an HTTP request for this node's metrics on standard input (hanode-metrics@.service)
     #[command(hide = true)]
     ServeMetrics,
@@ -167,6 +174,8 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::Gate { service } => gate::pass(&node()?, (*service).into())?,
         Verb::Watch => services::watch(node()?)?,
         Verb::ServeReport => join_port::serve(&node()?)?,
+        Verb::Backup => backup::run::run(&node()?)?,
+        Verb::BackupDue => backup::record_due(&node()?)?,
         Verb::ServeMetrics => metrics::serve(root)?,
         Verb::ProbeHealth { port } => {
             return Ok(exit_code(haproxy_is_healthy(*port)));

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod backup;
 pub mod commands;
 pub mod disk;
 pub mod failpoint;

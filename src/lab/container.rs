@@ -9,7 +9,9 @@ use hanode_admin::seed::InterfaceMatch;
 use hanode_util::command::{command, run_to_end};
 use nix::mount::{MsFlags, mount};
 use std::ffi::OsStr;
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(crate) struct Container;
@@ -115,11 +117,22 @@ fn container(lab: &Lab, node: &str) -> Result<Command> {
     // Like a machine in a cloud, the node gets its host name from cloud-init.
     nspawn.arg(format!("--machine={}", lab.machine(node))).arg("--hostname=localhost");
     nspawn.arg(format!("--uuid={}", disk.machine_uuid)).arg("--directory").arg(home.join("root"));
+    if let Some(path) = &lab.layout.repository {
+        nspawn.arg(format!("--bind={}:{path}", repository(lab)?.display()));
+    }
     // The image's fstab names a disk that a container does not have. In a container systemd reads these options from
     // its arguments, not from the kernel command line.
     nspawn.args(["fstab=no", "systemd.mask=systemd-remount-fs.service"]);
     nspawn.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1").env("SYSTEMD_NSPAWN_LOCK", "0").env("TERM", "dumb");
     Ok(nspawn)
+}
+
+/// The directory that all nodes mount as the repository of the backups, like one on a file server.
+fn repository(lab: &Lab) -> Result<PathBuf> {
+    let dir = lab_dir(&lab.dir).join("repository");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::set_permissions(&dir, Permissions::from_mode(0o1777))?;
+    Ok(dir)
 }
 
 /// Mounts the node's disk over the image on `root`.

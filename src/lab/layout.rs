@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use hanode_admin::seed::{InterfaceMatch, NetworkConfig, Seed};
-use hanode_core::spec::Spec;
+use hanode_core::spec::{Repository, Spec};
 use hanode_util::user_error::{UserError, unreadable};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,9 @@ pub struct Layout {
     /// The image of new disks.
     pub image: Image,
     pub nodes: Vec<LabNode>,
+    /// Where the nodes expect the file system with the backups, if the spec names one; containers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) repository: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,7 +63,11 @@ impl Layout {
         };
         let nodes = spec.nodes.iter().map(node).collect();
         let outside = free_address(spec)?;
-        Ok(Layout { schema: 1, subnet: spec.network.subnet, outside, vm, image, nodes })
+        let repository = match spec.backup.as_ref().map(|backup| &backup.repository) {
+            Some(Repository::File { path }) if !vm => Some(path.clone()),
+            _ => None,
+        };
+        Ok(Layout { schema: 1, subnet: spec.network.subnet, outside, vm, image, nodes, repository })
     }
 
     /// The layout as `up` created it.

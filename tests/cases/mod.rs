@@ -139,5 +139,8 @@ pub fn secrets() -> Secrets {
         stats: of("stats"),
         patroni_rest: of("rest"),
         vrrp: of("vrrp"),
+        backup_key: Some(of("backup")),
+        s3_key: Some("KEY".into()),
+        s3_secret: Some(of("s3")),
     }
 }

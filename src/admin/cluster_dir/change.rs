@@ -49,7 +49,7 @@ pub fn revoke(dir: &Path, which: &str) -> Result<PkiChange> {
 
 fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>) -> Result<PkiChange> {
     let (spec, _) = load_spec(dir)?;
-    let secrets = Secrets::load(&dir.join(SECRETS))?;
+    let mut secrets = Secrets::load(&dir.join(SECRETS))?;
     let _lock = lock(dir)?;
     let pki = dir.join(PKI);
     let staged = Staged::copy_of(&pki)?;
@@ -57,6 +57,11 @@ fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>)
     Ca::ALL.into_iter().try_for_each(|ca| PkiStore::at(&pki).authority(ca).map(drop))?;
     let store = PkiStore::at(&staged.0);
     let mut done = act(&store, &spec)?;
+    let needs_key = spec.backup.is_some() && secrets.backup_key.is_none();
+    if needs_key {
+        secrets.backup_key = super::secrets::generate().backup_key;
+        done.push(format!("generated backup_key in {SECRETS}: without it no backup can be read, so keep a copy elsewhere"));
+    }
 
     let old = load_bundle(dir).ok().map(|(bundle, _)| bundle);
     let (stored, mut warnings) = (store.generation(), Vec::new());
@@ -66,10 +71,15 @@ fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>)
     if stored.is_ok() && done.is_empty() && old.as_ref() == Some(&same) {
         return Ok(PkiChange { schema: 1, bundle_generation: last, changed: false, done, warnings });
     }
-    if old.is_some_and(|old| old.metadata.cluster == spec.name && old.secrets != secrets) {
+    let old = old.filter(|old| old.metadata.cluster == spec.name);
+    if let Some(conflict) = old.and_then(|old| old.secrets.conflict(&secrets)) {
+        let what = conflict.split(',').next().unwrap_or(conflict);
         warnings.push(format!(
-            "{SECRETS} has other passwords than bundle generation {last}: running nodes reject this bundle; a new cluster accepts it"
+            "{SECRETS} has {what} than bundle generation {last}: running nodes reject this bundle; a new cluster accepts it"
         ));
+    }
+    if needs_key {
+        file_tree::replace(&dir.join(SECRETS), secrets.to_toml().as_bytes(), 0o600, None)?;
     }
     let generation = last + 1;
     store.set_generation(generation)?;

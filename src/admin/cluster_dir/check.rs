@@ -4,6 +4,7 @@ use super::*;
 use hanode_core::pki::coverage::{CheckReport, check_bundle};
 use hanode_core::pki::read::{self, Validity};
 use hanode_core::pki::{self, Ca, LEAVES};
+use hanode_util::command::{capture, command};
 use std::os::unix::fs::PermissionsExt;
 
 /// All faults and warnings. Fails only if `dir` is not a cluster directory.
@@ -52,6 +53,9 @@ fn check_payload(dir: &Path) -> Result<PayloadCheck> {
             report.warn(&what, &dir.join(SPEC).display().to_string(), &help);
         }
     }
+    if let Some(backup) = spec.as_ref().and_then(|spec| spec.backup.as_ref()) {
+        schedule(dir, &backup.schedule, &mut report);
+    }
     modes(dir, &mut report);
     let secrets = value_or_fault(Secrets::load(&dir.join(SECRETS)), dir.join(SECRETS), &mut report);
     let bundle = value_or_fault(load_bundle(dir), dir.join(BUNDLE), &mut report).map(|(bundle, _)| bundle);
@@ -61,6 +65,20 @@ fn check_payload(dir: &Path) -> Result<PayloadCheck> {
         report.warnings.extend(checked.warnings);
     }
     Ok(PayloadCheck { spec, secrets, bundle, report })
+}
+
+/// Has systemd parse the schedule, if this machine has it; a node does it before it writes the timer.
+fn schedule(dir: &Path, schedule: &str, report: &mut CheckReport) {
+    let mut parser = command("systemd-analyze");
+    let Ok(output) = capture(parser.args(["calendar", "--", schedule])) else { return };
+    if !output.status.success() {
+        let reason = output.stderr.lines().next().unwrap_or_default().to_string();
+        report.fault(
+            format!("backup.schedule is not a calendar event of systemd: {reason}"),
+            &dir.join(SPEC).display().to_string(),
+            "write it like *-*-* 01:30:00 or Sat 03:00; see man systemd.time",
+        );
+    }
 }
 
 /// The value; an error becomes a fault in the report.

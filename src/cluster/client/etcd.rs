@@ -145,6 +145,19 @@ impl EtcdClient {
         self.call("/v3/kv/put", json!({"key": encode(key.as_bytes()), "value": encode(value)})).map(drop)
     }
 
+    /// Creates a key unless it exists; returns whether it did.
+    pub fn create(&self, key: &str, value: &[u8]) -> Result<bool> {
+        let key = encode(key.as_bytes());
+        let response = self.call(
+            "/v3/kv/txn",
+            json!({
+                "compare": [{"key": key, "target": "CREATE", "result": "EQUAL", "createRevision": "0"}],
+                "success": [{"requestPut": {"key": key, "value": encode(value)}}],
+            }),
+        )?;
+        Ok(response["succeeded"].as_bool().unwrap_or(false))
+    }
+
     /// Deletes a key if its modification revision is still `revision`; returns whether it did.
     pub fn delete_if(&self, key: &str, revision: &str) -> Result<bool> {
         let key = encode(key.as_bytes());

@@ -19,6 +19,7 @@ pub fn collect(access: &Access) -> Result<Status> {
     let mut status = query(access, &nodes, |node| access.report(node, STATUS_TIMEOUT))?;
     fetch_kv_hashes(access, &mut status.nodes);
     status.problems = find_problems(&access.spec, access.bundle_generation, &status);
+    status.warnings = warnings(&access.spec);
     status.healthy = status.problems.is_empty();
     Ok(status)
 }
@@ -63,6 +64,7 @@ fn query(
         schema: SCHEMA,
         healthy: false,
         problems: Vec::new(),
+        warnings: Vec::new(),
         redis_primary,
         nodes: nodes.iter().zip(reports).zip(answers).map(status).collect(),
         vip: VipStatus {
@@ -86,6 +88,7 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
         moved_aside: Vec::new(),
         file_systems: Vec::new(),
         selinux: None,
+        backup: None,
         problems: Vec::new(),
         servers,
     };
@@ -98,6 +101,7 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
             moved_aside: report.moved_aside,
             file_systems: report.file_systems,
             selinux: report.selinux,
+            backup: report.backup,
             problems: report.problems,
             servers: Servers {
                 haproxy: HaproxyStatus { down: report.haproxy_down, ..unreachable.servers.haproxy },

@@ -17,6 +17,7 @@ mod testing;
 
 use crate::client::etcd::KvHash;
 use anyhow::Result;
+use hanode_core::backup::BackupReport;
 use hanode_core::bundle::Bundle;
 use hanode_core::peer::{DownServer, FileSystem};
 use hanode_core::selinux::SelinuxState;
@@ -31,6 +32,7 @@ pub use crate::access::Access;
 pub use collect::{collect, collect_local};
 pub use metrics::{metrics, node_metrics};
 pub(crate) use problems::find_problems;
+use problems::warnings;
 pub use removal::blockers;
 pub use served_certs::servers_with_old_certificates;
 pub use servers::Servers;
@@ -44,6 +46,9 @@ pub struct Status {
     pub(crate) schema: u32,
     pub healthy: bool,
     pub problems: Vec<Problem>,
+    /// Risks that make the cluster no less healthy.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     pub nodes: Vec<NodeStatus>,
     pub(crate) redis_primary: RedisPrimary,
     pub vip: VipStatus,
@@ -74,6 +79,9 @@ pub struct NodeStatus {
     /// `None` if the node's kernel has no SELinux, or if the node is unreachable or older.
     #[serde(default)]
     pub selinux: Option<SelinuxState>,
+    /// `None` without backups, or if the node is unreachable or older.
+    #[serde(default)]
+    pub backup: Option<BackupReport>,
     /// As the node itself reports them.
     pub(crate) problems: Vec<Problem>,
     #[serde(flatten)]

@@ -20,7 +20,19 @@ pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status
     problems.extend(haproxy_view::problems(spec, status));
     vip(spec, status, &mut problems);
     certificates(status, &mut problems);
+    backup(spec, status, &mut problems);
     problems
+}
+
+pub(super) fn warnings(spec: &Spec) -> Vec<String> {
+    let none = spec.backup.is_none();
+    none.then(|| "there are no backups: cluster.toml has no [backup]".to_string()).into_iter().collect()
+}
+
+fn backup(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
+    let Some(backup) = &spec.backup else { return };
+    let reports = status.nodes.iter().filter_map(|node| Some((node.name.as_str(), node.backup.as_ref()?)));
+    problems.extend(hanode_core::backup::problems(&reports.collect::<Vec<_>>(), backup.archive_timeout));
 }
 
 fn config_drift(spec: &Spec, bundle_generation: u64, status: &Status, problems: &mut Vec<Problem>) {

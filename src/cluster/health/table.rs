@@ -38,6 +38,9 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
     for notice in disk_space::notices(status) {
         out += &wrapped(&notice.to_string(), "disk space  ", "  ", width);
     }
+    for warning in &status.warnings {
+        out += &wrapped(warning, "warning  ", "  ", width);
+    }
     if status.healthy {
         out += "healthy\n";
     } else {

@@ -31,6 +31,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         moved_aside: vec![],
         file_systems: vec![root_file_system()],
         selinux: None,
+        backup: None,
         problems: vec![],
         servers: Servers {
             etcd: EtcdStatus {
@@ -53,6 +54,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         schema: 1,
         healthy: true,
         problems: vec![],
+        warnings: vec![],
         nodes: spec.nodes.iter().map(node).collect(),
         redis_primary: RedisPrimary { address: "192.168.18.22".parse().ok(), agree: 3 },
         vip: VipStatus {

@@ -80,6 +80,8 @@ pub enum Effect {
     RecordMember(String),
     /// Write the disk's generation to etcd.
     PublishGeneration,
+    /// Copy the name of the cluster's archive from etcd to the disk: PostgreSQL archives from its first moment.
+    ReadStanza,
     MeasureWalEnd,
     ForgetWalEnd,
     /// Stop a PostgreSQL server that outlived its Patroni during the initialization.

@@ -28,7 +28,7 @@ impl PatroniGate {
         if stale.postgres {
             effects.push(Effect::MovePostgresAside);
         }
-        effects.extend([Effect::PublishGeneration, Effect::ForgetWalEnd]);
+        effects.extend([Effect::PublishGeneration, Effect::ReadStanza, Effect::ForgetWalEnd]);
         Decision::new(step, effects)
     }
 }

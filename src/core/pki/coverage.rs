@@ -4,7 +4,7 @@
 use super::read::{self, CertSummary, Validity};
 use super::{Ca, LEAVES, Leaf};
 use crate::bundle::Bundle;
-use crate::spec::Spec;
+use crate::spec::{Repository, Spec};
 use hanode_util::user_error::UserError;
 use std::path::Path;
 
@@ -63,7 +63,24 @@ pub fn check_bundle(bundle: &Bundle, spec: &Spec, now: i64) -> CheckReport {
         }
     }
     differences(bundle, spec, &mut report);
+    backup_secrets(bundle, spec, &mut report);
     report
+}
+
+fn backup_secrets(bundle: &Bundle, spec: &Spec, report: &mut CheckReport) {
+    let Some(backup) = &spec.backup else { return };
+    let (secrets, place) = (&bundle.secrets, crate::bundle::SECRETS_PATH);
+    if secrets.backup_key.is_none() {
+        report.fault("there is no backup_key, with which backups are encrypted", place, ISSUE);
+    }
+    if matches!(backup.repository, Repository::S3 { .. }) {
+        for (key, value) in [("s3_key", &secrets.s3_key), ("s3_secret", &secrets.s3_secret)] {
+            if value.is_none() {
+                let what = format!("there is no {key}, which the repository {} needs", backup.repository);
+                report.fault(what, place, "add it to secrets.toml, then run `hanode certs issue DIR`");
+            }
+        }
+    }
 }
 
 fn authority(bundle: &Bundle, ca: Ca, now: i64, report: &mut CheckReport) {

@@ -2,7 +2,7 @@
 
 use super::{RenderInput, firewall, limits, parameters, sizing};
 use crate::plan::Action;
-use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Spec};
+use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Repository, Spec};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -80,6 +80,7 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("rest_readers", &rest_readers(spec));
     context.insert("replication_slot", &replication_slot(&node.name));
     context.insert("read_max_lag", &spec.postgres.read_limit().as_secs());
+    context.insert("backup", &backup(input)?);
     context.insert("guards", &firewall::guards(spec));
     let parameters = parameters::parameters(spec, engine, &context)?;
     context.insert("limits", &limits::limits(spec, parameters.client_connections));
@@ -135,6 +136,42 @@ fn redis(input: &RenderInput, node: &Node) -> Result<serde_json::Value> {
         "primary": primary,
         "quorum": input.spec.majority(),
     }))
+}
+
+/// Without `[backup]` the archive's command does nothing.
+fn backup(input: &RenderInput) -> Result<serde_json::Value> {
+    let Some(backup) = &input.spec.backup else {
+        return Ok(serde_json::json!({ "enabled": false, "archive_timeout": 0 }));
+    };
+    let secrets = input.secrets;
+    let mut view = serde_json::json!({
+        "enabled": true,
+        "endpoint": backup.endpoint.as_deref().unwrap_or_default(),
+        "region": backup.region,
+        "path_style": backup.path_style,
+        "ca_file": backup.ca_file.as_deref().unwrap_or_default(),
+        "schedule": backup.schedule,
+        "retention": backup.retention,
+        "archive_timeout": backup.archive_timeout,
+        "key": secrets.backup_key.as_ref().context("the secrets have no backup_key")?,
+    });
+    match &backup.repository {
+        Repository::File { path } => {
+            view["kind"] = "file".into();
+            view["path"] = path.as_str().into();
+        }
+        Repository::S3 { bucket, prefix } => {
+            view["kind"] = "s3".into();
+            view["bucket"] = bucket.as_str().into();
+            view["prefix"] = prefix.as_str().into();
+            let key = |value: &Option<String>, name: &str| {
+                value.clone().with_context(|| format!("the secrets have no {name}"))
+            };
+            view["s3_key"] = key(&secrets.s3_key, "s3_key")?.into();
+            view["s3_secret"] = key(&secrets.s3_secret, "s3_secret")?.into();
+        }
+    }
+    Ok(view)
 }
 
 fn haproxy(input: &RenderInput) -> serde_json::Value {

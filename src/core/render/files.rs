@@ -29,6 +29,7 @@ fn applies(rule: &FileRule, input: &RenderInput) -> bool {
         Some(When::External) => spec.network.vip_mode == VipMode::External,
         Some(When::PostgresTls) => spec.postgres.tls,
         Some(When::RedisTls) => spec.redis.tls,
+        Some(When::Backup) => spec.backup.is_some(),
         Some(When::OwnJoinPort) => spec.network.join_port != crate::peer::PORT,
         Some(When::Revoked) => input.crl.cluster,
         Some(When::Crl) => input.crl.der.is_some(),

@@ -3,8 +3,14 @@
 use crate::secrets::Secrets;
 use anyhow::{Result, ensure};
 
-fn fields(secrets: &mut Secrets) -> [(&'static str, &mut String); 9] {
-    [
+fn fields(secrets: &mut Secrets) -> Vec<(&'static str, &mut String)> {
+    let optional = [
+        ("backup_key", &mut secrets.backup_key),
+        ("s3_key", &mut secrets.s3_key),
+        ("s3_secret", &mut secrets.s3_secret),
+    ];
+    let set = optional.into_iter().filter_map(|(name, value)| Some((name, value.as_mut()?)));
+    let mut fields = vec![
         ("postgres_admin", &mut secrets.postgres_admin),
         ("postgres_dbadmin", &mut secrets.postgres_dbadmin),
         ("replicator", &mut secrets.replicator),
@@ -14,7 +20,9 @@ fn fields(secrets: &mut Secrets) -> [(&'static str, &mut String); 9] {
         ("stats", &mut secrets.stats),
         ("patroni_rest", &mut secrets.patroni_rest),
         ("vrrp", &mut secrets.vrrp),
-    ]
+    ];
+    fields.extend(set);
+    fields
 }
 
 /// The secrets with a placeholder for each password (`--redact`).
@@ -31,7 +39,7 @@ pub(super) fn check(secrets: &Secrets) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~+/=".contains(c);
     for (name, value) in fields(&mut secrets.clone()) {
         ensure!(
-            value.len() >= 8,
+            value.len() >= 8 || name == "s3_key",
             "secrets.toml: {name}: it is shorter than 8 characters; use a generated password"
         );
         ensure!(
@@ -59,6 +67,9 @@ mod tests {
             stats: other(),
             patroni_rest: other(),
             vrrp: other(),
+            backup_key: Some(other()),
+            s3_key: Some("AKIA1".into()),
+            s3_secret: Some(other()),
         }
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Sizes {
     pub(crate) max_wal: u64,
     /// WAL retained for an absent standby; a standby that lags further is cloned again.
     pub(crate) max_slot_wal: u64,
+    /// WAL segments of 16 MiB that wait for the repository of the backups; the same WAL as that for an absent standby.
+    pub(crate) archive_queue: u64,
     pub(crate) redis_memory: u64,
     pub(crate) redis_backlog: u64,
 }
@@ -21,13 +23,15 @@ pub(super) struct Sizes {
 pub(super) fn sizes(machine: &MachineFacts) -> Sizes {
     let memory = machine.memory_mib;
     let disk = machine.data_mib;
+    let max_slot_wal = (disk / 8).clamp(512, 65536);
     Sizes {
         shared_buffers: (memory / 4).clamp(64, 16384),
         effective_cache: (memory / 2).max(128),
         work_mem: (memory / 512).clamp(4, 64),
         maintenance_work_mem: (memory / 16).clamp(32, 1024),
         max_wal: (disk / 20).clamp(256, 8192),
-        max_slot_wal: (disk / 8).clamp(512, 65536),
+        max_slot_wal,
+        archive_queue: max_slot_wal / 16,
         redis_memory: (memory / 4).max(64),
         redis_backlog: (memory / 64).clamp(16, 256),
     }

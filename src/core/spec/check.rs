@@ -21,6 +21,9 @@ pub(super) fn check(spec: &Spec, reader: &Reader) {
     alt_names("redis.alt_names", &spec.redis.alt_names, reader);
     parameters(spec, reader);
     haproxy_extra(spec, reader);
+    if let Some(backup) = &spec.backup {
+        super::backup::check(backup, reader);
+    }
     pki(spec, reader);
 }
 

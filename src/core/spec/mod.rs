@@ -3,6 +3,7 @@
 //! [`parse`] reads and validates it: an odd number of nodes, addresses inside the subnet, distinct names and ports …
 //! A value that code derives from a parsed one, such as the part of a single node, need not satisfy these rules.
 
+mod backup;
 mod check;
 mod libraries;
 mod parse;
@@ -51,6 +52,9 @@ pub struct Spec {
     pub keepalived: Keepalived,
     pub pki: Pki,
     pub storage: Storage,
+    /// Unset: there are no backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
     /// Component to version; overrides the target's versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, String>,
@@ -193,6 +197,45 @@ pub struct Pki {
 pub struct Storage {
     /// A separate volume for the servers' data, in fstab's syntax (`LABEL=…`, `UUID=…`, a device path).
     pub data: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Backup {
+    pub repository: Repository,
+    /// Host and optional port of the object storage; set for S3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    pub region: String,
+    /// Whether the bucket is in the path of each URL instead of the host name.
+    pub path_style: bool,
+    /// A file on the nodes with the CA of the object storage; unset: the distribution's CAs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+    /// systemd's calendar syntax.
+    pub schedule: String,
+    /// Days for which a restore to any moment must be possible.
+    pub retention: u32,
+    /// Seconds after which a WAL segment that is not full is archived.
+    pub archive_timeout: u32,
+}
+
+/// Where backups go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Repository {
+    /// A file system that all nodes mount at this path.
+    File { path: String },
+    S3 { bucket: String, prefix: String },
+}
+
+impl std::fmt::Display for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Repository::File { path } => write!(f, "file://{path}"),
+            Repository::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Repository::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
 }
 
 // etcd's ports are fixed: no client outside the cluster uses them.

@@ -91,6 +91,7 @@ fn read(top: &Section, reader: &Reader) -> Spec {
         keepalived: keepalived(top.section("keepalived")),
         pki: Pki::placeholder(),
         storage: storage(top.section("storage")),
+        backup: super::backup::read(top.section("backup")),
         versions: versions(top.section("versions")),
         network,
         nodes,

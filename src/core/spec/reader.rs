@@ -149,6 +149,29 @@ impl<'s> Section<'s> {
         value.unwrap_or(placeholder)
     }
 
+    /// Like [`Self::required`], for a key of an optional table.
+    pub(super) fn required_if_present<T>(
+        &self,
+        key: &'static str,
+        value: Option<T>,
+        placeholder: T,
+        help: &str,
+    ) -> T {
+        match self.is_present() || self.reader.shapes.is_some() {
+            true => self.required(key, value, placeholder, help),
+            false => placeholder,
+        }
+    }
+
+    pub(super) fn is_present(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// Records a fault at a key of this table.
+    pub(super) fn fault(&self, key: &str, what: impl Into<String>, help: impl Into<String>) {
+        self.reader.fault(&self.path(key), what, help);
+    }
+
     pub(super) fn flag(&self, key: &'static str) -> Option<bool> {
         self.shape(key, || json!({"type": "boolean"}));
         self.read(key, "true or false", |value| match value {

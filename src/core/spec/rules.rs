@@ -27,6 +27,20 @@ pub(super) fn is_plain_name(name: &str, others: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
+/// A host name or address with an optional port, as in a URL.
+pub(super) fn is_endpoint(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.ends_with(':') && !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let valid_host = match bare {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_host_name(host) || host.parse::<std::net::Ipv4Addr>().is_ok(),
+    };
+    valid_host && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
 pub(super) fn is_http_url(url: &str) -> bool {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let host = rest.map(|rest| rest.split('/').next().unwrap_or_default());
@@ -232,6 +246,15 @@ mod tests {
                 "HTTP//a",
                 "http://a/\"x",
             ],
+        );
+    }
+
+    #[test]
+    fn endpoints() {
+        each(
+            is_endpoint,
+            &["s3.eu-central-1.amazonaws.com", "minio:9000", "10.0.0.1:443", "[fd00::1]:9000", "[fd00::1]"],
+            &["", "https://s3", "minio:", "minio:0", "minio:65536", "a b", "minio/x", "fd00::1", "[10.0.0.1]:1"],
         );
     }
 

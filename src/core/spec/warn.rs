@@ -75,6 +75,11 @@ pub fn warnings(spec: &Spec) -> Vec<Fault> {
         &format!("remove it or set min_replicas = {wants}, and let clients use WAIT {wants}"),
     );
     warn(
+        spec.backup.is_none(),
+        "there is no [backup]: a mistake such as DROP TABLE reaches every replica at once and cannot be undone",
+        "add a [backup] table with a repository",
+    );
+    warn(
         spec.nodes.len() > 7,
         "more than seven nodes: each one slows down every write to etcd",
         "use three, five or seven",

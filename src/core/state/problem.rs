@@ -74,6 +74,14 @@ pub enum ProblemKind {
     CertificateExpired,
     /// The detail is the file and when it expires.
     CertificateExpires,
+    /// COMPONENT: the backup failed: DETAIL
+    BackupFailed,
+    /// The detail is how much WAL waits, and why.
+    WalNotArchived,
+    /// The detail is the moment beyond which no restore goes.
+    ArchiveGap,
+    /// PostgreSQL awaits a restart; WAL may not be archived until then
+    AwaitsRestart,
     /// A kind of another version of hanode; the detail is the sentence.
     #[serde(other)]
     Other,
@@ -154,7 +162,9 @@ impl Problem {
         match kind {
             NotInService | Stopped | FileDamaged | WaitingFor | UnitDown | StorageHangs | SpaceLow
             | InodesLow | SelinuxDenial | OtherBundle | VipHeldTwice | CertificateExpired
-            | CertificateExpires | Other => detail.clone(),
+            | CertificateExpires | WalNotArchived | ArchiveGap | Other => detail.clone(),
+            BackupFailed => format!("{component}: the backup failed: {detail}"),
+            AwaitsRestart => "PostgreSQL awaits a restart; WAL may not be archived until then".into(),
             Unreachable => format!("unreachable: {detail}"),
             CheckFailed if component.is_empty() => detail.clone(),
             CheckFailed => format!("{component}: {detail}"),

@@ -208,6 +208,8 @@ pub(crate) enum When {
     External,
     PostgresTls,
     RedisTls,
+    /// The spec has `[backup]`.
+    Backup,
     /// There is a revocation list to serve.
     Crl,
     /// The cluster CA's revocation list has entries.

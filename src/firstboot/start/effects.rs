@@ -1,6 +1,7 @@
 //! Carries out what the plan unit and the gates decide.
 
 use super::{generation, init_facts, membership, redis_peers};
+use crate::backup;
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
 use hanode_core::etcd::Member;
@@ -80,6 +81,7 @@ impl Executor<'_> {
             },
             Effect::RecordMember(id) => disk.update_state(|disk| disk.etcd_member = Some(id.clone()))?,
             Effect::PublishGeneration => generation::publish(node)?,
+            Effect::ReadStanza => backup::prepare_postgres(node)?,
             Effect::MeasureWalEnd => disk.measure_postgres_end()?,
             Effect::ForgetWalEnd => disk.forget_postgres_end()?,
             Effect::StopLeftoverServer => init_facts::stop_leftover_server(node)?,

@@ -67,6 +67,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         file_systems: disk::space::last_measured(disk),
         haproxy_down: haproxy_view::last_view(node),
         selinux: selinux::state(node.root()),
+        backup: crate::backup::last_report(node),
         problems: problems(state),
     })
 }

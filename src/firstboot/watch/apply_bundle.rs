@@ -123,13 +123,10 @@ fn check_compatible(old: &NodeConfig, new: &NodeConfig) -> Result<()> {
             )
         );
     }
-    ensure!(
-        old.bundle.secrets == new.bundle.secrets,
-        UserError::with_help(
-            "the new bundle has other passwords, which would lock out the other nodes",
-            "issue a bundle with the current passwords",
-        )
-    );
+    if let Some(conflict) = old.bundle.secrets.conflict(&new.bundle.secrets) {
+        let help = "issue a bundle with the current secrets.toml";
+        bail!(UserError::with_help(format!("the new bundle has {conflict}"), help));
+    }
     let different = immutable_differences(&old.spec, &new.spec);
     ensure!(
         different.is_empty(),
@@ -156,6 +153,7 @@ fn immutable_differences(old: &Spec, new: &Spec) -> Vec<String> {
     like_old.redis.min_replicas = old.redis.min_replicas;
     like_old.haproxy.extra = old.haproxy.extra.clone();
     like_old.pki = old.pki.clone();
+    like_old.backup = old.backup.clone();
     let restapi_port = new.patroni.restapi_port;
     like_old.patroni = Patroni { restapi_port, ..old.patroni.clone() };
     let value = |spec: &Spec| serde_json::to_value(spec).unwrap_or_default();
@@ -351,6 +349,8 @@ mod tests {
         new.haproxy.extra.insert("global".into(), vec!["nbthread 2".into()]);
         new.network.clients = vec!["10.0.0.0/8".parse().unwrap()];
         new.network.operators = Some(vec!["192.168.18.5/32".parse().unwrap()]);
+        let with_backup = format!("{}\n[backup]\nrepository = \"file:///mnt/backup\"\n", spec::STARTER);
+        new.backup = spec::parse(&with_backup).unwrap().backup;
         assert!(immutable_differences(&old, &new).is_empty());
         (new.network.vip, new.redis.port) = ("192.168.18.19".parse().unwrap(), 6377);
         new.patroni.restapi_port = 8010;

@@ -5,6 +5,7 @@ use super::reclone::Reclone;
 use super::served_certs::ServedCertsCheck;
 use super::sync_standby::SyncStandbyCheck;
 use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, read_port, stale_sessions, suspend};
+use crate::backup;
 use crate::disk::space;
 use crate::host::systemd::{Systemd, UnitState};
 use crate::node::NodeContext;
@@ -40,6 +41,7 @@ const ETCD_RESTART_TIME: Duration = Duration::from_secs(30);
 pub(crate) fn watch(node: NodeContext) -> Result<()> {
     let node = Arc::new(node);
     start_threads(&node)?;
+    backup::watch::start_timer(&node)?;
     let mut watcher = Watcher {
         node: &node,
         units: units::watched(&node.config)?,
@@ -68,6 +70,8 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     spawn(move || suspend::watch(tolerated));
     let shared = node.clone();
     spawn(move || failover_guard::listen(&shared));
+    let shared = node.clone();
+    spawn(move || backup::watch::watch(&shared));
     space::start(&node.disk);
     selinux_denials::start(node.root());
     let socket = node.at(target.path("haproxy_socket")?);
