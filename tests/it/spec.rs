@@ -1,6 +1,6 @@
 //! The spec: values of the starter, and the line of each fault.
 
-use hanode_core::spec::{Faults, STARTER, Spec, VipMode, parse, warnings};
+use hanode_core::spec::{Faults, Repository, STARTER, Spec, VipMode, parse, warnings};
 
 fn starter() -> Spec {
     parse(STARTER).unwrap_or_else(|faults| panic!("the starter has faults:\n{faults}"))
@@ -10,6 +10,12 @@ fn starter() -> Spec {
 fn with(old: &str, new: &str) -> String {
     assert_eq!(STARTER.matches(old).count(), 1, "{old:?} is not in the starter exactly once");
     STARTER.replace(old, new)
+}
+
+/// The starter with backups into this repository.
+fn with_backup(repository: &str, keys: &str) -> String {
+    let table = format!("[backup]\nrepository = \"{repository}\"\n{keys}\n");
+    with("# [backup]\n# repository = \"s3://bucket/prefix\"", &format!("{table}# repository"))
 }
 
 fn line_of(text: &str, piece: &str) -> usize {
@@ -296,7 +302,8 @@ fn warnings_name_risky_settings() {
         found.iter().map(|fault| fault.to_string()).collect::<Vec<_>>().join("\n")
     };
     assert!(warned(&with("[\"192.168.18.0/24\"]", "[\"0.0.0.0/0\"]")).contains("network.clients"));
-    let quiet = STARTER;
+    assert!(warned(STARTER).contains("there is no [backup]"));
+    let quiet = &with_backup("file:///mnt/backup", "");
     assert_eq!(warned(quiet), "");
     for (old, new, what) in [
         ("synchronous = true", "synchronous = false", "postgres.synchronous"),
@@ -309,14 +316,41 @@ fn warnings_name_risky_settings() {
     }
 }
 
+#[test]
+fn backups_have_a_repository_and_a_schedule() {
+    assert_eq!(starter().backup, None);
+    let file = parse(&with_backup("file:///mnt/backup", "")).expect("a spec").backup.expect("backups");
+    assert_eq!(file.repository, Repository::File { path: "/mnt/backup".into() });
+    assert_eq!((file.schedule.as_str(), file.retention, file.archive_timeout), ("*-*-* 01:30:00", 14, 60));
+    let keys = "endpoint = \"minio.example.org:9000\"\npath_style = true\narchive_timeout = \"2min\"";
+    let s3 = parse(&with_backup("s3://bucket/a/b", keys)).expect("a spec").backup.expect("backups");
+    assert_eq!(s3.repository.to_string(), "s3://bucket/a/b");
+    assert_eq!((s3.archive_timeout, s3.path_style), (120, true));
+    for (repository, keys, piece, what) in [
+        ("/mnt/backup", "", "repository = \"/mnt", "is not a URL"),
+        ("file:///mnt/../etc", "", "repository = \"file", "not a plain absolute path"),
+        ("ftp://host/a", "", "repository = \"ftp", "unsupported kind"),
+        ("s3://bucket", "", "[backup]", "endpoint is missing"),
+        ("s3://b", "endpoint = \"https://s3\"", "endpoint = \"https", "is not a host name"),
+        ("file:///b", "endpoint = \"s3\"", "endpoint = \"s3\"", "has no effect"),
+        ("file:///b", "archive_timeout = \"1s\"", "archive_timeout = \"1s", "not a time from 10s"),
+        ("file:///b", "schedule = \"daily %i\"", "schedule = \"daily", "not a calendar event"),
+        ("file:///b", "retention = 0", "retention = 0", "out of range"),
+    ] {
+        one_fault(&with_backup(repository, keys), piece, what);
+    }
+    one_fault(&with("# [backup]", "[backup]"), "[backup]", "backup.repository is missing");
+}
+
 /// By default, the primary and the replicas that must confirm a write are a majority of the nodes.
 #[test]
 fn min_replicas_grows_with_the_cluster() {
+    let starter = with_backup("file:///mnt/backup", "");
     let grown = |min_replicas: &str| {
         let more: String = (4..=5)
             .map(|i| format!("[[node]]\nname = \"node{i}\"\naddress = \"192.168.18.2{i}\"\n"))
             .collect();
-        let text = STARTER.replacen("# min_replicas = 1", min_replicas, 1);
+        let text = starter.replacen("# min_replicas = 1", min_replicas, 1);
         parse(&text.replacen("[postgres]", &format!("{more}[postgres]"), 1)).expect("a spec")
     };
     assert_eq!(grown("").redis.min_replicas, 2);
