@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// A full backup at least this often; the ones between contain the differences from it.
 const FULL_INTERVAL: i64 = 7 * 86_400;
 /// After a failed backup, the time until the next attempt.
-const RETRY_INTERVAL: i64 = 300;
+const RETRY_INTERVAL: i64 = 60;
 
 /// A server that is backed up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

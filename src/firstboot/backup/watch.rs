@@ -127,8 +127,7 @@ fn queue(node: &NodeContext, stanza: Option<&str>, dropped: Option<i64>) -> Resu
     }
     let oldest = oldest.and_then(|at| Some(at.duration_since(UNIX_EPOCH).ok()?.as_secs() as i64));
     let error = match stanza {
-        Some(stanza) if segments > 0 => spooled_error(&node.at(SPOOL).join(stanza).join("out")),
-        Some(_) => None,
+        Some(stanza) => spooled_error(&node.at(SPOOL).join(stanza).join("out")),
         None => Some("the repository has no archive of this cluster yet".into()),
     };
     Ok(ArchiveQueue { segments, oldest, error, dropped })
