@@ -124,7 +124,9 @@ impl Secrets {
             let value = table.get(key)?;
             let valid: fn(&str) -> bool = if key == "backup_key" { is_valid } else { is_access_key };
             (!value.as_str().is_some_and(valid)).then(|| match key {
-                "backup_key" => format!("{key} must be 8 to 128 letters, digits, - . _ or ~, starting with a letter or digit"),
+                "backup_key" => format!(
+                    "{key} must be 8 to 128 letters, digits, - . _ or ~, starting with a letter or digit"
+                ),
                 _ => format!("{key} must be 3 to 200 letters, digits, - . _ ~ / + or ="),
             })
         }));
@@ -206,7 +208,8 @@ mod tests {
     fn a_running_cluster_accepts_a_new_backup_key_once() {
         let with_key = generated();
         let without = Secrets { backup_key: None, ..with_key.clone() };
-        let storage = Secrets { s3_key: Some("AKIA1".into()), s3_secret: Some("a/b+c=".into()), ..with_key.clone() };
+        let storage =
+            Secrets { s3_key: Some("AKIA1".into()), s3_secret: Some("a/b+c=".into()), ..with_key.clone() };
         assert_eq!(without.conflict(&with_key), None);
         assert_eq!(with_key.conflict(&storage), None);
         assert_eq!(Secrets::parse(&storage.to_toml()).expect("own output"), storage);

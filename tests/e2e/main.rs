@@ -9,6 +9,7 @@ mod common;
 mod support;
 
 mod admin_errors;
+mod backup;
 mod bake;
 mod build_centos;
 mod build_ubuntu;

@@ -103,7 +103,11 @@ fn check_finds_no_fault_in_a_new_cluster() {
     admin.edit("cluster.toml", "0.0.0.0/0", "10.0.0.0/8");
     let out = admin.succeeds("check demo");
     assert!(out.contains("there is no [backup]") && out.ends_with("demo: 0 faults, 1 warning\n"), "{out}");
-    admin.edit("cluster.toml", "# [backup]\n# repository = \"s3://bucket/prefix\"", "[backup]\nrepository = \"file:///mnt/backup\"");
+    admin.edit(
+        "cluster.toml",
+        "# [backup]\n# repository = \"s3://bucket/prefix\"",
+        "[backup]\nrepository = \"file:///mnt/backup\"",
+    );
     assert_eq!(admin.succeeds("check demo --strict"), "demo: ok\n");
     let report = admin.json("check demo --json");
     assert_eq!(report, serde_json::json!({"schema": 1, "passed": true, "faults": [], "warnings": []}));

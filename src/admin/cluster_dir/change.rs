@@ -60,7 +60,9 @@ fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>)
     let needs_key = spec.backup.is_some() && secrets.backup_key.is_none();
     if needs_key {
         secrets.backup_key = super::secrets::generate().backup_key;
-        done.push(format!("generated backup_key in {SECRETS}: without it no backup can be read, so keep a copy elsewhere"));
+        done.push(format!(
+            "generated backup_key in {SECRETS}: without it no backup can be read, so keep a copy elsewhere"
+        ));
     }
 
     let old = load_bundle(dir).ok().map(|(bundle, _)| bundle);

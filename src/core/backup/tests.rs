@@ -55,7 +55,10 @@ fn the_schedule_continues_on_another_node() {
     records.failed.insert(Server::Postgres, failed);
     assert_eq!(due(&records, &leader()), None, "the same node waits");
     assert_eq!(due(&records, &Leader { node: "node2", ..leader() }), Some(BackupKind::Differential));
-    assert_eq!(postgres_due(&records, REPOSITORY, &leader(), NOW + RETRY_INTERVAL), Some(BackupKind::Differential));
+    assert_eq!(
+        postgres_due(&records, REPOSITORY, &leader(), NOW + RETRY_INTERVAL),
+        Some(BackupKind::Differential)
+    );
 }
 
 #[test]
@@ -88,10 +91,10 @@ fn problems_name_node_cause_and_effect() {
         error: Some("unable to connect".into()),
         dropped: Some(NOW - 30),
     });
-    report.records.failed.insert(
-        Server::Redis,
-        Failed { at: NOW - 5, node: "node2".into(), error: "no space".into() },
-    );
+    report
+        .records
+        .failed
+        .insert(Server::Redis, Failed { at: NOW - 5, node: "node2".into(), error: "no space".into() });
     let found = find(&report);
     assert_eq!(found.len(), 3, "{found:#?}");
     assert_eq!(found[0], "node1: no WAL has been archived for 10 min; 7 segments wait: unable to connect");

@@ -7,8 +7,12 @@ use super::{Backup, Repository, rules};
 /// Reads the table; `None` if the spec has none.
 pub(super) fn read(s: Section) -> Option<Backup> {
     let repository = s.text("repository");
-    let repository =
-        s.required_if_present("repository", repository, String::new(), "write where backups go, e.g. file:///mnt/backup");
+    let repository = s.required_if_present(
+        "repository",
+        repository,
+        String::new(),
+        "write where backups go, e.g. file:///mnt/backup",
+    );
     let archive_timeout = s.text("archive_timeout").unwrap_or_else(|| "60s".into());
     let backup = Backup {
         repository: repository_of(&s, &repository),
@@ -35,10 +39,16 @@ fn repository_of(s: &Section, text: &str) -> Repository {
     };
     let shown = printable(text);
     let Some((scheme, rest)) = text.split_once("://") else {
-        return fault(format!("repository \"{shown}\" is not a URL"), "write file:///PATH or s3://BUCKET/PREFIX");
+        return fault(
+            format!("repository \"{shown}\" is not a URL"),
+            "write file:///PATH or s3://BUCKET/PREFIX",
+        );
     };
     let plain = |part: &str| {
-        !part.is_empty() && part != "." && part != ".." && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
     };
     match scheme {
         "file" if rest.strip_prefix('/').is_some_and(|path| path.split('/').all(plain)) => {
@@ -86,7 +96,11 @@ pub(super) fn check(backup: &Backup, reader: &Reader) {
         }
         let unused = [("endpoint", backup.endpoint.is_some()), ("ca_file", backup.ca_file.is_some())];
         for (key, _) in unused.into_iter().filter(|(_, set)| *set && !s3) {
-            reader.fault(&format!("backup.{key}"), format!("{key} has no effect on this repository"), "remove it");
+            reader.fault(
+                &format!("backup.{key}"),
+                format!("{key} has no effect on this repository"),
+                "remove it",
+            );
         }
     }
     if let Some(endpoint) = &backup.endpoint
@@ -106,8 +120,15 @@ pub(super) fn check(backup: &Backup, reader: &Reader) {
         reader.fault("backup.region", what, "use the region of the bucket, e.g. eu-central-1");
     }
     let calendar = |c: char| c.is_ascii_alphanumeric() || " *-:,./~+_".contains(c);
-    if backup.schedule.trim().is_empty() || backup.schedule.len() > 100 || !backup.schedule.chars().all(calendar) {
+    if backup.schedule.trim().is_empty()
+        || backup.schedule.len() > 100
+        || !backup.schedule.chars().all(calendar)
+    {
         let what = format!("schedule \"{}\" is not a calendar event of systemd", printable(&backup.schedule));
-        reader.fault("backup.schedule", what, "write it like *-*-* 01:30:00 or Sat 03:00; see man systemd.time");
+        reader.fault(
+            "backup.schedule",
+            what,
+            "write it like *-*-* 01:30:00 or Sat 03:00; see man systemd.time",
+        );
     }
 }

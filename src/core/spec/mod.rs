@@ -224,8 +224,13 @@ pub struct Backup {
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Repository {
     /// A file system that all nodes mount at this path.
-    File { path: String },
-    S3 { bucket: String, prefix: String },
+    File {
+        path: String,
+    },
+    S3 {
+        bucket: String,
+        prefix: String,
+    },
 }
 
 impl std::fmt::Display for Repository {

@@ -254,7 +254,17 @@ mod tests {
         each(
             is_endpoint,
             &["s3.eu-central-1.amazonaws.com", "minio:9000", "10.0.0.1:443", "[fd00::1]:9000", "[fd00::1]"],
-            &["", "https://s3", "minio:", "minio:0", "minio:65536", "a b", "minio/x", "fd00::1", "[10.0.0.1]:1"],
+            &[
+                "",
+                "https://s3",
+                "minio:",
+                "minio:0",
+                "minio:65536",
+                "a b",
+                "minio/x",
+                "fd00::1",
+                "[10.0.0.1]:1",
+            ],
         );
     }
 

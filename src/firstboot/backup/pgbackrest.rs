@@ -39,7 +39,8 @@ impl<'a> PgBackRest<'a> {
             "--pg1-user=admin".to_string(),
             "--pg1-database=postgres".to_string(),
         ];
-        let options: Vec<&str> = options.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
+        let options: Vec<&str> =
+            options.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
         successful(capture(&mut self.command(&options))?)
     }
 
@@ -99,7 +100,8 @@ mod tests {
 
     #[test]
     fn the_error_is_one_line_with_its_hints() {
-        let text = "WARN: x\nERROR: [056]: unable to find primary cluster\n       HINT: is PostgreSQL running?\n";
+        let text =
+            "WARN: x\nERROR: [056]: unable to find primary cluster\n       HINT: is PostgreSQL running?\n";
         assert_eq!(error_in(text, "1"), "[056]: unable to find primary cluster HINT: is PostgreSQL running?");
         assert_eq!(error_in("", "exit status: 1"), "exit status: 1");
     }

@@ -27,8 +27,7 @@ pub(crate) fn run(node: &NodeContext) -> Result<()> {
         }
     }
     if redis_due(&store.load()?, &repository, name, now()) && redis::is_source(node)? {
-        let result =
-            check_mount(node, &backup.repository).and_then(|()| redis::back_up(node, &repository));
+        let result = check_mount(node, &backup.repository).and_then(|()| redis::back_up(node, &repository));
         errors.extend(recorded(&store, Server::Redis, name, result)?);
     }
     match errors.into_iter().next() {

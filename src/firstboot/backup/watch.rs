@@ -65,8 +65,7 @@ fn round(node: &NodeContext, backup: &Backup) -> Result<()> {
     save_report(node, &report)?;
     let postgres = leader.is_some_and(|l| postgres_due(&records, &repository, &l.of(name), now()).is_some());
     // Redis is queried only if a snapshot is due.
-    let is_due = postgres
-        || (redis_due(&records, &repository, name, now()) && redis::is_source(node)?);
+    let is_due = postgres || (redis_due(&records, &repository, name, now()) && redis::is_source(node)?);
     if is_due {
         let systemd = Systemd::connect()?;
         if systemd.states(&[UNIT])?.iter().all(|unit| matches!(unit.state.as_str(), "inactive" | "failed")) {
@@ -151,7 +150,11 @@ mod tests {
     fn the_error_of_the_first_segment_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(spooled_error(dir.path()), None);
-        for (name, text) in [("2.error", "45\nlater"), ("1.error", "103\nunable to find a valid repository:\nrepo1: x"), ("0.ok", "")] {
+        for (name, text) in [
+            ("2.error", "45\nlater"),
+            ("1.error", "103\nunable to find a valid repository:\nrepo1: x"),
+            ("0.ok", ""),
+        ] {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         assert_eq!(spooled_error(dir.path()).as_deref(), Some("unable to find a valid repository: repo1: x"));
