@@ -3,7 +3,8 @@
 use super::{RenderInput, firewall, limits, parameters, sizing};
 use crate::plan::Action;
 use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Repository, Spec};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use hanode_util::user_error::UserError;
 use serde::Serialize;
 use std::net::IpAddr;
 use tera::Tera;
@@ -143,6 +144,14 @@ fn backup(input: &RenderInput) -> Result<serde_json::Value> {
     let Some(backup) = &input.spec.backup else {
         return Ok(serde_json::json!({ "enabled": false, "archive_timeout": 0 }));
     };
+    let target = input.target;
+    ensure!(
+        target.features.get("pgbackrest") == Some(&true),
+        UserError::with_help(
+            format!("the target {} has no pgBackRest, which [backup] needs", target.name),
+            "remove [backup], or use another target",
+        )
+    );
     let secrets = input.secrets;
     let mut view = serde_json::json!({
         "enabled": true,
