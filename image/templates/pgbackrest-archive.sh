@@ -20,7 +20,7 @@ push() {
 }
 # A shutdown does not wait for a repository that is away: with this exit code PostgreSQL ends its archiver. The segment
 # is archived after the next start.
-if [ "$(sed -n 8p postmaster.pid)" = stopping ]; then
+if [ "$(sed -n 8p postmaster.pid 2> /dev/null)" = stopping ]; then
     push --archive-timeout=2 || exit 126
     exit 0
 fi

@@ -8,6 +8,7 @@
 
 use crate::cases::Case;
 use hanode_core::plan::Action;
+use hanode_core::spec;
 use hanode_util::file_tree::{self, Entry, EntryKind, ManifestRow};
 use similar::{Algorithm, DiffOp, TextDiff, capture_diff_slices};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +61,7 @@ fn variants() -> Vec<Variant> {
         // Gets no file that depends on the plan.
         three("wait", Case::of(3).planned(Action::Wait, "node2"), &["node1"]),
         three("revoked-container", revoked, &["node1"]),
+        three("backup-s3", backup(), &["node1"]),
     ]
 }
 
@@ -67,6 +69,16 @@ fn five() -> Case {
     let mut case = Case::of(5);
     case.spec.redis.min_replicas = 2;
     case.spec.network.clients = ["10.0.0.0/8", "172.16.0.0/12"].map(|n| n.parse().expect("a network")).into();
+    case
+}
+
+/// Backups into an object storage with a CA of its own.
+fn backup() -> Case {
+    let mut case = Case::of(3);
+    let table = "[backup]\nrepository = \"s3://backups/prod\"\nendpoint = \"minio.example.org:9000\"\n\
+                 path_style = true\nca_file = \"/etc/ssl/myca/root.crt\"\n";
+    let text = spec::STARTER.replacen("# [backup]\n", table, 1);
+    case.spec.backup = spec::parse(&text).unwrap_or_else(|faults| panic!("{faults}")).backup;
     case
 }
 
