@@ -4,6 +4,8 @@
 # the oldest segments are dropped, so that they do not fill the disk. pgBackRest's own limit does not count the segments
 # behind one that cannot be sent.
 wal=$1
+# Patroni also runs it, in another directory, for what a crashed primary has not archived.
+cd {{ paths.postgres_data }} || exit 1
 set -- pg_wal/archive_status/*.ready
 if [ $# -gt {{ size.archive_queue }} ]; then
     echo "$# segments wait for the repository, more than {{ size.archive_queue }}: $wal is not archived" >&2
