@@ -1,7 +1,7 @@
 //! The report that each node serves to its peers on the join port; the plan is made from these reports.
 
-use crate::selinux::{self, SelinuxState};
 use crate::backup::BackupReport;
+use crate::selinux::{self, SelinuxState};
 use crate::spec::Spec;
 use crate::state::{Phase, Problem};
 use anyhow::{Context, Result, ensure};
