@@ -158,6 +158,7 @@ fn backup(input: &RenderInput) -> Result<serde_json::Value> {
         "endpoint": backup.endpoint.as_deref().unwrap_or_default(),
         "region": backup.region,
         "path_style": backup.path_style,
+        "has_ca_file": backup.ca_file.is_some(),
         "ca_file": backup.ca_file.as_deref().unwrap_or_default(),
         "schedule": backup.schedule,
         "retention": backup.retention,
@@ -166,11 +167,11 @@ fn backup(input: &RenderInput) -> Result<serde_json::Value> {
     });
     match &backup.repository {
         Repository::File { path } => {
-            view["kind"] = "file".into();
+            view["is_file"] = true.into();
             view["path"] = path.as_str().into();
         }
         Repository::S3 { bucket, prefix } => {
-            view["kind"] = "s3".into();
+            view["is_file"] = false.into();
             view["bucket"] = bucket.as_str().into();
             view["prefix"] = prefix.as_str().into();
             let key = |value: &Option<String>, name: &str| {
