@@ -172,7 +172,7 @@ chaos: setup build
 
 .PHONY: test-faults
 test-faults: setup
-	$(E2E) -- faults:: faults_lag:: standby_absence:: $(LONG)
+	$(E2E) -- faults:: faults_lag:: standby_absence:: storage:: $(LONG)
 
 # Duplicate addresses; old, torn, replaced and lost disks; an interrupted bootstrap; `hanode recover`.
 .PHONY: test-recover

@@ -11,6 +11,8 @@
 //! - Virtual IP: three missed advertisements, and the skew time of the priority (less than one more).
 //! - Isolated holder of the virtual IP: its HAProxy's checks of the other nodes fail, then Keepalived's probe.
 //! - Hung HAProxy: Keepalived's probe fails `fall` times, then as for the virtual IP.
+//! - Storage that hangs, fails or is read-only: hanode-ready notices, queries the other nodes, kills the servers and
+//!   releases Patroni's lock and the virtual IP; the rest is as after a power cut.
 //! - Replaced node, from its launch: boot, expiry of its former key in etcd (`ttl`), etcd's join, then Patroni's clone,
 //!   which grows with the data; the budget is for an empty database.
 //!
@@ -37,6 +39,13 @@ const PEER_INTER: f64 = 1.0;
 const PEER_FASTINTER: f64 = 0.5;
 const PEER_FALL: f64 = 3.0;
 const PEER_TIMEOUT: f64 = 1.0;
+
+/// Values of hanode-ready: how long a write may hang, and a failure may last.
+const STORAGE_HANG: f64 = 10.0;
+const STORAGE_FAILURE: f64 = 5.0;
+/// Between two probes, and between two queries of the other nodes with their timeouts.
+const STORAGE_PROBE: f64 = 1.0;
+const STORAGE_QUERY: f64 = 3.0;
 
 /// Built into the servers: Patroni's timeout of queries to other members, the period of Sentinel's timer.
 const PATRONI_QUERY: f64 = 2.0;
@@ -68,6 +77,9 @@ pub enum Failure {
     IsolatedVipHolder,
     Node,
     LongAbsence,
+    PostgresStorage,
+    RedisStorage,
+    VipStorage,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -117,6 +129,7 @@ pub fn budget(spec: &Spec) -> RecoveryBudget {
     }
     rows.push(lost_node(spec));
     rows.push(long_absence(spec));
+    rows.extend(storage(spec));
     RecoveryBudget { schema: SCHEMA, rows, notes: vec![promotion_note(spec)] }
 }
 
@@ -203,6 +216,40 @@ fn long_absence(spec: &Spec) -> BudgetRow {
     )
 }
 
+/// The servers of a node are killed, and PostgreSQL's lock is released, once its storage has not worked for some
+/// seconds.
+fn storage(spec: &Spec) -> Vec<BudgetRow> {
+    let noticed = || part("the storage has not answered", STORAGE_FAILURE, STORAGE_HANG + STORAGE_PROBE);
+    let queried = || part("the other nodes can take over", 0.0, STORAGE_QUERY);
+    let mut rows = vec![row(
+        Failure::PostgresStorage,
+        "storage of the PostgreSQL leader hangs or fails",
+        "writable through the virtual IP",
+        vec![
+            noticed(),
+            queried(),
+            part("the standbys notice the released lock", 0.0, f64::from(spec.patroni.loop_wait)),
+            part("they query the other members", PATRONI_QUERY, PATRONI_QUERY),
+            part("promotion", PROMOTION.0, PROMOTION.1),
+            part("HAProxy's health check", POSTGRES_DOWN_INTER / 2.0, POSTGRES_DOWN_INTER + PATRONI_QUERY),
+        ],
+    )];
+    let mut parts = vec![noticed(), queried()];
+    parts.extend(redis().parts);
+    let fault = "storage of the Redis primary hangs or fails";
+    rows.push(row(Failure::RedisStorage, fault, "writable through the virtual IP", parts));
+    if spec.network.vip_mode == VipMode::Vrrp {
+        let probe = part("Keepalived's probe fails", PROBE_FALL - 1.0, PROBE_FALL * PROBE_INTERVAL);
+        rows.push(row(
+            Failure::VipStorage,
+            "storage of the holder of the virtual IP hangs or fails",
+            "virtual IP on another node",
+            vec![noticed(), queried(), probe, vrrp()],
+        ));
+    }
+    rows
+}
+
 fn part(what: &'static str, typical: f64, at_most: f64) -> BudgetPart {
     BudgetPart { what, typical_seconds: typical, at_most_seconds: at_most }
 }
@@ -240,7 +287,7 @@ mod tests {
         spec.patroni.ttl += 10;
         assert_eq!(budget(&spec).rows[0].at_most_seconds, before + 10.0);
         spec.network.vip_mode = VipMode::External;
-        assert_eq!(budget(&spec).rows.len(), 4, "a load balancer moves the address");
+        assert_eq!(budget(&spec).rows.len(), 6, "a load balancer moves the address");
     }
 
     #[test]
@@ -254,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_templates_have_the_same_values() {
+    fn the_templates_and_the_watcher_have_the_same_values() {
         let has =
             |template: &str, line: String| assert!(template.contains(&line), "no {line:?} in the template");
         let sentinel = include_str!("../../image/templates/sentinel.conf");
@@ -279,5 +326,8 @@ mod tests {
             keepalived,
             format!("    interval {PROBE_INTERVAL}\n    timeout {PROBE_TIMEOUT}\n    fall {PROBE_FALL}\n"),
         );
+        let monitor = include_str!("../firstboot/watch/storage/monitor.rs");
+        has(monitor, format!("HANG_LIMIT: Duration = Duration::from_secs({STORAGE_HANG});"));
+        has(monitor, format!("FAILURE_LIMIT: Duration = Duration::from_secs({STORAGE_FAILURE});"));
     }
 }

@@ -26,6 +26,11 @@ pub fn reclone_key(scope: &str) -> String {
     format!("/hanode/{scope}/reclone")
 }
 
+/// While a disk of this node has a fault: its file systems, for `status`, since the node itself may not answer.
+pub fn storage_key(scope: &str, node: &str) -> String {
+    format!("/hanode/{scope}/storage/{node}")
+}
+
 /// Patroni's key of a running member; it expires within the TTL.
 pub fn member_key(scope: &str, node: &str) -> String {
     format!("/service/{scope}/members/{node}")

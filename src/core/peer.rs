@@ -77,6 +77,46 @@ pub struct FileSystem {
     /// Age of the values; it grows while the storage does not answer.
     #[serde(default)]
     pub age_seconds: u64,
+    /// Since a small write last reached the storage; 0 if this file system is not probed.
+    #[serde(default)]
+    pub write_age_seconds: u64,
+    #[serde(default)]
+    pub fault: Option<StorageFault>,
+    /// The node has stopped its servers because of the fault.
+    #[serde(default)]
+    pub roles_released: bool,
+}
+
+/// Why a file system cannot hold the data of a server in service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StorageFault {
+    /// Full or nearly so: the servers' next write fails.
+    Full,
+    /// Small writes take seconds.
+    Slow,
+    /// Writes do not complete.
+    Hangs,
+    /// Reads or writes fail.
+    Errors,
+    ReadOnly,
+    /// A fault that only a newer release knows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl StorageFault {
+    /// What the file system does, after its name.
+    pub fn describe(self) -> &'static str {
+        match self {
+            StorageFault::Full => "is full",
+            StorageFault::Slow => "takes seconds for each write",
+            StorageFault::Hangs => "does not complete writes",
+            StorageFault::Errors => "fails to read or write",
+            StorageFault::ReadOnly => "is read-only",
+            StorageFault::Unknown => "has a fault",
+        }
+    }
 }
 
 /// A server that a node's HAProxy holds down.
@@ -209,7 +249,7 @@ pub fn parse(text: &[u8]) -> Result<NodeReport> {
 }
 
 /// Each mount point once: it is a label of metrics, which must not repeat.
-fn limit_file_systems(file_systems: &mut Vec<FileSystem>) {
+pub fn limit_file_systems(file_systems: &mut Vec<FileSystem>) {
     let mut seen = BTreeSet::new();
     file_systems.retain(|file_system| seen.insert(file_system.mount.clone()));
     file_systems.truncate(MAX_FILE_SYSTEMS);

@@ -157,6 +157,12 @@ impl NodeContext {
         Ok(self.tree()?.replace(gate_file(service), &serde_json::to_vec(step)?, 0o644, None)?)
     }
 
+    /// As if the gate had not been passed since the machine started.
+    pub(crate) fn forget_gate_step(&self, service: Service) -> Result<()> {
+        let (tree, path) = (self.tree()?, gate_file(service));
+        if tree.exists(&path)? { Ok(tree.remove_file(&path)?) } else { Ok(()) }
+    }
+
     /// The last step of each gate that has decided in this boot.
     pub(crate) fn gate_steps(&self) -> BTreeMap<Service, SavedStep> {
         let saved = |service: &Service| {

@@ -22,12 +22,23 @@ pub(crate) fn mount(home: &Path) -> Result<PathBuf> {
         create(&file)?;
     }
     std::fs::create_dir_all(&at)?;
+    check(&file)?;
     let mut mount = command("mount");
-    run_to_end(mount.args(["--types", "ext4", "--options", "loop,discard"]).arg(&file).arg(&at))?;
+    run_to_end(
+        mount.args(["--types", "ext4", "--options", "loop,discard,errors=remount-ro"]).arg(&file).arg(&at),
+    )?;
     for part in PARTS {
         std::fs::create_dir_all(at.join(part))?;
     }
     Ok(at)
+}
+
+/// Repairs a file system that was read-only because of an error, as a machine does when it boots.
+fn check(file: &Path) -> Result<()> {
+    let output = hanode_util::command::capture(command("e2fsck").arg("-p").arg(file))?;
+    let repaired = matches!(output.status.code(), Some(0 | 1));
+    ensure!(repaired, "{} is damaged: {}", file.display(), output.text_lossy().trim());
+    Ok(())
 }
 
 /// Without a journal: a power cut of the node does not lose the host's page cache.
@@ -59,27 +70,47 @@ pub(crate) fn with_mounted<T: Send>(home: &Path, work: impl FnOnce(&Path) -> Res
 /// Calls `work` while the file system is frozen: everything written is on the disk, and writers wait. The process
 /// `holder` has it mounted.
 pub(crate) fn while_frozen<T>(home: &Path, holder: i32, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let freeze = |how: &str| {
-        let mut nsenter = command("nsenter");
-        nsenter.arg(format!("--mount=/proc/{holder}/ns/mnt")).args(["--", "fsfreeze", how]);
-        run_to_end(nsenter.arg(home.join("disk"))).map(drop)
-    };
-    freeze("--freeze")?;
+    freeze(home, holder, true)?;
     let done = work();
-    freeze("--unfreeze")?;
+    freeze(home, holder, false)?;
     done
+}
+
+/// Freezes the file system, or thaws it. Frozen, it answers reads, and writers wait.
+pub(crate) fn freeze(home: &Path, holder: i32, frozen: bool) -> Result<()> {
+    let mut nsenter = command("nsenter");
+    nsenter.arg(format!("--mount=/proc/{holder}/ns/mnt")).args(["--", "fsfreeze"]);
+    nsenter.arg(if frozen { "--freeze" } else { "--unfreeze" });
+    run_to_end(nsenter.arg(home.join("disk"))).map(drop)
+}
+
+/// Has the kernel treat the file system as damaged: it becomes read-only until it is mounted again.
+pub(crate) fn make_read_only(home: &Path) -> Result<()> {
+    let devices = loop_devices(home)?;
+    ensure!(!devices.is_empty(), "{} is not mounted", home.join(FILE).display());
+    for device in devices {
+        let trigger = format!("/sys/fs/ext4/{device}/trigger_fs_error");
+        std::fs::write(&trigger, "injected by hanode lab").with_context(|| trigger)?;
+    }
+    Ok(())
 }
 
 /// Waits until no loop device uses the disk: only then can it be mounted again, copied or discarded.
 pub(crate) fn wait_released(home: &Path, limit: Duration) -> bool {
-    let Ok(file) = home.join(FILE).metadata() else { return true };
-    let in_use = || {
-        let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
-        devices.map(|d| d.path().join("loop/backing_file")).any(|at| {
-            let path = std::fs::read_to_string(at).unwrap_or_default();
-            let backing = std::fs::metadata(path.trim_end());
-            backing.is_ok_and(|b| (b.dev(), b.ino()) == (file.dev(), file.ino()))
-        })
+    wait_until(limit, || loop_devices(home).is_ok_and(|devices| devices.is_empty()))
+}
+
+/// The loop devices that use the disk.
+fn loop_devices(home: &Path) -> Result<Vec<String>> {
+    let file = match home.join(FILE).metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        file => file?,
     };
-    wait_until(limit, || !in_use())
+    let uses = |device: &std::fs::DirEntry| {
+        let path = std::fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        let backing = std::fs::metadata(path.trim_end());
+        backing.is_ok_and(|b| (b.dev(), b.ino()) == (file.dev(), file.ino()))
+    };
+    let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten().filter(uses);
+    Ok(devices.map(|device| device.file_name().to_string_lossy().into_owned()).collect())
 }

@@ -42,6 +42,10 @@ pub enum Fault {
     PauseEtcd,
     /// Disk with the servers' data filled to the last byte
     Full,
+    /// Disk that does not complete writes
+    StorageHangs,
+    /// Disk that the kernel makes read-only after an error, until the node is started again
+    StorageReadOnly,
     /// Power cut of all nodes at once
     All,
 }
@@ -87,10 +91,10 @@ impl Fault {
         self.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default()
     }
 
-    /// Whether the fault can be applied to a virtual machine. The others are reverted from inside the node, which is
-    /// reached through the network that they interrupt.
+    /// Whether the fault can be applied to a virtual machine. Some are reverted from inside the node, which is reached
+    /// through the network that they interrupt; those of the storage need the disk to be mounted on this host.
     pub fn supported_on_vm(self) -> bool {
-        !matches!(self, Fault::Mute | Fault::Freeze)
+        !matches!(self, Fault::Mute | Fault::Freeze | Fault::StorageHangs | Fault::StorageReadOnly)
     }
 
     pub fn apply(self, lab: &Lab, spec: &Spec, node: &str) -> Result<()> {
@@ -114,6 +118,8 @@ impl Fault {
             Fault::PauseRedis => pause(lab, node, REDIS),
             Fault::PauseEtcd => pause(lab, node, ETCD),
             Fault::Full => run_in_node(lab, node, &["sh", "-c", FILL]),
+            Fault::StorageHangs => lab.freeze_disk(node, true),
+            Fault::StorageReadOnly => lab.make_disk_read_only(node),
         }
     }
 
@@ -131,6 +137,8 @@ impl Fault {
             Fault::PauseRedis => resume(lab, node, REDIS),
             Fault::PauseEtcd => resume(lab, node, ETCD),
             Fault::Full => run_in_node(lab, node, &["sh", "-c", REMOVE_FILL]),
+            Fault::StorageHangs => lab.freeze_disk(node, false),
+            Fault::StorageReadOnly => lab.power_off(node).and_then(|()| lab.start(node)),
         }
     }
 }

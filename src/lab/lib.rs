@@ -202,6 +202,8 @@ impl Lab {
         if let Some(process) = self.process(node) {
             let _ = self.link(node, false);
             self.layout.machine().cut_power(&process);
+            // Processes that wait for a frozen disk would never end. Fails if it is not frozen.
+            let _ = self.freeze_disk(node, false);
             if !process.ended_within(HOST_TIMEOUT) {
                 process.kill();
                 ensure!(

@@ -48,6 +48,19 @@ impl Lab {
         run_to_end(command("cp").args(["--sparse=always"]).arg(snapshot).arg(disk)).map(drop)
     }
 
+    /// Freezes the disk of a running container node, or thaws it. Frozen, it answers reads, and writers wait.
+    pub fn freeze_disk(&self, node: &str, frozen: bool) -> Result<()> {
+        ensure!(!self.layout.vm, "{node} is a virtual machine: its disk is not mounted on this host");
+        let process = self.process(node).with_context(|| format!("{node} is not running"))?;
+        disk::freeze(&self.node_dir(node), process.pid, frozen)
+    }
+
+    /// Makes the disk of a running container node read-only until the node starts again.
+    pub fn make_disk_read_only(&self, node: &str) -> Result<()> {
+        ensure!(!self.layout.vm, "{node} is a virtual machine: its disk is not mounted on this host");
+        disk::make_read_only(&self.node_dir(node))
+    }
+
     fn snapshot_files(&self, node: &str) -> Result<[PathBuf; 2]> {
         self.node(node)?;
         let disk = self.node_dir(node).join(self.layout.machine().disk_file());

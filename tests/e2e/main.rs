@@ -45,3 +45,4 @@ mod seed_disks;
 mod selinux;
 mod service_users;
 mod standby_absence;
+mod storage;

@@ -158,6 +158,10 @@ impl EtcdClient {
         Ok(response["succeeded"].as_bool().unwrap_or(false))
     }
 
+    pub fn delete(&self, key: &str) -> Result<()> {
+        self.call("/v3/kv/deleterange", json!({"key": encode(key.as_bytes())})).map(drop)
+    }
+
     /// Deletes a key if its modification revision is still `revision`; returns whether it did.
     pub fn delete_if(&self, key: &str, revision: &str) -> Result<bool> {
         let key = encode(key.as_bytes());

@@ -4,8 +4,9 @@ use super::servers::{self, Answers, joined};
 use super::*;
 use crate::client::patroni::Member;
 use crate::client::{haproxy, tls};
+use crate::discovery::storage_key;
 use anyhow::{Context, Result, bail};
-use hanode_core::peer::NodeReport;
+use hanode_core::peer::{NodeReport, limit_file_systems};
 use hanode_core::pki::read;
 use hanode_core::spec::{Node, VipMode};
 use std::thread::scope;
@@ -18,6 +19,7 @@ pub fn collect(access: &Access) -> Result<Status> {
     let nodes: Vec<&Node> = access.spec.nodes.iter().collect();
     let mut status = query(access, &nodes, |node| access.report(node, STATUS_TIMEOUT))?;
     fetch_kv_hashes(access, &mut status.nodes);
+    add_storage_faults(access, &mut status.nodes);
     status.problems = find_problems(&access.spec, access.bundle_generation, &status);
     status.warnings = warnings(&access.spec);
     status.healthy = status.problems.is_empty();
@@ -145,6 +147,17 @@ fn fetch_kv_hashes(access: &Access, nodes: &mut [NodeStatus]) {
             }
         }
     });
+}
+
+/// A node whose disk hangs may not answer itself, but its watcher names the disk in etcd.
+fn add_storage_faults(access: &Access, nodes: &mut [NodeStatus]) {
+    for node in nodes.iter_mut().filter(|node| node.phase == Phase::Unreachable) {
+        let key = storage_key(&access.spec.name, &node.name);
+        let fetch = |peer: &Node| access.etcd(peer, STATUS_TIMEOUT)?.get(&key);
+        let found = access.spec.peers(&node.name).find_map(|peer| fetch(peer).ok()).flatten();
+        node.file_systems = found.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        limit_file_systems(&mut node.file_systems);
+    }
 }
 
 /// Every Patroni lists all members, so the first node that responds is enough.

@@ -48,7 +48,7 @@ fn of_level(status: &Status, level: Level) -> Vec<Problem> {
 }
 
 /// The mount point, and what is on it.
-fn name(file_system: &FileSystem) -> String {
+pub(super) fn name(file_system: &FileSystem) -> String {
     if file_system.holds.is_empty() {
         file_system.mount.clone()
     } else {
@@ -57,6 +57,10 @@ fn name(file_system: &FileSystem) -> String {
 }
 
 fn findings(file_system: &FileSystem) -> Vec<(Level, Problem)> {
+    if file_system.fault.is_some() {
+        // Already a problem of its storage.
+        return Vec::new();
+    }
     let of = |kind, what: String| Problem::new(kind, format!("{} {what}", name(file_system)));
     if file_system.age_seconds > MAX_AGE_SECONDS {
         // Its other values are out of date.

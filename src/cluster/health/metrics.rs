@@ -79,7 +79,7 @@ fn nodes(status: &Status) -> [Metric; 6] {
     ]
 }
 
-fn file_systems(status: &Status) -> [Metric; 5] {
+fn file_systems(status: &Status) -> [Metric; 6] {
     let each = |name, help, value: &dyn Fn(&FileSystem) -> Option<u64>| {
         let all = status.nodes.iter().flat_map(|n| n.file_systems.iter().map(move |f| (n, f)));
         let labels = |n: &super::NodeStatus, f: &FileSystem| {
@@ -106,6 +106,9 @@ fn file_systems(status: &Status) -> [Metric; 5] {
             "Age of these values; it grows while the storage does not answer.",
             &|f| Some(f.age_seconds),
         ),
+        each("hanode_filesystem_fault", "Whether the storage hangs, fails, is read-only or full.", &|f| {
+            Some(f.fault.is_some().into())
+        }),
     ]
 }
 
@@ -217,6 +220,7 @@ mod tests {
     use super::*;
     use crate::health::testing::{healthy, spec};
     use crate::health::{Phase, Problem, ProblemKind};
+    use hanode_core::peer::StorageFault;
     use std::collections::BTreeSet;
 
     /// Name, labels and value of each sample. Panics if the text violates the format of Prometheus: each family starts
@@ -296,6 +300,7 @@ mod tests {
             size_bytes: 4096,
             free_bytes: 1024,
             inodes: 100,
+            fault: Some(StorageFault::Hangs),
             ..FileSystem::default()
         };
         let unlimited = FileSystem { mount: "/a \"b\"".into(), inodes: 0, ..root.clone() };
@@ -313,6 +318,8 @@ mod tests {
             "hanode_filesystem_size_bytes node=node2 mount=/ 4096",
             "hanode_filesystem_free_bytes node=node2 mount=/a \"b\" 1024",
             "hanode_filesystem_files_free node=node2 mount=/ 0",
+            "hanode_filesystem_fault node=node2 mount=/ 1",
+            "hanode_filesystem_fault node=node1 mount=/ 0",
             "hanode_etcd_leader node=node1 1",
             "hanode_etcd_alarms node=node2 1",
             "hanode_postgres_role node=node2 role=sync_standby 1",

@@ -11,6 +11,7 @@ mod removal;
 mod selinux;
 mod served_certs;
 mod servers;
+mod storage;
 mod table;
 #[cfg(test)]
 mod testing;

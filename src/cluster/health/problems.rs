@@ -1,6 +1,6 @@
 //! The problems of a cluster, found in its status (pure). A problem of a single node starts with its name.
 
-use super::{NodeStatus, Problem, ProblemKind, Role, Status, disk_space, haproxy_view, selinux};
+use super::{NodeStatus, Problem, ProblemKind, Role, Status, disk_space, haproxy_view, selinux, storage};
 use crate::client::etcd::KvHash;
 use hanode_core::spec::{Spec, VipMode};
 use hanode_core::state::{Component, Phase};
@@ -11,6 +11,7 @@ const CERTIFICATE_DAYS: i64 = 30;
 pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status) -> Vec<Problem> {
     let mut problems = Vec::new();
     nodes(status, &mut problems);
+    problems.extend(storage::problems(status));
     problems.extend(disk_space::problems(status));
     problems.extend(selinux::problems(status));
     config_drift(spec, bundle_generation, status, &mut problems);

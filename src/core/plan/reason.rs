@@ -16,6 +16,9 @@ const FIX_AOF: &str = "truncates the unreadable part: Redis then starts automati
 pub enum Reason {
     #[error("set without observing the cluster")]
     Unobserved,
+    /// `fault`: the disk, and what it does.
+    #[error("{fault}")]
+    StorageFault { fault: String },
     #[error("chosen by `hanode recover`: this node's data is the cluster's")]
     Recovering,
     #[error("all nodes agreed on this bootstrap, and it is in progress")]

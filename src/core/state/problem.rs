@@ -26,6 +26,8 @@ pub enum ProblemKind {
     ProbeUnanswered,
     /// COMPONENT still serves its old certificate
     OldCertificate,
+    /// The detail is the file system, its fault and what to do.
+    StorageFault,
     /// The detail is the file system and its age.
     StorageHangs,
     /// The detail is the file system and its space.
@@ -160,7 +162,7 @@ impl Problem {
         let Problem { kind, detail, .. } = self;
         let component = self.component.map_or(String::new(), |c| c.to_string());
         match kind {
-            NotInService | Stopped | FileDamaged | WaitingFor | UnitDown | StorageHangs | SpaceLow
+            NotInService | Stopped | FileDamaged | WaitingFor | UnitDown | StorageFault | StorageHangs | SpaceLow
             | InodesLow | SelinuxDenial | OtherBundle | VipHeldTwice | CertificateExpired
             | CertificateExpires | WalNotArchived | ArchiveGap | Other => detail.clone(),
             BackupFailed => format!("{component}: the backup failed: {detail}"),

@@ -142,10 +142,14 @@ fn nearest(disk: &Disk, path: &str) -> Result<(PathBuf, u64)> {
 
 /// The topmost directory of the same file system, as an absolute path in the tree.
 fn topmost(disk: &Disk, path: &Path, device: u64) -> String {
+    topmost_in(&disk.root, path, device)
+}
+
+pub(crate) fn topmost_in(root: &Path, path: &Path, device: u64) -> String {
     let same = |path: &&Path| std::fs::metadata(path).is_ok_and(|metadata| metadata.dev() == device);
-    let ancestors = path.ancestors().take_while(|ancestor| ancestor.starts_with(&disk.root));
+    let ancestors = path.ancestors().take_while(|ancestor| ancestor.starts_with(root));
     let top = ancestors.take_while(same).last().unwrap_or(path);
-    format!("/{}", top.strip_prefix(&disk.root).unwrap_or(top).display())
+    format!("/{}", top.strip_prefix(root).unwrap_or(top).display())
 }
 
 /// Each file system once, with all that is on it; the first place on it names its mount point.

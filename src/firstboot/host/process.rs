@@ -2,23 +2,36 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The processes of etcd's unit, with cgroup v2 and v1.
-const ETCD_PROCESSES: [&str; 2] = [
-    "/sys/fs/cgroup/system.slice/etcd.service/cgroup.procs",
-    "/sys/fs/cgroup/systemd/system.slice/etcd.service/cgroup.procs",
-];
+/// With cgroup v2 and v1.
+const SLICES: [&str; 2] = ["/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/systemd/system.slice"];
+/// Processes that are killed cannot start others, so the second round normally finds no new one.
+const MAX_ROUNDS: usize = 20;
 
-/// Kills etcd within some tens of milliseconds, without systemd; its `Restart=` starts it again.
-pub(crate) fn kill_etcd() {
-    for at in ETCD_PROCESSES {
-        for process in std::fs::read_to_string(at).unwrap_or_default().lines() {
-            if let Ok(process) = process.parse() {
-                let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
-            }
+/// Sends SIGKILL to all processes of a unit within some tens of milliseconds, without systemd or the disk; its `Restart=`
+/// starts it again. If it returns true, none of them executes another instruction of its program: one that waits for
+/// the disk ends as soon as the disk answers.
+pub(crate) fn kill_unit(unit: &str) -> bool {
+    let mut killed = BTreeSet::new();
+    for _ in 0..MAX_ROUNDS {
+        let found = processes(unit);
+        if found.is_subset(&killed) {
+            return true;
         }
+        for process in &found {
+            signal(Pid::from_raw(*process), Signal::SIGKILL);
+        }
+        killed.extend(found);
     }
+    false
+}
+
+fn processes(unit: &str) -> BTreeSet<i32> {
+    let lists = SLICES.map(|slice| std::fs::read_to_string(format!("{slice}/{unit}/cgroup.procs")));
+    let lines = lists.iter().flatten().flat_map(|list| list.lines());
+    lines.filter_map(|line| line.parse().ok()).collect()
 }
 
 /// The PostgreSQL server that runs on this data directory.

@@ -7,12 +7,13 @@ use super::membership::join_facts;
 use super::redis_peers::redis_peers;
 use super::self_report;
 use crate::node::NodeContext;
+use crate::watch::storage::{StartCheck, roles_are_released};
 use anyhow::Result;
 use hanode_core::gate::{
     self, Decision, EtcdGate, InitFacts, InitGuard, JoinFacts, PatroniGate, RedisGate, Round, SentinelGate,
     Service,
 };
-use hanode_core::plan::{self, Observations, Plan};
+use hanode_core::plan::{self, Action, Observations, Plan, Reason, Step};
 use hanode_core::render::sentinel;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -21,6 +22,21 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Returns once the service may start and its files for this start are written. Blocks until then.
 pub(crate) fn pass(node: &NodeContext, service: Service) -> Result<()> {
+    let mut storage = StartCheck::default();
+    loop {
+        while let Some(fault) = storage.blocked(node.root()) {
+            node.save_gate_step(service, &Step::new(Action::Wait, Reason::StorageFault { fault }))?;
+            sleep(RETRY_INTERVAL);
+        }
+        pass_plan(node, service)?;
+        // The watcher may have stopped the servers in the meantime.
+        if !roles_are_released(node.root()) {
+            return Ok(());
+        }
+    }
+}
+
+fn pass_plan(node: &NodeContext, service: Service) -> Result<()> {
     // Until the machine has its address, no server could use it.
     node.machine()?;
     let executor = Executor::new(node, service);

@@ -7,6 +7,7 @@ use crate::host::machine::Machine;
 use crate::node::NodeContext;
 use crate::selinux;
 use crate::state::NodeState;
+use crate::watch::storage;
 use anyhow::{Context, Result};
 use hanode_cluster::discovery;
 use hanode_core::gate::{self, Service};
@@ -64,7 +65,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         holds_vip: Machine::read()?.has_address(config.spec.network.vip),
         image: config.image.clone(),
         moved_aside: disk.moved_aside()?,
-        file_systems: disk::space::last_measured(disk),
+        file_systems: storage::add_faults(node.root(), disk::space::last_measured(disk)),
         haproxy_down: haproxy_view::last_view(node),
         selinux: selinux::state(node.root()),
         backup: crate::backup::last_report(node),

@@ -1,6 +1,6 @@
 //! Work while the services run: [`services`] watches them, [`failover_guard`] and [`planned_failover`] keep
-//! Redis' failovers from losing writes, [`apply_bundle`] activates a new bundle, [`join_port`] and
-//! [`metrics`] answer others.
+//! Redis' failovers from losing writes, [`storage`] stops the servers while their disk is unusable,
+//! [`apply_bundle`] activates a new bundle, [`join_port`] and [`metrics`] answer others.
 
 pub(crate) mod apply_bundle;
 mod dynamic_config;
@@ -15,5 +15,6 @@ mod reclone;
 mod served_certs;
 pub(crate) mod services;
 mod stale_sessions;
+pub(crate) mod storage;
 mod suspend;
 mod sync_standby;

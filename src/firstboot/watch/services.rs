@@ -4,7 +4,9 @@ use super::dynamic_config::DynamicConfigSync;
 use super::reclone::Reclone;
 use super::served_certs::ServedCertsCheck;
 use super::sync_standby::SyncStandbyCheck;
-use super::{apply_bundle, failover_guard, haproxy_watchdog, metrics, read_port, stale_sessions, suspend};
+use super::{
+    apply_bundle, failover_guard, haproxy_watchdog, metrics, read_port, stale_sessions, storage, suspend,
+};
 use crate::backup;
 use crate::disk::space;
 use crate::host::systemd::{Systemd, UnitState};
@@ -67,7 +69,9 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     let (spec, target) = (node.spec(), node.target());
     // Patroni renews its lease at least once in each loop.
     let tolerated = Duration::from_secs(u64::from(spec.patroni.ttl - spec.patroni.loop_wait) / 2);
-    spawn(move || suspend::watch(tolerated));
+    storage::start(node, tolerated)?;
+    let etcd = target.unit(Component::Etcd)?.to_string();
+    spawn(move || suspend::watch(&etcd, tolerated));
     let shared = node.clone();
     spawn(move || failover_guard::listen(&shared));
     let shared = node.clone();
@@ -105,7 +109,9 @@ impl Watcher<'_> {
     /// Checks everything once; returns the time until the next round.
     fn round(&mut self) -> Result<Duration> {
         let units = self.systemd.states(&self.units)?;
-        let mut problems = down(&units);
+        // First: while the servers are stopped, the others only repeat that.
+        let mut problems = storage::problems(self.node.root());
+        problems.extend(down(&units));
         problems.extend(local::problems(self.node.access(), self.node.own()));
         problems.extend(self.served_certs.problems(self.node));
         self.check_standby(&mut problems);
@@ -116,7 +122,8 @@ impl Watcher<'_> {
         };
         self.rejoin_etcd(planned.as_ref())?;
         self.sync_standby.check(self.node);
-        if problems.is_empty() {
+        // A write would keep this loop from reporting while the disk hangs.
+        if problems.is_empty() && storage::answers(self.node.root()) {
             self.record_service()?;
         }
         let postgres_is_down = problems.iter().any(|p| p.concerns(Component::Postgres));

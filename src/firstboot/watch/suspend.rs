@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Checks until the process ends. `tolerated`: the longest suspend after which no lease can have expired.
-pub(super) fn watch(tolerated: Duration) {
+pub(super) fn watch(etcd: &str, tolerated: Duration) {
     loop {
         let before = Instant::now();
         sleep(CHECK_INTERVAL);
         let suspended = before.elapsed();
         if suspended > tolerated {
-            process::kill_etcd();
+            process::kill_unit(etcd);
             tracing::warn!("this machine was suspended for {} s: restarting its etcd", suspended.as_secs());
         }
     }

@@ -34,9 +34,9 @@ pub(super) fn compare(budget: &RecoveryBudget, round: &Round, scale: f64) -> Vec
     let [injected] = round.injected.as_slice() else { return Vec::new() };
     let gap = |service| round.gaps.get(&service).map_or(0.0, |gap| gap.seconds);
     let measured = |failure| match failure {
-        Failure::PostgresLeader => (gap(Service::Postgres), CLIENT_TIMEOUTS),
-        Failure::RedisPrimary => (gap(Service::RedisWait), CLIENT_TIMEOUTS),
-        Failure::VipHolder | Failure::HungHaproxy | Failure::IsolatedVipHolder => {
+        Failure::PostgresLeader | Failure::PostgresStorage => (gap(Service::Postgres), CLIENT_TIMEOUTS),
+        Failure::RedisPrimary | Failure::RedisStorage => (gap(Service::RedisWait), CLIENT_TIMEOUTS),
+        Failure::VipHolder | Failure::HungHaproxy | Failure::IsolatedVipHolder | Failure::VipStorage => {
             (gap(Service::Vip), CLIENT_TIMEOUTS / 4.0)
         }
         Failure::Node | Failure::LongAbsence => (round.healthy_after, HEALTH_POLLS),
@@ -59,6 +59,14 @@ fn failures(injected: &InjectedFault) -> Vec<Failure> {
             (NodeRole::PostgresLeader, Failure::PostgresLeader),
             (NodeRole::RedisPrimary, Failure::RedisPrimary),
             (NodeRole::VipHolder, Failure::VipHolder),
+        ];
+        failures.extend(roles.into_iter().filter(|(role, _)| held(*role)).map(|(_, failure)| failure));
+    }
+    if matches!(injected.fault, Fault::StorageHangs | Fault::StorageReadOnly) {
+        let roles = [
+            (NodeRole::PostgresLeader, Failure::PostgresStorage),
+            (NodeRole::RedisPrimary, Failure::RedisStorage),
+            (NodeRole::VipHolder, Failure::VipStorage),
         ];
         failures.extend(roles.into_iter().filter(|(role, _)| held(*role)).map(|(_, failure)| failure));
     }
@@ -108,6 +116,8 @@ mod tests {
         assert_eq!(over(&round(Fault::Disk, &leader, 60.0, 200.0), 1.0).len(), 3);
         assert_eq!(over(&round(Fault::Disk, &leader, 60.0, 200.0), 20.0), []);
         assert_eq!(over(&round(Fault::Absence, &[], 0.0, 200.0), 1.0), [Failure::LongAbsence]);
+        let storage = over(&round(Fault::StorageHangs, &leader, 60.0, 200.0), 1.0);
+        assert_eq!(storage, [Failure::PostgresStorage, Failure::VipStorage]);
         assert_eq!(over(&round(Fault::Partition, &leader, 60.0, 200.0), 1.0), [], "a partition has no limit");
         let mut two = round(Fault::Disk, &leader, 60.0, 200.0);
         two.injected.extend(round(Fault::Power, &[], 0.0, 0.0).injected);

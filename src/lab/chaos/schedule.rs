@@ -90,13 +90,17 @@ fn plan_fault(rng: &mut StdRng, fault: Fault, nodes: usize) -> PlannedFault {
         | Fault::Deaf
         | Fault::Mute
         | Fault::Freeze
-        | Fault::Full => pick,
+        | Fault::Full
+        | Fault::StorageHangs
+        | Fault::StorageReadOnly => pick,
     };
     // Zero tests a node that returns before the others have detected its failure.
     let seconds = match fault {
         // It lasts until the WAL is gone.
         Fault::Absence => 0,
         Fault::Power | Fault::Reboot | Fault::Disk | Fault::All => [0, 0, 15][rng.random_range(0..3)],
+        // Longer than it takes until the node has no roles.
+        Fault::StorageHangs | Fault::StorageReadOnly => rng.random_range(3..=45),
         _ => rng.random_range(3..=30),
     };
     PlannedFault { fault, target, seconds }
