@@ -41,7 +41,8 @@ mod tests {
     fn a_fault_names_the_node_and_its_disk() {
         let spec = testing::spec();
         let mut status = testing::healthy(&spec);
-        let problems = |status: &Status| super::problems(status).iter().map(Problem::to_string).collect::<Vec<_>>();
+        let problems =
+            |status: &Status| super::problems(status).iter().map(Problem::to_string).collect::<Vec<_>>();
         assert!(problems(&status).is_empty());
         let disk = &mut status.nodes[1].file_systems[0];
         disk.holds = vec!["system".into(), "etcd".into()];
