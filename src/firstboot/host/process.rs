@@ -11,21 +11,21 @@ const SLICES: [&str; 2] = ["/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/system
 const MAX_ROUNDS: usize = 20;
 
 /// Sends SIGKILL to all processes of a unit within some tens of milliseconds, without systemd or the disk; its `Restart=`
-/// starts it again. If it returns true, none of them executes another instruction of its program: one that waits for
-/// the disk ends as soon as the disk answers.
-pub(crate) fn kill_unit(unit: &str) -> bool {
+/// starts it again. Returns their number, and `None` if new ones appeared meanwhile. Otherwise none of them executes
+/// another instruction of its program: one that waits for the disk ends as soon as the disk answers.
+pub(crate) fn kill_unit(unit: &str) -> Option<usize> {
     let mut killed = BTreeSet::new();
     for _ in 0..MAX_ROUNDS {
         let found = processes(unit);
         if found.is_subset(&killed) {
-            return true;
+            return Some(killed.len());
         }
         for process in &found {
             signal(Pid::from_raw(*process), Signal::SIGKILL);
         }
         killed.extend(found);
     }
-    false
+    None
 }
 
 fn processes(unit: &str) -> BTreeSet<i32> {

@@ -192,7 +192,9 @@ impl Guard {
         let fault = self.disks.iter().filter_map(|(_, monitor)| monitor.fault()).max();
         match (fault, self.released) {
             (Some(fault), None) => self.try_release(fault),
-            (Some(_), Some(since)) if since.elapsed() < KILL_TIME => drop(self.kill_servers()),
+            (Some(_), Some(since)) if since.elapsed() < KILL_TIME => {
+                self.kill_servers();
+            }
             (None, Some(_)) => self.restore(),
             _ => {}
         }
@@ -215,8 +217,8 @@ impl Guard {
         if !hangs {
             self.etcd_is_killed = false;
         } else if !self.etcd_is_killed && self.outside.others().is_some_and(|others| others.has_quorum) {
-            self.etcd_is_killed = process::kill_unit(&self.units[0]);
-            self.log(format!("{}: killed etcd, since another may lead now", self.describe()));
+            self.etcd_is_killed = process::kill_unit(&self.units[0]).is_some();
+            self.log(format!("{}; killed etcd, since another may lead now", self.describe()));
         }
     }
 
@@ -228,21 +230,23 @@ impl Guard {
         self.released = Some(Instant::now());
         // First: a gate that is passed after this waits.
         self.save();
-        let stopped = self.kill_servers();
+        let postgres_is_stopped = self.kill_servers();
         // Its disk may have lost writes that replicas have confirmed: as after a power cut, one of them is promoted
         // before this Redis starts.
         let _ = self.node.forget_gate_step(Service::Redis);
-        self.outside.release(stopped);
+        self.outside.release(postgres_is_stopped);
+        let what = self.describe();
         self.log(format!(
-            "{}: stopped the servers of this node; they start when its storage works again",
-            self.describe()
+            "{what}; stopped the servers of this node; they start when its storage works again"
         ));
     }
 
-    /// Returns whether no process of Patroni's unit, so no PostgreSQL, can answer any more.
+    /// Returns whether PostgreSQL was among them, so that it ran here and cannot answer any more.
     fn kill_servers(&self) -> bool {
-        let stopped: Vec<bool> = self.units.iter().map(|unit| process::kill_unit(unit)).collect();
-        stopped.iter().all(|stopped| *stopped)
+        let killed: Vec<_> = self.units.iter().map(|unit| process::kill_unit(unit)).collect();
+        SERVERS.iter().zip(killed).any(|(server, killed)| {
+            *server == Component::Patroni && killed.is_some_and(|processes| processes > 0)
+        })
     }
 
     fn restore(&mut self) {
