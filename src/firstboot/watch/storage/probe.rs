@@ -32,7 +32,7 @@ impl ProbeFile {
     /// The file is in a directory of root.
     pub(crate) fn new(root: &Path, path: &str) -> Result<ProbeFile> {
         let at = below(root, path);
-        if !std::fs::metadata(&at).is_ok_and(|file| file.len() == BLOCK as u64) {
+        if !std::fs::metadata(&at).is_ok_and(|file| file.is_file() && file.len() == BLOCK as u64) {
             let tree = SafeTree::open(root)?;
             if let Some(directory) = Path::new(path).parent() {
                 tree.create_dir_all(directory)?;
