@@ -6,7 +6,6 @@ use crate::watch::haproxy_socket;
 use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::etcd::EtcdClient;
 use hanode_cluster::discovery::{leader_key, storage_key};
-use hanode_cluster::peer;
 use hanode_core::peer::{FileSystem, NodeReport, StorageFault};
 use hanode_core::spec::Node;
 use hanode_core::state::Phase;
@@ -150,8 +149,10 @@ impl Outside {
     }
 
     fn set_haproxy(&self, state: &str) -> Result<()> {
-        let answer =
-            haproxy_socket::command(&self.haproxy_socket, &format!("set server {HAPROXY_SERVER} state {state}"))?;
+        let answer = haproxy_socket::command(
+            &self.haproxy_socket,
+            &format!("set server {HAPROXY_SERVER} state {state}"),
+        )?;
         ensure!(answer.trim().is_empty(), "{}", answer.trim());
         Ok(())
     }
@@ -192,9 +193,8 @@ impl Outside {
     }
 
     fn query_others(&self) -> Others {
-        let port = self.node.spec().network.join_port;
         let query = |peer: &Node| {
-            let report = peer::fetch_report(&self.node.access().cluster, peer.address, port, QUERY_TIMEOUT);
+            let report = self.node.access().report(peer, QUERY_TIMEOUT);
             let etcd = self.etcd(peer).and_then(|etcd| etcd.members().context("no quorum"));
             (report, etcd.is_ok())
         };
