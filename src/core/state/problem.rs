@@ -162,8 +162,8 @@ impl Problem {
         let Problem { kind, detail, .. } = self;
         let component = self.component.map_or(String::new(), |c| c.to_string());
         match kind {
-            NotInService | Stopped | FileDamaged | WaitingFor | UnitDown | StorageFault | StorageHangs | SpaceLow
-            | InodesLow | SelinuxDenial | OtherBundle | VipHeldTwice | CertificateExpired
+            NotInService | Stopped | FileDamaged | WaitingFor | UnitDown | StorageFault | StorageHangs
+            | SpaceLow | InodesLow | SelinuxDenial | OtherBundle | VipHeldTwice | CertificateExpired
             | CertificateExpires | WalNotArchived | ArchiveGap | Other => detail.clone(),
             BackupFailed => format!("{component}: the backup failed: {detail}"),
             AwaitsRestart => "PostgreSQL awaits a restart; WAL may not be archived until then".into(),

@@ -22,7 +22,7 @@ use anyhow::Result;
 use hanode_cluster::health::local;
 use hanode_core::gate::{self, InitFacts, InitGuard, Round, Service};
 use hanode_core::plan::{self, Action, Observations, Plan};
-use hanode_core::state::{Component, Phase, Problem};
+use hanode_core::state::{Component, Phase, Problem, ProblemKind};
 use hanode_util::user_error::UserError;
 use std::sync::Arc;
 use std::thread::{sleep, spawn};
@@ -148,6 +148,10 @@ impl Watcher<'_> {
 
     /// Replaces PostgreSQL's problem by its reason, if this is a standby that cannot stream.
     fn check_standby(&mut self, problems: &mut [Problem]) {
+        if problems.iter().any(|p| p.kind == ProblemKind::StorageFault) {
+            // It may stream again once the storage works; nothing can be cloned now.
+            return;
+        }
         let Some(problem) = problems.iter_mut().find(|p| p.concerns(Component::Postgres)) else {
             return self.reclone.reset();
         };
