@@ -143,13 +143,15 @@ fn disks(root: &Path) -> Result<Vec<Disk>> {
     let volume = std::fs::metadata(below(root, volume::MOUNT)).map(|m| m.dev()).ok();
     for path in [ROOT_PROBE, DATA_PROBE] {
         let file = ProbeFile::new(root, path)?;
-        let device = std::fs::metadata(file.path())?.dev();
+        let directory = file.path().parent().context("a directory")?;
+        // Of the directory: on an overlay, files have other devices.
+        let device = std::fs::metadata(directory)?.dev();
         if disks.iter().any(|(known, _)| *known == device) {
             continue;
         }
         let mount = match volume == Some(device) && path == DATA_PROBE {
             true => volume::MOUNT.to_string(),
-            false => space::topmost_in(root, file.path().parent().context("a directory")?, device),
+            false => space::topmost_in(root, directory, device),
         };
         disks.push((device, Disk { mount, file }));
     }
