@@ -18,6 +18,7 @@ use crate::host::clock::uptime_ms;
 use crate::host::{console, process};
 use crate::node::NodeContext;
 use anyhow::{Context, Result, ensure};
+use hanode_core::gate::Service;
 use hanode_core::peer::{FileSystem, StorageFault};
 use hanode_core::state::{Component, Problem, ProblemKind};
 use hanode_util::file_tree::below;
