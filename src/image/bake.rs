@@ -4,7 +4,7 @@ use super::dry_run::render_all_nodes;
 use super::inventory::{self, Inventory};
 use super::manifest::{self, ImageManifest};
 use super::overlay::{self, BakeTarget, ClusterPayload};
-use super::{base, packages, selinux, sysprep};
+use super::{base, locales, packages, selinux, sysprep};
 use anyhow::{Context, Result, bail};
 use hanode_admin::embedded;
 use hanode_core::target::{SourceKind, Target};
@@ -42,6 +42,7 @@ pub fn bake(
     }
     check_fetched_versions(root, &target)?;
     packages::install_missing(root, &target)?;
+    locales::generate(root, &target)?;
     if let Some(policy) = &mut target.selinux {
         payload.map_or(Ok(()), |payload| selinux::set_ports(policy, payload.spec))?;
         selinux::install_policy(policy, root)?;

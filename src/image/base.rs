@@ -1,7 +1,7 @@
 //! Builds a base: a tree of the target with every component installed and no cluster.
 
 use super::inventory::Inventory;
-use super::{disk, distro::Distro, el, overlay, progress::Steps, selinux, sysprep, unpack};
+use super::{disk, distro::Distro, el, locales, overlay, progress::Steps, selinux, sysprep, unpack};
 use anyhow::Result;
 use hanode_admin::embedded;
 use hanode_core::target::{Family, Target};
@@ -61,6 +61,7 @@ pub(crate) fn build(target: &Target, id: &str, scratch: &Scratch, steps: &mut St
     let fetched = unpack::fetch_all(target, scratch, &note)?;
     target.family.install(target, &early_files(target), built_at, scratch, &note)?;
     unpack::unpack_all(target, &fetched, &root)?;
+    locales::generate(&root, target)?;
     // systemd-sysusers of systemd 247 and earlier needs /proc to set modes.
     run(&mut in_isolated_chroot(&root, "systemd-sysusers"))?;
     disk::kernel_links(&root)?;

@@ -16,6 +16,7 @@ mod format;
 mod glibc;
 mod inspect;
 mod inventory;
+mod locales;
 mod manifest;
 mod overlay;
 mod packages;

@@ -79,6 +79,9 @@ pub struct Base {
     pub modules: Vec<String>,
     /// The packages to install; `{versions.NAME}` is replaced.
     pub packages: Vec<String>,
+    /// Locales besides C.UTF-8, such as `en_US.UTF-8`.
+    #[serde(default)]
+    pub locales: Vec<String>,
     /// Folders of `image/parts` to copy into the tree before the first package is configured.
     #[serde(default)]
     pub parts: Vec<String>,
