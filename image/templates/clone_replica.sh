@@ -36,6 +36,8 @@ for word; do
     --connstring=*) source=${word#*=} ;;
     esac
 done
+# A leader that dies must not keep the clone waiting.
+source="$source connect_timeout=5 keepalives_idle=10 keepalives_interval=3 keepalives_count=3"
 query() {
     "$bin/psql" --no-psqlrc --tuples-only --no-align --dbname="$source dbname=postgres" --command="$1"
 }

@@ -10,7 +10,7 @@ set -- pg_wal/archive_status/*.ready
 if [ $# -gt {{ size.archive_queue }} ]; then
     echo "$# segments wait for the repository, more than {{ size.archive_queue }}: $wal is not archived" >&2
     # hanode makes a backup once the repository is back: without this segment no older one can be restored beyond it.
-    touch /var/spool/pgbackrest/dropped
+    touch /var/spool/pgbackrest/dropped || exit 1
     exit 0
 fi
 read -r stanza < /run/hanode/stanza || {

@@ -94,12 +94,6 @@ fn back_up_postgres(
     let backups = pgbackrest.info()?;
     let backups = backups.get(stanza).map(Vec::as_slice).unwrap_or_default();
     let last = backups.last().context("the repository does not list the backup that was just made")?;
-    ensure!(
-        !last.damaged,
-        "backup {} has pages with a wrong checksum: see journalctl -u hanode-backup, and check the disk of {}",
-        last.label,
-        leader.node
-    );
     let full = backups.iter().rev().find(|backup| backup.full);
     let completed = Completed {
         stanza: stanza.clone(),
@@ -112,6 +106,13 @@ fn back_up_postgres(
         full_started: full.map_or(last.started, |full| full.started),
     };
     store.put_completed(Server::Postgres, &completed)?;
+    // Recorded all the same: a repetition would read the same pages.
+    ensure!(
+        !last.damaged,
+        "backup {} has pages with a wrong checksum: see journalctl -u hanode-backup, and check the disk of {}",
+        last.label,
+        leader.node
+    );
     tracing::info!("PostgreSQL: backup {} is complete ({} bytes) in {repository}", last.label, last.bytes);
     Ok(())
 }

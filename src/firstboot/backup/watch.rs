@@ -7,8 +7,11 @@ use anyhow::{Context, Result};
 use hanode_cluster::client::http::HttpClient;
 use hanode_core::backup::{ArchiveQueue, BackupReport, Leader, postgres_due, redis_due};
 use hanode_core::spec::Backup;
+use hanode_util::safe_path::SafeTree;
+use std::fs::DirEntry;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +23,8 @@ const TIMER: &str = "hanode-backup.timer";
 const DROPPED: &str = "/var/spool/pgbackrest/dropped";
 const SPOOL: &str = "/var/spool/pgbackrest/archive";
 const MAX_ERROR: usize = 300;
+/// In bytes; a larger file is not one of pgBackRest's.
+const MAX_ERROR_FILE: u64 = 64 << 10;
 
 /// Starts the timer with the current schedule, or stops it.
 pub(crate) fn start_timer(node: &NodeContext) -> Result<()> {
@@ -126,20 +131,31 @@ fn queue(node: &NodeContext, stanza: Option<&str>, dropped: Option<i64>) -> Resu
     }
     let oldest = oldest.and_then(|at| Some(at.duration_since(UNIX_EPOCH).ok()?.as_secs() as i64));
     let error = match stanza {
-        Some(stanza) => spooled_error(&node.at(SPOOL).join(stanza).join("out")),
+        Some(stanza) => spooled_error(&node.tree()?, &format!("{SPOOL}/{stanza}/out"))?,
         None => Some("the repository has no archive of this cluster yet".into()),
     };
     Ok(ArchiveQueue { segments, oldest, error, dropped })
 }
 
 /// The error that pgBackRest's asynchronous process recorded: its code in the first line, then the message.
-fn spooled_error(dir: &Path) -> Option<String> {
-    let entries = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
-    let mut errors: Vec<PathBuf> = entries.filter(|p| p.extension().is_some_and(|e| e == "error")).collect();
-    errors.sort();
-    let text = std::fs::read_to_string(errors.first()?).ok()?;
+///
+/// The directory belongs to PostgreSQL's user, so links and other special files are not read.
+fn spooled_error(tree: &SafeTree, dir: &str) -> Result<Option<String>> {
+    if !tree.exists(dir)? {
+        return Ok(None);
+    }
+    let handle = tree.open_dir(dir)?;
+    let entries = std::fs::read_dir(format!("/proc/self/fd/{}", handle.as_raw_fd()))?.flatten();
+    let is_error = |entry: &DirEntry| {
+        let small = entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_ERROR_FILE);
+        small && entry.path().extension().is_some_and(|extension| extension == "error")
+    };
+    let errors = entries.filter(is_error).filter_map(|entry| entry.file_name().into_string().ok());
+    let Some(first) = errors.min() else { return Ok(None) };
+    let text = tree.read(format!("{dir}/{first}"))?;
+    let text = String::from_utf8_lossy(&text);
     let line = text.lines().skip(1).map(str::trim).collect::<Vec<_>>().join(" ");
-    Some(line.chars().filter(|c| !c.is_control()).take(MAX_ERROR).collect())
+    Ok(Some(line.chars().filter(|c| !c.is_control()).take(MAX_ERROR).collect()))
 }
 
 #[cfg(test)]
@@ -149,14 +165,19 @@ mod tests {
     #[test]
     fn the_error_of_the_first_segment_is_reported() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(spooled_error(dir.path()), None);
+        let error = || spooled_error(&SafeTree::open(dir.path()).unwrap(), "/out").unwrap();
+        assert_eq!(error(), None);
+        let out = dir.path().join("out");
+        std::fs::create_dir(&out).unwrap();
         for (name, text) in [
             ("2.error", "45\nlater"),
             ("1.error", "103\nunable to find a valid repository:\nrepo1: x"),
             ("0.ok", ""),
         ] {
-            std::fs::write(dir.path().join(name), text).unwrap();
+            std::fs::write(out.join(name), text).unwrap();
         }
-        assert_eq!(spooled_error(dir.path()).as_deref(), Some("unable to find a valid repository: repo1: x"));
+        std::fs::write(dir.path().join("secret"), "1\nsecret").unwrap();
+        std::os::unix::fs::symlink("../secret", out.join("0.error")).unwrap();
+        assert_eq!(error().as_deref(), Some("unable to find a valid repository: repo1: x"));
     }
 }

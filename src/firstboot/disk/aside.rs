@@ -10,13 +10,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 impl Disk {
     /// The whole data directory, if there is one.
     pub(crate) fn move_postgres_aside(&self) -> Result<()> {
-        self.move_aside(&self.paths.postgres)
+        self.move_aside(&self.paths.postgres)?;
+        self.unmark_stale(|stale| stale.postgres = false)
     }
 
     /// The files in the data directory: the directory itself also has the live configuration.
     pub(crate) fn move_redis_aside(&self) -> Result<()> {
         let data = &self.paths.redis;
-        redis_log::DATA_FILES.iter().try_for_each(|part| self.move_aside(&format!("{data}/{part}")))
+        redis_log::DATA_FILES.iter().try_for_each(|part| self.move_aside(&format!("{data}/{part}")))?;
+        self.unmark_stale(|stale| stale.redis = false)
     }
 
     /// Removes etcd's data, including an incomplete directory.
@@ -58,6 +60,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hanode_core::peer::DiskData;
     use hanode_core::target::Target;
     use hanode_util::file_tree::below;
     use std::fs;
@@ -85,6 +88,21 @@ mod tests {
             }),
         ];
         redis.into_iter().chain(others).collect()
+    }
+
+    #[test]
+    fn data_that_was_moved_aside_is_not_stale_any_more() {
+        let root = tempfile::tempdir().unwrap();
+        let target = targets().into_iter().find(|target| target.name == "debian-13").unwrap();
+        let disk = Disk::new(root.path(), &target).unwrap();
+        let all = DiskData { etcd: true, postgres: true, redis: true, sentinel: false };
+        disk.update_state(|state| state.stale = all).unwrap();
+        let stale = || disk.read_state().unwrap().stale;
+        disk.move_postgres_aside().unwrap();
+        assert_eq!(stale(), DiskData { postgres: false, ..all });
+        disk.move_redis_aside().unwrap();
+        disk.clear_etcd().unwrap();
+        assert_eq!(stale(), DiskData::default());
     }
 
     fn names(dir: &Path) -> Vec<String> {

@@ -81,7 +81,10 @@ impl Executor<'_> {
             },
             Effect::RecordMember(id) => disk.update_state(|disk| disk.etcd_member = Some(id.clone()))?,
             Effect::PublishGeneration => generation::publish(node)?,
-            Effect::ReadStanza => backup::prepare_postgres(node)?,
+            // The watcher copies the name later; until then PostgreSQL keeps its WAL.
+            Effect::ReadStanza => backup::prepare_postgres(node).unwrap_or_else(|error| {
+                tracing::warn!("the name of the archive cannot be read from etcd yet: {error:#}")
+            }),
             Effect::MeasureWalEnd => disk.measure_postgres_end()?,
             Effect::ForgetWalEnd => disk.forget_postgres_end()?,
             Effect::StopLeftoverServer => init_facts::stop_leftover_server(node)?,

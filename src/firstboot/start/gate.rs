@@ -23,12 +23,13 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Returns once the service may start and its files for this start are written. Blocks until then.
 pub(crate) fn pass(node: &NodeContext, service: Service) -> Result<()> {
     let mut storage = StartCheck::default();
+    let redis_has_run = node.gate_steps().get(&Service::Redis).is_some_and(|step| step.action.may_start());
     loop {
         while let Some(fault) = storage.blocked(node.root()) {
             node.save_gate_step(service, &Step::new(Action::Wait, Reason::StorageFault { fault }))?;
             sleep(RETRY_INTERVAL);
         }
-        pass_plan(node, service)?;
+        pass_plan(node, service, redis_has_run)?;
         // The watcher may have stopped the servers in the meantime.
         if !roles_are_released(node.root()) {
             return Ok(());
@@ -36,7 +37,8 @@ pub(crate) fn pass(node: &NodeContext, service: Service) -> Result<()> {
     }
 }
 
-fn pass_plan(node: &NodeContext, service: Service) -> Result<()> {
+/// `redis_has_run`: in this boot, before this gate.
+fn pass_plan(node: &NodeContext, service: Service, redis_has_run: bool) -> Result<()> {
     // Until the machine has its address, no server could use it.
     node.machine()?;
     let executor = Executor::new(node, service);
@@ -46,7 +48,7 @@ fn pass_plan(node: &NodeContext, service: Service) -> Result<()> {
         executor.carry_out(&SentinelGate::resume(node.spec(), primary))?;
         return Ok(());
     }
-    let mut gate = Gate::new(node, service);
+    let mut gate = Gate::new(service, redis_has_run);
     loop {
         if gate.round(node, &executor)? {
             return Ok(());
@@ -65,14 +67,13 @@ struct Gate {
 }
 
 impl Gate {
-    fn new(node: &NodeContext, service: Service) -> Gate {
-        let has_run = node.gate_steps().get(&Service::Redis).is_some_and(|step| step.action.may_start());
+    fn new(service: Service, redis_has_run: bool) -> Gate {
         Gate {
             service,
             start: Instant::now(),
             etcd: EtcdGate::default(),
             patroni: PatroniGate::default(),
-            redis: RedisGate::new(has_run),
+            redis: RedisGate::new(redis_has_run),
         }
     }
 

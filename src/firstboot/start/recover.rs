@@ -93,13 +93,15 @@ fn rebuild_etcd(node: &NodeContext, how: EtcdRecovery) -> Result<String> {
     Ok(member)
 }
 
-/// All keys except those with a lease and [`DROPPED_KEYS`].
+/// All keys except those with a lease, [`DROPPED_KEYS`], and those about backups: the archive may have WAL of a later
+/// timeline than this node's data, so the recovered cluster begins another one.
 fn keys_from_log(node: &NodeContext) -> Result<Vec<(String, Vec<u8>)>> {
     let (mut running, etcd, _) = run_single_etcd(node, true)?;
     let scope = &node.spec().name;
     let dropped = DROPPED_KEYS.map(|key| format!("/service/{scope}/{key}"));
+    let backup = format!("/hanode/{scope}/backup/");
     let mut keys = etcd.list_without_lease("/")?;
-    keys.retain(|(key, _)| !dropped.contains(key));
+    keys.retain(|(key, _)| !dropped.contains(key) && !key.starts_with(&backup));
     running.stop()?;
     Ok(keys)
 }

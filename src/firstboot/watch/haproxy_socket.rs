@@ -36,6 +36,8 @@ pub(super) struct Server {
     pub(super) name: String,
     pub(super) state: ServerState,
     pub(super) sessions: bool,
+    /// How long it has been in this state; `None` if unknown.
+    pub(super) seconds: Option<u64>,
 }
 
 /// The servers of all backends; empty if the table has other columns than expected.
@@ -48,6 +50,7 @@ pub(super) fn servers(stat: &str) -> Vec<Server> {
     else {
         return Vec::new();
     };
+    let last_change = column("lastchg");
     let server = |row: Vec<&str>| {
         let state = match *row.get(status)? {
             status if status.starts_with("UP") || status == "no check" => ServerState::Up,
@@ -61,6 +64,7 @@ pub(super) fn servers(stat: &str) -> Vec<Server> {
             name: row[name].into(),
             state,
             sessions: row[sessions] != "0",
+            seconds: last_change.and_then(|column| row.get(column)?.parse().ok()),
         })
     };
     lines.filter_map(server).collect()

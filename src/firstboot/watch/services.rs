@@ -43,7 +43,8 @@ const ETCD_RESTART_TIME: Duration = Duration::from_secs(30);
 pub(crate) fn watch(node: NodeContext) -> Result<()> {
     let node = Arc::new(node);
     start_threads(&node)?;
-    backup::watch::start_timer(&node)?;
+    backup::watch::start_timer(&node)
+        .unwrap_or_else(|error| tracing::error!("the schedule of the backups is not started: {error:#}"));
     let mut watcher = Watcher {
         node: &node,
         units: units::watched(&node.config)?,

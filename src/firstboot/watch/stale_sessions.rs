@@ -22,6 +22,8 @@ const BACKENDS: [&str; 2] = [POSTGRES_PRIMARY, "redis_primary"];
 const POSTGRES_PRIMARY: &str = "postgres_primary";
 /// Longer than all connection attempts of a session take together.
 const MIN_SESSION_SECONDS: u64 = 15;
+/// A standby that reconnects to its leader serves reads again before that.
+const MIN_DISABLED_SECONDS: u64 = 15;
 
 /// Checks until the process ends.
 pub(super) fn watch(node: &NodeContext, socket: &Path) {
@@ -71,6 +73,7 @@ fn replaced_servers(servers: &[Server]) -> BTreeSet<BackendServer> {
             // A standby that was promoted has the newest data.
             ServerState::Disabled => {
                 backend == read_port::BACKEND
+                    && server.seconds.is_none_or(|seconds| seconds >= MIN_DISABLED_SECONDS)
                     && !is_up(POSTGRES_PRIMARY, &|primary| primary.name == server.name)
                     && (is_up(backend, &|_| true) || is_up(POSTGRES_PRIMARY, &|_| true))
             }
@@ -150,6 +153,13 @@ mod tests {
         assert_eq!(replaced(&format!("{old}postgres_primary,node1,4,UP,\n")), node2);
         assert_eq!(replaced(&format!("{old}postgres_primary,node2,4,UP,\n")), BTreeSet::new(), "promoted");
         assert_eq!(replaced(&format!("{old}postgres_primary,node1,4,DOWN,\n")), BTreeSet::new());
+        let since = |seconds: &str| {
+            let head = "# pxname,svname,scur,status,lastchg,\n";
+            let rows =
+                format!("postgres_replicas,node2,4,MAINT,{seconds},\npostgres_primary,node1,4,UP,90,\n");
+            replaced_servers(&haproxy_socket::servers(&format!("{head}{rows}")))
+        };
+        assert_eq!((since("3"), since("15")), (BTreeSet::new(), node2), "it may be reconnecting");
         assert_eq!(
             replaced("postgres_replicas,node2,0,MAINT,\npostgres_primary,node1,4,UP,\n"),
             BTreeSet::new()

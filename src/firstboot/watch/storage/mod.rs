@@ -219,7 +219,9 @@ impl Guard {
         let hangs = self.disks.iter().any(|(_, monitor)| monitor.since_probe() > self.tolerated);
         if !hangs {
             self.etcd_is_killed = false;
-        } else if !self.etcd_is_killed && self.outside.others().is_some_and(|others| others.has_quorum) {
+        } else if !self.etcd_is_killed
+            && self.outside.others().is_some_and(|others| others.can_take_over(StorageFault::Hangs))
+        {
             self.etcd_is_killed = process::kill_unit(&self.units[0]).is_some();
             self.log(format!("{}; killed etcd, since another may lead now", self.describe()));
         }
@@ -398,6 +400,8 @@ fn probe_all(root: &Path) -> Option<String> {
     };
     let fault = |disk: &Disk| match disk.file.probe() {
         Outcome::Written(_) => None,
+        // PostgreSQL and Redis remove temporary files when they start.
+        Outcome::Failed(StorageFault::Full) => None,
         Outcome::Failed(fault) => Some(format!("{} {}", disk.mount, fault.describe())),
     };
     disks.iter().find_map(fault)

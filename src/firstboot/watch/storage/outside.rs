@@ -123,12 +123,13 @@ impl Outside {
                 }
                 Roles::Released { postgres_is_stopped } => {
                     haproxy_is_usable = false;
+                    // First: HAProxy may hang, too.
+                    if postgres_is_stopped && !lock_is_released {
+                        lock_is_released = self.release_lock().is_ok();
+                    }
                     // Again and again: a reload of HAProxy enables the server.
                     if let Err(error) = self.set_haproxy("maint") {
                         tracing::debug!("HAProxy: {error:#}");
-                    }
-                    if postgres_is_stopped && !lock_is_released {
-                        lock_is_released = self.release_lock().is_ok();
                     }
                 }
             }
