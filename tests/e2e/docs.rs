@@ -99,7 +99,9 @@ fn the_schema_accepts_and_rejects_the_same_specs_as_the_parser() {
     let all_shown: String = STARTER
         .lines()
         .map(|line| {
-            match line.strip_prefix("# ").filter(|rest| rest.contains(" = ") && !rest.starts_with(' ')) {
+            let is_toml =
+                |rest: &&str| (rest.contains(" = ") && !rest.starts_with(' ')) || rest.starts_with('[');
+            match line.strip_prefix("# ").filter(is_toml) {
                 Some(key) => format!("{key}\n"),
                 None => format!("{line}\n"),
             }
