@@ -1,7 +1,7 @@
 //! Which servers this node's HAProxy holds down, for this node's report. The report reads a file in memory, so that a
 //! HAProxy that hangs does not delay it.
 
-use crate::host::clock::uptime_ms;
+use crate::host::clock::{recent_age_ms, uptime_ms};
 use crate::node::NodeContext;
 use anyhow::{Context, Result, ensure};
 use hanode_core::peer::DownServer;
@@ -32,8 +32,8 @@ pub(crate) fn last_view(node: &NodeContext) -> Option<Vec<DownServer>> {
 
 fn recent(saved: &[u8], now_ms: u64) -> Option<Vec<DownServer>> {
     let saved: Saved = serde_json::from_slice(saved).ok()?;
-    let age_ms = now_ms.checked_sub(saved.saved_ms)?;
-    (age_ms <= MAX_FILE_AGE_MS).then_some(saved.down)
+    recent_age_ms(saved.saved_ms, now_ms, MAX_FILE_AGE_MS).ok()?;
+    Some(saved.down)
 }
 
 fn down_servers(stat: &str) -> Result<Vec<DownServer>> {

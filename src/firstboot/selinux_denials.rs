@@ -2,9 +2,9 @@
 //!
 //! A thread reads the journal; the report reads the result from a file in memory.
 
-use crate::host::clock::uptime_ms;
+use crate::host::clock::{recent_age_ms, uptime_ms};
 use crate::selinux;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use hanode_core::selinux::{Denial, denials};
 use hanode_util::command::capture;
 use hanode_util::file_tree::below;
@@ -90,8 +90,7 @@ pub(crate) fn last_read(root: &Path) -> Vec<Denial> {
 
 fn read(root: &Path, now_ms: u64) -> Result<Vec<Denial>> {
     let saved: Saved = serde_json::from_slice(&std::fs::read(below(root, FILE))?)?;
-    let age_ms = now_ms.checked_sub(saved.saved_ms).context("it is from another boot")?;
-    ensure!(age_ms <= MAX_FILE_AGE_MS, "it is too old");
+    recent_age_ms(saved.saved_ms, now_ms, MAX_FILE_AGE_MS)?;
     Ok(saved.denials)
 }
 

@@ -4,8 +4,8 @@
 //! the report reads the last values from a file in memory, with their age.
 
 use super::{Disk, volume};
-use crate::host::clock::uptime_ms;
-use anyhow::{Context, Result, ensure};
+use crate::host::clock::{recent_age_ms, uptime_ms};
+use anyhow::{Context, Result};
 use hanode_core::peer::FileSystem;
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
@@ -216,8 +216,7 @@ pub(crate) fn last_measured(disk: &Disk) -> Vec<FileSystem> {
 
 fn read(disk: &Disk, now_ms: u64) -> Result<Vec<FileSystem>> {
     let saved: Saved = serde_json::from_slice(&std::fs::read(disk.at(FILE))?)?;
-    let age_ms = now_ms.checked_sub(saved.saved_ms).context("it is from another boot")?;
-    ensure!(age_ms <= MAX_FILE_AGE_MS, "it is too old");
+    let age_ms = recent_age_ms(saved.saved_ms, now_ms, MAX_FILE_AGE_MS)?;
     let mut file_systems = saved.file_systems;
     file_systems.iter_mut().for_each(|f| f.age_seconds = f.age_seconds.saturating_add(age_ms / 1000));
     Ok(file_systems)

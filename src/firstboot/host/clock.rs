@@ -1,10 +1,18 @@
 //! Time since the machine started, and CPU time of this process.
 
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 pub(crate) fn uptime_ms() -> u64 {
     let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
     since_boot.map_or(0, |t| t.tv_sec() as u64 * 1000 + t.tv_nsec() as u64 / 1_000_000)
+}
+
+/// The age of a value that was saved at `saved_ms` since boot; fails if it is from another boot, or older than `max_age_ms`.
+pub(crate) fn recent_age_ms(saved_ms: u64, now_ms: u64, max_age_ms: u64) -> Result<u64> {
+    let age_ms = now_ms.checked_sub(saved_ms).context("it is from another boot")?;
+    ensure!(age_ms <= max_age_ms, "it is too old");
+    Ok(age_ms)
 }
 
 /// Start of PID 1, in milliseconds of the kernel's clock: a container starts long after the kernel.

@@ -14,10 +14,10 @@ mod outside;
 mod probe;
 
 use crate::disk::{space, volume};
-use crate::host::clock::uptime_ms;
+use crate::host::clock::{recent_age_ms, uptime_ms};
 use crate::host::{console, process};
 use crate::node::NodeContext;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use hanode_core::gate::Service;
 use hanode_core::peer::{FileSystem, StorageFault};
 use hanode_core::state::{Component, Problem, ProblemKind};
@@ -311,8 +311,7 @@ fn save(root: &Path, saved: &Saved) -> Result<()> {
 
 fn read(root: &Path, now_ms: u64) -> Result<Saved> {
     let mut saved: Saved = serde_json::from_slice(&std::fs::read(below(root, FILE))?)?;
-    let age_ms = now_ms.checked_sub(saved.saved_ms).context("it is from another boot")?;
-    ensure!(age_ms <= MAX_FILE_AGE_MS, "it is too old");
+    let age_ms = recent_age_ms(saved.saved_ms, now_ms, MAX_FILE_AGE_MS)?;
     for disk in &mut saved.disks {
         disk.write_age_seconds = disk.write_age_seconds.saturating_add(age_ms / 1000);
     }
