@@ -23,16 +23,22 @@ pub fn tag_this_process(dir: &Path) -> Result<()> {
         .context("restarting this program")
 }
 
+/// Searches without a find in a row before no process is left. A process in the middle of `execve` has no environment
+/// for a moment, and one search misses it.
+const SEARCHES: u32 = 3;
+
 /// Kills all processes with the tag, except the caller, until none is left.
 pub(crate) fn kill_tagged(tag: &str) -> Result<()> {
     let entry = format!("{VARIABLE}={tag}");
+    let mut searches_without_find = 0;
     let none_left = wait_until(super::HOST_TIMEOUT, || {
         let found = tagged_pids(&entry);
         for pid in &found {
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
         }
-        found.is_empty()
+        searches_without_find = if found.is_empty() { searches_without_find + 1 } else { 0 };
+        searches_without_find == SEARCHES
     });
     ensure!(none_left, "processes of the lab survive SIGKILL: {:?}", tagged_pids(&entry));
     Ok(())
@@ -54,11 +60,15 @@ fn is_tagged(pid: i32, entry: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn only_tagged_processes_are_killed() {
         let start = |tag: &str| Command::new("sleep").arg("60").env(VARIABLE, tag).spawn().unwrap();
         let (mut ours, mut others) = (start("hanode-test-tag"), start("hanode-test-tag-2"));
+        // `spawn` returns before the kernel shows the environment of the new program.
+        let tagged = || tagged_pids(&format!("{VARIABLE}=hanode-test-tag")).contains(&(ours.id() as i32));
+        assert!(wait_until(Duration::from_secs(60), tagged));
         kill_tagged("hanode-test-tag").unwrap();
         assert!(!ours.wait().unwrap().success());
         assert!(others.try_wait().unwrap().is_none());
