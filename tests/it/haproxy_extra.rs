@@ -52,6 +52,11 @@ fn the_fault_names_the_line_and_the_remedy() {
         ("global", "\"maxconn\" 9", "remove it"),
         ("global", "stats socket ipv4@0.0.0.0:9999 level admin", "remove it"),
         ("global", "daemon", "remove it"),
+        ("global", "\\x73tats socket ipv4@0.0.0.0:9999 level admin", "write it without"),
+        ("global", "stats s\\x6fcket ipv4@0.0.0.0:9999 level admin", "write it without"),
+        ("global", "no \"${HOME}stats\" socket ipv4@0.0.0.0:9999", "write it without"),
+        ("global", ".if 0", "write it without"),
+        ("defaults", "stats enable", "remove it"),
     ] {
         let faults = parse_with(name, &[line]).expect_err(line);
         assert!(faults.to_string().contains(remedy), "{line}: {faults}");
@@ -63,6 +68,8 @@ fn other_directives_are_accepted() {
     for (name, line) in [
         ("global", "nbthread 2"),
         ("global", "log 192.168.18.5:514 local0"),
+        ("global", "setenv PLACE \"hall 1\""),
+        ("global", "# a comment \"quoted\""),
         ("defaults", "timeout tunnel 2h"),
         ("defaults", "timeout queue 10s"),
         ("defaults", "option tcp-smart-accept"),

@@ -157,6 +157,9 @@ fn each_fault_is_reported_with_its_line() {
         ("join_port = 7081", "join_port = 0", "join_port", "1 to 65535"),
         ("join_port = 7081", "join_port = \"7081\"", "join_port", "a whole number"),
         ("join_port = 7081", "join_port = 2379", "join_port", "etcd's clients"),
+        ("join_port = 7081", "join_port = 5355", "join_port", "LLMNR"),
+        ("join_port = 7081", "join_port = 53", "join_port", "the local resolver"),
+        ("join_port = 7081", "join_port = 2381", "join_port", "etcd's metrics"),
         ("\nport = 5433", "\nport = 433", "port = 433", "1024 to 65535"),
         ("restapi_port = 8008", "restapi_port = 808", "restapi_port", "1024 to 65535"),
         ("\nport = 6378", "\nport = 637", "port = 637", "1024 to 65535"),
@@ -234,6 +237,8 @@ fn each_fault_is_reported_with_its_line() {
         ("# global = [\"nbthread 2\"]", "frontend = []", "frontend", "global, defaults"),
         ("# global = [\"nbthread 2\"]", "global = [\"a\\nb\"]", "global = [", "control character"),
         ("# global = [\"nbthread 2\"]", "global = [\" backend x\"]", "backend x", "new backend section"),
+        ("[versions]", "[versions]\netcd = \"3.5.16; id\"", "3.5.16; id", "versions.etcd"),
+        ("[versions]", "[versions]\nredis = \"$(id)\"", "$(id)", "versions.redis"),
         ("[keepalived]", "[keepalive]", "[keepalive]", "did you mean keepalived?"),
     ];
     for (old, new, piece, what) in table {
@@ -245,6 +250,29 @@ fn each_fault_is_reported_with_its_line() {
             one_fault(&text, piece, what);
         }
     }
+}
+
+/// Every port of the spec conflicts with every other one: each node listens on all of them.
+#[test]
+fn each_port_is_used_once() {
+    let ports: Vec<(usize, &str)> = STARTER.lines().enumerate().filter(|(_, l)| is_port(l)).collect();
+    assert_eq!(ports.len(), 10, "{ports:?}");
+    for (first, (_, one)) in ports.iter().enumerate() {
+        for (at, other) in &ports[first + 1..] {
+            let value =
+                |line: &str| line.split('#').next().unwrap().split('=').nth(1).unwrap().trim().to_string();
+            let mut lines: Vec<String> = STARTER.lines().map(String::from).collect();
+            lines[*at] = other.replacen(&value(other), &value(one), 1);
+            let Faults(faults) = parse(&lines.join("\n")).expect_err(&lines[*at]);
+            assert_eq!(faults.len(), 1, "{faults:#?}");
+            assert!(faults[0].what.contains("is already used by"), "{faults:#?}");
+        }
+    }
+}
+
+fn is_port(line: &str) -> bool {
+    let key = line.split('=').next().unwrap_or_default().trim();
+    line.contains('=') && (key == "port" || key.ends_with("_port")) && !key.starts_with('#')
 }
 
 #[test]

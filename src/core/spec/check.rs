@@ -25,6 +25,7 @@ pub(super) fn check(spec: &Spec, reader: &Reader) {
         super::backup::check(backup, reader);
     }
     pki(spec, reader);
+    versions(spec, reader);
 }
 
 fn names(spec: &Spec, reader: &Reader) {
@@ -201,7 +202,14 @@ fn ports(spec: &Spec, reader: &Reader) {
         ("haproxy.stats_port", haproxy.stats_port),
         ("haproxy.crl_port", haproxy.crl_port),
     ];
-    let fixed = [("SSH", 22), ("etcd's clients", ETCD_CLIENT_PORT), ("etcd's peers", ETCD_PEER_PORT)];
+    let fixed = [
+        ("SSH", 22),
+        ("the local resolver", 53),
+        ("etcd's clients", ETCD_CLIENT_PORT),
+        ("etcd's peers", ETCD_PEER_PORT),
+        ("etcd's metrics", ETCD_METRICS_PORT),
+        ("the resolver's LLMNR", 5355),
+    ];
     let mut taken: BTreeMap<u16, &str> = fixed.iter().map(|(who, port)| (*port, *who)).collect();
     for (path, port) in ours.into_iter().filter(|(path, _)| reader.is_good(path)) {
         match taken.entry(port) {
@@ -290,6 +298,10 @@ fn haproxy_extra(spec: &Spec, reader: &Reader) {
                 };
                 let what = format!("hanode sets {directive} in HAProxy's {section} section");
                 reader.fault(&format!("haproxy.extra.{section}.{i}"), what, help);
+            } else if let Some(word) = disguised(line) {
+                let what = format!("\"{}\" is not a plain name of a directive", printable(word));
+                let help = "write it without quotation marks, backslashes and variables";
+                reader.fault(&format!("haproxy.extra.{section}.{i}"), what, help);
             }
         }
     }
@@ -319,5 +331,16 @@ fn pki(spec: &Spec, reader: &Reader) {
             what,
             "lower leaf_days or raise ca_days: a certificate cannot outlive its CA",
         );
+    }
+}
+
+/// A version is a part of package names and of URLs.
+fn versions(spec: &Spec, reader: &Reader) {
+    for (component, version) in &spec.versions {
+        if !is_version(version) {
+            let what = format!("versions.{component} = \"{}\" is not a version", printable(version));
+            let help = "use letters, digits and . + - _ ~ : as in 3.5.16, starting with a digit or letter";
+            reader.fault(&format!("versions.{component}"), what, help);
+        }
     }
 }

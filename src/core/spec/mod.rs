@@ -246,6 +246,8 @@ impl std::fmt::Display for Repository {
 // etcd's ports are fixed: no client outside the cluster uses them.
 pub const ETCD_CLIENT_PORT: u16 = 2379;
 pub const ETCD_PEER_PORT: u16 = 2380;
+/// On the loopback address only.
+pub(crate) const ETCD_METRICS_PORT: u16 = 2381;
 
 impl Spec {
     pub fn node(&self, name: &str) -> Option<&Node> {

@@ -63,6 +63,13 @@ pub(super) fn is_volume(text: &str) -> bool {
     }
 }
 
+/// A version of a package or program, in the characters that packages use.
+pub(super) fn is_version(text: &str) -> bool {
+    (1..=60).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || ".+-_~:".contains(c))
+}
+
 pub fn is_interface(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-@".contains(c))
@@ -135,6 +142,7 @@ const HAPROXY_GLOBAL_DIRECTIVES: &[&str] = &[
     "master-worker",
     "maxconn",
     "pidfile",
+    "ssl-default-bind-ciphers",
     "ssl-default-bind-options",
     "ssl-default-server-options",
     "stats socket",
@@ -159,6 +167,7 @@ const HAPROXY_DEFAULTS_DIRECTIVES: &[&str] = &[
     "srvtcpka-cnt",
     "srvtcpka-idle",
     "srvtcpka-intvl",
+    "stats",
     "timeout check",
     "timeout client",
     "timeout client-fin",
@@ -174,6 +183,19 @@ pub(super) fn set_by_hanode(section: &str, line: &str) -> Option<String> {
     let words: Vec<&str> = plain.split_whitespace().skip_while(|w| ["no", "default"].contains(w)).collect();
     let directive = |length: usize| words.get(..length).map(|words| words.join(" "));
     [2, 1].into_iter().filter_map(directive).find(|directive| known.contains(&directive.as_str()))
+}
+
+/// The word that HAProxy reads as another keyword than it seems, if there is one: it expands escapes such as `\x73` and
+/// variables, and lines such as `.if` switch others off.
+pub(super) fn disguised(line: &str) -> Option<&str> {
+    let plain = |word: &&str| {
+        word.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '#')
+            && !word.contains(['"', '\'', '\\', '$'])
+    };
+    let mut words = line.split_whitespace().skip_while(|w| ["no", "default"].contains(w));
+    let first = words.next()?;
+    let second = words.next().filter(|_| ["option", "stats", "timeout"].contains(&first));
+    [Some(first), second].into_iter().flatten().find(|word| !plain(word))
 }
 
 /// The keywords that start a section in haproxy.cfg.
@@ -309,6 +331,15 @@ mod tests {
         for name in ["max_connections", "shared_buffers", "work_mem", "synchronous_commit"] {
             assert!(reserved_by(name).is_none(), "{name} was refused");
         }
+    }
+
+    #[test]
+    fn versions() {
+        each(
+            is_version,
+            &["3.5.16", "5:8.0.2-3+deb13u3", "2.0~rc1-1_2", "v3"],
+            &["", "x; touch /tmp/x", "1 2", "$(id)", "`id`", "-1", "../1", "1/2", "1\n", "1'", "1&2", "1|2"],
+        );
     }
 
     #[test]
