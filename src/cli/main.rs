@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 use hanode_admin::cluster_dir::ClusterDir;
 use hanode_core::pki::coverage::CheckReport;
 use hanode_util::interrupt;
+use hanode_util::terminal;
 use hanode_util::user_error::{UserError, report};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -125,7 +126,7 @@ fn exit_code(passed: bool) -> ExitCode {
 
 fn print_to_stderr(text: &str) {
     // If this fails, stderr is gone and there is nowhere to report to.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", terminal::lines(text));
 }
 
 /// Loads a cluster directory whose check found no fault: each fault would stop a node at boot.
@@ -148,14 +149,14 @@ fn load_checked(dir: &Path, report: CheckReport) -> Result<ClusterDir> {
 /// Prints to standard output. A closed pipe (`| head`) is not an error.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match writeln!(out, "{}", terminal::lines(text)).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    print(&serde_json::to_string_pretty(value)?)
+    print(&terminal::json(&serde_json::to_string_pretty(value)?))
 }
 
 #[cfg(test)]

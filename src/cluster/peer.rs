@@ -4,16 +4,13 @@
 use crate::client::deadline::Deadline;
 use crate::client::tls::Credentials;
 use anyhow::{Context, Result, ensure};
-use hanode_core::peer::{NodeReport, parse};
+use hanode_core::peer::{MAX_REPORT, NodeReport, pack, parse};
 use hanode_core::plan::FOREIGN_CERTIFICATE;
 use rustls::CertificateError;
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Upper bound on untrusted input.
-const MAX_REPORT: u64 = 64 << 10;
 
 /// Fetches the report of one node. `timeout` limits connecting, and then the handshake with the transfer.
 pub fn fetch_report(
@@ -24,9 +21,10 @@ pub fn fetch_report(
 ) -> Result<NodeReport> {
     let stream = credentials.connect(address, port, timeout)?;
     let mut text = Vec::new();
-    let read = stream.take(MAX_REPORT).read_to_end(&mut text).or_else(accept_missing_close_notify);
+    let read = stream.take(MAX_REPORT as u64 + 1).read_to_end(&mut text).or_else(accept_missing_close_notify);
     ensure!(!read.as_ref().is_err_and(is_from_another_ca), FOREIGN_CERTIFICATE);
     read?;
+    ensure!(text.len() <= MAX_REPORT, "the answer of the join port is longer than {} KiB", MAX_REPORT >> 10);
     parse(&text)
 }
 
@@ -60,7 +58,7 @@ pub fn serve(
         tls.complete_io(&mut socket).context("handshake")?;
     }
     let mut stream = rustls::Stream::new(&mut tls, &mut socket);
-    stream.write_all(&serde_json::to_vec(&report()?)?)?;
+    stream.write_all(&pack(report()?)?)?;
     stream.conn.send_close_notify();
     stream.flush()?;
     Ok(())

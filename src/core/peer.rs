@@ -1,5 +1,7 @@
 //! The report that each node serves to its peers on the join port; the plan is made from these reports.
 
+mod limit;
+
 use crate::backup::BackupReport;
 use crate::selinux::{self, SelinuxState};
 use crate::spec::Spec;
@@ -7,6 +9,8 @@ use crate::state::{Phase, Problem};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use limit::{MAX_REPORT, pack};
 
 pub const SCHEMA: u32 = 1;
 
@@ -177,6 +181,9 @@ pub struct NodeReport {
     /// Data that did not fit the cluster's and was moved aside, for the operator to inspect.
     #[serde(default)]
     pub moved_aside: Vec<String>,
+    /// How many more there are than in `moved_aside`.
+    #[serde(default)]
+    pub moved_aside_omitted: usize,
     /// Empty in the report of an older node, and while the watcher does not run.
     #[serde(default)]
     pub file_systems: Vec<FileSystem>,
@@ -223,6 +230,7 @@ impl NodeReport {
             holds_vip: false,
             image: BTreeMap::new(),
             moved_aside: Vec::new(),
+            moved_aside_omitted: 0,
             file_systems: Vec::new(),
             haproxy_down: None,
             selinux: None,

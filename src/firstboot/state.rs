@@ -10,6 +10,7 @@ use hanode_core::plan::{Action, Plan, Step};
 use hanode_core::state::{Phase, Problem, ProblemKind};
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
+use hanode_util::terminal;
 use hanode_util::user_error::{UserError, remedies};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -141,7 +142,7 @@ fn log_phase(phase: Phase, node: &str, message: &str) {
         }
     }
     if matches!(phase, Phase::WaitingForPeers | Phase::InService | Phase::Refused | Phase::Failed) {
-        console::write(&format!("{node}: {name}: {message}"));
+        console::write(&terminal::line(&format!("{node}: {name}: {message}")));
     }
 }
 

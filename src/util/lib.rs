@@ -8,4 +8,5 @@ pub mod interrupt;
 pub mod safe_path;
 pub mod scratch;
 pub mod table;
+pub mod terminal;
 pub mod user_error;

@@ -7,6 +7,7 @@ mod haproxy_view;
 pub mod local;
 mod metrics;
 mod problems;
+mod progress;
 mod removal;
 mod selinux;
 mod served_certs;
@@ -24,7 +25,9 @@ use hanode_core::peer::{DownServer, FileSystem};
 use hanode_core::selinux::SelinuxState;
 use hanode_core::spec::Spec;
 pub(crate) use hanode_core::state::{Phase, PostgresState, Problem, ProblemKind, RedisRole, Role};
+use hanode_util::terminal;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -34,6 +37,7 @@ pub use collect::{collect, collect_local};
 pub use metrics::{metrics, node_metrics};
 pub(crate) use problems::find_problems;
 use problems::warnings;
+pub use progress::{progress, shortened};
 pub use removal::blockers;
 pub use served_certs::servers_with_old_certificates;
 pub use servers::Servers;
@@ -60,6 +64,22 @@ impl Status {
     pub fn node(&self, name: &str) -> Option<&NodeStatus> {
         self.nodes.iter().find(|node| node.name == name)
     }
+
+    /// The same status with every text as one printable line: nodes and servers are not trusted with a terminal.
+    fn printable(&self) -> Result<Status> {
+        let mut value = serde_json::to_value(self)?;
+        make_printable(&mut value);
+        Ok(serde_json::from_value(value)?)
+    }
+}
+
+fn make_printable(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = terminal::line(text),
+        Value::Array(values) => values.iter_mut().for_each(make_printable),
+        Value::Object(values) => values.values_mut().for_each(make_printable),
+        _ => {}
+    }
 }
 
 /// A node with its servers.
@@ -74,6 +94,9 @@ pub struct NodeStatus {
     /// Data that did not belong to the cluster. It is no problem, but uses disk space.
     #[serde(default)]
     pub moved_aside: Vec<String>,
+    /// How many more there are than in `moved_aside`.
+    #[serde(default)]
+    pub(crate) moved_aside_omitted: usize,
     /// Empty if the node is unreachable or older.
     #[serde(default)]
     pub file_systems: Vec<FileSystem>,
@@ -210,7 +233,7 @@ pub fn certificates(bundle: &Bundle) -> Vec<(String, Vec<u8>)> {
 /// since containers share the host's file system.
 pub fn lab_problems(status: &Status) -> Vec<String> {
     let counts = |problem: &&Problem| !(problem.kind.is_config_drift() || problem.kind.is_disk_space());
-    status.problems.iter().filter(counts).map(Problem::to_string).collect()
+    status.problems.iter().filter(counts).map(|problem| terminal::line(&problem.to_string())).collect()
 }
 
 /// Whether a node can be removed now, and the report as text or JSON. Fails if the spec has no such node.
@@ -223,7 +246,7 @@ pub fn removal_report(spec: &Spec, status: &Status, node: &str, json: bool) -> R
             "schema": 1, "node": node, "safe_to_remove": safe_to_remove, "blockers": blockers,
         }))?,
         (_, true) => format!("{node} can be removed now"),
-        _ => format!("{node} cannot be removed now:\n  - {}", blockers.join("\n  - ")),
+        _ => terminal::lines(&format!("{node} cannot be removed now:\n  - {}", blockers.join("\n  - "))),
     };
     Ok((safe_to_remove, report))
 }
@@ -254,9 +277,9 @@ impl StatusFormat {
     /// The status in this format; the table fits the width of the terminal.
     pub fn render(self, status: &Status) -> anyhow::Result<String> {
         Ok(match self {
-            StatusFormat::Table => table(status, terminal_width()),
-            StatusFormat::Json => serde_json::to_string_pretty(status)? + "\n",
-            StatusFormat::Metrics => metrics(status),
+            StatusFormat::Table => table(&status.printable()?, terminal_width()),
+            StatusFormat::Json => terminal::json(&serde_json::to_string_pretty(status)?) + "\n",
+            StatusFormat::Metrics => metrics(&status.printable()?),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The status as a table with one row per node, or as a paragraph per node on a narrow terminal.
 
-use super::{NodeStatus, RedisRole, Status, disk_space, selinux};
+use super::{NodeStatus, Problem, ProblemKind, RedisRole, Status, disk_space, selinux};
 use std::fmt::Write;
 use textwrap::{Options, WordSplitter};
 
@@ -19,9 +19,13 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
     };
     let answers = if status.vip.answers { "answers" } else { "does not answer from here" };
     let _ = writeln!(out, "\nvirtual IP  {} {answers}", status.vip.address);
-    if let Some(first) = status.certificates.iter().min_by_key(|c| c.days_left) {
-        let expiry = format!("{} days ({})", first.days_left, first.name);
-        out += &wrapped(&expiry, "next certificate expiry  ", "  ", width);
+    if let Some(first) = status.certificates.iter().min_by_key(|c| c.not_after) {
+        let (name, days) = (&first.name, first.days_left);
+        let expiry = match days {
+            ..0 => format!("{name}, expired {} ago", plural(-days, "day")),
+            _ => format!("{name} on {}, in {}", nodes_with_bundle(status), plural(days, "day")),
+        };
+        out += &wrapped(&expiry, "first certificate to expire: ", "  ", width);
     }
     for node in &status.nodes {
         for path in &node.moved_aside {
@@ -30,6 +34,9 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
                 "moved aside  {}:{path} (not used by the cluster; delete it when no longer needed)",
                 node.name
             );
+        }
+        if node.moved_aside_omitted > 0 {
+            let _ = writeln!(out, "moved aside  {}: {} more", node.name, node.moved_aside_omitted);
         }
     }
     if let Some(summary) = selinux::summary(status) {
@@ -44,13 +51,31 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
     if status.healthy {
         out += "healthy\n";
     } else {
-        let count = status.problems.len();
-        let _ = writeln!(out, "unhealthy: {count} problem{}", if count == 1 { "" } else { "s" });
+        let _ = writeln!(out, "unhealthy: {}", plural(status.problems.len() as i64, "problem"));
         out.extend(
             status.problems.iter().map(|problem| wrapped(&problem.to_string(), "  - ", "    ", width)),
         );
     }
     out
+}
+
+fn plural(count: i64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The nodes that have the certificates of the status: all whose bundle is not another one.
+fn nodes_with_bundle(status: &Status) -> String {
+    let other = |node: &NodeStatus| {
+        let differs =
+            |p: &&Problem| p.kind == ProblemKind::OtherBundle && p.node.as_ref() == Some(&node.name);
+        node.bundle_generation.is_none() || status.problems.iter().any(|p| differs(&p))
+    };
+    let names: Vec<&str> = status.nodes.iter().filter(|n| !other(n)).map(|n| n.name.as_str()).collect();
+    match names.len() {
+        0 => "no reachable node".into(),
+        n if n == status.nodes.len() => "every node".into(),
+        _ => names.join(", "),
+    }
 }
 
 /// Width of the terminal in columns; `None` if standard output is a file or a pipe.

@@ -29,6 +29,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         spec_hash: None,
         image: Default::default(),
         moved_aside: vec![],
+        moved_aside_omitted: 0,
         file_systems: vec![root_file_system()],
         selinux: None,
         backup: None,

@@ -84,6 +84,8 @@ pub enum ProblemKind {
     ArchiveGap,
     /// PostgreSQL awaits a restart; WAL may not be archived until then
     AwaitsRestart,
+    /// DETAIL more problems, which the node's report omits
+    Omitted,
     /// A kind of another version of hanode; the detail is the sentence.
     #[serde(other)]
     Other,
@@ -171,6 +173,7 @@ impl Problem {
             CheckFailed if component.is_empty() => detail.clone(),
             CheckFailed => format!("{component}: {detail}"),
             ProbeUnanswered => "HAProxy does not answer its health probe".into(),
+            Omitted => format!("{detail} more problems, which the node's report omits"),
             OldCertificate => format!("{component} still serves its old certificate"),
             SpaceUnknown => format!("unknown: {detail}"),
             OtherSpec => "has a different cluster.toml or another hanode version".into(),

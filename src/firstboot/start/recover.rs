@@ -14,6 +14,7 @@ use hanode_core::plan::{Action, EtcdRecovery, Plan, Reason, Recovery, Step, peer
 use hanode_core::render::sentinel;
 use hanode_core::state::Component;
 use hanode_util::file_tree::Ids;
+use hanode_util::terminal;
 use hanode_util::user_error::UserError;
 use std::process::{Child, Command};
 use std::thread::sleep;
@@ -35,7 +36,7 @@ pub(crate) fn recover(node: &NodeContext, from_this_node: bool, accept_data_loss
     let recovery =
         recovery(node.spec(), &seen).map_err(|why| anyhow::anyhow!("nothing was changed: {why}"))?;
     println!("Recovering from {name} means:");
-    recovery.costs.iter().for_each(|cost| println!("  - {cost}"));
+    recovery.costs.iter().for_each(|cost| println!("  - {}", terminal::line(cost)));
     ensure!(
         from_this_node && accept_data_loss,
         UserError::with_help(

@@ -65,6 +65,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         holds_vip: Machine::read()?.has_address(config.spec.network.vip),
         image: config.image.clone(),
         moved_aside: disk.moved_aside()?,
+        moved_aside_omitted: 0,
         file_systems: storage::add_faults(node.root(), disk::space::last_measured(disk)),
         haproxy_down: haproxy_view::last_view(node),
         selinux: selinux::state(node.root()),

@@ -58,8 +58,8 @@ node3 192.168.18.23 in-service, holds the virtual IP
   replica, HAProxy ok
 
 virtual IP  192.168.18.20 answers
-next certificate expiry  1824 days
-  (/etc/ssl/hanode/etcd.crt)
+first certificate to expire: /etc/ssl/hanode/etcd.crt on
+  every node, in 1824 days
 unhealthy: 2 problems
   - node3: PostgreSQL is creating replica
   - node3: Sentinel: NOQUORUM 1 usable Sentinels. Not enough
