@@ -9,7 +9,7 @@ use hanode_cluster::health::{self, StatusFormat};
 use hanode_lab::chaos::{self, Fault};
 use hanode_lab::roll;
 use hanode_lab::{self, Lab, Probe, UpOptions};
-use hanode_util::interrupt;
+use hanode_util::{interrupt, terminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -49,6 +49,9 @@ Examples:
         /// Multiply all time limits by F, for a slow machine
         #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
         timeout_scale: f64,
+        /// Print all problems while the nodes start, with their details
+        #[arg(short, long)]
+        verbose: bool,
     },
     /// Show the state of the lab's cluster; exit 0 if it is healthy
     #[command(after_help = "Example:\n  hanode lab status demo --json")]
@@ -103,6 +106,9 @@ Examples:
         /// Multiply all time limits by F, for a slow machine
         #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
         timeout_scale: f64,
+        /// Print all problems while the node starts, with their details
+        #[arg(short, long)]
+        verbose: bool,
     },
     /// Replace all nodes with a newer image, one at a time, under write load
     ///
@@ -193,8 +199,9 @@ impl LabVerb {
             hanode_lab::tag_this_process(dir)?;
         }
         match &self.verb {
-            Verb::Up { dir, nodes, image, vm, timeout_scale } => {
-                up(dir, nodes, image.as_deref(), *vm, *timeout_scale)
+            Verb::Up { dir, nodes, image, vm, timeout_scale, verbose } => {
+                let start = Start { nodes, vm: *vm, timeout_scale: *timeout_scale, verbose: *verbose };
+                up(dir, image.as_deref(), &start)
             }
             Verb::Status { dir, json, can_remove } => show_status(dir, *json, can_remove.as_deref()),
             Verb::Exec { dir, node, command } => {
@@ -209,8 +216,8 @@ impl LabVerb {
                 args.nodes.iter().try_for_each(|node| hanode_lab::kill(&args.dir, node))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Verb::Reprovision { args, image, timeout_scale } => {
-                reprovision(args, image.as_deref(), *timeout_scale)
+            Verb::Reprovision { args, image, timeout_scale, verbose } => {
+                reprovision(args, image.as_deref(), *timeout_scale, *verbose)
             }
             Verb::Roll { dir, image, json, timeout_scale } => roll(dir, image, *json, *timeout_scale),
             Verb::Chaos { dir, rounds, seed, faults, json, timeout_scale } => {
@@ -239,31 +246,50 @@ fn roll(dir: &Path, image: &Path, json: bool, timeout_scale: f64) -> Result<Exit
     Ok(exit_code(report.passed))
 }
 
-fn up(dir: &Path, nodes: &[String], image: Option<&Path>, vm: bool, timeout_scale: f64) -> Result<ExitCode> {
+/// How nodes are started.
+struct Start<'a> {
+    /// All if empty.
+    nodes: &'a [String],
+    vm: bool,
+    timeout_scale: f64,
+    verbose: bool,
+}
+
+fn up(dir: &Path, image: Option<&Path>, start: &Start) -> Result<ExitCode> {
     let access = access(dir)?;
     // An existing lab keeps its image and its kind of nodes.
     let (image, vm) = match image {
-        Some(image) => (image.to_path_buf(), vm),
+        Some(image) => (image.to_path_buf(), start.vm),
         None => {
             let lab = Lab::open(dir).context("--image is required for a new lab")?;
             (lab.layout.image.path.clone(), lab.layout.vm)
         }
     };
-    let options =
-        UpOptions { dir: dir.to_path_buf(), image, vm, timeout_scale, nodes: nodes.to_vec(), program: None };
+    let options = UpOptions {
+        dir: dir.to_path_buf(),
+        image,
+        vm,
+        timeout_scale: start.timeout_scale,
+        nodes: start.nodes.to_vec(),
+        verbose: start.verbose,
+        program: None,
+    };
     // Nodes of another build stay as they are, so do not wait for them.
     let probe = || match health::collect(&access) {
         Ok(status) => {
             let problems = health::lab_problems(&status);
-            Probe { healthy: problems.is_empty(), problems }
+            Probe { healthy: problems.is_empty(), progress: health::progress(&status), problems }
         }
-        Err(error) => Probe { healthy: false, problems: vec![format!("{error:#}")] },
+        Err(error) => {
+            let error = terminal::line(&format!("{error:#}"));
+            Probe { healthy: false, progress: health::shortened(&error), problems: vec![error] }
+        }
     };
     hanode_lab::up(&options, &access.spec, &probe, interrupt::flag())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn reprovision(args: &NodeArgs, image: Option<&Path>, timeout_scale: f64) -> Result<ExitCode> {
+fn reprovision(args: &NodeArgs, image: Option<&Path>, timeout_scale: f64, verbose: bool) -> Result<ExitCode> {
     let mut lab = Lab::open(&args.dir)?;
     if let Some(image) = image {
         lab.use_image(image)?;
@@ -272,7 +298,7 @@ fn reprovision(args: &NodeArgs, image: Option<&Path>, timeout_scale: f64) -> Res
         lab.power_off(node)?;
         lab.discard_disk(node)?;
     }
-    up(&args.dir, &[], None, lab.layout.vm, timeout_scale)
+    up(&args.dir, None, &Start { nodes: &[], vm: lab.layout.vm, timeout_scale, verbose })
 }
 
 fn chaos(

@@ -25,6 +25,8 @@ pub struct UpOptions {
     pub timeout_scale: f64,
     /// The nodes to start; all if empty.
     pub nodes: Vec<String>,
+    /// Print all problems at each change, not only the state.
+    pub verbose: bool,
     /// The program with the verb `lab-node`; by default this one.
     pub program: Option<PathBuf>,
 }
@@ -32,6 +34,8 @@ pub struct UpOptions {
 /// The state of the cluster at one moment, seen from outside the nodes.
 pub struct Probe {
     pub healthy: bool,
+    /// The state in one short line.
+    pub progress: String,
     pub problems: Vec<String>,
 }
 
@@ -121,7 +125,11 @@ impl UpRunner<'_> {
         let mut refusals = Refusals::new(REFUSAL_LIMIT.mul_f64(scale));
         self.wait_booted(&lab, &wanted, launch, BOOT_LIMIT.mul_f64(scale), &mut refusals)?;
         match options.nodes.is_empty() {
-            true => self.wait_healthy(&lab, probe, launch, HEALTHY_LIMIT.mul_f64(scale), &mut refusals),
+            true => {
+                let mut shown = Shown::new(launch, options.verbose);
+                let show = |found: &Probe| shown.show(found);
+                self.wait_healthy(&lab, probe, launch, HEALTHY_LIMIT.mul_f64(scale), &mut refusals, show)
+            }
             false => Ok(()),
         }
     }
@@ -201,9 +209,9 @@ impl UpRunner<'_> {
         launch: Instant,
         limit: Duration,
         refusals: &mut Refusals,
+        mut show: impl FnMut(&Probe),
     ) -> Result<()> {
         let nodes: Vec<&str> = lab.nodes().collect();
-        let mut shown = String::new();
         loop {
             let found = lab.in_network(probe)?;
             if found.healthy {
@@ -226,11 +234,7 @@ impl UpRunner<'_> {
                 let what = format!("the cluster is unhealthy after {} s", limit.as_secs());
                 return unhealthy(what, lab, &nodes, found.problems);
             }
-            let first = found.problems.into_iter().next().unwrap_or_default();
-            if first != shown {
-                eprintln!("{:7.1} s  … {first}", launch.elapsed().as_secs_f64());
-                shown = first;
-            }
+            show(&found);
             self.pause(Duration::from_secs(1))?;
         }
     }
@@ -242,6 +246,33 @@ impl UpRunner<'_> {
         }
         let lab = Lab::open(dir)?;
         self.started.iter().try_for_each(|node| lab.power_off(node))
+    }
+}
+
+/// What was last printed about a cluster that starts.
+struct Shown {
+    launch: Instant,
+    verbose: bool,
+    progress: String,
+    problems: Vec<String>,
+}
+
+impl Shown {
+    fn new(launch: Instant, verbose: bool) -> Shown {
+        Shown { launch, verbose, progress: String::new(), problems: Vec::new() }
+    }
+
+    /// Prints the state if it has changed, and all problems if these have and are wanted.
+    fn show(&mut self, found: &Probe) {
+        let details = self.verbose && self.problems != found.problems;
+        if self.progress != found.progress || details {
+            eprintln!("{:7.1} s  … {}", self.launch.elapsed().as_secs_f64(), found.progress);
+        }
+        if details {
+            found.problems.iter().for_each(|problem| eprintln!("             {problem}"));
+        }
+        self.progress.clone_from(&found.progress);
+        self.problems.clone_from(&found.problems);
     }
 }
 

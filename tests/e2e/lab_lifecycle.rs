@@ -17,12 +17,13 @@ fn options(dir: &Path, image: &Path, vm: bool, nodes: &[&str]) -> UpOptions {
         vm,
         timeout_scale: 3.0,
         nodes: nodes.iter().map(|n| n.to_string()).collect(),
+        verbose: false,
         program: Some(HANODE.into()),
     }
 }
 
 fn up(options: &UpOptions) -> anyhow::Result<hanode_lab::UpReport> {
-    let probe = || Probe { healthy: true, problems: Vec::new() };
+    let probe = || Probe { healthy: true, progress: String::new(), problems: Vec::new() };
     hanode_lab::up(options, &common::spec(), &probe, &AtomicBool::new(false))
 }
 
@@ -159,7 +160,7 @@ fn interrupted(image: &Path) {
     // The interrupt comes when the nodes run and the cluster is not healthy yet.
     let probe = || {
         stop.store(true, Ordering::SeqCst);
-        Probe { healthy: false, problems: vec!["not yet".into()] }
+        Probe { healthy: false, progress: "not yet".into(), problems: vec!["not yet".into()] }
     };
     let interrupt = || {
         let error =
