@@ -6,6 +6,7 @@
 - A reload takes certificate, CA and revocation list from the disk in every case and without closing the port. Patroni
   itself keeps the old certificate if its configuration changes in the same reload.
 - Without a certificate, only the addresses in `restapi.read_allowlist` can read.
+- Of TLS 1.2 only the suites that the other servers accept are accepted.
 - Patroni verifies the other members before it sends them its password.
 """
 import ipaddress
@@ -22,6 +23,7 @@ CERTIFICATE = "/etc/ssl/hanode/patroni.crt"
 KEY = "/etc/ssl/hanode/patroni.key"
 # A link that exists once the list has entries: a list that has expired refuses every certificate.
 REVOKED = "/etc/ssl/hanode/enforced.crl"
+SUITES = "{{ tls_suites }}"
 
 # Where Patroni is if it is installed from its wheel.
 sys.path.insert(0, "/usr/local/lib/patroni")
@@ -36,6 +38,8 @@ request = PatroniRequest.__init__
 
 def load_with_revocation_list(context, cafile=None, *others, **more):
     load_verify_locations(context, cafile, *others, **more)
+    if cafile == CA:
+        context.set_ciphers(SUITES)
     if cafile == CA and os.path.exists(REVOKED):
         load_verify_locations(context, REVOKED)
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF

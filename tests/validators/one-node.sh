@@ -145,6 +145,38 @@ redis() { REDISCLI_AUTH=redis-0123456789-not-for-use redis-cli -h 192.168.18.20 
 within 20 says role:master redis INFO replication
 says NOREPLICAS redis SET key value
 
+echo "TLS 1.2: suites with CBC or without forward secrecy are refused"
+suite() { # PORT SUITES [OPTION...]: the suite that the server chooses, or nothing
+    port=$1 suites=$2
+    shift 2
+    openssl s_client -connect "192.168.18.21:$port" -tls1_2 -cipher "$suites:@SECLEVEL=0" "$@" \
+        < /dev/null 2>&1 | sed -n 's/^ *Cipher *: \([A-Z0-9-]*[A-Z].*\)/\1/p'
+}
+for port in 2379 2380 5433 6378 6379 8008; do
+    case $port in
+        5433) options="-starttls postgres" ;;
+        23*) options="-cert $own.crt -key $own.key" ;;
+        *) options= ;;
+    esac
+    says 'ECDHE-ECDSA-AES.*GCM' suite $port ALL:COMPLEMENTOFALL $options
+    for weak in ECDHE-ECDSA-AES128-SHA ECDHE-ECDSA-AES256-SHA ECDHE-ECDSA-AES128-SHA256 ECDHE-ECDSA-AES256-SHA384; do
+        chosen=$(suite $port $weak $options)
+        test -z "$chosen" || { echo "port $port accepts $chosen"; exit 1; }
+    done
+done
+
+echo "etcd's metrics: only on the loopback address, and no data there"
+metrics() { python3 -c '
+import sys, urllib.request, urllib.error
+try:
+    print(urllib.request.urlopen(sys.argv[1], timeout=3).status)
+except urllib.error.HTTPError as error: print(error.code)
+except OSError as error: print(error)' "$1"; }
+says refused metrics http://192.168.18.21:2381/metrics
+for path in v2/keys v3/kv/range v3/cluster/member/list members debug/pprof/ debug/vars config/local/log; do
+    says 404 metrics http://127.0.0.1:2381/$path
+done
+
 echo "statistics, health and the CRL"
 page() { python3 -c '
 import base64, sys, urllib.request, urllib.error

@@ -9,6 +9,10 @@ use serde::Serialize;
 use std::net::IpAddr;
 use tera::Tera;
 
+/// OpenSSL's name for the suites of TLS 1.2 with forward secrecy and authenticated encryption. Every client since 2014
+/// has one of them.
+const TLS_SUITES: &str = "ECDHE+AESGCM:ECDHE+CHACHA20";
+
 /// A node with its address in each form that a template needs.
 #[derive(Serialize)]
 struct NodeView<'a> {
@@ -61,6 +65,7 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     let mut context = tera::Context::new();
     context.insert("spec", spec);
     context.insert("vip", &vip(spec));
+    context.insert("tls_suites", TLS_SUITES);
     context.insert("paths", &input.target.paths);
     context.insert("users", &input.target.users);
     context.insert("features", &input.target.features);
