@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 /// Version of the code that builds a base. Increase it when that code builds another tree or another base.json from the
 /// same inputs: cached bases of older versions are then not used again.
-const RECIPE_VERSION: u32 = 3;
+const RECIPE_VERSION: u32 = 4;
 
 /// The id of a base: a hash of the recipe version, of the target's settings for bases, and of the files of `image/` in it.
 pub(crate) fn id(target: &Target) -> Result<String> {

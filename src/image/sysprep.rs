@@ -2,6 +2,7 @@
 //! cloud-init. Both a machine that has run and a newly installed base have such files.
 
 use anyhow::{Context, Result};
+use hanode_util::command::{in_chroot, run};
 use hanode_util::file_tree;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -56,6 +57,9 @@ const MACHINE_SPECIFIC: &[&str] = &[
     "var/lib/dpkg/status-old",
 ];
 
+/// Programs that a package lets any user send forged packets with, by a file capability. hanode runs them as root.
+const WITHOUT_CAPABILITIES: &[&str] = &["usr/bin/arping", "usr/sbin/arping"];
+
 /// Removes the machine-specific files and locks the passwords. Log directories stay, because their servers need them.
 pub(crate) fn generalize(root: &Path) -> Result<()> {
     for pattern in MACHINE_SPECIFIC {
@@ -65,6 +69,10 @@ pub(crate) fn generalize(root: &Path) -> Result<()> {
     }
     remove_dangling_links(&root.join("etc/ssl/certs"))?;
     lock_passwords(&root.join("etc/shadow")).context("locking the passwords in etc/shadow")?;
+    for program in WITHOUT_CAPABILITIES {
+        remove_capabilities(root, program)
+            .with_context(|| format!("removing the capabilities of {program}"))?;
+    }
     // One directory for each machine-id.
     for journal in children(&root.join("var/log/journal")) {
         fs::remove_dir_all(&journal).with_context(|| format!("removing {}", journal.display()))?;
@@ -77,6 +85,17 @@ pub(crate) fn generalize(root: &Path) -> Result<()> {
     }
     // Empty, not missing: then the first boot creates an id without applying the presets again.
     file_tree::replace(&root.join("etc/machine-id"), b"", 0o444, None)
+}
+
+fn remove_capabilities(root: &Path, program: &str) -> Result<()> {
+    let path = format!("/{program}");
+    if !root.join(program).is_file() || root.join(program).is_symlink() {
+        return Ok(());
+    }
+    if !run(in_chroot(root, "getcap").arg(&path))?.text()?.is_empty() {
+        run(in_chroot(root, "setcap").args(["-r", &path]))?;
+    }
+    Ok(())
 }
 
 /// Removes the content of a directory.

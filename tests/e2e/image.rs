@@ -104,11 +104,16 @@ fn an_archive_is_reproducible_and_has_the_right_content() {
     run(Command::new("cmp").arg(&archive).arg(build(dir.path(), "again.tar", true)));
     let root = dir.path().join("root");
     std::fs::create_dir(&root).unwrap();
-    run(Command::new("tar").args(["--xattrs", "--numeric-owner", "-xf"]).arg(&archive).arg("-C").arg(&root));
+    run(Command::new("tar")
+        .args(["--xattrs", "--xattrs-include=security.*", "--numeric-owner", "-xf"])
+        .arg(&archive)
+        .arg("-C")
+        .arg(&root));
     entries_are_as_recorded(&root, &inspect(&archive).unwrap().image.entries);
     defaults_of_packages_are_removed(&root);
     no_server_is_enabled(&root);
     own_units_are_confined(&root);
+    no_program_has_capabilities(&root);
     a_second_bake_changes_the_bundle_only(&root);
 }
 
@@ -202,6 +207,12 @@ fn own_units_are_confined(root: &Path) {
         let analysis = run(&mut analyze);
         assert!(analysis.contains("Overall exposure level"), "{analysis}");
     }
+}
+
+/// With one, an ordinary user could send forged packets. None of the target's programs needs any.
+fn no_program_has_capabilities(root: &Path) {
+    assert_eq!(run(Command::new("getcap").arg("-r").arg(root)), "");
+    assert!(root.join("usr/bin/arping").is_file());
 }
 
 #[test]

@@ -189,7 +189,8 @@ fn a_link_of_root_outside_the_services_directories_is_followed() {
     }
 }
 
-fn cluster() -> Shared {
+/// The tests by the position of an attacker share this cluster.
+pub fn cluster() -> Shared {
     schedule::shared("service_users", || Lab::up_on_debian(workdir_without_turn(), &[]))
 }
 
@@ -213,4 +214,18 @@ fn user_redis_does_not_make_root_write_elsewhere() {
     assert_eq!(before, lab.sh("node3", "stat -c '%n %A %U %G' /etc/tmpfiles.d /etc/tmpfiles.d/*"));
     lab.sh("node3", "cd /var/lib/redis; rm hanode; mv moved hanode; systemctl restart hanode-plan");
     lab.healthy_within(HEALTHY);
+}
+
+/// `arping -U` for the virtual IP would cut clients off: `ip_nonlocal_bind` lets it use any address.
+#[test]
+fn an_ordinary_user_sends_no_arp() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let arping = "arping -c 1 -w 1 -I host0 -s 192.168.18.20 192.168.18.20";
+    for user in ["daemon", "postgres", "redis"] {
+        let output = lab.sh("node2", &format!("runuser -u {user} -- {arping} 2>&1 || echo it failed"));
+        assert!(output.contains("ermitted") && output.contains("it failed"), "{user}: {output}");
+    }
+    // The agent, as root, searches with it for a duplicate of its address.
+    lab.sh("node2", "arping -c 1 -w 1 -I host0 192.168.18.21");
 }
