@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use hanode_cluster::health::{self, StatusFormat};
 use hanode_core::gate::Service;
 use hanode_core::plan;
-use hanode_util::user_error;
+use hanode_util::{terminal, user_error};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -136,7 +136,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             match (to_journal, state::help(&error)) {
-                (false, _) => eprintln!("{}", user_error::report(&error)),
+                (false, _) => eprintln!("{}", terminal::lines(&user_error::report(&error))),
                 (true, Some(help)) => tracing::error!("{error:#}; {help}"),
                 (true, None) => tracing::error!("{error:#}"),
             }
@@ -173,7 +173,7 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::MountData => run::mount_data(root)?,
         Verb::Gate { service } => gate::pass(&node()?, (*service).into())?,
         Verb::Watch => services::watch(node()?)?,
-        Verb::ServeReport => join_port::serve(&node()?)?,
+        Verb::ServeReport => join_port::serve(root)?,
         Verb::Backup => backup::run::run(&node()?)?,
         Verb::BackupDue => backup::record_due(&node()?)?,
         Verb::ServeMetrics => metrics::serve(root)?,
@@ -222,11 +222,12 @@ fn show_plan(node: &NodeContext, json: bool) -> Result<()> {
     let plan = plan::plan(node.spec(), node.own(), &seen);
     if json {
         let document = serde_json::json!({"schema": 1, "observations": seen, "plan": plan});
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        println!("{}", terminal::json(&serde_json::to_string_pretty(&document)?));
         return Ok(());
     }
     for (service, step) in state::plan_steps(&plan) {
-        println!("{service:<9} {:<7} {}", format!("{:?}", step.action).to_lowercase(), step.reason);
+        let action = format!("{:?}", step.action).to_lowercase();
+        println!("{}", terminal::line(&format!("{service:<9} {action:<7} {}", step.reason)));
     }
     Ok(())
 }

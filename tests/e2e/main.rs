@@ -46,3 +46,4 @@ mod selinux;
 mod service_users;
 mod standby_absence;
 mod storage;
+mod strangers;

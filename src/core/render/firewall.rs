@@ -26,6 +26,11 @@ pub(super) struct Guards {
     nodes_v6: Vec<IpNet>,
     /// The ports of all guards.
     all: Vec<u16>,
+    /// The join port: a process serves each connection, so the other addresses can connect to it only so often.
+    join_port: u16,
+    /// Without that limit: the nodes, and operators if the spec names them.
+    expected_v4: Vec<IpNet>,
+    expected_v6: Vec<IpNet>,
 }
 
 pub(super) fn guards(spec: &Spec) -> Guards {
@@ -65,8 +70,11 @@ pub(super) fn guards(spec: &Spec) -> Guards {
         guard("watchers", "HAProxy's statistics, health, metrics", &[haproxy.stats_port], &watchers),
     ];
     let all = ports.iter().flat_map(|guard| guard.ports.clone()).collect();
+    let named: Vec<IpNet> = nodes.iter().chain(spec.network.operators.iter().flatten()).copied().collect();
+    let (expected_v4, expected_v6) = families(named);
     let (nodes_v4, nodes_v6) = families(nodes);
-    Guards { ports, nodes_v4, nodes_v6, all }
+    let join_port = spec.network.join_port;
+    Guards { ports, nodes_v4, nodes_v6, all, join_port, expected_v4, expected_v6 }
 }
 
 fn anywhere(address: IpAddr) -> IpNet {
@@ -111,6 +119,19 @@ mod tests {
         assert_eq!(of(&spec, "watchers").len(), 5);
         spec.network.vip_mode = VipMode::External;
         assert_eq!(of(&spec, "watchers"), ["0.0.0.0/0", "::/0"]);
+    }
+
+    #[test]
+    fn nodes_and_named_operators_connect_to_the_join_port_without_a_limit() {
+        let mut spec = starter();
+        let expected = |spec: &Spec| {
+            let guards = guards(spec);
+            guards.expected_v4.iter().chain(&guards.expected_v6).map(IpNet::to_string).collect::<Vec<_>>()
+        };
+        let nodes = ["192.168.18.21/32", "192.168.18.22/32", "192.168.18.23/32"];
+        assert_eq!(expected(&spec), nodes, "the subnet is the default, which names nobody");
+        spec.network.operators = Some(vec!["fd00::5/128".parse().expect("a network")]);
+        assert_eq!(expected(&spec), [&nodes[..], &["fd00::5/128"]].concat());
     }
 
     /// On a distribution without a default firewall, a port of the spec without a guard would be open to all.
