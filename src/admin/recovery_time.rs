@@ -27,7 +27,6 @@ use serde::Serialize;
 pub(crate) const SCHEMA: u32 = 1;
 
 /// Values in the templates, in seconds.
-const SENTINEL_DOWN_AFTER: f64 = 5.0;
 const ETCD_ELECTION: f64 = 2.0;
 const POSTGRES_DOWN_INTER: f64 = 1.0;
 const REDIS_INTER: f64 = 1.0;
@@ -166,12 +165,13 @@ fn postgres(spec: &Spec) -> BudgetRow {
 }
 
 fn redis() -> BudgetRow {
+    let down_after = hanode_core::sentinel::DOWN_AFTER.as_secs_f64();
     row(
         Failure::RedisPrimary,
         "power cut of the Redis primary",
         "writable through the virtual IP",
         vec![
-            part("Sentinel's down-after", SENTINEL_DOWN_AFTER, SENTINEL_DOWN_AFTER + SENTINEL_TICK),
+            part("Sentinel's down-after", down_after, down_after + SENTINEL_TICK),
             part("Sentinels agree and elect", SENTINEL_TICK, 3.0 * SENTINEL_TICK),
             part("promotion, confirmed by INFO", SENTINEL_TICK, 2.0 * SENTINEL_TICK),
             part("HAProxy's health check", REDIS_INTER / 2.0, 2.0 * REDIS_INTER),
@@ -304,14 +304,6 @@ mod tests {
     fn the_templates_and_the_watcher_have_the_same_values() {
         let has =
             |template: &str, line: String| assert!(template.contains(&line), "no {line:?} in the template");
-        let sentinel = include_str!("../../image/templates/sentinel.conf");
-        has(
-            sentinel,
-            format!(
-                "down-after-milliseconds {{{{ spec.redis.master_name }}}} {}\n",
-                SENTINEL_DOWN_AFTER * 1e3
-            ),
-        );
         let etcd = include_str!("../../image/templates/etcd.env");
         has(etcd, format!("ETCD_ELECTION_TIMEOUT={}\n", ETCD_ELECTION * 1e3));
         let haproxy = include_str!("../../image/templates/haproxy.cfg");

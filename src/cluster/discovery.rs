@@ -31,6 +31,11 @@ pub fn storage_key(scope: &str, node: &str) -> String {
     format!("/hanode/{scope}/storage/{node}")
 }
 
+/// The settings of Patroni's dynamic configuration that hanode wrote last.
+pub fn dynamic_config_key(scope: &str) -> String {
+    format!("/hanode/{scope}/dynamic")
+}
+
 /// Patroni's key of a running member; it expires within the TTL.
 pub fn member_key(scope: &str, node: &str) -> String {
     format!("/service/{scope}/members/{node}")

@@ -208,7 +208,7 @@ pub fn problems(reports: &[(&str, &BackupReport)], archive_timeout: u32) -> Vec<
     for (node, report) in reports {
         let mut add = |kind, detail: String| found.push(Problem::new(kind, detail).node(node));
         if report.awaits_restart {
-            add(ProblemKind::AwaitsRestart, String::new());
+            add(ProblemKind::ArchiveAwaitsRestart, String::new());
         }
         let Some(queue) = &report.queue else { continue };
         let waiting = queue.oldest.map(|oldest| report.at - oldest);

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod render;
 pub mod secrets;
 pub mod selinux;
+pub mod sentinel;
 pub mod spec;
 pub mod standby;
 pub mod state;

@@ -56,6 +56,9 @@ pub struct PostgresData {
     /// Where the oldest WAL on this disk starts; `None` in the report of an older node.
     #[serde(default)]
     pub oldest_wal: Option<u64>,
+    /// The major version that made the data; `None` in the report of an older node.
+    #[serde(default)]
+    pub major: Option<u32>,
 }
 
 /// One file system that holds a part of the system or a service's data.
@@ -151,6 +154,9 @@ pub struct NodeReport {
     pub data: DiskData,
     #[serde(default)]
     pub postgres: Option<PostgresData>,
+    /// The major version of PostgreSQL in the image; `None` if unknown.
+    #[serde(default)]
+    pub postgres_major: Option<u32>,
     /// Redis has data here and failed to load it.
     #[serde(default)]
     pub redis_unreadable: bool,
@@ -190,6 +196,9 @@ pub struct NodeReport {
     /// `None` in the report of an older node, and while the watcher or HAProxy does not run.
     #[serde(default)]
     pub haproxy_down: Option<Vec<DownServer>>,
+    /// Frontends, and servers as `BACKEND/NODE`, that a command set out of service in this node's HAProxy.
+    #[serde(default)]
+    pub haproxy_maintenance: Vec<String>,
     /// `None` if the kernel has no SELinux, and in the report of an older node.
     #[serde(default)]
     pub selinux: Option<SelinuxState>,
@@ -219,6 +228,7 @@ impl NodeReport {
             disk: DiskStage::Blank,
             data: DiskData::default(),
             postgres: None,
+            postgres_major: None,
             redis_unreadable: false,
             bootstrap_id: None,
             bootstrapping: false,
@@ -233,6 +243,7 @@ impl NodeReport {
             moved_aside_omitted: 0,
             file_systems: Vec::new(),
             haproxy_down: None,
+            haproxy_maintenance: Vec::new(),
             selinux: None,
             backup: None,
             problems: Vec::new(),

@@ -1,4 +1,4 @@
-//! Which servers this node's HAProxy holds down, for this node's report. The report reads a file in memory, so that a
+//! Which servers this node's HAProxy holds down or has out of service, for this node's report. The report reads a file in memory, so that a
 //! HAProxy that hangs does not delay it.
 
 use crate::host::clock::{recent_age_ms, uptime_ms};
@@ -10,56 +10,115 @@ use serde::{Deserialize, Serialize};
 const FILE: &str = "/run/hanode/haproxy.json";
 /// Older values are not reported: HAProxy or the watcher does not run.
 const MAX_FILE_AGE_MS: u64 = 20_000;
-const BACKENDS: [&str; 4] = ["postgres_primary", "postgres_replicas", "redis_primary", "redis_primary_alone"];
+const READ_BACKEND: &str = "postgres_replicas";
+const BACKENDS: [&str; 4] = ["postgres_primary", READ_BACKEND, "redis_primary", "redis_primary_alone"];
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
     /// By the clock that counts since boot.
     saved_ms: u64,
-    down: Vec<DownServer>,
+    #[serde(flatten)]
+    view: View,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct View {
+    pub(crate) down: Vec<DownServer>,
+    /// Frontends, and servers as `BACKEND/NODE`, that a command set out of service.
+    pub(crate) maintenance: Vec<String>,
 }
 
 /// Saves the view in HAProxy's answer to `show stat`.
 pub(crate) fn save(node: &NodeContext, stat: &str) -> Result<()> {
-    let saved = Saved { saved_ms: uptime_ms(), down: down_servers(stat)? };
+    let saved = Saved { saved_ms: uptime_ms(), view: View::of(stat)? };
     Ok(node.tree()?.replace(FILE, &serde_json::to_vec(&saved)?, 0o644, None)?)
 }
 
 /// For this node's report.
-pub(crate) fn last_view(node: &NodeContext) -> Option<Vec<DownServer>> {
+pub(crate) fn last_view(node: &NodeContext) -> Option<View> {
     recent(&std::fs::read(node.at(FILE)).ok()?, uptime_ms())
 }
 
-fn recent(saved: &[u8], now_ms: u64) -> Option<Vec<DownServer>> {
+fn recent(saved: &[u8], now_ms: u64) -> Option<View> {
     let saved: Saved = serde_json::from_slice(saved).ok()?;
     recent_age_ms(saved.saved_ms, now_ms, MAX_FILE_AGE_MS).ok()?;
-    Some(saved.down)
+    Some(saved.view)
 }
 
-fn down_servers(stat: &str) -> Result<Vec<DownServer>> {
+/// A frontend or a server in HAProxy's answer.
+struct Row<'a> {
+    /// The frontend or backend.
+    proxy: &'a str,
+    /// The server, or `FRONTEND`.
+    name: &'a str,
+    status: &'a str,
+    changed: &'a str,
+    check: &'a str,
+}
+
+impl View {
+    fn of(stat: &str) -> Result<View> {
+        let mut view = View::default();
+        for row in rows(stat)? {
+            match row.name {
+                "BACKEND" => {}
+                "FRONTEND" => view.maintenance.extend(row.stopped_frontend()),
+                _ if BACKENDS.contains(&row.proxy) => {
+                    view.down.extend(row.down());
+                    view.maintenance.extend(row.disabled_server());
+                }
+                _ => {}
+            }
+        }
+        Ok(view)
+    }
+}
+
+impl Row<'_> {
+    fn down(&self) -> Option<DownServer> {
+        self.status.starts_with("DOWN").then(|| DownServer {
+            backend: self.proxy.into(),
+            node: self.name.into(),
+            seconds: self.changed.parse().unwrap_or(0),
+            check: self.check.trim_start_matches("* ").into(),
+        })
+    }
+
+    /// hanode itself disables servers of the read port.
+    fn disabled_server(&self) -> Option<String> {
+        let disabled = self.status.starts_with("MAINT") || self.status.starts_with("DRAIN");
+        (disabled && self.proxy != READ_BACKEND).then(|| format!("{}/{}", self.proxy, self.name))
+    }
+
+    /// `STOP` after `disable frontend`.
+    fn stopped_frontend(&self) -> Option<String> {
+        (self.status == "STOP").then(|| self.proxy.to_string())
+    }
+}
+
+fn rows(stat: &str) -> Result<Vec<Row<'_>>> {
     let mut lines = stat.lines().map(|line| line.split(',').collect::<Vec<_>>());
     let head = lines.next().unwrap_or_default();
     let column = |name: &str| {
         let found = head.iter().position(|h| h.trim_start_matches("# ") == name);
         found.with_context(|| format!("HAProxy's statistics have no {name}"))
     };
-    let (backend, server) = (column("pxname")?, column("svname")?);
+    let (proxy, name) = (column("pxname")?, column("svname")?);
     let (status, changed, check) = (column("status")?, column("lastchg")?, column("check_status")?);
-    let last = [backend, server, status, changed, check].into_iter().max().unwrap_or(0);
-    let mut down = Vec::new();
-    for row in lines.filter(|row| row.len() > 1) {
-        ensure!(row.len() > last, "HAProxy's statistics are truncated");
-        let is_server = BACKENDS.contains(&row[backend]) && row[server] != "BACKEND";
-        if is_server && row[status].starts_with("DOWN") {
-            down.push(DownServer {
-                backend: row[backend].into(),
-                node: row[server].into(),
-                seconds: row[changed].parse().unwrap_or(0),
-                check: row[check].trim_start_matches("* ").into(),
-            });
-        }
-    }
-    Ok(down)
+    let last = [proxy, name, status, changed, check].into_iter().max().unwrap_or(0);
+    lines
+        .filter(|fields| fields.len() > 1)
+        .map(|fields| {
+            ensure!(fields.len() > last, "HAProxy's statistics are truncated");
+            Ok(Row {
+                proxy: fields[proxy],
+                name: fields[name],
+                status: fields[status],
+                changed: fields[changed],
+                check: fields[check],
+            })
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -74,6 +133,11 @@ mod tests {
         postgres_primary,BACKEND,2,UP,1,40,,\n\
         redis_primary,node1,0,DOWN 1/2,1,7,L7TOUT,\n\
         peers_that_write,node2,0,DOWN,1,5,L4CON,\n\n";
+    const OUT_OF_SERVICE: &str = "# pxname,svname,status,lastchg,check_status,\n\
+        redis,FRONTEND,STOP,,,\n\
+        postgres_primary,node2,MAINT,7,,\n\
+        postgres_replicas,node2,MAINT,7,,\n\
+        redis_primary,node1,DRAIN (agent),7,L7OK,\n";
 
     #[test]
     fn servers_that_are_down_are_listed_with_their_check() {
@@ -85,16 +149,23 @@ mod tests {
         };
         let expected =
             [down("postgres_primary", "node3", 41, "L6RSP"), down("redis_primary", "node1", 7, "L7TOUT")];
-        assert_eq!(down_servers(STAT).expect("statistics"), expected);
-        assert!(down_servers("Unknown command\n").is_err());
-        assert!(down_servers(&STAT[..STAT.len() - 20]).is_err(), "truncated");
+        assert_eq!(View::of(STAT).expect("statistics").down, expected);
+        assert!(View::of("Unknown command\n").is_err());
+        assert!(View::of(&STAT[..STAT.len() - 20]).is_err(), "truncated");
+    }
+
+    #[test]
+    fn what_a_command_set_out_of_service_is_listed() {
+        let view = View::of(OUT_OF_SERVICE).expect("statistics");
+        assert_eq!(view.maintenance, ["redis", "postgres_primary/node2", "redis_primary/node1"]);
+        assert_eq!(View::of(STAT).expect("statistics").maintenance, Vec::<String>::new());
     }
 
     #[test]
     fn a_view_is_reported_only_while_it_is_recent() {
-        let saved = Saved { saved_ms: 1000, down: down_servers(STAT).expect("statistics") };
+        let saved = Saved { saved_ms: 1000, view: View::of(STAT).expect("statistics") };
         let text = serde_json::to_vec(&saved).expect("JSON");
-        assert_eq!(recent(&text, 1000 + MAX_FILE_AGE_MS).map(|down| down.len()), Some(2));
+        assert_eq!(recent(&text, 1000 + MAX_FILE_AGE_MS).map(|view| view.down.len()), Some(2));
         assert_eq!(recent(&text, 1001 + MAX_FILE_AGE_MS), None);
         assert_eq!(recent(&text, 999), None, "from another boot");
     }

@@ -30,6 +30,8 @@ pub(crate) struct NodeConfig {
     pub(crate) templates: Templates,
     /// The image's name and versions, for this node's report.
     pub(crate) image: BTreeMap<String, String>,
+    /// The major version of PostgreSQL in the image, if its manifest has one.
+    pub(crate) postgres_major: Option<u32>,
 }
 
 impl NodeConfig {
@@ -70,6 +72,7 @@ impl NodeConfig {
             target: Target::parse(&text(root, TARGET)?).with_context(|| TARGET.to_string())?,
             bundle: Bundle::read(&bytes).with_context(|| bundle_path.to_string())?,
             templates: Templates::load(&below(root, TEMPLATES))?,
+            postgres_major: manifest(root).ok().as_ref().and_then(postgres_major),
             image: image(root),
         }
         .checked()
@@ -155,11 +158,18 @@ fn text(root: &Path, path: &str) -> Result<String> {
     std::fs::read_to_string(below(root, path)).with_context(|| format!("reading {path}"))
 }
 
+fn manifest(root: &Path) -> Result<serde_json::Value> {
+    serde_json::from_str(&text(root, IMAGE)?).with_context(|| IMAGE.to_string())
+}
+
+/// Of a version such as `17.6-0+deb13u1`.
+fn postgres_major(manifest: &serde_json::Value) -> Option<u32> {
+    manifest["components"]["postgres"].as_str()?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
 /// The string values of the image's manifest, or `error`: why there are none.
 fn image(root: &Path) -> BTreeMap<String, String> {
-    let parsed = text(root, IMAGE)
-        .and_then(|text| serde_json::from_str::<serde_json::Value>(&text).with_context(|| IMAGE.to_string()));
-    match parsed {
+    match manifest(root) {
         Ok(manifest) => {
             let fields = manifest.as_object().into_iter().flatten();
             fields.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect()

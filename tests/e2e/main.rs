@@ -38,6 +38,7 @@ mod held_connections;
 mod image;
 mod interrupted_bootstrap;
 mod lab_lifecycle;
+mod modes;
 mod old_certificates;
 mod packer;
 mod recovery;

@@ -32,6 +32,9 @@ pub(crate) struct MemberStatus {
     /// Latest revision of its key space.
     pub(crate) revision: i64,
     pub(crate) errors: Vec<String>,
+    /// It has no vote.
+    #[serde(default)]
+    pub(crate) learner: bool,
 }
 
 impl MemberStatus {
@@ -86,6 +89,7 @@ impl EtcdClient {
             db_bytes: number(&response["dbSize"])?,
             revision: number(&response["header"]["revision"])?,
             errors: response["errors"].as_array().map(|a| a.iter().map(text).collect()).unwrap_or_default(),
+            learner: response["isLearner"] == true,
         })
     }
 

@@ -27,6 +27,10 @@ pub struct PatroniStatus {
     pub streams: Option<bool>,
     /// The standbys that are connected to this server.
     pub standbys: Vec<Standby>,
+    /// The parameters that a restart would change, where this release names them; `None` without such a change.
+    pub awaits_restart: Option<Vec<String>>,
+    /// Its tags with their values, except for those without effect.
+    pub tags: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +75,14 @@ impl PatroniClient {
         members_of(&self.http.get(&format!("{}/cluster", self.base))?.body)
     }
 
+    /// The dynamic configuration in etcd.
+    pub fn config(&self) -> Result<Value> {
+        let url = format!("{}/config", self.base);
+        let response = self.http.get(&url)?;
+        ensure!(response.status == 200, "GET {url}: status {}", response.status);
+        Ok(response.body)
+    }
+
     /// Merges `patch` into the dynamic configuration in etcd. Every patch also wakes Patroni's loop.
     pub fn patch_config(&self, patch: &Value) -> Result<()> {
         let url = format!("{}/config", self.base);
@@ -100,7 +112,27 @@ fn status_of(body: &Value) -> Result<PatroniStatus> {
         state: PostgresState::from(state.to_string()),
         streams: body["replication_state"].as_str().map(|state| state == "streaming"),
         standbys: body["replication"].as_array().into_iter().flatten().map(standby).collect(),
+        awaits_restart: awaits_restart(body),
+        tags: tags(&body["tags"]),
     })
+}
+
+/// Patroni before 4.0 has no reasons.
+fn awaits_restart(body: &Value) -> Option<Vec<String>> {
+    let reasons = body["pending_restart_reason"].as_object();
+    let names = || reasons.map(|names| names.keys().cloned().collect()).unwrap_or_default();
+    (body["pending_restart"] == true).then(names)
+}
+
+fn tags(body: &Value) -> Vec<String> {
+    let without_effect = |value: &Value| matches!(value, Value::Null | Value::Bool(false));
+    let set = body.as_object().into_iter().flatten().filter(|(_, value)| !without_effect(value));
+    set.map(|(name, value)| match value {
+        Value::Bool(_) => name.clone(),
+        Value::String(text) => format!("{name}: {text}"),
+        value => format!("{name}: {value}"),
+    })
+    .collect()
 }
 
 fn members_of(body: &Value) -> Result<Vec<Member>> {
@@ -143,6 +175,20 @@ mod tests {
         let recovering = of(json!({"state": "starting", "role": "replica"}));
         assert_eq!(recovering.state, PostgresState::Other("starting".into()));
         assert!(status_of(&Value::Null).is_err());
+    }
+
+    #[test]
+    fn pending_restarts_and_tags_are_read_from_every_release() {
+        let of = |body: Value| status_of(&body).expect("a status");
+        let plain = of(json!({"state": "running", "role": "replica"}));
+        assert_eq!((plain.awaits_restart, plain.tags), (None, vec![]));
+        let old = of(json!({"state": "running", "pending_restart": true, "tags": {"nofailover": true}}));
+        assert_eq!((old.awaits_restart, old.tags), (Some(vec![]), vec!["nofailover".to_string()]));
+        let reason = json!({"max_connections": {"old_value": "100", "new_value": "200"}});
+        let new = of(json!({"state": "running", "pending_restart": true, "pending_restart_reason": reason,
+            "tags": {"nosync": false, "failover_priority": 0, "replicatefrom": "node2"}}));
+        assert_eq!(new.awaits_restart, Some(vec!["max_connections".to_string()]));
+        assert_eq!(new.tags, ["failover_priority: 0", "replicatefrom: node2"]);
     }
 
     #[test]

@@ -204,6 +204,8 @@ pub struct Replication {
     pub replicas: u32,
     /// Those of them that have completed their initial transfer.
     pub online_replicas: usize,
+    /// It is a replica that no Sentinel promotes.
+    pub never_promoted: bool,
 }
 
 impl Replication {
@@ -222,6 +224,7 @@ impl Replication {
             disconnected: seconds.filter(|s| *s < 1_000_000_000).map(Duration::from_secs),
             replicas: text("connected_slaves").and_then(|n| n.parse().ok()).unwrap_or_default(),
             online_replicas: info.iter().filter(|(key, value)| is_replica(key) && online(value)).count(),
+            never_promoted: text("slave_priority") == Some("0"),
         }
     }
 
@@ -241,10 +244,21 @@ impl RedisClient {
         Ok(Replication::of_info(&self.info("replication")?))
     }
 
+    /// How much longer the clients are paused; `None` if they are not, and from servers before 7.4, which do not say.
+    pub fn paused(&mut self) -> Result<Option<Duration>> {
+        Ok(paused_of(&self.info("clients")?))
+    }
+
     /// Makes the server a replica of the primary at this address.
     pub fn follow(&mut self, primary: IpAddr, port: u16) -> Result<()> {
         self.query(&["REPLICAOF", &primary.to_string(), &port.to_string()]).map(drop)
     }
+}
+
+fn paused_of(info: &BTreeMap<String, String>) -> Option<Duration> {
+    let left: u64 = info.get("paused_timeout_milliseconds")?.parse().ok()?;
+    let paused = info.get("paused_actions").is_some_and(|actions| actions != "none");
+    paused.then(|| Duration::from_millis(left))
 }
 
 #[cfg(test)]

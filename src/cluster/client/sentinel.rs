@@ -2,6 +2,7 @@
 
 use super::redis::{RedisClient, Value};
 use anyhow::{Context, Result, bail};
+use hanode_core::sentinel::Settings;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub struct MonitoredPrimary {
     pub epoch: u64,
     /// How long this Sentinel has regarded it as down; `None` if it does not.
     pub down: Option<Duration>,
+    /// How it monitors; `None` if it does not report all of it.
+    pub settings: Option<Settings>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -177,6 +180,16 @@ fn primary_of(fields: &Fields) -> Result<MonitoredPrimary> {
         address: address.parse().context("Sentinel's address")?,
         epoch: number(fields, "config-epoch").unwrap_or_default(),
         down: down.map(Duration::from_millis),
+        settings: settings_of(fields),
+    })
+}
+
+fn settings_of(fields: &Fields) -> Option<Settings> {
+    Some(Settings {
+        quorum: number(fields, "quorum")?,
+        down_after_ms: number(fields, "down-after-milliseconds")?,
+        failover_timeout_ms: number(fields, "failover-timeout")?,
+        parallel_syncs: number(fields, "parallel-syncs")?,
     })
 }
 

@@ -41,15 +41,16 @@ fn query(
     report: impl Fn(&Node) -> Result<NodeReport> + Sync,
 ) -> Result<Status> {
     let (spec, report) = (&access.spec, &report);
-    let (reports, answers, members, vip) = scope(|threads| {
+    let (reports, answers, members, patroni, vip) = scope(|threads| {
         let reports: Vec<_> = nodes.iter().map(|n| threads.spawn(move || report(n))).collect();
         let answers: Vec<_> =
             nodes.iter().map(|n| threads.spawn(move || servers::query(access, n, STATUS_TIMEOUT))).collect();
         let members = threads.spawn(|| members(access, nodes));
+        let patroni = threads.spawn(|| PatroniConfig::collect(access, nodes, STATUS_TIMEOUT));
         let vip = threads.spawn(|| query_vip(access));
         let reports: Vec<_> = reports.into_iter().map(joined).collect();
         let answers: Vec<_> = answers.into_iter().map(joined).collect();
-        (reports, answers, joined(members), joined(vip))
+        (reports, answers, joined(members), joined(patroni), joined(vip))
     });
     let holds = |(node, report): (&&Node, &Result<NodeReport>)| {
         let holds = report.as_ref().is_ok_and(|report| report.holds_vip);
@@ -67,6 +68,7 @@ fn query(
         healthy: false,
         problems: Vec::new(),
         warnings: Vec::new(),
+        patroni,
         redis_primary,
         nodes: nodes.iter().zip(reports).zip(answers).map(status).collect(),
         vip: VipStatus {
@@ -108,7 +110,11 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
             backup: report.backup,
             problems: report.problems,
             servers: Servers {
-                haproxy: HaproxyStatus { down: report.haproxy_down, ..unreachable.servers.haproxy },
+                haproxy: HaproxyStatus {
+                    down: report.haproxy_down,
+                    maintenance: report.haproxy_maintenance,
+                    ..unreachable.servers.haproxy
+                },
                 ..unreachable.servers
             },
             ..unreachable

@@ -26,7 +26,11 @@ pub fn metrics(status: &Status) -> String {
             status.problems.len() as f64,
         ),
     ];
-    text(&cluster) + &node_metrics(status)
+    let paused = status.patroni.as_ref().map(|config| {
+        let help = "Whether Patroni is paused, so that no failover is automatic.";
+        one("hanode_patroni_paused", help, as_number(config.paused))
+    });
+    text(&cluster) + &paused.map(|paused| text(&[paused])).unwrap_or_default() + &node_metrics(status)
 }
 
 /// Metrics of the nodes in the status, without the cluster's.

@@ -6,6 +6,8 @@ mod disk_space;
 mod haproxy_view;
 pub mod local;
 mod metrics;
+mod modes;
+mod patroni_config;
 mod problems;
 mod progress;
 mod removal;
@@ -35,6 +37,7 @@ use std::process::ExitCode;
 pub use crate::access::Access;
 pub use collect::{collect, collect_local};
 pub use metrics::{metrics, node_metrics};
+pub(crate) use patroni_config::PatroniConfig;
 pub(crate) use problems::find_problems;
 use problems::warnings;
 pub use progress::{progress, shortened};
@@ -55,6 +58,9 @@ pub struct Status {
     #[serde(default)]
     pub warnings: Vec<String>,
     pub nodes: Vec<NodeStatus>,
+    /// `None` if no Patroni or no etcd answers.
+    #[serde(default)]
+    pub(crate) patroni: Option<PatroniConfig>,
     pub(crate) redis_primary: RedisPrimary,
     pub vip: VipStatus,
     pub certificates: Vec<CertificateStatus>,
@@ -131,6 +137,9 @@ pub struct EtcdStatus {
     /// Hash of its key space up to the revision that all members have; `None` for releases that have no such call.
     #[serde(default)]
     pub(crate) kv_hash: Option<KvHash>,
+    /// It has no vote.
+    #[serde(default)]
+    pub(crate) learner: bool,
     /// Why the hash is unknown.
     #[serde(default)]
     pub(crate) hash_error: Option<String>,
@@ -145,6 +154,12 @@ pub struct PostgresStatus {
     pub(crate) timeline: Option<i64>,
     /// Bytes behind the leader.
     pub(crate) lag: Option<i64>,
+    /// The parameters that a restart would change, if Patroni names them; `None` without such a change.
+    #[serde(default)]
+    pub(crate) awaits_restart: Option<Vec<String>>,
+    /// Patroni's tags that have an effect; hanode sets none.
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
     /// Why the node's Patroni does not answer.
     #[serde(default)]
     pub(crate) error: Option<String>,
@@ -163,6 +178,12 @@ pub struct RedisStatus {
     /// Whether it is a primary, or connected to one.
     pub(crate) link_up: bool,
     pub(crate) replicas: u32,
+    /// How much longer a command pauses its clients, in seconds.
+    #[serde(default)]
+    pub(crate) paused_seconds: Option<u64>,
+    /// It is a replica that no Sentinel promotes.
+    #[serde(default)]
+    pub(crate) never_promoted: bool,
     pub(crate) error: Option<String>,
 }
 
@@ -174,6 +195,9 @@ impl RedisStatus {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SentinelStatus {
+    /// Settings that differ from hanode's, with both values.
+    #[serde(default)]
+    pub(crate) changed_settings: Vec<String>,
     /// Why it does not respond or sees no usable quorum.
     pub(crate) error: Option<String>,
 }
@@ -185,6 +209,9 @@ pub struct HaproxyStatus {
     /// The servers that it holds down, by the node's report; `None` if unknown.
     #[serde(default)]
     pub down: Option<Vec<DownServer>>,
+    /// Frontends and servers that were set out of service, by the node's report.
+    #[serde(default)]
+    pub(crate) maintenance: Vec<String>,
 }
 
 impl HaproxyStatus {

@@ -1,6 +1,8 @@
 //! The problems of a cluster, found in its status (pure). A problem of a single node starts with its name.
 
-use super::{NodeStatus, Problem, ProblemKind, Role, Status, disk_space, haproxy_view, selinux, storage};
+use super::{
+    NodeStatus, Problem, ProblemKind, Role, Status, disk_space, haproxy_view, modes, selinux, storage,
+};
 use crate::client::etcd::KvHash;
 use hanode_core::spec::{Spec, VipMode};
 use hanode_core::state::{Component, Phase};
@@ -19,6 +21,7 @@ pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status
     postgres(spec, status, &mut problems);
     redis(spec, status, &mut problems);
     problems.extend(haproxy_view::problems(spec, status));
+    problems.extend(modes::problems(status));
     vip(spec, status, &mut problems);
     certificates(status, &mut problems);
     backup(spec, status, &mut problems);
@@ -93,7 +96,9 @@ fn postgres(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
     if leaders != 1 {
         problems.push(of(ProblemKind::PostgresLeaders, leaders.to_string()));
     }
-    if spec.postgres.synchronous && with_role(Role::SyncStandby).next().is_none() {
+    // Without synchronous mode there is none, and the mode is reported.
+    let asynchronous = status.patroni.as_ref().is_some_and(|config| config.has_changed("synchronous_mode"));
+    if spec.postgres.synchronous && !asynchronous && with_role(Role::SyncStandby).next().is_none() {
         problems.push(of(ProblemKind::NoSyncStandby, String::new()));
     }
 }

@@ -10,6 +10,7 @@ use crate::client::patroni::{Member, PatroniStatus};
 use crate::client::sentinel::MonitoredPrimary;
 use crate::client::{etcd, haproxy};
 use anyhow::{Context, Result};
+use hanode_core::sentinel::Settings;
 use hanode_core::spec::Node;
 use hanode_core::state::Component;
 use serde::{Deserialize, Serialize};
@@ -88,17 +89,24 @@ pub(super) fn query(access: &Access, node: &Node, timeout: Duration) -> Answers 
         let port = access.spec.haproxy.stats_port;
         let haproxy = threads.spawn(move || haproxy::require_healthy(node.address, port, timeout));
         let (monitored, sentinel) = match joined(sentinel) {
-            Ok((primary, error)) => (Some(primary.address), error),
-            Err(error) => (None, Some(format!("{error:#}"))),
+            Ok((primary, error)) => {
+                let (own, expected) = (primary.settings, Settings::of(&access.spec));
+                let changed_settings = own.map(|own| own.differences(&expected)).unwrap_or_default();
+                (Some(primary.address), SentinelStatus { changed_settings, error })
+            }
+            Err(error) => {
+                let error = Some(format!("{error:#}"));
+                (None, SentinelStatus { error, ..SentinelStatus::default() })
+            }
         };
         let servers = Servers {
             etcd: joined(etcd),
             postgres: joined(postgres),
             redis: joined(redis),
-            sentinel: SentinelStatus { error: sentinel },
+            sentinel,
             haproxy: HaproxyStatus {
                 error: joined(haproxy).err().map(|error| format!("{error:#}")),
-                down: None,
+                ..HaproxyStatus::default()
             },
         };
         Answers { servers, monitored }
@@ -123,6 +131,7 @@ fn etcd(access: &Access, node: &Node, timeout: Duration) -> EtcdStatus {
             version: status.version,
             db_bytes: status.db_bytes,
             revision: status.revision,
+            learner: status.learner,
             kv_hash: None,
             hash_error: None,
             error: (!status.errors.is_empty()).then(|| status.errors.join("; ")),
@@ -139,7 +148,8 @@ fn postgres(access: &Access, node: &Node, timeout: Duration) -> PostgresStatus {
             PostgresState::Running if streams(access, node, &status, timeout)? => PostgresState::Streaming,
             state => state,
         };
-        Ok(PostgresStatus { role: status.role, state, ..PostgresStatus::unlisted(None) })
+        let (role, awaits_restart, tags) = (status.role, status.awaits_restart, status.tags);
+        Ok(PostgresStatus { role, state, awaits_restart, tags, ..PostgresStatus::unlisted(None) })
     };
     query().unwrap_or_else(|error| PostgresStatus::unlisted(Some(format!("{error:#}"))))
 }
@@ -163,7 +173,15 @@ fn streams(access: &Access, node: &Node, status: &PatroniStatus, timeout: Durati
 
 impl PostgresStatus {
     fn unlisted(error: Option<String>) -> PostgresStatus {
-        PostgresStatus { role: None, state: PostgresState::Unlisted, timeline: None, lag: None, error }
+        PostgresStatus {
+            role: None,
+            state: PostgresState::Unlisted,
+            timeline: None,
+            lag: None,
+            awaits_restart: None,
+            tags: Vec::new(),
+            error,
+        }
     }
 
     /// Adds what only the list of members has: which standby is synchronous, lag and timeline.
@@ -176,24 +194,30 @@ impl PostgresStatus {
             }
         };
         let Some(member) = members.iter().find(|member| member.name == node) else { return self };
-        let state = if self.state == PostgresState::Unlisted { member.state.clone() } else { self.state };
+        let unlisted = self.state == PostgresState::Unlisted;
+        let state = if unlisted { member.state.clone() } else { self.state.clone() };
         PostgresStatus {
             role: member.role.or(self.role),
             state,
             timeline: member.timeline,
             lag: member.lag,
-            error: self.error,
+            ..self
         }
     }
 }
 
 fn redis(access: &Access, node: &Node, timeout: Duration) -> RedisStatus {
-    let query = || access.redis(node.address, timeout)?.replication();
+    let query = || -> Result<_> {
+        let mut redis = access.redis(node.address, timeout)?;
+        Ok((redis.replication()?, redis.paused()?))
+    };
     match query() {
-        Ok(replication) => RedisStatus {
+        Ok((replication, paused)) => RedisStatus {
             role: replication.role,
             link_up: replication.is_primary() || replication.linked,
             replicas: replication.replicas,
+            paused_seconds: paused.map(|left| left.as_secs()),
+            never_promoted: replication.never_promoted,
             error: None,
         },
         Err(error) => RedisStatus { error: Some(format!("{error:#}")), ..RedisStatus::default() },

@@ -48,7 +48,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
                 ..RedisStatus::default()
             },
             sentinel: SentinelStatus::default(),
-            haproxy: HaproxyStatus { error: None, down: Some(vec![]) },
+            haproxy: HaproxyStatus { down: Some(vec![]), ..HaproxyStatus::default() },
         },
     };
     Status {
@@ -57,6 +57,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         problems: vec![],
         warnings: vec![],
         nodes: spec.nodes.iter().map(node).collect(),
+        patroni: None,
         redis_primary: RedisPrimary { address: "192.168.18.22".parse().ok(), agree: 3 },
         vip: VipStatus {
             address: spec.network.vip,
@@ -79,5 +80,6 @@ fn postgres(node: &str) -> PostgresStatus {
         "node2" => (Role::SyncStandby, PostgresState::Streaming),
         _ => (Role::Replica, PostgresState::Streaming),
     };
-    PostgresStatus { role: Some(role), state, timeline: None, lag: None, error: None }
+    let (timeline, lag, awaits_restart, error) = (None, None, None, None);
+    PostgresStatus { role: Some(role), state, timeline, lag, awaits_restart, tags: vec![], error }
 }

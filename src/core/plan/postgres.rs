@@ -28,13 +28,27 @@ pub(super) fn decide(spec: &Spec, seen: &Observations, etcd: Action) -> Step {
         return Step::new(Action::Wait, Reason::ChosenElsewhere { node: chosen.node.clone() });
     }
     match &view.initialize {
-        Initialize::Done(registered) => registered_cluster(own, registered),
+        Initialize::Done(registered) => {
+            other_major(seen, registered).unwrap_or_else(|| registered_cluster(own, registered))
+        }
         Initialize::InProgress if own.data.postgres => Step::new(Action::Wait, Reason::InitInterrupted),
         Initialize::InProgress if !own.bootstrapping => Step::new(Action::Wait, Reason::InitElsewhere),
         // Each Patroni of a bootstrap waits for the one that initializes.
         Initialize::InProgress => Step::new(Action::Join, Reason::CloneFromLeader),
         Initialize::Absent => uninitialized(seen),
     }
+}
+
+/// A server of another major version can neither clone nor read the data.
+fn other_major(seen: &Observations, system: &str) -> Option<Step> {
+    let ours = seen.own.postgres_major?;
+    let found = |report: &NodeReport| {
+        let data = report.postgres.as_ref().filter(|data| data.system == system)?;
+        let theirs = data.major.filter(|major| *major != ours)?;
+        Some(Reason::OtherPostgresMajor { node: report.node.clone(), theirs, ours })
+    };
+    let reason = [&seen.own].into_iter().chain(seen.reports()).find_map(found)?;
+    Some(Step::new(Action::Refuse, reason))
 }
 
 /// Data of another cluster is the operator's to decide about.
@@ -53,7 +67,9 @@ fn registered_cluster(own: &NodeReport, registered: &str) -> Step {
 fn uninitialized(seen: &Observations) -> Step {
     let own = &seen.own;
     if own.data.postgres {
-        return most_recent(seen);
+        let here = own.postgres.as_ref().map(|data| data.system.as_str());
+        let refused = here.and_then(|system| other_major(seen, system));
+        return refused.unwrap_or_else(|| most_recent(seen));
     }
     if own.bootstrapping && seen.reports().all(|peer| !peer.data.postgres) {
         return Step::new(Action::Bootstrap, Reason::BootstrapInProgress);

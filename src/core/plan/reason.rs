@@ -104,6 +104,10 @@ pub enum Reason {
         "the PostgreSQL data on this disk belongs to cluster {here}, but etcd has {registered}; move the data directory away, then this node clones the cluster's data"
     )]
     OtherPostgres { here: String, registered: String },
+    #[error(
+        "the data of the cluster's PostgreSQL, on {node}, is of version {theirs}, but this image has version {ours}; boot this node from an image with version {theirs}"
+    )]
+    OtherPostgresMajor { node: String, theirs: u32, ours: u32 },
     #[error("PostgreSQL's initialization was interrupted on this node; it will be repeated")]
     InitInterrupted,
     #[error("PostgreSQL's initialization is not complete on another node")]

@@ -2,6 +2,7 @@
 
 use super::{RenderInput, firewall, limits, parameters, sizing};
 use crate::plan::Action;
+use crate::sentinel::Settings;
 use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Repository, Spec};
 use anyhow::{Context, Result, ensure};
 use hanode_util::user_error::UserError;
@@ -81,6 +82,7 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("size", &sizing::sizes(input.machine));
     context.insert("crl", &crl(input));
     context.insert("redis", &redis(input, node)?);
+    context.insert("sentinel", &Settings::of(spec));
     context.insert("haproxy", &haproxy(input));
     context.insert("maximum_lag_on_failover", &spec.postgres.lag_limit());
     context.insert("rest_readers", &rest_readers(spec));
@@ -140,7 +142,6 @@ fn redis(input: &RenderInput, node: &Node) -> Result<serde_json::Value> {
     Ok(serde_json::json!({
         "replica": primary != node.address,
         "primary": primary,
-        "quorum": input.spec.majority(),
     }))
 }
 

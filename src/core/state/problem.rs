@@ -46,6 +46,8 @@ pub enum ProblemKind {
     NoEtcdLeader,
     /// etcd: its data differs from the other members
     DataDiffers,
+    /// etcd is a learner: it has no vote
+    EtcdLearner,
     /// PostgreSQL has DETAIL leaders
     PostgresLeaders,
     /// PostgreSQL is DETAIL
@@ -54,6 +56,12 @@ pub enum ProblemKind {
     NotStreaming,
     /// PostgreSQL has no synchronous standby
     NoSyncStandby,
+    /// Patroni is paused: no automatic failover
+    PatroniPaused,
+    /// The detail is the setting in etcd and what hanode wrote there.
+    PatroniSetting,
+    /// Patroni has the tag DETAIL
+    PatroniTag,
     /// Redis has no link to its primary
     RedisLinkDown,
     /// Sentinels monitor A as the Redis primary, but it is B; the detail is from A on.
@@ -64,8 +72,16 @@ pub enum ProblemKind {
     RedisPrimaries,
     /// Redis has DETAIL replicas: 1 of 2
     RedisReplicas,
+    /// Redis: a command has paused its clients for another DETAIL s
+    RedisPaused,
+    /// Redis has replica-priority 0: no Sentinel promotes it
+    RedisNeverPromoted,
+    /// Sentinel has DETAIL: quorum 3 instead of 2
+    SentinelSetting,
     /// COMPONENT is running, but HAProxy's check of it fails on every node (DETAIL)
     DownInHaproxy,
+    /// HAProxy forwards nothing to DETAIL, which was set out of service
+    HaproxyMaintenance,
     /// no node holds the virtual IP DETAIL
     VipUnheld,
     /// node1 and node2 hold the virtual IP; the detail is the whole sentence.
@@ -83,6 +99,8 @@ pub enum ProblemKind {
     /// The detail is the moment beyond which no restore goes.
     ArchiveGap,
     /// PostgreSQL awaits a restart; WAL may not be archived until then
+    ArchiveAwaitsRestart,
+    /// PostgreSQL awaits a restart, so that DETAIL takes effect
     AwaitsRestart,
     /// DETAIL more problems, which the node's report omits
     Omitted,
@@ -103,6 +121,15 @@ impl ProblemKind {
                  `audit2allow -M NAME` makes a rule for a change of yours"
             }
             ProblemKind::CertificateExpires => "run `hanode certs renew`",
+            ProblemKind::PatroniPaused => "`patronictl resume` on a node ends it",
+            ProblemKind::PatroniSetting => "`patronictl edit-config` on a node changes it",
+            ProblemKind::PatroniTag => "`hanode apply`, then `systemctl reload patroni` there removes it",
+            ProblemKind::AwaitsRestart => "`patronictl restart CLUSTER NODE`, the standbys first",
+            ProblemKind::EtcdLearner => "`etcdctl member promote ID` on a node",
+            ProblemKind::RedisPaused => "`CLIENT UNPAUSE` ends it",
+            ProblemKind::RedisNeverPromoted => "`CONFIG SET replica-priority 100` there",
+            ProblemKind::SentinelSetting => "`systemctl restart` its unit there",
+            ProblemKind::HaproxyMaintenance => "`systemctl reload haproxy` there",
             _ => return None,
         })
     }
@@ -166,9 +193,20 @@ impl Problem {
         match kind {
             NotInService | Stopped | FileDamaged | WaitingFor | UnitDown | StorageFault | StorageHangs
             | SpaceLow | InodesLow | SelinuxDenial | OtherBundle | VipHeldTwice | CertificateExpired
-            | CertificateExpires | WalNotArchived | ArchiveGap | Other => detail.clone(),
+            | CertificateExpires | WalNotArchived | ArchiveGap | PatroniSetting | Other => detail.clone(),
             BackupFailed => format!("{component}: the backup failed: {detail}"),
-            AwaitsRestart => "PostgreSQL awaits a restart; WAL may not be archived until then".into(),
+            ArchiveAwaitsRestart => "PostgreSQL awaits a restart; WAL may not be archived until then".into(),
+            AwaitsRestart if detail.is_empty() => "PostgreSQL awaits a restart for changed parameters".into(),
+            AwaitsRestart => format!("PostgreSQL awaits a restart, so that {detail} takes effect"),
+            PatroniPaused => "Patroni is paused: no automatic failover".into(),
+            PatroniTag => format!("Patroni has the tag {detail}"),
+            EtcdLearner => "etcd is a learner: it has no vote".into(),
+            RedisPaused => format!("Redis: a command has paused its clients for another {detail} s"),
+            RedisNeverPromoted => "Redis has replica-priority 0: no Sentinel promotes it".into(),
+            SentinelSetting => format!("Sentinel has {detail}"),
+            HaproxyMaintenance => {
+                format!("HAProxy forwards nothing to {detail}, which was set out of service")
+            }
             Unreachable => format!("unreachable: {detail}"),
             CheckFailed if component.is_empty() => detail.clone(),
             CheckFailed => format!("{component}: {detail}"),

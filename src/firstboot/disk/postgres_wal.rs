@@ -23,7 +23,9 @@ impl Disk {
         let end = std::fs::read(self.at(END_FILE)).ok();
         let end = end.and_then(|text| serde_json::from_slice(&text).ok());
         let system = u64::from_ne_bytes(identifier).to_string();
-        Some(PostgresData { system, end, oldest_wal: oldest_wal(&data.join("pg_wal")) })
+        let version = std::fs::read_to_string(data.join("PG_VERSION")).ok();
+        let major = version.and_then(|text| text.trim().parse().ok());
+        Some(PostgresData { system, end, oldest_wal: oldest_wal(&data.join("pg_wal")), major })
     }
 
     /// Measures the end of the log and saves it for [`Self::postgres_data`].

@@ -55,6 +55,7 @@ mod tests {
             address: "192.168.18.21".parse().unwrap(),
             epoch: 1,
             down: down.map(Duration::from_millis),
+            settings: None,
         };
         let refreshed = |ago| MonitoredReplica { down: false, offset_age: Some(Duration::from_millis(ago)) };
         let down = primary(Some(3000));

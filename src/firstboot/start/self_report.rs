@@ -44,6 +44,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
     let recorded = disk.read_state()?;
     let data = disk.valid_data()?;
     let state = NodeState::load(node.root());
+    let haproxy = haproxy_view::last_view(node);
     Ok(NodeReport {
         schema: peer::SCHEMA,
         cluster: config.spec.name.clone(),
@@ -54,6 +55,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         disk: disk::classify(data, &recorded),
         data,
         postgres: if data.postgres { disk.postgres_data() } else { None },
+        postgres_major: config.postgres_major,
         redis_unreadable: data.redis && disk.redis_is_unreadable(),
         bootstrap_id: recorded.bootstrap_id,
         bootstrapping: disk.bootstrapping(),
@@ -67,7 +69,8 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         moved_aside: disk.moved_aside()?,
         moved_aside_omitted: 0,
         file_systems: storage::add_faults(node.root(), disk::space::last_measured(disk)),
-        haproxy_down: haproxy_view::last_view(node),
+        haproxy_down: haproxy.as_ref().map(|view| view.down.clone()),
+        haproxy_maintenance: haproxy.map(|view| view.maintenance).unwrap_or_default(),
         selinux: selinux::state(node.root()),
         backup: crate::backup::last_report(node),
         problems: problems(state),

@@ -6,6 +6,7 @@
 
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
+use hanode_cluster::discovery::dynamic_config_key;
 use hanode_core::spec::Node;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
@@ -47,7 +48,7 @@ impl DynamicConfigSync {
 }
 
 fn etcd_key(node: &NodeContext) -> String {
-    format!("/hanode/{}/dynamic", node.spec().name)
+    dynamic_config_key(&node.spec().name)
 }
 
 /// The settings that hanode wrote last.

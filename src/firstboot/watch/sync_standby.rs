@@ -39,6 +39,11 @@ fn wake_patroni_if_needed(node: &NodeContext) -> Result<bool> {
     if !needs_sync_standby(&patroni.status()?) {
         return Ok(false);
     }
+    // `patronictl edit-config` can end synchronous mode, and a paused Patroni does not choose a standby.
+    let config = patroni.config()?;
+    if config["synchronous_mode"] == false || config["pause"] == true {
+        return Ok(false);
+    }
     // Every patch wakes Patroni's loop; this one removes a setting that does not exist.
     patroni.patch_config(&json!({ "hanode": null }))?;
     tracing::info!("a standby streams and none is synchronous: waking Patroni");
@@ -69,6 +74,8 @@ mod tests {
             state: PostgresState::Running,
             streams: None,
             standbys: standbys.iter().map(standby).collect(),
+            awaits_restart: None,
+            tags: vec![],
         }
     }
 

@@ -275,6 +275,7 @@ impl World {
                 system: if d.incomplete_postgres { INCOMPLETE_SYSTEM } else { SYSTEM }.into(),
                 end: m.wal_end.map(|commits| (1, commits)),
                 oldest_wal: None,
+                major: None,
             }),
             redis_unreadable: data.redis && d.unreadable,
             bootstrap_id: d.bootstrap_id.clone(),

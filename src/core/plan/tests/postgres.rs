@@ -51,12 +51,34 @@ fn a_node_waits_until_the_mark_of_an_interrupted_first_start_is_gone() {
     assert_eq!(postgres(&seen).action, Action::Bootstrap);
 }
 
+#[test]
+fn a_server_of_another_major_version_does_not_start() {
+    let mut seen = unregistered_postgres();
+    seen.etcd = registered("77");
+    seen.own.postgres_major = Some(18);
+    assert_eq!(postgres(&seen).action, Action::Resume, "older nodes do not report the version of their data");
+    peer(&mut seen, 0).postgres.as_mut().expect("data").major = Some(17);
+    for own_data in [true, false] {
+        seen.own.data.postgres = own_data;
+        let step = postgres(&seen);
+        assert_eq!(step.action, Action::Refuse);
+        let sentence = step.reason.to_string();
+        assert!(sentence.contains("on node2, is of version 17, but this image has version 18"), "{sentence}");
+    }
+    peer(&mut seen, 0).postgres.as_mut().expect("data").system = "78".into();
+    assert_eq!(postgres(&seen).action, Action::Join, "data of another cluster");
+    seen.own.data.postgres = true;
+    seen.own.postgres.as_mut().expect("data").major = Some(16);
+    view(&mut seen).initialize = Initialize::Absent;
+    assert!(postgres(&seen).reason.to_string().contains("on node1, is of version 16"), "its own data");
+}
+
 /// node1 and node2 have data of the same PostgreSQL cluster, which is not registered in etcd.
 fn unregistered_postgres() -> Observations {
     let mut seen = blank();
     (seen.own.disk, seen.own.data.etcd) = (DiskStage::Served, true);
     seen.etcd = quorum(members());
-    let data = |end| Some(PostgresData { system: "77".into(), end, oldest_wal: None });
+    let data = |end| Some(PostgresData { system: "77".into(), end, oldest_wal: None, major: None });
     (seen.own.data.postgres, seen.own.postgres) = (true, data(Some((1, 500))));
     (peer(&mut seen, 0).data.postgres, peer(&mut seen, 0).postgres) = (true, data(Some((1, 400))));
     seen

@@ -1,0 +1,98 @@
+//! Modes and settings that a command sets on a running server: `hanode status` names each one, and its remedy ends it.
+//! Needs root.
+
+use crate::support::lab::{Lab, NODES, eventually};
+use crate::support::workdir;
+use std::time::Duration;
+
+/// The watcher reads HAProxy's state every few seconds, Patroni its configuration once per loop.
+const NOTICED: Duration = Duration::from_secs(60);
+
+/// Clients of the node's own servers.
+const CLIENTS: &str = r#"
+patronictl() { command patronictl -c /etc/patroni/config.yml "$@"; }
+password() { sed -n 's/^requirepass "\(.*\)"/\1/p' "/etc/redis/$1.conf"; }
+client() { REDISCLI_AUTH=$(password "$1") redis-cli --tls --cacert /etc/ssl/myca/root.crt -h $ADDRESS -p "$2" "${@:3}"; }
+redis() { client redis 6378 "$@"; }
+sentinel() { client sentinel 26378 SENTINEL "$@"; }
+haproxy() { python3 -c 'import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect("/run/haproxy/admin.sock")
+s.sendall(sys.argv[1].encode() + b"\n")
+print(s.recv(4096).decode())' "$1"; }
+"#;
+
+/// What sets a mode on a node, what `status` says, and what ends the mode.
+const MODES: [(&str, &str, &str); 9] = [
+    ("patronictl pause", "Patroni is paused: no automatic failover", "patronictl resume"),
+    (
+        "patronictl edit-config --force -s synchronous_mode=false",
+        "Patroni's setting synchronous_mode is false, but hanode wrote true",
+        "patronictl edit-config --force -s synchronous_mode=true",
+    ),
+    (
+        "patronictl show-config | sed -n \"s/^ *max_connections: *'*\\([0-9]*\\).*/\\1/p\" > /run/max_connections
+         patronictl edit-config --force -p max_connections=123",
+        "PostgreSQL awaits a restart, so that max_connections takes effect",
+        "patronictl edit-config --force -p max_connections=$(cat /run/max_connections)",
+    ),
+    (
+        "sed -i 's/nofailover: false/nofailover: true/' /etc/patroni/config.yml; systemctl reload patroni",
+        "Patroni has the tag nofailover",
+        "hanode apply; systemctl reload patroni",
+    ),
+    (
+        "redis CLIENT PAUSE 600000 WRITE",
+        "Redis: a command has paused its clients for another",
+        "redis CLIENT UNPAUSE",
+    ),
+    (
+        "redis CONFIG SET replica-priority 0",
+        "Redis has replica-priority 0: no Sentinel promotes it",
+        "redis CONFIG SET replica-priority 100",
+    ),
+    (
+        "sentinel SET redis-cluster quorum 3",
+        "Sentinel has quorum 3 instead of 2",
+        "systemctl restart redis-sentinel",
+    ),
+    (
+        "haproxy 'set server postgres_primary/node2 state maint'",
+        "HAProxy forwards nothing to postgres_primary/node2",
+        "systemctl reload haproxy",
+    ),
+    (
+        "haproxy 'disable frontend redis'",
+        "HAProxy forwards nothing to redis, which was set out of service",
+        "systemctl reload haproxy",
+    ),
+];
+
+impl Lab {
+    fn with_clients(&self, node: &str, command: &str) {
+        let address = self.cluster.spec.node(node).unwrap().address;
+        self.output(node, &["bash", "-ec", &format!("ADDRESS={address}\n{CLIENTS}\n{command}")]);
+    }
+
+    fn problems_with(&self, text: &str) -> Vec<String> {
+        let problems = self.health().problems.into_iter().map(|problem| problem.to_string());
+        problems.filter(|problem| problem.contains(text)).collect()
+    }
+}
+
+#[test]
+fn status_names_each_mode_and_the_remedy_ends_it() {
+    let lab = Lab::up_on_debian(workdir(), &[]);
+    // A replica of both: Patroni's tag changes nothing there, and Redis has a priority as a replica only.
+    let (leader, primary) = (lab.postgres_leader().unwrap(), lab.redis_primary().unwrap());
+    let node = NODES.into_iter().find(|node| *node != leader && *node != primary).unwrap();
+    for (set, says, end) in MODES {
+        lab.with_clients(node, set);
+        eventually(NOTICED, || match lab.problems_with(says).is_empty() {
+            true => Err(format!("after {set:?}, no problem {says:?}: {:?}", lab.problems_with(""))),
+            false => Ok(()),
+        });
+        lab.with_clients(node, end);
+        lab.healthy_within(NOTICED);
+    }
+}
