@@ -46,6 +46,16 @@ pub fn members_prefix(scope: &str) -> String {
     member_key(scope, "")
 }
 
+/// Patroni's key with the standbys that have every acknowledged commit.
+pub fn sync_key(scope: &str) -> String {
+    format!("/service/{scope}/sync")
+}
+
+/// Held by a node whose clone makes no progress, so that it does not keep another from being cloned.
+pub fn stalled_clone_key(scope: &str, node: &str) -> String {
+    format!("/hanode/{scope}/stalled-clone/{node}")
+}
+
 /// Patroni's leader key, which expires unless the leader renews it.
 pub fn leader_key(scope: &str) -> String {
     format!("/service/{scope}/leader")

@@ -5,7 +5,7 @@ mod limit;
 use crate::backup::BackupReport;
 use crate::selinux::{self, SelinuxState};
 use crate::spec::Spec;
-use crate::state::{Phase, Problem};
+use crate::state::{Component, Phase, Problem};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,9 +89,12 @@ pub struct FileSystem {
     pub write_age_seconds: u64,
     #[serde(default)]
     pub fault: Option<StorageFault>,
-    /// The node has stopped its servers because of the fault.
+    /// The node has stopped servers because of the fault.
     #[serde(default)]
     pub roles_released: bool,
+    /// Then the servers that run on, since no other node could take over.
+    #[serde(default)]
+    pub kept: Vec<Component>,
 }
 
 /// Why a file system cannot hold the data of a server in service.

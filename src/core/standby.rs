@@ -1,5 +1,6 @@
 //! A standby that does not stream: the reason, and whether it must be cloned again.
 
+use crate::peer::StorageFault;
 use std::time::Duration;
 
 /// How long a standby must not move before it is cloned: it may still get WAL from an archive.
@@ -9,8 +10,10 @@ const STALLED: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq)]
 pub struct StalledStandby {
     pub timeline: Option<u32>,
-    /// The end of the WAL that it has.
+    /// Up to where it has received or replayed WAL.
     pub position: u64,
+    /// Where the newest WAL segment on its disk starts, which it may not have replayed yet; `None` if unknown.
+    pub newest_wal: Option<u64>,
     /// How long it has been at this position.
     pub stalled: Duration,
 }
@@ -22,6 +25,8 @@ pub struct Leader {
     pub timeline: u32,
     /// Where the oldest WAL on its disk starts; `None` if it does not report that.
     pub oldest_wal: Option<u64>,
+    /// The fault of its storage: it may be about to stop, and could not send a clone.
+    pub storage_fault: Option<StorageFault>,
     /// The earlier timelines of the cluster, each with the position at which it ended.
     pub history: Vec<(u32, u64)>,
 }
@@ -52,10 +57,19 @@ pub fn decide(own: &StalledStandby, leader: &Leader, blockers: &Blockers) -> Dec
     if own.position >= oldest {
         return Decision::Keep("replica is not streaming yet".into());
     }
+    if own.end() >= oldest {
+        return Decision::Keep("replica is not streaming yet: it replays the WAL on its disk".into());
+    }
     let gone = format!("replica is not streaming: {name} no longer has the WAL that it needs");
     if !leader.has_all_of(own) {
         return Decision::Keep(format!(
             "{gone}, and its data has diverged: Patroni must rewind it or move it aside"
+        ));
+    }
+    if let Some(fault) = leader.storage_fault {
+        return Decision::Keep(format!(
+            "{gone}; it is not cloned again while storage of {name} {}",
+            fault.describe()
         ));
     }
     if blockers.paused {
@@ -70,15 +84,20 @@ pub fn decide(own: &StalledStandby, leader: &Leader, blockers: &Blockers) -> Dec
     }
 }
 
+impl StalledStandby {
+    /// Up to where it has WAL, as far as that is known.
+    fn end(&self) -> u64 {
+        self.newest_wal.map_or(self.position, |newest| newest.max(self.position))
+    }
+}
+
 impl Leader {
-    /// Whether the leader's history contains everything up to the standby's position.
+    /// Whether the leader's history contains everything up to the end of the standby's WAL.
     fn has_all_of(&self, own: &StalledStandby) -> bool {
         let ended = |timeline| self.history.iter().find(|(ended, _)| *ended == timeline).map(|(_, at)| *at);
         match own.timeline {
             Some(timeline) if timeline == self.timeline => true,
-            Some(timeline) if timeline < self.timeline => {
-                ended(timeline).is_some_and(|at| own.position <= at)
-            }
+            Some(timeline) if timeline < self.timeline => ended(timeline).is_some_and(|at| own.end() <= at),
             _ => false,
         }
     }
@@ -95,12 +114,13 @@ mod tests {
             name: "node1".into(),
             timeline: 3,
             oldest_wal: Some(1024 * MB),
+            storage_fault: None,
             history: vec![(1, 100 * MB), (2, 500 * MB)],
         }
     }
 
     fn standby(timeline: u32, position: u64) -> StalledStandby {
-        StalledStandby { timeline: Some(timeline), position, stalled: STALLED }
+        StalledStandby { timeline: Some(timeline), position, newest_wal: None, stalled: STALLED }
     }
 
     #[track_caller]
@@ -119,6 +139,23 @@ mod tests {
         keeps(&standby(3, 1024 * MB), &leader(), &free, "not streaming yet");
         let older = Leader { oldest_wal: None, ..leader() };
         keeps(&standby(3, 0), &older, &free, "does not report which WAL it has");
+    }
+
+    #[test]
+    fn a_standby_that_still_replays_its_own_wal_is_kept() {
+        let free = Blockers::default();
+        let replays = |newest| StalledStandby { newest_wal: Some(newest), ..standby(3, 1000 * MB) };
+        keeps(&replays(1024 * MB), &leader(), &free, "replays the WAL on its disk");
+        assert_eq!(decide(&replays(1008 * MB), &leader(), &free), Decision::Clone, "all it has is too old");
+        assert_eq!(decide(&replays(16 * MB), &leader(), &free), Decision::Clone);
+        let diverged = StalledStandby { newest_wal: Some(512 * MB), ..standby(2, 400 * MB) };
+        keeps(&diverged, &leader(), &free, "diverged");
+    }
+
+    #[test]
+    fn a_standby_is_not_cloned_from_storage_with_a_fault() {
+        let full = Leader { storage_fault: Some(StorageFault::Full), ..leader() };
+        keeps(&standby(3, 0), &full, &Blockers::default(), "while storage of node1 is full");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::support::lab::{Lab, NODES, eventually, other_than};
 use crate::support::workdir_alone;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ const SETTINGS: &str = "[postgres.parameters]\nmax_slot_wal_keep_size = \"64MB\"
 const READ_MAX_LAG: u64 = 15;
 /// More than `hanode check --rto` states, since containers on a busy machine are slow.
 const RECOVERY: Duration = Duration::from_secs(240);
+const BIG_ROWS: &str = "150000";
+/// More than the lifetime of Patroni's lock.
+const ALONE: Duration = Duration::from_secs(45);
 
 impl Lab {
     fn admin_sql(&self, node: &str, query: &str) -> String {
@@ -98,13 +102,10 @@ fn observe(lab: &Lab, done: &AtomicBool) -> Seen {
             }
             Err(_) => seen.failed += 1,
         }
-        let status = lab.status();
-        let members = status["postgres"].as_array().unwrap();
-        let cloning: Vec<_> = members
-            .iter()
-            .filter(|m| m["state"] == "creating replica")
-            .map(|m| m["name"].to_string())
-            .collect();
+        let status = serde_json::to_value(lab.health()).unwrap();
+        let nodes = status["nodes"].as_array().unwrap();
+        let clones = |node: &&Value| node["postgres"]["state"] == "creating replica";
+        let cloning: Vec<_> = nodes.iter().filter(clones).map(|node| node["name"].to_string()).collect();
         seen.both_at_once |= cloning.len() > 1;
         seen.cloning.extend(cloning);
     }
@@ -129,6 +130,7 @@ fn standbys_whose_wal_is_gone_are_cloned_again_one_after_the_other() {
         observer.join().unwrap()
     });
     eprintln!("healthy {:.1} s after the start; {seen:?}", started.elapsed().as_secs_f64());
+    assert_eq!(seen.cloning.len(), 2, "{seen:?}");
     assert!(!seen.both_at_once && seen.reads > 0 && seen.oldest < READ_MAX_LAG as f64, "{seen:?}");
     for node in NODES {
         assert_eq!(lab.admin_sql(node, "SELECT n FROM written"), "1", "{node}");
@@ -138,17 +140,27 @@ fn standbys_whose_wal_is_gone_are_cloned_again_one_after_the_other() {
         lab.admin_sql(&leader, "SELECT count(*) FROM pg_replication_slots WHERE wal_status = 'lost'"),
         "0"
     );
-    interrupted_clones(&lab);
 }
 
-/// The node that is cloned loses power, then the leader dies during another clone.
-fn interrupted_clones(lab: &Lab) {
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn a_clone_survives_the_power_cut_of_its_node_and_the_death_of_the_leader() {
+    let lab = Lab::with_short_wal();
+    lab.psql("5432", "CREATE TABLE written AS SELECT 1 AS n").unwrap();
+    power_cut_of_the_clone(&lab);
+    death_of_the_leader(&lab);
+    death_of_the_only_copy(&lab);
+}
+
+fn power_cut_of_the_clone(lab: &Lab) {
     let leader = lab.postgres_leader().unwrap();
     let sync = lab.sync_standby().unwrap();
     let standby = NODES.into_iter().find(|node| *node != leader && *node != sync).unwrap();
-    let rows = "CREATE TABLE big AS SELECT n, repeat(md5(n::text), 32) FROM generate_series(1, 150000) n";
+    let rows = format!(
+        "CREATE TABLE big AS SELECT n, repeat(md5(n::text), 32) FROM generate_series(1, {BIG_ROWS}) n"
+    );
     lab.lose(&[standby], &leader);
-    lab.admin_sql(&leader, rows);
+    lab.admin_sql(&leader, &rows);
     lab.start_slow_clone(standby, &leader);
     lab.kill(&[standby]);
     lab.driver().start(standby).unwrap();
@@ -158,7 +170,10 @@ fn interrupted_clones(lab: &Lab) {
     eprintln!("healthy {:.1} s after a power cut during the clone", started.elapsed().as_secs_f64());
     let journal = lab.output(standby, &["journalctl", "-b", "-u", "patroni", "--no-pager"]);
     assert!(journal.contains("its clone was interrupted"), "{journal}");
+}
 
+/// The synchronous standby is promoted, and the clone starts again from it.
+fn death_of_the_leader(lab: &Lab) {
     let leader = lab.postgres_leader().unwrap();
     let sync = lab.sync_standby().unwrap();
     let standby = NODES.into_iter().find(|node| *node != leader && *node != sync).unwrap();
@@ -173,9 +188,37 @@ fn interrupted_clones(lab: &Lab) {
     });
     eprintln!("cloned from the new leader {:.1} s after the leader died", killed.elapsed().as_secs_f64());
     assert_eq!(lab.postgres_leader().unwrap(), sync);
+    assert_eq!(lab.admin_sql(standby, "SELECT count(*) FROM big"), BIG_ROWS, "half a clone serves");
     lab.driver().start(&leader).unwrap();
     lab.healthy_within(RECOVERY);
     for node in NODES {
         assert_eq!(lab.admin_sql(node, "SELECT count(*) FROM written"), "2", "{node}");
+    }
+}
+
+/// Both standbys have lost their WAL, and the leader dies while one is cloned: no other node has the data.
+fn death_of_the_only_copy(lab: &Lab) {
+    let leader = lab.postgres_leader().unwrap();
+    let standbys = other_than(&leader);
+    lab.lose(&standbys, &leader);
+    lab.psql("5432", "INSERT INTO written VALUES (3)").unwrap();
+    lab.start_slow_clone(standbys[0], &leader);
+    lab.kill(&[&leader]);
+    lab.start_patroni(&standbys[1..]);
+    // Longer than Patroni's lock: whatever could be promoted would be.
+    let alone = Instant::now();
+    while alone.elapsed() < ALONE {
+        let leads = lab.postgres_leader();
+        assert!(leads.is_none_or(|found| found == leader), "half a clone, or old data, is the leader");
+        let read = lab.psql("5434", "SELECT count(*) FROM written");
+        assert!(read.is_err(), "half a clone, or old data, answers reads: {read:?}");
+    }
+    lab.driver().start(&leader).unwrap();
+    let started = Instant::now();
+    lab.healthy_within(RECOVERY);
+    eprintln!("healthy {:.1} s after the only copy was back", started.elapsed().as_secs_f64());
+    assert_eq!(lab.postgres_leader().as_deref(), Some(leader.as_str()));
+    for node in NODES {
+        assert_eq!(lab.admin_sql(node, "SELECT count(*) FROM written"), "3", "{node}");
     }
 }

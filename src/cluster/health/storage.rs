@@ -3,6 +3,7 @@
 use super::disk_space::name;
 use super::{Problem, ProblemKind, Status};
 use hanode_core::peer::{FileSystem, StorageFault};
+use hanode_core::state::Component;
 
 pub(super) fn problems(status: &Status) -> Vec<Problem> {
     let found = status.nodes.iter().flat_map(|node| {
@@ -20,16 +21,30 @@ fn describe(file_system: &FileSystem, fault: StorageFault) -> String {
         StorageFault::Hangs => format!(" (the last one {} s ago)", file_system.write_age_seconds),
         _ => String::new(),
     };
-    let servers = match file_system.roles_released {
-        true => "the node has stopped its servers",
-        false => "its servers run on until enough other nodes can take over",
-    };
+    let servers = servers(file_system);
     let advice = match fault {
         StorageFault::Full => "delete what is not needed or enlarge the disk",
         StorageFault::ReadOnly => "check its storage, then reboot the node",
         _ => "check its storage",
     };
     format!("{}{since}; {servers}; {advice}", fault.describe())
+}
+
+fn servers(file_system: &FileSystem) -> String {
+    if !file_system.roles_released {
+        return "its servers run on until enough other nodes can take over".into();
+    }
+    let name = |server: &Component| match server {
+        Component::Patroni => Component::Postgres.to_string(),
+        other => other.to_string(),
+    };
+    match file_system.kept.iter().map(name).collect::<Vec<_>>().as_slice() {
+        [] => "the node has stopped its servers".into(),
+        some => format!(
+            "the node has stopped its servers except {}, which no other node can take over",
+            some.join(" and ")
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -54,6 +69,8 @@ mod tests {
               servers; check its storage"
             ]
         );
+        status.nodes[1].file_systems[0].kept = vec![Component::Patroni];
+        assert!(problems(&status)[0].contains("has stopped its servers except PostgreSQL, which no other"));
         let disk = &mut status.nodes[1].file_systems[0];
         (disk.fault, disk.roles_released) = (Some(StorageFault::ReadOnly), false);
         assert_eq!(

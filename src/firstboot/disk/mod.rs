@@ -2,6 +2,7 @@
 
 mod aside;
 mod etcd_log;
+mod postgres_temporary;
 mod postgres_wal;
 mod redis_log;
 mod redis_rdb;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use hanode_core::peer::PostgresData;
 use hanode_util::command::{capture, run_to_end};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// In memory, and deleted before each start of the server: it changes the end.
@@ -28,6 +28,12 @@ impl Disk {
         Some(PostgresData { system, end, oldest_wal: oldest_wal(&data.join("pg_wal")), major })
     }
 
+    /// Where the newest WAL segment of a timeline on this disk starts, also while a server runs: it may not have replayed
+    /// all that it has.
+    pub(crate) fn newest_postgres_wal(&self, timeline: u32) -> Option<u64> {
+        newest_wal(&self.at(&self.paths.postgres).join("pg_wal"), timeline)
+    }
+
     /// Measures the end of the log and saves it for [`Self::postgres_data`].
     pub(crate) fn measure_postgres_end(&self) -> Result<()> {
         let end = end(&self.at(&self.paths.postgres), &self.paths.postgres_bin)?;
@@ -43,21 +49,54 @@ impl Disk {
     }
 }
 
-/// Where the oldest segment starts, on any timeline.
-fn oldest_wal(wal: &Path) -> Option<u64> {
-    let segments = std::fs::read_dir(wal).ok()?.flatten();
-    let (number, entry) = segments
-        .filter_map(|entry| {
+/// A segment of the log on this disk.
+struct Segment {
+    timeline: u32,
+    /// From its name: the position's upper 32 bits, and then the number of the segment within them.
+    number: u64,
+    path: PathBuf,
+}
+
+impl Segment {
+    /// All of them, in no order.
+    fn all(wal: &Path) -> Option<impl Iterator<Item = Segment>> {
+        let segment = |entry: std::fs::DirEntry| {
             let name = entry.file_name().into_string().ok()?;
             let is_segment = name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit());
+            let timeline = u32::from_str_radix(name.get(..8)?, 16).ok()?;
             let number = u64::from_str_radix(name.get(8..)?, 16).ok()?;
-            is_segment.then_some((number, entry))
-        })
-        .min_by_key(|(number, _)| *number)?;
-    let size = entry.metadata().ok()?.len();
-    // The name has the position's upper 32 bits, and then the number of the segment within them.
-    let is_size = size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size);
-    is_size.then_some(number >> 32 << 32 | (number & 0xffff_ffff).checked_mul(size)?)
+            is_segment.then_some(Segment { timeline, number, path: entry.path() })
+        };
+        Some(std::fs::read_dir(wal).ok()?.flatten().filter_map(segment))
+    }
+
+    /// The position at which it starts; `None` if its size is not one of a segment.
+    fn start(&self) -> Option<u64> {
+        let size = std::fs::metadata(&self.path).ok()?.len();
+        let is_size = size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size);
+        is_size.then_some(self.number >> 32 << 32 | (self.number & 0xffff_ffff).checked_mul(size)?)
+    }
+
+    /// Whether its first page was written for this segment: PostgreSQL renames old segments for later use. After two
+    /// fields of two bytes, a page has its timeline and its position.
+    fn is_written(&self) -> bool {
+        let mut head = [0; 16];
+        let read = std::fs::File::open(&self.path).and_then(|mut file| file.read_exact(&mut head));
+        let page = u64::from_ne_bytes(head[8..].try_into().unwrap_or_default());
+        read.is_ok() && Some(page) == self.start()
+    }
+}
+
+/// Where the oldest segment starts, on any timeline.
+fn oldest_wal(wal: &Path) -> Option<u64> {
+    Segment::all(wal)?.min_by_key(|segment| segment.number)?.start()
+}
+
+/// Where the newest segment of a timeline that has been written starts.
+fn newest_wal(wal: &Path, timeline: u32) -> Option<u64> {
+    let mut segments: Vec<_> = Segment::all(wal)?.filter(|segment| segment.timeline == timeline).collect();
+    segments.sort_by_key(|segment| std::cmp::Reverse(segment.number));
+    segments.iter().find(|segment| segment.is_written())?.start()
 }
 
 /// Timeline and position of the last complete record.
@@ -145,6 +184,26 @@ mod tests {
         assert_eq!(oldest_wal(dir.path()), Some(0xff00_0000));
         std::fs::write(dir.path().join("000000010000000000000001"), "torn").unwrap();
         assert_eq!(oldest_wal(dir.path()), None, "its size is not one of a segment");
+    }
+
+    #[test]
+    fn the_newest_wal_is_the_last_segment_that_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(newest_wal(dir.path(), 2), None);
+        let segment = |name: &str, page: u64| {
+            let path = dir.path().join(name);
+            let head = [&[0; 8][..], &page.to_ne_bytes()].concat();
+            std::fs::write(&path, head).unwrap();
+            std::fs::File::options().write(true).open(path).unwrap().set_len(16 << 20).unwrap();
+        };
+        segment("000000020000000100000003", 0x1_0300_0000);
+        segment("000000020000000100000004", 0x1_0400_0000);
+        segment("000000020000000100000005", 0x1_0200_0000);
+        segment("000000020000000100000006", 0);
+        segment("000000010000000100000007", 0x1_0700_0000);
+        assert_eq!(newest_wal(dir.path(), 2), Some(0x1_0400_0000), "the later ones are renamed");
+        assert_eq!(newest_wal(dir.path(), 1), Some(0x1_0700_0000));
+        assert_eq!(newest_wal(dir.path(), 3), None);
     }
 
     #[test]

@@ -28,6 +28,14 @@ pub(crate) fn kill_unit(unit: &str) -> Option<usize> {
     None
 }
 
+/// Whether a process of a unit has a name that starts with this.
+pub(crate) fn unit_runs(unit: &str, name: &str) -> bool {
+    let has_name = |process: &i32| {
+        std::fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|comm| comm.starts_with(name))
+    };
+    processes(unit).iter().any(has_name)
+}
+
 fn processes(unit: &str) -> BTreeSet<i32> {
     let lists = SLICES.map(|slice| std::fs::read_to_string(format!("{slice}/{unit}/cgroup.procs")));
     let lines = lists.iter().flatten().flat_map(|list| list.lines());

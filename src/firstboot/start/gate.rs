@@ -7,7 +7,7 @@ use super::membership::join_facts;
 use super::redis_peers::redis_peers;
 use super::self_report;
 use crate::node::NodeContext;
-use crate::watch::storage::{StartCheck, roles_are_released};
+use crate::watch::storage::{StartCheck, free_space, is_stopped};
 use anyhow::Result;
 use hanode_core::gate::{
     self, Decision, EtcdGate, InitFacts, InitGuard, JoinFacts, PatroniGate, RedisGate, Round, SentinelGate,
@@ -25,13 +25,18 @@ pub(crate) fn pass(node: &NodeContext, service: Service) -> Result<()> {
     let mut storage = StartCheck::default();
     let redis_has_run = node.gate_steps().get(&Service::Redis).is_some_and(|step| step.action.may_start());
     loop {
-        while let Some(fault) = storage.blocked(node.root()) {
+        while let Some(fault) = storage.blocked(node.root(), service.component()) {
+            if service == Service::Patroni
+                && let Err(error) = free_space(node)
+            {
+                tracing::warn!("{error:#}");
+            }
             node.save_gate_step(service, &Step::new(Action::Wait, Reason::StorageFault { fault }))?;
             sleep(RETRY_INTERVAL);
         }
         pass_plan(node, service, redis_has_run)?;
-        // The watcher may have stopped the servers in the meantime.
-        if !roles_are_released(node.root()) {
+        // The watcher may have stopped the server in the meantime.
+        if !is_stopped(node.root(), service.component()) {
             return Ok(());
         }
     }

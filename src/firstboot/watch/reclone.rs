@@ -7,7 +7,7 @@ use hanode_cluster::client::http::HttpClient;
 use hanode_cluster::discovery;
 use hanode_cluster::health::Access;
 use hanode_cluster::peer;
-use hanode_core::peer::PostgresData;
+use hanode_core::peer::NodeReport;
 use hanode_core::spec::Node;
 use hanode_core::standby::{Blockers, Decision, Leader, StalledStandby, decide};
 use serde_json::{Value, json};
@@ -66,17 +66,33 @@ impl Reclone {
             return Ok(Some(format!("replica is being cloned: {cause}")));
         }
         let Some(own) = self.stalled_standby(&patroni) else { return Ok(None) };
+        let newest_wal = own.timeline.and_then(|timeline| node.disk.newest_postgres_wal(timeline));
+        let own = StalledStandby { newest_wal, ..own };
         let cluster = servers.get(servers.own, "/cluster")?;
         let Some(leader) = servers.leader(&cluster)? else {
             return Ok(Some("replica is not streaming: the cluster has no leader".into()));
         };
-        let (found, wal) = (servers.leader_view(leader, &own)?, servers.report(leader)?);
+        let found = match servers.leader_view(leader, &own) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!("the leader: {error:#}");
+                return Ok(Some(format!(
+                    "replica is not streaming: its leader {} does not answer",
+                    leader.name
+                )));
+            }
+        };
+        let NodeReport { postgres: wal, file_systems, .. } = servers.report(leader)?;
         ensure!(
             node.disk.postgres_data().map(|data| data.system) == wal.as_ref().map(|data| data.system.clone()),
             "{} has the data of another cluster",
             leader.name
         );
-        let found = Leader { oldest_wal: wal.and_then(|data| data.oldest_wal), ..found };
+        let found = Leader {
+            oldest_wal: wal.and_then(|data| data.oldest_wal),
+            storage_fault: file_systems.iter().filter_map(|file_system| file_system.fault).max(),
+            ..found
+        };
         let mut blockers = Blockers {
             paused: patroni["pause"] == true || cluster["pause"] == true,
             cloning: another_clones(&cluster, node.name()),
@@ -116,6 +132,7 @@ impl Reclone {
         Some(StalledStandby {
             timeline: patroni["timeline"].as_u64().and_then(|timeline| timeline.try_into().ok()),
             position,
+            newest_wal: None,
             stalled: since.elapsed(),
         })
     }
@@ -180,7 +197,7 @@ impl<'a> Servers<'a> {
         }
     }
 
-    /// The leader as it reports itself, without its WAL. Fails unless it holds the lock and accepts writes.
+    /// The leader as it reports itself, without its WAL and storage. Fails unless it holds the lock and accepts writes.
     fn leader_view(&self, leader: &Node, own: &StalledStandby) -> Result<Leader> {
         let answer = self.http.get(&self.url(leader, "/leader"))?;
         let body = answer.body;
@@ -192,14 +209,14 @@ impl<'a> Servers<'a> {
             true => Vec::new(),
             false => history(&self.get(leader, "/history")?),
         };
-        Ok(Leader { name: leader.name.clone(), timeline, oldest_wal: None, history })
+        Ok(Leader { name: leader.name.clone(), timeline, oldest_wal: None, storage_fault: None, history })
     }
 
-    fn report(&self, node: &Node) -> Result<Option<PostgresData>> {
+    fn report(&self, node: &Node) -> Result<NodeReport> {
         let port = self.access.spec.network.join_port;
         let report = peer::fetch_report(&self.access.cluster, node.address, port, REQUEST_TIMEOUT)?;
         ensure!(report.node == node.name, "{} is {}", node.address, report.node);
-        Ok(report.postgres)
+        Ok(report)
     }
 
     /// Makes Patroni remove this node's data and clone the leader's.

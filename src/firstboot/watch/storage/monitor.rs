@@ -16,6 +16,12 @@ const SLOW: Duration = Duration::from_secs(3);
 const SLOW_LIMIT: Duration = Duration::from_secs(60);
 /// After a fault, the number of probes in a row that are not slow until the storage counts as usable: once a second.
 const GOOD_PROBES: u32 = 5;
+/// After slow storage: without the load of the servers it is fast again at once, and with it slow again. Doubles with
+/// each repetition, up to [`MAX_SLOW_GOOD_PROBES`].
+const SLOW_GOOD_PROBES: u32 = 60;
+const MAX_SLOW_GOOD_PROBES: u32 = 1800;
+/// Slow storage after this time is no repetition.
+const SLOW_MEMORY: Duration = Duration::from_secs(3600);
 /// The part of a long tick that counts: the process itself was suspended, not the storage.
 const MAX_TICK: Duration = Duration::from_secs(1);
 
@@ -31,6 +37,8 @@ pub(super) struct Monitor {
     /// The fault of the last probe, and how long all have failed.
     failing: Option<(StorageFault, Duration)>,
     good_probes: u32,
+    /// The good probes that the last slow storage needed, and the time since it was usable again.
+    slow: Option<(u32, Duration)>,
 }
 
 impl Monitor {
@@ -43,15 +51,30 @@ impl Monitor {
         if let Some((_, since)) = &mut self.failing {
             *since += passed;
         }
+        if let Some((_, since)) = &mut self.slow {
+            *since = if self.fault.is_none() { *since + passed } else { Duration::ZERO };
+        }
+        self.slow = self.slow.filter(|(_, since)| *since < SLOW_MEMORY);
         if let Some(outcome) = ended {
             self.add(outcome);
         }
         if let Some(fault) = self.current() {
+            if fault == StorageFault::Slow && self.fault != Some(fault) {
+                let needed = self.slow.map_or(SLOW_GOOD_PROBES, |(before, _)| before.saturating_mul(2));
+                self.slow = Some((needed.min(MAX_SLOW_GOOD_PROBES), Duration::ZERO));
+            }
             (self.fault, self.good_probes) = (Some(fault), 0);
-        } else if self.good_probes >= GOOD_PROBES {
+        } else if self.good_probes >= self.good_probes_needed() {
             self.fault = None;
         }
         self.fault
+    }
+
+    fn good_probes_needed(&self) -> u32 {
+        match (self.fault, self.slow) {
+            (Some(StorageFault::Slow), Some((needed, _))) => needed,
+            _ => GOOD_PROBES,
+        }
     }
 
     fn add(&mut self, outcome: Outcome) {
@@ -71,6 +94,8 @@ impl Monitor {
                 self.failing = Some((fault, since));
                 self.good_probes = 0;
             }
+            // It is no evidence against the storage; a failure before it still counts.
+            Outcome::Prevented => (self.since_write, self.since_fast) = (Duration::ZERO, Duration::ZERO),
         }
     }
 
@@ -156,7 +181,31 @@ mod tests {
         let slow = Some(Outcome::Written(Duration::from_secs(4)));
         assert_eq!(run(&mut monitor, 60, 4, slow), None);
         assert_eq!(run(&mut monitor, 4, 4, slow), Some(StorageFault::Slow));
-        assert_eq!(run(&mut monitor, 6, 1, OK), None);
+        assert_eq!(run(&mut monitor, 59, 1, OK), Some(StorageFault::Slow));
+        assert_eq!(run(&mut monitor, 1, 1, OK), None);
+    }
+
+    #[test]
+    fn storage_that_is_slow_only_under_load_does_not_come_and_go() {
+        let mut monitor = Monitor::default();
+        let slow = Some(Outcome::Written(Duration::from_secs(4)));
+        for usable_after in [60, 120, 240, 480, 960, 1800, 1800] {
+            assert_eq!(run(&mut monitor, 64, 4, slow), Some(StorageFault::Slow));
+            assert_eq!(run(&mut monitor, usable_after - 1, 1, OK), Some(StorageFault::Slow));
+            assert_eq!(run(&mut monitor, 1, 1, OK), None, "{usable_after}");
+        }
+        assert_eq!(run(&mut monitor, 3600, 1, OK), None);
+        assert_eq!(run(&mut monitor, 64, 4, slow), Some(StorageFault::Slow));
+        assert_eq!(run(&mut monitor, 60, 1, OK), None, "an hour later");
+    }
+
+    #[test]
+    fn a_probe_that_something_else_prevents_is_no_fault() {
+        let mut monitor = Monitor::default();
+        assert_eq!(run(&mut monitor, 300, 1, Some(Outcome::Prevented)), None);
+        assert!(!monitor.is_suspect());
+        run(&mut monitor, 1, 1, Some(Outcome::Failed(StorageFault::Errors)));
+        assert_eq!(run(&mut monitor, 6, 1, Some(Outcome::Prevented)), Some(StorageFault::Errors));
     }
 
     #[test]
