@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+/// At the start, how long it may take until all is known: then a standby that has not caught up is too old.
+const FIRST_OBSERVATION: Duration = Duration::from_secs(10);
 /// Upper bound on the samples that are kept.
 const MAX_SAMPLES: usize = 600;
 
@@ -38,6 +40,8 @@ pub enum LeaderState {
 /// What is known about the standbys from all rounds so far.
 #[derive(Debug, Clone, Default)]
 pub struct Freshness {
+    /// The first round.
+    start: Option<Duration>,
     /// The last round.
     at: Duration,
     /// The time during which there was no leader.
@@ -56,6 +60,7 @@ impl Freshness {
         if round.leader == LeaderState::None {
             self.stopped += round.at.saturating_sub(self.at);
         }
+        self.start.get_or_insert(round.at);
         self.at = round.at;
         let now = self.now();
         if let LeaderState::Known { name, timeline, position, streaming } = &round.leader {
@@ -89,9 +94,17 @@ impl Freshness {
         Some(self.now().saturating_sub(*self.complete.get(standby)?))
     }
 
-    /// Whether a standby streams, and its data is not older than the limit.
-    pub fn may_serve(&self, standby: &str, limit: Duration) -> bool {
-        self.streaming.contains(standby) && self.age(standby).is_some_and(|age| age <= limit)
+    /// Whether a standby streams, and its data is not older than the limit; `None` if that is not known yet.
+    pub fn may_serve(&self, standby: &str, limit: Duration) -> Option<bool> {
+        let streams = self.streaming.contains(standby);
+        let is_first = self.start.is_none_or(|start| self.at.saturating_sub(start) < FIRST_OBSERVATION);
+        match self.age(standby) {
+            Some(age) => Some(streams && age <= limit),
+            // A leader was seen, and this is not its standby.
+            None if !self.leader.0.is_empty() && !streams => Some(false),
+            None if is_first => None,
+            None => Some(false),
+        }
     }
 }
 
@@ -118,19 +131,41 @@ mod tests {
     #[test]
     fn a_standby_that_falls_behind_is_excluded_at_the_limit() {
         let mut f = Freshness::default();
-        assert!(!f.may_serve("node2", LIMIT), "nothing is known yet");
+        assert_eq!(f.may_serve("node2", LIMIT), None, "nothing is known yet");
         add(&mut f, 0, leads(100, &["node2"]), &[("node2", 100)]);
-        assert!(f.may_serve("node2", LIMIT));
+        assert!(f.may_serve("node2", LIMIT) == Some(true));
         // It replays, but never reaches the position of the last 30 s.
         for second in 1..=30 {
             add(&mut f, second, leads(100 + second * 100, &["node2"]), &[("node2", 100 + second)]);
         }
-        assert!(f.may_serve("node2", LIMIT));
+        assert!(f.may_serve("node2", LIMIT) == Some(true));
         add(&mut f, 31, leads(3200, &["node2"]), &[("node2", 131)]);
         assert_eq!(f.age("node2"), Some(Duration::from_secs(31)));
-        assert!(!f.may_serve("node2", LIMIT));
+        assert!(f.may_serve("node2", LIMIT) == Some(false));
         add(&mut f, 32, leads(3300, &["node2"]), &[("node2", 3200)]);
         assert_eq!(f.age("node2"), Some(Duration::from_secs(1)), "it has the sample of the last round");
+    }
+
+    #[test]
+    fn a_new_observer_decides_once_it_knows() {
+        let mut f = Freshness::default();
+        add(&mut f, 0, LeaderState::Unknown, &[("node2", 90)]);
+        assert_eq!(f.may_serve("node2", LIMIT), None, "it may stream");
+        add(&mut f, 2, leads(100, &["node2"]), &[("node2", 90), ("node3", 90)]);
+        assert_eq!(f.may_serve("node2", LIMIT), None, "it may have the position of a second ago");
+        assert_eq!(f.may_serve("node3", LIMIT), Some(false), "it does not stream");
+        add(&mut f, 4, leads(200, &["node2"]), &[("node2", 150)]);
+        assert_eq!(f.may_serve("node2", LIMIT), Some(true));
+        let mut late = Freshness::default();
+        for second in [0, 5, 10] {
+            add(&mut late, second, leads(100 + second, &["node2"]), &[("node2", 90)]);
+        }
+        assert_eq!(late.may_serve("node2", LIMIT), Some(false), "it does not catch up");
+        let mut unknown = Freshness::default();
+        for second in [0, 5, 10] {
+            add(&mut unknown, second, LeaderState::Unknown, &[("node2", 90)]);
+        }
+        assert_eq!(unknown.may_serve("node2", LIMIT), Some(false), "nothing is known for too long");
     }
 
     #[test]
@@ -138,7 +173,7 @@ mod tests {
         let mut f = Freshness::default();
         add(&mut f, 0, leads(100, &["node2", "node3"]), &[("node2", 100), ("node3", 100)]);
         add(&mut f, 2, leads(100, &["node3"]), &[("node2", 100), ("node3", 100)]);
-        assert!(!f.may_serve("node2", LIMIT) && f.may_serve("node3", LIMIT));
+        assert!(f.may_serve("node2", LIMIT) == Some(false) && f.may_serve("node3", LIMIT) == Some(true));
     }
 
     #[test]
@@ -146,9 +181,9 @@ mod tests {
         let mut f = Freshness::default();
         add(&mut f, 0, leads(100, &["node2"]), &[("node2", 100)]);
         add(&mut f, 100, LeaderState::None, &[("node2", 100)]);
-        assert!(f.may_serve("node2", LIMIT), "reads continue during a failover");
+        assert!(f.may_serve("node2", LIMIT) == Some(true), "reads continue during a failover");
         add(&mut f, 131, LeaderState::Unknown, &[("node2", 100)]);
-        assert!(!f.may_serve("node2", LIMIT));
+        assert!(f.may_serve("node2", LIMIT) == Some(false));
     }
 
     #[test]
@@ -159,6 +194,6 @@ mod tests {
         add(&mut f, 1, leads_as("node2", 2, 90, &[]), &[("node3", 100)]);
         add(&mut f, 2, leads_as("node2", 2, 95, &["node3"]), &[("node3", 94)]);
         assert_eq!(f.age("node3"), Some(Duration::from_secs(1)));
-        assert!(f.may_serve("node3", LIMIT));
+        assert!(f.may_serve("node3", LIMIT) == Some(true));
     }
 }

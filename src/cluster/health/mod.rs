@@ -206,6 +206,9 @@ pub struct SentinelStatus {
 pub struct HaproxyStatus {
     /// Why it does not answer its health probe.
     pub(crate) error: Option<String>,
+    /// The status of its health probe, if it takes no clients.
+    #[serde(default)]
+    pub(crate) refused: Option<u16>,
     /// The servers that it holds down, by the node's report; `None` if unknown.
     #[serde(default)]
     pub down: Option<Vec<DownServer>>,
@@ -215,8 +218,9 @@ pub struct HaproxyStatus {
 }
 
 impl HaproxyStatus {
+    /// Whether it takes clients.
     pub(crate) fn answers(&self) -> bool {
-        self.error.is_none()
+        self.error.is_none() && self.refused.is_none()
     }
 }
 

@@ -64,8 +64,13 @@ fn nodes(status: &Status, problems: &mut Vec<Problem>) {
                 problems.push(Problem::new(ProblemKind::NotInService, detail).node(&node.name));
             }
         }
-        // A machine that is off has one line less.
-        let counts = |p: &Problem| node.phase != Phase::Unreachable || !p.concerns(Component::Haproxy);
+        // A machine that is off has one line less, and so has one that sends its clients away because of its disk.
+        let released = node.file_systems.iter().any(|file_system| file_system.roles_released);
+        let counts = |p: &Problem| match p.kind {
+            ProblemKind::ProbeUnanswered => node.phase != Phase::Unreachable,
+            ProblemKind::ProbeRefused => node.phase != Phase::Unreachable && !released,
+            _ => true,
+        };
         let failed = node.servers.problems().into_iter().filter(counts);
         problems.extend(failed.map(|problem| problem.node(&node.name)));
     }
@@ -188,6 +193,25 @@ mod tests {
         spec.network.vip_mode = VipMode::External;
         status.vip.holders.clear();
         assert!(problems_of(&spec, &status).is_empty());
+    }
+
+    #[test]
+    fn haproxy_is_no_problem_of_its_own_while_the_storage_has_a_fault() {
+        let spec = testing::spec();
+        let mut status = testing::healthy(&spec);
+        let of_haproxy = |status: &Status| {
+            let found = find_problems(&spec, 1, status);
+            found
+                .iter()
+                .filter(|p| p.concerns(Component::Haproxy))
+                .map(Problem::to_string)
+                .collect::<Vec<_>>()
+        };
+        status.nodes[2].servers.haproxy.refused = Some(503);
+        let refuses = "node3: HAProxy takes no clients: its health probe returns status 503";
+        assert_eq!(of_haproxy(&status), [refuses]);
+        status.nodes[2].file_systems[0].roles_released = true;
+        assert!(of_haproxy(&status).is_empty());
     }
 
     #[test]

@@ -55,8 +55,9 @@ const CHECKS: [(Component, Check); 5] = [
         servers.sentinel.error.as_ref().map(|error| failed(Component::Sentinel, error))
     }),
     (Component::Haproxy, |servers| {
-        let error = servers.haproxy.error.as_deref()?;
-        Some(Problem::new(ProblemKind::ProbeUnanswered, error))
+        let HaproxyStatus { error, refused, .. } = &servers.haproxy;
+        let refused = refused.map(|status| Problem::new(ProblemKind::ProbeRefused, status.to_string()));
+        refused.or_else(|| Some(Problem::new(ProblemKind::ProbeUnanswered, error.as_deref()?)))
     }),
 ];
 
@@ -87,7 +88,7 @@ pub(super) fn query(access: &Access, node: &Node, timeout: Duration) -> Answers 
         let redis = threads.spawn(|| redis(access, node, timeout));
         let sentinel = threads.spawn(|| sentinel(access, node, timeout));
         let port = access.spec.haproxy.stats_port;
-        let haproxy = threads.spawn(move || haproxy::require_healthy(node.address, port, timeout));
+        let haproxy = threads.spawn(move || haproxy::probe(node.address, port, timeout));
         let (monitored, sentinel) = match joined(sentinel) {
             Ok((primary, error)) => {
                 let (own, expected) = (primary.settings, Settings::of(&access.spec));
@@ -104,13 +105,15 @@ pub(super) fn query(access: &Access, node: &Node, timeout: Duration) -> Answers 
             postgres: joined(postgres),
             redis: joined(redis),
             sentinel,
-            haproxy: HaproxyStatus {
-                error: joined(haproxy).err().map(|error| format!("{error:#}")),
-                ..HaproxyStatus::default()
-            },
+            haproxy: haproxy_status(joined(haproxy)),
         };
         Answers { servers, monitored }
     })
+}
+
+fn haproxy_status(probe: Result<u16>) -> HaproxyStatus {
+    let refused = probe.as_ref().ok().copied().filter(|status| *status != 200);
+    HaproxyStatus { error: probe.err().map(|error| format!("{error:#}")), refused, ..HaproxyStatus::default() }
 }
 
 pub(super) fn joined<T>(thread: ScopedJoinHandle<T>) -> T {
@@ -155,7 +158,8 @@ fn postgres(access: &Access, node: &Node, timeout: Duration) -> PostgresStatus {
 }
 
 /// Whether the node's server is a replica that streams. Patroni before 3.0 does not report that of itself, only of the
-/// standbys of the leader.
+/// standbys of the leader, and no release reports it while nothing streams. A leader that does not answer has no standby
+/// that streams.
 fn streams(access: &Access, node: &Node, status: &PatroniStatus, timeout: Duration) -> Result<bool> {
     if status.role == Some(Role::Leader) {
         return Ok(false);
@@ -167,8 +171,8 @@ fn streams(access: &Access, node: &Node, status: &PatroniStatus, timeout: Durati
     let leader = members.iter().find(|member| member.role == Some(Role::Leader));
     let leader =
         leader.and_then(|leader| access.spec.node(&leader.name)).context("PostgreSQL has no leader")?;
-    let standbys = access.patroni(leader, timeout)?.status()?.standbys;
-    Ok(standbys.iter().any(|standby| standby.streams && standby.name == node.name))
+    let Ok(leader) = access.patroni(leader, timeout)?.status() else { return Ok(false) };
+    Ok(leader.standbys.iter().any(|standby| standby.streams && standby.name == node.name))
 }
 
 impl PostgresStatus {
@@ -262,6 +266,9 @@ mod tests {
         assert_eq!(failed(|s| s.sentinel.error = refused()), ["Sentinel: refused"]);
         let probe = ["HAProxy does not answer its health probe"];
         assert_eq!(failed(|s| s.haproxy.error = refused()), probe);
+        let refuses = ["HAProxy takes no clients: its health probe returns status 503"];
+        assert_eq!(failed(|s| s.haproxy = haproxy_status(Ok(503))), refuses);
+        assert_eq!(failed(|s| s.haproxy = haproxy_status(Ok(200))), Vec::<String>::new());
     }
 
     #[test]

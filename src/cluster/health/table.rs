@@ -1,6 +1,6 @@
 //! The status as a table with one row per node, or as a paragraph per node on a narrow terminal.
 
-use super::{NodeStatus, Problem, ProblemKind, RedisRole, Status, disk_space, selinux};
+use super::{HaproxyStatus, NodeStatus, Problem, ProblemKind, RedisRole, Status, disk_space, selinux};
 use std::fmt::Write;
 use textwrap::{Options, WordSplitter};
 
@@ -99,7 +99,11 @@ fn row(status: &Status, node: &NodeStatus) -> [String; 9] {
         (None, _) => "down",
     };
     let holds = if status.vip.holders.contains(&node.name) { "held" } else { "" };
-    let haproxy = if node.servers.haproxy.answers() { "ok" } else { "down" };
+    let haproxy = match &node.servers.haproxy {
+        haproxy if haproxy.answers() => "ok",
+        HaproxyStatus { refused: Some(_), .. } => "no clients",
+        _ => "down",
+    };
     let address = node.address.to_string();
     [&node.name, &address, node.phase.name(), etcd, &role, &lag, redis, haproxy, holds].map(String::from)
 }

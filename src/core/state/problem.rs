@@ -24,6 +24,8 @@ pub enum ProblemKind {
     CheckFailed,
     /// HAProxy does not answer its health probe
     ProbeUnanswered,
+    /// HAProxy takes no clients: its health probe returns status DETAIL
+    ProbeRefused,
     /// COMPONENT still serves its old certificate
     OldCertificate,
     /// The detail is the file system, its fault and what to do.
@@ -212,6 +214,7 @@ impl Problem {
             CheckFailed => format!("{component}: {detail}"),
             ProbeUnanswered => "HAProxy does not answer its health probe".into(),
             Omitted => format!("{detail} more problems, which the node's report omits"),
+            ProbeRefused => format!("HAProxy takes no clients: its health probe returns status {detail}"),
             OldCertificate => format!("{component} still serves its old certificate"),
             SpaceUnknown => format!("unknown: {detail}"),
             OtherSpec => "has a different cluster.toml or another hanode version".into(),

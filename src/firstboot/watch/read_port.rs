@@ -3,7 +3,8 @@
 //!
 //! Patroni's own limit (`/replica?lag=`) is in bytes, uses a position of the leader that is up to two of Patroni's loops
 //! old, and ignores whether the standby streams: a standby with little missing would serve old data forever. HAProxy
-//! starts with all servers of the backend disabled, so reads go to the primary until the standbys are known.
+//! starts with all servers of the backend disabled, so reads go to the primary until the standbys are known. A watcher
+//! that starts later leaves HAProxy as it is until then.
 
 use super::haproxy_socket::{self, ServerState};
 use crate::node::NodeContext;
@@ -78,11 +79,22 @@ fn leader(access: &Access, own: &str, answers: &BTreeMap<&str, Value>) -> Leader
     });
     match newest {
         Some(leader) => leader,
+        None if answers.values().any(may_lead) => LeaderState::Unknown,
         None if answers.len() == access.spec.nodes.len() || no_leader_in_etcd(access, own) => {
             LeaderState::None
         }
         None => LeaderState::Unknown,
     }
+}
+
+/// Whether the server may accept writes. Patroni reports no position, and an unknown state, while its own query fails.
+fn may_lead(patroni: &Value) -> bool {
+    let stopped = matches!(
+        patroni["state"].as_str(),
+        Some("stopped" | "crashed" | "start failed" | "starting" | "creating replica")
+    );
+    let is_standby = patroni["role"] == "replica";
+    !stopped && !is_standby
 }
 
 fn leader_of(name: &str, patroni: &Value) -> Option<LeaderState> {
@@ -115,7 +127,8 @@ fn update_servers(access: &Access, freshness: &Freshness, limit: Duration, socke
     for node in &access.spec.nodes {
         let name = &node.name;
         let state = states.get(name).with_context(|| format!("HAProxy has no server {BACKEND}/{name}"))?;
-        let serves = freshness.may_serve(name, limit);
+        // A new watcher keeps what the one before it has decided, until it knows.
+        let Some(serves) = freshness.may_serve(name, limit) else { continue };
         if serves == (*state != ServerState::Disabled) {
             continue;
         }
@@ -158,6 +171,16 @@ mod tests {
         assert!(leader_of("node1", &alone).is_some(), "a leader without standbys");
         assert_eq!(leader_of("node1", &json!({"state": "running", "role": "replica"})), None);
         assert_eq!(leader_of("node1", &json!({"state": "stopped", "role": "primary"})), None);
+    }
+
+    #[test]
+    fn a_leader_whose_query_fails_may_still_accept_writes() {
+        assert!(may_lead(&json!({"state": "unknown", "role": "primary"})));
+        assert!(may_lead(&json!({"state": "running", "role": "master"})), "without a position");
+        assert!(may_lead(&json!({"error": "internal"})));
+        assert!(!may_lead(&json!({"state": "unknown", "role": "replica"})));
+        assert!(!may_lead(&json!({"state": "stopped", "role": "primary"})));
+        assert!(!may_lead(&json!({"state": "crashed", "role": "primary"})));
     }
 
     #[test]
