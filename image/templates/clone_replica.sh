@@ -6,6 +6,10 @@ bin={{ paths.postgres_bin }}
 data={{ paths.postgres_data }}
 marker=$data.cloning
 slot={{ replication_slot }}
+# Seconds without new data after which a clone ends, so that it neither waits for a leader that hangs forever, nor lets
+# the next one wait. pg_basebackup writes nothing while the leader makes its checkpoint, and while it flushes to disk.
+patience=600
+interval=10
 
 discard() {
     # Tablespaces are outside the data directory.
@@ -61,13 +65,32 @@ query "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
 query "SELECT pg_create_physical_replication_slot('$slot', true)
     WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot')"
 
-trap 'kill $!; wait $!' TERM INT
+# Ends the process $1 when the data stops growing.
+end_without_progress() {
+    size= quiet=0
+    while sleep $interval; do
+        last=$size
+        size=$(du -s --block-size=1 "$data" "$data"/pg_tblspc/*/ 2> /dev/null)
+        [ "$size" = "$last" ] && quiet=$((quiet + interval)) || quiet=0
+        [ $quiet -lt $patience ] || break
+    done
+    echo "no data has arrived for $patience s: the clone ends"
+    kill "$1"
+}
+
+trap 'kill $clone $watch; wait $clone' TERM INT
 echo $$ > "$marker" && sync -f "$marker"
 # It flushes everything to disk before it ends.
 "$bin/pg_basebackup" --pgdata="$data" --wal-method=stream --checkpoint=fast --dbname="$source" &
-echo "$$ $!" > "$marker"
-wait $!
+clone=$!
+end_without_progress $clone &
+watch=$!
+echo "$$ $clone $watch" > "$marker"
+wait $clone
 code=$?
+# With the command for which it waits.
+pkill -P $watch
+kill $watch 2> /dev/null
 if [ $code -ne 0 ]; then
     discard
     exit $code

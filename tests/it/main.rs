@@ -9,6 +9,7 @@ mod common;
 
 mod bundle;
 mod certificates;
+mod clone_script;
 mod command_line;
 mod docs;
 mod failover_lag;

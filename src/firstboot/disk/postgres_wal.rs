@@ -34,6 +34,13 @@ impl Disk {
         newest_wal(&self.at(&self.paths.postgres).join("pg_wal"), timeline)
     }
 
+    /// The size of all files in the data directory; those that cannot be read do not count.
+    pub(crate) fn postgres_bytes(&self) -> u64 {
+        let data = self.at(&self.paths.postgres);
+        let tablespaces = std::fs::read_dir(data.join("pg_tblspc")).into_iter().flatten().flatten();
+        bytes_below(&data) + tablespaces.map(|link| bytes_below(&link.path())).sum::<u64>()
+    }
+
     /// Measures the end of the log and saves it for [`Self::postgres_data`].
     pub(crate) fn measure_postgres_end(&self) -> Result<()> {
         let end = end(&self.at(&self.paths.postgres), &self.paths.postgres_bin)?;
@@ -85,6 +92,17 @@ impl Segment {
         let page = u64::from_ne_bytes(head[8..].try_into().unwrap_or_default());
         read.is_ok() && Some(page) == self.start()
     }
+}
+
+/// Without links in the directory.
+fn bytes_below(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_below(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    };
+    entries.map(bytes).sum()
 }
 
 /// Where the oldest segment starts, on any timeline.
@@ -204,6 +222,17 @@ mod tests {
         assert_eq!(newest_wal(dir.path(), 2), Some(0x1_0400_0000), "the later ones are renamed");
         assert_eq!(newest_wal(dir.path(), 1), Some(0x1_0700_0000));
         assert_eq!(newest_wal(dir.path(), 3), None);
+    }
+
+    #[test]
+    fn all_files_below_a_directory_count() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("base/5")).unwrap();
+        std::fs::write(dir.path().join("base/5/1"), "12345").unwrap();
+        std::fs::write(dir.path().join("PG_VERSION"), "17").unwrap();
+        std::os::unix::fs::symlink("..", dir.path().join("base/loop")).unwrap();
+        assert_eq!(bytes_below(dir.path()), 7 + 2);
+        assert_eq!(bytes_below(&dir.path().join("missing")), 0);
     }
 
     #[test]

@@ -18,6 +18,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The lock expires if this node fails; it is renewed in each check.
 const LOCK_TTL: Duration = Duration::from_secs(60);
+/// Without new data for this long, the clone keeps no other node from being cloned; a little later it ends, by the script.
+const CLONE_PATIENCE: Duration = Duration::from_secs(540);
+/// Between two measurements of the data: all directories are read.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(20);
 /// Patroni's state of a member whose data is being cloned.
 const CLONING: &str = "creating replica";
 
@@ -27,8 +31,11 @@ pub(super) struct Reclone {
     last_check: Option<Instant>,
     /// The position at which the standby has stopped, and since when.
     stopped: Option<(u64, Instant)>,
-    /// Held from before the data is removed until the standby streams.
+    /// Held from before the data is removed until the standby streams, or makes no progress.
     lock: Option<EtcdLock>,
+    progress: CloneProgress,
+    /// Held while the clone makes no progress.
+    stalled: Option<EtcdLock>,
     /// Why the data is cloned again.
     cause: Option<String>,
     reason: Option<String>,
@@ -60,11 +67,9 @@ impl Reclone {
         self.renew();
         let patroni = servers.get(servers.own, "/patroni")?;
         if patroni["state"] == CLONING {
-            // Also for a new disk: no other node may remove its data meanwhile.
-            let _ = self.acquire(&servers)?;
-            let cause = self.cause.clone().unwrap_or_else(|| "its data is not complete yet".into());
-            return Ok(Some(format!("replica is being cloned: {cause}")));
+            return self.while_cloned(node, &servers).map(Some);
         }
+        (self.progress, self.stalled) = (CloneProgress::default(), None);
         let Some(own) = self.stalled_standby(&patroni) else { return Ok(None) };
         let newest_wal = own.timeline.and_then(|timeline| node.disk.newest_postgres_wal(timeline));
         let own = StalledStandby { newest_wal, ..own };
@@ -95,7 +100,7 @@ impl Reclone {
         };
         let mut blockers = Blockers {
             paused: patroni["pause"] == true || cluster["pause"] == true,
-            cloning: another_clones(&cluster, node.name()),
+            cloning: servers.another_that_progresses(&cluster),
         };
         if decide(&own, &found, &blockers) == Decision::Clone {
             blockers.cloning = self.acquire(&servers)?;
@@ -113,6 +118,24 @@ impl Reclone {
                 Ok(Some(format!("replica is being cloned: {cause}")))
             }
         }
+    }
+
+    /// Also of a new disk: no other node may remove its data meanwhile, unless this clone makes no progress.
+    fn while_cloned(&mut self, node: &NodeContext, servers: &Servers) -> Result<String> {
+        let cause = self.cause.clone().unwrap_or_else(|| "its data is not complete yet".into());
+        if self.progress.still_for(Instant::now(), || node.disk.postgres_bytes()) < CLONE_PATIENCE {
+            self.stalled = None;
+            let _ = self.acquire(servers)?;
+            return Ok(format!("replica is being cloned: {cause}"));
+        }
+        if self.stalled.is_none() {
+            let key = discovery::stalled_clone_key(&servers.access.spec.name, &servers.own.name);
+            self.stalled = servers.lock(&key)?.ok();
+        }
+        // After the other: the next one must know that this clone does not count.
+        self.lock = None;
+        let minutes = CLONE_PATIENCE.as_secs() / 60;
+        Ok(format!("replica is being cloned: {cause}; no data has arrived for {minutes} minutes"))
     }
 
     /// The standby, if it runs; its data is then consistent, and its position known.
@@ -140,9 +163,7 @@ impl Reclone {
     /// Acquires the lock; returns the node that holds it, if it is another.
     fn acquire(&mut self, servers: &Servers) -> Result<Option<String>> {
         if self.lock.is_none() {
-            let etcd = EtcdClient::new(&servers.access.cluster, servers.own.address, REQUEST_TIMEOUT)?;
-            let key = discovery::reclone_key(&servers.access.spec.name);
-            match etcd.lock(&key, &servers.own.name, LOCK_TTL)? {
+            match servers.lock(&discovery::reclone_key(&servers.access.spec.name))? {
                 Ok(lock) => self.lock = Some(lock),
                 Err(holder) => return Ok(Some(holder)),
             }
@@ -151,18 +172,39 @@ impl Reclone {
     }
 
     fn renew(&mut self) {
-        // While etcd does not answer, the lock may still exist.
-        if self.lock.as_ref().is_some_and(|lock| matches!(lock.renew(), Ok(false))) {
-            self.lock = None;
+        for lock in [&mut self.lock, &mut self.stalled] {
+            // While etcd does not answer, the lock may still exist.
+            if lock.as_ref().is_some_and(|lock| matches!(lock.renew(), Ok(false))) {
+                *lock = None;
+            }
         }
     }
 }
 
-/// Another member whose data is being cloned.
-fn another_clones(cluster: &Value, node: &str) -> Option<String> {
-    let mut members = cluster["members"].as_array()?.iter();
-    let other = members.find(|member| member["state"] == CLONING && member["name"] != node)?;
-    Some(other["name"].as_str()?.to_string())
+/// When the data that is being cloned last changed its size.
+#[derive(Default)]
+struct CloneProgress {
+    measured: Option<Instant>,
+    changed: Option<(u64, Instant)>,
+}
+
+impl CloneProgress {
+    /// The time since the last change, as far as it was seen; measures again if the last measurement is old.
+    fn still_for(&mut self, now: Instant, bytes: impl FnOnce() -> u64) -> Duration {
+        if self.measured.is_none_or(|at| now.duration_since(at) >= MEASURE_INTERVAL) {
+            self.measured = Some(now);
+            let bytes = bytes();
+            self.changed = self.changed.filter(|(before, _)| *before == bytes).or(Some((bytes, now)));
+        }
+        self.changed.map_or(Duration::ZERO, |(_, since)| now.duration_since(since))
+    }
+}
+
+/// The other members whose data is being cloned.
+fn others_cloning<'a>(cluster: &'a Value, node: &str) -> Vec<&'a str> {
+    let members = cluster["members"].as_array().into_iter().flatten();
+    let cloning = members.filter(|member| member["state"] == CLONING);
+    cloning.filter_map(|member| member["name"].as_str()).filter(|name| *name != node).collect()
 }
 
 /// Patroni on this node and on the leader.
@@ -184,6 +226,25 @@ impl<'a> Servers<'a> {
 
     fn get(&self, node: &Node, path: &str) -> Result<Value> {
         Ok(self.http.get(&self.url(node, path))?.body)
+    }
+
+    /// The inner error is the name of the current holder.
+    fn lock(&self, key: &str) -> Result<Result<EtcdLock, String>> {
+        self.etcd()?.lock(key, &self.own.name, LOCK_TTL)
+    }
+
+    fn etcd(&self) -> Result<EtcdClient> {
+        EtcdClient::new(&self.access.cluster, self.own.address, REQUEST_TIMEOUT)
+    }
+
+    /// Another member that is being cloned, and whose clone is not known to make no progress.
+    fn another_that_progresses(&self, cluster: &Value) -> Option<String> {
+        let stalled = |name: &str| {
+            let key = discovery::stalled_clone_key(&self.access.spec.name, name);
+            self.etcd().and_then(|etcd| etcd.get(&key)).is_ok_and(|found| found.is_some())
+        };
+        let mut others = others_cloning(cluster, &self.own.name).into_iter();
+        others.find(|name| !stalled(name)).map(String::from)
     }
 
     /// The leader in Patroni's list, which it reads from etcd.
@@ -252,8 +313,22 @@ mod tests {
             {"name": "node1", "role": "leader", "state": "running"},
             {"name": "node2", "role": "replica", "state": "creating replica"},
         ]});
-        assert_eq!(another_clones(&cluster, "node3"), Some("node2".into()));
-        assert_eq!(another_clones(&cluster, "node2"), None);
+        assert_eq!(others_cloning(&cluster, "node3"), ["node2"]);
+        assert!(others_cloning(&cluster, "node2").is_empty());
+    }
+
+    #[test]
+    fn a_clone_makes_progress_while_its_size_changes() {
+        let mut progress = CloneProgress::default();
+        let start = Instant::now();
+        let mut after =
+            |seconds, bytes| progress.still_for(start + Duration::from_secs(seconds), || bytes).as_secs();
+        assert_eq!(after(0, 7), 0);
+        assert_eq!(after(10, 8), 10, "not measured again yet");
+        assert_eq!(after(20, 8), 0);
+        assert_eq!(after(40, 8), 20);
+        assert_eq!(after(560, 8), 540);
+        assert_eq!(after(580, 3), 0, "it starts again");
     }
 
     #[test]
