@@ -11,11 +11,13 @@
 //! - Virtual IP: three missed advertisements, and the skew time of the priority (less than one more).
 //! - Isolated holder of the virtual IP: its HAProxy's checks of the other nodes fail, then Keepalived's probe.
 //! - Hung HAProxy: Keepalived's probe fails `fall` times, then as for the virtual IP.
-//! - Storage that hangs, fails or is read-only: hanode-ready notices, queries the other nodes, kills the servers and
+//! - Storage that hangs, fails, is read-only or full: hanode-ready notices, queries the other nodes, kills the servers and
 //!   releases Patroni's lock and the virtual IP; the rest is as after a power cut.
 //! - Replaced node, from its launch: boot, expiry of its former key in etcd (`ttl`), etcd's join, then Patroni's clone,
 //!   which grows with the data; the budget is for an empty database.
 //!
+//! - Slow link of the PostgreSQL leader, and a clock that jumps, from their end: the worst case is that a failover has
+//!   just begun, and the old leader then rejoins. While a link is slow, commits wait for what it has to send.
 //! - Standby away longer than the leader keeps its WAL, from its launch: boot, then Patroni's loop starts PostgreSQL, which
 //!   must not move for ten seconds before it is cloned again. A node that also waits for another's clone needs longer.
 //!
@@ -76,6 +78,8 @@ pub enum Failure {
     IsolatedVipHolder,
     Node,
     LongAbsence,
+    SlowLink,
+    ClockJump,
     PostgresStorage,
     RedisStorage,
     VipStorage,
@@ -128,6 +132,12 @@ pub fn budget(spec: &Spec) -> RecoveryBudget {
     }
     rows.push(lost_node(spec));
     rows.push(long_absence(spec));
+    rows.push(rejoined(
+        spec,
+        Failure::SlowLink,
+        "the link of the PostgreSQL leader is slower than what it writes",
+    ));
+    rows.push(rejoined(spec, Failure::ClockJump, "the clock of a node jumps"));
     rows.extend(storage(spec));
     RecoveryBudget { schema: SCHEMA, rows, notes: vec![promotion_note(spec)] }
 }
@@ -216,6 +226,22 @@ fn long_absence(spec: &Spec) -> BudgetRow {
     )
 }
 
+/// From the end of a fault that may have caused a failover.
+fn rejoined(spec: &Spec, failure: Failure, fault: &'static str) -> BudgetRow {
+    let failover = postgres(spec).at_most_seconds;
+    let loop_wait = f64::from(spec.patroni.loop_wait);
+    row(
+        failure,
+        fault,
+        "all services healthy after its end",
+        vec![
+            part("a failover that it caused", 0.0, failover),
+            part("the old leader rejoins", 0.0, loop_wait + PROMOTION.1),
+            part("the standbys catch up", 1.0, loop_wait),
+        ],
+    )
+}
+
 /// The servers of a node are killed, and PostgreSQL's lock is released, once its storage has not worked for some
 /// seconds.
 fn storage(spec: &Spec) -> Vec<BudgetRow> {
@@ -287,7 +313,7 @@ mod tests {
         spec.patroni.ttl += 10;
         assert_eq!(budget(&spec).rows[0].at_most_seconds, before + 10.0);
         spec.network.vip_mode = VipMode::External;
-        assert_eq!(budget(&spec).rows.len(), 6, "a load balancer moves the address");
+        assert_eq!(budget(&spec).rows.len(), 8, "a load balancer moves the address");
     }
 
     #[test]

@@ -311,7 +311,7 @@ fn chaos(
 ) -> Result<ExitCode> {
     let lab = Lab::open(dir)?;
     let access = access(dir)?;
-    let supported = |f: &Fault| !lab.layout.vm || f.supported_on_vm();
+    let supported = |f: &Fault| f.is_supported(&lab);
     let faults = match faults {
         [] => Fault::value_variants().iter().copied().filter(supported).collect(),
         some => some.to_vec(),

@@ -95,6 +95,26 @@ pub(crate) fn make_read_only(home: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Limits the loop device, `$ARGV[0]`, to its first sector, by the ioctls LOOP_GET_STATUS64 and LOOP_SET_STATUS64. No
+/// tool of util-linux changes that of a device in use, and device-mapper's `error` target is not in every kernel.
+const FAIL: &str = r#"
+    open(my $device, "+<", $ARGV[0]) or die "$ARGV[0]: $!\n";
+    my $info = "\0" x 232;
+    ioctl($device, 0x4c05, $info) or die "$ARGV[0]: reading its limits: $!\n";
+    substr($info, 32, 8) = pack("Q", 512);
+    ioctl($device, 0x4c04, $info) or die "$ARGV[0]: setting its limits: $!\n";
+"#;
+
+/// Makes all reads and writes of the file system fail, except those that the kernel answers from memory.
+pub(crate) fn fail(home: &Path) -> Result<()> {
+    let devices = loop_devices(home)?;
+    ensure!(!devices.is_empty(), "{} is not mounted", home.join(FILE).display());
+    for device in devices {
+        run_to_end(command("perl").args(["-e", FAIL]).arg(Path::new("/dev").join(device)))?;
+    }
+    Ok(())
+}
+
 /// Waits until no loop device uses the disk: only then can it be mounted again, copied or discarded.
 pub(crate) fn wait_released(home: &Path, limit: Duration) -> bool {
     wait_until(limit, || loop_devices(home).is_ok_and(|devices| devices.is_empty()))

@@ -46,6 +46,12 @@ pub enum Fault {
     StorageHangs,
     /// Disk that the kernel makes read-only after an error, until the node is started again
     StorageReadOnly,
+    /// Disk whose reads and writes fail; it is replaced
+    StorageErrors,
+    /// Link of 24 Mbit/s, over which the PostgreSQL leader sends more
+    SlowLink,
+    /// Clock set a day ahead, then back (virtual machines only: containers share the host's clock)
+    ClockJump,
     /// Power cut of all nodes at once
     All,
 }
@@ -83,6 +89,12 @@ const EXPIRE_WAL: &str = "for psql in /usr/lib/postgresql/*/bin/psql /usr/pgsql-
         [ $((n % 16)) -ne 0 ] || { sql CHECKPOINT; \
             [ \"$(sql \"SELECT count(*) FROM pg_ls_waldir() WHERE name = '$segment'\")\" != 0 ] || exit 0; }; \
     done; exit 4";
+/// Eight times as slow as what a full queue makes etcd wait for: its own messages pass.
+const LINK_RATE: [&str; 6] = ["rate", "24mbit", "burst", "64kb", "latency", "400ms"];
+/// Writes 24 MB of WAL in one transaction, on the PostgreSQL leader: with two standbys it fills the link for 16 s.
+const WRITE_BULK: &str = "for psql in /usr/lib/postgresql/*/bin/psql /usr/pgsql-*/bin/psql; do [ -x $psql ] && break; done; \
+    runuser -u postgres -- $psql -XAtq -h /run/postgresql -p $0 -U admin postgres -c \"SET synchronous_commit = local\" -c \"\
+        SELECT count(pg_logical_emit_message(true, 'chaos', repeat(md5(n::text), 32768))) FROM generate_series(1, 24) n\"";
 /// For a failover, if the node was the leader.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -91,10 +103,24 @@ impl Fault {
         self.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default()
     }
 
+    /// Whether the fault can be applied to a node of the lab. A container has the clock of this host: a time namespace
+    /// has clocks of its own since boot, but not the time of day.
+    pub fn is_supported(self, lab: &Lab) -> bool {
+        if lab.layout.vm { self.supported_on_vm() } else { self != Fault::ClockJump }
+    }
+
     /// Whether the fault can be applied to a virtual machine. Some are reverted from inside the node, which is reached
     /// through the network that they interrupt; those of the storage need the disk to be mounted on this host.
-    pub fn supported_on_vm(self) -> bool {
-        !matches!(self, Fault::Mute | Fault::Freeze | Fault::StorageHangs | Fault::StorageReadOnly)
+    fn supported_on_vm(self) -> bool {
+        !matches!(
+            self,
+            Fault::Mute
+                | Fault::Freeze
+                | Fault::StorageHangs
+                | Fault::StorageReadOnly
+                | Fault::StorageErrors
+                | Fault::SlowLink
+        )
     }
 
     pub fn apply(self, lab: &Lab, spec: &Spec, node: &str) -> Result<()> {
@@ -120,6 +146,9 @@ impl Fault {
             Fault::Full => run_in_node(lab, node, &["sh", "-c", FILL]),
             Fault::StorageHangs => lab.freeze_disk(node, true),
             Fault::StorageReadOnly => lab.make_disk_read_only(node),
+            Fault::StorageErrors => lab.fail_disk(node),
+            Fault::SlowLink => slow_link(lab, spec, node),
+            Fault::ClockJump => run_in_node(lab, node, &["date", "-s", "+1 day"]),
         }
     }
 
@@ -139,6 +168,13 @@ impl Fault {
             Fault::Full => run_in_node(lab, node, &["sh", "-c", REMOVE_FILL]),
             Fault::StorageHangs => lab.freeze_disk(node, false),
             Fault::StorageReadOnly => lab.power_off(node).and_then(|()| lab.start(node)),
+            Fault::StorageErrors => {
+                lab.power_off(node)?;
+                lab.discard_disk(node)?;
+                lab.start(node)
+            }
+            Fault::SlowLink => run_in_node(lab, node, &["tc", "qdisc", "delete", "dev", INTERFACE, "root"]),
+            Fault::ClockJump => run_in_node(lab, node, &["date", "-s", "-1 day"]),
         }
     }
 }
@@ -157,6 +193,16 @@ fn run_in_node(lab: &Lab, node: &str, argv: &[&str]) -> Result<()> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{node}: `{}` failed: {}", argv.join(" "), stderr.trim());
     Ok(())
+}
+
+/// Limits the link, and fills it if the node is the PostgreSQL leader.
+fn slow_link(lab: &Lab, spec: &Spec, node: &str) -> Result<()> {
+    let limit = ["tc", "qdisc", "replace", "dev", INTERFACE, "root", "tbf"];
+    run_in_node(lab, node, &[&limit[..], &LINK_RATE].concat())?;
+    let port = spec.postgres.port.to_string();
+    // On a standby it fails at once.
+    let write = ["systemd-run", "--quiet", "--collect", "sh", "-c", WRITE_BULK, &port];
+    run_in_node(lab, node, &write)
 }
 
 /// Makes the leader remove the WAL that `absent` has last received.

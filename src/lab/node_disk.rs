@@ -61,6 +61,12 @@ impl Lab {
         disk::make_read_only(&self.node_dir(node))
     }
 
+    /// Makes all reads and writes of a running container node's disk fail until it is discarded.
+    pub fn fail_disk(&self, node: &str) -> Result<()> {
+        ensure!(!self.layout.vm, "{node} is a virtual machine: its disk is not mounted on this host");
+        disk::fail(&self.node_dir(node))
+    }
+
     fn snapshot_files(&self, node: &str) -> Result<[PathBuf; 2]> {
         self.node(node)?;
         let disk = self.node_dir(node).join(self.layout.machine().disk_file());

@@ -39,7 +39,9 @@ pub(super) fn compare(budget: &RecoveryBudget, round: &Round, scale: f64) -> Vec
         Failure::VipHolder | Failure::HungHaproxy | Failure::IsolatedVipHolder | Failure::VipStorage => {
             (gap(Service::Vip), CLIENT_TIMEOUTS / 4.0)
         }
-        Failure::Node | Failure::LongAbsence => (round.healthy_after, HEALTH_POLLS),
+        Failure::Node | Failure::LongAbsence | Failure::SlowLink | Failure::ClockJump => {
+            (round.healthy_after, HEALTH_POLLS)
+        }
     };
     let rows = failures(injected).into_iter().filter_map(|failure| budget.row(failure));
     rows.map(|row| {
@@ -62,7 +64,10 @@ fn failures(injected: &InjectedFault) -> Vec<Failure> {
         ];
         failures.extend(roles.into_iter().filter(|(role, _)| held(*role)).map(|(_, failure)| failure));
     }
-    if matches!(injected.fault, Fault::StorageHangs | Fault::StorageReadOnly) {
+    if matches!(
+        injected.fault,
+        Fault::StorageHangs | Fault::StorageReadOnly | Fault::StorageErrors | Fault::Full
+    ) {
         let roles = [
             (NodeRole::PostgresLeader, Failure::PostgresStorage),
             (NodeRole::RedisPrimary, Failure::RedisStorage),
@@ -71,7 +76,9 @@ fn failures(injected: &InjectedFault) -> Vec<Failure> {
         failures.extend(roles.into_iter().filter(|(role, _)| held(*role)).map(|(_, failure)| failure));
     }
     match injected.fault {
-        Fault::Disk => failures.push(Failure::Node),
+        Fault::Disk | Fault::StorageErrors => failures.push(Failure::Node),
+        Fault::SlowLink => failures.push(Failure::SlowLink),
+        Fault::ClockJump => failures.push(Failure::ClockJump),
         Fault::Absence => failures.push(Failure::LongAbsence),
         Fault::PauseHaproxy if held(NodeRole::VipHolder) => failures.push(Failure::HungHaproxy),
         Fault::Split | Fault::Deaf | Fault::Mute if held(NodeRole::VipHolder) => {
@@ -118,6 +125,11 @@ mod tests {
         assert_eq!(over(&round(Fault::Absence, &[], 0.0, 200.0), 1.0), [Failure::LongAbsence]);
         let storage = over(&round(Fault::StorageHangs, &leader, 60.0, 200.0), 1.0);
         assert_eq!(storage, [Failure::PostgresStorage, Failure::VipStorage]);
+        let errors = over(&round(Fault::StorageErrors, &leader, 60.0, 200.0), 1.0);
+        assert_eq!(errors, [Failure::PostgresStorage, Failure::VipStorage, Failure::Node]);
+        assert_eq!(over(&round(Fault::Full, &leader[..1], 60.0, 200.0), 1.0), [Failure::PostgresStorage]);
+        assert_eq!(over(&round(Fault::SlowLink, &leader, 60.0, 200.0), 1.0), [Failure::SlowLink]);
+        assert_eq!(over(&round(Fault::ClockJump, &leader, 60.0, 200.0), 1.0), [Failure::ClockJump]);
         assert_eq!(over(&round(Fault::Partition, &leader, 60.0, 200.0), 1.0), [], "a partition has no limit");
         let mut two = round(Fault::Disk, &leader, 60.0, 200.0);
         two.injected.extend(round(Fault::Power, &[], 0.0, 0.0).injected);

@@ -41,9 +41,10 @@ const ROUND_PAUSE: Duration = Duration::from_secs(3);
 /// Requires a healthy lab, and leaves it running even after a failure.
 pub fn run(lab: &Lab, access: &Access, options: &ChaosOptions) -> Result<ChaosReport> {
     let nodes = access.spec.nodes.len();
-    if let Some(fault) = options.faults.iter().find(|f| lab.layout.vm && !f.supported_on_vm()) {
+    if let Some(fault) = options.faults.iter().find(|f| !f.is_supported(lab)) {
+        let nodes = if lab.layout.vm { "virtual machines" } else { "containers" };
         bail!(UserError::with_help(
-            format!("fault {} cannot be injected into virtual machines", fault.name()),
+            format!("fault {} cannot be injected into {nodes}", fault.name()),
             "list other faults with --faults"
         ));
     }

@@ -77,7 +77,7 @@ fn plan_fault(rng: &mut StdRng, fault: Fault, nodes: usize) -> PlannedFault {
     let pick = targets[rng.random_range(0..targets.len())];
     let target = match fault {
         Fault::PauseHaproxy => VipHolder,
-        Fault::PausePostgres | Fault::PausePatroni => PostgresLeader,
+        Fault::PausePostgres | Fault::PausePatroni | Fault::SlowLink => PostgresLeader,
         Fault::PauseRedis => RedisPrimary,
         Fault::PauseEtcd => EtcdLeader,
         Fault::All => AllNodes,
@@ -92,7 +92,9 @@ fn plan_fault(rng: &mut StdRng, fault: Fault, nodes: usize) -> PlannedFault {
         | Fault::Freeze
         | Fault::Full
         | Fault::StorageHangs
-        | Fault::StorageReadOnly => pick,
+        | Fault::StorageReadOnly
+        | Fault::StorageErrors
+        | Fault::ClockJump => pick,
     };
     // Zero tests a node that returns before the others have detected its failure.
     let seconds = match fault {
@@ -100,7 +102,9 @@ fn plan_fault(rng: &mut StdRng, fault: Fault, nodes: usize) -> PlannedFault {
         Fault::Absence => 0,
         Fault::Power | Fault::Reboot | Fault::Disk | Fault::All => [0, 0, 15][rng.random_range(0..3)],
         // Longer than it takes until the node has no roles.
-        Fault::StorageHangs | Fault::StorageReadOnly => rng.random_range(3..=45),
+        Fault::StorageHangs | Fault::StorageReadOnly | Fault::StorageErrors => rng.random_range(3..=45),
+        // Some return while the standbys are behind.
+        Fault::SlowLink => rng.random_range(10..=40),
         _ => rng.random_range(3..=30),
     };
     PlannedFault { fault, target, seconds }
