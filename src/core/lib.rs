@@ -12,6 +12,7 @@ pub mod machine;
 pub mod peer;
 pub mod pki;
 pub mod plan;
+pub mod redis_parameters;
 pub mod render;
 pub mod secrets;
 pub mod selinux;

@@ -142,6 +142,8 @@ pub struct DownServer {
 
 /// Upper bound on untrusted input; a node has one or two.
 const MAX_FILE_SYSTEMS: usize = 8;
+/// Upper bound on untrusted input; a node rarely has one.
+const MAX_FINDINGS: usize = 32;
 
 /// One node's report; untrusted, since any machine may answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -211,6 +213,9 @@ pub struct NodeReport {
     /// Problems that this node found with its own services.
     #[serde(default)]
     pub problems: Vec<Problem>,
+    /// Problems that do not keep the node from service. Empty in the report of an older node.
+    #[serde(default)]
+    pub findings: Vec<Problem>,
 }
 
 impl NodeReport {
@@ -250,6 +255,7 @@ impl NodeReport {
             selinux: None,
             backup: None,
             problems: Vec::new(),
+            findings: Vec::new(),
         }
     }
 }
@@ -264,6 +270,7 @@ pub fn parse(text: &[u8]) -> Result<NodeReport> {
         report.schema
     );
     limit_file_systems(&mut report.file_systems);
+    report.findings.truncate(MAX_FINDINGS);
     if let Some(selinux) = &mut report.selinux {
         selinux::limit(&mut selinux.denials);
     }

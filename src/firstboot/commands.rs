@@ -69,7 +69,7 @@ Copy bundle.tar.gz (and cluster.toml, if it changed) from the cluster directory 
 then run this on one node after the other. It ends when the node is healthy again. It refuses a change that would
 do harm, and then changes nothing.")]
     Apply,
-    /// Have Redis reload its certificates (ExecReload of its unit)
+    /// Have Redis use its current certificates and settings (ExecReload of its unit)
     #[command(hide = true)]
     ReloadRedis,
     /// Promote another Redis if this one is primary and about to stop (ExecStop of its unit)

@@ -243,6 +243,62 @@ fn edits_of_the_spec_reach_running_servers() {
     assert_eq!(redis, "min-replicas-to-write 2");
 }
 
+/// A setting changed by hand is in the status until it is undone; one in the spec takes effect without a restart, and
+/// survives one.
+#[test]
+fn settings_of_redis_are_changed_without_a_restart_and_survive_one() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let cli = |node: &str, command: &str| {
+        let password = &lab.cluster.secrets.redis;
+        let tls = "--tls --cacert /etc/ssl/myca/root.crt -p 6378";
+        lab.output(
+            node,
+            &["sh", "-c", &format!("REDISCLI_AUTH={password} redis-cli -h $(hostname) {tls} {command}")],
+        )
+    };
+    let get = |node: &str, name: &str| {
+        cli(node, &format!("CONFIG GET {name}")).lines().nth(1).unwrap_or_default().to_string()
+    };
+    let processes = || NODES.map(|node| lab.output(node, &["pidof", "redis-server"]));
+    let before = processes();
+
+    assert_eq!(cli("node1", "CONFIG SET hz 33"), "OK");
+    let finding = "node1: Redis runs with hz = \"33\", its file has \"10\"";
+    lab.eventually("the status names it", 40, || lab.status()["problems"].to_string().contains("hz ="));
+    let problems = lab.status()["problems"].clone();
+    assert!(problems.as_array().unwrap().iter().any(|p| p["message"].as_str().unwrap().starts_with(finding)));
+    lab.output("node1", &["hanode", "reload-redis"]);
+    assert_eq!(get("node1", "hz"), "10");
+    lab.healthy_within(HEALTHY);
+
+    let old = lab.cluster.spec_text.clone();
+    let new = old.replace(
+        "[redis.parameters]",
+        "[redis.parameters]\nhz = 20\nnotify-keyspace-events = \"Ex\"\nmaxmemory = \"100mb\"\n",
+    );
+    let limit = get("node1", "maxmemory");
+    std::fs::write(lab.cluster.dir.join("cluster.toml"), new).unwrap();
+    lab.apply_everywhere();
+    for node in NODES {
+        let values = ["hz", "notify-keyspace-events", "maxmemory"].map(|name| get(node, name));
+        assert_eq!(values, ["20", "xE", "104857600"], "{node}");
+    }
+    assert_eq!(processes(), before, "Redis was restarted");
+    let replica = NODES.into_iter().find(|node| cli(node, "ROLE").starts_with("slave")).unwrap();
+    lab.output(replica, &["systemctl", "restart", "redis-server"]);
+    lab.healthy_within(HEALTHY);
+    assert_eq!((get(replica, "hz"), get(replica, "notify-keyspace-events")), ("20".into(), "xE".into()));
+
+    std::fs::write(lab.cluster.dir.join("cluster.toml"), old).unwrap();
+    lab.apply_everywhere();
+    for node in NODES {
+        let values = ["hz", "notify-keyspace-events", "maxmemory"].map(|name| get(node, name));
+        assert_eq!(values, ["10", "", &limit], "{node}");
+    }
+    lab.healthy_within(HEALTHY);
+}
+
 /// With `huge_pages = "on"`, PostgreSQL starts only on a machine that has reserved such pages. No validator finds that.
 #[test]
 fn a_setting_with_which_postgresql_starts_nowhere_can_be_corrected() {

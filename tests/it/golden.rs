@@ -91,6 +91,11 @@ fn operators_settings() -> Case {
     for (name, value) in [("max_connections", "500"), ("shared_buffers", "1GB"), ("work_mem", "it's 8MB")] {
         case.spec.postgres.parameters.insert(name.into(), value.into());
     }
+    for (name, value) in
+        [("maxmemory", "1gb"), ("client-output-buffer-limit", "pubsub 64mb 0 0"), ("io-threads", "2")]
+    {
+        case.spec.redis.parameters.insert(name.into(), value.into());
+    }
     case.spec.haproxy.extra.insert("global".into(), vec!["nbthread 2".into()]);
     case.spec.haproxy.extra.insert("defaults".into(), vec!["timeout queue 10s".into()]);
     case

@@ -106,6 +106,7 @@ fn optional_values_are_read() {
         "max_connections = 200\nfsync = true\nrandom_page_cost = 1.1\nbig = 0x10\n\"a.b\" = \"c\"",
     )
     .replace("# global = [", "global = [")
+    .replace("# maxmemory = \"2gb\"", "hz = 20\nactiverehashing = true")
     .replace("# interface =", "interface =")
     .replace("# data =", "data =")
     .replace("# ca_days = 3650", "ca_days = 700")
@@ -115,6 +116,8 @@ fn optional_values_are_read() {
     let spec = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
     let parameters: Vec<_> = spec.postgres.parameters.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(parameters, ["a.b=c", "big=16", "fsync=on", "max_connections=200", "random_page_cost=1.1"]);
+    assert_eq!(spec.redis.parameters["hz"], "20");
+    assert_eq!(spec.redis.parameters["activerehashing"], "on");
     assert_eq!(spec.haproxy.extra["global"], ["nbthread 2"]);
     assert_eq!(spec.keepalived.interface.as_deref(), Some("eth0"));
     assert_eq!(spec.storage.data.as_deref(), Some("LABEL=hanode-data"));
@@ -227,6 +230,23 @@ fn each_fault_is_reported_with_its_line() {
         ("# data = \"LABEL=hanode-data\"", "data = \"vdb\"", "data = \"vdb\"", "is not a volume"),
         ("# interface = \"eth0\"", "interface = \"a/b\"", "a/b", "interface name"),
         ("# max_connections = 200", "listen_addresses = \"*\"", "listen_addresses", "cannot be set here"),
+        ("# maxmemory-policy", "requirepass = \"x\" #", "requirepass =", "secrets.toml"),
+        (
+            "# maxmemory-policy",
+            "min-replicas-to-write = 1 #",
+            "min-replicas-to-write",
+            "other keys of the spec",
+        ),
+        ("# maxmemory-policy", "activedefrag = true #", "activedefrag", "without the allocator"),
+        (
+            "# maxmemory-policy",
+            "maxmemory-polici = \"x\" #",
+            "maxmemory-polici",
+            "did you mean maxmemory-policy?",
+        ),
+        ("# maxmemory-policy", "hz = 1000 #", "hz =", "use 1 to 500"),
+        ("# maxmemory-policy", "maxmemory = 0 #", "maxmemory = 0", "at least 1048576 bytes"),
+        ("# maxmemory-policy", "maxmemory = [] #", "maxmemory = []", "a string, a number"),
         ("# max_connections = 200", "max_connections = \"abc\"", "max_connections", "1 to 262143"),
         ("# max_connections = 200", "max_connections = 0", "max_connections", "1 to 262143"),
         ("# max_connections = 200", "archive_mode = true", "archive_mode", "cannot be set here"),

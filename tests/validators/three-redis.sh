@@ -57,6 +57,50 @@ echo "=== sentinel.conf"
 cat /srv/node1/live/sentinel.conf
 echo "=== end"
 
+echo "Redis prints each setting as its file has it"
+password=redis-0123456789-not-for-use
+differences() { # HOST PARAMETERS
+    cli $password "$1" 6378 CONFIG GET '*' | paste -d' ' - - | sed 's/ *$//' > /tmp/running
+    # One line for each setting: a file has one line for each class of output buffers.
+    sed -e '/^#/d' -e 's/ ""$//' "$2" | awk '{ name = $1; $1 = ""; all[name] = all[name] $0 } END { for (n in all) print n all[n] }' |
+        grep -vxFf /tmp/running || true
+}
+test "$(wc -l < /srv/node1/live/parameters.conf)" -gt 40
+test -z "$(differences 192.168.18.21 /srv/node1/live/parameters.conf)"
+
+echo "a replica's first copy completes while clients write, with the rendered limit of its output buffer"
+primary=$(sentinel 2 GET-MASTER-ADDR-BY-NAME redis-cluster | head -n 1)
+replica=192.168.18.21
+[ $primary != $replica ] || replica=192.168.18.22
+on_primary() { cli $password "$primary" 6378 "$@"; }
+rendered=$(on_primary CONFIG GET client-output-buffer-limit | tail -n 1)
+says OK on_primary EVAL "for i = 1, 20000 do redis.call('SET', 'k' .. i, string.rep('x', 100)) end return 'OK'" 0
+# The copy takes ten seconds, as that of a large replica would.
+says OK on_primary CONFIG SET rdb-key-save-delay 500
+copied() { says master_link_status:up cli $password $replica 6378 INFO replication; }
+overflows() { cat /srv/node*/log/redis.log | grep -c 'overcoming of output buffer limits' || true; }
+copy_while_clients_write() { # LIMIT: 40 MB of writes in ten seconds
+    says OK on_primary CONFIG SET client-output-buffer-limit "$1"
+    # Redis 8.0 keeps the writes on the replica first.
+    says OK cli $password $replica 6378 CONFIG SET client-output-buffer-limit "$1"
+    # Another history: the replica needs a whole copy.
+    cli $password $replica 6378 REPLICAOF NO ONE
+    cli $password $replica 6378 SET own history
+    before=$(overflows)
+    cli $password $replica 6378 REPLICAOF "$primary" 6378
+    cli $password "$primary" 6378 -r 100 -i 0.1 \
+        EVAL "redis.call('SET', 'w' .. math.random(9), string.rep('y', 400000)) return 1" 0 > /tmp/writes
+    sleep 3
+}
+copy_while_clients_write "replica 10mb 5mb 2"
+fails copied
+test "$(overflows)" -gt "$before"
+copy_while_clients_write "$rendered"
+within 60 copied
+test "$(overflows)" -eq "$before"
+says OK on_primary CONFIG SET rdb-key-save-delay 0
+within 120 says min_slaves_good_slaves:2 through INFO replication
+
 echo "a lone primary refuses writes, but is reached"
 primary=$(sentinel 2 GET-MASTER-ADDR-BY-NAME redis-cluster | head -n 1)
 for node in 1 2 3; do

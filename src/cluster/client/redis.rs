@@ -249,6 +249,18 @@ impl RedisClient {
         Ok(paused_of(&self.info("clients")?))
     }
 
+    /// All settings with which the server runs, as it prints them.
+    pub fn config(&mut self) -> Result<BTreeMap<String, String>> {
+        let Value::List(items) = self.query(&["CONFIG", "GET", "*"])? else {
+            bail!("unexpected reply to CONFIG GET")
+        };
+        let pair = |pair: &[Value]| match pair {
+            [Value::Text(name), Value::Text(value)] => Some((name.clone(), value.clone())),
+            _ => None,
+        };
+        Ok(items.chunks(2).filter_map(pair).collect())
+    }
+
     /// Makes the server a replica of the primary at this address.
     pub fn follow(&mut self, primary: IpAddr, port: u16) -> Result<()> {
         self.query(&["REPLICAOF", &primary.to_string(), &port.to_string()]).map(drop)

@@ -95,6 +95,7 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
         selinux: None,
         backup: None,
         problems: Vec::new(),
+        findings: Vec::new(),
         servers,
     };
     match report {
@@ -109,6 +110,7 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
             selinux: report.selinux,
             backup: report.backup,
             problems: report.problems,
+            findings: report.findings,
             servers: Servers {
                 haproxy: HaproxyStatus {
                     down: report.haproxy_down,

@@ -114,6 +114,9 @@ pub struct NodeStatus {
     pub backup: Option<BackupReport>,
     /// As the node itself reports them.
     pub(crate) problems: Vec<Problem>,
+    /// Those that do not keep it from service.
+    #[serde(default)]
+    pub(crate) findings: Vec<Problem>,
     #[serde(flatten)]
     pub servers: Servers,
 }

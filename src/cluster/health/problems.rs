@@ -73,6 +73,7 @@ fn nodes(status: &Status, problems: &mut Vec<Problem>) {
         };
         let failed = node.servers.problems().into_iter().filter(counts);
         problems.extend(failed.map(|problem| problem.node(&node.name)));
+        problems.extend(node.findings.iter().map(|finding| finding.clone().node(&node.name)));
     }
 }
 
@@ -178,6 +179,22 @@ fn certificates(status: &Status, problems: &mut Vec<Problem>) {
 mod tests {
     use super::super::testing;
     use super::*;
+
+    #[test]
+    fn a_finding_of_a_node_in_service_is_a_problem() {
+        let spec = testing::spec();
+        let mut status = testing::healthy(&spec);
+        status.nodes[1].findings = vec![
+            Problem::new(ProblemKind::RedisSetting, "hz = 20, its file has 10").component(Component::Redis),
+        ];
+        let mut problems = Vec::new();
+        nodes(&status, &mut problems);
+        let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+        assert!(
+            problem.to_string().starts_with("node2: Redis runs with hz = 20, its file has 10; "),
+            "{problem}"
+        );
+    }
 
     #[test]
     fn an_unreachable_load_balancer_is_no_problem() {

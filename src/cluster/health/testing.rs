@@ -34,6 +34,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         selinux: None,
         backup: None,
         problems: vec![],
+        findings: vec![],
         servers: Servers {
             etcd: EtcdStatus {
                 healthy: true,

@@ -3,6 +3,7 @@
 use super::{RenderInput, firewall, limits, parameters, sizing};
 use crate::plan::Action;
 use crate::sentinel::Settings;
+use crate::redis_parameters;
 use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Repository, Spec};
 use anyhow::{Context, Result, ensure};
 use hanode_util::user_error::UserError;
@@ -79,10 +80,11 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("secrets", input.secrets);
     // VRRP uses eight characters; Keepalived warns about longer passwords.
     context.insert("vrrp_password", &input.secrets.vrrp.chars().take(8).collect::<String>());
-    context.insert("size", &sizing::sizes(input.machine));
+    context.insert("size", &sizing::sizes(input.machine, peers.len()));
     context.insert("crl", &crl(input));
     context.insert("redis", &redis(input, node)?);
     context.insert("sentinel", &Settings::of(spec));
+    context.insert("redis_settings", &redis_settings(input, engine, &context)?);
     context.insert("haproxy", &haproxy(input));
     context.insert("maximum_lag_on_failover", &spec.postgres.lag_limit());
     context.insert("rest_readers", &rest_readers(spec));
@@ -143,6 +145,21 @@ fn redis(input: &RenderInput, node: &Node) -> Result<serde_json::Value> {
         "replica": primary != node.address,
         "primary": primary,
     }))
+}
+
+/// The lines of Redis' files for the parameters that it can change while it runs, and for the others.
+fn redis_settings(input: &RenderInput, engine: &Tera, context: &tera::Context) -> Result<serde_json::Value> {
+    let defaults = parameters::defaults("redis-parameters.toml", engine, context)?;
+    let version = input.target.versions.get("redis").map(String::as_str).unwrap_or_default();
+    let layers = [&defaults, &input.spec.redis.parameters];
+    let values = redis_parameters::values(version, &layers).map_err(|what| {
+        UserError::with_help(format!("[redis.parameters]: {what}"), "remove it from cluster.toml")
+    })?;
+    let lines = |is_live: bool| -> Vec<String> {
+        let values = values.iter().filter(|(parameter, _)| parameter.is_live == is_live);
+        values.flat_map(|(parameter, value)| redis_parameters::lines(parameter.name, value)).collect()
+    };
+    Ok(serde_json::json!({ "live": lines(true), "fixed": lines(false) }))
 }
 
 /// Without `[backup]` the archive's command does nothing.

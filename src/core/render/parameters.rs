@@ -46,10 +46,18 @@ pub(super) struct Setting {
     pub(crate) value: String,
 }
 
+/// hanode's own settings of a server: a template in TOML, name to value.
+pub(super) fn defaults(
+    template: &str,
+    engine: &Tera,
+    context: &tera::Context,
+) -> Result<BTreeMap<String, String>> {
+    let text = fill(engine, template, context)?;
+    toml::from_str(&text).with_context(|| format!("template {template}"))
+}
+
 pub(super) fn parameters(spec: &Spec, engine: &Tera, context: &tera::Context) -> Result<Parameters> {
-    let text = fill(engine, DEFAULTS, context)?;
-    let mut all: BTreeMap<String, String> =
-        toml::from_str(&text).with_context(|| format!("template {DEFAULTS}"))?;
+    let mut all = defaults(DEFAULTS, engine, context)?;
     for (name, value) in &spec.postgres.parameters {
         all.insert(name.to_lowercase(), value.clone());
     }

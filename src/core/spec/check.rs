@@ -4,6 +4,7 @@ use super::reader::Reader;
 use super::rules::*;
 use super::suggest::printable;
 use super::*;
+use crate::redis_parameters;
 use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 
@@ -20,6 +21,7 @@ pub(super) fn check(spec: &Spec, reader: &Reader) {
     alt_names("postgres.alt_names", &spec.postgres.alt_names, reader);
     alt_names("redis.alt_names", &spec.redis.alt_names, reader);
     parameters(spec, reader);
+    redis_parameters(spec, reader);
     haproxy_extra(spec, reader);
     if let Some(backup) = &spec.backup {
         super::backup::check(backup, reader);
@@ -275,6 +277,29 @@ fn parameters(spec: &Spec, reader: &Reader) {
     {
         let what = format!("max_connections = {} is not a valid number", printable(value));
         reader.fault("postgres.parameters.max_connections", what, "use a whole number from 1 to 262143");
+    }
+}
+
+fn redis_parameters(spec: &Spec, reader: &Reader) {
+    for (name, value) in &spec.redis.parameters {
+        let path = format!("redis.parameters.{name}");
+        let (what, help) = if let Some(why) = redis_parameters::reserved_by(name) {
+            (format!("{name} cannot be set here"), format!("remove it: {why}"))
+        } else {
+            match redis_parameters::parameter(name).map(|parameter| parameter.normalized(value)) {
+                Some(Ok(_)) => continue,
+                Some(Err(help)) => (format!("{name} = \"{}\" is not a valid value", printable(value)), help),
+                None => {
+                    let names = redis_parameters::names();
+                    let help = match nearest(name, &names) {
+                        Some(near) => format!("did you mean {near}?"),
+                        None => format!("known settings: {}", names.join(", ")),
+                    };
+                    (format!("{} is not a setting of Redis that can be set here", printable(name)), help)
+                }
+            }
+        };
+        reader.fault(&path, what, help);
     }
 }
 

@@ -166,6 +166,9 @@ pub struct Redis {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_per_source: Option<u32>,
     pub sentinel_port: u16,
+    /// Settings passed through to Redis; [`crate::redis_parameters`] has the names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -193,6 +193,7 @@ fn patroni(s: Section) -> Patroni {
 
 /// `confirming_replicas`: how many replicas are a majority of the nodes with their primary.
 fn redis(s: Section, second_node: String, confirming_replicas: usize) -> Redis {
+    let parameters = s.section("parameters").settings();
     let redis = Redis {
         tls: s.flag("tls").unwrap_or(true),
         alt_names: s.texts("alt_names").unwrap_or_default(),
@@ -203,6 +204,7 @@ fn redis(s: Section, second_node: String, confirming_replicas: usize) -> Redis {
         vip_port: port(&s, "vip_port", 6379),
         connections_per_source: s.number("connections_per_source", 0..=262_143),
         sentinel_port: high_port(&s, "sentinel_port", 26378),
+        parameters,
     };
     s.finish();
     redis

@@ -84,6 +84,8 @@ pub enum ProblemKind {
     DownInHaproxy,
     /// HAProxy forwards nothing to DETAIL, which was set out of service
     HaproxyMaintenance,
+    /// Redis runs with a setting that its file does not have; the detail is name, both values.
+    RedisSetting,
     /// no node holds the virtual IP DETAIL
     VipUnheld,
     /// node1 and node2 hold the virtual IP; the detail is the whole sentence.
@@ -132,6 +134,9 @@ impl ProblemKind {
             ProblemKind::RedisNeverPromoted => "`CONFIG SET replica-priority 100` there",
             ProblemKind::SentinelSetting => "`systemctl restart` its unit there",
             ProblemKind::HaproxyMaintenance => "`systemctl reload haproxy` there",
+            ProblemKind::RedisSetting => {
+                "its next start undoes that: set it in [redis.parameters], or run `hanode reload-redis` there"
+            }
             _ => return None,
         })
     }
@@ -232,6 +237,7 @@ impl Problem {
             DownInHaproxy => {
                 format!("{component} is running, but HAProxy's check of it fails on every node ({detail})")
             }
+            RedisSetting => format!("Redis runs with {detail}"),
             VipUnheld => format!("no node holds the virtual IP {detail}"),
             VipUnanswered => format!("HAProxy does not answer on {detail}"),
         }

@@ -3,7 +3,9 @@
 
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
+use hanode_cluster::client::redis::RedisClient;
 use hanode_core::plan::{Action, Plan};
+use hanode_core::redis_parameters::{self, Difference};
 use hanode_core::render::Rendered;
 use hanode_core::state::Component;
 use hanode_core::target::OnChange;
@@ -86,12 +88,23 @@ pub(crate) fn changed_components(
     order.into_iter().filter_map(|component| Some((component, changed(&component)?))).collect()
 }
 
-/// Has Redis reload certificate and key, which it does when their path is set, even to the same value.
+/// Has Redis use its current files: certificate and key, which it reloads when their path is set, even to the same value,
+/// and the parameters that differ from those of the file.
 pub(crate) fn reload_redis(node: &NodeContext) -> Result<()> {
-    if !node.spec().redis.tls {
-        return Ok(());
-    }
     let mut redis = node.redis(node.own().address, REDIS_TIMEOUT)?;
-    redis.query(&["CONFIG", "SET", "tls-cert-file", "/etc/ssl/redis/server.crt"])?;
+    if node.spec().redis.tls {
+        redis.query(&["CONFIG", "SET", "tls-cert-file", "/etc/ssl/redis/server.crt"])?;
+    }
+    for Difference { name, wanted, running } in redis_differences(node, &mut redis)? {
+        redis.query(&["CONFIG", "SET", &name, &wanted]).with_context(|| format!("{name} = {wanted:?}"))?;
+        tracing::info!("Redis: {name} = {wanted:?} (was {running:?})");
+    }
     Ok(())
+}
+
+/// The parameters with which this node's Redis runs, but would not start.
+pub(crate) fn redis_differences(node: &NodeContext, redis: &mut RedisClient) -> Result<Vec<Difference>> {
+    let path = format!("{}/parameters.conf", node.target().path("redis_live")?);
+    let text = std::fs::read_to_string(node.at(&path)).with_context(|| format!("reading {path}"))?;
+    Ok(redis_parameters::differences(&redis_parameters::parse(&text), &redis.config()?))
 }

@@ -7,7 +7,7 @@ use crate::host::machine::Machine;
 use crate::node::NodeContext;
 use crate::selinux;
 use crate::state::NodeState;
-use crate::watch::storage;
+use crate::watch::{findings, storage};
 use anyhow::{Context, Result};
 use hanode_cluster::discovery;
 use hanode_core::gate::{self, Service};
@@ -74,6 +74,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         selinux: selinux::state(node.root()),
         backup: crate::backup::last_report(node),
         problems: problems(state),
+        findings: findings::last_found(node),
     })
 }
 

@@ -151,6 +151,7 @@ fn immutable_differences(old: &Spec, new: &Spec) -> Vec<String> {
     like_old.postgres.alt_names = old.postgres.alt_names.clone();
     like_old.redis.alt_names = old.redis.alt_names.clone();
     like_old.redis.min_replicas = old.redis.min_replicas;
+    like_old.redis.parameters = old.redis.parameters.clone();
     like_old.haproxy.extra = old.haproxy.extra.clone();
     like_old.pki = old.pki.clone();
     like_old.backup = old.backup.clone();
@@ -345,6 +346,7 @@ mod tests {
         let old = spec::parse(spec::STARTER).unwrap_or_else(|faults| panic!("{faults}"));
         let mut new = old.clone();
         new.postgres.parameters.insert("work_mem".into(), "8MB".into());
+        new.redis.parameters.insert("hz".into(), "20".into());
         (new.patroni.ttl, new.redis.min_replicas, new.postgres.synchronous) = (30, 0, false);
         new.haproxy.extra.insert("global".into(), vec!["nbthread 2".into()]);
         new.network.clients = vec!["10.0.0.0/8".parse().unwrap()];

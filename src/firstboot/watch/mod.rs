@@ -5,6 +5,7 @@
 pub(crate) mod apply_bundle;
 mod dynamic_config;
 mod failover_guard;
+pub(crate) mod findings;
 mod haproxy_socket;
 pub(crate) mod haproxy_watchdog;
 pub(crate) mod join_port;

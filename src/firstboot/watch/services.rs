@@ -5,7 +5,8 @@ use super::reclone::Reclone;
 use super::served_certs::ServedCertsCheck;
 use super::sync_standby::SyncStandbyCheck;
 use super::{
-    apply_bundle, failover_guard, haproxy_watchdog, metrics, read_port, stale_sessions, storage, suspend,
+    apply_bundle, failover_guard, findings, haproxy_watchdog, metrics, read_port, stale_sessions, storage,
+    suspend,
 };
 use crate::backup;
 use crate::disk::space;
@@ -75,6 +76,8 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     spawn(move || suspend::watch(&etcd, tolerated));
     let shared = node.clone();
     spawn(move || failover_guard::listen(&shared));
+    let shared = node.clone();
+    spawn(move || findings::watch(&shared));
     let shared = node.clone();
     spawn(move || backup::watch::watch(&shared));
     space::start(&node.disk);
