@@ -43,7 +43,7 @@ const MODES: [(&str, &str, &str); 9] = [
     ),
     (
         "redis CLIENT PAUSE 600000 WRITE",
-        "Redis: a command has paused its clients for another",
+        "Redis: clients that write are paused",
         "redis CLIENT UNPAUSE",
     ),
     (

@@ -15,6 +15,8 @@ const MAX_LINE: u64 = 64 << 10;
 const MAX_BULK: usize = 4 << 20;
 const MAX_ITEMS: usize = 4096;
 const MAX_DEPTH: usize = 4;
+/// A server that answered another command just before answers this fast, unless its clients are paused.
+const PAUSED_AFTER: Duration = Duration::from_millis(1500);
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -244,9 +246,15 @@ impl RedisClient {
         Ok(Replication::of_info(&self.info("replication")?))
     }
 
-    /// How much longer the clients are paused; `None` if they are not, and from servers before 7.4, which do not say.
-    pub fn paused(&mut self) -> Result<Option<Duration>> {
-        Ok(paused_of(&self.info("clients")?))
+    /// Whether clients wait that write, as after `CLIENT PAUSE`. Redis does not report it; a message to a channel that
+    /// nobody uses waits with them. After `true` the connection is of no use.
+    pub fn is_paused(&mut self) -> Result<bool> {
+        self.timeout = PAUSED_AFTER;
+        match self.command(&["PUBLISH", "hanode", ""]) {
+            Ok(_) => Ok(false),
+            Err(error) if is_timeout(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// All settings with which the server runs, as it prints them.
@@ -267,10 +275,9 @@ impl RedisClient {
     }
 }
 
-fn paused_of(info: &BTreeMap<String, String>) -> Option<Duration> {
-    let left: u64 = info.get("paused_timeout_milliseconds")?.parse().ok()?;
-    let paused = info.get("paused_actions").is_some_and(|actions| actions != "none");
-    paused.then(|| Duration::from_millis(left))
+fn is_timeout(error: &anyhow::Error) -> bool {
+    let kind = error.root_cause().downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
 }
 
 #[cfg(test)]

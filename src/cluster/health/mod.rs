@@ -181,9 +181,9 @@ pub struct RedisStatus {
     /// Whether it is a primary, or connected to one.
     pub(crate) link_up: bool,
     pub(crate) replicas: u32,
-    /// How much longer a command pauses its clients, in seconds.
+    /// Clients that write wait, as after `CLIENT PAUSE`.
     #[serde(default)]
-    pub(crate) paused_seconds: Option<u64>,
+    pub(crate) paused: bool,
     /// It is a replica that no Sentinel promotes.
     #[serde(default)]
     pub(crate) never_promoted: bool,

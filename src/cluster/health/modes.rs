@@ -5,9 +5,6 @@ use super::{NodeStatus, Problem, ProblemKind, Status};
 use hanode_core::state::Component;
 use serde_json::Value;
 
-/// hanode itself pauses the clients of a Redis for less than this, in a failover.
-const SHORT_PAUSE_SECONDS: u64 = 15;
-
 pub(super) fn problems(status: &Status) -> Vec<Problem> {
     let mut problems = patroni(status);
     for node in &status.nodes {
@@ -46,8 +43,8 @@ fn of_node(node: &NodeStatus) -> Vec<Problem> {
     for tag in &servers.postgres.tags {
         add(Component::Patroni, ProblemKind::PatroniTag, tag.clone());
     }
-    if let Some(seconds) = servers.redis.paused_seconds.filter(|seconds| *seconds >= SHORT_PAUSE_SECONDS) {
-        add(Component::Redis, ProblemKind::RedisPaused, seconds.to_string());
+    if servers.redis.paused {
+        add(Component::Redis, ProblemKind::RedisPaused, String::new());
     }
     if servers.redis.never_promoted {
         add(Component::Redis, ProblemKind::RedisNeverPromoted, String::new());
@@ -115,9 +112,8 @@ mod tests {
     #[test]
     fn modes_of_the_other_servers_are_problems() {
         assert!(found(|s| s.nodes[2].servers.etcd.learner = true)[0].starts_with("node3: etcd is a learner"));
-        let redis = |seconds| found(|s| s.nodes[1].servers.redis.paused_seconds = Some(seconds));
-        assert!(redis(3).is_empty(), "in a failover");
-        assert!(redis(600)[0].contains("has paused its clients for another 600 s"));
+        let paused = found(|s| s.nodes[1].servers.redis.paused = true);
+        assert!(paused[0].starts_with("node2: Redis: clients that write are paused; "), "{paused:?}");
         assert!(found(|s| s.nodes[0].servers.redis.never_promoted = true)[0].contains("replica-priority 0"));
         let quorum =
             found(|s| s.nodes[0].servers.sentinel.changed_settings = vec!["quorum 3 instead of 2".into()]);

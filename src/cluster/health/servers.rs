@@ -213,14 +213,14 @@ impl PostgresStatus {
 fn redis(access: &Access, node: &Node, timeout: Duration) -> RedisStatus {
     let query = || -> Result<_> {
         let mut redis = access.redis(node.address, timeout)?;
-        Ok((redis.replication()?, redis.paused()?))
+        Ok((redis.replication()?, redis.is_paused()?))
     };
     match query() {
         Ok((replication, paused)) => RedisStatus {
             role: replication.role,
             link_up: replication.is_primary() || replication.linked,
             replicas: replication.replicas,
-            paused_seconds: paused.map(|left| left.as_secs()),
+            paused,
             never_promoted: replication.never_promoted,
             error: None,
         },

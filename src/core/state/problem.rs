@@ -74,7 +74,7 @@ pub enum ProblemKind {
     RedisPrimaries,
     /// Redis has DETAIL replicas: 1 of 2
     RedisReplicas,
-    /// Redis: a command has paused its clients for another DETAIL s
+    /// Redis: clients that write are paused
     RedisPaused,
     /// Redis has replica-priority 0: no Sentinel promotes it
     RedisNeverPromoted,
@@ -130,7 +130,7 @@ impl ProblemKind {
             ProblemKind::PatroniTag => "`hanode apply`, then `systemctl reload patroni` there removes it",
             ProblemKind::AwaitsRestart => "`patronictl restart CLUSTER NODE`, the standbys first",
             ProblemKind::EtcdLearner => "`etcdctl member promote ID` on a node",
-            ProblemKind::RedisPaused => "`CLIENT UNPAUSE` ends it",
+            ProblemKind::RedisPaused => "a failover does so for seconds, otherwise `CLIENT UNPAUSE` ends it",
             ProblemKind::RedisNeverPromoted => "`CONFIG SET replica-priority 100` there",
             ProblemKind::SentinelSetting => "`systemctl restart` its unit there",
             ProblemKind::HaproxyMaintenance => "`systemctl reload haproxy` there",
@@ -208,7 +208,7 @@ impl Problem {
             PatroniPaused => "Patroni is paused: no automatic failover".into(),
             PatroniTag => format!("Patroni has the tag {detail}"),
             EtcdLearner => "etcd is a learner: it has no vote".into(),
-            RedisPaused => format!("Redis: a command has paused its clients for another {detail} s"),
+            RedisPaused => "Redis: clients that write are paused".into(),
             RedisNeverPromoted => "Redis has replica-priority 0: no Sentinel promotes it".into(),
             SentinelSetting => format!("Sentinel has {detail}"),
             HaproxyMaintenance => {
