@@ -113,7 +113,11 @@ pub(super) fn query(access: &Access, node: &Node, timeout: Duration) -> Answers 
 
 fn haproxy_status(probe: Result<u16>) -> HaproxyStatus {
     let refused = probe.as_ref().ok().copied().filter(|status| *status != 200);
-    HaproxyStatus { error: probe.err().map(|error| format!("{error:#}")), refused, ..HaproxyStatus::default() }
+    HaproxyStatus {
+        error: probe.err().map(|error| format!("{error:#}")),
+        refused,
+        ..HaproxyStatus::default()
+    }
 }
 
 pub(super) fn joined<T>(thread: ScopedJoinHandle<T>) -> T {

@@ -2,8 +2,8 @@
 
 use super::{RenderInput, firewall, limits, parameters, sizing};
 use crate::plan::Action;
-use crate::sentinel::Settings;
 use crate::redis_parameters;
+use crate::sentinel::Settings;
 use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Repository, Spec};
 use anyhow::{Context, Result, ensure};
 use hanode_util::user_error::UserError;
