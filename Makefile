@@ -103,7 +103,7 @@ test: setup test-unit
 LONG = --ignored --nocapture --test-threads=1
 .PHONY: test-vm
 test-vm: setup
-	$(E2E) -- lab_lifecycle:: emulated_machine:: cloud_init:: cloud_platforms:: debian_12:: packer:: $(LONG)
+	$(E2E) -- lab_lifecycle:: clock:: emulated_machine:: cloud_init:: cloud_platforms:: debian_12:: packer:: $(LONG)
 
 .PHONY: test-targets
 test-targets: setup

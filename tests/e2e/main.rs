@@ -13,6 +13,7 @@ mod backup;
 mod bake;
 mod build_centos;
 mod build_ubuntu;
+mod clock;
 mod cloud_init;
 mod cloud_platforms;
 mod cluster;
