@@ -26,10 +26,18 @@ if [ "$1" = --discard-incomplete ]; then
     read -r pids < "$marker"
     for pid in $pids; do
         case $(cat "/proc/$pid/comm" 2> /dev/null) in
-        clone_replica | pg_basebackup) pkill -KILL -P "$pid"; kill -KILL "$pid" ;;
+        clone_replica | pg_basebackup | restore_backup | pgbackrest) pkill -KILL -P "$pid"; kill -KILL "$pid" ;;
         esac
     done
-    echo "removing $data: its clone was interrupted"
+    # A server that recovers outlives Patroni, too. It never had clients.
+    server=$(head -n 1 "$data/postmaster.pid" 2> /dev/null)
+    if [ "$(cat "/proc/$server/comm" 2> /dev/null)" = postgres ]; then
+        kill -QUIT "$server"
+        while kill -0 "$server" 2> /dev/null; do sleep 0.2; done
+    fi
+    echo "removing $data: its clone or restore was interrupted"
+    # Patroni renames the data of a restore that failed.
+    rm -rf "$data.failed" "$data"_[0-9]*-[0-9]*
     discard
     exit
 fi

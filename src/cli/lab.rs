@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use hanode_admin::access::access;
 use hanode_cluster::health::{self, StatusFormat};
+use hanode_core::restore::RestoreRequest;
 use hanode_lab::chaos::{self, Fault};
 use hanode_lab::roll;
 use hanode_lab::{self, Lab, Probe, UpOptions};
@@ -33,7 +34,8 @@ pub(crate) enum Verb {
 Examples:
   hanode lab up demo --image node.tar
   hanode lab up demo --image node.qcow2 --vm
-  hanode lab up demo --node node2           start a killed node again")]
+  hanode lab up demo --node node2           start a killed node again
+  hanode lab up demo --restore latest       start new machines that restore the last backup")]
     Up {
         /// Cluster directory
         dir: PathBuf,
@@ -52,6 +54,9 @@ Examples:
         /// Print all problems while the nodes start, with their details
         #[arg(short, long)]
         verbose: bool,
+        /// The metadata key hanode_restore of the nodes, which must be new: [PART/]MOMENT
+        #[arg(long, value_name = "MOMENT")]
+        restore: Option<RestoreRequest>,
     },
     /// Show the state of the lab's cluster; exit 0 if it is healthy
     #[command(after_help = "Example:\n  hanode lab status demo --json")]
@@ -96,7 +101,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   hanode lab reprovision demo --node node2
-  hanode lab reprovision demo --node node2 --image newer.qcow2")]
+  hanode lab reprovision demo --node node2 --image newer.qcow2
+  hanode lab reprovision demo --node node1 --node node2 --node node3 --restore 2026-11-30T14:05:00Z")]
     Reprovision {
         #[command(flatten)]
         args: NodeArgs,
@@ -109,6 +115,9 @@ Examples:
         /// Print all problems while the node starts, with their details
         #[arg(short, long)]
         verbose: bool,
+        /// The metadata key hanode_restore of the new machines: [PART/]MOMENT
+        #[arg(long, value_name = "MOMENT")]
+        restore: Option<RestoreRequest>,
     },
     /// Replace all nodes with a newer image, one at a time, under write load
     ///
@@ -199,9 +208,17 @@ impl LabVerb {
             hanode_lab::tag_this_process(dir)?;
         }
         match &self.verb {
-            Verb::Up { dir, nodes, image, vm, timeout_scale, verbose } => {
-                let start = Start { nodes, vm: *vm, timeout_scale: *timeout_scale, verbose: *verbose };
-                up(dir, image.as_deref(), &start)
+            Verb::Up { dir, nodes, image, vm, timeout_scale, verbose, restore } => up(
+                dir,
+                &Start {
+                    nodes,
+                    image: image.as_deref(),
+                    restore: restore.as_ref(),
+                    vm: *vm,
+                    timeout_scale: *timeout_scale,
+                    verbose: *verbose,
+                },
+            ),
             }
             Verb::Status { dir, json, can_remove } => show_status(dir, *json, can_remove.as_deref()),
             Verb::Exec { dir, node, command } => {
@@ -216,8 +233,16 @@ impl LabVerb {
                 args.nodes.iter().try_for_each(|node| hanode_lab::kill(&args.dir, node))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Verb::Reprovision { args, image, timeout_scale, verbose } => {
-                reprovision(args, image.as_deref(), *timeout_scale, *verbose)
+            Verb::Reprovision { args, image, timeout_scale, verbose, restore } => {
+                let start = Start {
+                    nodes: &[],
+                    image: image.as_deref(),
+                    restore: restore.as_ref(),
+                    vm: false,
+                    timeout_scale: *timeout_scale,
+                    verbose: *verbose,
+                };
+                reprovision(args, &start)
             }
             Verb::Roll { dir, image, json, timeout_scale } => roll(dir, image, *json, *timeout_scale),
             Verb::Chaos { dir, rounds, seed, faults, json, timeout_scale } => {
@@ -250,15 +275,19 @@ fn roll(dir: &Path, image: &Path, json: bool, timeout_scale: f64) -> Result<Exit
 struct Start<'a> {
     /// All if empty.
     nodes: &'a [String],
+    /// What new disks are made from.
+    image: Option<&'a Path>,
+    /// In the metadata of new machines.
+    restore: Option<&'a RestoreRequest>,
     vm: bool,
     timeout_scale: f64,
     verbose: bool,
 }
 
-fn up(dir: &Path, image: Option<&Path>, start: &Start) -> Result<ExitCode> {
+fn up(dir: &Path, start: &Start) -> Result<ExitCode> {
     let access = access(dir)?;
     // An existing lab keeps its image and its kind of nodes.
-    let (image, vm) = match image {
+    let (image, vm) = match start.image {
         Some(image) => (image.to_path_buf(), start.vm),
         None => {
             let lab = Lab::open(dir).context("--image is required for a new lab")?;
@@ -272,6 +301,7 @@ fn up(dir: &Path, image: Option<&Path>, start: &Start) -> Result<ExitCode> {
         timeout_scale: start.timeout_scale,
         nodes: start.nodes.to_vec(),
         verbose: start.verbose,
+        restore: start.restore.cloned(),
         program: None,
     };
     // Nodes of another build stay as they are, so do not wait for them.
@@ -289,16 +319,19 @@ fn up(dir: &Path, image: Option<&Path>, start: &Start) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn reprovision(args: &NodeArgs, image: Option<&Path>, timeout_scale: f64, verbose: bool) -> Result<ExitCode> {
+fn reprovision(args: &NodeArgs, start: &Start) -> Result<ExitCode> {
     let mut lab = Lab::open(&args.dir)?;
-    if let Some(image) = image {
+    if let Some(image) = start.image {
         lab.use_image(image)?;
     }
     for node in &args.nodes {
         lab.power_off(node)?;
         lab.discard_disk(node)?;
     }
-    up(&args.dir, None, &Start { nodes: &[], vm: lab.layout.vm, timeout_scale, verbose })
+    if let Some(request) = start.restore {
+        args.nodes.iter().try_for_each(|node| lab.request_restore(node, request))?;
+    }
+    up(&args.dir, &Start { image: None, restore: None, vm: lab.layout.vm, ..*start })
 }
 
 fn chaos(

@@ -128,6 +128,7 @@ mod tests {
                 members: spec.nodes.iter().map(member).collect(),
                 initialize: Initialize::Done("77".into()),
                 generation: Some(4),
+                restore: None,
             }),
             removed: vec![],
             sentinels: spec.peers("node3").map(says).collect(),

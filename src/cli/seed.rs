@@ -5,6 +5,7 @@ use clap::Args;
 use hanode_admin::cluster_dir;
 use hanode_admin::seed::{self, InterfaceMatch};
 use hanode_core::bundle;
+use hanode_core::restore::RestoreRequest;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +42,9 @@ pub(crate) struct SeedVerb {
     /// File with the public keys allowed to log in as root and as the image's default user [default: no logins]
     #[arg(long, value_name = "FILE")]
     pub ssh_key: Option<PathBuf>,
+    /// The metadata key hanode_restore: the cluster begins with a restore of [PART/]MOMENT
+    #[arg(long, value_name = "MOMENT")]
+    pub restore: Option<RestoreRequest>,
     /// Include the spec and the bundle, for an image built with --base; keep such a seed secret
     #[arg(long)]
     pub bundle: bool,
@@ -56,6 +60,7 @@ impl SeedVerb {
         if let Some(file) = &self.ssh_key {
             seed.ssh_key = Some(seed::public_keys(file)?);
         }
+        seed.restore = self.restore.clone();
         if self.bundle {
             let cluster = super::load_checked(&self.dir, cluster_dir::check(&self.dir)?)?;
             let spec = (hanode_core::spec::OVERRIDE_PATH, cluster.spec_text.into_bytes());

@@ -1,10 +1,14 @@
 //! Discovery: queries join ports, etcd and Sentinels for the input of the plan, from a node or from the admin machine.
 
 use crate::access::Access;
-use anyhow::Result;
+use crate::client::etcd::EtcdClient;
+use anyhow::{Context, Result};
 use hanode_core::peer::{DiskStage, NodeReport};
 use hanode_core::plan::{EtcdError, EtcdView, Initialize, Observations, Peer, Sentinel};
+use hanode_core::restore::RestoreRecord;
 use hanode_core::spec::Node;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::thread::{ScopedJoinHandle, scope};
 use std::time::Duration;
 
@@ -19,6 +23,27 @@ pub fn initialize_key(scope: &str) -> String {
 /// Holds the generation of a node's disk.
 pub fn generation_key(scope: &str, node: &str) -> String {
     format!("/hanode/{scope}/generation/{node}")
+}
+
+/// Prefix of the keys about the restore with which the cluster began.
+pub fn restore_prefix(scope: &str) -> String {
+    format!("/hanode/{scope}/restore/")
+}
+
+/// What etcd has about the restore with which the cluster began; `None` if it was not restored.
+pub fn restore_record(etcd: &EtcdClient, scope: &str) -> Result<Option<RestoreRecord>> {
+    let prefix = restore_prefix(scope);
+    let found: BTreeMap<String, Vec<u8>> = etcd.list(&prefix)?.into_iter().collect();
+    fn value<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
+        serde_json::from_slice(text).context("etcd's record of the restore cannot be read")
+    }
+    let of = |name: &str| found.get(&format!("{prefix}{name}"));
+    let Some(choice) = of("choice") else { return Ok(None) };
+    Ok(Some(RestoreRecord {
+        choice: value(choice)?,
+        postgres: of("postgres").map(|text| value(text)).transpose()?,
+        redis: of("redis").map(|text| value(text)).transpose()?,
+    }))
 }
 
 /// Held by the node whose PostgreSQL is cloned again.
@@ -140,7 +165,8 @@ fn query_etcd(access: &Access, relay: &Node, node: &str) -> Result<EtcdView> {
         Some(system) if system.is_empty() => Initialize::InProgress,
         Some(system) => Initialize::Done(String::from_utf8_lossy(&system).into_owned()),
     };
-    Ok(EtcdView { members, initialize, generation })
+    let restore = restore_record(&etcd, &access.spec.name)?;
+    Ok(EtcdView { members, initialize, generation, restore })
 }
 
 /// Members of which etcd knows, without a quorum, that they were removed. Empty unless all nodes report and at least two

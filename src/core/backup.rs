@@ -2,6 +2,7 @@
 //!
 //! All times are seconds since 1970.
 
+use crate::restore::{RestoreRecord, WalPosition, position_of};
 use crate::state::{Component, Problem, ProblemKind};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -194,6 +195,9 @@ pub struct BackupReport {
     /// On PostgreSQL's leader: it awaits a restart, without which `archive_mode` may be off.
     #[serde(default)]
     pub awaits_restart: bool,
+    /// The restore with which this cluster began.
+    #[serde(default)]
+    pub restore: Option<RestoreRecord>,
     pub at: i64,
 }
 
@@ -249,13 +253,41 @@ pub struct BackupInfo {
     pub bytes: u64,
     /// Errors such as pages with a wrong checksum.
     pub damaged: bool,
+    /// The first WAL segment that it needs.
+    pub start_wal: Option<WalPosition>,
+    /// Where its WAL ends.
+    pub stop_lsn: Option<u64>,
+    /// The directory of its WAL in the archive of the stanza.
+    pub archive: Option<String>,
 }
 
-/// The backups of each stanza, oldest first.
-pub fn parse_info(text: &[u8]) -> Result<BTreeMap<String, Vec<BackupInfo>>> {
+/// What a repository has of one stanza.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PartInfo {
+    /// Oldest first.
+    pub backups: Vec<BackupInfo>,
+    /// Why pgBackRest cannot read it.
+    pub fault: Option<String>,
+}
+
+/// pgBackRest's status code of a repository that it cannot read.
+const STATUS_OTHER: i64 = 99;
+/// Upper bound on the length of an error; it may have bytes of an encrypted file.
+const MAX_FAULT: usize = 300;
+
+/// The parts of a repository, by stanza.
+pub fn parse_info(text: &[u8]) -> Result<BTreeMap<String, PartInfo>> {
+    // An error message may have bytes of a file that cannot be decrypted.
+    let text: String =
+        String::from_utf8_lossy(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let list: Vec<serde_json::Value> =
-        serde_json::from_slice(text).context("pgBackRest's list of backups cannot be parsed")?;
-    let backup = |value: &serde_json::Value| {
+        serde_json::from_str(&text).context("pgBackRest's list of backups cannot be parsed")?;
+    let archive = |of: &serde_json::Value, backup: &serde_json::Value| {
+        let archives = of["archive"].as_array()?;
+        let found = archives.iter().find(|archive| archive["database"]["id"] == backup["database"]["id"])?;
+        Some(found["id"].as_str()?.to_string())
+    };
+    let backup = |of: &serde_json::Value, value: &serde_json::Value| {
         Some(BackupInfo {
             label: value["label"].as_str()?.into(),
             full: value["type"] == "full",
@@ -263,11 +295,19 @@ pub fn parse_info(text: &[u8]) -> Result<BTreeMap<String, Vec<BackupInfo>>> {
             finished: value["timestamp"]["stop"].as_i64()?,
             bytes: value["info"]["repository"]["delta"].as_u64().unwrap_or_default(),
             damaged: value["error"].as_bool().unwrap_or_default(),
+            start_wal: value["archive"]["start"].as_str().and_then(WalPosition::parse),
+            stop_lsn: value["lsn"]["stop"].as_str().and_then(position_of),
+            archive: archive(of, value),
         })
     };
     let stanza = |value: &serde_json::Value| {
         let backups = value["backup"].as_array().map(Vec::as_slice).unwrap_or_default();
-        Some((value["name"].as_str()?.to_string(), backups.iter().filter_map(backup).collect()))
+        let backups = backups.iter().filter_map(|listed| backup(value, listed)).collect();
+        let status = value["repo"].as_array()?.iter().map(|repository| &repository["status"]);
+        let fault =
+            status.filter(|status| status["code"] == STATUS_OTHER).find_map(|s| s["message"].as_str());
+        let fault = fault.map(|message| message.chars().filter(char::is_ascii).take(MAX_FAULT).collect());
+        Some((value["name"].as_str()?.to_string(), PartInfo { backups, fault }))
     };
     Ok(list.iter().filter_map(stanza).collect())
 }
@@ -310,6 +350,16 @@ pub mod time {
         let month = if month < 10 { month + 3 } else { month - 9 };
         let year = year + era * 400 + i64::from(month <= 2);
         (year, month, day, rest / 3600, rest % 3600 / 60, rest % 60)
+    }
+
+    /// The seconds of a date (year, month, day) and a time of day; `None` if there is no such moment.
+    pub fn seconds([year, month, day]: [i64; 3], [hour, minute, second]: [i64; 3]) -> Option<i64> {
+        // Years that start in March: the leap day is the last one.
+        let shifted = year - i64::from(month <= 2);
+        let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+        let days = 365 * shifted + shifted.div_euclid(4) - shifted.div_euclid(100) + shifted.div_euclid(400);
+        let seconds = (days + of_year - 719_468) * 86_400 + hour * 3600 + minute * 60 + second;
+        (utc(seconds) == (year, month, day, hour, minute, second)).then_some(seconds)
     }
 
     /// `2026-11-30 09:14:05 UTC`

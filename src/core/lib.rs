@@ -14,6 +14,7 @@ pub mod pki;
 pub mod plan;
 pub mod redis_parameters;
 pub mod render;
+pub mod restore;
 pub mod secrets;
 pub mod selinux;
 pub mod sentinel;

@@ -3,6 +3,7 @@
 mod limit;
 
 use crate::backup::BackupReport;
+use crate::restore::RestoreRequest;
 use crate::selinux::{self, SelinuxState};
 use crate::spec::Spec;
 use crate::state::{Component, Phase, Problem};
@@ -168,6 +169,12 @@ pub struct NodeReport {
     /// The bootstrap recorded on this disk.
     #[serde(default)]
     pub bootstrap_id: Option<String>,
+    /// What this machine's metadata request: the cluster begins with a restore.
+    #[serde(default)]
+    pub restore_key: Option<RestoreRequest>,
+    /// The restore with which the cluster of this disk began, recorded with its bootstrap.
+    #[serde(default)]
+    pub restore: Option<RestoreRequest>,
     /// Whether this boot has started services for that bootstrap.
     #[serde(default)]
     pub bootstrapping: bool,
@@ -239,6 +246,8 @@ impl NodeReport {
             postgres_major: None,
             redis_unreadable: false,
             bootstrap_id: None,
+            restore_key: None,
+            restore: None,
             bootstrapping: false,
             etcd_member: None,
             etcd_log: None,

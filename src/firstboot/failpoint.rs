@@ -3,11 +3,12 @@
 //! Compiled in only with the feature `failpoints`, never in a release.
 
 /// The steps, named by what has just been done. A power cut after any of them must cost nothing but time.
-pub const POINTS: [&str; 15] = [
+pub const POINTS: [&str; 20] = [
     "install-id-written",
     "identity-pinned",
     "generation-counted",
     "static-files-written",
+    "restore-recorded",
     "bootstrap-recorded",
     "bootstrap-started",
     "units-enabled",
@@ -17,6 +18,10 @@ pub const POINTS: [&str; 15] = [
     "etcd-files-written",
     "marked-served",
     "generation-published",
+    "restore-chosen",
+    "restore-prepared",
+    "snapshot-fetched",
+    "snapshot-loaded",
     "redis-files-written",
     "sentinel-files-written",
 ];

@@ -16,6 +16,7 @@ mod host;
 pub mod identity;
 mod node;
 mod node_config;
+mod restore;
 mod selinux;
 mod selinux_denials;
 mod start;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use hanode_admin::seed::{InterfaceMatch, NetworkConfig, Seed};
+use hanode_core::restore::RestoreRequest;
 use hanode_core::spec::{Repository, Spec};
 use hanode_util::user_error::{UserError, unreadable};
 use ipnet::IpNet;
@@ -51,6 +52,9 @@ pub(crate) struct NodeDisk {
     pub(crate) instance_id: String,
     /// The image that it was made from.
     pub(crate) image: Image,
+    /// The request for a restore in the metadata of its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restore: Option<RestoreRequest>,
 }
 
 impl Layout {
@@ -92,6 +96,7 @@ impl Layout {
             instance_id: disk.instance_id.clone(),
             hostname: node.hostname.clone(),
             node: node.duplicate_of.as_ref().unwrap_or(&node.name).clone(),
+            restore: disk.restore.clone(),
             network: Some(NetworkConfig { interface, address, prefix, gateway, nameservers: Vec::new() }),
             ssh_key,
             write_files: Vec::new(),
@@ -121,7 +126,7 @@ impl NodeDisk {
         let machine_uuid =
             format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]);
         let instance_id = format!("lab-{}", hex::encode(rand::random::<[u8; 4]>()));
-        NodeDisk { machine_uuid, instance_id, image }
+        NodeDisk { machine_uuid, instance_id, image, restore: None }
     }
 }
 

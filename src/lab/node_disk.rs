@@ -3,7 +3,9 @@
 use super::layout::{self, NodeDisk};
 use super::{Lab, disk};
 use anyhow::{Context, Result, ensure};
+use hanode_core::restore::RestoreRequest;
 use hanode_util::command::{command, run_to_end};
+use hanode_util::user_error::UserError;
 use std::path::{Path, PathBuf};
 
 /// The identity of a node's disk, in the node's directory.
@@ -20,6 +22,20 @@ impl Lab {
         let disk = NodeDisk::new(self.layout.image.clone());
         layout::write(&at, &disk)?;
         Ok(disk)
+    }
+
+    /// Gives a node without a disk a new one, on a machine whose metadata request this restore.
+    pub fn request_restore(&self, node: &str, request: &RestoreRequest) -> Result<()> {
+        self.node(node)?;
+        ensure!(
+            layout::read::<NodeDisk>(&self.node_dir(node).join(DISK_IDENTITY))?.is_none(),
+            UserError::with_help(
+                format!("{node} has a disk, and only blank machines are restored"),
+                "replace it with `hanode lab reprovision --restore`",
+            )
+        );
+        let disk = NodeDisk { restore: Some(request.clone()), ..self.disk(node)? };
+        layout::write(&self.node_dir(node).join(DISK_IDENTITY), &disk)
     }
 
     /// Calls `work` with the files that a stopped container node has written over the image.

@@ -7,6 +7,7 @@ use super::machine::Machine;
 use super::vm::VirtualMachine;
 use super::{Lab, down, image, lab_dir, process};
 use anyhow::{Context, Result, bail};
+use hanode_core::restore::RestoreRequest;
 use hanode_core::spec::Spec;
 use hanode_util::command;
 use hanode_util::interrupt::Interrupted;
@@ -27,6 +28,8 @@ pub struct UpOptions {
     pub nodes: Vec<String>,
     /// Print all problems at each change, not only the state.
     pub verbose: bool,
+    /// What the metadata of the nodes' machines request; they must be new.
+    pub restore: Option<RestoreRequest>,
     /// The program with the verb `lab-node`; by default this one.
     pub program: Option<PathBuf>,
 }
@@ -106,6 +109,9 @@ impl UpRunner<'_> {
         };
         for node in &wanted {
             lab.node(node)?;
+        }
+        if let Some(request) = &options.restore {
+            wanted.iter().try_for_each(|node| lab.request_restore(node, request))?;
         }
         let lock = lab.lock()?;
         self.step("network", || {

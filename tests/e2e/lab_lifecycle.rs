@@ -18,6 +18,7 @@ fn options(dir: &Path, image: &Path, vm: bool, nodes: &[&str]) -> UpOptions {
         timeout_scale: 3.0,
         nodes: nodes.iter().map(|n| n.to_string()).collect(),
         verbose: false,
+        restore: None,
         program: Some(HANODE.into()),
     }
 }

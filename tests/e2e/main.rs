@@ -43,6 +43,7 @@ mod modes;
 mod old_certificates;
 mod packer;
 mod recovery;
+mod restore;
 mod seed_disks;
 mod selinux;
 mod service_users;

@@ -64,9 +64,15 @@ fn imds(mut busy: usize, tag: Option<&'static str>) -> String {
 fn ec2_is_queried_with_a_token_until_it_answers() {
     with_loopback("metadata::ec2_is_queried_with_a_token_until_it_answers", || {
         let timeout = Duration::from_secs(10);
-        assert_eq!(platform::ec2(&imds(0, Some("node2\n")), timeout).unwrap().as_deref(), Some("node2"));
-        assert_eq!(platform::ec2(&imds(3, Some("node2")), timeout).unwrap().as_deref(), Some("node2"));
-        assert_eq!(platform::ec2(&imds(0, None), timeout).unwrap(), None);
+        assert_eq!(
+            platform::ec2(&imds(0, Some("node2\n")), "hanode_node", timeout).unwrap().as_deref(),
+            Some("node2")
+        );
+        assert_eq!(
+            platform::ec2(&imds(3, Some("node2")), "hanode_node", timeout).unwrap().as_deref(),
+            Some("node2")
+        );
+        assert_eq!(platform::ec2(&imds(0, None), "hanode_node", timeout).unwrap(), None);
     });
 }
 
@@ -85,7 +91,8 @@ fn an_unresponsive_metadata_service_runs_into_the_timeout() {
             (busy, "503"),
         ] {
             let start = Instant::now();
-            let message = format!("{:#}", platform::ec2(&service, Duration::from_secs(1)).unwrap_err());
+            let message =
+                format!("{:#}", platform::ec2(&service, "hanode_node", Duration::from_secs(1)).unwrap_err());
             assert!(message.contains(&service) && message.contains(why), "{message}");
             assert!(start.elapsed() < Duration::from_secs(20), "{service}: {:?}", start.elapsed());
         }
@@ -96,7 +103,7 @@ fn an_unresponsive_metadata_service_runs_into_the_timeout() {
 fn a_tag_longer_than_a_node_name_is_ignored() {
     with_loopback("metadata::a_tag_longer_than_a_node_name_is_ignored", || {
         let long: &'static str = "x".repeat(4096).leak();
-        assert_eq!(platform::ec2(&imds(0, Some(long)), Duration::from_secs(5)).unwrap(), None);
+        assert_eq!(platform::ec2(&imds(0, Some(long)), "hanode_node", Duration::from_secs(5)).unwrap(), None);
     });
 }
 

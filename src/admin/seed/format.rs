@@ -85,7 +85,12 @@ impl Seed {
                 "omit network, SSH key and bundle, or write a disk (.iso)"
             ));
         }
-        Ok(format!("ds=nocloud;i={};h={};hanode_node={}", self.instance_id, self.hostname, self.node))
+        let restore =
+            self.restore.as_ref().map_or(String::new(), |request| format!(";hanode_restore={request}"));
+        Ok(format!(
+            "ds=nocloud;i={};h={};hanode_node={}{restore}",
+            self.instance_id, self.hostname, self.node
+        ))
     }
 
     fn write_smbios(&self, out: &Path) -> Result<()> {

@@ -9,6 +9,7 @@ pub use key::public_keys;
 use anyhow::{Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use hanode_core::restore::RestoreRequest;
 use hanode_core::spec::{Spec, is_interface};
 use hanode_util::user_error::UserError;
 use std::fmt::Write;
@@ -22,6 +23,8 @@ pub struct Seed {
     pub hostname: String,
     /// The node's name in the spec.
     pub node: String,
+    /// The cluster begins with this restore.
+    pub restore: Option<RestoreRequest>,
     /// `None` leaves the network configuration to the image, which uses DHCP by default.
     pub network: Option<NetworkConfig>,
     /// Public keys, one per line, for root and for the default user of the image.
@@ -70,6 +73,7 @@ impl Seed {
             instance_id: format!("{}-{}", spec.name, node.name),
             hostname: node.hostname.clone(),
             node: node.name.clone(),
+            restore: None,
             network: None,
             ssh_key: None,
             write_files: Vec::new(),
@@ -100,6 +104,9 @@ impl Seed {
         writeln!(meta, "instance-id: {}", quoted(&self.instance_id))?;
         writeln!(meta, "local-hostname: {}", quoted(&self.hostname))?;
         writeln!(meta, "hanode_node: {}", quoted(&self.node))?;
+        if let Some(restore) = &self.restore {
+            writeln!(meta, "hanode_restore: {}", quoted(&restore.to_string()))?;
+        }
         let mut files = vec![("meta-data", meta), ("user-data", self.user_data()?)];
         if let Some(network) = &self.network {
             files.push(("network-config", network.config()?));
@@ -195,6 +202,7 @@ mod tests {
             instance_id: "hspas-node2".into(),
             hostname: "db2".into(),
             node: "node2".into(),
+            restore: None,
             network: Some(NetworkConfig {
                 interface,
                 address: "192.168.18.22".parse().unwrap(),
@@ -231,6 +239,14 @@ ethernets:
       addresses: [\"192.168.18.1\"]
 "
         );
+    }
+
+    #[test]
+    fn a_request_for_a_restore_is_metadata() {
+        let mut seed = seed(InterfaceMatch::Name("x".into()));
+        seed.restore = Some("prod/2026-11-30T12:30:00+01:00".parse().unwrap());
+        let meta = &seed.files().unwrap()[0].1;
+        assert!(meta.ends_with("\nhanode_restore: \"prod/2026-11-30T11:30:00Z\"\n"), "{meta}");
     }
 
     #[test]

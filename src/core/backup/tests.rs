@@ -123,10 +123,18 @@ fn each_moment_that_can_be_restored_keeps_a_snapshot() {
 #[test]
 fn backups_are_read_from_pgbackrests_list() {
     let text = br#"[{"name":"a-1","backup":[{"label":"20261130-113000F","type":"full","error":false,
-        "timestamp":{"start":10,"stop":20},"info":{"delta":5,"repository":{"delta":3,"size":3}}}]},
-        {"name":"a-2","backup":[],"status":{"code":2}}]"#;
-    let stanzas = parse_info(text).unwrap();
-    assert_eq!(stanzas["a-1"][0].bytes, 3);
-    assert!(stanzas["a-1"][0].full && stanzas["a-2"].is_empty());
+        "timestamp":{"start":10,"stop":20},"info":{"delta":5,"repository":{"delta":3,"size":3}},
+        "archive":{"start":"000000010000000000000002","stop":"000000010000000000000002"},
+        "lsn":{"start":"0/2000028","stop":"0/2000120"},"database":{"id":1,"repo-key":1}}],
+        "archive":[{"database":{"id":1,"repo-key":1},"id":"17-1"}],"repo":[{"status":{"code":0,"message":"ok"}}]},
+        {"name":"a-2","backup":[],"status":{"code":99},"repo":[{"status":{"code":99,"message":"[FormatError] W"#;
+    let text = [&text[..], b"\xff\x07 \xfe\"}}]}]"].concat();
+    let stanzas = parse_info(&text).unwrap();
+    let backup = &stanzas["a-1"].backups[0];
+    assert!(backup.bytes == 3 && backup.full && stanzas["a-2"].backups.is_empty(), "{stanzas:?}");
+    let start = backup.start_wal.map(|wal| wal.name());
+    assert_eq!(start.as_deref(), Some("000000010000000000000002"));
+    assert_eq!((backup.stop_lsn, backup.archive.as_deref()), (Some(0x200_0120), Some("17-1")));
+    assert_eq!(stanzas["a-2"].fault.as_deref(), Some("[FormatError] W  "));
     assert!(parse_info(b"garbage").is_err());
 }

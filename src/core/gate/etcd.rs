@@ -51,6 +51,10 @@ impl EtcdGate {
                 plan = with_members(&plan, round.own, members);
             }
         }
+        let restore = round.seen.restore();
+        if step.action == Action::Join && restore != round.seen.own.restore.as_ref() {
+            effects.push(Effect::RecordRestore(restore.cloned()));
+        }
         // A member of a running cluster: its data counts if that cluster is lost.
         if step.action != Action::Bootstrap && !round.seen.own.bootstrapping {
             effects.push(Effect::MarkServed);

@@ -11,6 +11,7 @@ mod sentinel;
 
 use crate::peer::NodeReport;
 use crate::plan::{Action, Observations, Plan, Reason, Step};
+use crate::restore::{RestoreChoice, RestoreRequest};
 use crate::spec::{Node, Spec};
 use crate::state::Component;
 use std::time::Duration;
@@ -62,6 +63,14 @@ pub enum Effect {
     MarkStale(u64),
     /// Record on the disk the bootstrap on which all nodes agree.
     RecordBootstrap(String),
+    /// Record on the disk the restore with which its cluster begins.
+    RecordRestore(Option<RestoreRequest>),
+    /// Look up in the repository what is restored, and record it in etcd; if that is impossible, the gate waits.
+    ChooseRestore(RestoreRequest),
+    /// Have Patroni restore PostgreSQL's data instead of creating it; after a failed attempt the gate waits first.
+    PrepareRestore(RestoreChoice),
+    /// Fetch the snapshot of Redis and record it in etcd; if that is impossible, the gate waits.
+    RestoreRedis,
     /// Begin the recorded bootstrap in this boot.
     MarkBootstrapping,
     /// From here on this disk may have clients' data.
@@ -153,7 +162,10 @@ fn duplicate_address(own: &Node) -> Reason {
 fn bootstrap(plan: &Plan, own: &NodeReport) -> Vec<Effect> {
     if let Some(bootstrap) = &plan.etcd.record {
         // A log of an earlier bootstrap that never was in service must not count as this one's.
-        return vec![Effect::ClearEtcd, Effect::RecordBootstrap(bootstrap.clone())];
+        let restore =
+            (own.restore != own.restore_key).then(|| Effect::RecordRestore(own.restore_key.clone()));
+        let record = Effect::RecordBootstrap(bootstrap.clone());
+        return [Effect::ClearEtcd].into_iter().chain(restore).chain([record]).collect();
     }
     if plan.etcd.step.action != Action::Bootstrap || own.bootstrapping {
         return Vec::new();

@@ -2,7 +2,7 @@
 
 use super::{Decision, Effect, InitFacts, InitGuard, Round};
 use crate::peer::DiskData;
-use crate::plan::Initialize;
+use crate::plan::{Initialize, Reason};
 
 #[derive(Debug, Clone, Default)]
 pub struct PatroniGate {
@@ -22,7 +22,14 @@ impl PatroniGate {
                 effects.push(Effect::MeasureWalEnd);
             }
             effects.extend(self.init.before_patroni(round, facts));
+            if let Reason::ChoosingRestore { request } = &step.reason {
+                effects.push(Effect::ChooseRestore(request.clone()));
+            }
             return Decision::new(step, effects);
+        }
+        let record = seen.etcd.as_ref().ok().and_then(|etcd| etcd.restore.as_ref());
+        if let Some(record) = record.filter(|_| matches!(step.reason, Reason::Restoring { .. })) {
+            effects.push(Effect::PrepareRestore(record.choice.clone()));
         }
         effects.push(Effect::MarkServed);
         if stale.postgres {

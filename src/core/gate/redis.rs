@@ -80,6 +80,9 @@ impl RedisGate {
         if stale.redis {
             effects.push(Effect::MoveRedisAside);
         }
+        if loads_snapshot(round) {
+            effects.push(Effect::RestoreRedis);
+        }
         effects.push(Effect::WriteFiles(Box::new(round.plan.clone())));
         Decision::new(&step, effects)
     }
@@ -97,6 +100,13 @@ impl RedisGate {
             was_replica.then(|| Reason::PromotionPending { peer: peer.node.clone() })
         })
     }
+}
+
+/// Whether this is the first start of the first primary of a cluster that is restored. An interruption may have left the
+/// snapshot without its record in etcd.
+fn loads_snapshot(round: &Round) -> bool {
+    let record = round.seen.etcd.as_ref().ok().and_then(|etcd| etcd.restore.as_ref());
+    round.plan.redis.primary == Some(round.own.address) && record.is_some_and(|record| record.redis.is_none())
 }
 
 fn resumes_as_primary(round: &Round) -> bool {

@@ -3,6 +3,7 @@
 use super::{Action, EtcdStep, Observations, Reason, Step};
 use crate::etcd::Member;
 use crate::peer::{DiskStage, NodeReport};
+use crate::restore::RestoreRequest;
 use crate::spec::{ETCD_PEER_PORT, Node, Spec};
 use sha2::{Digest, Sha256};
 
@@ -11,9 +12,14 @@ pub fn peer_url(node: &Node) -> String {
 }
 
 /// The hash of all disks' install ids: nodes that see the same disks compute the same bootstrap id.
-pub fn bootstrap_id<'a>(install_ids: impl Iterator<Item = &'a str>) -> String {
-    let mut ids: Vec<&str> = install_ids.collect();
+/// A restore is part of it, so no node takes part in another one's.
+pub fn bootstrap_id<'a>(
+    install_ids: impl Iterator<Item = &'a str>,
+    restore: Option<&RestoreRequest>,
+) -> String {
+    let mut ids: Vec<String> = install_ids.map(String::from).collect();
     ids.sort_unstable();
+    ids.extend(restore.map(RestoreRequest::to_string));
     hex::encode(Sha256::digest(ids.join("\n")))[..32].to_string()
 }
 
@@ -56,6 +62,9 @@ pub(super) fn decide(spec: &Spec, node: &Node, seen: &Observations) -> EtcdStep 
     let own = &seen.own;
     let bootstrap = own.bootstrap_id.as_deref();
     let step = |action, reason| EtcdStep::with_spec_members(spec, Step::new(action, reason), bootstrap);
+    if let Some(refusal) = unknown_restore(seen) {
+        return step(refusal.action, refusal.reason);
+    }
     if own.bootstrapping && !own.data.etcd {
         return step(Action::Bootstrap, Reason::BootstrapInProgress);
     }
@@ -84,6 +93,36 @@ pub(super) fn decide(spec: &Spec, node: &Node, seen: &Observations) -> EtcdStep 
         None => step(Action::Wait, Reason::PeersUnreachable { peers: seen.unreachable_reasons() }),
         Some(peers) => with_all_nodes(spec, seen, &peers),
     }
+}
+
+/// Why this node cannot follow its metadata key: it may have been restored before, but from something else.
+fn unknown_restore(seen: &Observations) -> Option<Step> {
+    let own = &seen.own;
+    let key = own.restore_key.as_ref().filter(|key| own.restore.as_ref() != Some(*key))?;
+    let of_cluster = seen.etcd.as_ref().ok().and_then(|etcd| Some(&etcd.restore.as_ref()?.choice.request));
+    if of_cluster == Some(key) {
+        return None;
+    }
+    if own.disk == DiskStage::Served {
+        let (key, began) = (key.clone(), of_cluster.or(own.restore.as_ref()).cloned());
+        return Some(Step::new(Action::Refuse, Reason::RestoreOnData { key, began }));
+    }
+    if let Some(peer) = ahead(seen) {
+        let (theirs, ours) = (own.restore.clone(), Some(key.clone()));
+        let reason = Reason::OtherRestore { peer: peer.node.clone(), theirs, ours };
+        return Some(Step::new(Action::Wait, reason));
+    }
+    let etcd = seen.etcd.as_ref().ok()?;
+    // Nodes of a cluster that is about to be restored know its request before etcd does.
+    if let Some(peer) = seen.reports().find(|peer| peer.restore.is_some()).filter(|_| etcd.restore.is_none())
+    {
+        let (theirs, ours) = (peer.restore.clone(), Some(key.clone()));
+        return (theirs != ours).then(|| {
+            Step::new(Action::Wait, Reason::OtherRestore { peer: peer.node.clone(), theirs, ours })
+        });
+    }
+    let (key, began) = (key.clone(), of_cluster.cloned());
+    Some(Step::new(Action::Refuse, Reason::RestoreOfRunning { key, began }))
 }
 
 /// Peers with the bootstrap that is recorded on this disk.
@@ -129,7 +168,8 @@ fn outdated(node: &Node, seen: &Observations) -> Option<Reason> {
 /// No quorum, but every node answers: the only case in which a new cluster may be bootstrapped.
 fn with_all_nodes(spec: &Spec, seen: &Observations, peers: &[&NodeReport]) -> EtcdStep {
     let own = &seen.own;
-    let agreed = bootstrap_id(peers.iter().map(|p| p.install_id.as_str()).chain([own.install_id.as_str()]));
+    let ids = peers.iter().map(|p| p.install_id.as_str()).chain([own.install_id.as_str()]);
+    let agreed = bootstrap_id(ids, own.restore_key.as_ref());
     let step = |action, reason| EtcdStep::with_spec_members(spec, Step::new(action, reason), Some(&agreed));
     let refusal = peers.iter().find_map(|peer| mismatch(own, peer)).or_else(|| quorum_lost(spec, seen));
     if let Some(reason) = refusal {
@@ -139,6 +179,10 @@ fn with_all_nodes(spec: &Spec, seen: &Observations, peers: &[&NodeReport]) -> Et
     if let Some(served) = all().find(|p| p.disk == DiskStage::Served) {
         let step = step(Action::Wait, Reason::HasServed { node: served.node.clone() });
         return EtcdStep { look_for_duplicate: true, ..step };
+    }
+    if let Some(peer) = peers.iter().find(|peer| peer.restore_key != own.restore_key) {
+        let (theirs, ours) = (peer.restore_key.clone(), own.restore_key.clone());
+        return step(Action::Wait, Reason::OtherRestore { peer: peer.node.clone(), theirs, ours });
     }
     let differs = |p: &&&NodeReport| p.bootstrap_id.as_deref() != Some(&agreed);
     if let Some(other) = peers.iter().filter(differs).find(|p| p.bootstrapping) {

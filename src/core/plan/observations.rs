@@ -2,6 +2,7 @@
 
 use crate::etcd::Member;
 use crate::peer::NodeReport;
+use crate::restore::{RestoreRecord, RestoreRequest};
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
@@ -33,6 +34,9 @@ pub struct EtcdView {
     pub initialize: Initialize,
     /// The generation of this node's disk; if it is higher than the disk's, the disk is an older snapshot.
     pub generation: Option<u64>,
+    /// The restore with which this cluster began, once it is known what is restored.
+    #[serde(default)]
+    pub restore: Option<RestoreRecord>,
 }
 
 /// Patroni's `initialize` key.
@@ -135,6 +139,13 @@ impl Observations {
     /// Whether a disk's etcd log can be part of a quorum: not if its member was removed since.
     pub(crate) fn has_log(&self, disk: &NodeReport) -> bool {
         disk.data.etcd && !disk.etcd_log_member().is_some_and(|member| self.removed.contains(member))
+    }
+
+    /// The restore with which this node's cluster began.
+    pub fn restore(&self) -> Option<&RestoreRequest> {
+        let in_etcd = self.etcd.as_ref().ok().and_then(|etcd| Some(&etcd.restore.as_ref()?.choice.request));
+        let of_peer = || self.reports().find_map(|peer| peer.restore.as_ref());
+        self.own.restore.as_ref().or(in_etcd).or_else(of_peer)
     }
 
     /// The peer that the operator chose with `hanode recover`.

@@ -2,6 +2,7 @@
 
 use super::{Action, Initialize, Observations, Reason, Step, etcd};
 use crate::peer::NodeReport;
+use crate::restore::RestoreRecord;
 use crate::spec::Spec;
 
 /// `etcd`: what this node's etcd does.
@@ -35,7 +36,19 @@ pub(super) fn decide(spec: &Spec, seen: &Observations, etcd: Action) -> Step {
         Initialize::InProgress if !own.bootstrapping => Step::new(Action::Wait, Reason::InitElsewhere),
         // Each Patroni of a bootstrap waits for the one that initializes.
         Initialize::InProgress => Step::new(Action::Join, Reason::CloneFromLeader),
-        Initialize::Absent => uninitialized(seen),
+        Initialize::Absent => restored_or_new(uninitialized(seen), seen, view.restore.as_ref()),
+    }
+}
+
+/// PostgreSQL's data is created only if this cluster does not begin with a restore.
+fn restored_or_new(step: Step, seen: &Observations, record: Option<&RestoreRecord>) -> Step {
+    let Some(request) = seen.restore().filter(|_| step.action == Action::Bootstrap) else { return step };
+    match record {
+        None => Step::new(Action::Wait, Reason::ChoosingRestore { request: request.clone() }),
+        Some(RestoreRecord { choice, .. }) => {
+            let (part, backup) = (choice.part.clone(), choice.backup.clone());
+            Step::new(Action::Bootstrap, Reason::Restoring { part, backup })
+        }
     }
 }
 

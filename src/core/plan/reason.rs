@@ -1,6 +1,7 @@
 //! Why a service starts, waits or is refused: every reason of the plan and the gates, with its sentence.
 
 use super::EtcdError;
+use crate::restore::RestoreRequest;
 use serde::{Serialize, Serializer};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -60,6 +61,20 @@ pub enum Reason {
     OtherSpec { peer: String },
     #[error("{peer} has bundle generation {theirs}, this node {ours}; boot all nodes from the same build")]
     OtherBundle { peer: String, theirs: u64, ours: u64 },
+    #[error(
+        "the metadata key hanode_restore is {} on {peer} and {} here; all machines must have the same", shown(.theirs), shown(.ours)
+    )]
+    OtherRestore { peer: String, theirs: Option<RestoreRequest>, ours: Option<RestoreRequest> },
+    #[error(
+        "the metadata key hanode_restore is {key}, but this disk has data of {}; remove the key, or boot blank machines with it",
+        origin(.began)
+    )]
+    RestoreOnData { key: RestoreRequest, began: Option<RestoreRequest> },
+    #[error(
+        "the metadata key hanode_restore is {key}, but the running cluster is {}; remove the key, or boot blank machines only",
+        origin(.began)
+    )]
+    RestoreOfRunning { key: RestoreRequest, began: Option<RestoreRequest> },
     #[error("{peer}'s disk is a copy of this node's, made after the first boot; wipe one of them")]
     CopiedDisk { peer: String },
     #[error("{logs} of {nodes} nodes still have etcd's log, {needed} are needed{}; {RECOVER}", note_replaced(.replaced))]
@@ -120,6 +135,14 @@ pub enum Reason {
     MayHaveData { unreachable: String },
     #[error("{peer} has PostgreSQL data; it must start first")]
     PeerHasData { peer: String },
+    #[error("looking in the repository for what is to be restored: {request}")]
+    ChoosingRestore { request: RestoreRequest },
+    #[error("{error}")]
+    NotRestorable { error: String },
+    #[error("PostgreSQL is restored from {part}, backup {backup}")]
+    Restoring { part: String, backup: String },
+    #[error("the last restore of PostgreSQL failed: {error}")]
+    RestoreFailed { error: String },
     #[error("no node has PostgreSQL data: the bootstrap was interrupted before PostgreSQL's initialization")]
     NeverInitialized,
     #[error("{UNREGISTERED}, and {unreachable} may have more recent data but does not answer")]
@@ -144,6 +167,10 @@ pub enum Reason {
     Chosen { node: String },
     #[error("etcd has no quorum yet")]
     NoQuorumYet,
+    #[error("PostgreSQL is restored first")]
+    PostgresFirst,
+    #[error("{error}")]
+    SnapshotNotLoaded { error: String },
     #[error("no node has Redis data: nothing was ever written, so Redis starts empty")]
     NeverWritten,
     #[error("the Sentinels name {primary} as the primary")]
@@ -203,6 +230,12 @@ pub enum Remedy {
 }
 
 impl Reason {
+    /// Whether an operator has to do something about a gate that waits for this.
+    pub fn needs_operator(&self) -> bool {
+        use Reason::{NotRestorable, RestoreFailed, SnapshotNotLoaded};
+        matches!(self, NotRestorable { .. } | RestoreFailed { .. } | SnapshotNotLoaded { .. })
+    }
+
     pub fn remedy(&self) -> Remedy {
         match self {
             Reason::DuplicateAddress { .. } | Reason::DuplicateName { .. } => Remedy::SwitchDuplicateOff,
@@ -218,6 +251,17 @@ impl Reason {
 impl Serialize for Reason {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+fn shown(request: &Option<RestoreRequest>) -> String {
+    request.as_ref().map_or("not set".into(), RestoreRequest::to_string)
+}
+
+fn origin(request: &Option<RestoreRequest>) -> String {
+    match request {
+        None => "a cluster that was not restored".into(),
+        Some(request) => format!("a cluster that was restored with {request}"),
     }
 }
 

@@ -47,6 +47,11 @@ fn at_bootstrap(spec: &Spec, seen: &Observations, reason: Reason) -> RedisStep {
     if !seen.has_quorum() {
         return step(Action::Wait, Reason::NoQuorumYet, None);
     }
+    // Which snapshot fits is known once PostgreSQL has been restored.
+    let restored = seen.etcd.as_ref().ok().and_then(|etcd| etcd.restore.as_ref()?.postgres.as_ref());
+    if seen.restore().is_some() && restored.is_none() {
+        return step(Action::Wait, Reason::PostgresFirst, None);
+    }
     let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);
     step(Action::Bootstrap, reason, primary)
 }

@@ -91,6 +91,7 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("replication_slot", &replication_slot(&node.name));
     context.insert("read_max_lag", &spec.postgres.read_limit().as_secs());
     context.insert("backup", &backup(input)?);
+    context.insert("restore", &restore(input));
     context.insert("guards", &firewall::guards(spec));
     let parameters = parameters::parameters(spec, engine, &context)?;
     context.insert("limits", &limits::limits(spec, parameters.client_connections));
@@ -205,6 +206,24 @@ fn backup(input: &RenderInput) -> Result<serde_json::Value> {
         }
     }
     Ok(view)
+}
+
+/// How Patroni restores PostgreSQL, if the cluster begins with a restore.
+fn restore(input: &RenderInput) -> serde_json::Value {
+    let Some(choice) = input.restore else { return serde_json::json!({ "enabled": false }) };
+    let target = choice.recovery_target();
+    serde_json::json!({
+        "enabled": true,
+        "part": choice.part,
+        "backup": choice.backup,
+        "backup_finished": choice.backup_finished,
+        "timeline": choice.timeline.to_string(),
+        // At the end of the archive recovery has no target: it is complete if it has read the last segment.
+        "has_target": target.is_some(),
+        "target": target.as_ref().map_or("", |(name, _)| *name),
+        "value": target.as_ref().map_or("", |(_, value)| value.as_str()),
+        "last_wal": choice.last_wal,
+    })
 }
 
 fn haproxy(input: &RenderInput) -> serde_json::Value {

@@ -15,6 +15,7 @@ use crate::bundle::Bundle;
 use crate::machine::MachineFacts;
 use crate::pki::{Ca, read};
 use crate::plan::Plan;
+use crate::restore::RestoreChoice;
 use crate::secrets::Secrets;
 use crate::spec::Spec;
 use crate::state::Component;
@@ -33,6 +34,7 @@ pub struct Renderer<'a> {
     target: &'a Target,
     secrets: &'a Secrets,
     crl: CrlInput,
+    restore: Option<RestoreChoice>,
     engine: Tera,
 }
 
@@ -82,6 +84,7 @@ struct RenderInput<'a> {
     plan: &'a Plan,
     secrets: &'a Secrets,
     crl: &'a CrlInput,
+    restore: Option<&'a RestoreChoice>,
 }
 
 impl<'a> Renderer<'a> {
@@ -93,7 +96,12 @@ impl<'a> Renderer<'a> {
         crl: CrlInput,
     ) -> Result<Renderer<'a>> {
         passwords::check(secrets)?;
-        Ok(Renderer { spec, target, secrets, crl, engine: templates.engine()? })
+        Ok(Renderer { spec, target, secrets, crl, restore: None, engine: templates.engine()? })
+    }
+
+    /// For a cluster that begins with this restore.
+    pub fn restoring(self, restore: Option<RestoreChoice>) -> Renderer<'a> {
+        Renderer { restore, ..self }
     }
 
     /// With the secrets and the revocation lists of this bundle.
@@ -132,8 +140,9 @@ impl<'a> Renderer<'a> {
         plan: &Plan,
         wanted: impl Fn(&FileRule) -> bool,
     ) -> Result<Vec<Rendered<'a>>> {
-        let Renderer { spec, target, secrets, crl, engine } = self;
-        let input = RenderInput { spec, target, node, machine, plan, secrets, crl };
+        let Renderer { spec, target, secrets, crl, restore, engine } = self;
+        let restore = restore.as_ref();
+        let input = RenderInput { spec, target, node, machine, plan, secrets, crl, restore };
         let context = context::build(&input, engine)?;
         let mut rendered = Vec::new();
         for rule in target.files.iter().filter(|rule| wanted(rule)) {

@@ -31,7 +31,7 @@ pub(super) fn check(spec: &Spec, reader: &Reader) {
 }
 
 fn names(spec: &Spec, reader: &Reader) {
-    if !is_plain_name(&spec.name, "_-") {
+    if !is_cluster_name(&spec.name) {
         let what = format!("\"{}\" is not a valid cluster name", printable(&spec.name));
         reader.fault("name", what, "use up to 40 letters, digits, - and _, starting with a letter or digit");
     }

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 pub use libraries::Library;
 pub use parse::{Fault, Faults, parse};
+pub(crate) use rules::is_cluster_name;
 pub use rules::is_interface;
 pub use schema::schema_text;
 pub use suggest::nearest;

@@ -27,6 +27,11 @@ pub(super) fn is_plain_name(name: &str, others: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
+/// Whether a cluster may have this name.
+pub(crate) fn is_cluster_name(name: &str) -> bool {
+    is_plain_name(name, "_-")
+}
+
 /// A host name or address with an optional port, as in a URL.
 pub(super) fn is_endpoint(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {

@@ -1,7 +1,7 @@
 //! Backups of the running cluster: [`watch`] decides on every node whether it makes one now, [`run`] makes it in a unit
 //! of its own. The records are in etcd, so that the schedule continues after a failover.
 
-mod pgbackrest;
+pub(crate) mod pgbackrest;
 mod redis;
 pub(crate) mod run;
 pub(crate) mod watch;

@@ -2,7 +2,7 @@
 
 use crate::node::NodeContext;
 use anyhow::{Context, Result, bail};
-use hanode_core::backup::{BackupInfo, parse_info};
+use hanode_core::backup::{PartInfo, parse_info};
 use hanode_util::command::{Captured, capture};
 use hanode_util::file_tree::Ids;
 use std::collections::BTreeMap;
@@ -10,13 +10,13 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-pub(super) struct PgBackRest<'a> {
+pub(crate) struct PgBackRest<'a> {
     node: &'a NodeContext,
     user: (u32, u32),
 }
 
 impl<'a> PgBackRest<'a> {
-    pub(super) fn new(node: &'a NodeContext) -> Result<PgBackRest<'a>> {
+    pub(crate) fn new(node: &'a NodeContext) -> Result<PgBackRest<'a>> {
         let (ids, user) = (Ids::read(node.root())?, "postgres");
         Ok(PgBackRest { node, user: (ids.uid(user)?, ids.gid(user)?) })
     }
@@ -56,7 +56,7 @@ impl<'a> PgBackRest<'a> {
         Ok(())
     }
 
-    pub(super) fn info(&self) -> Result<BTreeMap<String, Vec<BackupInfo>>> {
+    pub(crate) fn info(&self) -> Result<BTreeMap<String, PartInfo>> {
         parse_info(&successful(capture(&mut self.command(&["info", "--output=json"]))?)?.stdout)
     }
 
@@ -66,12 +66,37 @@ impl<'a> PgBackRest<'a> {
     }
 
     /// The files directly in this directory of the repository, with their sizes; empty if it does not exist.
-    pub(super) fn list(&self, dir: &str) -> Result<BTreeMap<String, u64>> {
+    pub(crate) fn list(&self, dir: &str) -> Result<BTreeMap<String, u64>> {
         let output = successful(capture(&mut self.command(&["repo-ls", "--output=json", dir]))?)?;
         let found: BTreeMap<String, serde_json::Value> =
             serde_json::from_slice(&output.stdout).context("pgBackRest's list of files cannot be parsed")?;
         let files = found.into_iter().filter(|(_, value)| value["type"] == "file");
         Ok(files.map(|(name, value)| (name, value["size"].as_u64().unwrap_or_default())).collect())
+    }
+
+    /// The files below this directory of the repository, with the times of their last change.
+    pub(crate) fn list_all(&self, dir: &str) -> Result<BTreeMap<String, i64>> {
+        let output =
+            successful(capture(&mut self.command(&["repo-ls", "--recurse", "--output=json", dir]))?)?;
+        let found: BTreeMap<String, serde_json::Value> =
+            serde_json::from_slice(&output.stdout).context("pgBackRest's list of files cannot be parsed")?;
+        let files = found.into_iter().filter(|(_, value)| value["type"] == "file");
+        Ok(files.map(|(name, value)| (name, value["time"].as_i64().unwrap_or_default())).collect())
+    }
+
+    /// The decrypted content of a file in the part of this stanza.
+    pub(crate) fn read_archived(&self, stanza: &str, path: &str) -> Result<Vec<u8>> {
+        let stanza = format!("--stanza={stanza}");
+        Ok(successful(capture(&mut self.command(&[&stanza, "repo-get", path]))?)?.stdout)
+    }
+
+    /// Writes the decrypted content of a file in the repository into `to`.
+    pub(crate) fn fetch(&self, path: &str, to: File) -> Result<()> {
+        let mut command = self.command(&["repo-get", path]);
+        let child = command.stdout(to).stderr(Stdio::piped()).spawn().context("starting pgBackRest")?;
+        let output = child.wait_with_output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        successful(Captured { status: output.status, stdout: Vec::new(), stderr }).map(drop)
     }
 
     pub(super) fn remove(&self, path: &str) -> Result<()> {

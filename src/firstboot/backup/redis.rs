@@ -90,7 +90,8 @@ fn fetch(node: &NodeContext) -> Result<()> {
 
 fn expire(pgbackrest: &PgBackRest, stanza: &str) -> Result<()> {
     let backups = pgbackrest.info()?;
-    let Some(oldest) = backups.get(stanza).and_then(|backups| backups.iter().map(|b| b.started).min()) else {
+    let Some(oldest) = backups.get(stanza).and_then(|part| part.backups.iter().map(|b| b.started).min())
+    else {
         return Ok(());
     };
     let dir = snapshot_dir(stanza);

@@ -92,7 +92,7 @@ fn back_up_postgres(
     pgbackrest.back_up(stanza, if kind == BackupKind::Full { "full" } else { "diff" })?;
 
     let backups = pgbackrest.info()?;
-    let backups = backups.get(stanza).map(Vec::as_slice).unwrap_or_default();
+    let backups = backups.get(stanza).map(|part| part.backups.as_slice()).unwrap_or_default();
     let last = backups.last().context("the repository does not list the backup that was just made")?;
     let full = backups.iter().rev().find(|backup| backup.full);
     let completed = Completed {

@@ -65,6 +65,7 @@ fn round(node: &NodeContext, backup: &Backup) -> Result<()> {
             None => None,
         },
         awaits_restart: leader.as_ref().is_some_and(|leader| leader.awaits_restart),
+        restore: crate::restore::record(node)?,
         at: now(),
     };
     save_report(node, &report)?;

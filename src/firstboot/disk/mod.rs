@@ -13,6 +13,7 @@ use crate::host::random_hex;
 use anyhow::{Context, Result};
 use hanode_core::peer::{DiskData, DiskStage};
 use hanode_core::render::sentinel;
+use hanode_core::restore::{RestoreChoice, RestoreRequest};
 use hanode_core::target::Target;
 use hanode_util::file_tree::below;
 use hanode_util::safe_path::SafeTree;
@@ -26,6 +27,8 @@ const STATE_DIR: &str = "/var/lib/hanode";
 const DISK_STATE: &str = "/var/lib/hanode/disk.json";
 /// In the name of data that was moved aside: `NAME.aside-TIME`.
 pub(crate) const ASIDE: &str = ".aside-";
+/// In memory: what this machine's metadata request in this boot.
+const RESTORE_KEY: &str = "/run/hanode/restore-key";
 /// In memory: valid for this boot only, and only until the node is in service.
 const BOOTSTRAPPING: &str = "/run/hanode/bootstrapping";
 
@@ -48,6 +51,12 @@ pub(crate) struct DiskState {
     /// The operator chose this disk with `hanode recover`; reset once the node is in service.
     #[serde(default)]
     pub(crate) recovery_source: bool,
+    /// The restore with which the cluster of this disk began.
+    #[serde(default)]
+    pub(crate) restore: Option<RestoreRequest>,
+    /// What Patroni restores if it initializes PostgreSQL.
+    #[serde(default)]
+    pub(crate) restore_choice: Option<RestoreChoice>,
 }
 
 /// The identity that is pinned on the disk before any service directory is touched.
@@ -197,6 +206,15 @@ impl Disk {
         self.save(BOOTSTRAPPING, bootstrap_id.as_bytes())
     }
 
+    /// The request in this machine's metadata, for this boot.
+    pub(crate) fn restore_key(&self) -> Result<Option<RestoreRequest>> {
+        self.load(RESTORE_KEY)
+    }
+
+    pub(crate) fn save_restore_key(&self, key: Option<&RestoreRequest>) -> Result<()> {
+        self.save(RESTORE_KEY, &serde_json::to_vec(&key)?)
+    }
+
     /// Which services have data on this disk that counts: stale data does not.
     pub(crate) fn valid_data(&self) -> Result<DiskData> {
         let (present, stale) = (self.data_on_disk()?, self.read_state()?.stale);
@@ -218,10 +236,14 @@ impl Disk {
         })
     }
 
-    /// Whether the marker exists that `clone_replica` creates before it clones PostgreSQL's data, and removes once that
-    /// is on disk.
-    fn clone_is_incomplete(&self) -> bool {
-        self.at(&format!("{}.cloning", self.paths.postgres)).exists()
+    /// Whether the marker exists that `clone_replica` and `restore_backup` create before they copy PostgreSQL's data. It
+    /// is removed once the data is complete and on disk.
+    pub(crate) fn clone_is_incomplete(&self) -> bool {
+        self.clone_marker().exists()
+    }
+
+    pub(crate) fn clone_marker(&self) -> PathBuf {
+        self.at(&format!("{}.cloning", self.paths.postgres))
     }
 
     /// Data that was moved aside and still exists: `NAME.aside-TIME` next to the data directory.

@@ -10,11 +10,15 @@ const SENSITIVE: &str = "run/cloud-init/instance-data-sensitive.json";
 const PLAIN: &str = "run/cloud-init/instance-data.json";
 const MAX_BYTES: u64 = 8 << 20;
 pub(crate) const KEY: &str = "hanode_node";
+/// The cluster begins with a restore.
+pub(crate) const RESTORE_KEY: &str = "hanode_restore";
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata {
     /// The node name from the platform's tag `hanode_node`.
     pub node: Option<String>,
+    /// The tag `hanode_restore`.
+    pub restore: Option<String>,
     pub hostname: Option<String>,
     pub instance_id: Option<String>,
     /// cloud-init's name of the platform: `ec2`, `openstack`, `nocloud`…
@@ -58,43 +62,49 @@ pub fn parse(data: &Value) -> Metadata {
     let text = |v: &Value| v.as_str().and_then(short_text);
     let v1 = &data["v1"];
     Metadata {
-        node: node_tag(&data["ds"]).and_then(|v| text(&v)),
+        node: tag(&data["ds"], KEY).and_then(|v| text(&v)),
+        restore: tag(&data["ds"], RESTORE_KEY).and_then(|v| restore_text(&v)),
         hostname: text(&v1["local_hostname"]).or_else(|| text(&v1["local-hostname"])),
         instance_id: text(&v1["instance_id"]).or_else(|| text(&v1["instance-id"])),
         platform: text(&v1["platform"]),
     }
 }
 
-/// The tag from the place where each platform has it.
-fn node_tag(ds: &Value) -> Option<Value> {
+/// Unlike a node name, a value that is too long must not count as none: the machine would begin a new cluster.
+fn restore_text(value: &Value) -> Option<String> {
+    Some(value.as_str()?.trim().chars().take(255).collect()).filter(|text: &String| !text.is_empty())
+}
+
+/// A tag from the place where each platform has it.
+fn tag(ds: &Value, key: &str) -> Option<Value> {
     // On EC2 cloud-init saves the crawled metadata under a key with a hyphen.
     let meta = if ds["meta_data"].is_null() { &ds["meta-data"] } else { &ds["meta_data"] };
     let values = [
-        &meta[KEY],                     // NoCloud, VMware guestinfo.metadata
-        &meta["meta"][KEY],             // OpenStack, config drive
-        &meta["tags"]["instance"][KEY], // EC2, cloud-init 22.2 and later
+        &meta[key],                     // NoCloud, VMware guestinfo.metadata
+        &meta["meta"][key],             // OpenStack, config drive
+        &meta["tags"]["instance"][key], // EC2, cloud-init 22.2 and later
     ];
     let plain = values.into_iter().find(|v| v.is_string()).cloned();
-    plain.or_else(|| gce(meta)).or_else(|| azure(&meta["imds"]["compute"]))
+    plain.or_else(|| gce(meta, key)).or_else(|| azure(&meta["imds"]["compute"], key))
 }
 
 /// GCE's attributes are JSON text inside the JSON.
-fn gce(meta: &Value) -> Option<Value> {
+fn gce(meta: &Value, key: &str) -> Option<Value> {
     let attributes: Value = serde_json::from_str(meta["instance-data"].as_str()?).ok()?;
-    attributes.get(KEY).cloned()
+    attributes.get(key).cloned()
 }
 
 /// Azure has tags as a list of pairs, or for older clients as `name:value;name:value`.
-fn azure(compute: &Value) -> Option<Value> {
+fn azure(compute: &Value, key: &str) -> Option<Value> {
     let listed = compute["tagsList"]
         .as_array()
         .into_iter()
         .flatten()
-        .find(|t| t["name"] == KEY)
+        .find(|t| t["name"] == key)
         .map(|t| t["value"].clone());
     listed.or_else(|| {
         let pairs = compute["tags"].as_str()?.split(';');
-        pairs.filter_map(|p| p.split_once(':')).find(|(k, _)| *k == KEY).map(|(_, v)| Value::from(v))
+        pairs.filter_map(|p| p.split_once(':')).find(|(k, _)| *k == key).map(|(_, v)| Value::from(v))
     })
 }
 
@@ -115,6 +125,11 @@ mod tests {
             json!({"meta_data": {"imds": {"compute": {"tags": "a:b;hanode_node:node2"}}}}),
         ] {
             assert_eq!(parse(&json!({"ds": ds})).node.as_deref(), Some("node2"), "{ds}");
+            // The same place has every key; a value may have colons.
+            let time = "prod/2026-11-30T12:30:00Z";
+            let ds = ds.to_string().replace("hanode_node", "hanode_restore").replace("node2", time);
+            let ds: Value = serde_json::from_str(&ds).expect("JSON");
+            assert_eq!(parse(&json!({"ds": ds})).restore.as_deref(), Some(time), "{ds}");
         }
     }
 

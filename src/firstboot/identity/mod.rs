@@ -161,7 +161,12 @@ mod tests {
 
     fn metadata(node: &str, hostname: &str, instance: &str) -> Metadata {
         let some = |s: &str| (!s.is_empty()).then(|| s.to_string());
-        Metadata { node: some(node), hostname: some(hostname), instance_id: some(instance), platform: None }
+        Metadata {
+            node: some(node),
+            hostname: some(hostname),
+            instance_id: some(instance),
+            ..Metadata::default()
+        }
     }
 
     fn pin(node: &str) -> Pin {

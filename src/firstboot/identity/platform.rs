@@ -1,7 +1,7 @@
-//! The machine's tag from the platform itself, for a cloud-init that is too old to save it: EC2's tags before
+//! The machine's tags from the platform itself, for a cloud-init that is too old to save it: EC2's tags before
 //! 22.2, VMware's guestinfo before 21.3. Queried only if cloud-init or the firmware names that platform.
 
-use super::metadata::{KEY, Metadata, short_text};
+use super::metadata::{KEY, Metadata, RESTORE_KEY, short_text};
 use anyhow::{Context, Result, bail};
 use hanode_util::file_tree::below;
 use hanode_util::user_error::UserError;
@@ -17,29 +17,34 @@ const RPCTOOL: &str = "/usr/bin/vmware-rpctool";
 /// For one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Adds the tag to cloud-init's metadata if it is missing there. Fails if the platform does not answer within
+/// Adds the tags to cloud-init's metadata if they are missing there. Fails if the platform does not answer within
 /// `timeout`.
 pub fn complete(root: &Path, metadata: &mut Option<Metadata>, timeout: Duration) -> Result<()> {
-    if metadata.as_ref().is_some_and(|m| m.node.is_some()) {
+    let found = metadata.clone().unwrap_or_default();
+    if found.node.is_some() && found.restore.is_some() {
         return Ok(());
     }
     let vendor = std::fs::read_to_string(below(root, "/sys/class/dmi/id/sys_vendor")).unwrap_or_default();
     let named = metadata.as_ref().and_then(|m| m.platform.as_deref());
-    let node = if named == Some("ec2") || vendor.starts_with("Amazon EC2") {
-        ec2(EC2_SERVICE, timeout)?
-    } else if vendor.starts_with("VMware") {
-        vmware(&below(root, RPCTOOL))?
-    } else {
-        None
+    let query = |key: &str| match () {
+        // A cloud-init that saves one tag saves them all.
+        () if found.node.is_some() && named == Some("ec2") => Ok(None),
+        () if named == Some("ec2") || vendor.starts_with("Amazon EC2") => ec2(EC2_SERVICE, key, timeout),
+        () if vendor.starts_with("VMware") => vmware(&below(root, RPCTOOL), key),
+        () => Ok(None),
     };
-    if node.is_some() {
-        metadata.get_or_insert_default().node = node;
+    let node = if found.node.is_none() { query(KEY)? } else { None };
+    let restore = if found.restore.is_none() { query(RESTORE_KEY)? } else { None };
+    if node.is_some() || restore.is_some() {
+        let completed = metadata.get_or_insert_default();
+        completed.node = found.node.or(node);
+        completed.restore = found.restore.or(restore);
     }
     Ok(())
 }
 
 /// The instance's tag; `None` if it has none, or if tags in instance metadata are not enabled.
-pub fn ec2(service: &str, timeout: Duration) -> Result<Option<String>> {
+pub fn ec2(service: &str, key: &str, timeout: Duration) -> Result<Option<String>> {
     let config = ureq::Agent::config_builder()
         .timeout_global(Some(REQUEST_TIMEOUT))
         .http_status_as_error(false)
@@ -48,7 +53,7 @@ pub fn ec2(service: &str, timeout: Duration) -> Result<Option<String>> {
     let agent: ureq::Agent = config.build().into();
     let start = Instant::now();
     loop {
-        match request_ec2_tag(&agent, service) {
+        match request_ec2_tag(&agent, service, key) {
             Ok(tag) => return Ok(tag),
             Err(why) if start.elapsed() >= timeout => {
                 return Err(why.context(format!(
@@ -61,12 +66,12 @@ pub fn ec2(service: &str, timeout: Duration) -> Result<Option<String>> {
     }
 }
 
-fn request_ec2_tag(agent: &ureq::Agent, service: &str) -> Result<Option<String>> {
+fn request_ec2_tag(agent: &ureq::Agent, service: &str, key: &str) -> Result<Option<String>> {
     let ttl = "X-aws-ec2-metadata-token-ttl-seconds";
     let token = agent.put(format!("{service}/latest/api/token")).header(ttl, "60").send_empty();
     let token =
         body(token.context("requesting a token")?)?.context("the service has no session tokens (404)")?;
-    let tag = agent.get(format!("{service}/latest/meta-data/tags/instance/{KEY}"));
+    let tag = agent.get(format!("{service}/latest/meta-data/tags/instance/{key}"));
     let tag = tag.header("X-aws-ec2-metadata-token", token.trim()).call().context("requesting the tag")?;
     Ok(body(tag)?.as_deref().and_then(short_text))
 }
@@ -80,8 +85,8 @@ fn body(mut answer: ureq::http::Response<ureq::Body>) -> Result<Option<String>> 
     }
 }
 
-/// `guestinfo.hanode_node` of this virtual machine, as its administrator set it.
-pub(crate) fn vmware(tool: &Path) -> Result<Option<String>> {
+/// A value below `guestinfo` of this virtual machine, as its administrator set it.
+pub(crate) fn vmware(tool: &Path, key: &str) -> Result<Option<String>> {
     if !tool.exists() {
         bail!(UserError::with_help(
             format!("{RPCTOOL} is missing, so this machine's guestinfo cannot be read"),
@@ -89,7 +94,7 @@ pub(crate) fn vmware(tool: &Path) -> Result<Option<String>> {
         ));
     }
     let mut rpctool = Command::new(tool);
-    rpctool.arg(format!("info-get guestinfo.{KEY}")).stdin(Stdio::null()).stdout(Stdio::piped());
+    rpctool.arg(format!("info-get guestinfo.{key}")).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child =
         rpctool.stderr(Stdio::null()).spawn().with_context(|| format!("running {}", tool.display()))?;
     let until = Instant::now() + REQUEST_TIMEOUT;

@@ -13,7 +13,8 @@ use hanode_util::file_tree::{Entry, EntryKind, Ids, write};
 impl NodeContext {
     fn renderer(&self) -> Result<Renderer<'_>> {
         let NodeConfig { spec, target, templates, bundle, .. } = &self.config;
-        Renderer::of_bundle(spec, target, templates, bundle)
+        let renderer = Renderer::of_bundle(spec, target, templates, bundle)?;
+        Ok(renderer.restoring(self.disk.read_state()?.restore_choice))
     }
 
     pub(crate) fn render(&self, plan: &Plan) -> Result<Vec<Rendered<'_>>> {
@@ -39,6 +40,14 @@ impl NodeContext {
         let all = [&self.config.bundle.entries, &plain, &validated].into_iter().flatten();
         selinux::restore(self.root(), &all.map(|entry| entry.path.clone()).collect::<Vec<_>>())?;
         Ok(changed)
+    }
+
+    /// Writes the static files of one component again.
+    pub(crate) fn apply_component(&self, component: Component) -> Result<()> {
+        let rendered = self.render(&Plan::waiting(self.spec()))?;
+        let own = rendered.into_iter().filter(|rendered| rendered.rule.component == Some(component));
+        let changed = write(self.root(), &entries(own.collect()), Some(&Ids::read(self.root())?))?;
+        selinux::restore(self.root(), &changed)
     }
 
     /// Runs the components' validators on the files that [`Self::apply`] would write, and changes nothing.

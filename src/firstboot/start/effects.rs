@@ -3,6 +3,7 @@
 use super::{generation, init_facts, membership, redis_peers};
 use crate::backup;
 use crate::node::NodeContext;
+use crate::restore;
 use anyhow::{Context, Result};
 use hanode_core::etcd::Member;
 use hanode_core::gate::{Decision, Effect, Service, with_members};
@@ -28,7 +29,8 @@ impl Executor<'_> {
             node.save_gate_step(self.service, step)?;
         }
         if let Some(blocked) = self.perform_all(&decision.effects, step.action)? {
-            node.save_gate_step(self.service, &Step::new(Action::Wait, blocked))?;
+            let action = if blocked.needs_operator() { Action::Refuse } else { Action::Wait };
+            node.save_gate_step(self.service, &Step::new(action, blocked))?;
             return Ok(false);
         }
         if starts {
@@ -65,6 +67,12 @@ impl Executor<'_> {
         match effect {
             Effect::MarkStale(generation) => disk.mark_stale(*generation)?,
             Effect::RecordBootstrap(id) => disk.update_state(|disk| disk.bootstrap_id = Some(id.clone()))?,
+            Effect::RecordRestore(request) => {
+                disk.update_state(|disk| (disk.restore, disk.restore_choice) = (request.clone(), None))?;
+            }
+            Effect::ChooseRestore(request) => return restore::choose(node, request),
+            Effect::PrepareRestore(choice) => return restore::prepare_postgres(node, choice),
+            Effect::RestoreRedis => return restore::redis::load(node),
             Effect::MarkBootstrapping => {
                 let recorded = disk.read_state()?.bootstrap_id;
                 disk.mark_bootstrapping(&recorded.context("a bootstrap starts but is not recorded")?)?;
@@ -102,6 +110,8 @@ impl Executor<'_> {
     fn fail_point(&self, effect: &Effect, action: Action) -> Option<&'static str> {
         match (effect, self.service) {
             (Effect::RecordBootstrap(_), _) => Some("bootstrap-recorded"),
+            (Effect::RecordRestore(_), _) => Some("restore-recorded"),
+            (Effect::PrepareRestore(_), _) => Some("restore-prepared"),
             (Effect::MarkBootstrapping, _) => Some("bootstrap-started"),
             (Effect::RemoveMember(_), _) => Some("etcd-member-removed"),
             (Effect::ClearEtcd, _) if action == Action::Join => Some("etcd-data-cleared"),

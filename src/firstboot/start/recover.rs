@@ -45,7 +45,11 @@ pub(crate) fn recover(node: &NodeContext, from_this_node: bool, accept_data_loss
         )
     );
     node.machine()?;
-    node.disk.update_state(|disk| (disk.recovery_source, disk.served) = (true, true))?;
+    node.disk.update_state(|disk| {
+        (disk.recovery_source, disk.served) = (true, true);
+        // From here on the cluster's data is this node's.
+        disk.restore_choice = None;
+    })?;
     let systemd = Systemd::connect()?;
     let units = match recovery.etcd {
         EtcdRecovery::Keep => vec![target.unit(Component::Sentinel)?, target.unit(Component::Redis)?],

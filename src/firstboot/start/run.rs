@@ -8,6 +8,7 @@ use crate::host::clock::{CpuTime, uptime_ms};
 use crate::host::console;
 use crate::host::machine::{Machine, set_hostname};
 use crate::host::systemd::Systemd;
+use crate::identity::metadata::Metadata;
 use crate::identity::{self, metadata, platform};
 use crate::node::NodeContext;
 use crate::node_config::NodeConfig;
@@ -22,6 +23,7 @@ use hanode_core::pki::{
     read::{certificate, date},
 };
 use hanode_core::plan::{self, Action, Plan, Step};
+use hanode_core::restore::RestoreRequest;
 use hanode_core::state::Phase;
 use hanode_util::user_error::UserError;
 use std::path::Path;
@@ -116,6 +118,7 @@ fn identify(root: &Path, config: NodeConfig, state: &mut NodeState) -> Result<No
     }
     disk.ensure_install_id()?;
     failpoint::hit(root, "install-id-written");
+    disk.save_restore_key(restore_key(metadata.as_ref())?.as_ref())?;
     // A disk whose metadata moved with it to another machine is pinned to that machine.
     let confirmed = metadata.as_ref().is_some_and(|m| m.node.as_ref() == Some(&found.node));
     let pin = Pin {
@@ -137,6 +140,16 @@ fn identify(root: &Path, config: NodeConfig, state: &mut NodeState) -> Result<No
         set_hostname(&node.own().hostname)?;
     }
     Ok(node)
+}
+
+/// What the metadata request. A value that cannot be read must not begin a new cluster.
+fn restore_key(metadata: Option<&Metadata>) -> Result<Option<RestoreRequest>> {
+    let Some(value) = metadata.and_then(|metadata| metadata.restore.as_deref()) else { return Ok(None) };
+    let parsed = value.parse::<RestoreRequest>().map_err(|error| {
+        let what = format!("the metadata key {} is not valid: {error}", metadata::RESTORE_KEY);
+        UserError::with_help(what, "correct it on every machine, in quotes where the metadata are YAML")
+    })?;
+    Ok(Some(parsed))
 }
 
 /// Waits until the clock has reached the start of the certificates.

@@ -58,6 +58,8 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         postgres_major: config.postgres_major,
         redis_unreadable: data.redis && disk.redis_is_unreadable(),
         bootstrap_id: recorded.bootstrap_id,
+        restore_key: disk.restore_key()?,
+        restore: recorded.restore,
         bootstrapping: disk.bootstrapping(),
         etcd_member: recorded.etcd_member,
         etcd_log: if data.etcd { disk.etcd_log() } else { None },

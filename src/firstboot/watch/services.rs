@@ -12,6 +12,7 @@ use crate::backup;
 use crate::disk::space;
 use crate::host::systemd::{Systemd, UnitState};
 use crate::node::NodeContext;
+use crate::restore;
 use crate::selinux_denials;
 use crate::start::effects::Executor;
 use crate::start::generation::{CountResult, GenerationCounter};
@@ -80,6 +81,8 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     spawn(move || findings::watch(&shared));
     let shared = node.clone();
     spawn(move || backup::watch::watch(&shared));
+    let shared = node.clone();
+    spawn(move || restore::watch(&shared));
     space::start(&node.disk);
     selinux_denials::start(node.root());
     let socket = node.at(target.path("haproxy_socket")?);

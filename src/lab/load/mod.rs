@@ -11,7 +11,7 @@ mod verify;
 
 pub(crate) use ledger::{Gap, Ledger};
 pub(crate) use verify::verification_failure;
-pub use verify::{Verification, WriteCounts};
+pub use verify::{RestoredWrites, Verification, WriteCounts};
 
 use super::Lab;
 use super::net::Net;

@@ -30,6 +30,17 @@ pub struct WriteCounts {
     pub(crate) stored_unacknowledged: usize,
 }
 
+/// How a service was restored to a moment during the load.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RestoredWrites {
+    /// The number of writes that were acknowledged before the moment.
+    pub acknowledged: usize,
+    /// Those of them that are not stored.
+    pub lost: Vec<u64>,
+    /// Stored, but written after the moment.
+    pub later: Vec<u64>,
+}
+
 impl Verification {
     /// The number of lost writes among those that the cluster guarantees to keep.
     pub fn lost(&self) -> usize {
@@ -95,6 +106,24 @@ impl Written {
         })?
     }
 
+    /// What of PostgreSQL's commits, and of Redis' writes without `WAIT`, was restored to `moment` since the load started.
+    pub fn verify_restored(&self, moment: Duration) -> Result<[RestoredWrites; 2]> {
+        self.client.net.run(|| {
+            let client = &self.client;
+            let list =
+                || redis::numbers(&mut client.connect_redis()?, &redis::key(&client.run, redis::PLAIN));
+            let table = || client.postgres.numbers(&client.run);
+            let of = |service, stored: BTreeSet<u64>| {
+                let ledger = self.ledgers.iter().find(|(s, _)| *s == service).map(|(_, ledger)| ledger);
+                ledger.map(|ledger| restored(ledger, &stored, moment)).context("the load has no such writer")
+            };
+            Ok([
+                of(Service::Postgres, read_back("PostgreSQL", table)?)?,
+                of(Service::RedisPlain, read_back("Redis", list)?)?,
+            ])
+        })?
+    }
+
     fn counts(&self, service: Service, stored: BTreeSet<u64>) -> WriteCounts {
         let ledger = self.ledgers.iter().find(|(s, _)| *s == service).map(|(_, ledger)| ledger);
         ledger.map_or_else(|| count(&Ledger::default(), &stored), |ledger| count(ledger, &stored))
@@ -108,6 +137,19 @@ fn count(ledger: &Ledger, stored: &BTreeSet<u64>) -> WriteCounts {
         acknowledged: acknowledged.len(),
         lost: acknowledged.difference(stored).copied().collect(),
         stored_unacknowledged: stored.difference(&acknowledged).count(),
+    }
+}
+
+/// One write follows the other: those after the first one that was acknowledged later were started later, too.
+fn restored(ledger: &Ledger, stored: &BTreeSet<u64>, moment: Duration) -> RestoredWrites {
+    let split = ledger.acknowledged.partition_point(|(_, at)| *at <= moment);
+    let (before, after) = ledger.acknowledged.split_at(split);
+    let lost = before.iter().map(|(number, _)| *number).filter(|number| !stored.contains(number));
+    let first_after = after.first().map_or(u64::MAX, |(number, _)| *number);
+    RestoredWrites {
+        acknowledged: before.len(),
+        lost: lost.collect(),
+        later: stored.iter().copied().filter(|number| *number > first_after).collect(),
     }
 }
 

@@ -257,7 +257,11 @@ impl World {
             Effect::RecordMember(id) => disk.etcd_member = Some(id.clone()),
             Effect::PublishGeneration => self.publish_generation(i),
             // The model has no backups.
-            Effect::ReadStanza => {}
+            Effect::ReadStanza
+            | Effect::RecordRestore(_)
+            | Effect::ChooseRestore(_)
+            | Effect::PrepareRestore(_)
+            | Effect::RestoreRedis => {}
             Effect::MeasureWalEnd => self.machines[i].wal_end = self.machines[i].disk.postgres.or(Some(0)),
             Effect::ForgetWalEnd => self.machines[i].wal_end = None,
             Effect::DeleteInitializeKey(revision) => self.delete_initialize_key(i, revision),

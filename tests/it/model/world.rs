@@ -339,7 +339,7 @@ impl World {
             InitKey::Done => Initialize::Done(SYSTEM.into()),
         };
         let generation = self.etcd[cluster].generation.get(&node).copied();
-        EtcdView { members: self.members(cluster), initialize, generation }
+        EtcdView { members: self.members(cluster), initialize, generation, restore: None }
     }
 
     pub fn in_service(&self, i: usize) -> bool {

@@ -4,6 +4,7 @@ mod etcd;
 mod postgres;
 mod recovery;
 mod redis;
+mod restore;
 
 use super::*;
 use crate::etcd::Member;
@@ -25,7 +26,7 @@ fn blank() -> Observations {
 }
 
 fn id() -> String {
-    bootstrap_id(["disk-of-node1", "disk-of-node2", "disk-of-node3"].into_iter())
+    bootstrap_id(["disk-of-node1", "disk-of-node2", "disk-of-node3"].into_iter(), None)
 }
 
 fn peer(seen: &mut Observations, i: usize) -> &mut NodeReport {
@@ -51,12 +52,12 @@ fn members() -> Vec<Member> {
 }
 
 fn quorum(members: Vec<Member>) -> Result<EtcdView, EtcdError> {
-    Ok(EtcdView { members, initialize: Initialize::Absent, generation: None })
+    Ok(EtcdView { members, initialize: Initialize::Absent, generation: None, restore: None })
 }
 
 /// A quorum of all members, with this PostgreSQL cluster.
 fn registered(system: &str) -> Result<EtcdView, EtcdError> {
-    Ok(EtcdView { members: members(), initialize: Initialize::Done(system.into()), generation: None })
+    Ok(EtcdView { initialize: Initialize::Done(system.into()), ..quorum(members())? })
 }
 
 fn view(seen: &mut Observations) -> &mut EtcdView {

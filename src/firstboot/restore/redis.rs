@@ -1,0 +1,91 @@
+//! Loads a snapshot of Redis before its first start.
+//!
+//! Redis reads an append-only file that is a snapshot in every version; 7 and later move it into their own directory.
+
+use super::{publish, record};
+use crate::backup::pgbackrest::PgBackRest;
+use crate::node::NodeContext;
+use crate::selinux;
+use anyhow::{Context, Result, ensure};
+use hanode_core::backup::snapshot_dir;
+use hanode_core::plan::Reason;
+use hanode_core::restore::{Moment, RedisRestored, RedisSnapshot, choose_snapshot};
+use hanode_util::command::capture;
+use hanode_util::file_tree::Ids;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+const FILE: &str = "appendonly.aof";
+const UNFINISHED: &str = "hanode-snapshot.rdb";
+
+/// Returns why Redis cannot be restored.
+pub(crate) fn load(node: &NodeContext) -> Result<Option<Reason>> {
+    match restore(node) {
+        Ok(()) => Ok(None),
+        Err(error) => {
+            sleep(RETRY_INTERVAL);
+            let error = format!("the snapshot of Redis cannot be loaded: {error:#}");
+            Ok(Some(Reason::SnapshotNotLoaded { error }))
+        }
+    }
+}
+
+fn restore(node: &NodeContext) -> Result<()> {
+    let record = record(node)?.context("etcd has no record of the restore")?;
+    let reached = record.postgres.as_ref().context("PostgreSQL has not been restored yet")?.reached;
+    let moment = match record.choice.request.moment {
+        Moment::Latest => i64::MAX,
+        Moment::Time(micros) => micros.div_euclid(1_000_000),
+        Moment::Lsn(_) | Moment::Name(_) => reached,
+    };
+    let dir = snapshot_dir(&record.choice.part);
+    let pgbackrest = PgBackRest::new(node)?;
+    let names = pgbackrest.list(&dir)?;
+    let chosen = choose_snapshot(&dir, names.keys().map(String::as_str), moment);
+    match &chosen.snapshot {
+        Some(snapshot) => install(node, &pgbackrest, snapshot)?,
+        None => tracing::warn!("{dir} has no snapshot of Redis from before that moment: Redis starts empty"),
+    }
+    node.fail_point("snapshot-fetched");
+    publish(node, "redis", &chosen)?;
+    node.fail_point("snapshot-loaded");
+    report(&chosen);
+    Ok(())
+}
+
+fn report(restored: &RedisRestored) {
+    if let Some(snapshot) = &restored.snapshot {
+        tracing::info!("Redis starts with {}", snapshot.path);
+    }
+}
+
+/// An interruption leaves no part of the file under its name.
+fn install(node: &NodeContext, pgbackrest: &PgBackRest, snapshot: &RedisSnapshot) -> Result<()> {
+    let (tree, data) = (node.tree()?, node.target().path("redis_data")?);
+    let unfinished = format!("{data}/{UNFINISHED}");
+    if tree.exists(&unfinished)? {
+        tree.remove_file(&unfinished).context(UNFINISHED)?;
+    }
+    let file = tree.create(&unfinished)?;
+    pgbackrest.fetch(&snapshot.path, file.try_clone()?).with_context(|| snapshot.path.clone())?;
+    let (ids, user) =
+        (Ids::read(node.root())?, node.target().users.get("redis").context("no user for Redis")?);
+    std::os::unix::fs::fchown(&file, Some(ids.uid(user)?), Some(ids.gid(user)?))?;
+    file.sync_all().with_context(|| unfinished.clone())?;
+    let check = capture(Command::new("redis-check-rdb").arg(node.at(&unfinished)))?;
+    let output = check.text_lossy();
+    ensure!(
+        check.status.success(),
+        "redis-check-rdb {}: {}",
+        snapshot.path,
+        output.trim().lines().last().unwrap_or_default()
+    );
+    // Of an earlier start without any data; Redis would read it instead.
+    if tree.exists(format!("{data}/appendonlydir"))? {
+        node.disk.move_redis_aside()?;
+    }
+    tree.rename(&unfinished, FILE).context(FILE)?;
+    selinux::restore(node.root(), &[format!("{data}/{FILE}")])
+}
