@@ -29,10 +29,10 @@ ca=$cluster/pki/service/ca.crt
 secret() { sed -n "s/^$1 *= *\"\(.*\)\"/\1/p" "$cluster/secrets.toml"; }
 outside() { "$hanode" lab client "$cluster" -- "$@"; }
 vip=192.168.18.20
-PGPASSWORD=$(secret postgres_dbadmin)
+PGPASSWORD=$(secret postgres_app)
 REDISCLI_AUTH=$(secret redis)
 export PGPASSWORD REDISCLI_AUTH
-sql() { outside psql -XAtq -c "$2" "host=$vip port=$1 user=dbadmin dbname=postgres sslmode=verify-full sslrootcert=$ca"; }
+sql() { outside psql -XAtq -c "$2" "host=$vip port=$1 user=app dbname=app sslmode=verify-full sslrootcert=$ca"; }
 redis() { outside redis-cli --tls --cacert "$ca" -h "$vip" -p 6379 "$@"; }
 
 step "PostgreSQL through $vip:5432 with full verification of the certificate"

@@ -60,9 +60,27 @@ Examples:
     Renew {
         /// Cluster directory
         dir: PathBuf,
-        /// Certificates to renew: pgsql redis haproxy etcd patroni node operator [default: all]
+        /// Certificates to renew: pgsql replicator rewind_user redis haproxy etcd patroni node operator [default: all]
         names: Vec<String>,
         /// Print the changes as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Issue a certificate with which a client logs in to PostgreSQL
+    ///
+    /// Its name is that of the role, such as dbadmin, which needs it besides its password. The files are below
+    /// pki/service/clients; no image contains them. Run it again for a new certificate before the old one expires.
+    #[command(after_help = "\
+Example:
+  hanode certs client demo dbadmin
+  psql \"host=192.168.18.20 user=dbadmin dbname=postgres sslmode=verify-full sslrootcert=demo/pki/service/ca.crt
+      sslcert=demo/pki/service/clients/dbadmin.crt sslkey=demo/pki/service/clients/dbadmin.key\"")]
+    Client {
+        /// Cluster directory
+        dir: PathBuf,
+        /// Name of the role
+        name: String,
+        /// Print as JSON
         #[arg(long)]
         json: bool,
     },
@@ -74,7 +92,7 @@ Examples:
     Revoke {
         /// Cluster directory
         dir: PathBuf,
-        /// Serial, or name of a certificate in use
+        /// Serial, or name of a certificate in use or of a client
         #[arg(value_name = "SERIAL|NAME")]
         which: String,
         /// Print the changes as JSON
@@ -89,10 +107,24 @@ impl Certs {
             Verb::Show { dir, json } => show(dir, *json)?,
             Verb::Issue { dir, json } => print_change(change::issue(dir)?, *json)?,
             Verb::Renew { dir, names, json } => print_change(change::renew(dir, names)?, *json)?,
+            Verb::Client { dir, name, json } => client(dir, name, *json)?,
             Verb::Revoke { dir, which, json } => print_change(change::revoke(dir, which)?, *json)?,
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn client(dir: &Path, name: &str, json: bool) -> Result<()> {
+    let issued = change::issue_client(dir, name)?;
+    if json {
+        return print_json(&issued);
+    }
+    print(&format!(
+        "issued {} ({}) with its key {}",
+        issued.certificate.display(),
+        issued.serial,
+        issued.key.display()
+    ))
 }
 
 fn print_change(change: PkiChange, json: bool) -> Result<()> {
@@ -166,6 +198,11 @@ fn inventory(store: &PkiStore) -> Result<Inventory> {
         add("CA", store.certificate(ca)?)?;
         for leaf in LEAVES.iter().filter(|leaf| leaf.ca == ca) {
             add(leaf.name, store.leaf(leaf)?.cert)?;
+        }
+        if ca == Ca::Service {
+            for (name, pem) in store.client_certificates()? {
+                add(&name, pem)?;
+            }
         }
         let crl = read::crl(store.crl(ca)?.as_bytes())?;
         found.revocation_lists.push(Crl { ca: ca.name(), validity: crl.validity(now), crl });

@@ -219,7 +219,6 @@ impl LabVerb {
                     verbose: *verbose,
                 },
             ),
-            }
             Verb::Status { dir, json, can_remove } => show_status(dir, *json, can_remove.as_deref()),
             Verb::Exec { dir, node, command } => {
                 Ok(exit_code(hanode_lab::exec(dir, node, command)?.success()))

@@ -217,6 +217,9 @@ pub struct NodeReport {
     /// `None` without `[backup]`, in the report of an older node, and while the watcher does not run.
     #[serde(default)]
     pub backup: Option<BackupReport>,
+    /// How PostgreSQL differs from what the spec declares; empty on other nodes than the leader.
+    #[serde(default)]
+    pub sql_drift: Vec<String>,
     /// Problems that this node found with its own services.
     #[serde(default)]
     pub problems: Vec<Problem>,
@@ -263,6 +266,7 @@ impl NodeReport {
             haproxy_maintenance: Vec::new(),
             selinux: None,
             backup: None,
+            sql_drift: Vec::new(),
             problems: Vec::new(),
             findings: Vec::new(),
         }

@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use crate::spec::Role;
 use hanode_util::user_error::{UserError, unreadable};
 
 /// One password for each role.
@@ -13,6 +15,9 @@ use hanode_util::user_error::{UserError, unreadable};
 pub struct Secrets {
     pub postgres_admin: String,
     pub postgres_dbadmin: String,
+    /// Of the applications' role; a directory of an older hanode has none until `hanode certs issue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres_app: Option<String>,
     pub replicator: String,
     pub rewind: String,
     pub redis: String,
@@ -28,6 +33,9 @@ pub struct Secrets {
     pub s3_key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3_secret: Option<String>,
+    /// Of the roles in the spec, by name; last, since it is a table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub roles: BTreeMap<String, String>,
 }
 
 /// Omits the passwords: debug output may reach a log.
@@ -49,15 +57,18 @@ pub(crate) const ROLES: [&str; 9] = [
     "vrrp",
 ];
 
-/// Secrets that a cluster without backups, or with another kind of repository, does not have.
-pub(crate) const OPTIONAL: [&str; 3] = ["backup_key", "s3_key", "s3_secret"];
+/// Secrets that a cluster without backups, with another kind of repository, or of an older hanode does not have.
+pub(crate) const OPTIONAL: [&str; 4] = ["postgres_app", "backup_key", "s3_key", "s3_secret"];
+
+/// Object storages choose these themselves.
+const ACCESS_KEYS: [&str; 2] = ["s3_key", "s3_secret"];
 
 const HEADER: &str = "\
 # The passwords of this cluster, one for each role. They give access to all of its data.
 # They cannot be changed after bootstrap: running nodes refuse a bundle with other passwords. For a new cluster you
 # may set your own, then run: hanode certs issue DIR
 # Without backup_key no backup can be read: keep a copy of this file elsewhere. An s3:// repository needs s3_key and
-# s3_secret, which may change at any time.
+# s3_secret, which may change at any time; so may the passwords of the roles that cluster.toml adds, in [roles].
 
 ";
 
@@ -68,6 +79,7 @@ impl Secrets {
         Secrets {
             postgres_admin: secret(),
             postgres_dbadmin: secret(),
+            postgres_app: Some(secret()),
             replicator: secret(),
             rewind: secret(),
             redis: secret(),
@@ -79,16 +91,60 @@ impl Secrets {
             backup_key: Some(random(43)),
             s3_key: None,
             s3_secret: None,
+            roles: BTreeMap::new(),
         }
     }
 
+    /// Adds the passwords that an older hanode did not generate, and those of new roles; returns their names.
+    pub fn complete<'r>(
+        &mut self,
+        roles: impl IntoIterator<Item = &'r Role>,
+        mut random: impl FnMut(usize) -> String,
+    ) -> Vec<String> {
+        let later = [("postgres_app", &mut self.postgres_app)];
+        let mut added = Vec::new();
+        for (name, secret) in later {
+            if secret.is_none() {
+                *secret = Some(random(43));
+                added.push(name.to_string());
+            }
+        }
+        for role in roles.into_iter().filter(|role| role.has_password() && role.name != Role::APP) {
+            if !self.roles.contains_key(&role.name) {
+                self.roles.insert(role.name.clone(), random(43));
+                added.push(format!("roles.{}", role.name));
+            }
+        }
+        added
+    }
+
+    /// The password of a role of the spec.
+    pub fn of_role(&self, name: &str) -> Result<&str> {
+        if name == Role::APP {
+            return self.app();
+        }
+        let password = self.roles.get(name).map(String::as_str);
+        password.with_context(|| format!("the secrets have no password of the role {name}"))
+    }
+
+    /// The password of the applications' role.
+    pub fn app(&self) -> Result<&str> {
+        self.postgres_app.as_deref().context("the secrets have no postgres_app")
+    }
+
     /// Why nodes with these secrets and nodes with `new` ones do not work together, if they do not. A key for backups
-    /// may be added, and the access to the repository may change.
+    /// and the password of the applications' role may be added; the access to the repository and the passwords of the spec's roles may change.
     pub fn conflict(&self, new: &Secrets) -> Option<&'static str> {
+        let added = |own: &Option<String>, new: &Option<String>| match own {
+            Some(_) => new.clone(),
+            None => None,
+        };
         let with_own = Secrets {
+            postgres_app: added(&self.postgres_app, &new.postgres_app),
             backup_key: self.backup_key.clone(),
             s3_key: self.s3_key.clone(),
             s3_secret: self.s3_secret.clone(),
+            roles: self.roles.clone(),
             ..new.clone()
         };
         if *self != with_own {
@@ -122,15 +178,23 @@ impl Secrets {
             .collect();
         faults.extend(OPTIONAL.into_iter().filter_map(|key| {
             let value = table.get(key)?;
-            let valid: fn(&str) -> bool = if key == "backup_key" { is_valid } else { is_access_key };
-            (!value.as_str().is_some_and(valid)).then(|| match key {
-                "backup_key" => format!(
+            let chosen = ACCESS_KEYS.contains(&key);
+            let valid: fn(&str) -> bool = if chosen { is_access_key } else { is_valid };
+            (!value.as_str().is_some_and(valid)).then(|| match chosen {
+                true => format!("{key} must be 3 to 200 letters, digits, - . _ ~ / + or ="),
+                false => format!(
                     "{key} must be 8 to 128 letters, digits, - . _ or ~, starting with a letter or digit"
                 ),
-                _ => format!("{key} must be 3 to 200 letters, digits, - . _ ~ / + or ="),
             })
         }));
-        let known = |key: &str| ROLES.contains(&key) || OPTIONAL.contains(&key);
+        if let Some(roles) = table.get("roles") {
+            let valid = |role: &toml::Value| role.as_str().is_some_and(is_valid);
+            let wrong = roles.as_table().is_none_or(|roles| !roles.values().all(valid));
+            let what = "roles must be a table of passwords with 8 to 128 letters, digits, - . _ or ~, starting with a \
+                        letter or digit";
+            faults.extend(wrong.then(|| what.to_string()));
+        }
+        let known = |key: &str| ROLES.contains(&key) || OPTIONAL.contains(&key) || key == "roles";
         let unknown = table.keys().filter(|key| !known(key));
         faults.extend(unknown.map(|key| format!("unknown key {}", key.escape_debug())));
         if !faults.is_empty() {
@@ -172,7 +236,6 @@ fn is_valid(secret: &str) -> bool {
         && secret.chars().all(|c| c.is_ascii_alphanumeric() || "-._~".contains(c))
 }
 
-/// Object storages choose these themselves.
 fn is_access_key(secret: &str) -> bool {
     (3..=200).contains(&secret.len())
         && secret.chars().all(|c| c.is_ascii_alphanumeric() || "-._~/+=".contains(c))
@@ -198,7 +261,7 @@ mod tests {
             table.into_iter().map(|(_, v)| v.as_str().expect("a text").to_string()).collect::<Vec<_>>()
         };
         let all: BTreeSet<String> = values(&one).into_iter().chain(values(&two)).collect();
-        assert_eq!(all.len(), 2 * (ROLES.len() + 1), "a secret is used twice");
+        assert_eq!(all.len(), 2 * (ROLES.len() + 2), "a secret is used twice");
         assert_eq!(one.vrrp.len(), 8);
         assert_eq!(Secrets::parse(&one.to_toml()).expect("own output"), one);
         assert_eq!(format!("{one:?}"), "Secrets(…)");
@@ -216,6 +279,38 @@ mod tests {
         assert!(with_key.conflict(&without).is_some_and(|why| why.contains("backup_key")));
         let other = Secrets { redis: "another-password".into(), ..with_key.clone() };
         assert!(with_key.conflict(&other).is_some_and(|why| why.contains("passwords")));
+    }
+
+    #[test]
+    fn a_running_cluster_accepts_the_password_of_the_applications_role_once() {
+        let complete = generated();
+        let mut older = Secrets { postgres_app: None, ..complete.clone() };
+        assert_eq!(older.conflict(&complete), None);
+        assert!(complete.conflict(&older).is_some());
+        assert!(
+            complete
+                .conflict(&Secrets { postgres_app: Some("another-one".into()), ..complete.clone() })
+                .is_some()
+        );
+        let role = |name: &str, certificate| Role {
+            name: name.into(),
+            login: true,
+            certificate,
+            memberships: vec![],
+            connection_limit: None,
+            settings: Default::default(),
+        };
+        let roles = [role("app", false), role("reports", false), role("bot", true)];
+        let added = older.complete(&roles, |length| "x".repeat(length));
+        assert_eq!(added, ["postgres_app", "roles.reports"]);
+        assert_eq!(older.complete(&roles, |_| unreachable!()), [""; 0]);
+        assert_eq!(Secrets::parse(&older.to_toml()).expect("own output"), older);
+        let bad =
+            older.to_toml().replace(&format!("reports = \"{}\"", "x".repeat(43)), "reports = \"hush hush\"");
+        let error = Secrets::parse(&bad).expect_err("a bad password").to_string();
+        assert!(error.contains("roles must be") && !error.contains("hush"), "{error}");
+        // The leader changes these passwords in the database.
+        assert_eq!(older.conflict(&Secrets { roles: BTreeMap::new(), ..older.clone() }), None);
     }
 
     #[test]

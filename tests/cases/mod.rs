@@ -11,6 +11,30 @@ use hanode_core::target::{FileRule, Target};
 use hanode_util::file_tree::Entry;
 use std::net::IpAddr;
 
+/// The declarations of [`Case::with_applications`].
+pub const APPLICATIONS: &str = r#"
+[[role]]
+name = "reports"
+memberships = ["pg_monitor", "readers"]
+connection_limit = 5
+settings = { statement_timeout = "5min", search_path = "reports, public" }
+[[role]]
+name = "readers"
+login = false
+[[role]]
+name = "bot"
+certificate = true
+[[database]]
+name = "reports"
+owner = "reports"
+extensions = ["plpgsql"]
+locale = "C"
+[[hba]]
+database = "reports"
+role = "app"
+method = "reject"
+"#;
+
 pub struct Case {
     pub spec: Spec,
     pub target: Target,
@@ -65,6 +89,14 @@ impl Case {
     pub fn plain(mut self) -> Self {
         self.spec.postgres.tls = false;
         self.spec.redis.tls = false;
+        self
+    }
+
+    /// With roles, databases and login rules of applications.
+    pub fn with_applications(mut self) -> Self {
+        let text = format!("{}{APPLICATIONS}", spec::STARTER);
+        let parsed = spec::parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
+        (self.spec.roles, self.spec.databases, self.spec.hba) = (parsed.roles, parsed.databases, parsed.hba);
         self
     }
 
@@ -132,6 +164,7 @@ pub fn secrets() -> Secrets {
     Secrets {
         postgres_admin: of("admin"),
         postgres_dbadmin: of("dbadmin"),
+        postgres_app: Some(of("app")),
         replicator: of("replicator"),
         rewind: of("rewind"),
         redis: of("redis"),
@@ -142,5 +175,6 @@ pub fn secrets() -> Secrets {
         backup_key: Some(of("backup")),
         s3_key: Some("KEY".into()),
         s3_secret: Some(of("s3")),
+        roles: [("reports".to_string(), of("reports"))].into(),
     }
 }

@@ -110,9 +110,8 @@ impl AdminDir {
 
     #[track_caller]
     pub fn verify_all(&self) {
-        for (ca, names) in
-            [("service", ["pgsql", "redis", "haproxy"]), ("cluster", ["etcd", "patroni", "node"])]
-        {
+        let service = ["pgsql", "replicator", "rewind_user", "redis", "haproxy"];
+        for (ca, names) in [("service", &service[..]), ("cluster", &["etcd", "patroni", "node"])] {
             for name in names {
                 self.verify(ca, &self.leaf(ca, name)).unwrap_or_else(|output| panic!("{name}: {output}"));
             }

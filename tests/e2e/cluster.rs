@@ -229,14 +229,14 @@ pub fn serves_clients(lab: &Lab) {
 
 /// The statement that pg_dumpall of most other servers writes.
 pub fn creates_a_database_in_an_english_locale(lab: &Lab) {
-    let create = "CREATE DATABASE imported TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'en_US.UTF-8' LC_CTYPE 'en_US.UTF-8'";
-    lab.psql("5432", create).unwrap();
-    let password = format!("PGPASSWORD={}", lab.cluster.secrets.postgres_dbadmin);
-    let target = lab.psql_target("5432").replace("dbname=postgres", "dbname=imported");
+    let create = "CREATE DATABASE imported OWNER app TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'en_US.UTF-8' LC_CTYPE 'en_US.UTF-8'";
+    lab.superuser_sql(create);
+    let password = format!("PGPASSWORD={}", lab.cluster.secrets.app().unwrap());
+    let target = lab.psql_target("5432").replace("dbname=app", "dbname=imported");
     let sorted =
         "SELECT string_agg(word, ' ' ORDER BY word) FROM (VALUES ('b'), ('A'), ('a'), ('B')) words (word)";
     let sorted = lab.bounded(&["env", &password, "psql", "-XAtq", "-c", sorted, &target]);
-    lab.psql("5432", "DROP DATABASE imported").unwrap();
+    lab.superuser_sql("DROP DATABASE imported");
     assert_eq!(sorted.as_deref(), Ok("a A b B"), "not the order of bytes");
 }
 

@@ -43,7 +43,7 @@ fn every_validator_accepts_its_file() {
 
 #[test]
 fn one_node_serves() {
-    let mut case = Case::of(3).planned(Action::Bootstrap, "node1");
+    let mut case = Case::of(3).with_applications().planned(Action::Bootstrap, "node1");
     // A single member has a quorum.
     case.plan.etcd.initial_cluster.truncate(1);
     let mut entries = case.render("node1");
@@ -63,7 +63,7 @@ fn servers_of_ubuntu_20_04_accept_their_files() {
     for case in [Case::of(3).on(setup.target), Case::of(3).on(setup.target).plain(), revoked] {
         within(&case.render("node1"), include_str!("../validators/validators.sh"));
     }
-    let mut case = Case::of(3).on(setup.target).planned(Action::Bootstrap, "node1");
+    let mut case = Case::of(3).with_applications().on(setup.target).planned(Action::Bootstrap, "node1");
     case.plan.etcd.initial_cluster.truncate(1);
     let mut entries = case.render("node1");
     entries.push(Entry::file("/tmp-crl", 0o644, case.crl_der.clone()));

@@ -249,9 +249,9 @@ fn sessions_on_an_old_leader_that_hangs_are_closed() {
     let lab = cluster();
     let (spec, driver) = (&lab.cluster.spec, lab.driver());
     let ca = lab.cluster.dir.join("pki/service/ca.crt");
-    let password = format!("PGPASSWORD={}", lab.cluster.secrets.postgres_dbadmin);
+    let password = format!("PGPASSWORD={}", lab.cluster.secrets.app().unwrap());
     let target = format!(
-        "host={} port=5432 user=dbadmin dbname=postgres sslmode=verify-full sslrootcert={}",
+        "host={} port=5432 user=app dbname=app sslmode=verify-full sslrootcert={}",
         spec.network.vip,
         ca.display()
     );

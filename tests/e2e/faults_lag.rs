@@ -12,7 +12,7 @@ const FAILOVER: Duration = Duration::from_secs(90);
 
 impl Lab {
     fn sql(&self, node: &str, query: &str) -> String {
-        let psql = format!("psql -XAtq -h /run/postgresql -p 5433 -U admin postgres -c \"{query}\"");
+        let psql = format!("psql -XAtq -h /run/postgresql -p 5433 -U admin app -c \"{query}\"");
         self.output(node, &["sh", "-c", &format!("runuser -u postgres -- {psql}")])
     }
 
@@ -40,8 +40,7 @@ fn the_synchronous_standby_is_promoted_far_behind_a_dead_leader() {
         ],
     );
     let big = "CREATE TABLE big AS SELECT n, repeat(md5(n::text), 16) FROM generate_series(1, 600000) n";
-    let write =
-        format!("runuser -u postgres -- psql -h /run/postgresql -p 5433 -U admin postgres -c '{big}'");
+    let write = format!("runuser -u postgres -- psql -h /run/postgresql -p 5433 -U admin app -c '{big}'");
     lab.output(&old, &["systemd-run", "-q", "--unit=big", "sh", "-c", &write]);
     eventually(Duration::from_secs(60), || match lab.least_lag(&old) {
         lag if lag > AHEAD => Ok(()),

@@ -9,6 +9,7 @@ mod common;
 mod support;
 
 mod admin_errors;
+mod application;
 mod backup;
 mod bake;
 mod build_centos;

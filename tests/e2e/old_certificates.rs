@@ -7,12 +7,14 @@ use std::path::Path;
 use std::time::Duration;
 
 const HEALTHY: Duration = Duration::from_secs(120);
-const LEAVES: [(&str, &str); 6] = [
+const LEAVES: [(&str, &str); 8] = [
     ("cluster", "node"),
     ("cluster", "patroni"),
     ("cluster", "etcd"),
     ("service", "redis"),
     ("service", "pgsql"),
+    ("service", "replicator"),
+    ("service", "rewind_user"),
     ("service", "haproxy"),
 ];
 
@@ -52,6 +54,32 @@ impl OldDisk {
         let tls = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", &ca];
         let certificate: &[&str] = if leaf.is_empty() { &[] } else { &["--cert", &crt, "--key", &key] };
         lab.outside(&[&tls[..], certificate, method, &[&url]].concat())
+    }
+
+    /// Logs in to PostgreSQL through the virtual IP with the password of a node's role, and with its certificate if
+    /// wanted; the answer to the first command of its protocol, or the error.
+    fn log_in(
+        &self,
+        lab: &Lab,
+        role: &str,
+        password: &str,
+        replication: bool,
+        certificate: bool,
+    ) -> Result<String, String> {
+        let ca = lab.cluster.dir.join("pki/service/ca.crt").display().to_string();
+        let mut target = format!(
+            "host=192.168.18.20 port=5432 user={role} password={password} dbname=postgres connect_timeout=5 \
+             sslmode=verify-full sslrootcert={ca}"
+        );
+        if replication {
+            target += " replication=1";
+        }
+        if certificate {
+            let file = self.path().join(role);
+            target += &format!(" sslcert={0}.crt sslkey={0}.key", file.display());
+        }
+        let command = if replication { "IDENTIFY_SYSTEM" } else { "SELECT current_user" };
+        lab.outside(&["psql", "-XAtqc", command, &target])
     }
 
     /// Changes Patroni's configuration from a node's network namespace, so from an address in Patroni's `allowlist`: as
@@ -110,6 +138,16 @@ fn a_revoked_certificate_does_not_command_patroni() {
         );
     }
 
+    let secrets = lab.cluster.secrets.clone();
+    let node_roles = [
+        ("replicator", &secrets.replicator, true),
+        ("replicator", &secrets.replicator, false),
+        ("rewind_user", &secrets.rewind, false),
+    ];
+    for (role, password, replication) in node_roles {
+        disk.log_in(lab, role, password, replication, true).unwrap();
+    }
+
     for (_, leaf) in LEAVES {
         lab.certs("revoke", &[leaf]);
     }
@@ -119,6 +157,10 @@ fn a_revoked_certificate_does_not_command_patroni() {
     });
     lab.healthy_within(HEALTHY);
     lab.presents_the_current_certificates();
+    for (role, password, replication) in node_roles {
+        let refused = disk.log_in(lab, role, password, replication, true).unwrap_err();
+        assert!(refused.contains("revoked"), "{role}: {refused}");
+    }
     for (node, before) in NODES.iter().zip(before) {
         for leaf in ["patroni", "etcd", "node"] {
             // Patroni reloads at the next round of its loop.
@@ -143,6 +185,43 @@ fn a_revoked_certificate_does_not_command_patroni() {
         };
         assert_eq!(NODES.into_iter().find(dead), None, "{}: {down:?}", node.name);
     }
+}
+
+/// The passwords of a discarded disk, without its certificates: no role of nodes or administrators logs in through the
+/// virtual IP, though HAProxy lends its clients a node's address.
+#[test]
+fn passwords_of_administrative_roles_alone_are_no_key() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let (disk, secrets) = (OldDisk::of(lab), &lab.cluster.secrets);
+    let roles = [
+        ("admin", &secrets.postgres_admin),
+        ("dbadmin", &secrets.postgres_dbadmin),
+        ("replicator", &secrets.replicator),
+        ("rewind_user", &secrets.rewind),
+    ];
+    for (role, password) in roles {
+        for replication in [false, true] {
+            let refused = disk.log_in(lab, role, password, replication, false).unwrap_err();
+            let why = ["requires a valid client certificate", "pg_hba.conf rejects", "no pg_hba.conf entry"];
+            assert!(why.iter().any(|why| refused.contains(why)), "{role} {replication}: {refused}");
+        }
+    }
+    // An administrator's certificate and password together suffice, until the certificate is revoked.
+    lab.certs("client", &["dbadmin"]);
+    for ending in ["crt", "key"] {
+        let file = format!("dbadmin.{ending}");
+        std::fs::copy(lab.cluster.dir.join("pki/service/clients").join(&file), disk.path().join(&file))
+            .unwrap();
+    }
+    let log_in = || disk.log_in(lab, "dbadmin", &secrets.postgres_dbadmin, false, true);
+    assert_eq!(log_in().as_deref(), Ok("dbadmin"));
+    lab.certs("revoke", &["dbadmin"]);
+    lab.apply_everywhere();
+    lab.eventually("the administrator's certificate is refused", 60, || {
+        log_in().is_err_and(|error| error.contains("revoked"))
+    });
+    lab.healthy_within(HEALTHY);
 }
 
 /// Outside the nodes, a valid certificate with the password changes nothing, and nothing is read without a certificate.

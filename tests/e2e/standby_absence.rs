@@ -19,7 +19,7 @@ const ALONE: Duration = Duration::from_secs(45);
 
 impl Lab {
     fn admin_sql(&self, node: &str, query: &str) -> String {
-        let psql = format!("psql -XAtq -h /run/postgresql -p 5433 -U admin postgres -c \"{query}\"");
+        let psql = format!("psql -XAtq -h /run/postgresql -p 5433 -U admin app -c \"{query}\"");
         self.sh(node, &format!("runuser -u postgres -- {psql}"))
     }
 

@@ -58,10 +58,10 @@ impl Lab {
     /// Another node writes to the servers of this one, past HAProxy, until it is stopped.
     fn write_directly(&self, node: &str) {
         let address = self.cluster.spec.node(node).unwrap().address;
-        let (dbadmin, redis) = (&self.cluster.secrets.postgres_dbadmin, &self.cluster.secrets.redis);
+        let (app, redis) = (self.cluster.secrets.app().unwrap(), &self.cluster.secrets.redis);
         let psql = format!(
-            "PGPASSWORD={dbadmin} psql -XAtq -c 'INSERT INTO late DEFAULT VALUES' \
-             'host={address} port=5433 user=dbadmin dbname=postgres sslmode=require connect_timeout=5' \
+            "PGPASSWORD={app} psql -XAtq -c 'INSERT INTO late DEFAULT VALUES' \
+             'host={address} port=5433 user=app dbname=app sslmode=require connect_timeout=5' \
              && echo PostgreSQL $(date +%T.%N) >> {LATE}"
         );
         let set = format!(

@@ -37,6 +37,11 @@ fn openssl_verifies_every_certificate() {
     }
     let operator = text_of(&admin.path("pki/cluster/operator.crt"));
     assert!(!operator.contains("Server Authentication") && !operator.contains("DNS:"), "{operator}");
+    for role in ["replicator", "rewind_user"] {
+        let text = text_of(&admin.leaf("service", role));
+        assert!(text.contains(&format!("CN = {role}")) || text.contains(&format!("CN={role}")), "{text}");
+        assert!(!text.contains("Server Authentication") && !text.contains("DNS:"), "{text}");
+    }
     let service = admin.leaf("service", "pgsql");
     assert!(admin.verify("cluster", &service).is_err(), "the two CAs trust each other's leaves");
 }
@@ -69,6 +74,10 @@ fn the_bundle_holds_what_nodes_need_and_no_more() {
         "myca/root.crt 644 root:root",
         "myca/server.crl 644 root:root",
         "pgsql 755 root:root",
+        "pgsql/replicator.crt 644 postgres:postgres",
+        "pgsql/replicator.key 600 postgres:postgres",
+        "pgsql/rewind_user.crt 644 postgres:postgres",
+        "pgsql/rewind_user.key 600 postgres:postgres",
         "pgsql/server.crt 644 postgres:postgres",
         "pgsql/server.key 600 postgres:postgres",
         "redis 755 root:root",
@@ -158,7 +167,11 @@ fn certificates_are_issued_renewed_and_revoked() {
     assert_eq!(admin.generation(), 6);
     assert!(admin.succeeds("certs show demo").contains("REVOKED"));
     let unknown = admin.hanode("certs revoke demo 00ff");
-    assert!(unknown.code == 1 && unknown.err.contains("pgsql, redis, haproxy"), "{}", unknown.err);
+    assert!(
+        unknown.code == 1 && unknown.err.contains("pgsql, replicator, rewind_user, redis, haproxy"),
+        "{}",
+        unknown.err
+    );
     assert_eq!(admin.generation(), 6);
     assert_eq!(admin.succeeds("certs issue demo"), "nothing to do: bundle generation 6 is up to date\n");
 }
@@ -237,6 +250,34 @@ fn a_bundle_of_another_cluster_is_a_fault() {
     assert_eq!(report["passed"], false, "{report:#}");
     assert_eq!(admin.hanode("certs issue demo").code, 0);
     admin.succeeds("check demo");
+}
+
+/// A client's certificate is outside the bundle, and is revoked like any other.
+#[test]
+fn a_client_of_postgresql_gets_a_certificate_of_its_own() {
+    let admin = AdminDir::new();
+    let printed = admin.succeeds("certs client demo dbadmin");
+    assert!(printed.contains("demo/pki/service/clients/dbadmin.crt"), "{printed}");
+    assert_eq!(admin.generation(), 1, "the bundle is unchanged");
+    let cert = admin.path("pki/service/clients/dbadmin.crt");
+    admin.verify("service", &cert).expect("the service CA's");
+    let text = text_of(&cert);
+    assert!(!text.contains("Server Authentication") && !text.contains("DNS:"), "{text}");
+    let key = fs::metadata(admin.path("pki/service/clients/dbadmin.key")).expect("a key");
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o777, 0o600);
+    assert!(admin.succeeds("certs show demo").contains("dbadmin"));
+    let bundle = fs::read(admin.path("bundle.tar.gz")).expect("the bundle");
+    let bundle = hanode_core::bundle::Bundle::read(&bundle).expect("a bundle");
+    assert!(bundle.entries.iter().all(|e| !e.path.contains("dbadmin")));
+
+    admin.succeeds("certs revoke demo dbadmin");
+    assert!(admin.verify("service", &cert).expect_err("revoked").contains("revoked"));
+    for (name, why) in
+        [("replicator", "reserved"), ("pgsql", "reserved"), ("admin", "reserved"), ("../x", "letters")]
+    {
+        let ran = admin.hanode(&format!("certs client demo {name}"));
+        assert!(ran.code == 1 && ran.err.contains(why), "{name:?}: {}", ran.err);
+    }
 }
 
 /// A change that is killed at any moment leaves a directory that the next change completes.

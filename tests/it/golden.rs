@@ -62,6 +62,7 @@ fn variants() -> Vec<Variant> {
         three("wait", Case::of(3).planned(Action::Wait, "node2"), &["node1"]),
         three("revoked-container", revoked, &["node1"]),
         three("backup-s3", backup(), &["node1"]),
+        three("applications", Case::of(3).with_applications(), &["node1"]),
     ]
 }
 

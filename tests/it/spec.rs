@@ -57,6 +57,7 @@ fn starter_has_the_documented_values() {
     );
     let pg = &spec.postgres;
     assert!(pg.tls && pg.synchronous && pg.parameters.is_empty());
+    assert!(!pg.superusers_from_clients);
     assert_eq!(pg.alt_names, ["pgsql.demo.lab", "*.demo.lab"]);
     assert_eq!((pg.port, pg.vip_port, pg.vip_read_port), (5433, 5432, 5434));
     let patroni = &spec.patroni;
@@ -125,6 +126,40 @@ fn optional_values_are_read() {
     assert_eq!(spec.network.vip_mode, VipMode::External);
     assert_eq!(spec.pki.crl_url, "http://10.0.0.1:7080/server.crl");
     assert_eq!((spec.nodes[2].hostname.as_str(), spec.nodes[2].vrrp_priority), ("db3.example.org", 7));
+}
+
+#[test]
+fn roles_and_databases_are_read_and_checked() {
+    let declared = |text: &str| format!("{STARTER}\n{text}");
+    let spec = parse(&declared(crate::cases::APPLICATIONS)).unwrap_or_else(|faults| panic!("{faults}"));
+    let (reports, bot) = (&spec.roles[0], &spec.roles[2]);
+    assert!(reports.has_password() && !bot.has_password() && !spec.roles[1].has_password());
+    assert_eq!((reports.connection_limit, reports.settings["statement_timeout"].as_str()), (Some(5), "5min"));
+    assert_eq!((spec.databases[0].owner.as_str(), spec.databases[0].encoding.as_str()), ("reports", "UTF8"));
+    let one = parse(&declared("[[role]]\nname = \"r\"\n[[database]]\nname = \"d\"\n")).expect("the least");
+    assert!(one.roles[0].login && one.databases[0].owner == "app");
+
+    for (text, piece, what) in [
+        ("[[role]]\nname = \"Upper\"", "Upper", "valid name for a role"),
+        ("[[role]]\nname = \"pg_own\"", "pg_own", "valid name for a role"),
+        ("[[role]]\nname = \"a%b\"", "a%b", "valid name for a role"),
+        ("[[role]]\nlogin = true", "[[role]]", "name is missing"),
+        ("[[role]]\nname = \"dbadmin\"", "\"dbadmin\"", "a role of hanode"),
+        ("[[role]]\nname = \"r\"\n[[role]]\nname = \"r\" # again", "again", "two roles"),
+        ("[[role]]\nname = \"r\"\nmemberships = [\"admin\"]", "memberships = [\"admin", "superuser"),
+        ("[[role]]\nname = \"r\"\nmemberships = [\"pg_read_server_files\"]", "server_files", "superuser"),
+        ("[[role]]\nname = \"r\"\nsettings = { ssl = \"off\" }", "ssl = \"off", "cannot be set for a role"),
+        ("[[role]]\nname = \"r\"\nlogin = false\ncertificate = true", "certificate = true", "no login"),
+        ("[[database]]\nname = \"postgres\"", "\"postgres\"", "PostgreSQL's own"),
+        ("[[database]]\nname = \"d\"\nowner = \"nobody\"", "nobody", "not a role of the spec"),
+        ("[[database]]\nname = \"d\"\nextensions = [\"a%b\"]", "a%b", "extension"),
+        ("[[database]]\nname = \"d\"\nlocale = \"x y\"", "x y", "locale"),
+        ("[[hba]]\nrole = \"r\"", "[[hba]]", "method is missing"),
+        ("[[hba]]\nmethod = \"trust\"", "trust", "\"password\" or \"certificate\""),
+        ("[[hba]]\nrole = \"r all trust\"\nmethod = \"reject\"", "all trust", "valid role"),
+    ] {
+        one_fault(&declared(text), piece, what);
+    }
 }
 
 #[test]

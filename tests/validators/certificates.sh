@@ -9,8 +9,8 @@ authority() { # NAME
     : > "/tmp/ca/$1.index"
     printf '[ca]\ndefault_ca = it\n[it]\ndatabase = /tmp/ca/%s.index\ndefault_md = sha256\n' "$1" > "/tmp/ca/$1.cnf"
 }
-leaf() { # CA OUT OWNER
-    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$3" -keyout "$2.key" -out /tmp/ca/request
+leaf() { # CA OUT OWNER [NAME]
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=${4:-$3}" -keyout "$2.key" -out /tmp/ca/request
     printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=critical,CA:FALSE\n' "$sans" > /tmp/ca/extensions
     openssl x509 -req -in /tmp/ca/request -days 30 -CA "/tmp/ca/$1.crt" -CAkey "/tmp/ca/$1.key" \
         -set_serial "0x$(openssl rand -hex 8)" -extfile /tmp/ca/extensions -out "$2.crt"
@@ -29,6 +29,9 @@ crl() { # CA OUT
     leaf cluster /etc/ssl/hanode/etcd etcd
     leaf cluster /etc/ssl/hanode/patroni postgres
     leaf service /etc/ssl/pgsql/server postgres
+    leaf service /etc/ssl/pgsql/replicator postgres replicator
+    leaf service /etc/ssl/pgsql/rewind_user postgres rewind_user
+    leaf service /tmp/ca/dbadmin root dbadmin
     leaf service /etc/ssl/redis/server redis
     leaf service /etc/ssl/haproxy/server root
     cat /etc/ssl/redis/server.crt /etc/ssl/redis/server.key > /etc/ssl/haproxy/server.crt

@@ -21,20 +21,80 @@ ctl list
 
 echo "roles, and who may come in how"
 sql() { as postgres psql --no-psqlrc --tuples-only --no-align --host=/run/postgresql --port=5433 "$@"; }
-within 20 says '^admin,dbadmin,replicator,rewind_user$' sql --username=admin --dbname=postgres --command="
+within 20 says '^admin,app,dbadmin,replicator,rewind_user$' sql --username=admin --dbname=postgres --command="
     SELECT string_agg(rolname, ',' ORDER BY rolname) FROM pg_roles WHERE rolcanlogin"
-verified="sslmode=verify-full sslrootcert=/etc/ssl/myca/root.crt dbname=postgres"
+verified="sslmode=verify-full sslrootcert=/etc/ssl/myca/root.crt"
 # By name: before 15 libpq looks for no address in a certificate.
-through() { PGPASSWORD=$1 psql --no-psqlrc --tuples-only --no-align --command="$2" "$3 $verified"; }
+through() { # PASSWORD STATEMENT TARGET
+    PGPASSWORD=$1 psql --no-psqlrc --tuples-only --no-align --command="$2" "host=localhost $verified dbname=postgres $3"
+}
 login="SELECT current_user, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
-within 20 says '^dbadmin|t$' through dbadmin-0123456789-not-for-use "$login" "host=localhost hostaddr=192.168.18.20 port=5432 user=dbadmin"
-within 20 says '^dbadmin|t$' through dbadmin-0123456789-not-for-use "$login" "host=localhost hostaddr=192.168.18.20 port=5434 user=dbadmin"
-says 'password authentication failed' through wrong "$login" "host=localhost hostaddr=192.168.18.21 port=5433 user=dbadmin"
-says 'no encryption\|SSL off' env PGPASSWORD=dbadmin-0123456789-not-for-use psql "host=192.168.18.21 port=5433 user=dbadmin dbname=postgres sslmode=disable"
+app=app-0123456789-not-for-use dbadmin=dbadmin-0123456789-not-for-use
+within 20 says '^app|t$' through $app "$login" "hostaddr=192.168.18.20 port=5432 user=app dbname=app"
+within 20 says '^app|t$' through $app "$login" "hostaddr=192.168.18.20 port=5434 user=app dbname=app"
+says 'CREATE TABLE' through $app "CREATE TABLE own (n int)" "hostaddr=192.168.18.20 port=5432 user=app dbname=app"
+says 'password authentication failed' through wrong "$login" "hostaddr=192.168.18.21 port=5433 user=app"
+says 'no encryption\|SSL off' env PGPASSWORD=$app psql "host=192.168.18.21 port=5433 user=app dbname=app sslmode=disable"
+
+echo "roles of nodes and administrators: no password suffices"
+cp /etc/ssl/pgsql/replicator.crt /etc/ssl/pgsql/replicator.key /tmp/ca/
+for at in "hostaddr=192.168.18.20 port=5432" "hostaddr=192.168.18.20 port=5434" "hostaddr=192.168.18.21 port=5433" "hostaddr=127.0.0.1 port=5433"; do
+    # The wording is that of PostgreSQL 12, and of 14 and later.
+    refused='requires a valid client certificate\|pg_hba.conf rejects connection\|certificate authentication failed'
+    says "$refused" through $dbadmin "COPY (SELECT 1) TO PROGRAM 'touch /tmp/owned'" "$at user=dbadmin"
+    says "$refused" through admin-0123456789-not-for-use "$login" "$at user=admin"
+    says "$refused" through replicator-0123456789-not-for-use "$login" "$at user=replicator"
+    says "$refused" through replicator-0123456789-not-for-use IDENTIFY_SYSTEM "$at user=replicator replication=1"
+    says "$refused" through rewind-0123456789-not-for-use "$login" "$at user=rewind_user"
+    # The certificate of another role, and the right one without the password.
+    as_role() { echo "$at user=dbadmin sslcert=/tmp/ca/$1.crt sslkey=/tmp/ca/$1.key"; }
+    says "$refused\|password authentication failed" through $dbadmin "$login" "$(as_role replicator)"
+    says 'password authentication failed' through wrong "$login" "$(as_role dbadmin)"
+    says '^dbadmin|t$' through $dbadmin "$login" "$(as_role dbadmin)"
+    admin="$at user=admin sslcert=/tmp/ca/dbadmin.crt sslkey=/tmp/ca/dbadmin.key"
+    says "$refused" through admin-0123456789-not-for-use "$login" "$admin"
+done
+fails test -e /tmp/owned
+says 'systemid\|^7' through replicator-0123456789-not-for-use IDENTIFY_SYSTEM \
+    "hostaddr=192.168.18.21 port=5433 user=replicator replication=1 sslcert=/tmp/ca/replicator.crt sslkey=/tmp/ca/replicator.key"
 sql --username=admin --dbname=postgres --command='SHOW synchronous_commit' --command='SHOW ssl' --command='SHOW max_connections' --command='SHOW data_checksums'
 # Run again, it changes nothing and complains of nothing.
 as postgres psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --file=/etc/patroni/roles.sql "host=/run/postgresql port=5433 user=admin dbname=postgres"
-fails grep -r 'not-for-use' /var/log/postgresql /var/log/patroni
+echo "declared roles and databases: created, altered, compared"
+run() { as postgres psql --no-psqlrc --quiet --tuples-only --no-align --set=ON_ERROR_STOP=1 --file=/etc/patroni/$1.sql \
+    "host=/run/postgresql port=5433 user=admin dbname=postgres"; }
+run drift > /tmp/out
+for missing in "role reports does not exist" "role bot does not exist" "database reports does not exist"; do
+    grep -x "$missing" /tmp/out
+done
+fails grep 'role app' /tmp/out
+run declared
+run drift > /tmp/out
+fails grep . /tmp/out
+run declared > /tmp/out
+fails grep . /tmp/out
+reports=reports-0123456789-not-for-use at="hostaddr=192.168.18.20 port=5432"
+within 20 says '^5min$' through $reports 'SHOW statement_timeout' "$at user=reports dbname=reports"
+says '^reports, public$' through $reports 'SHOW search_path' "$at user=reports dbname=reports"
+says 'CREATE TABLE' through $reports 'CREATE TABLE own (n int)' "$at user=reports dbname=reports"
+says 'pg_hba.conf rejects' through $app 'SELECT 1' "$at user=app dbname=reports"
+says 'requires a valid client certificate\|certificate authentication failed' through x 'SELECT 1' "$at user=bot dbname=app"
+leaf service /tmp/ca/bot root bot > /tmp/ca/log 2>&1
+says '^bot$' through '' 'SELECT current_user' "$at user=bot dbname=app sslcert=/tmp/ca/bot.crt sslkey=/tmp/ca/bot.key"
+sql --username=admin --dbname=postgres --command="
+    ALTER ROLE reports CONNECTION LIMIT 6 PASSWORD 'other'; ALTER ROLE readers LOGIN; REVOKE readers FROM reports;
+    ALTER ROLE reports SET statement_timeout = '6min'; ALTER DATABASE reports OWNER TO app; CREATE ROLE other LOGIN SUPERUSER"
+run drift > /tmp/out
+for difference in "role reports has another connection limit" "role reports has another password" "role readers can log in" \
+    "role reports is not a member of readers" "role reports has another statement_timeout" "database reports has another owner" \
+    "role other is a superuser, and clients can log in with its password"; do
+    grep -x "$difference" /tmp/out
+done
+sql --username=admin --dbname=postgres --command='DROP ROLE other'
+run declared
+run drift > /tmp/out
+fails grep . /tmp/out
+fails grep -r 'not-for-use\|SCRAM-SHA' /var/log/postgresql /var/log/patroni
 grep -v 'Failed to get list of machines' /var/log/patroni/patroni.log > /tmp/out
 fails grep -E 'ERROR|CRITICAL|Traceback' /tmp/out
 grep -h 'FATAL\|ERROR' /var/log/postgresql/*.log

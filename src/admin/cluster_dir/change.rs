@@ -7,7 +7,7 @@ use super::{BUNDLE, PKI, SECRETS, load_bundle, load_spec};
 use crate::pki::store::PkiStore;
 use anyhow::{Context, Result, bail};
 use hanode_core::bundle::Bundle;
-use hanode_core::pki::Ca;
+use hanode_core::pki::{Ca, Leaf};
 use hanode_core::secrets::Secrets;
 use hanode_core::spec::Spec;
 use hanode_util::file_tree;
@@ -47,6 +47,48 @@ pub fn revoke(dir: &Path, which: &str) -> Result<PkiChange> {
     change(dir, |store, spec| store.revoke(which, spec))
 }
 
+/// A client's new certificate.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct ClientCert {
+    schema: u32,
+    pub serial: String,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Issues a certificate with which a client logs in to PostgreSQL as the role `name`. The bundle stays the same: no node
+/// has the certificate.
+pub fn issue_client(dir: &Path, name: &str) -> Result<ClientCert> {
+    check_client_name(name)?;
+    let (spec, _) = load_spec(dir)?;
+    let _lock = lock(dir)?;
+    let pki = dir.join(PKI);
+    let staged = Staged::copy_of(&pki)?;
+    PkiStore::at(&pki).authority(Ca::Service)?;
+    let serial = PkiStore::at(&staged.0).issue_client(name, &spec)?;
+    staged.exchange_with(&pki)?;
+    let file = |ending: &str| pki.join(format!("service/clients/{name}.{ending}"));
+    Ok(ClientCert { schema: 1, serial, certificate: file("crt"), key: file("key") })
+}
+
+/// The name is that of a role, and part of a file's name. The nodes' own roles have certificates already, and `admin`
+/// logs in on a node only.
+fn check_client_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let valid = (1..=63).contains(&name.len()) && name.chars().all(plain) && !name.starts_with(['.', '-']);
+    let fault = if !valid {
+        "is not a name of 1 to 63 letters, digits, _ - or ."
+    } else if Leaf::find(name).is_some() || name == "admin" {
+        "is reserved for the nodes"
+    } else {
+        return Ok(());
+    };
+    bail!(UserError::with_help(
+        format!("\"{}\" {fault}", name.escape_debug()),
+        "use the name of the role that logs in with the certificate, e.g. dbadmin"
+    ))
+}
+
 fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>) -> Result<PkiChange> {
     let (spec, _) = load_spec(dir)?;
     let mut secrets = Secrets::load(&dir.join(SECRETS))?;
@@ -57,6 +99,8 @@ fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>)
     Ca::ALL.into_iter().try_for_each(|ca| PkiStore::at(&pki).authority(ca).map(drop))?;
     let store = PkiStore::at(&staged.0);
     let mut done = act(&store, &spec)?;
+    let added = secrets.complete(&spec.roles, super::secrets::random);
+    done.extend(added.iter().map(|name| format!("generated {name} in {SECRETS}")));
     let needs_key = spec.backup.is_some() && secrets.backup_key.is_none();
     if needs_key {
         secrets.backup_key = super::secrets::generate().backup_key;
@@ -80,7 +124,7 @@ fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>)
             "{SECRETS} has {what} than bundle generation {last}: running nodes reject this bundle; a new cluster accepts it"
         ));
     }
-    if needs_key {
+    if needs_key || !added.is_empty() {
         file_tree::replace(&dir.join(SECRETS), secrets.to_toml().as_bytes(), 0o600, None)?;
     }
     let generation = last + 1;

@@ -1,7 +1,7 @@
 //! A CA with its key: creates itself, issues leaves and revocation lists.
 
 use anyhow::{Context, Result, ensure};
-use hanode_core::pki::{self, Ca, Leaf, read};
+use hanode_core::pki::{self, Ca, Leaf, Purpose, read};
 use hanode_core::spec::Spec;
 use hanode_util::user_error::UserError;
 use rcgen::{
@@ -88,23 +88,41 @@ impl Authority {
         Ok(Authority { cert: ca.cert.clone(), issuer, key_id, not_after })
     }
 
-    /// A new certificate and key for `leaf`. Its serial is new, so that revoking an older one does not affect it.
+    /// A new certificate and key for `leaf`.
     pub(crate) fn issue(&self, leaf: &Leaf, spec: &Spec) -> Result<CertifiedKey> {
+        let names = leaf.names(spec).iter().map(|name| san(name)).collect::<Result<_>>()?;
+        self.certify(leaf.name, leaf.purpose, names, leaf.crl_url(spec), spec)
+    }
+
+    /// A new certificate and key for a client of the servers that this CA signs.
+    pub(crate) fn issue_client(&self, name: &str, spec: &Spec) -> Result<CertifiedKey> {
+        self.certify(name, Purpose::Client, Vec::new(), Some(&spec.pki.crl_url), spec)
+    }
+
+    /// The serial is new, so that revoking an older certificate does not affect this one.
+    fn certify(
+        &self,
+        name: &str,
+        purpose: Purpose,
+        alt_names: Vec<SanType>,
+        crl_url: Option<&str>,
+        spec: &Spec,
+    ) -> Result<CertifiedKey> {
         let end = self.not_after.unix_timestamp();
         ensure!(end > pki::now(), "the CA expired on {}", read::date(end));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = subject(&spec.name, leaf.name);
+        params.distinguished_name = subject(&spec.name, name);
         params.serial_number = Some(SerialNumber::from_slice(&new_serial()));
-        params.subject_alt_names = leaf.names(spec).iter().map(|name| san(name)).collect::<Result<_>>()?;
+        params.subject_alt_names = alt_names;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        if leaf.is_server() {
+        if purpose == Purpose::Server {
             params.extended_key_usages.insert(0, ExtendedKeyUsagePurpose::ServerAuth);
         }
         params.use_authority_key_identifier_extension = true;
-        if let Some(url) = leaf.crl_url(spec) {
+        if let Some(url) = crl_url {
             params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![url.to_string()] }];
         }
         (params.not_before, params.not_after) = lifetime(spec.pki.leaf_days, Some(self.not_after));

@@ -11,7 +11,7 @@ use hanode_core::spec::Spec;
 use hanode_util::file_tree::{self, Entry};
 use hanode_util::user_error::{UserError, unreadable};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub struct PkiStore {
@@ -185,6 +185,9 @@ impl PkiStore {
             let cert = read::certificate(self.leaf(leaf)?.cert.as_bytes())?;
             return Ok((leaf.ca, cert.serial));
         }
+        if let Some(pem) = self.client_certificates()?.get(which) {
+            return Ok((Ca::Service, read::certificate(pem.as_bytes())?.serial));
+        }
         let serial = which.replace(':', "").to_ascii_lowercase();
         for ca in Ca::ALL {
             if self.index(ca)?.issued.iter().any(|issued| issued.serial == serial) {
@@ -193,7 +196,10 @@ impl PkiStore {
         }
         bail!(UserError::with_help(
             format!("unknown certificate {}", which.escape_debug()),
-            format!("use the serial of an issued certificate, or one of {}", leaf_names())
+            format!(
+                "use the serial of an issued certificate, the name of a client, or one of {}",
+                leaf_names()
+            )
         ))
     }
 
@@ -234,17 +240,58 @@ impl PkiStore {
 
     fn issue(&self, leaf: &Leaf, authority: &Authority, spec: &Spec) -> Result<()> {
         let certified = authority.issue(leaf, spec)?;
+        self.record(leaf.ca, leaf.name, &certified)?;
+        write(&self.leaf_file(leaf, "key"), 0o600, &certified.key)?;
+        write(&self.leaf_file(leaf, "crt"), 0o644, &certified.cert)
+    }
+
+    /// Issues a certificate with which a client logs in to PostgreSQL as the role `name`; returns its serial.
+    pub(crate) fn issue_client(&self, name: &str, spec: &Spec) -> Result<String> {
+        let ca = Ca::Service;
+        let certified = self.authority(ca)?.issue_client(name, spec)?;
+        private_dir(&self.clients())?;
+        write(&self.client_file(name, "key"), 0o600, &certified.key)?;
+        write(&self.client_file(name, "crt"), 0o644, &certified.cert)?;
+        self.record(ca, name, &certified)
+    }
+
+    fn clients(&self) -> PathBuf {
+        self.ca_dir(Ca::Service).join("clients")
+    }
+
+    fn client_file(&self, name: &str, extension: &str) -> PathBuf {
+        self.clients().join(format!("{name}.{extension}"))
+    }
+
+    /// The current certificate of each client, by name.
+    pub fn client_certificates(&self) -> Result<BTreeMap<String, String>> {
+        let mut found = BTreeMap::new();
+        if !self.clients().is_dir() {
+            return Ok(found);
+        }
+        for entry in std::fs::read_dir(self.clients())? {
+            let path = entry?.path();
+            if let (Some(name), Some("crt")) =
+                (path.file_stem().and_then(|n| n.to_str()), path.extension().and_then(|e| e.to_str()))
+            {
+                found.insert(name.to_string(), text(&path)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds a new certificate to the CA's index; returns its serial.
+    fn record(&self, ca: Ca, name: &str, certified: &CertifiedKey) -> Result<String> {
         let cert = read::certificate(certified.cert.as_bytes())?;
-        let mut index = self.index(leaf.ca)?;
+        let mut index = self.index(ca)?;
         index.issued.push(IssuedCert {
-            serial: cert.serial,
-            name: leaf.name.into(),
+            serial: cert.serial.clone(),
+            name: name.into(),
             not_after: cert.not_after,
             revoked: None,
         });
-        self.write_index(leaf.ca, &index)?;
-        write(&self.leaf_file(leaf, "key"), 0o600, &certified.key)?;
-        write(&self.leaf_file(leaf, "crt"), 0o644, &certified.cert)
+        self.write_index(ca, &index)?;
+        Ok(cert.serial)
     }
 
     fn write_crl(&self, ca: Ca, authority: &Authority, spec: &Spec) -> Result<()> {

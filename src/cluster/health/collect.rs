@@ -94,6 +94,7 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
         file_systems: Vec::new(),
         selinux: None,
         backup: None,
+        sql_drift: Vec::new(),
         problems: Vec::new(),
         findings: Vec::new(),
         servers,
@@ -109,6 +110,7 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
             file_systems: report.file_systems,
             selinux: report.selinux,
             backup: report.backup,
+            sql_drift: report.sql_drift,
             problems: report.problems,
             findings: report.findings,
             servers: Servers {

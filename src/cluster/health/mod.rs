@@ -112,6 +112,9 @@ pub struct NodeStatus {
     /// `None` without backups, or if the node is unreachable or older.
     #[serde(default)]
     pub backup: Option<BackupReport>,
+    /// How PostgreSQL differs from what the spec declares; empty on other nodes than the leader.
+    #[serde(default)]
+    pub(crate) sql_drift: Vec<String>,
     /// As the node itself reports them.
     pub(crate) problems: Vec<Problem>,
     /// Those that do not keep it from service.

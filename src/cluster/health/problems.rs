@@ -19,6 +19,7 @@ pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status
     config_drift(spec, bundle_generation, status, &mut problems);
     etcd(status, &mut problems);
     postgres(spec, status, &mut problems);
+    sql_drift(status, &mut problems);
     redis(spec, status, &mut problems);
     problems.extend(haproxy_view::problems(spec, status));
     problems.extend(modes::problems(status));
@@ -37,6 +38,14 @@ fn backup(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
     let Some(backup) = &spec.backup else { return };
     let reports = status.nodes.iter().filter_map(|node| Some((node.name.as_str(), node.backup.as_ref()?)));
     problems.extend(hanode_core::backup::problems(&reports.collect::<Vec<_>>(), backup.archive_timeout));
+}
+
+fn sql_drift(status: &Status, problems: &mut Vec<Problem>) {
+    for node in &status.nodes {
+        let found =
+            node.sql_drift.iter().map(|what| Problem::new(ProblemKind::SqlDrift, what).node(&node.name));
+        problems.extend(found);
+    }
 }
 
 fn config_drift(spec: &Spec, bundle_generation: u64, status: &Status, problems: &mut Vec<Problem>) {

@@ -33,6 +33,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         file_systems: vec![root_file_system()],
         selinux: None,
         backup: None,
+        sql_drift: Vec::new(),
         problems: vec![],
         findings: vec![],
         servers: Servers {

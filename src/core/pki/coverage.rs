@@ -63,6 +63,15 @@ pub fn check_bundle(bundle: &Bundle, spec: &Spec, now: i64) -> CheckReport {
         }
     }
     differences(bundle, spec, &mut report);
+    if bundle.secrets.postgres_app.is_none() {
+        let what = "there is no postgres_app, the password of the applications' role";
+        report.fault(what, crate::bundle::SECRETS_PATH, ISSUE);
+    }
+    for role in spec.roles.iter().filter(|role| role.has_password()) {
+        if let Err(error) = bundle.secrets.of_role(&role.name) {
+            report.fault(format!("{error:#}"), crate::bundle::SECRETS_PATH, ISSUE);
+        }
+    }
     backup_secrets(bundle, spec, &mut report);
     report
 }

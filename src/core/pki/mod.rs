@@ -51,11 +51,21 @@ impl Ca {
     }
 }
 
+/// What a leaf certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A server; some servers are also clients of their peers with it.
+    Server,
+    /// A client only. Its common name is the name of the leaf: PostgreSQL compares it with the role.
+    Client,
+}
+
 /// One leaf certificate. All nodes share it, since they boot from one image.
 #[derive(Debug)]
 pub struct Leaf {
     pub name: &'static str,
     pub ca: Ca,
+    pub purpose: Purpose,
     /// Paths of certificate and key on a node; the same path twice if one file has both. `None`: only on the admin
     /// machine.
     pub paths: Option<(&'static str, &'static str)>,
@@ -74,17 +84,36 @@ fn redis_names(spec: &Spec) -> &[String] {
 }
 
 /// All leaf certificates of a cluster.
-pub static LEAVES: [Leaf; 7] = [
+pub static LEAVES: [Leaf; 9] = [
     Leaf {
         name: "pgsql",
         ca: Ca::Service,
+        purpose: Purpose::Server,
         paths: Some(("/etc/ssl/pgsql/server.crt", "/etc/ssl/pgsql/server.key")),
         owner: "postgres",
         alt_names: &[postgres_names],
     },
+    // With these, and their passwords, the nodes log in to PostgreSQL at each other.
+    Leaf {
+        name: "replicator",
+        ca: Ca::Service,
+        purpose: Purpose::Client,
+        paths: Some(("/etc/ssl/pgsql/replicator.crt", "/etc/ssl/pgsql/replicator.key")),
+        owner: "postgres",
+        alt_names: &[],
+    },
+    Leaf {
+        name: "rewind_user",
+        ca: Ca::Service,
+        purpose: Purpose::Client,
+        paths: Some(("/etc/ssl/pgsql/rewind_user.crt", "/etc/ssl/pgsql/rewind_user.key")),
+        owner: "postgres",
+        alt_names: &[],
+    },
     Leaf {
         name: "redis",
         ca: Ca::Service,
+        purpose: Purpose::Server,
         paths: Some(("/etc/ssl/redis/server.crt", "/etc/ssl/redis/server.key")),
         owner: "redis",
         alt_names: &[redis_names],
@@ -92,6 +121,7 @@ pub static LEAVES: [Leaf; 7] = [
     Leaf {
         name: "haproxy",
         ca: Ca::Service,
+        purpose: Purpose::Server,
         paths: Some(("/etc/ssl/haproxy/server.crt", "/etc/ssl/haproxy/server.crt")),
         owner: "haproxy",
         alt_names: &[postgres_names, redis_names],
@@ -99,6 +129,7 @@ pub static LEAVES: [Leaf; 7] = [
     Leaf {
         name: "etcd",
         ca: Ca::Cluster,
+        purpose: Purpose::Server,
         paths: Some(("/etc/ssl/hanode/etcd.crt", "/etc/ssl/hanode/etcd.key")),
         owner: "etcd",
         alt_names: &[],
@@ -106,6 +137,7 @@ pub static LEAVES: [Leaf; 7] = [
     Leaf {
         name: "patroni",
         ca: Ca::Cluster,
+        purpose: Purpose::Server,
         paths: Some(("/etc/ssl/hanode/patroni.crt", "/etc/ssl/hanode/patroni.key")),
         owner: "postgres",
         alt_names: &[],
@@ -114,11 +146,19 @@ pub static LEAVES: [Leaf; 7] = [
     Leaf {
         name: "node",
         ca: Ca::Cluster,
+        purpose: Purpose::Server,
         paths: Some(("/etc/ssl/hanode/node.crt", "/etc/ssl/hanode/node.key")),
         owner: "root",
         alt_names: &[],
     },
-    Leaf { name: "operator", ca: Ca::Cluster, paths: None, owner: "root", alt_names: &[] },
+    Leaf {
+        name: "operator",
+        ca: Ca::Cluster,
+        purpose: Purpose::Client,
+        paths: None,
+        owner: "root",
+        alt_names: &[],
+    },
 ];
 
 /// The directories of the bundle's members on a node.
@@ -130,14 +170,9 @@ impl Leaf {
         LEAVES.iter().find(|leaf| leaf.name == name)
     }
 
-    /// Whether it is a server certificate; the operator's is for a client only and has no names.
-    pub fn is_server(&self) -> bool {
-        self.paths.is_some()
-    }
-
-    /// The names and addresses that it covers, in canonical form.
+    /// The names and addresses that it covers, in canonical form; a client has none.
     pub fn names(&self, spec: &Spec) -> BTreeSet<String> {
-        if !self.is_server() {
+        if self.purpose == Purpose::Client {
             return BTreeSet::new();
         }
         let own = ["localhost", "127.0.0.1", "::1"].map(String::from);

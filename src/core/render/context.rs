@@ -1,6 +1,6 @@
 //! The context of the templates: the inputs and some values derived from them.
 
-use super::{RenderInput, firewall, limits, parameters, sizing};
+use super::{RenderInput, declared, firewall, limits, parameters, sizing, sql};
 use crate::plan::Action;
 use crate::redis_parameters;
 use crate::sentinel::Settings;
@@ -87,11 +87,14 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("redis_settings", &redis_settings(input, engine, &context)?);
     context.insert("haproxy", &haproxy(input));
     context.insert("maximum_lag_on_failover", &spec.postgres.lag_limit());
+    context.insert("postgres_sources", &postgres_sources(spec));
     context.insert("rest_readers", &rest_readers(spec));
     context.insert("replication_slot", &replication_slot(&node.name));
     context.insert("read_max_lag", &spec.postgres.read_limit().as_secs());
     context.insert("backup", &backup(input)?);
     context.insert("restore", &restore(input));
+    context.insert("verifiers", &verifiers(input)?);
+    context.insert("declared", &declared::view(spec, input.secrets)?);
     context.insert("guards", &firewall::guards(spec));
     let parameters = parameters::parameters(spec, engine, &context)?;
     context.insert("limits", &limits::limits(spec, parameters.client_connections));
@@ -107,6 +110,12 @@ fn vip(spec: &Spec) -> serde_json::Value {
     names.sort();
     names.dedup();
     serde_json::json!({ "address": spec.network.vip, "net": host_network(spec.network.vip), "v4": v4, "named": !names.is_empty(), "names": names })
+}
+
+/// The networks from which PostgreSQL accepts connections.
+fn postgres_sources(spec: &Spec) -> Vec<String> {
+    let nodes = spec.nodes.iter().map(|node| host_network(node.address));
+    nodes.chain(["127.0.0.1/32".to_string()]).collect()
 }
 
 /// The networks that can read Patroni's REST interface without a certificate: the nodes, for HAProxy's checks, and
@@ -161,6 +170,15 @@ fn redis_settings(input: &RenderInput, engine: &Tera, context: &tera::Context) -
         values.flat_map(|(parameter, value)| redis_parameters::lines(parameter.name, value)).collect()
     };
     Ok(serde_json::json!({ "live": lines(true), "fixed": lines(false) }))
+}
+
+/// What PostgreSQL stores instead of a password, by role.
+fn verifiers(input: &RenderInput) -> Result<serde_json::Value> {
+    let verifier = |role, password| sql::scram_verifier(&input.spec.name, role, password);
+    Ok(serde_json::json!({
+        "dbadmin": verifier("dbadmin", &input.secrets.postgres_dbadmin),
+        "app": verifier("app", input.secrets.app()?),
+    }))
 }
 
 /// Without `[backup]` the archive's command does nothing.

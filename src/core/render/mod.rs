@@ -2,6 +2,7 @@
 //! on the admin machine shows what the first boot writes.
 
 mod context;
+mod declared;
 mod files;
 mod firewall;
 mod limits;
@@ -9,6 +10,7 @@ mod parameters;
 mod passwords;
 pub mod sentinel;
 mod sizing;
+mod sql;
 mod templates;
 
 use crate::bundle::Bundle;

@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 
 fn fields(secrets: &mut Secrets) -> Vec<(&'static str, &mut String)> {
     let optional = [
+        ("postgres_app", &mut secrets.postgres_app),
         ("backup_key", &mut secrets.backup_key),
         ("s3_key", &mut secrets.s3_key),
         ("s3_secret", &mut secrets.s3_secret),
@@ -22,6 +23,7 @@ fn fields(secrets: &mut Secrets) -> Vec<(&'static str, &mut String)> {
         ("vrrp", &mut secrets.vrrp),
     ];
     fields.extend(set);
+    fields.extend(secrets.roles.values_mut().map(|password| ("roles", password)));
     fields
 }
 
@@ -60,6 +62,7 @@ mod tests {
         Secrets {
             postgres_admin: other(),
             postgres_dbadmin: other(),
+            postgres_app: Some(other()),
             replicator: other(),
             rewind: other(),
             redis: redis.into(),
@@ -70,6 +73,7 @@ mod tests {
             backup_key: Some(other()),
             s3_key: Some("AKIA1".into()),
             s3_secret: Some(other()),
+            roles: [("reports".into(), other())].into(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Templates by name, and the engine that renders them: without escaping, and strict about undefined names.
 
+use super::sql;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,6 +45,8 @@ impl Templates {
         tera.register_filter("quoted", |text: &str, _: Kwargs, _: &State| {
             serde_json::Value::from(text).to_string()
         });
+        tera.register_filter("identifier", |text: &str, _: Kwargs, _: &State| sql::identifier(text));
+        tera.register_filter("literal", |text: &str, _: Kwargs, _: &State| sql::literal(text));
         tera.add_raw_templates(self.0.iter()).context("parsing the templates")?;
         Ok(tera)
     }

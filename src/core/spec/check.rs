@@ -26,6 +26,7 @@ pub(super) fn check(spec: &Spec, reader: &Reader) {
     if let Some(backup) = &spec.backup {
         super::backup::check(backup, reader);
     }
+    super::access::check(spec, reader);
     pki(spec, reader);
     versions(spec, reader);
 }

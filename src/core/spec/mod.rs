@@ -3,6 +3,7 @@
 //! [`parse`] reads and validates it: an odd number of nodes, addresses inside the subnet, distinct names and ports …
 //! A value that code derives from a parsed one, such as the part of a single node, need not satisfy these rules.
 
+mod access;
 mod backup;
 mod check;
 mod libraries;
@@ -56,9 +57,67 @@ pub struct Spec {
     /// Unset: there are no backups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<Backup>,
+    /// Roles of PostgreSQL besides those that hanode creates.
+    #[serde(default, rename = "role", skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Role>,
+    #[serde(default, rename = "database", skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<Database>,
+    /// How certain roles log in, before the rule for all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hba: Vec<Hba>,
     /// Component to version; overrides the target's versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, String>,
+}
+
+/// A role in PostgreSQL. Its password is in `secrets.toml`, unless it logs in with a certificate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Role {
+    pub name: String,
+    pub login: bool,
+    /// A client certificate of the service CA with the role's name replaces the password.
+    pub certificate: bool,
+    pub memberships: Vec<String>,
+    /// Unset: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_limit: Option<u32>,
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Role {
+    /// The role that every cluster has for applications, which owns the database of the same name.
+    pub const APP: &str = "app";
+
+    pub fn has_password(&self) -> bool {
+        self.login && !self.certificate
+    }
+}
+
+/// A database in PostgreSQL. Encoding and locale apply when it is created.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Database {
+    pub name: String,
+    pub owner: String,
+    pub extensions: Vec<String>,
+    pub encoding: String,
+    pub locale: String,
+}
+
+/// How a role logs in to a database; `all` stands for every one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hba {
+    pub database: String,
+    pub role: String,
+    pub method: HbaMethod,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HbaMethod {
+    Password,
+    Certificate,
+    Both,
+    Reject,
 }
 
 /// The components whose version a spec may pin.
@@ -117,6 +176,8 @@ pub struct Postgres {
     /// The limit of connections from one address to each of the two ports on the VIP; 0: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_per_source: Option<u32>,
+    /// Whether `dbadmin` may log in with its password alone, through HAProxy from `network.clients`.
+    pub superusers_from_clients: bool,
     /// Settings passed through to PostgreSQL, in the syntax of `postgresql.conf`.
     pub parameters: BTreeMap<String, String>,
 }

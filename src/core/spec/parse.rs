@@ -1,5 +1,6 @@
 //! Reads `cluster.toml`. A syntax error is reported alone, all other faults together.
 
+use super::access;
 use super::reader::{Reader, Section};
 use super::*;
 use std::fmt;
@@ -92,6 +93,9 @@ fn read(top: &Section, reader: &Reader) -> Spec {
         pki: Pki::placeholder(),
         storage: storage(top.section("storage")),
         backup: super::backup::read(top.section("backup")),
+        roles: access::roles(top),
+        databases: access::databases(top),
+        hba: access::hba(top),
         versions: versions(top.section("versions")),
         network,
         nodes,
@@ -174,6 +178,7 @@ fn postgres(s: Section) -> Postgres {
         vip_read_port: port(&s, "vip_read_port", 5434),
         read_max_lag: s.number("read_max_lag", 10..=86_400),
         connections_per_source: s.number("connections_per_source", 0..=262_143),
+        superusers_from_clients: s.flag("superusers_from_clients").unwrap_or(false),
         parameters,
     };
     s.finish();

@@ -349,7 +349,12 @@ impl<'s> Section<'s> {
     /// The tables of a `[[key]]` list.
     pub(super) fn sections(&self, key: &'static str) -> Vec<Section<'s>> {
         let wanted = format!("a list of [[{key}]] tables");
-        let Some(items) = self.read(key, &wanted, |value| value.as_array()) else { return Vec::new() };
+        let Some(items) = self.read(key, &wanted, |value| value.as_array()) else {
+            // For the schema, an item that shows its keys.
+            let path = format!("{}.0", self.path(key));
+            let shown = Section { reader: self.reader, path, table: None, known: Default::default() };
+            return if self.reader.shapes.is_some() { vec![shown] } else { Vec::new() };
+        };
         let sections = items.iter().enumerate().map(|(index, item)| {
             let path = format!("{}.{index}", self.path(key));
             self.reader.record_line(&path, item.span());

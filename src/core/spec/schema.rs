@@ -26,6 +26,9 @@ address = "192.168.18.23"
 /// Keys whose default depends on other keys; the schema shows none.
 const DERIVED: [&str; 2] = ["pki.crl_url", "redis.initial_primary"];
 
+/// Lists of tables.
+const LISTS: [&str; 4] = ["node", "role", "database", "hba"];
+
 /// The schema as text; reproducible.
 pub fn schema_text() -> String {
     format!("{:#}\n", schema())
@@ -37,7 +40,8 @@ fn schema() -> Value {
     let mut top = table();
     for (path, mut shape) in super::parse::shapes(STARTER) {
         // All items of a list of tables have the same keys.
-        let path = path.replace("node.0.", "node.").replace("node.1.", "node.").replace("node.2.", "node.");
+        let path: Vec<&str> = path.split('.').filter(|key| key.parse::<usize>().is_err()).collect();
+        let path = path.join(".");
         let required = shape.as_object_mut().and_then(|s| s.remove("required")).is_some();
         if let Some(comment) = comments.get(&path) {
             shape["description"] = comment.as_str().into();
@@ -70,7 +74,7 @@ fn put(top: &mut Value, path: &str, shape: Value, required: bool, comments: &BTr
         let properties = &mut at["properties"];
         if properties[parent].is_null() {
             properties[parent] = match parent {
-                "node" => json!({"type": "array", "items": table()}),
+                list if LISTS.contains(&list) => json!({"type": "array", "items": table()}),
                 _ => table(),
             };
             if let Some(comment) = comments.get(&so_far) {
@@ -78,7 +82,7 @@ fn put(top: &mut Value, path: &str, shape: Value, required: bool, comments: &BTr
             }
         }
         at = &mut properties[parent];
-        if parent == "node" {
+        if LISTS.contains(&parent) {
             at = &mut at["items"];
         }
     }

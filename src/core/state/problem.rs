@@ -102,6 +102,8 @@ pub enum ProblemKind {
     WalNotArchived,
     /// The detail is the moment beyond which no restore goes.
     ArchiveGap,
+    /// PostgreSQL differs from cluster.toml: DETAIL
+    SqlDrift,
     /// PostgreSQL awaits a restart; WAL may not be archived until then
     ArchiveAwaitsRestart,
     /// PostgreSQL awaits a restart, so that DETAIL takes effect
@@ -214,6 +216,7 @@ impl Problem {
             HaproxyMaintenance => {
                 format!("HAProxy forwards nothing to {detail}, which was set out of service")
             }
+            SqlDrift => format!("PostgreSQL differs from cluster.toml: {detail}"),
             Unreachable => format!("unreachable: {detail}"),
             CheckFailed if component.is_empty() => detail.clone(),
             CheckFailed => format!("{component}: {detail}"),

@@ -83,7 +83,7 @@ fn round(node: &NodeContext, backup: &Backup) -> Result<()> {
 
 /// This node as PostgreSQL's leader.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LeaderState {
+pub(crate) struct LeaderState {
     timeline: i64,
     dropped: Option<i64>,
     awaits_restart: bool,
@@ -96,7 +96,7 @@ impl LeaderState {
 }
 
 /// `None` if this node is not PostgreSQL's leader.
-pub(super) fn leader(node: &NodeContext) -> Result<Option<LeaderState>> {
+pub(crate) fn leader(node: &NodeContext) -> Result<Option<LeaderState>> {
     let port = node.spec().patroni.restapi_port;
     let url = format!("https://{}/patroni", SocketAddr::new(node.own().address, port));
     let body = HttpClient::new(Some(&node.access().cluster), REQUEST_TIMEOUT)?.get(&url)?.body;

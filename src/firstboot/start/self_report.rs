@@ -7,7 +7,7 @@ use crate::host::machine::Machine;
 use crate::node::NodeContext;
 use crate::selinux;
 use crate::state::NodeState;
-use crate::watch::{findings, storage};
+use crate::watch::{declared_sql, findings, storage};
 use anyhow::{Context, Result};
 use hanode_cluster::discovery;
 use hanode_core::gate::{self, Service};
@@ -75,6 +75,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         haproxy_maintenance: haproxy.map(|view| view.maintenance).unwrap_or_default(),
         selinux: selinux::state(node.root()),
         backup: crate::backup::last_report(node),
+        sql_drift: declared_sql::last_drift(node),
         problems: problems(state),
         findings: findings::last_found(node),
     })

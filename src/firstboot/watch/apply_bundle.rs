@@ -148,6 +148,9 @@ fn immutable_differences(old: &Spec, new: &Spec) -> Vec<String> {
     like_old.network.operators = old.network.operators.clone();
     like_old.postgres.synchronous = old.postgres.synchronous;
     like_old.postgres.parameters = old.postgres.parameters.clone();
+    like_old.postgres.superusers_from_clients = old.postgres.superusers_from_clients;
+    (like_old.roles, like_old.databases) = (old.roles.clone(), old.databases.clone());
+    like_old.hba = old.hba.clone();
     like_old.postgres.alt_names = old.postgres.alt_names.clone();
     like_old.redis.alt_names = old.redis.alt_names.clone();
     like_old.redis.min_replicas = old.redis.min_replicas;

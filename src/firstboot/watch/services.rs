@@ -5,8 +5,8 @@ use super::reclone::Reclone;
 use super::served_certs::ServedCertsCheck;
 use super::sync_standby::SyncStandbyCheck;
 use super::{
-    apply_bundle, failover_guard, findings, haproxy_watchdog, metrics, read_port, stale_sessions, storage,
-    suspend,
+    apply_bundle, declared_sql, failover_guard, findings, haproxy_watchdog, metrics, read_port,
+    stale_sessions, storage, suspend,
 };
 use crate::backup;
 use crate::disk::space;
@@ -83,6 +83,8 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     spawn(move || backup::watch::watch(&shared));
     let shared = node.clone();
     spawn(move || restore::watch(&shared));
+    let shared = node.clone();
+    spawn(move || declared_sql::watch(&shared));
     space::start(&node.disk);
     selinux_denials::start(node.root());
     let socket = node.at(target.path("haproxy_socket")?);

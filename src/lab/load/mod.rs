@@ -97,7 +97,7 @@ impl Load {
     /// Requires a lab whose cluster is in service.
     pub fn start(lab: &Lab, access: &Access) -> Result<Load> {
         hanode_util::command::require(&["psql"])?;
-        let client = Client::new(lab, access);
+        let client = Client::new(lab, access)?;
         lab.in_network(|| client.postgres.create_table(&client.run))?
             .context("creating the table of the load")?;
         let mut load = Load {
@@ -191,17 +191,17 @@ fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
 }
 
 impl Client {
-    fn new(lab: &Lab, access: &Access) -> Client {
+    fn new(lab: &Lab, access: &Access) -> Result<Client> {
         let spec = &access.spec;
         let ca: Option<PathBuf> = spec.postgres.tls.then(|| lab.dir.join("pki/service/ca.crt"));
-        let password = access.secrets.postgres_dbadmin.clone();
-        Client {
+        let password = access.secrets.app()?.to_string();
+        Ok(Client {
             net: lab.net.clone(),
             postgres: postgres::Login { host: spec.network.vip, port: spec.postgres.vip_port, ca, password },
             confirming: spec.confirming_replicas() as i64,
             access: Arc::new(access.clone()),
             run: hex::encode(rand::random::<[u8; 4]>()),
-        }
+        })
     }
 
     fn connect_postgres(&self) -> Result<postgres::Session> {

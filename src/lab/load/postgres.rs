@@ -34,9 +34,9 @@ impl Login {
     pub(super) fn connect(&self, timeout: Duration) -> Result<Session> {
         let mut psql = Command::new("psql");
         psql.args(["--no-psqlrc", "--no-password", "--quiet", "--no-align", "--tuples-only"]);
-        psql.arg("--set=ON_ERROR_STOP=1").env("LC_ALL", "C").env("PGDATABASE", "postgres");
+        psql.arg("--set=ON_ERROR_STOP=1").env("LC_ALL", "C").env("PGDATABASE", "app");
         psql.env("PGHOST", self.host.to_string()).env("PGPORT", self.port.to_string());
-        psql.env("PGUSER", "dbadmin").env("PGPASSWORD", &self.password);
+        psql.env("PGUSER", "app").env("PGPASSWORD", &self.password);
         psql.env("PGCONNECT_TIMEOUT", timeout.as_secs().max(2).to_string());
         match &self.ca {
             Some(ca) => psql.env("PGSSLMODE", "verify-full").env("PGSSLROOTCERT", ca),

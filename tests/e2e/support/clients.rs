@@ -123,12 +123,12 @@ impl Drop for Clients {
     }
 }
 
-/// The connection string of the admin role, through the virtual IP.
+/// The connection string of the applications' role, through the virtual IP.
 pub fn psql_login(lab: &Lab) -> String {
     let ca = lab.cluster.dir.join("pki/service/ca.crt");
     format!(
-        "host=192.168.18.20 port=5432 user=dbadmin password={} dbname=postgres sslmode=verify-full connect_timeout=5 sslrootcert={}",
-        lab.cluster.secrets.postgres_dbadmin,
+        "host=192.168.18.20 port=5432 user=app password={} dbname=app sslmode=verify-full connect_timeout=5 sslrootcert={}",
+        lab.cluster.secrets.app().unwrap(),
         ca.display()
     )
 }

@@ -211,17 +211,24 @@ impl Lab {
         driver.nodes().filter(holds).map(String::from).collect()
     }
 
-    /// Connection string for psql through the virtual IP, without a password.
+    /// Connection string of the applications' role for psql through the virtual IP, without a password.
     pub fn psql_target(&self, port: &str) -> String {
         let ca = self.cluster.dir.join("pki/service/ca.crt");
         format!(
-            "host=192.168.18.20 port={port} user=dbadmin dbname=postgres sslmode=verify-full connect_timeout=5 sslrootcert={}",
+            "host=192.168.18.20 port={port} user=app dbname=app sslmode=verify-full connect_timeout=5 sslrootcert={}",
             ca.display()
         )
     }
 
+    /// As PostgreSQL's superuser in the applications' database, over the leader's local socket.
+    pub fn superuser_sql(&self, sql: &str) -> String {
+        const SCRIPT: &str = "for psql in /usr/lib/postgresql/*/bin/psql /usr/pgsql-*/bin/psql; do [ -x $psql ] && break; done; \
+            exec runuser -u postgres -- $psql -XAtq -v ON_ERROR_STOP=1 -h /run/postgresql -p 5433 -U admin -c \"$0\" app";
+        self.output(&self.postgres_leader().unwrap(), &["sh", "-c", SCRIPT, sql])
+    }
+
     pub fn psql(&self, port: &str, sql: &str) -> Result<String, String> {
-        let password = format!("PGPASSWORD={}", self.cluster.secrets.postgres_dbadmin);
+        let password = format!("PGPASSWORD={}", self.cluster.secrets.app().unwrap());
         let target = self.psql_target(port);
         let psql = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql, &target];
         self.bounded(&[&["env", &password][..], &psql].concat())

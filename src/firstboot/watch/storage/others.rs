@@ -192,6 +192,8 @@ mod tests {
             state: PostgresState::Running,
             streams: None,
             standbys: Vec::new(),
+            awaits_restart: None,
+            tags: vec![],
         };
         let redis = Replication { role: Some(RedisRole::Replica), linked: true, ..Replication::default() };
         Answer { name: name.into(), report: Ok(report), etcd: true, patroni: Ok(patroni), redis: Ok(redis) }

@@ -1,0 +1,53 @@
+-- written by hanode for {{ node.name }}; edits are overwritten
+-- Prints one line for each difference between PostgreSQL and what cluster.toml declares.
+SELECT format('role %s %s', wanted.name, what)
+    FROM (VALUES
+{%- for each in declared.roles %}
+        ({{ each.name | literal }}, {{ each.login }}, {{ each.connection_limit }}, {{ each.password }}){{ "" if loop.last else "," }}
+{%- endfor %}
+    ) AS wanted (name, login, connections, password)
+    LEFT JOIN pg_catalog.pg_authid AS role ON role.rolname = wanted.name
+    CROSS JOIN LATERAL (VALUES
+        (role.rolname IS NULL, 'does not exist'),
+        (wanted.login AND NOT role.rolcanlogin, 'cannot log in'),
+        (role.rolcanlogin AND NOT wanted.login, 'can log in'),
+        (role.rolconnlimit <> wanted.connections, 'has another connection limit'),
+        (role.rolname IS NOT NULL AND role.rolpassword IS DISTINCT FROM wanted.password, 'has another password')
+    ) AS difference (found, what)
+    WHERE found;
+{%- for each in declared.memberships %}
+SELECT {{ each.missing | literal }} WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members AS pair
+    JOIN pg_catalog.pg_roles AS granted ON granted.oid = pair.roleid JOIN pg_catalog.pg_roles AS role ON role.oid = pair.member
+    WHERE granted.rolname = {{ each.group | literal }} AND role.rolname = {{ each.member | literal }});
+{%- endfor %}
+{%- for role in declared.roles %}
+{%- for each in role.settings %}
+SELECT {{ each.missing | literal }} WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting AS own
+    JOIN pg_catalog.pg_roles AS role ON role.oid = own.setrole CROSS JOIN LATERAL unnest(own.setconfig) AS setting
+    WHERE own.setdatabase = 0 AND role.rolname = {{ role.name | literal }} AND setting LIKE {{ each.pattern | literal }});
+{%- endfor %}
+{%- endfor %}
+SELECT format('database %s %s', wanted.name, what)
+    FROM (VALUES
+{%- for each in declared.databases %}
+        ({{ each.name | literal }}, {{ each.owner | literal }}){{ "" if loop.last else "," }}
+{%- endfor %}
+    ) AS wanted (name, owner)
+    LEFT JOIN pg_catalog.pg_database AS own ON own.datname = wanted.name
+    CROSS JOIN LATERAL (VALUES
+        (own.datname IS NULL, 'does not exist'),
+        (pg_catalog.pg_get_userbyid(own.datdba) <> wanted.owner, 'has another owner')
+    ) AS difference (found, what)
+    WHERE found;
+{%- if spec.postgres.superusers_from_clients is not on %}
+-- The rules in pg_hba.conf name roles, so they do not know other superusers.
+SELECT format('role %s is a superuser, and clients can log in with its password', rolname)
+    FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin AND rolname NOT IN ('admin', 'dbadmin');
+{%- endif %}
+{%- for each in declared.extensions %}
+SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = {{ each.database | literal }}) AS present \gset
+\if :present
+\connect {{ each.database | identifier }}
+SELECT {{ each.missing | literal }} WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = {{ each.name | literal }});
+\endif
+{%- endfor %}
