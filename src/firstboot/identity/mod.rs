@@ -97,15 +97,11 @@ fn claimed(
     metadata: Option<&Metadata>,
 ) -> Result<Option<(&'static str, String)>, IdentityError> {
     let mut claims: Vec<(&'static str, String)> = Vec::new();
-    if let Some(node) = metadata.and_then(|m| m.node.as_ref()) {
-        if spec.node(node).is_none() {
-            return Err(IdentityError::UnknownNode {
-                key: metadata::KEY,
-                value: node.clone(),
-                known: names(spec),
-            });
-        }
-        claims.push(("metadata", node.clone()));
+    if let Some(value) = metadata.and_then(|m| m.node.as_ref()) {
+        let named = spec.nodes.iter().find(|node| node.name.eq_ignore_ascii_case(value));
+        let unknown =
+            || IdentityError::UnknownNode { key: metadata::KEY, value: value.clone(), known: names(spec) };
+        claims.push(("metadata", named.ok_or_else(unknown)?.name.clone()));
     }
     let hostnames = [metadata.and_then(|m| m.hostname.as_deref()), Some(machine.hostname.as_str())];
     claims.extend(
@@ -125,11 +121,13 @@ fn claimed(
     }
 }
 
-/// Other host names are ignored: images boot as `localhost` or `ip-10-0-0-7`.
+/// Host names are case-insensitive; a spec has no two nodes whose names differ only in case. Other host names are ignored:
+/// images boot as `localhost` or `ip-10-0-0-7`.
 fn by_hostname(spec: &Spec, hostname: &str) -> Option<String> {
     let short = hostname.split('.').next().unwrap_or(hostname);
     let has_name = |n: &&hanode_core::spec::Node| {
-        [n.name.as_str(), n.hostname.as_str()].iter().any(|k| *k == hostname || *k == short)
+        let known = [n.name.as_str(), n.hostname.as_str()];
+        known.iter().any(|k| k.eq_ignore_ascii_case(hostname) || k.eq_ignore_ascii_case(short))
     };
     spec.nodes.iter().find(has_name).map(|n| n.name.clone())
 }
@@ -210,6 +208,21 @@ mod tests {
             identify_starter(&plain, None, None),
             Err(IdentityError::Unidentified("node1, node2, node3".into()))
         );
+    }
+
+    /// vSphere and Windows tools write host names in capitals.
+    #[test]
+    fn names_are_compared_without_their_case() {
+        let plain = machine("localhost", "10.0.0.7", "u-1");
+        let found =
+            |machine: &Machine, metadata: Option<&Metadata>| identify_starter(machine, metadata, None);
+        let node2 = |source| Ok(("node2".to_string(), source));
+        assert_eq!(found(&plain, Some(&metadata("NODE2", "", ""))), node2("metadata"));
+        assert_eq!(found(&plain, Some(&metadata("", "Node2.Example.ORG", ""))), node2("host name"));
+        assert_eq!(found(&machine("NODE2", "192.168.18.22", "u"), None), node2("host name"));
+        assert_eq!(found(&machine("NODE2", "", "u"), Some(&metadata("node2", "", ""))), node2("metadata"));
+        let cased = identify_starter(&machine("NODE2", "", "u-1"), None, Some(&pin("node2")));
+        assert_eq!(cased, Ok(("node2".into(), "pinned")));
     }
 
     #[test]

@@ -120,7 +120,9 @@ fn identify(root: &Path, config: NodeConfig, state: &mut NodeState) -> Result<No
     failpoint::hit(root, "install-id-written");
     disk.save_restore_key(restore_key(metadata.as_ref())?.as_ref())?;
     // A disk whose metadata moved with it to another machine is pinned to that machine.
-    let confirmed = metadata.as_ref().is_some_and(|m| m.node.as_ref() == Some(&found.node));
+    let confirmed = metadata
+        .as_ref()
+        .is_some_and(|m| m.node.as_ref().is_some_and(|n| n.eq_ignore_ascii_case(&found.node)));
     let pin = Pin {
         schema: 1,
         node: found.node.clone(),
