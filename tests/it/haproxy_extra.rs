@@ -21,14 +21,14 @@ fn section(name: &str, target: &str) -> Vec<String> {
     lines.map(|l| l.trim().to_string()).filter(|l| !l.starts_with('#')).collect()
 }
 
-/// Checks every line of the rendered sections. Several `log` lines add up, and the last `timeout tunnel` counts.
+/// Checks every line of the rendered sections. Several `log` lines add up.
 #[test]
 fn a_directive_that_hanode_sets_is_a_fault() {
     for target in ["debian-13", "centos-8"] {
         for name in ["global", "defaults"] {
             let lines = section(name, target);
             assert!(lines.len() > 10, "{lines:?}");
-            for line in lines.iter().filter(|l| !l.starts_with("log ") && !l.starts_with("timeout tunnel ")) {
+            for line in lines.iter().filter(|l| !l.starts_with("log ")) {
                 let faults = parse_with(name, &[line]).expect_err(line);
                 assert_eq!(faults.0.len(), 1, "{faults}");
             }
@@ -45,8 +45,9 @@ fn the_fault_names_the_line_and_the_remedy() {
     assert_eq!(fault.line, expected, "{fault}");
     assert!(fault.what.contains("maxconn") && fault.help.contains("max_connections"), "{fault}");
     for (name, line, remedy) in [
-        ("defaults", "timeout  client 1h", "timeout tunnel"),
-        ("defaults", "timeout server 1h", "timeout tunnel"),
+        ("defaults", "timeout  client 1h", "idle_timeout"),
+        ("defaults", "timeout server 1h", "idle_timeout"),
+        ("defaults", "timeout tunnel 2h", "idle_timeout"),
         ("defaults", "no option clitcpka", "remove it"),
         ("defaults", "option tcpka", "remove it"),
         ("global", "\"maxconn\" 9", "remove it"),
@@ -70,7 +71,7 @@ fn other_directives_are_accepted() {
         ("global", "log 192.168.18.5:514 local0"),
         ("global", "setenv PLACE \"hall 1\""),
         ("global", "# a comment \"quoted\""),
-        ("defaults", "timeout tunnel 2h"),
+        ("defaults", "timeout queue 2h"),
         ("defaults", "timeout queue 10s"),
         ("defaults", "option tcp-smart-accept"),
     ] {

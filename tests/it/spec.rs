@@ -107,6 +107,7 @@ fn optional_values_are_read() {
         "max_connections = 200\nfsync = true\nrandom_page_cost = 1.1\nbig = 0x10\n\"a.b\" = \"c\"",
     )
     .replace("# global = [", "global = [")
+    .replace("# idle_timeout = \"24d\"", "idle_timeout = \"12h\"")
     .replace("# maxmemory = \"2gb\"", "hz = 20\nactiverehashing = true")
     .replace("# interface =", "interface =")
     .replace("# data =", "data =")
@@ -117,6 +118,7 @@ fn optional_values_are_read() {
     let spec = parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
     let parameters: Vec<_> = spec.postgres.parameters.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(parameters, ["a.b=c", "big=16", "fsync=on", "max_connections=200", "random_page_cost=1.1"]);
+    assert_eq!((starter().haproxy.idle_timeout, spec.haproxy.idle_timeout), (24 * 86_400, 43_200));
     assert_eq!(spec.redis.parameters["hz"], "20");
     assert_eq!(spec.redis.parameters["activerehashing"], "on");
     assert_eq!(spec.haproxy.extra["global"], ["nbthread 2"]);
@@ -265,6 +267,8 @@ fn each_fault_is_reported_with_its_line() {
         ("# data = \"LABEL=hanode-data\"", "data = \"vdb\"", "data = \"vdb\"", "is not a volume"),
         ("# interface = \"eth0\"", "interface = \"a/b\"", "a/b", "interface name"),
         ("# max_connections = 200", "listen_addresses = \"*\"", "listen_addresses", "cannot be set here"),
+        ("# idle_timeout = \"24d\"", "idle_timeout = \"25d\"", "idle_timeout =", "from 1min to 24d"),
+        ("# idle_timeout = \"24d\"", "idle_timeout = \"30\"", "idle_timeout =", "with min, h or d"),
         ("# maxmemory-policy", "requirepass = \"x\" #", "requirepass =", "secrets.toml"),
         (
             "# maxmemory-policy",

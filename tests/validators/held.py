@@ -153,7 +153,22 @@ def attack(name, port, sources, each, data=b"", limit=3, rounds=3):
           f"after the attack {after} s, {time.monotonic() - start:.0f} s in total", flush=True)
 
 
-# Established sessions stay open while they are idle for less than `timeout tunnel`.
+# HAProxy closes established sessions that stay idle after days, not minutes.
+def session_limits():
+    limits = {}
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect("/run/haproxy/admin.sock")
+        s.sendall(b"show sess\n")
+        for line in s.makefile():
+            words = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            if words.get("src", "").startswith(OTHER + ":") and "exp" in words:
+                limits[words["be"]] = words["exp"]
+    short = [be for be in ("postgres_primary", "redis_primary") if "d" not in limits.get(be, "")]
+    if short:
+        raise SystemExit(f"FAILED: idle sessions are closed too early: {limits}")
+
+
+# Established sessions stay open while they are idle.
 def idle_sessions():
     tls = ssl.create_default_context(cafile=ROOT + "/etc/ssl/myca/root.crt")
     with connect(5432, OTHER) as p, connect(6379, OTHER) as raw, tls.wrap_socket(raw, server_hostname="node1") as r:
@@ -187,6 +202,7 @@ def main():
         attack("idle connections to port 7000, one address", 7000, one, 1000)
         attack("idle connections to port 7000, six addresses", 7000, six, 150)
         time.sleep(max(0, 35 - (time.monotonic() - start)))
+        session_limits()
         next(idle)
         print("CHECKED")
     finally:

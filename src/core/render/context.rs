@@ -262,6 +262,7 @@ fn haproxy(input: &RenderInput) -> serde_json::Value {
         "own": own.join(" "),
         // Operators may also read statistics and metrics.
         "watching": watchers.join(" "),
+        "idle_timeout": spec.haproxy.idle_timeout,
         "extra_global": extra("global"),
         "extra_defaults": extra("defaults"),
         "bufsize": bufsize(input.crl.der.as_ref().map_or(0, Vec::len)),

@@ -317,8 +317,8 @@ fn haproxy_extra(spec: &Spec, reader: &Reader) {
                     "maxconn" => {
                         "remove it: hanode computes it from max_connections in [postgres.parameters]"
                     }
-                    "timeout client" | "timeout server" => {
-                        "remove it; for sessions that stay idle for long, set timeout tunnel here"
+                    "timeout client" | "timeout server" | "timeout tunnel" => {
+                        "remove it: idle_timeout in [haproxy] limits sessions that stay idle"
                     }
                     _ => "remove it: HAProxy would use only one of the two",
                 };

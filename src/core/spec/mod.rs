@@ -237,8 +237,24 @@ pub struct Redis {
 pub struct Haproxy {
     pub stats_port: u16,
     pub crl_port: u16,
+    /// Seconds after which an established session without data is closed.
+    #[serde(default = "Haproxy::longest_idle", skip_serializing_if = "Haproxy::is_longest_idle")]
+    pub idle_timeout: u32,
     /// Section (`global`, `defaults`) to further lines for it.
     pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl Haproxy {
+    /// The longest time in whole days that HAProxy counts: in practice no limit.
+    pub(crate) const LONGEST_IDLE: u32 = 24 * 86_400;
+
+    fn longest_idle() -> u32 {
+        Self::LONGEST_IDLE
+    }
+
+    fn is_longest_idle(idle: &u32) -> bool {
+        *idle == Self::LONGEST_IDLE
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use super::access;
 use super::reader::{Reader, Section};
+use super::suggest::printable;
 use super::*;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -221,10 +222,26 @@ fn haproxy(s: Section) -> Haproxy {
     let extra =
         sections.into_iter().filter_map(|key| Some((key.to_string(), e.config_lines(key)?))).collect();
     e.finish();
-    let haproxy =
-        Haproxy { stats_port: port(&s, "stats_port", 7000), crl_port: port(&s, "crl_port", 7080), extra };
+    let haproxy = Haproxy {
+        stats_port: port(&s, "stats_port", 7000),
+        crl_port: port(&s, "crl_port", 7080),
+        idle_timeout: s.text("idle_timeout").map_or(Haproxy::LONGEST_IDLE, |text| idle_timeout(&s, &text)),
+        extra,
+    };
     s.finish();
     haproxy
+}
+
+fn idle_timeout(s: &Section, text: &str) -> u32 {
+    let units = [("min", 60), ("h", 3600), ("d", 86_400)];
+    let parsed = units.into_iter().find_map(|(unit, factor)| {
+        text.strip_suffix(unit)?.trim_end().parse::<u32>().ok()?.checked_mul(factor)
+    });
+    parsed.filter(|n| (60..=Haproxy::LONGEST_IDLE).contains(n)).unwrap_or_else(|| {
+        let what = format!("idle_timeout = \"{}\" is not a time from 1min to 24d", printable(text));
+        s.fault("idle_timeout", what, "write a whole number with min, h or d, such as \"12h\"");
+        Haproxy::LONGEST_IDLE
+    })
 }
 
 fn keepalived(s: Section) -> Keepalived {

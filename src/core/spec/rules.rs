@@ -137,7 +137,7 @@ pub(super) fn reserved_by(name: &str) -> Option<&'static str> {
 
 /// The directives that hanode sets in HAProxy's `global` section, and others with the same effect.
 ///
-/// Without `log`, which may occur several times, and `timeout tunnel`, of which the last one applies.
+/// Without `log`, which may occur several times.
 const HAPROXY_GLOBAL_DIRECTIVES: &[&str] = &[
     "chroot",
     "daemon",
@@ -178,6 +178,7 @@ const HAPROXY_DEFAULTS_DIRECTIVES: &[&str] = &[
     "timeout client-fin",
     "timeout connect",
     "timeout server",
+    "timeout tunnel",
 ];
 
 /// The directive of an extra line, if hanode sets it, too.

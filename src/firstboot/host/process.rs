@@ -36,7 +36,8 @@ pub(crate) fn unit_runs(unit: &str, name: &str) -> bool {
     processes(unit).iter().any(has_name)
 }
 
-fn processes(unit: &str) -> BTreeSet<i32> {
+/// The processes of a unit.
+pub(crate) fn processes(unit: &str) -> BTreeSet<i32> {
     let lists = SLICES.map(|slice| std::fs::read_to_string(format!("{slice}/{unit}/cgroup.procs")));
     let lines = lists.iter().flatten().flat_map(|list| list.lines());
     lines.filter_map(|line| line.parse().ok()).collect()

@@ -56,6 +56,13 @@ pub(crate) struct UnitState {
     pub(crate) state: String,
 }
 
+/// The main process of a running unit.
+pub(crate) fn main_process(unit: &str) -> Result<i32> {
+    let mut systemctl = Command::new("systemctl");
+    let shown = hanode_util::command::capture(systemctl.args(["show", "--value", "-p", "MainPID", unit]))?;
+    shown.text_lossy().trim().parse().with_context(|| format!("the main process of {unit}"))
+}
+
 pub(crate) struct Systemd {
     manager: ManagerProxy<'static>,
 }

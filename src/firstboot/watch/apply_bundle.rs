@@ -156,6 +156,7 @@ fn immutable_differences(old: &Spec, new: &Spec) -> Vec<String> {
     like_old.redis.min_replicas = old.redis.min_replicas;
     like_old.redis.parameters = old.redis.parameters.clone();
     like_old.haproxy.extra = old.haproxy.extra.clone();
+    like_old.haproxy.idle_timeout = old.haproxy.idle_timeout;
     like_old.pki = old.pki.clone();
     like_old.backup = old.backup.clone();
     let restapi_port = new.patroni.restapi_port;
@@ -352,6 +353,7 @@ mod tests {
         new.redis.parameters.insert("hz".into(), "20".into());
         (new.patroni.ttl, new.redis.min_replicas, new.postgres.synchronous) = (30, 0, false);
         new.haproxy.extra.insert("global".into(), vec!["nbthread 2".into()]);
+        new.haproxy.idle_timeout = 3600;
         new.network.clients = vec!["10.0.0.0/8".parse().unwrap()];
         new.network.operators = Some(vec!["192.168.18.5/32".parse().unwrap()]);
         let with_backup = format!("{}\n[backup]\nrepository = \"file:///mnt/backup\"\n", spec::STARTER);

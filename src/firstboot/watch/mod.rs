@@ -11,6 +11,7 @@ mod haproxy_socket;
 pub(crate) mod haproxy_watchdog;
 pub(crate) mod join_port;
 pub(crate) mod metrics;
+mod old_workers;
 pub(crate) mod planned_failover;
 mod read_port;
 mod reclone;

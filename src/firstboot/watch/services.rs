@@ -90,9 +90,9 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     let socket = node.at(target.path("haproxy_socket")?);
     let (shared, read_socket) = (node.clone(), socket.clone());
     spawn(move || read_port::watch(&shared, &read_socket));
-    let shared = node.clone();
-    spawn(move || stale_sessions::watch(&shared, &socket));
     let (unit, port) = (target.unit(Component::Haproxy)?.to_string(), spec.haproxy.stats_port);
+    let (shared, haproxy) = (node.clone(), unit.clone());
+    spawn(move || stale_sessions::watch(&shared, &haproxy, &socket));
     spawn(move || haproxy_watchdog::watch(&unit, port));
     Ok(())
 }

@@ -7,6 +7,7 @@
 //! established sessions are shut down here, over the statistics socket.
 
 use super::haproxy_socket::{self, Server, ServerState};
+use super::old_workers::OldWorkers;
 use super::read_port;
 use crate::haproxy_view;
 use crate::node::NodeContext;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The backends in which one server at a time is up.
-const BACKENDS: [&str; 2] = [POSTGRES_PRIMARY, "redis_primary"];
+pub(super) const BACKENDS: [&str; 2] = [POSTGRES_PRIMARY, "redis_primary"];
 const POSTGRES_PRIMARY: &str = "postgres_primary";
 /// Longer than all connection attempts of a session take together.
 const MIN_SESSION_SECONDS: u64 = 15;
@@ -26,20 +27,22 @@ const MIN_SESSION_SECONDS: u64 = 15;
 const MIN_DISABLED_SECONDS: u64 = 15;
 
 /// Checks until the process ends.
-pub(super) fn watch(node: &NodeContext, socket: &Path) {
+pub(super) fn watch(node: &NodeContext, unit: &str, socket: &Path) {
+    let mut old_workers = OldWorkers::new(unit);
     loop {
         sleep(CHECK_INTERVAL);
         // Without HAProxy there are no sessions.
-        if let Err(error) = check(node, socket) {
+        if let Err(error) = check(node, socket, &mut old_workers) {
             tracing::debug!("{}: {error:#}", socket.display());
         }
     }
 }
 
-fn check(node: &NodeContext, socket: &Path) -> Result<()> {
+fn check(node: &NodeContext, socket: &Path, old_workers: &mut OldWorkers) -> Result<()> {
     let stat = haproxy_socket::command(socket, "show stat")?;
     haproxy_view::save(node, &stat)?;
-    shut_down_stale(socket, &stat)
+    shut_down_stale(socket, &stat)?;
+    old_workers.check(socket, &haproxy_socket::servers(&stat))
 }
 
 fn shut_down_stale(socket: &Path, stat: &str) -> Result<()> {
