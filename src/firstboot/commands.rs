@@ -5,7 +5,7 @@ use crate::backup;
 use crate::node::NodeContext;
 use crate::node_config::NodeConfig;
 use crate::start::gate;
-use crate::start::{recover, reload, run, self_report};
+use crate::start::{recover, reload, run, self_report, source_address};
 use crate::state;
 use crate::watch::{apply_bundle, haproxy_watchdog, join_port, metrics, planned_failover, services};
 use anyhow::Result;
@@ -72,6 +72,9 @@ do harm, and then changes nothing.")]
     /// Have Redis use its current certificates and settings (ExecReload of its unit)
     #[command(hide = true)]
     ReloadRedis,
+    /// Have connections to the other nodes come from this node's address (hanode-source-address.service)
+    #[command(hide = true)]
+    CorrectSourceAddress,
     /// Promote another Redis if this one is primary and about to stop (ExecStop of its unit)
     #[command(hide = true)]
     FailoverRedis,
@@ -181,6 +184,7 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
             return Ok(exit_code(haproxy_is_healthy(*port)));
         }
         Verb::Apply => apply_bundle::apply(&node()?)?,
+        Verb::CorrectSourceAddress => source_address::correct(&node()?)?,
         Verb::FailoverRedis => planned_failover::fail_over(&node()?)?,
         Verb::ReloadRedis => reload::reload_redis(&node()?)?,
         Verb::Plan { json } => show_plan(&node()?, *json)?,

@@ -1,6 +1,7 @@
 //! The network of this machine: probes for a duplicate of an address, and its removal.
 
 use anyhow::{Context, Result, bail};
+use hanode_util::command::run_to_end;
 use std::fs::File;
 use std::net::IpAddr;
 use std::process::{Child, Command};
@@ -50,6 +51,39 @@ pub(crate) fn restore(what: &str, saved: File) -> Result<()> {
     ip(Command::new("ip").args([what, "restore"]).stdin(saved))
 }
 
+/// A route to one address like the present one, with this source.
+pub(crate) fn add_source_route(to: IpAddr, source: IpAddr) -> Result<()> {
+    let family = if to.is_ipv4() { "-4" } else { "-6" };
+    let mut get = Command::new("ip");
+    let present = run_to_end(get.args([family, "route", "get", &to.to_string()]))?.text_lossy();
+    // Network managers remove routes of others, but not those of the kernel.
+    let mut replace = Command::new("ip");
+    replace.args([family, "route", "replace", &to.to_string()]).args(next_hop(&present)?);
+    ip(replace.args(["proto", "kernel", "src", &source.to_string()]))
+}
+
+/// Gateway and interface in the output of `ip route get`.
+fn next_hop(route: &str) -> Result<Vec<String>> {
+    let words: Vec<&str> = route.split_whitespace().collect();
+    let after = |key: &str| words.iter().position(|w| *w == key).and_then(|at| words.get(at + 1));
+    let device = after("dev").with_context(|| format!("no interface in {route:?}"))?;
+    let gateway = after("via").map(|gateway| ["via".to_string(), gateway.to_string()]);
+    Ok(gateway.into_iter().flatten().chain(["dev".to_string(), device.to_string()]).collect())
+}
+
 fn ip(command: &mut Command) -> Result<()> {
-    hanode_util::command::run_to_end(command).map(drop)
+    run_to_end(command).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_keeps_its_gateway_and_interface() {
+        let hop = |text: &str| next_hop(text).expect("a route").join(" ");
+        assert_eq!(hop("192.168.18.22 dev eth0 src 192.168.18.99 uid 0 \n    cache \n"), "dev eth0");
+        assert_eq!(hop("10.0.0.2 via 10.0.0.1 dev ens4 src 10.0.0.9 uid 0\n"), "via 10.0.0.1 dev ens4");
+        assert!(next_hop("RTNETLINK answers: Network is unreachable").is_err());
+    }
 }

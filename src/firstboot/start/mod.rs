@@ -15,4 +15,5 @@ mod redis_peers;
 pub(crate) mod reload;
 pub(crate) mod run;
 pub(crate) mod self_report;
+pub(crate) mod source_address;
 mod validators;

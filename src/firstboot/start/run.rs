@@ -1,7 +1,7 @@
 //! The plan unit (hanode-plan.service): from a booted machine to a node whose services may start.
 
 use super::effects::Executor;
-use super::{duplicate_address, firewall, reload, self_report};
+use super::{duplicate_address, firewall, reload, self_report, source_address};
 use crate::disk::{Disk, Pin, volume};
 use crate::failpoint;
 use crate::host::clock::{CpuTime, uptime_ms};
@@ -74,6 +74,8 @@ fn boot_sequence(root: &Path, state: &mut NodeState) -> Result<()> {
     selinux::check_ports(root, node.target().selinux.as_ref(), node.spec())?;
     duplicate_address::restore_address(root);
     let duplicate = duplicate_address::start_probe(&node)?;
+    // Peers then do not answer, which is the reason that the node reports.
+    source_address::correct(&node).unwrap_or_else(|error| tracing::warn!("{error:#}"));
     state.enter(Phase::Applying, "writing static configuration")?;
     let written = node.apply().and_then(|_| firewall::enforce(node.target()));
     if let Err(error) = written {

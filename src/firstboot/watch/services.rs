@@ -17,7 +17,7 @@ use crate::selinux_denials;
 use crate::start::effects::Executor;
 use crate::start::generation::{CountResult, GenerationCounter};
 use crate::start::init_facts::init_facts;
-use crate::start::self_report;
+use crate::start::{self_report, source_address};
 use crate::state::{self, NodeState};
 use crate::units::{self, down};
 use anyhow::Result;
@@ -30,6 +30,8 @@ use std::sync::Arc;
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
+/// Adds routes, which the watcher may not.
+const SOURCE_ADDRESS: &str = "hanode-source-address.service";
 /// Between two rounds while a service is unhealthy.
 const STARTING_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two rounds in the first [`SETTLING_TIME`] in service: peers start too, and a leader has to name a
@@ -131,6 +133,9 @@ impl Watcher<'_> {
         };
         self.rejoin_etcd(planned.as_ref())?;
         self.sync_standby.check(self.node);
+        if !source_address::wrong_sources(self.node).is_empty() {
+            self.systemd.start(SOURCE_ADDRESS)?;
+        }
         // A write would keep this loop from reporting while the disk hangs.
         if problems.is_empty() && storage::answers(self.node.root()) {
             self.record_service()?;
