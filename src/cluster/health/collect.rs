@@ -21,7 +21,7 @@ pub fn collect(access: &Access) -> Result<Status> {
     fetch_kv_hashes(access, &mut status.nodes);
     add_storage_faults(access, &mut status.nodes);
     status.problems = find_problems(&access.spec, access.bundle_generation, &status);
-    status.warnings = warnings(&access.spec);
+    status.warnings = warnings(&access.spec, &status);
     status.healthy = status.problems.is_empty();
     Ok(status)
 }

@@ -29,9 +29,14 @@ pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status
     problems
 }
 
-pub(super) fn warnings(spec: &Spec) -> Vec<String> {
+pub(super) fn warnings(spec: &Spec, status: &Status) -> Vec<String> {
     let none = spec.backup.is_none();
-    none.then(|| "there are no backups: cluster.toml has no [backup]".to_string()).into_iter().collect()
+    let no_backups = none.then(|| "there are no backups: cluster.toml has no [backup]".to_string());
+    let risks = status.nodes.iter().flat_map(|node| {
+        let risks = node.findings.iter().filter(|finding| finding.kind.is_risk());
+        risks.map(|finding| finding.clone().node(&node.name).to_string())
+    });
+    no_backups.into_iter().chain(risks).collect()
 }
 
 fn backup(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
@@ -82,7 +87,8 @@ fn nodes(status: &Status, problems: &mut Vec<Problem>) {
         };
         let failed = node.servers.problems().into_iter().filter(counts);
         problems.extend(failed.map(|problem| problem.node(&node.name)));
-        problems.extend(node.findings.iter().map(|finding| finding.clone().node(&node.name)));
+        let findings = node.findings.iter().filter(|finding| !finding.kind.is_risk());
+        problems.extend(findings.map(|finding| finding.clone().node(&node.name)));
     }
 }
 
@@ -198,6 +204,12 @@ mod tests {
         ];
         let mut problems = Vec::new();
         nodes(&status, &mut problems);
+        status.nodes[1].findings.push(Problem::new(ProblemKind::NoWatchdog, "no device"));
+        let risks = warnings(&spec, &status);
+        assert_eq!(
+            risks.last().map(String::as_str),
+            Some("node2: PostgreSQL has no active watchdog: no device")
+        );
         let [problem] = problems.as_slice() else { panic!("{problems:?}") };
         assert!(
             problem.to_string().starts_with("node2: Redis runs with hz = 20, its file has 10; "),

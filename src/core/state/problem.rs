@@ -84,6 +84,10 @@ pub enum ProblemKind {
     DownInHaproxy,
     /// HAProxy forwards nothing to DETAIL, which was set out of service
     HaproxyMaintenance,
+    /// HAProxy has DETAIL in use: 171 of 190 connections to PostgreSQL on node1
+    ConnectionsUsed,
+    /// PostgreSQL has no active watchdog: DETAIL; a risk.
+    NoWatchdog,
     /// Redis runs with a setting that its file does not have; the detail is name, both values.
     RedisSetting,
     /// no node holds the virtual IP DETAIL
@@ -146,6 +150,11 @@ impl ProblemKind {
     /// Whether the node has a bundle or spec that differs from the cluster directory's, as during a rolling update.
     pub fn is_config_drift(self) -> bool {
         matches!(self, ProblemKind::OtherBundle | ProblemKind::OtherSpec)
+    }
+
+    /// Whether the cluster is healthy with it, and it is only a warning.
+    pub fn is_risk(self) -> bool {
+        self == ProblemKind::NoWatchdog
     }
 
     /// Whether it is about the space on a node's file systems.
@@ -240,6 +249,8 @@ impl Problem {
             DownInHaproxy => {
                 format!("{component} is running, but HAProxy's check of it fails on every node ({detail})")
             }
+            ConnectionsUsed => format!("HAProxy has {detail} in use"),
+            NoWatchdog => format!("PostgreSQL has no active watchdog: {detail}"),
             RedisSetting => format!("Redis runs with {detail}"),
             VipUnheld => format!("no node holds the virtual IP {detail}"),
             VipUnanswered => format!("HAProxy does not answer on {detail}"),

@@ -83,7 +83,8 @@ fn prefix_length(mask: IpAddr) -> u8 {
     }
 }
 
-fn is_container() -> bool {
+/// Containers share the kernel and its devices.
+pub(crate) fn is_container() -> bool {
     Path::new("/run/systemd/container").exists()
 }
 

@@ -1,13 +1,16 @@
 //! Problems that do not keep a node from service, such as a setting that the next start loses. They are in the node's
 //! report, which reads a file in memory, so that a server that hangs does not delay it.
 
+use super::{connection_use, haproxy_socket};
 use crate::host::clock::{recent_age_ms, uptime_ms};
+use crate::host::machine::is_container;
 use crate::node::NodeContext;
 use crate::start::reload;
 use anyhow::Result;
 use hanode_core::redis_parameters::Difference;
-use hanode_core::state::{Component, Problem, ProblemKind};
+use hanode_core::state::{Component, Problem, ProblemKind, Role};
 use serde::{Deserialize, Serialize};
+use std::os::unix::fs::MetadataExt;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -36,7 +39,47 @@ pub(super) fn watch(node: &NodeContext) {
 
 fn find(node: &NodeContext) -> Vec<Problem> {
     // A server that does not answer is a problem of the services already.
-    redis_settings(node).unwrap_or_default()
+    let connections = connections(node).unwrap_or_default();
+    let mut found = redis_settings(node).unwrap_or_default();
+    found.extend(connections);
+    found.extend(watchdog(node));
+    found
+}
+
+/// The limits of HAProxy's connections that are nearly reached.
+fn connections(node: &NodeContext) -> Result<Vec<Problem>> {
+    let socket = node.at(node.target().path("haproxy_socket")?);
+    let stat = haproxy_socket::command(&socket, "show stat")?;
+    Ok(connection_use::nearly_used(&stat).into_iter().map(connection_problem).collect())
+}
+
+fn connection_problem(usage: connection_use::Usage) -> Problem {
+    Problem::new(ProblemKind::ConnectionsUsed, usage.to_string()).component(Component::Haproxy)
+}
+
+/// Why no watchdog would reset this machine if its PostgreSQL leader hung. A container has none.
+fn watchdog(node: &NodeContext) -> Option<Problem> {
+    const DEVICE: &str = "/dev/watchdog";
+    const STATE: &str = "/sys/class/watchdog/watchdog0/state";
+    if is_container() {
+        return None;
+    }
+    let why = match std::fs::metadata(node.at(DEVICE)) {
+        Err(_) => format!("{DEVICE} does not exist; the kernel has no module softdog"),
+        Ok(device) if device.uid() == 0 => format!("{DEVICE} belongs to root, not to the user of Patroni"),
+        Ok(_) => {
+            let state = std::fs::read_to_string(node.at(STATE)).ok()?;
+            let leads = || {
+                let status = node.access().patroni(node.own(), REQUEST_TIMEOUT).ok()?.status().ok()?;
+                Some(status.role == Some(Role::Leader))
+            };
+            if state.trim() != "inactive" || leads() != Some(true) {
+                return None;
+            }
+            format!("Patroni has not activated {DEVICE}; see its log")
+        }
+    };
+    Some(Problem::new(ProblemKind::NoWatchdog, why).component(Component::Postgres))
 }
 
 fn redis_settings(node: &NodeContext) -> Result<Vec<Problem>> {

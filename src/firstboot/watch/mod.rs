@@ -3,6 +3,7 @@
 //! [`apply_bundle`] activates a new bundle, [`join_port`] and [`metrics`] answer others.
 
 pub(crate) mod apply_bundle;
+mod connection_use;
 pub(crate) mod declared_sql;
 mod dynamic_config;
 mod failover_guard;
