@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use hanode_core::peer::PostgresData;
 use hanode_util::command::{capture, run_to_end};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -34,6 +35,14 @@ impl Disk {
         newest_wal(&self.at(&self.paths.postgres).join("pg_wal"), timeline)
     }
 
+    /// The timeline of the data of a server that still recovers, and the position of the first WAL that it lacks.
+    pub(crate) fn postgres_lacks_wal(&self) -> Result<(u32, u64)> {
+        let data = self.at(&self.paths.postgres);
+        let control = Control::read(&data, &self.paths.postgres_bin)?;
+        let lacks = first_missing(&data.join("pg_wal"), control.redo).context("pg_wal has no segments")?;
+        Ok((control.timeline, lacks))
+    }
+
     /// The size of all files in the data directory; those that cannot be read do not count.
     pub(crate) fn postgres_bytes(&self) -> u64 {
         let data = self.at(&self.paths.postgres);
@@ -55,6 +64,9 @@ impl Disk {
         }
     }
 }
+
+/// Of the log.
+const PAGE: u64 = 8192;
 
 /// A segment of the log on this disk.
 struct Segment {
@@ -84,13 +96,22 @@ impl Segment {
         is_size.then_some(self.number >> 32 << 32 | (self.number & 0xffff_ffff).checked_mul(size)?)
     }
 
-    /// Whether its first page was written for this segment: PostgreSQL renames old segments for later use. After two
-    /// fields of two bytes, a page has its timeline and its position.
+    /// Whether its first page was written for this segment: PostgreSQL renames old segments for later use.
     fn is_written(&self) -> bool {
+        self.has_page(0)
+    }
+
+    /// Whether its last page was.
+    fn is_complete(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|file| self.has_page(file.len().saturating_sub(PAGE)))
+    }
+
+    /// After two fields of two bytes, a page has its timeline and its position.
+    fn has_page(&self, at: u64) -> bool {
         let mut head = [0; 16];
-        let read = std::fs::File::open(&self.path).and_then(|mut file| file.read_exact(&mut head));
+        let read = std::fs::File::open(&self.path).and_then(|file| file.read_exact_at(&mut head, at));
         let page = u64::from_ne_bytes(head[8..].try_into().unwrap_or_default());
-        read.is_ok() && Some(page) == self.start()
+        read.is_ok() && self.start().is_some_and(|start| page == start + at)
     }
 }
 
@@ -110,6 +131,20 @@ fn oldest_wal(wal: &Path) -> Option<u64> {
     Segment::all(wal)?.min_by_key(|segment| segment.number)?.start()
 }
 
+/// The first position after `from` of which this disk has no WAL, on any timeline. A rewound server also has the newest
+/// segments of the leader, so the newest one does not tell.
+fn first_missing(wal: &Path, from: u64) -> Option<u64> {
+    let written: Vec<Segment> = Segment::all(wal)?.filter(Segment::is_written).collect();
+    let size = std::fs::metadata(&written.first()?.path).ok()?.len();
+    let mut next = from / size * size;
+    let mut lacks = from;
+    while let Some(segment) = written.iter().find(|segment| segment.start() == Some(next)) {
+        lacks = if segment.is_complete() { next + size } else { next };
+        next += size;
+    }
+    Some(lacks)
+}
+
 /// Where the newest segment of a timeline that has been written starts.
 fn newest_wal(wal: &Path, timeline: u32) -> Option<u64> {
     let mut segments: Vec<_> = Segment::all(wal)?.filter(|segment| segment.timeline == timeline).collect();
@@ -119,21 +154,38 @@ fn newest_wal(wal: &Path, timeline: u32) -> Option<u64> {
 
 /// Timeline and position of the last complete record.
 fn end(data: &Path, bin: &str) -> Result<(u32, u64)> {
-    let mut controldata = Command::new(format!("{bin}/pg_controldata"));
-    let output = run_to_end(controldata.arg("-D").arg(data).env("LC_ALL", "C"))?.text_lossy();
-    let field = |name: &str| {
-        let line = output.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.map(str::trim).with_context(|| format!("pg_controldata prints no {name}"))
-    };
-    let redo = position(field("Latest checkpoint's REDO location")?)?;
-    let checkpoint: u32 = field("Latest checkpoint's TimeLineID")?.parse()?;
-    let recovered = position(field("Minimum recovery ending location")?)?;
+    let Control { redo, timeline: checkpoint, recovered } = Control::read(data, bin)?;
     let wal = data.join("pg_wal");
     let (timeline, from) = match newest_history(&wal)? {
         Some((timeline, switched)) if timeline > checkpoint => (timeline, switched),
         _ => (checkpoint, redo),
     };
     Ok((timeline, end_of_log(&wal, bin, timeline, from)?.max(recovered)))
+}
+
+/// What PostgreSQL's control file has about recovery.
+struct Control {
+    /// Where recovery starts.
+    redo: u64,
+    timeline: u32,
+    /// Where the data is consistent.
+    recovered: u64,
+}
+
+impl Control {
+    fn read(data: &Path, bin: &str) -> Result<Control> {
+        let mut controldata = Command::new(format!("{bin}/pg_controldata"));
+        let output = run_to_end(controldata.arg("-D").arg(data).env("LC_ALL", "C"))?.text_lossy();
+        let field = |name: &str| {
+            let line = output.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(str::trim).with_context(|| format!("pg_controldata prints no {name}"))
+        };
+        Ok(Control {
+            redo: position(field("Latest checkpoint's REDO location")?)?,
+            timeline: field("Latest checkpoint's TimeLineID")?.parse()?,
+            recovered: position(field("Minimum recovery ending location")?)?,
+        })
+    }
 }
 
 /// The newest timeline on this disk, and the position at which it branched off.
@@ -222,6 +274,33 @@ mod tests {
         assert_eq!(newest_wal(dir.path(), 2), Some(0x1_0400_0000), "the later ones are renamed");
         assert_eq!(newest_wal(dir.path(), 1), Some(0x1_0700_0000));
         assert_eq!(newest_wal(dir.path(), 3), None);
+    }
+
+    #[test]
+    fn the_first_missing_wal_is_after_the_last_segment_without_a_gap() {
+        const SIZE: u64 = 16 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let segment = |number: u64, complete: bool| {
+            let path = dir.path().join(format!("0000000600000000{number:08X}"));
+            let file = std::fs::File::create(path).unwrap();
+            file.set_len(SIZE).unwrap();
+            file.write_all_at(&(number * SIZE).to_ne_bytes(), 8).unwrap();
+            if complete {
+                let last = SIZE - PAGE;
+                file.write_all_at(&(number * SIZE + last).to_ne_bytes(), last + 8).unwrap();
+            }
+        };
+        assert_eq!(first_missing(dir.path(), 7), None);
+        segment(0x8e, true);
+        segment(0x8f, true);
+        // Copied from the leader.
+        segment(0x91, true);
+        assert_eq!(first_missing(dir.path(), 0x8e * SIZE + 40), Some(0x90 * SIZE));
+        assert_eq!(first_missing(dir.path(), 0x8d * SIZE + 40), Some(0x8d * SIZE + 40));
+        segment(0x90, false);
+        assert_eq!(first_missing(dir.path(), 0x8e * SIZE), Some(0x92 * SIZE));
+        segment(0x92, false);
+        assert_eq!(first_missing(dir.path(), 0x8e * SIZE), Some(0x92 * SIZE), "the rest of it");
     }
 
     #[test]

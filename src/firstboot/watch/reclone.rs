@@ -70,9 +70,15 @@ impl Reclone {
             return self.while_cloned(node, &servers).map(Some);
         }
         (self.progress, self.stalled) = (CloneProgress::default(), None);
-        let Some(own) = self.stalled_standby(&patroni) else { return Ok(None) };
-        let newest_wal = own.timeline.and_then(|timeline| node.disk.newest_postgres_wal(timeline));
-        let own = StalledStandby { newest_wal, ..own };
+        let recovers = patroni["state"] == "starting" && patroni["role"] == "replica";
+        let own = match recovers {
+            true => Some(self.recovering_standby(node.disk.postgres_lacks_wal()?)),
+            false => self.stalled_standby(&patroni).map(|own| {
+                let newest_wal = own.timeline.and_then(|timeline| node.disk.newest_postgres_wal(timeline));
+                StalledStandby { newest_wal, ..own }
+            }),
+        };
+        let Some(own) = own else { return Ok(None) };
         let cluster = servers.get(servers.own, "/cluster")?;
         let Some(leader) = servers.leader(&cluster)? else {
             return Ok(Some("replica is not streaming: the cluster has no leader".into()));
@@ -93,6 +99,10 @@ impl Reclone {
             "{} has the data of another cluster",
             leader.name
         );
+        if recovers && own.timeline != Some(found.timeline) {
+            // What its data contains beyond the leader's is not known.
+            return Ok(None);
+        }
         let found = Leader {
             oldest_wal: wal.and_then(|data| data.oldest_wal),
             storage_fault: file_systems.iter().filter_map(|file_system| file_system.fault).max(),
@@ -112,7 +122,7 @@ impl Reclone {
             }
             Decision::Clone => {
                 let cause = format!("{} no longer had the WAL that it needs", leader.name);
-                servers.reinitialize()?;
+                servers.reinitialize(recovers)?;
                 tracing::warn!("this standby is cloned again: {cause}");
                 self.cause = Some(cause.clone());
                 Ok(Some(format!("replica is being cloned: {cause}")))
@@ -147,17 +157,30 @@ impl Reclone {
             self.stopped = None;
             return None;
         }
+        let stalled = self.still_at(position);
+        Some(StalledStandby {
+            timeline: patroni["timeline"].as_u64().and_then(|timeline| timeline.try_into().ok()),
+            position,
+            newest_wal: None,
+            stalled,
+        })
+    }
+
+    /// A standby that is not consistent yet, by its disk: it may wait for WAL that no longer exists, such as an old leader
+    /// after pg_rewind.
+    fn recovering_standby(&mut self, (timeline, position): (u32, u64)) -> StalledStandby {
+        let stalled = self.still_at(position);
+        StalledStandby { timeline: Some(timeline), position, newest_wal: None, stalled }
+    }
+
+    /// How long the standby has been at this position.
+    fn still_at(&mut self, position: u64) -> Duration {
         let since = match self.stopped {
             Some((at, since)) if at == position => since,
             _ => Instant::now(),
         };
         self.stopped = Some((position, since));
-        Some(StalledStandby {
-            timeline: patroni["timeline"].as_u64().and_then(|timeline| timeline.try_into().ok()),
-            position,
-            newest_wal: None,
-            stalled: since.elapsed(),
-        })
+        since.elapsed()
     }
 
     /// Acquires the lock; returns the node that holds it, if it is another.
@@ -280,11 +303,12 @@ impl<'a> Servers<'a> {
         Ok(report)
     }
 
-    /// Makes Patroni remove this node's data and clone the leader's.
-    fn reinitialize(&self) -> Result<()> {
+    /// Makes Patroni remove this node's data and clone the leader's. While the server recovers, Patroni waits for it, and
+    /// gives that up only by `force`.
+    fn reinitialize(&self, force: bool) -> Result<()> {
         let url = self.url(self.own, "/reinitialize");
         let login = ("patroni", self.access.secrets.patroni_rest.as_str());
-        let answer = self.http.post_as(&url, login, &json!({}))?;
+        let answer = self.http.post_as(&url, login, &json!({"force": force}))?;
         ensure!(answer.status == 200, "POST {url}: status {}", answer.status);
         Ok(())
     }
