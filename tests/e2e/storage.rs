@@ -172,6 +172,34 @@ fn storage_that_is_read_only_or_full_loses_every_role() {
     no_acknowledged_write_is_lost(load);
 }
 
+/// The standbys' PostgreSQL does not run: the leader, whose disk is full, is the only copy that can be in service.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn storage_of_the_only_copy_stops_the_other_servers() {
+    let lab = Lab::up_on_debian(workdir_alone(), &[]);
+    let (spec, driver) = (&lab.cluster.spec, lab.driver());
+    let leader = lab.postgres_leader().unwrap();
+    for node in other_than(&leader) {
+        lab.output(node, &["systemctl", "stop", "patroni"]);
+    }
+    eventually(MOVED, || lab.psql("5432", "CREATE TABLE IF NOT EXISTS alone (n int)"));
+    let stopped = || lab.sh(&leader, "cat /run/hanode/storage.json");
+    Fault::Full.apply(&driver, spec, &leader).unwrap();
+    eventually(MOVED, || match lab.storage_problems(&leader) {
+        problems if problems.iter().any(|p| p.contains("except PostgreSQL, which no other node")) => Ok(()),
+        problems => Err(format!("{problems:?} {}", stopped())),
+    });
+    until("Redis moves", MOVED, || lab.redis_primary().is_some_and(|primary| primary != leader));
+    sleep(HELD);
+    assert!(stopped().contains("\"kept\":[\"patroni\"]"), "{}", stopped());
+    Fault::Full.revert(&driver, spec, &leader).unwrap();
+    for node in other_than(&leader) {
+        lab.output(node, &["systemctl", "start", "--no-block", "patroni"]);
+    }
+    lab.healthy_within(HEALED);
+    assert_eq!(lab.psql("5432", "SELECT count(*) FROM alone").unwrap(), "0");
+}
+
 /// No node can take over, so none stops its servers: they go on as soon as the storage does.
 #[test]
 #[ignore = "minutes: make test-faults"]
