@@ -131,21 +131,22 @@ def checksum(data):
     total = (total >> 16) + (total & 0xffff)
     return ~(total + (total >> 16)) & 0xffff
 router, node, attacker, away = (socket.inet_aton(a) for a in ("192.168.18.1", "192.168.18.21", "192.168.18.66", "10.9.9.9"))
-inner = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 1, 0, 64, 17, 0, node, away)
-inner = inner[:10] + struct.pack("!H", checksum(inner)) + inner[12:] + struct.pack("!HHHH", 9999, 9999, 8, 0)
+# An echo reply: the kernel looks for no socket that it belongs to.
+inner = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 1, 0, 64, 1, 0, node, away)
+inner = inner[:10] + struct.pack("!H", checksum(inner)) + inner[12:] + struct.pack("!BBHHH", 0, 0, 0xffff, 0, 0)
 icmp = struct.pack("!BBH4s", 5, 1, 0, attacker) + inner
 icmp = icmp[:2] + struct.pack("!H", checksum(icmp)) + icmp[4:]
 packet = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(icmp), 1, 0, 64, 1, 0, router, node) + icmp
 s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 for _ in range(3):
     s.sendto(packet, ("192.168.18.21", 0))
+# The node's answer comes after it has handled the redirects.
+socket.create_connection(("192.168.18.21", 22), 20)
 "#;
     let cluster = cluster();
     let lab: &Lab = &cluster;
     lab.sh("node1", "ip route replace 10.9.9.0/24 via 192.168.18.1; ip neigh replace 192.168.18.1 lladdr 02:68:61:6e:6f:64 dev host0; ip neigh replace 192.168.18.66 lladdr 02:68:61:6e:6f:64 dev host0");
     assert!(lab.client(&["python3", "-c", REDIRECT]).status.success());
-    // The answer of the node to a ping comes after the redirects.
-    assert!(lab.client(&["ping", "-c", "2", "-W", "5", "192.168.18.21"]).status.success());
     let route = lab.sh("node1", "ip route get 10.9.9.9");
     lab.sh("node1", "ip route delete 10.9.9.0/24; ip neigh delete 192.168.18.66 dev host0; ip neigh delete 192.168.18.1 dev host0");
     assert!(route.contains("via 192.168.18.1 "), "{route}");
