@@ -13,7 +13,7 @@ if [ "$2" = target ]; then
     # PostgreSQL before 13 also promotes if the WAL ends before the target; then the reason in its history is empty.
     for history in "$data"/pg_wal/*.history; do newest=$history; done
     case $(grep '^[0-9]' "$newest" | tail -n 1) in
-    *" 2000-01-01 "* | *"LSN 0/0"* | *'restore point ""'* | *"no recovery target"*)
+    "" | *" 2000-01-01 "* | *"LSN 0/0"* | *'restore point ""'* | *"no recovery target"*)
         fail "recovery ended before it reached its target"
         ;;
     esac

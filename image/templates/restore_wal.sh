@@ -8,7 +8,10 @@ for attempt in 1 2 3 4 5; do
     case $? in
     0)
         # The last segment that was read shows whether recovery has come to the end of the archive.
-        [ ${#2} -ne 24 ] || echo "$2" > {{ paths.postgres_data }}/hanode-wal
+        case $2 in
+        *.*) ;;
+        *) echo "$2" > {{ paths.postgres_data }}/hanode-wal ;;
+        esac
         exit 0
         ;;
     1) exit 1 ;;

@@ -67,7 +67,9 @@ pub enum Effect {
     RecordRestore(Option<RestoreRequest>),
     /// Look up in the repository what is restored, and record it in etcd; if that is impossible, the gate waits.
     ChooseRestore(RestoreRequest),
-    /// Have Patroni restore PostgreSQL's data instead of creating it; after a failed attempt the gate waits first.
+    /// After a failed attempt to restore PostgreSQL the gate waits for a while, with the error as its reason.
+    PauseAfterFailedRestore,
+    /// Have Patroni restore PostgreSQL's data if it initializes the cluster.
     PrepareRestore(RestoreChoice),
     /// Fetch the snapshot of Redis and record it in etcd; if that is impossible, the gate waits.
     RestoreRedis,

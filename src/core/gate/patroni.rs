@@ -28,7 +28,11 @@ impl PatroniGate {
             return Decision::new(step, effects);
         }
         let record = seen.etcd.as_ref().ok().and_then(|etcd| etcd.restore.as_ref());
-        if let Some(record) = record.filter(|_| matches!(step.reason, Reason::Restoring { .. })) {
+        if matches!(step.reason, Reason::Restoring { .. }) {
+            effects.push(Effect::PauseAfterFailedRestore);
+        }
+        // A Patroni that waits to clone may have to initialize instead, if the node that restores fails.
+        if let Some(record) = record.filter(|_| !seen.own.data.postgres && !seen.own.recovery_source) {
             effects.push(Effect::PrepareRestore(record.choice.clone()));
         }
         effects.push(Effect::MarkServed);

@@ -3,7 +3,7 @@
 //! Decided at every start: a rebooted former primary would accept writes that are lost, and an empty primary would
 //! make its replicas erase their data.
 
-use super::{Action, Observations, Reason, RedisStep, Step, UnusableData};
+use super::{Action, Initialize, Observations, Reason, RedisStep, Step, UnusableData};
 use crate::peer::NodeReport;
 use crate::spec::{Node, Spec};
 use std::net::IpAddr;
@@ -48,8 +48,12 @@ fn at_bootstrap(spec: &Spec, seen: &Observations, reason: Reason) -> RedisStep {
         return step(Action::Wait, Reason::NoQuorumYet, None);
     }
     // Which snapshot fits is known once PostgreSQL has been restored.
-    let restored = seen.etcd.as_ref().ok().and_then(|etcd| etcd.restore.as_ref()?.postgres.as_ref());
-    if seen.restore().is_some() && restored.is_none() {
+    let restored = seen.etcd.as_ref().is_ok_and(|etcd| match &etcd.restore {
+        Some(record) => record.postgres.is_some(),
+        // etcd has lost the record since.
+        None => matches!(etcd.initialize, Initialize::Done(_)),
+    });
+    if seen.restore().is_some() && !restored {
         return step(Action::Wait, Reason::PostgresFirst, None);
     }
     let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);

@@ -89,8 +89,8 @@ fn archived_wal(pgbackrest: &PgBackRest, part: &str, archive: &str) -> Result<Ar
     }
 }
 
-/// Configures Patroni for the restore. After a failed attempt the gate first waits, with the error as its reason.
-pub(crate) fn prepare_postgres(node: &NodeContext, choice: &RestoreChoice) -> Result<Option<Reason>> {
+/// Why the last attempt failed, for some time after it.
+pub(crate) fn pause_after_failure(node: &NodeContext) -> Result<Option<Reason>> {
     // A restore that was successful has removed the marker.
     let marker = node.disk.clone_marker();
     if let Ok(started) = std::fs::metadata(&marker).and_then(|meta| meta.modified())
@@ -99,9 +99,13 @@ pub(crate) fn prepare_postgres(node: &NodeContext, choice: &RestoreChoice) -> Re
     {
         return Ok(Some(Reason::RestoreFailed { error: failure.error }));
     }
-    node.disk.update_state(|disk| disk.restore_choice = Some(choice.clone()))?;
-    node.apply_component(Component::Patroni)?;
     Ok(None)
+}
+
+/// Configures Patroni to restore the data if it initializes the cluster.
+pub(crate) fn prepare_postgres(node: &NodeContext, choice: &RestoreChoice) -> Result<()> {
+    node.disk.update_state(|disk| disk.restore_choice = Some(choice.clone()))?;
+    node.apply_component(Component::Patroni)
 }
 
 struct Failure {

@@ -71,7 +71,8 @@ impl Executor<'_> {
                 disk.update_state(|disk| (disk.restore, disk.restore_choice) = (request.clone(), None))?;
             }
             Effect::ChooseRestore(request) => return restore::choose(node, request),
-            Effect::PrepareRestore(choice) => return restore::prepare_postgres(node, choice),
+            Effect::PauseAfterFailedRestore => return restore::pause_after_failure(node),
+            Effect::PrepareRestore(choice) => restore::prepare_postgres(node, choice)?,
             Effect::RestoreRedis => return restore::redis::load(node),
             Effect::MarkBootstrapping => {
                 let recorded = disk.read_state()?.bootstrap_id;

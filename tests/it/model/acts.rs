@@ -7,6 +7,7 @@ use hanode_core::gate::{
 };
 use hanode_core::peer::DiskData;
 use hanode_core::plan::{Action, EtcdRecovery, Observations, Plan, Reason, plan};
+use hanode_core::restore::{PostgresRestored, RedisRestored, RestoreChoice, RestoreRecord, RestoreRequest};
 
 impl World {
     /// One round of the plan unit, or of every gate that is still closed, and of the watcher.
@@ -257,16 +258,43 @@ impl World {
             Effect::RecordMember(id) => disk.etcd_member = Some(id.clone()),
             Effect::PublishGeneration => self.publish_generation(i),
             // The model has no backups.
-            Effect::ReadStanza
-            | Effect::RecordRestore(_)
-            | Effect::ChooseRestore(_)
-            | Effect::PrepareRestore(_)
-            | Effect::RestoreRedis => {}
+            Effect::ReadStanza | Effect::PauseAfterFailedRestore => {}
+            Effect::RecordRestore(request) => {
+                (disk.restore, disk.restore_prepared) = (request.clone(), false)
+            }
+            Effect::ChooseRestore(request) => self.choose_restore(i, request),
+            Effect::PrepareRestore(_) => disk.restore_prepared = true,
+            Effect::RestoreRedis => self.restore_redis(i),
             Effect::MeasureWalEnd => self.machines[i].wal_end = self.machines[i].disk.postgres.or(Some(0)),
             Effect::ForgetWalEnd => self.machines[i].wal_end = None,
             Effect::DeleteInitializeKey(revision) => self.delete_initialize_key(i, revision),
             Effect::PromoteAnother => self.failover(i),
         }
+    }
+
+    /// The first choice counts.
+    fn choose_restore(&mut self, i: usize, request: &RestoreRequest) {
+        let Some(cluster) = self.quorum(i) else { return };
+        let choice = RestoreChoice {
+            request: request.clone(),
+            part: "part".into(),
+            backup: "backup".into(),
+            backup_finished: 0,
+            timeline: 1,
+            last_wal: String::new(),
+        };
+        let record = RestoreRecord { choice, postgres: None, redis: None };
+        self.etcd.get_mut(&cluster).expect("cluster").restore.get_or_insert(record);
+    }
+
+    /// The snapshot has no keys: the model counts the writes since.
+    fn restore_redis(&mut self, i: usize) {
+        let written = self.machines.iter().any(|m| m.disk.redis.is_some_and(|writes| writes > 0));
+        assert!(!written, "a snapshot replaces data that Redis has accepted");
+        let Some(cluster) = self.quorum(i) else { return };
+        let record = self.etcd.get_mut(&cluster).expect("cluster").restore.as_mut().expect("a record");
+        assert!(record.postgres.is_some(), "Redis is restored before PostgreSQL");
+        record.redis = Some(RedisRestored { snapshot: None });
     }
 
     /// The watcher: what ends once this node is in service with a majority, and what it cleans up.
@@ -281,6 +309,13 @@ impl World {
             let seen = self.observe(i);
             let plan = self.plan(i, &seen);
             self.machines[i].etcd_runs = !gate::must_rejoin(self.machines[i].passed, &seen, &plan);
+        }
+        if let Some(cluster) = self.within_quorum(i).filter(|_| self.machines[i].disk.postgres.is_some()) {
+            let entry = self.etcd.get_mut(&cluster).expect("cluster");
+            let restored = || PostgresRestored { reached: 0, lsn: String::new() };
+            if let Some(record) = entry.restore.as_mut().filter(|_| entry.initialize == InitKey::Done) {
+                record.postgres.get_or_insert_with(restored);
+            }
         }
         let seen = self.observe(i);
         if self.machines[i].patroni_runs && InitGuard::concerns(&seen) {

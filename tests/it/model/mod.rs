@@ -259,16 +259,19 @@ fn event(lossy: bool) -> BoxedStrategy<Event> {
     if lossy { prop_oneof![8 => faults, 1 => losses].boxed() } else { faults.boxed() }
 }
 
-/// Nodes, Sentinel's down-after in rounds, events.
-type History = (usize, u32, Vec<Event>);
+/// Nodes, Sentinel's down-after in rounds, whether the cluster begins with a restore, events.
+type History = (usize, u32, bool, Vec<Event>);
 
 fn histories(lossy: bool) -> impl Strategy<Value = History> {
     let nodes = prop_oneof![Just(3usize), Just(5)];
-    (nodes, prop_oneof![Just(4u32), Just(40)], prop::collection::vec(event(lossy), 0..160))
+    (nodes, prop_oneof![Just(4u32), Just(40)], any::<bool>(), prop::collection::vec(event(lossy), 0..160))
 }
 
-fn run((n, down_after, events): History) -> World {
+fn run((n, down_after, restores, events): History) -> World {
     let mut world = World::new(n, down_after);
+    if restores {
+        world.request_restore();
+    }
     events.iter().for_each(|e| world.apply(*e));
     world.heal();
     world

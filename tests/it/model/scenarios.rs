@@ -17,7 +17,7 @@ fn a_replaced_disk_instead_of_a_lost_one_requires_the_operator() {
         (0..20).for_each(|_| history.extend(every_node(Event::Tick)));
         history.extend((majority - 1..n - 1).map(Event::Wipe));
         history.push(Event::Return(n - 1));
-        let mut world = run((n, 40, history));
+        let mut world = run((n, 40, false, history));
         assert!(world.refused_with(Remedy::Recover), "{:#?}", world.machines);
         let of_replaced =
             |reason: &Reason| matches!(reason, Reason::QuorumLost { replaced, .. } if !replaced.is_empty());

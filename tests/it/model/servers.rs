@@ -170,6 +170,11 @@ impl World {
             self.machines
         );
         let has_data = m.disk.postgres.is_some();
+        assert!(
+            has_data || m.disk.recovery_source || m.disk.restore_prepared || !self.begins_with_a_restore(),
+            "PostgreSQL is created empty instead of restored: {i} {:#?}",
+            self.machines
+        );
         let disk = &mut self.machines[i].disk;
         (disk.incomplete_postgres, disk.init_abandoned) = (!has_data, false);
         let key = if has_data { InitKey::Done } else { InitKey::InProgress(i, self.next()) };

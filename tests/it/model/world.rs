@@ -6,6 +6,7 @@ use hanode_core::peer::{DiskData, DiskStage, EtcdLogIds, NodeReport, PostgresDat
 use hanode_core::plan::{
     Action, EtcdError, EtcdView, Initialize, Observations, Peer, Reason, Sentinel, peer_url,
 };
+use hanode_core::restore::{RestoreRecord, RestoreRequest};
 use hanode_core::spec::{self, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,6 +24,9 @@ pub struct DiskState {
     pub served: bool,
     pub generation: u64,
     pub recovery_source: bool,
+    pub restore: Option<RestoreRequest>,
+    /// Patroni restores PostgreSQL if it initializes the cluster.
+    pub restore_prepared: bool,
     pub etcd_member: Option<String>,
     /// Cluster (its token) and member id that the log belongs to.
     pub etcd: Option<(String, String)>,
@@ -97,6 +101,7 @@ pub struct EtcdCluster {
     pub members: Vec<(String, usize, bool)>,
     pub initialize: InitKey,
     pub generation: BTreeMap<usize, u64>,
+    pub restore: Option<RestoreRecord>,
     /// For each node Patroni's key: when it expires, and whether it works on a cluster or only waits.
     pub patroni_keys: BTreeMap<usize, (Duration, bool)>,
 }
@@ -158,6 +163,15 @@ impl World {
         };
         (0..=n).for_each(|i| world.fresh_disk(i));
         world
+    }
+
+    /// The metadata of all machines request a restore.
+    pub fn request_restore(&mut self) {
+        self.blank.restore_key = Some("latest".parse().expect("a request"));
+    }
+
+    pub fn begins_with_a_restore(&self) -> bool {
+        self.blank.restore_key.is_some()
     }
 
     pub fn next(&mut self) -> u64 {
@@ -288,6 +302,7 @@ impl World {
                 .map(|(cluster, member)| EtcdLogIds { member, cluster }),
             generation: d.generation,
             recovery_source: d.recovery_source,
+            restore: d.restore.clone(),
             ..self.blank.clone()
         }
     }
@@ -339,7 +354,12 @@ impl World {
             InitKey::Done => Initialize::Done(SYSTEM.into()),
         };
         let generation = self.etcd[cluster].generation.get(&node).copied();
-        EtcdView { members: self.members(cluster), initialize, generation, restore: None }
+        EtcdView {
+            members: self.members(cluster),
+            initialize,
+            generation,
+            restore: self.etcd[cluster].restore.clone(),
+        }
     }
 
     pub fn in_service(&self, i: usize) -> bool {

@@ -123,6 +123,7 @@ fn postgres_is_restored_and_never_created() {
     assert!(step.reason.to_string().contains("from hspas-20261130T115000Z, backup 20261130-120000F"));
     // A machine that was replaced meanwhile, and has no key any more.
     (seen.own.restore, seen.own.restore_key, seen.own.bootstrapping) = (None, None, false);
+    seen.own.disk = DiskStage::Served;
     assert!(matches!(postgres(&seen).reason, Reason::Restoring { .. }));
     view(&mut seen).restore = None;
     assert!(matches!(postgres(&seen).reason, Reason::ChoosingRestore { .. }), "the peers know");
