@@ -166,6 +166,10 @@ pub struct NodeReport {
     /// Redis has data here and failed to load it.
     #[serde(default)]
     pub redis_unreadable: bool,
+    /// The etcd cluster for which Patroni first started without data here, until that cluster has registered the data
+    /// that Patroni made.
+    #[serde(default)]
+    pub postgres_init: Option<String>,
     /// The bootstrap recorded on this disk.
     #[serde(default)]
     pub bootstrap_id: Option<String>,
@@ -248,6 +252,7 @@ impl NodeReport {
             postgres: None,
             postgres_major: None,
             redis_unreadable: false,
+            postgres_init: None,
             bootstrap_id: None,
             restore_key: None,
             restore: None,

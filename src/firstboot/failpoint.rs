@@ -3,7 +3,7 @@
 //! Compiled in only with the feature `failpoints`, never in a release.
 
 /// The steps, named by what has just been done. A power cut after any of them must cost nothing but time.
-pub const POINTS: [&str; 20] = [
+pub const POINTS: [&str; 21] = [
     "install-id-written",
     "identity-pinned",
     "generation-counted",
@@ -17,6 +17,7 @@ pub const POINTS: [&str; 20] = [
     "etcd-member-added",
     "etcd-files-written",
     "marked-served",
+    "init-marked",
     "generation-published",
     "restore-chosen",
     "restore-prepared",

@@ -2,7 +2,7 @@
 //! `make test-recover`.
 
 use crate::common::programs::hanode;
-use crate::support::lab::{ETCDCTL, Lab, NODES, other_than};
+use crate::support::lab::{ETCDCTL, Lab, NODES, other_than, until};
 use crate::support::{ImageSetup, workdir_alone};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[test]
 #[ignore = "minutes: make test-recover"]
 fn a_power_cut_during_bootstrap_is_resumed_at_once() {
-    let lab = interrupted(false);
+    let (lab, _) = interrupted(false);
     let start = Instant::now();
     lab.up(&[]);
     // The disk records that this node was bootstrapping, so it does not wait for others.
@@ -25,9 +25,24 @@ fn a_power_cut_during_bootstrap_is_resumed_at_once() {
 #[test]
 #[ignore = "minutes: make test-recover"]
 fn a_disk_lost_during_bootstrap_is_replaced() {
-    let lab = interrupted(true);
+    let (lab, _) = interrupted(true);
     lab.up(&[]);
     is_bootstrapped(&lab);
+}
+
+#[test]
+#[ignore = "minutes: make test-recover"]
+fn data_of_a_bootstrap_that_another_node_completed_is_moved_aside() {
+    let (lab, victim) = interrupted(false);
+    let survivor = other_than(victim)[0];
+    let key = format!("{ETCDCTL} get --print-value-only /service/hspas/initialize");
+    until("a cluster is registered", PATIENCE, || lab.sh(survivor, &key).bytes().any(|b| b.is_ascii_digit()));
+    lab.driver().start(victim).unwrap();
+    lab.healthy_within(PATIENCE);
+    is_bootstrapped(&lab);
+    let status = lab.health();
+    let node = status.nodes.iter().find(|node| node.name == victim).unwrap();
+    assert_eq!(node.moved_aside.len(), 1, "{:?}", node.moved_aside);
 }
 
 /// The last step of a bootstrap has finished: clients can write.
@@ -35,8 +50,9 @@ fn is_bootstrapped(lab: &Lab) {
     lab.psql("5432", "CREATE TABLE kept AS SELECT 1 AS n").unwrap();
 }
 
-/// Starts all nodes, and cuts the power of the bootstrapping node as soon as it has a data directory of PostgreSQL.
-fn interrupted(lose_the_disk: bool) -> Lab {
+/// Starts all nodes, and cuts the power of the bootstrapping node as soon as it has a data directory of PostgreSQL; also
+/// returns that node, which stays off.
+fn interrupted(lose_the_disk: bool) -> (Lab, &'static str) {
     let lab = Lab::new(workdir_alone(), &ImageSetup::debian(), &[]);
     let mut up = hanode();
     up.args(["lab", "up"]).arg(&lab.cluster.dir).arg("--image").arg(&lab.image).stderr(Stdio::null());
@@ -67,5 +83,5 @@ fn interrupted(lose_the_disk: bool) -> Lab {
     if lose_the_disk {
         lab.driver().discard_disk(victim).unwrap();
     }
-    lab
+    (lab, victim)
 }

@@ -98,7 +98,6 @@ fn observed_members<'a>(round: &Round<'a>) -> &'a [Member] {
 /// The plan in which etcd's initial cluster lists exactly its members.
 pub fn with_members(plan: &Plan, own: &Node, members: &[Member]) -> Plan {
     let (mut plan, url) = (plan.clone(), peer_url(own));
-    plan.etcd.initial_state = "existing".into();
     plan.etcd.initial_cluster = members
         .iter()
         .flat_map(|m| m.peer_urls.iter().map(move |u| (m, u)))

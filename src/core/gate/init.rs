@@ -22,6 +22,12 @@ pub struct InitFacts {
     pub another_works: bool,
 }
 
+/// Ends the mark of an initialization, also that of a clone, once etcd's cluster has registered this data. Within
+/// seconds, for a node whose Patroni runs.
+pub fn registered(seen: &Observations) -> Option<Effect> {
+    seen.is_registered().then_some(Effect::UnmarkInit)
+}
+
 impl InitGuard {
     /// Whether the decisions need [`InitFacts`].
     pub fn concerns(seen: &Observations) -> bool {
@@ -31,9 +37,8 @@ impl InitGuard {
     /// Before this node's Patroni starts: its own initialization was interrupted if there is data and the key
     /// is still empty.
     pub(super) fn before_patroni(&mut self, round: &Round, facts: &InitFacts) -> Vec<Effect> {
-        let own = &round.seen.own;
-        if !InitGuard::concerns(round.seen) || !own.data.postgres {
-            return if own.bootstrapping { Vec::new() } else { self.abandoned(round, facts) };
+        if !InitGuard::concerns(round.seen) || !round.seen.own.data.postgres {
+            return self.abandoned(round, facts);
         }
         let Some(revision) = &facts.revision else { return Vec::new() };
         let mut effects = vec![Effect::StopLeftoverServer, Effect::MovePostgresAside];
@@ -46,7 +51,7 @@ impl InitGuard {
     /// Deletes the key once no Patroni has worked on it for as long as Patroni's keys live; then one of them
     /// initializes. Also for a Patroni that runs and waits.
     pub fn abandoned(&mut self, round: &Round, facts: &InitFacts) -> Vec<Effect> {
-        if !InitGuard::concerns(round.seen) || round.seen.own.data.postgres || facts.any_works {
+        if !InitGuard::concerns(round.seen) || facts.any_works {
             self.abandoned = None;
             return Vec::new();
         }

@@ -17,7 +17,7 @@ use crate::state::Component;
 use std::time::Duration;
 
 pub use etcd::{EtcdGate, JoinFacts, must_rejoin, with_members};
-pub use init::{InitFacts, InitGuard};
+pub use init::{InitFacts, InitGuard, registered};
 pub use patroni::PatroniGate;
 pub use redis::{RedisGate, RedisPeer};
 pub use sentinel::SentinelGate;
@@ -77,6 +77,10 @@ pub enum Effect {
     MarkBootstrapping,
     /// From here on this disk may have clients' data.
     MarkServed,
+    /// From here on PostgreSQL's data on this disk is made for this etcd cluster, which has not registered it yet.
+    MarkInit(String),
+    /// The cluster has registered PostgreSQL's data on this disk.
+    UnmarkInit,
     /// Remove etcd's data, including an incomplete directory.
     ClearEtcd,
     MovePostgresAside,
@@ -141,8 +145,8 @@ pub fn mark_stale(seen: &Observations) -> Option<Effect> {
 
 /// Whether the plan of etcd's gate is complete without any query: a bootstrap that was agreed on needs no more
 /// observations, and queries of etcd without a quorum take seconds.
-pub fn is_decided_locally(service: Service, plan: &Plan) -> bool {
-    service == Service::Etcd && plan.etcd.step.action == Action::Bootstrap
+pub fn is_decided_locally(plan: &Plan) -> bool {
+    plan.etcd.step.action == Action::Bootstrap
 }
 
 /// The plan unit: the services are started, and pass their gates, once etcd may start. `duplicate`: whether another

@@ -36,8 +36,16 @@ impl PatroniGate {
             effects.push(Effect::PrepareRestore(record.choice.clone()));
         }
         effects.push(Effect::MarkServed);
-        if stale.postgres {
+        if seen.has_failed_init(&seen.own) {
+            effects.push(Effect::StopLeftoverServer);
+        }
+        if stale.postgres || seen.has_failed_init(&seen.own) {
             effects.push(Effect::MovePostgresAside);
+        }
+        // Patroni may initialize PostgreSQL, or clone it.
+        if !seen.has_postgres(&seen.own) {
+            let cluster = seen.own.etcd_log.as_ref().map(|log| log.cluster.clone());
+            effects.extend(cluster.map(Effect::MarkInit));
         }
         effects.extend([Effect::PublishGeneration, Effect::ReadStanza, Effect::ForgetWalEnd]);
         Decision::new(step, effects)

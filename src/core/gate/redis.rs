@@ -41,7 +41,7 @@ impl RedisGate {
     /// The peers whose Redis the decision needs.
     pub fn queries<'a>(round: &Round<'a>) -> Vec<&'a Node> {
         let primary = missing_data(round);
-        let wanted = |peer: &&Node| resumes_as_primary(round) || primary == Some(peer.address);
+        let wanted = |peer: &&Node| is_primary(round) || primary == Some(peer.address);
         round.spec.peers(&round.own.name).filter(wanted).collect()
     }
 
@@ -73,7 +73,7 @@ impl RedisGate {
         }
         let mut effects = Vec::new();
         // A replica with unreadable data fetches everything from its primary; Redis would not start with it.
-        if missing_data(round).is_some() && round.seen.own.redis_unreadable {
+        if round.seen.own.redis_unreadable {
             effects.push(Effect::MoveRedisAside);
         }
         effects.push(Effect::MarkServed);
@@ -89,7 +89,7 @@ impl RedisGate {
 
     /// Why another Redis becomes the primary first, where the Sentinels still name this node.
     fn pending_promotion(&self, round: &Round, peers: &[RedisPeer]) -> Option<Reason> {
-        if !resumes_as_primary(round) {
+        if !is_primary(round) {
             return None;
         }
         peers.iter().find_map(|peer| {
@@ -109,14 +109,13 @@ fn loads_snapshot(round: &Round) -> bool {
     round.plan.redis.primary == Some(round.own.address) && record.is_some_and(|record| record.redis.is_none())
 }
 
-fn resumes_as_primary(round: &Round) -> bool {
-    let redis = &round.plan.redis;
-    redis.step.action == Action::Resume && redis.primary == Some(round.own.address)
+fn is_primary(round: &Round) -> bool {
+    round.plan.redis.primary == Some(round.own.address)
 }
 
 /// The primary of a replica without readable data, from which it fetches everything.
 fn missing_data(round: &Round) -> Option<IpAddr> {
     let redis = &round.plan.redis;
     let lacks_data = round.seen.own.redis_unreadable || redis.step.action == Action::Join;
-    redis.primary.filter(|primary| lacks_data && *primary != round.own.address)
+    redis.primary.filter(|_| lacks_data)
 }

@@ -148,6 +148,33 @@ impl Observations {
         self.own.restore.as_ref().or(in_etcd).or_else(of_peer)
     }
 
+    /// Whether a disk has PostgreSQL data that counts.
+    pub(crate) fn has_postgres(&self, disk: &NodeReport) -> bool {
+        disk.data.postgres && !self.has_failed_init(disk)
+    }
+
+    /// Whether a disk's PostgreSQL data is of an initialization that was interrupted, and that others gave up: etcd's
+    /// cluster, for which the data was made, has registered other data or none. Such data never served.
+    pub(crate) fn has_failed_init(&self, disk: &NodeReport) -> bool {
+        let cluster = self.own.etcd_log.as_ref().map(|log| &log.cluster);
+        let made_for_it = disk.postgres_init.is_some() && disk.postgres_init.as_ref() == cluster;
+        disk.data.postgres
+            && made_for_it
+            && self.etcd.as_ref().is_ok_and(|etcd| match &etcd.initialize {
+                Initialize::Absent => true,
+                Initialize::InProgress => false,
+                Initialize::Done(system) => !has_system(disk, system),
+            })
+    }
+
+    /// Whether etcd's cluster has registered the PostgreSQL data on this disk.
+    pub(crate) fn is_registered(&self) -> bool {
+        let etcd = self.etcd.as_ref();
+        etcd.is_ok_and(
+            |etcd| matches!(&etcd.initialize, Initialize::Done(system) if has_system(&self.own, system)),
+        )
+    }
+
     /// The peer that the operator chose with `hanode recover`.
     pub(crate) fn recovery_source(&self) -> Option<&NodeReport> {
         self.reports().find(|peer| peer.recovery_source)
@@ -157,4 +184,8 @@ impl Observations {
     pub(crate) fn reports(&self) -> impl Iterator<Item = &NodeReport> {
         self.peers.iter().filter_map(|p| p.report.as_ref().ok())
     }
+}
+
+fn has_system(disk: &NodeReport, system: &str) -> bool {
+    disk.postgres.as_ref().is_some_and(|postgres| postgres.system == system)
 }

@@ -22,7 +22,7 @@ pub(super) fn decide(spec: &Spec, seen: &Observations, etcd: Action) -> Step {
         return Step::new(Action::Wait, Reason::EtcdMustJoin);
     }
     if own.recovery_source {
-        let action = if own.data.postgres { Action::Resume } else { Action::Bootstrap };
+        let action = if seen.has_postgres(own) { Action::Resume } else { Action::Bootstrap };
         return Step::new(action, Reason::ChosenHere);
     }
     if let Some(chosen) = seen.recovery_source() {
@@ -30,7 +30,7 @@ pub(super) fn decide(spec: &Spec, seen: &Observations, etcd: Action) -> Step {
     }
     match &view.initialize {
         Initialize::Done(registered) => {
-            other_major(seen, registered).unwrap_or_else(|| registered_cluster(own, registered))
+            other_major(seen, registered).unwrap_or_else(|| registered_cluster(seen, registered))
         }
         Initialize::InProgress if own.data.postgres => Step::new(Action::Wait, Reason::InitInterrupted),
         Initialize::InProgress if !own.bootstrapping => Step::new(Action::Wait, Reason::InitElsewhere),
@@ -64,8 +64,12 @@ fn other_major(seen: &Observations, system: &str) -> Option<Step> {
     Some(Step::new(Action::Refuse, reason))
 }
 
-/// Data of another cluster is the operator's to decide about.
-fn registered_cluster(own: &NodeReport, registered: &str) -> Step {
+/// Data that served another cluster is the operator's to decide about.
+fn registered_cluster(seen: &Observations, registered: &str) -> Step {
+    let own = &seen.own;
+    if seen.has_failed_init(own) {
+        return Step::new(Action::Join, Reason::InitElsewhereCompleted);
+    }
     match own.postgres.as_ref().map(|postgres| &postgres.system).filter(|here| *here != registered) {
         Some(here) => {
             let (here, registered) = (here.clone(), registered.into());
@@ -79,18 +83,18 @@ fn registered_cluster(own: &NodeReport, registered: &str) -> Step {
 /// No PostgreSQL cluster is registered in etcd: either it is new, or etcd lost its data.
 fn uninitialized(seen: &Observations) -> Step {
     let own = &seen.own;
-    if own.data.postgres {
+    if seen.has_postgres(own) {
         let here = own.postgres.as_ref().map(|data| data.system.as_str());
         let refused = here.and_then(|system| other_major(seen, system));
         return refused.unwrap_or_else(|| most_recent(seen));
     }
-    if own.bootstrapping && seen.reports().all(|peer| !peer.data.postgres) {
+    if own.bootstrapping && !seen.reports().any(|peer| seen.has_postgres(peer)) {
         return Step::new(Action::Bootstrap, Reason::BootstrapInProgress);
     }
     let Some(peers) = seen.all_peers() else {
         return Step::new(Action::Wait, Reason::MayHaveData { unreachable: seen.unreachable().join(", ") });
     };
-    match peers.iter().find(|p| p.data.postgres) {
+    match peers.iter().find(|p| seen.has_postgres(p)) {
         Some(peer) => Step::new(Action::Wait, Reason::PeerHasData { peer: peer.node.clone() }),
         None => Step::new(Action::Bootstrap, Reason::NeverInitialized),
     }
@@ -104,7 +108,7 @@ fn most_recent(seen: &Observations) -> Step {
         let unreachable = seen.unreachable().join(", ");
         return Step::new(Action::Wait, Reason::MayHaveNewerData { unreachable });
     };
-    let all = [own].into_iter().chain(peers).filter(|a| a.data.postgres);
+    let all = [own].into_iter().chain(peers).filter(|a| seen.has_postgres(a));
     let mut best: Option<(&NodeReport, (u32, u64))> = None;
     for holder in all {
         let Some((found, end)) = holder.postgres.as_ref().and_then(|p| Some((&p.system, p.end?))) else {

@@ -127,6 +127,8 @@ pub enum Reason {
     InitInterrupted,
     #[error("PostgreSQL's initialization is not complete on another node")]
     InitElsewhere,
+    #[error("PostgreSQL's initialization was interrupted on this node and completed on another one")]
+    InitElsewhereCompleted,
     #[error("this disk has data of the cluster registered in etcd")]
     RegisteredData,
     #[error("the cluster exists; Patroni clones its data from the leader")]

@@ -11,7 +11,7 @@ impl Disk {
     /// The whole data directory, if there is one.
     pub(crate) fn move_postgres_aside(&self) -> Result<()> {
         self.move_aside(&self.paths.postgres)?;
-        self.unmark_stale(|stale| stale.postgres = false)
+        self.update_state(|disk| (disk.stale.postgres, disk.postgres_init) = (false, None))
     }
 
     /// The files in the data directory: the directory itself also has the live configuration.

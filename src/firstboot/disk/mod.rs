@@ -48,6 +48,10 @@ pub(crate) struct DiskState {
     /// Data of a restored snapshot: counts as lost, and is not yet cleared or moved aside.
     #[serde(default)]
     pub(crate) stale: DiskData,
+    /// The etcd cluster for which Patroni starts without data; reset once that cluster has registered its data. An older
+    /// release can read the file again then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) postgres_init: Option<String>,
     /// The operator chose this disk with `hanode recover`; reset once the node is in service.
     #[serde(default)]
     pub(crate) recovery_source: bool,

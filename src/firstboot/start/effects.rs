@@ -48,7 +48,7 @@ impl Executor<'_> {
                 Ok(None) => {}
                 Ok(refused) => return Ok(refused),
                 // Retried in the next round, without the effects that follow.
-                Err(error) if effect.repairs_init() => {
+                Err(error) if effect.repairs_init() && !action.may_start() => {
                     tracing::info!(
                         "cannot clean up an interrupted initialization of PostgreSQL yet: {error:#}"
                     );
@@ -79,6 +79,10 @@ impl Executor<'_> {
                 disk.mark_bootstrapping(&recorded.context("a bootstrap starts but is not recorded")?)?;
             }
             Effect::MarkServed => disk.mark_served()?,
+            Effect::MarkInit(cluster) => {
+                disk.update_state(|disk| disk.postgres_init = Some(cluster.clone()))?;
+            }
+            Effect::UnmarkInit => disk.update_state(|disk| disk.postgres_init = None)?,
             Effect::ClearEtcd => disk.clear_etcd()?,
             Effect::MovePostgresAside => disk.move_postgres_aside()?,
             Effect::MoveRedisAside => disk.move_redis_aside()?,
@@ -119,6 +123,7 @@ impl Executor<'_> {
             (Effect::MarkServed, Service::Patroni | Service::Redis | Service::Sentinel) => {
                 Some("marked-served")
             }
+            (Effect::MarkInit(_), _) => Some("init-marked"),
             (Effect::PublishGeneration, _) => Some("generation-published"),
             (Effect::WriteFiles(_), Service::Etcd) => Some("etcd-files-written"),
             (Effect::WriteFiles(_), Service::Redis) => Some("redis-files-written"),

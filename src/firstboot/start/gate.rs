@@ -95,7 +95,7 @@ impl Gate {
         if self.service == Service::Etcd {
             let local = self_report::local_observations(node)?;
             let decided = plan(&local);
-            if gate::is_decided_locally(self.service, &decided) {
+            if gate::is_decided_locally(&decided) {
                 return Ok((local, decided));
             }
         }

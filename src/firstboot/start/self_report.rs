@@ -57,6 +57,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         postgres: if data.postgres { disk.postgres_data() } else { None },
         postgres_major: config.postgres_major,
         redis_unreadable: data.redis && disk.redis_is_unreadable(),
+        postgres_init: recorded.postgres_init,
         bootstrap_id: recorded.bootstrap_id,
         restore_key: disk.restore_key()?,
         restore: recorded.restore,

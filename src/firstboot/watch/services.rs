@@ -149,9 +149,7 @@ impl Watcher<'_> {
         let healthy = NodeState::load(self.node.root()).phase == Phase::InService;
         let metrics_are_due = self.last_metrics.is_none_or(|at| at.elapsed() >= STEADY_INTERVAL);
         if healthy != self.healthy_since.is_some() || metrics_are_due {
-            if postgres_is_down {
-                self.check_interrupted_init();
-            }
+            self.check_init(postgres_is_down);
             metrics::save(self.node)?;
             self.last_metrics = Some(Instant::now());
         }
@@ -207,11 +205,22 @@ impl Watcher<'_> {
         }
     }
 
-    /// This node's Patroni may wait for the initialization by a node that failed.
-    fn check_interrupted_init(&mut self) {
-        self.delete_abandoned_init().unwrap_or_else(|error| {
+    /// This node's Patroni may wait for the initialization by a node that failed; or its data is registered now.
+    fn check_init(&mut self, postgres_is_down: bool) {
+        let unmarked = self.unmark_registered_init();
+        let deleted = if postgres_is_down { self.delete_abandoned_init() } else { Ok(()) };
+        unmarked.and(deleted).unwrap_or_else(|error| {
             tracing::info!("cannot clean up an interrupted initialization of PostgreSQL yet: {error:#}")
         });
+    }
+
+    fn unmark_registered_init(&self) -> Result<()> {
+        if self.node.disk.read_state()?.postgres_init.is_none() {
+            return Ok(());
+        }
+        let seen = self_report::observe(self.node)?;
+        let effects: Vec<_> = gate::registered(&seen).into_iter().collect();
+        Executor::new(self.node, Service::Patroni).perform_all(&effects, Action::Wait).map(drop)
     }
 
     fn delete_abandoned_init(&mut self) -> Result<()> {

@@ -3,7 +3,6 @@
 use super::world::{DiskState, InitKey, Machine, World};
 use hanode_core::gate::{
     self, Decision, Effect, EtcdGate, InitFacts, InitGuard, JoinFacts, RedisGate, Round, SentinelGate,
-    Service,
 };
 use hanode_core::peer::DiskData;
 use hanode_core::plan::{Action, EtcdRecovery, Observations, Plan, Reason, plan};
@@ -21,14 +20,18 @@ impl World {
         match self.machines[i].started {
             false => self.plan_unit(i),
             true => {
-                self.gate_etcd(i);
-                self.gate_patroni(i);
-                self.gate_sentinel(i);
-                self.gate_redis(i);
+                for gate in [World::gate_etcd, World::gate_patroni, World::gate_sentinel, World::gate_redis] {
+                    // The power may fail between the effects of a gate.
+                    if self.machines[i].up {
+                        gate(self, i);
+                    }
+                }
             }
         }
         self.publish();
-        self.watch(i);
+        if self.machines[i].up {
+            self.watch(i);
+        }
         self.sentinels_agree();
     }
 
@@ -86,8 +89,8 @@ impl World {
         let duplicate = self.answers_arp(i);
         let seen = self.take_seen(i);
         let decision = self.decide(i, "plan unit", &seen, |_, round| gate::plan_unit(round, duplicate));
-        self.perform_all(i, &decision);
-        self.machines[i].started = decision.step.action.may_start();
+        let done = self.perform_all(i, &decision);
+        self.machines[i].started = done && decision.step.action.may_start();
     }
 
     /// As `start::duplicate_address`: the later of two machines with one address yields it.
@@ -109,13 +112,13 @@ impl World {
         (0..self.machines.len()).filter(move |j| *j != i && self.machines[*j].node == self.machines[i].node)
     }
 
-    fn gate_etcd(&mut self, i: usize) {
+    pub(super) fn gate_etcd(&mut self, i: usize) {
         if self.machines[i].etcd_runs {
             return;
         }
         let local = self.observe_locally(i);
         let decided = self.plan(i, &local);
-        let seen = match gate::is_decided_locally(Service::Etcd, &decided) {
+        let seen = match gate::is_decided_locally(&decided) {
             true => local,
             false => {
                 self.queries_at_etcds_gate += 1;
@@ -130,9 +133,11 @@ impl World {
         let decision = self.decide(i, "etcd's gate", &seen, |world, round| {
             world.machines[i].etcd_gate.decide(round, &facts)
         });
-        self.perform_all(i, &decision);
+        if !self.perform_all(i, &decision) {
+            return;
+        }
+        self.machines[i].passed = Some(decision.step.action);
         if decision.step.action.may_start() {
-            self.machines[i].passed = Some(decision.step.action);
             self.machines[i].etcd_gate = EtcdGate::default();
             self.start_etcd(i, &decision);
         }
@@ -153,7 +158,7 @@ impl World {
         })
     }
 
-    fn gate_patroni(&mut self, i: usize) {
+    pub(super) fn gate_patroni(&mut self, i: usize) {
         if self.machines[i].patroni_runs {
             return;
         }
@@ -166,8 +171,7 @@ impl World {
         if decision.effects.contains(&Effect::PublishGeneration) && self.quorum(i).is_none() {
             return;
         }
-        self.perform_all(i, &decision);
-        if decision.step.action.may_start() {
+        if self.perform_all(i, &decision) && decision.step.action.may_start() {
             self.start_patroni(i);
         }
     }
@@ -186,7 +190,7 @@ impl World {
         }
     }
 
-    fn gate_sentinel(&mut self, i: usize) {
+    pub(super) fn gate_sentinel(&mut self, i: usize) {
         let m = &self.machines[i];
         if m.sentinel_runs {
             return;
@@ -199,13 +203,12 @@ impl World {
                 self.decide(i, "Sentinel's gate", &seen, |_, round| SentinelGate::decide(round))
             }
         };
-        self.perform_all(i, &decision);
-        if decision.step.action.may_start() {
+        if self.perform_all(i, &decision) && decision.step.action.may_start() {
             self.start_sentinel(i, &decision);
         }
     }
 
-    fn gate_redis(&mut self, i: usize) {
+    pub(super) fn gate_redis(&mut self, i: usize) {
         if self.machines[i].redis_runs {
             return;
         }
@@ -217,7 +220,9 @@ impl World {
             let peers = world.redis_peers(i, &RedisGate::queries(round));
             redis.decide(round, world.machines[i].disk.stale, &peers)
         });
-        self.perform_all(i, &decision);
+        if !self.perform_all(i, &decision) {
+            return;
+        }
         if decision.step.action.may_start() {
             self.start_redis(i, &decision, fresh);
         } else {
@@ -225,8 +230,20 @@ impl World {
         }
     }
 
-    fn perform_all(&mut self, i: usize, decision: &Decision) {
-        decision.effects.iter().for_each(|effect| self.perform(i, effect));
+    /// Returns whether the power lasted.
+    fn perform_all(&mut self, i: usize, decision: &Decision) -> bool {
+        for effect in &decision.effects {
+            self.perform(i, effect);
+            match &mut self.machines[i].effects_left {
+                Some(0) => {
+                    self.crash(i);
+                    return false;
+                }
+                Some(left) => *left -= 1,
+                None => {}
+            }
+        }
+        true
     }
 
     fn perform(&mut self, i: usize, effect: &Effect) {
@@ -244,28 +261,39 @@ impl World {
             Effect::RecordBootstrap(id) => disk.bootstrap_id = Some(id.clone()),
             Effect::MarkBootstrapping => self.machines[i].bootstrapping = true,
             Effect::MarkServed => disk.served = true,
+            Effect::MarkInit(cluster) => disk.postgres_init = Some(cluster.clone()),
+            Effect::UnmarkInit => disk.postgres_init = None,
             Effect::ClearEtcd => (disk.etcd, disk.torn_etcd, disk.stale.etcd) = (None, false, false),
-            Effect::MovePostgresAside => {
-                (disk.postgres, disk.incomplete_postgres, disk.stale.postgres) = (None, false, false)
+            Effect::MovePostgresAside => self.move_postgres_aside(i),
+            Effect::MoveRedisAside => {
+                let counts = disk.redis.is_some() && disk.served && !disk.stale.redis && !disk.unreadable;
+                assert!(!counts, "readable data is moved aside");
+                (disk.redis, disk.unreadable, disk.stale.redis) = (None, false, false);
             }
-            Effect::MoveRedisAside => (disk.redis, disk.unreadable, disk.stale.redis) = (None, false, false),
             Effect::RemoveTornSentinelFile if disk.torn_sentinel => {
                 (disk.sentinel, disk.torn_sentinel) = (None, false)
             }
-            Effect::RemoveTornSentinelFile | Effect::StopLeftoverServer | Effect::WriteFiles(_) => {}
+            Effect::RemoveTornSentinelFile | Effect::WriteFiles(_) => {}
+            Effect::StopLeftoverServer => self.machines[i].leftover_server = false,
             Effect::RemoveMember(id) => self.remove_member(i, id),
             Effect::AddMember => self.add_member(i),
             Effect::RecordMember(id) => disk.etcd_member = Some(id.clone()),
             Effect::PublishGeneration => self.publish_generation(i),
-            // The model has no backups.
-            Effect::ReadStanza | Effect::PauseAfterFailedRestore => {}
+            Effect::PauseAfterFailedRestore => {}
             Effect::RecordRestore(request) => {
                 (disk.restore, disk.restore_prepared) = (request.clone(), false)
             }
             Effect::ChooseRestore(request) => self.choose_restore(i, request),
             Effect::PrepareRestore(_) => disk.restore_prepared = true,
             Effect::RestoreRedis => self.restore_redis(i),
-            Effect::MeasureWalEnd => self.machines[i].wal_end = self.machines[i].disk.postgres.or(Some(0)),
+            Effect::ReadStanza => self.machines[i].knows_archive = true,
+            Effect::MeasureWalEnd => {
+                assert!(
+                    disk.postgres.is_some() || disk.incomplete_postgres,
+                    "a log without data is measured"
+                );
+                self.machines[i].wal_end = self.machines[i].disk.postgres.or(Some(0));
+            }
             Effect::ForgetWalEnd => self.machines[i].wal_end = None,
             Effect::DeleteInitializeKey(revision) => self.delete_initialize_key(i, revision),
             Effect::PromoteAnother => self.failover(i),
@@ -298,17 +326,20 @@ impl World {
     }
 
     /// The watcher: what ends once this node is in service with a majority, and what it cleans up.
-    fn watch(&mut self, i: usize) {
+    pub(super) fn watch(&mut self, i: usize) {
         if self.in_service(i) && self.group(i).len() >= self.spec.majority() {
             self.machines[i].bootstrapping = false;
             let disk = &mut self.machines[i].disk;
             disk.recovery_source = false;
             disk.etcd_member = disk.etcd.clone().map(|(_, id)| id);
         }
-        if self.machines[i].etcd_runs && self.within_quorum(i).is_none() && self.quorum(i).is_some() {
+        if self.within_quorum(i).is_none() && self.quorum(i).is_some() {
             let seen = self.observe(i);
             let plan = self.plan(i, &seen);
-            self.machines[i].etcd_runs = !gate::must_rejoin(self.machines[i].passed, &seen, &plan);
+            if gate::must_rejoin(self.machines[i].passed, &seen, &plan) {
+                self.machines[i].etcd_runs = false;
+                self.machines[i].etcd_restarts += 1;
+            }
         }
         if let Some(cluster) = self.within_quorum(i).filter(|_| self.machines[i].disk.postgres.is_some()) {
             let entry = self.etcd.get_mut(&cluster).expect("cluster");
@@ -318,6 +349,7 @@ impl World {
             }
         }
         let seen = self.observe(i);
+        gate::registered(&seen).iter().for_each(|effect| self.perform(i, effect));
         if self.machines[i].patroni_runs && InitGuard::concerns(&seen) {
             let (plan, facts) = (self.plan(i, &seen), self.init_facts(i));
             let (own, now) = (self.own(i).clone(), self.now);
@@ -340,6 +372,13 @@ impl World {
         let disk = DiskState { redis, unsynced: 0, ..m.disk };
         let (node, snapshot, lost) = (m.node, m.snapshot, m.lost);
         self.machines[i] = Machine { node, disk, snapshot, lost, ..Machine::default() };
+    }
+
+    /// Only the process of Patroni ends; a server that it initializes stays.
+    pub fn restart_patroni(&mut self, i: usize) {
+        let m = &mut self.machines[i];
+        m.leftover_server |= m.patroni_runs && m.disk.incomplete_postgres;
+        m.patroni_runs = false;
     }
 
     /// Only the process of Redis ends.

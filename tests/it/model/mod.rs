@@ -10,6 +10,7 @@
 
 mod acts;
 mod redis;
+mod rules;
 mod scenarios;
 mod servers;
 mod world;
@@ -35,6 +36,9 @@ enum Event {
     DamageLog(usize),
     /// The process of Redis ends and is started again.
     RestartRedis(usize),
+    RestartPatroni(usize),
+    /// The power fails after this number of further effects of the gates.
+    CutPower(usize, usize),
     Snapshot(usize),
     Rollback(usize),
     Freeze(usize),
@@ -80,6 +84,8 @@ impl World {
             }
             Event::Return(i) => self.put_back(i % n),
             Event::RestartRedis(i) => self.restart_redis(i % n),
+            Event::RestartPatroni(i) => self.restart_patroni(i % n),
+            Event::CutPower(i, effects) => self.machines[i % n].effects_left = Some(effects),
             Event::Tear(i) => {
                 self.crash(i % n);
                 let disk = &mut self.machines[i % n].disk;
@@ -151,7 +157,7 @@ impl World {
     /// Ends all faults and runs until the cluster is healthy, for some rounds.
     fn heal(&mut self) {
         self.cut.clear();
-        self.machines.iter_mut().for_each(|m| m.frozen = false);
+        self.machines.iter_mut().for_each(|m| (m.frozen, m.effects_left) = (false, None));
         (0..self.spec.nodes.len()).for_each(|i| self.boot(i));
         self.run_on(40);
     }
@@ -201,7 +207,7 @@ impl World {
         }
     }
 
-    /// Another node has repeated the initialization that was interrupted here.
+    /// A recovery has given up the initialization that was interrupted here.
     fn move_incomplete_postgres_away(&mut self) {
         let refuses = |m: &Machine| m.refused.values().any(|r| r.remedy() == Remedy::MovePostgresAway);
         for m in self.machines.iter_mut().filter(|m| refuses(m)) {
@@ -239,6 +245,8 @@ fn event(lossy: bool) -> BoxedStrategy<Event> {
         3 => node().prop_map(Event::Crash),
         2 => node().prop_map(Event::Freeze),
         1 => node().prop_map(Event::RestartRedis),
+        1 => node().prop_map(Event::RestartPatroni),
+        1 => (node(), 0..8usize).prop_map(|(i, effects)| Event::CutPower(i, effects)),
         2 => (node(), node(), any::<bool>()).prop_map(|(a, b, both)| Event::Cut(a, b, both)),
         2 => Just(Event::Reconnect),
         4 => Just(Event::Write),
@@ -296,10 +304,7 @@ proptest! {
 
     #[test]
     fn without_lost_disks_every_history_ends_in_service(history in histories(false)) {
-        let mut world = run(history);
-        if world.refused_with(Remedy::MovePostgresAway) {
-            world.follow_advice();
-        }
+        let world = run(history);
         prop_assert!(world.healthy(), "{:#?}", world.machines);
     }
 }

@@ -83,7 +83,9 @@ fn a_primary_that_observed_before_a_failover_does_not_start_beside_the_new_one()
     world.restart_redis(primary);
     world.observe_ahead(primary);
     world.failover((primary + 1) % 3);
+    let promoted = world.machines[primary].disk.sentinel;
     world.tick(primary);
+    assert_eq!(world.machines[primary].disk.sentinel, promoted, "no further failover");
     assert!(!world.machines[primary].redis_primary, "{:#?}", world.machines[primary]);
     world.run_on(20);
     assert!(world.healthy(), "{:#?}", world.machines);

@@ -1,8 +1,8 @@
 //! etcd and Patroni, reduced to the state that joining depends on.
 
 use super::world::{EtcdCluster, InitKey, World};
-use hanode_core::gate::{Decision, Effect};
-use hanode_core::plan::Action;
+use hanode_core::gate::{Decision, Effect, with_members};
+use hanode_core::plan::{Action, Plan, peer_url};
 use std::time::Duration;
 
 impl World {
@@ -12,15 +12,17 @@ impl World {
         assert!(!m.disk.stale.etcd, "etcd starts with the log of an older snapshot");
         let in_bootstrap = m.bootstrapping || decision.step.action == Action::Bootstrap;
         assert!(in_bootstrap || m.disk.served, "a member of a running cluster counts as new");
+        let served = decision.effects.contains(&Effect::MarkServed);
+        assert!(!in_bootstrap || !served, "a disk counts as served before its cluster has a quorum");
         if m.disk.etcd.is_none() {
             let files = decision.effects.iter().find_map(|effect| match effect {
-                Effect::WriteFiles(plan) => Some(&plan.etcd),
+                Effect::WriteFiles(plan) => Some(plan),
                 _ => None,
             });
             let plan = files.expect("etcd starts without its files");
-            match plan.initial_state.as_str() {
-                "new" => self.start_new_cluster(i, &plan.token.clone()),
-                _ => self.start_as_member(i),
+            match plan.etcd.initial_state.as_str() {
+                "new" => self.start_new_cluster(i, &plan.etcd.token.clone()),
+                _ => self.start_as_member(i, plan, decision.effects.contains(&Effect::AddMember)),
             }
         }
         self.machines[i].etcd_runs = true;
@@ -39,14 +41,27 @@ impl World {
     }
 
     /// etcd finds itself in the member list by its peer URL.
-    fn start_as_member(&mut self, i: usize) {
+    fn start_as_member(&mut self, i: usize, plan: &Plan, was_added: bool) {
         let m = &self.machines[i];
         let id = m.disk.etcd_member.clone().expect("the disk has no member id");
         let lists = |cluster: &EtcdCluster| {
             cluster.members.iter().any(|(m, of, _)| *m == id && *of == self.machines[i].node)
         };
         let cluster = self.etcd.iter().find(|(_, cluster)| lists(cluster)).map(|(token, _)| token.clone());
-        self.start_without_log(i, &cluster.expect("etcd starts as a member that is not listed"), id);
+        let cluster = cluster.expect("etcd starts as a member that is not listed");
+        let members = self.members(&cluster);
+        // The executor writes the files with the members after the addition.
+        let files = if was_added { with_members(plan, self.own(i), &members) } else { plan.clone() }.etcd;
+        let own = format!("{}={}", self.name(i), peer_url(self.own(i)));
+        assert!(
+            files.initial_cluster.contains(&own),
+            "etcd does not find itself in {:?}",
+            files.initial_cluster
+        );
+        let urls = files.initial_cluster.iter().filter_map(|entry| entry.split_once('=')).map(|(_, url)| url);
+        let listed = members.into_iter().flat_map(|member| member.peer_urls);
+        assert!(urls.eq(listed), "etcd's members differ from {:?}", files.initial_cluster);
+        self.start_without_log(i, &cluster, id);
     }
 
     fn start_without_log(&mut self, i: usize, cluster: &str, id: String) {
@@ -71,7 +86,10 @@ impl World {
         let members = &mut self.etcd.get_mut(&cluster).expect("cluster").members;
         assert!(members.iter().all(|(_, of, _)| *of != node), "etcd lists two members of one address");
         members.push((id.clone(), node, false));
-        self.machines[i].disk.etcd_member = Some(id);
+        // The power may fail before the disk has the id.
+        if self.machines[i].effects_left != Some(0) {
+            self.machines[i].disk.etcd_member = Some(id);
+        }
     }
 
     pub(super) fn publish_generation(&mut self, i: usize) {
@@ -114,7 +132,8 @@ impl World {
             let expires = self.now + ttl;
             let entry = self.etcd.get_mut(&cluster).expect("cluster");
             entry.patroni_keys.insert(own, (expires, works));
-            if within && self.machines[i].disk.postgres.is_some() && entry.initialize == InitKey::Absent {
+            // Also over the empty key of an initialization that a recovery interrupted.
+            if within && self.machines[i].disk.postgres.is_some() {
                 entry.initialize = InitKey::Done;
             }
         }
@@ -127,16 +146,28 @@ impl World {
             && current.to_string() == revision
         {
             entry.initialize = InitKey::Absent;
-            self.machines[by].disk.init_abandoned = by != i;
             let m = &self.machines[by];
             let running = m.patroni_runs && m.disk.incomplete_postgres && !m.frozen;
             assert!(!running || self.quorum(by).is_none(), "a running initialization is repeated");
         }
     }
 
+    pub(super) fn move_postgres_aside(&mut self, i: usize) {
+        let m = &mut self.machines[i];
+        assert!(!m.leftover_server, "data is moved while a PostgreSQL writes it");
+        assert!(
+            m.disk.postgres.is_none() || m.disk.stale.postgres || m.disk.of.is_none(),
+            "data that may have served is moved aside"
+        );
+        (m.disk.postgres, m.disk.incomplete_postgres, m.disk.stale.postgres) = (None, false, false);
+        m.disk.postgres_init = None;
+    }
+
     pub(super) fn start_patroni(&mut self, i: usize) {
         let Some(cluster) = self.quorum(i) else { return };
         let m = &self.machines[i];
+        assert!(m.knows_archive, "PostgreSQL starts without the name of its archive");
+        assert!(!m.leftover_server, "PostgreSQL starts beside one that outlived its Patroni");
         assert!(!m.disk.stale.postgres, "PostgreSQL starts with data of an older snapshot");
         assert!(
             !m.disk.incomplete_postgres || m.disk.init_abandoned,
@@ -147,7 +178,7 @@ impl World {
         assert!(generation == Some(&m.disk.generation), "an older snapshot would not be recognised");
         self.serve(i);
         let m = &mut self.machines[i];
-        (m.patroni_gate, m.init_guard) = Default::default();
+        (m.patroni_gate, m.init_guard, m.knows_archive) = Default::default();
         if m.disk.incomplete_postgres {
             (m.disk.incomplete_postgres, m.disk.postgres) = (false, Some(0));
         }

@@ -40,8 +40,10 @@ pub struct DiskState {
     pub postgres: Option<u64>,
     /// An initialization of PostgreSQL was interrupted.
     pub incomplete_postgres: bool,
-    /// Others gave up that initialization: nothing shows any more that this data is incomplete.
+    /// A recovery on another node gave up that initialization: nothing shows any more that this data is incomplete.
     pub init_abandoned: bool,
+    /// The etcd cluster for which PostgreSQL's data is made.
+    pub postgres_init: Option<String>,
     /// Number of acknowledged writes in this copy.
     pub redis: Option<u64>,
     /// How many of them are in memory only: a crash loses them.
@@ -67,11 +69,17 @@ pub struct Machine {
     /// The plan unit has finished: the services pass their gates.
     pub started: bool,
     pub etcd_runs: bool,
-    /// The last decision of etcd's gate.
+    /// The last decision of etcd's gate, also to wait.
     pub passed: Option<Action>,
     pub etcd_gate: EtcdGate,
+    /// How often the watcher has restarted etcd.
+    pub etcd_restarts: u32,
     pub patroni_runs: bool,
     pub patroni_gate: PatroniGate,
+    /// A PostgreSQL that initializes outlived its Patroni.
+    pub leftover_server: bool,
+    /// The name of the cluster's archive is on the disk for this start of Patroni.
+    pub knows_archive: bool,
     /// Of the watcher.
     pub init_guard: InitGuard,
     /// The end of PostgreSQL's log, once it was measured.
@@ -93,6 +101,8 @@ pub struct Machine {
     pub lost: Option<DiskState>,
     /// Observations of a slow machine, on which it acts later.
     pub seen: Option<Observations>,
+    /// The power fails after so many more effects.
+    pub effects_left: Option<usize>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -292,6 +302,7 @@ impl World {
                 major: None,
             }),
             redis_unreadable: data.redis && d.unreadable,
+            postgres_init: d.postgres_init.clone(),
             bootstrap_id: d.bootstrap_id.clone(),
             bootstrapping: m.bootstrapping,
             etcd_member: d.etcd_member.clone(),
@@ -310,7 +321,7 @@ impl World {
     pub fn members(&self, cluster: &str) -> Vec<Member> {
         let member = |(id, node, started): &(String, usize, bool)| Member {
             id: id.clone(),
-            name: self.spec.nodes[*node].name.clone(),
+            name: if *started { self.spec.nodes[*node].name.clone() } else { String::new() },
             peer_urls: vec![peer_url(&self.spec.nodes[*node])],
             client_urls: if *started { vec!["url".into()] } else { vec![] },
         };

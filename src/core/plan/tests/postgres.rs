@@ -73,6 +73,40 @@ fn a_server_of_another_major_version_does_not_start() {
     assert!(postgres(&seen).reason.to_string().contains("on node1, is of version 16"), "its own data");
 }
 
+#[test]
+fn data_of_an_initialization_that_others_gave_up_does_not_count() {
+    let mut seen = blank();
+    seen.etcd = registered("78");
+    let log = EtcdLogIds { member: "id-node1".into(), cluster: "c1".into() };
+    let data = |system: &str| {
+        Some(PostgresData { system: system.into(), end: Some((1, 500)), oldest_wal: None, major: None })
+    };
+    (seen.own.data.etcd, seen.own.etcd_member, seen.own.etcd_log) =
+        (true, Some("id-node1".into()), Some(log));
+    (seen.own.data.postgres, seen.own.postgres_init) = (true, Some("c1".into()));
+    assert_eq!(postgres(&seen).action, Action::Join, "interrupted so early that it has no system identifier");
+    seen.own.postgres = data("77");
+    assert_eq!(postgres(&seen).action, Action::Join);
+    seen.own.postgres = data("78");
+    assert_eq!(postgres(&seen).action, Action::Resume, "registered, but the mark remained");
+    seen.own.postgres = data("77");
+    view(&mut seen).initialize = Initialize::Absent;
+    assert_eq!(postgres(&seen).action, Action::Bootstrap, "given up, and not repeated yet");
+    view(&mut seen).initialize = Initialize::InProgress;
+    assert_eq!(postgres(&seen).action, Action::Wait);
+    seen.etcd = registered("78");
+    seen.own.postgres_init = Some("c2".into());
+    assert_eq!(postgres(&seen).action, Action::Refuse, "it may have served another cluster");
+    seen.own.postgres_init = None;
+    assert_eq!(postgres(&seen).action, Action::Refuse);
+    view(&mut seen).initialize = Initialize::Absent;
+    (seen.own.data.postgres, seen.own.postgres) = (false, None);
+    (peer(&mut seen, 0).data.postgres, peer(&mut seen, 0).postgres) = (true, data("77"));
+    assert_eq!(postgres(&seen).action, Action::Wait);
+    peer(&mut seen, 0).postgres_init = Some("c1".into());
+    assert_eq!(postgres(&seen).action, Action::Bootstrap, "nor does it on a peer");
+}
+
 /// node1 and node2 have data of the same PostgreSQL cluster, which is not registered in etcd.
 fn unregistered_postgres() -> Observations {
     let mut seen = blank();
