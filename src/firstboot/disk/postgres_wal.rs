@@ -40,7 +40,8 @@ impl Disk {
         let data = self.at(&self.paths.postgres);
         let control = Control::read(&data, &self.paths.postgres_bin)?;
         let lacks = first_missing(&data.join("pg_wal"), control.redo).context("pg_wal has no segments")?;
-        Ok((control.timeline, lacks))
+        // After pg_rewind, the last checkpoint is the one before the timelines parted.
+        Ok((control.checkpoint.max(control.recovered_timeline), lacks))
     }
 
     /// The size of all files in the data directory; those that cannot be read do not count.
@@ -154,7 +155,7 @@ fn newest_wal(wal: &Path, timeline: u32) -> Option<u64> {
 
 /// Timeline and position of the last complete record.
 fn end(data: &Path, bin: &str) -> Result<(u32, u64)> {
-    let Control { redo, timeline: checkpoint, recovered } = Control::read(data, bin)?;
+    let Control { redo, checkpoint, recovered, .. } = Control::read(data, bin)?;
     let wal = data.join("pg_wal");
     let (timeline, from) = match newest_history(&wal)? {
         Some((timeline, switched)) if timeline > checkpoint => (timeline, switched),
@@ -167,9 +168,11 @@ fn end(data: &Path, bin: &str) -> Result<(u32, u64)> {
 struct Control {
     /// Where recovery starts.
     redo: u64,
-    timeline: u32,
-    /// Where the data is consistent.
+    /// The timeline of the last checkpoint.
+    checkpoint: u32,
+    /// Where the data is consistent, and on which timeline; 0 if that is everywhere.
     recovered: u64,
+    recovered_timeline: u32,
 }
 
 impl Control {
@@ -182,8 +185,9 @@ impl Control {
         };
         Ok(Control {
             redo: position(field("Latest checkpoint's REDO location")?)?,
-            timeline: field("Latest checkpoint's TimeLineID")?.parse()?,
+            checkpoint: field("Latest checkpoint's TimeLineID")?.parse()?,
             recovered: position(field("Minimum recovery ending location")?)?,
+            recovered_timeline: field("Min recovery ending loc's timeline")?.parse()?,
         })
     }
 }
