@@ -80,7 +80,6 @@ static PARAMETERS: &[Parameter] = &[
     live("lazyfree-lazy-expire", Kind::Flag, "no"),
     live("lazyfree-lazy-server-del", Kind::Flag, "no"),
     live("lazyfree-lazy-user-del", Kind::Flag, "no"),
-    since((6, 2), live("lazyfree-lazy-user-flush", Kind::Flag, "no")),
     live("lfu-decay-time", Kind::Number(0, LARGE), "1"),
     live("lfu-log-factor", Kind::Number(0, LARGE), "10"),
     live("list-compress-depth", Kind::Number(0, LARGE), "0"),
@@ -89,7 +88,6 @@ static PARAMETERS: &[Parameter] = &[
     live("lua-time-limit", Kind::Number(0, LARGE), "5000"),
     // Without a limit Redis would take the memory of PostgreSQL.
     live("maxmemory", Kind::Bytes(1 << 20), "0"),
-    since((6, 2), live("maxmemory-eviction-tenacity", Kind::Number(0, 100), "10")),
     live("maxmemory-policy", Kind::Choice(POLICIES), "noeviction"),
     live("maxmemory-samples", Kind::Number(1, 64), "5"),
     live("no-appendfsync-on-rewrite", Kind::Flag, "no"),
