@@ -145,7 +145,7 @@ fn roles_and_databases_are_read_and_checked() {
         ("[[role]]\nname = \"Upper\"", "Upper", "valid name for a role"),
         ("[[role]]\nname = \"pg_own\"", "pg_own", "valid name for a role"),
         ("[[role]]\nname = \"a%b\"", "a%b", "valid name for a role"),
-        ("[[role]]\nlogin = true", "[[role]]", "name is missing"),
+        ("[[role]] # nameless\nlogin = true", "nameless", "name is missing"),
         ("[[role]]\nname = \"dbadmin\"", "\"dbadmin\"", "a role of hanode"),
         ("[[role]]\nname = \"r\"\n[[role]]\nname = \"r\" # again", "again", "two roles"),
         ("[[role]]\nname = \"r\"\nmemberships = [\"admin\"]", "memberships = [\"admin", "superuser"),
@@ -156,7 +156,7 @@ fn roles_and_databases_are_read_and_checked() {
         ("[[database]]\nname = \"d\"\nowner = \"nobody\"", "nobody", "not a role of the spec"),
         ("[[database]]\nname = \"d\"\nextensions = [\"a%b\"]", "a%b", "extension"),
         ("[[database]]\nname = \"d\"\nlocale = \"x y\"", "x y", "locale"),
-        ("[[hba]]\nrole = \"r\"", "[[hba]]", "method is missing"),
+        ("[[hba]] # open\nrole = \"r\"", "# open", "method is missing"),
         ("[[hba]]\nmethod = \"trust\"", "trust", "\"password\" or \"certificate\""),
         ("[[hba]]\nrole = \"r all trust\"\nmethod = \"reject\"", "all trust", "valid role"),
     ] {
