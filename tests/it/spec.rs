@@ -157,7 +157,7 @@ fn roles_and_databases_are_read_and_checked() {
         ("[[database]]\nname = \"d\"\nextensions = [\"a%b\"]", "a%b", "extension"),
         ("[[database]]\nname = \"d\"\nlocale = \"x y\"", "x y", "locale"),
         ("[[hba]] # open\nrole = \"r\"", "# open", "method is missing"),
-        ("[[hba]]\nmethod = \"trust\"", "trust", "\"password\" or \"certificate\""),
+        ("[[hba]]\nmethod = \"trust\"", "\"trust\"", "\"password\" or \"certificate\""),
         ("[[hba]]\nrole = \"r all trust\"\nmethod = \"reject\"", "all trust", "valid role"),
     ] {
         one_fault(&declared(text), piece, what);
