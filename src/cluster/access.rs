@@ -3,7 +3,7 @@
 use crate::client::etcd::EtcdClient;
 use crate::client::etcd_peer::EtcdPeerClient;
 use crate::client::patroni::PatroniClient;
-use crate::client::redis::RedisClient;
+use crate::client::redis::{Login, RedisClient};
 use crate::client::sentinel::SentinelClient;
 use crate::client::tls::Credentials;
 use anyhow::Result;
@@ -41,23 +41,26 @@ impl Access {
         PatroniClient::new(&self.cluster, node.address, port, password, timeout)
     }
 
+    /// Redis of a node, as an administrator.
     pub fn redis(&self, address: IpAddr, timeout: Duration) -> Result<RedisClient> {
-        self.redis_at(address, self.spec.redis.port, timeout)
+        let login = match &self.secrets.redis_admin {
+            Some(password) => Login { user: Some("hanode"), password },
+            None => Login { user: None, password: &self.secrets.redis },
+        };
+        RedisClient::connect(self.redis.as_ref(), address, self.spec.redis.port, &login, timeout)
     }
 
-    /// Redis through HAProxy.
+    /// Redis through HAProxy, as an application.
     pub fn redis_on_vip(&self, timeout: Duration) -> Result<RedisClient> {
-        self.redis_at(self.spec.network.vip, self.spec.redis.vip_port, timeout)
-    }
-
-    fn redis_at(&self, address: IpAddr, port: u16, timeout: Duration) -> Result<RedisClient> {
-        RedisClient::connect(self.redis.as_ref(), address, port, &self.secrets.redis, timeout)
+        let (vip, port) = (self.spec.network.vip, self.spec.redis.vip_port);
+        let login = Login { user: None, password: &self.secrets.redis };
+        RedisClient::connect(self.redis.as_ref(), vip, port, &login, timeout)
     }
 
     pub fn sentinel(&self, node: &Node, timeout: Duration) -> Result<SentinelClient> {
-        let (redis, password) = (&self.spec.redis, &self.secrets.sentinel);
+        let (redis, login) = (&self.spec.redis, Login { user: None, password: &self.secrets.sentinel });
         let client =
-            RedisClient::connect(self.redis.as_ref(), node.address, redis.sentinel_port, password, timeout)?;
+            RedisClient::connect(self.redis.as_ref(), node.address, redis.sentinel_port, &login, timeout)?;
         Ok(SentinelClient::new(client, &redis.master_name))
     }
 

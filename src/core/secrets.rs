@@ -21,6 +21,14 @@ pub struct Secrets {
     pub replicator: String,
     pub rewind: String,
     pub redis: String,
+    /// Of hanode's own user of Redis, of the replicas' and of the Sentinels'. A cluster of an older hanode has none of
+    /// them, and then only the user of applications, who may do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis_admin: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis_replica: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis_sentinel: Option<String>,
     pub sentinel: String,
     pub stats: String,
     pub patroni_rest: String,
@@ -58,7 +66,8 @@ pub(crate) const ROLES: [&str; 9] = [
 ];
 
 /// Secrets that a cluster without backups, with another kind of repository, or of an older hanode does not have.
-pub(crate) const OPTIONAL: [&str; 4] = ["postgres_app", "backup_key", "s3_key", "s3_secret"];
+pub(crate) const OPTIONAL: [&str; 7] =
+    ["postgres_app", "redis_admin", "redis_replica", "redis_sentinel", "backup_key", "s3_key", "s3_secret"];
 
 /// Object storages choose these themselves.
 const ACCESS_KEYS: [&str; 2] = ["s3_key", "s3_secret"];
@@ -83,6 +92,9 @@ impl Secrets {
             replicator: secret(),
             rewind: secret(),
             redis: secret(),
+            redis_admin: Some(secret()),
+            redis_replica: Some(secret()),
+            redis_sentinel: Some(secret()),
             sentinel: secret(),
             stats: secret(),
             patroni_rest: secret(),
@@ -101,7 +113,12 @@ impl Secrets {
         roles: impl IntoIterator<Item = &'r Role>,
         mut random: impl FnMut(usize) -> String,
     ) -> Vec<String> {
-        let later = [("postgres_app", &mut self.postgres_app)];
+        let mut later = vec![("postgres_app", &mut self.postgres_app)];
+        // A running cluster cannot take them node after node, so the operator begins: see docs/applications.md.
+        if self.redis_admin.is_some() {
+            later.push(("redis_replica", &mut self.redis_replica));
+            later.push(("redis_sentinel", &mut self.redis_sentinel));
+        }
         let mut added = Vec::new();
         for (name, secret) in later {
             if secret.is_none() {
@@ -135,6 +152,9 @@ impl Secrets {
     /// Why nodes with these secrets and nodes with `new` ones do not work together, if they do not. A key for backups
     /// and the password of the applications' role may be added; the access to the repository and the passwords of the spec's roles may change.
     pub fn conflict(&self, new: &Secrets) -> Option<&'static str> {
+        if self.redis_admin.is_some() != new.redis_admin.is_some() {
+            return Some("other users of Redis, which all nodes must get at the same time");
+        }
         let added = |own: &Option<String>, new: &Option<String>| match own {
             Some(_) => new.clone(),
             None => None,
@@ -261,7 +281,7 @@ mod tests {
             table.into_iter().map(|(_, v)| v.as_str().expect("a text").to_string()).collect::<Vec<_>>()
         };
         let all: BTreeSet<String> = values(&one).into_iter().chain(values(&two)).collect();
-        assert_eq!(all.len(), 2 * (ROLES.len() + 2), "a secret is used twice");
+        assert_eq!(all.len(), 2 * (ROLES.len() + 5), "a secret is used twice");
         assert_eq!(one.vrrp.len(), 8);
         assert_eq!(Secrets::parse(&one.to_toml()).expect("own output"), one);
         assert_eq!(format!("{one:?}"), "Secrets(…)");
@@ -309,6 +329,11 @@ mod tests {
             older.to_toml().replace(&format!("reports = \"{}\"", "x".repeat(43)), "reports = \"hush hush\"");
         let error = Secrets::parse(&bad).expect_err("a bad password").to_string();
         assert!(error.contains("roles must be") && !error.contains("hush"), "{error}");
+        let without_users =
+            Secrets { redis_admin: None, redis_replica: None, redis_sentinel: None, ..older.clone() };
+        assert!(without_users.conflict(&older).is_some_and(|why| why.contains("users of Redis")));
+        let mut partial = Secrets { redis_admin: Some("chosen-by-hand".into()), ..without_users };
+        assert_eq!(partial.complete(&[], |length| "y".repeat(length)), ["redis_replica", "redis_sentinel"]);
         // The leader changes these passwords in the database.
         assert_eq!(older.conflict(&Secrets { roles: BTreeMap::new(), ..older.clone() }), None);
     }

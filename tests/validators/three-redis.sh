@@ -17,11 +17,36 @@ sentinel() { # NODE COMMAND...
     shift
     cli sentinel-0123456789-not-for-use "$at" 26378 SENTINEL "$@"
 }
+administer() { # HOST COMMAND...
+    at=$1
+    shift
+    cli redis-admin-0123456789-not-for-use $at 6378 --user hanode "$@"
+}
 through() { cli redis-0123456789-not-for-use 192.168.18.20 6379 "$@"; }
 within 40 says 'OK 3 usable Sentinels' sentinel 1 CKQUORUM redis-cluster
 within 20 says 192.168.18.22 sentinel 3 GET-MASTER-ADDR-BY-NAME redis-cluster
 within 20 says '^OK$' through SET key value
 says min_slaves_good_slaves:2 through INFO replication
+
+echo "an application administers nothing, from any node"
+for command in "CONFIG SET requirepass x" "CONFIG GET masterauth" "REPLICAOF 192.168.18.66 6666" "SLAVEOF NO ONE" "ACL SETUSER eve on" \
+    "ACL LIST" "DEBUG SLEEP 0" "SHUTDOWN NOSAVE" "CLIENT LIST" "CLIENT KILL TYPE normal" "CLIENT PAUSE 1" "MODULE LIST" "MONITOR" \
+    "SAVE" "BGREWRITEAOF" "PSYNC ? -1" "REPLCONF listening-port 1" "SLOWLOG GET" "EVAL return(redis.call('config','get','*')) 0"; do
+    says 'NOPERM\|no permission\|can.t run this command' through $command
+    says 'NOPERM\|no permission\|can.t run this command' cli redis-0123456789-not-for-use 192.168.18.22 6378 $command
+done
+for command in "INFO server" "SET key value" "RPUSH list 1" "KEYS key" "EVAL return(redis.call('get','key')) 0" "SCRIPT LOAD return(1)" \
+    "WAIT 0 0" "CLIENT SETNAME app" "PUBLISH channel text" "SORT list" "ROLE" "XADD stream * a b" "FLUSHDB"; do
+    fails says 'NOPERM\|no permission\|ERR' through $command
+done
+within 20 says '^OK$' through SET key value
+says WRONGPASS cli redis-0123456789-not-for-use 192.168.18.22 6378 --user hanode PING
+says 'NOPERM\|no permission' cli redis-sentinel-0123456789-not-for-use 192.168.18.22 6378 --user sentinel GET key
+says 'NOPERM\|no permission' cli redis-replica-0123456789-not-for-use 192.168.18.22 6378 --user replica GET key
+for node in 1 2 3; do
+    says PONG administer 192.168.18.2$node PING
+    says 'masterauth' administer 192.168.18.2$node CONFIG GET masterauth
+done
 
 echo "a failover by hand: two call themselves primary for long, but through HAProxy there is one"
 states() { python3 -c '
@@ -106,8 +131,8 @@ primary=$(sentinel 2 GET-MASTER-ADDR-BY-NAME redis-cluster | head -n 1)
 for node in 1 2 3; do
     [ 192.168.18.2$node != "$primary" ] || continue
     # FORCE is known from 7.0 on, which may want it.
-    cli redis-0123456789-not-for-use 192.168.18.2$node 6378 SHUTDOWN NOSAVE FORCE > /tmp/out 2>&1 || true
-    ! grep -q 'syntax error' /tmp/out || cli redis-0123456789-not-for-use 192.168.18.2$node 6378 SHUTDOWN NOSAVE
+    administer 192.168.18.2$node SHUTDOWN NOSAVE FORCE > /tmp/out 2>&1 || true
+    ! grep -q 'syntax error' /tmp/out || administer 192.168.18.2$node SHUTDOWN NOSAVE
 done
 within 20 says NOREPLICAS through SET key other
 says '^value$' through GET key

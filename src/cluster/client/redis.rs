@@ -67,6 +67,12 @@ impl Stream {
     }
 }
 
+/// Name and password; without a name, those of the user `default`.
+pub(crate) struct Login<'a> {
+    pub(crate) user: Option<&'a str>,
+    pub(crate) password: &'a str,
+}
+
 pub struct RedisClient {
     stream: BufReader<Stream>,
     /// Time limit of one command and its reply.
@@ -75,11 +81,11 @@ pub struct RedisClient {
 
 impl RedisClient {
     /// `credentials` is `None` if the spec disables TLS for Redis. `timeout` limits connecting, and each exchange.
-    pub fn connect(
+    pub(crate) fn connect(
         credentials: Option<&Credentials>,
         address: IpAddr,
         port: u16,
-        password: &str,
+        login: &Login,
         timeout: Duration,
     ) -> Result<Self> {
         let stream = match credentials {
@@ -87,7 +93,13 @@ impl RedisClient {
             None => Stream::Plain(Deadline::within(connect(address, port, timeout)?, timeout)),
         };
         let mut redis = RedisClient { stream: BufReader::new(stream), timeout };
-        redis.query(&["AUTH", password]).context("authenticating")?;
+        match login.user {
+            // A server that was started by an older hanode does not know the user.
+            Some(user) => redis.query(&["AUTH", user, login.password]).with_context(|| {
+                format!("logging in as {user}; a Redis without this user has the files of an older hanode, or other secrets")
+            })?,
+            None => redis.query(&["AUTH", login.password]).context("authenticating")?,
+        };
         Ok(redis)
     }
 
@@ -361,7 +373,16 @@ mod tests {
             }
         });
         let (start, timeout) = (std::time::Instant::now(), Duration::from_millis(300));
-        assert!(RedisClient::connect(None, [127, 0, 0, 1].into(), port, "secret", timeout).is_err());
+        assert!(
+            RedisClient::connect(
+                None,
+                [127, 0, 0, 1].into(),
+                port,
+                &Login { user: None, password: "secret" },
+                timeout
+            )
+            .is_err()
+        );
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     }
 

@@ -67,6 +67,21 @@ pub fn check_bundle(bundle: &Bundle, spec: &Spec, now: i64) -> CheckReport {
         let what = "there is no postgres_app, the password of the applications' role";
         report.fault(what, crate::bundle::SECRETS_PATH, ISSUE);
     }
+    let secrets = &bundle.secrets;
+    let users = [&secrets.redis_admin, &secrets.redis_replica, &secrets.redis_sentinel];
+    match users.iter().filter(|password| password.is_some()).count() {
+        3 => {}
+        0 => report.warn(
+            "applications administer Redis: the secrets of this older cluster have no redis_admin",
+            crate::bundle::SECRETS_PATH,
+            "see \"A cluster of an older hanode\" in docs/applications.md",
+        ),
+        _ => report.fault(
+            "some of redis_admin, redis_replica and redis_sentinel are missing",
+            crate::bundle::SECRETS_PATH,
+            ISSUE,
+        ),
+    }
     for role in spec.roles.iter().filter(|role| role.has_password()) {
         if let Err(error) = bundle.secrets.of_role(&role.name) {
             report.fault(format!("{error:#}"), crate::bundle::SECRETS_PATH, ISSUE);

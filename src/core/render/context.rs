@@ -82,6 +82,7 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("vrrp_password", &input.secrets.vrrp.chars().take(8).collect::<String>());
     context.insert("size", &sizing::sizes(input.machine, peers.len()));
     context.insert("crl", &crl(input));
+    context.insert("redis_users", &redis_users(input));
     context.insert("redis", &redis(input, node)?);
     context.insert("sentinel", &Settings::of(spec));
     context.insert("redis_settings", &redis_settings(input, engine, &context)?);
@@ -179,6 +180,29 @@ fn verifiers(input: &RenderInput) -> Result<serde_json::Value> {
         "dbadmin": verifier("dbadmin", &input.secrets.postgres_dbadmin),
         "app": verifier("app", input.secrets.app()?),
     }))
+}
+
+/// The users of Redis, in the syntax of the target's version.
+fn redis_users(input: &RenderInput) -> serde_json::Value {
+    let version = input.spec.versions.get("redis").or_else(|| input.target.versions.get("redis"));
+    let mut numbers =
+        version.map(String::as_str).unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    // Commands on data among those that Redis calls dangerous, and what clients use to find out about the server.
+    let mut commands = vec!["+info +role +keys +sort +restore +swapdb +flushdb +flushall"];
+    match version >= (7, 0) {
+        true => commands.push("+sort_ro"),
+        // Until 7.0 all of CLIENT counts as administration.
+        false => commands.push(
+            "+client|id +client|setname +client|getname +client|reply +client|tracking +client|caching",
+        ),
+    }
+    serde_json::json!({
+        "enabled": input.secrets.redis_admin.is_some(),
+        // Before 6.2 every user may use all channels, and there is no word for it.
+        "channels": if version >= (6, 2) { " &*" } else { "" },
+        "data_commands": commands.join(" "),
+    })
 }
 
 /// Without `[backup]` the archive's command does nothing.

@@ -6,6 +6,9 @@ use anyhow::{Result, ensure};
 fn fields(secrets: &mut Secrets) -> Vec<(&'static str, &mut String)> {
     let optional = [
         ("postgres_app", &mut secrets.postgres_app),
+        ("redis_admin", &mut secrets.redis_admin),
+        ("redis_replica", &mut secrets.redis_replica),
+        ("redis_sentinel", &mut secrets.redis_sentinel),
         ("backup_key", &mut secrets.backup_key),
         ("s3_key", &mut secrets.s3_key),
         ("s3_secret", &mut secrets.s3_secret),
@@ -66,6 +69,9 @@ mod tests {
             replicator: other(),
             rewind: other(),
             redis: redis.into(),
+            redis_admin: Some(other()),
+            redis_replica: Some(other()),
+            redis_sentinel: Some(other()),
             sentinel: other(),
             stats: other(),
             patroni_rest: other(),

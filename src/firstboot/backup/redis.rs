@@ -78,7 +78,14 @@ fn fetch(node: &NodeContext) -> Result<()> {
     if spec.tls {
         client.args(["--tls", "--cacert", "/etc/ssl/myca/root.crt"]);
     }
-    client.arg("--rdb").arg(&file).env("REDISCLI_AUTH", &node.config.bundle.secrets.redis);
+    let secrets = &node.config.bundle.secrets;
+    if secrets.redis_admin.is_some() {
+        client.args(["--user", "hanode"]);
+    }
+    client
+        .arg("--rdb")
+        .arg(&file)
+        .env("REDISCLI_AUTH", secrets.redis_admin.as_ref().unwrap_or(&secrets.redis));
     let output = capture(&mut client)?;
     let last = |text: &str| text.trim().lines().last().unwrap_or_default().to_string();
     ensure!(output.status.success(), "redis-cli --rdb: {}", last(&output.stderr));
