@@ -10,7 +10,6 @@
 
 mod acts;
 mod redis;
-mod rules;
 mod scenarios;
 mod servers;
 mod world;
