@@ -10,6 +10,7 @@
 
 mod acts;
 mod redis;
+mod rules;
 mod scenarios;
 mod servers;
 mod world;
