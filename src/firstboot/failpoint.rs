@@ -22,7 +22,7 @@ pub const POINTS: [&str; 21] = [
     "restore-chosen",
     "restore-prepared",
     "snapshot-fetched",
-    "snapshot-loaded",
+    "snapshot-recorded",
     "redis-files-written",
     "sentinel-files-written",
 ];

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const BOOTSTRAP: [&str; 2] = ["bootstrap-recorded", "bootstrap-started"];
 /// Only a restore reaches these.
 const RESTORE: [&str; 5] =
-    ["restore-recorded", "restore-chosen", "restore-prepared", "snapshot-fetched", "snapshot-loaded"];
+    ["restore-recorded", "restore-chosen", "restore-prepared", "snapshot-fetched", "snapshot-recorded"];
 const REACHED: Duration = Duration::from_secs(180);
 
 fn lab(edits: &[(&str, &str)]) -> Lab {

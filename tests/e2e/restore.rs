@@ -153,10 +153,10 @@ fn blank_machines_restore_their_cluster_to_a_moment_and_to_the_end_of_the_archiv
     }
     lab.driver().power_off("node3").unwrap();
     lab.driver().discard_disk("node3").unwrap();
-    let began = std::time::Instant::now();
+    let started = std::time::Instant::now();
     start(&lab, "node3", &request);
     lab.healthy_within(RESTORED);
-    eprintln!("restored to a moment in {:.1} s", began.elapsed().as_secs_f64());
+    eprintln!("restored to a moment in {:.1} s", started.elapsed().as_secs_f64());
     verify(&writes, at, "a moment");
     let restored = record(&lab);
     assert_eq!((&restored.choice.part, &restored.choice.request), (&first[0].stanza, &request));

@@ -71,7 +71,7 @@ pub enum Effect {
     PauseAfterFailedRestore,
     /// Have Patroni restore PostgreSQL's data if it initializes the cluster.
     PrepareRestore(RestoreChoice),
-    /// Fetch the snapshot of Redis and record it in etcd; if that is impossible, the gate waits.
+    /// Fetch the snapshot of Redis and record it in etcd, unless that was done before; if that is impossible, the gate waits.
     RestoreRedis,
     /// Begin the recorded bootstrap in this boot.
     MarkBootstrapping,

@@ -102,11 +102,14 @@ impl RedisGate {
     }
 }
 
-/// Whether this is the first start of the first primary of a cluster that is restored. An interruption may have left the
-/// snapshot without its record in etcd.
+/// Whether this is a start without data of the first primary of a cluster that is restored. Until the snapshot is complete
+/// under its name, such a start is repeated.
 fn loads_snapshot(round: &Round) -> bool {
+    let redis = &round.plan.redis;
     let record = round.seen.etcd.as_ref().ok().and_then(|etcd| etcd.restore.as_ref());
-    round.plan.redis.primary == Some(round.own.address) && record.is_some_and(|record| record.redis.is_none())
+    redis.step.action == Action::Bootstrap
+        && redis.primary == Some(round.own.address)
+        && record.is_some_and(|record| record.postgres.is_some())
 }
 
 fn is_primary(round: &Round) -> bool {

@@ -104,8 +104,8 @@ fn unknown_restore(seen: &Observations) -> Option<Step> {
         return None;
     }
     if own.disk == DiskStage::Served {
-        let (key, began) = (key.clone(), of_cluster.or(own.restore.as_ref()).cloned());
-        return Some(Step::new(Action::Refuse, Reason::RestoreOnData { key, began }));
+        let (key, current) = (key.clone(), of_cluster.or(own.restore.as_ref()).cloned());
+        return Some(Step::new(Action::Refuse, Reason::RestoreOnData { key, current }));
     }
     if let Some(peer) = ahead(seen) {
         let (theirs, ours) = (own.restore.clone(), Some(key.clone()));
@@ -121,8 +121,8 @@ fn unknown_restore(seen: &Observations) -> Option<Step> {
             Step::new(Action::Wait, Reason::OtherRestore { peer: peer.node.clone(), theirs, ours })
         });
     }
-    let (key, began) = (key.clone(), of_cluster.cloned());
-    Some(Step::new(Action::Refuse, Reason::RestoreOfRunning { key, began }))
+    let (key, current) = (key.clone(), of_cluster.cloned());
+    Some(Step::new(Action::Refuse, Reason::RestoreOfRunning { key, current }))
 }
 
 /// Peers with the bootstrap that is recorded on this disk.

@@ -67,14 +67,14 @@ pub enum Reason {
     OtherRestore { peer: String, theirs: Option<RestoreRequest>, ours: Option<RestoreRequest> },
     #[error(
         "the metadata key hanode_restore is {key}, but this disk has data of {}; remove the key, or boot blank machines with it",
-        origin(.began)
+        origin(.current)
     )]
-    RestoreOnData { key: RestoreRequest, began: Option<RestoreRequest> },
+    RestoreOnData { key: RestoreRequest, current: Option<RestoreRequest> },
     #[error(
         "the metadata key hanode_restore is {key}, but the running cluster is {}; remove the key, or boot blank machines only",
-        origin(.began)
+        origin(.current)
     )]
-    RestoreOfRunning { key: RestoreRequest, began: Option<RestoreRequest> },
+    RestoreOfRunning { key: RestoreRequest, current: Option<RestoreRequest> },
     #[error("{peer}'s disk is a copy of this node's, made after the first boot; wipe one of them")]
     CopiedDisk { peer: String },
     #[error("{logs} of {nodes} nodes still have etcd's log, {needed} are needed{}; {RECOVER}", note_replaced(.replaced))]
@@ -171,6 +171,8 @@ pub enum Reason {
     NoQuorumYet,
     #[error("PostgreSQL is restored first")]
     PostgresFirst,
+    #[error("{primary} loads the snapshot of Redis first")]
+    SnapshotFirst { primary: String },
     #[error("{error}")]
     SnapshotNotLoaded { error: String },
     #[error("no node has Redis data: nothing was ever written, so Redis starts empty")]

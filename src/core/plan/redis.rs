@@ -56,6 +56,12 @@ fn at_bootstrap(spec: &Spec, seen: &Observations, reason: Reason) -> RedisStep {
     if seen.restore().is_some() && !restored {
         return step(Action::Wait, Reason::PostgresFirst, None);
     }
+    // An empty replica could be promoted while the first primary still loads its snapshot.
+    let record = seen.etcd.as_ref().ok().and_then(|etcd| etcd.restore.as_ref());
+    if record.is_some_and(|record| record.redis.is_none()) && seen.own.node != spec.redis.initial_primary {
+        let primary = spec.redis.initial_primary.clone();
+        return step(Action::Wait, Reason::SnapshotFirst { primary }, None);
+    }
     let primary = spec.node(&spec.redis.initial_primary).map(|n| n.address);
     step(Action::Bootstrap, reason, primary)
 }

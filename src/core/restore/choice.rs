@@ -53,7 +53,7 @@ pub enum NotRestorable {
     #[error("the repository {repository} has no part {part}; it has {found}")]
     NoSuchPart { repository: String, part: String, found: String },
     #[error(
-        "the repository {repository} has no part of cluster {cluster} that began before {moment}; it has {found}"
+        "the repository {repository} has no part of cluster {cluster} from before {moment}; it has {found}"
     )]
     NoPart { repository: String, cluster: String, moment: String, found: String },
     #[error(
@@ -102,8 +102,8 @@ pub fn part_of(
         _ => i64::MAX,
     };
     let of_cluster = |part: &&String| part.rsplit_once('-').is_some_and(|(name, _)| name == cluster);
-    let began = parts.keys().filter(of_cluster).filter_map(|part| Some((part_time(part)?, part)));
-    let newest = began.filter(|(at, _)| *at <= before).max();
+    let created = parts.keys().filter(of_cluster).filter_map(|part| Some((part_time(part)?, part)));
+    let newest = created.filter(|(at, _)| *at <= before).max();
     newest.map(|(_, part)| part.clone()).ok_or_else(|| NotRestorable::NoPart {
         repository: repository(),
         cluster: cluster.to_string(),

@@ -209,7 +209,7 @@ fn recovery_follows_the_timelines_of_later_leaders() {
 }
 
 #[test]
-fn the_newest_part_that_began_before_the_moment_is_restored() {
+fn the_newest_part_from_before_the_moment_is_restored() {
     let names = ["hspas-20261130T115000Z", "hspas-20261130T121000Z", "prod-20261130T123012Z", "hspas-x"];
     let mut parts: BTreeMap<String, PartInfo> = names.map(|name| (name.to_string(), info())).into();
     let part = |text: &str, parts: &BTreeMap<String, PartInfo>| {
@@ -222,7 +222,7 @@ fn the_newest_part_that_began_before_the_moment_is_restored() {
     assert_eq!(
         part("2026-11-30T11:00:00Z", &parts).unwrap_err(),
         format!(
-            "the repository file:///r has no part of cluster hspas that began before 2026-11-30T11:00:00Z; it has {}",
+            "the repository file:///r has no part of cluster hspas from before 2026-11-30T11:00:00Z; it has {}",
             [names[0], names[1], names[3], names[2]].join(", ")
         )
     );

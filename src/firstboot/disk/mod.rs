@@ -212,7 +212,7 @@ impl Disk {
 
     /// The request in this machine's metadata, for this boot.
     pub(crate) fn restore_key(&self) -> Result<Option<RestoreRequest>> {
-        self.load(RESTORE_KEY)
+        Ok(self.load::<Option<RestoreRequest>>(RESTORE_KEY)?.flatten())
     }
 
     pub(crate) fn save_restore_key(&self, key: Option<&RestoreRequest>) -> Result<()> {
@@ -326,6 +326,17 @@ pub(crate) mod tests {
             include_str!("../../../image/files.toml"),
         );
         Target::parse(&format!("{own}\n{files}")).unwrap()
+    }
+
+    #[test]
+    fn the_request_of_this_boot_is_kept_and_may_be_none() {
+        let (_root, disk) = empty(&debian());
+        assert_eq!(disk.restore_key().unwrap(), None);
+        let key: RestoreRequest = "latest".parse().unwrap();
+        for key in [Some(&key), None] {
+            disk.save_restore_key(key).unwrap();
+            assert_eq!(disk.restore_key().unwrap().as_ref(), key);
+        }
     }
 
     #[test]

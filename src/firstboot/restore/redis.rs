@@ -9,7 +9,7 @@ use crate::selinux;
 use anyhow::{Context, Result, ensure};
 use hanode_core::backup::snapshot_dir;
 use hanode_core::plan::Reason;
-use hanode_core::restore::{Moment, RedisRestored, RedisSnapshot, choose_snapshot};
+use hanode_core::restore::{Moment, RedisSnapshot, choose_snapshot};
 use hanode_util::command::capture;
 use hanode_util::file_tree::Ids;
 use std::process::Command;
@@ -18,7 +18,8 @@ use std::time::Duration;
 
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 const FILE: &str = "appendonly.aof";
-const UNFINISHED: &str = "hanode-snapshot.rdb";
+const UNFINISHED: &str = "hanode-snapshot.part";
+const COMPLETE: &str = "hanode-snapshot.rdb";
 
 /// Returns why Redis cannot be restored.
 pub(crate) fn load(node: &NodeContext) -> Result<Option<Reason>> {
@@ -32,37 +33,39 @@ pub(crate) fn load(node: &NodeContext) -> Result<Option<Reason>> {
     }
 }
 
+/// The snapshot gets its name as Redis' data last. With the record in etcd it is not fetched again, so that it never replaces
+/// data that Redis has accepted since.
 fn restore(node: &NodeContext) -> Result<()> {
     let record = record(node)?.context("etcd has no record of the restore")?;
-    let reached = record.postgres.as_ref().context("PostgreSQL has not been restored yet")?.reached;
-    let moment = match record.choice.request.moment {
-        Moment::Latest => i64::MAX,
-        Moment::Time(micros) => micros.div_euclid(1_000_000),
-        Moment::Lsn(_) | Moment::Name(_) => reached,
-    };
-    let dir = snapshot_dir(&record.choice.part);
-    let pgbackrest = PgBackRest::new(node)?;
-    let names = pgbackrest.list(&dir)?;
-    let chosen = choose_snapshot(&dir, names.keys().map(String::as_str), moment);
-    match &chosen.snapshot {
-        Some(snapshot) => install(node, &pgbackrest, snapshot)?,
-        None => tracing::warn!("{dir} has no snapshot of Redis from before that moment: Redis starts empty"),
+    if record.redis.is_none() {
+        let reached = record.postgres.as_ref().context("PostgreSQL has not been restored yet")?.reached;
+        let moment = match record.choice.request.moment {
+            Moment::Latest => i64::MAX,
+            Moment::Time(micros) => micros.div_euclid(1_000_000),
+            Moment::Lsn(_) | Moment::Name(_) => reached,
+        };
+        let dir = snapshot_dir(&record.choice.part);
+        let pgbackrest = PgBackRest::new(node)?;
+        let names = pgbackrest.list(&dir)?;
+        let chosen = choose_snapshot(&dir, names.keys().map(String::as_str), moment);
+        match &chosen.snapshot {
+            Some(snapshot) => {
+                fetch(node, &pgbackrest, snapshot)?;
+                tracing::info!("Redis starts with {}", snapshot.path);
+            }
+            None => {
+                tracing::warn!("{dir} has no snapshot of Redis from before that moment: Redis starts empty")
+            }
+        }
+        node.fail_point("snapshot-fetched");
+        publish(node, "redis", &chosen)?;
+        node.fail_point("snapshot-recorded");
     }
-    node.fail_point("snapshot-fetched");
-    publish(node, "redis", &chosen)?;
-    node.fail_point("snapshot-loaded");
-    report(&chosen);
-    Ok(())
+    install(node)
 }
 
-fn report(restored: &RedisRestored) {
-    if let Some(snapshot) = &restored.snapshot {
-        tracing::info!("Redis starts with {}", snapshot.path);
-    }
-}
-
-/// An interruption leaves no part of the file under its name.
-fn install(node: &NodeContext, pgbackrest: &PgBackRest, snapshot: &RedisSnapshot) -> Result<()> {
+/// Fetches the snapshot into [`COMPLETE`] and verifies it.
+fn fetch(node: &NodeContext, pgbackrest: &PgBackRest, snapshot: &RedisSnapshot) -> Result<()> {
     let (tree, data) = (node.tree()?, node.target().path("redis_data")?);
     let unfinished = format!("{data}/{UNFINISHED}");
     if tree.exists(&unfinished)? {
@@ -70,22 +73,28 @@ fn install(node: &NodeContext, pgbackrest: &PgBackRest, snapshot: &RedisSnapshot
     }
     let file = tree.create(&unfinished)?;
     pgbackrest.fetch(&snapshot.path, file.try_clone()?).with_context(|| snapshot.path.clone())?;
-    let (ids, user) =
-        (Ids::read(node.root())?, node.target().users.get("redis").context("no user for Redis")?);
+    let user = node.target().users.get("redis").context("the target has no user for Redis")?;
+    let ids = Ids::read(node.root())?;
     std::os::unix::fs::fchown(&file, Some(ids.uid(user)?), Some(ids.gid(user)?))?;
     file.sync_all().with_context(|| unfinished.clone())?;
     let check = capture(Command::new("redis-check-rdb").arg(node.at(&unfinished)))?;
     let output = check.text_lossy();
-    ensure!(
-        check.status.success(),
-        "redis-check-rdb {}: {}",
-        snapshot.path,
-        output.trim().lines().last().unwrap_or_default()
-    );
+    let last = output.trim().lines().last().unwrap_or_default();
+    ensure!(check.status.success(), "redis-check-rdb {}: {last}", snapshot.path);
+    tree.rename(&unfinished, COMPLETE).context(COMPLETE)
+}
+
+/// Gives a complete snapshot its name as Redis' data.
+fn install(node: &NodeContext) -> Result<()> {
+    let (tree, data) = (node.tree()?, node.target().path("redis_data")?);
+    let complete = format!("{data}/{COMPLETE}");
+    if !tree.exists(&complete)? {
+        return Ok(());
+    }
     // Of an earlier start without any data; Redis would read it instead.
     if tree.exists(format!("{data}/appendonlydir"))? {
         node.disk.move_redis_aside()?;
     }
-    tree.rename(&unfinished, FILE).context(FILE)?;
+    tree.rename(&complete, FILE).context(FILE)?;
     selinux::restore(node.root(), &[format!("{data}/{FILE}")])
 }

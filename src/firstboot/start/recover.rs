@@ -10,6 +10,7 @@ use crate::node::NodeContext;
 use crate::units;
 use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::etcd::EtcdClient;
+use hanode_cluster::discovery::restore_prefix;
 use hanode_core::plan::{Action, EtcdRecovery, Plan, Reason, Recovery, Step, peer_url, recovery};
 use hanode_core::render::sentinel;
 use hanode_core::state::Component;
@@ -98,15 +99,15 @@ fn rebuild_etcd(node: &NodeContext, how: EtcdRecovery) -> Result<String> {
     Ok(member)
 }
 
-/// All keys except those with a lease, [`DROPPED_KEYS`], and those about backups: the archive may have WAL of a later
-/// timeline than this node's data, so the recovered cluster begins another one.
+/// All keys except those with a lease, [`DROPPED_KEYS`], those about backups, and those about a restore, which is of no more
+/// use. The archive may have WAL of a later timeline than this node's data, so the recovered cluster begins another one.
 fn keys_from_log(node: &NodeContext) -> Result<Vec<(String, Vec<u8>)>> {
     let (mut running, etcd, _) = run_single_etcd(node, true)?;
     let scope = &node.spec().name;
     let dropped = DROPPED_KEYS.map(|key| format!("/service/{scope}/{key}"));
-    let backup = format!("/hanode/{scope}/backup/");
+    let (backup, restore) = (format!("/hanode/{scope}/backup/"), restore_prefix(scope));
     let mut keys = etcd.list_without_lease("/")?;
-    keys.retain(|(key, _)| !dropped.contains(key) && !key.starts_with(&backup));
+    keys.retain(|(key, _)| !dropped.contains(key) && !key.starts_with(&backup) && !key.starts_with(&restore));
     running.stop()?;
     Ok(keys)
 }

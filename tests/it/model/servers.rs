@@ -105,7 +105,12 @@ impl World {
         let log =
             self.machines[i].disk.etcd.clone().and_then(|(cluster, _)| self.etcd.get(&cluster).cloned());
         let members = vec![(id.clone(), node, true)];
-        let log = EtcdCluster { members, patroni_keys: Default::default(), ..log.unwrap_or_default() };
+        let log = EtcdCluster {
+            members,
+            patroni_keys: Default::default(),
+            restore: None,
+            ..log.unwrap_or_default()
+        };
         self.etcd.insert(token.clone(), log);
         self.machines.iter_mut().for_each(|m| m.disk.init_abandoned = m.disk.incomplete_postgres);
         let disk = &mut self.machines[i].disk;

@@ -1,7 +1,7 @@
 //! A restore: which nodes begin with it, and what waits for it.
 
 use super::*;
-use crate::restore::{PostgresRestored, RestoreChoice, RestoreRecord, RestoreRequest};
+use crate::restore::{PostgresRestored, RedisRestored, RestoreChoice, RestoreRecord, RestoreRequest};
 
 fn request(text: &str) -> RestoreRequest {
     text.parse().unwrap_or_else(|error| panic!("{error}"))
@@ -137,5 +137,16 @@ fn redis_starts_after_postgres_was_restored() {
     assert_eq!(redis(&seen).step.reason, Reason::PostgresFirst);
     let postgres = Some(PostgresRestored { reached: 5, lsn: "0/30".into() });
     view(&mut seen).restore = Some(RestoreRecord { postgres, ..record() });
-    assert_eq!(redis(&seen).step.action, Action::Bootstrap);
+    let first = spec().redis.initial_primary;
+    let of = |seen: &Observations, node: &str| {
+        let spec = spec();
+        let mut seen = seen.clone();
+        seen.own.node = node.into();
+        plan(&spec, spec.node(node).expect("a node"), &seen).redis.step
+    };
+    assert_eq!(of(&seen, &first).action, Action::Bootstrap);
+    let other = spec().nodes.iter().map(|n| n.name.clone()).find(|name| *name != first).expect("another");
+    assert_eq!(of(&seen, &other).reason, Reason::SnapshotFirst { primary: first });
+    view(&mut seen).restore.as_mut().expect("a record").redis = Some(RedisRestored { snapshot: None });
+    assert_eq!(of(&seen, &other).action, Action::Bootstrap);
 }
