@@ -90,9 +90,12 @@ impl<'a> PgBackRest<'a> {
         Ok(successful(capture(&mut self.command(&[&stanza, "repo-get", path]))?)?.stdout)
     }
 
-    /// Writes the decrypted content of a file in the repository into `to`.
+    /// Writes the decrypted content of a file outside the stanzas into `to`.
     pub(crate) fn fetch(&self, path: &str, to: File) -> Result<()> {
         let mut command = self.command(&["repo-get", path]);
+        // pgBackRest knows the keys of stanzas only.
+        let key = &self.node.config.bundle.secrets.backup_key;
+        command.env("PGBACKREST_CIPHER_PASS", key.as_ref().context("the secrets have no backup_key")?);
         let child = command.stdout(to).stderr(Stdio::piped()).spawn().context("starting pgBackRest")?;
         let output = child.wait_with_output()?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
