@@ -7,7 +7,7 @@ data={{ paths.postgres_data }}
 marker=$data.cloning
 slot={{ replication_slot }}
 # Seconds without new data after which a clone ends, so that it neither waits for a leader that hangs forever, nor lets
-# the next one wait. pg_basebackup writes nothing while the leader makes its checkpoint, and while it flushes to disk.
+# the next one wait. pg_basebackup writes nothing while the leader makes its checkpoint.
 patience=600
 interval=10
 
@@ -88,8 +88,8 @@ end_without_progress() {
 
 trap 'kill $clone $watch; wait $clone' TERM INT
 echo $$ > "$marker" && sync -f "$marker"
-# It flushes everything to disk before it ends.
-"$bin/pg_basebackup" --pgdata="$data" --wal-method=stream --checkpoint=fast --dbname="$source" &
+# The flush to disk, which shows no progress, follows.
+"$bin/pg_basebackup" --pgdata="$data" --no-sync --wal-method=stream --checkpoint=fast --dbname="$source" &
 clone=$!
 end_without_progress $clone &
 watch=$!
@@ -103,5 +103,8 @@ if [ $code -ne 0 ]; then
     discard
     exit $code
 fi
+for place in "$data" "$data"/pg_tblspc/*/; do
+    [ ! -d "$place" ] || sync -f "$place"
+done
 rm -f "$marker"
 sync -f "$data"

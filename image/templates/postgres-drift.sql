@@ -3,9 +3,9 @@
 SELECT format('role %s %s', wanted.name, what)
     FROM (VALUES
 {%- for each in declared.roles %}
-        ({{ each.name | literal }}, {{ each.login }}, {{ each.connection_limit }}, {{ each.password }}){{ "" if loop.last else "," }}
+        ({{ each.name | literal }}, {{ each.is_default }}, {{ each.login }}, {{ each.connection_limit }}, {{ each.password }}){{ "" if loop.last else "," }}
 {%- endfor %}
-    ) AS wanted (name, login, connections, password)
+    ) AS wanted (name, is_default, login, connections, password)
     LEFT JOIN pg_catalog.pg_authid AS role ON role.rolname = wanted.name
     CROSS JOIN LATERAL (VALUES
         (role.rolname IS NULL, 'does not exist'),
@@ -14,7 +14,7 @@ SELECT format('role %s %s', wanted.name, what)
         (role.rolconnlimit <> wanted.connections, 'has another connection limit'),
         (role.rolname IS NOT NULL AND role.rolpassword IS DISTINCT FROM wanted.password, 'has another password')
     ) AS difference (found, what)
-    WHERE found;
+    WHERE found AND (role.rolname IS NULL OR NOT wanted.is_default);
 {%- for each in declared.memberships %}
 SELECT {{ each.missing | literal }} WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members AS pair
     JOIN pg_catalog.pg_roles AS granted ON granted.oid = pair.roleid JOIN pg_catalog.pg_roles AS role ON role.oid = pair.member
@@ -24,21 +24,22 @@ SELECT {{ each.missing | literal }} WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_
 {%- for each in role.settings %}
 SELECT {{ each.missing | literal }} WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting AS own
     JOIN pg_catalog.pg_roles AS role ON role.oid = own.setrole CROSS JOIN LATERAL unnest(own.setconfig) AS setting
-    WHERE own.setdatabase = 0 AND role.rolname = {{ role.name | literal }} AND setting LIKE {{ each.pattern | literal }});
+    WHERE own.setdatabase = 0 AND role.rolname = {{ role.name | literal }} 
+        AND lower(split_part(setting, '=', 1)) = {{ each.name | literal }}{% if each.stored is string %} AND substr(setting, strpos(setting, '=') + 1) = {{ each.stored | literal }}{% endif %});
 {%- endfor %}
 {%- endfor %}
 SELECT format('database %s %s', wanted.name, what)
     FROM (VALUES
 {%- for each in declared.databases %}
-        ({{ each.name | literal }}, {{ each.owner | literal }}){{ "" if loop.last else "," }}
+        ({{ each.name | literal }}, {{ each.is_default }}, {{ each.owner | literal }}){{ "" if loop.last else "," }}
 {%- endfor %}
-    ) AS wanted (name, owner)
+    ) AS wanted (name, is_default, owner)
     LEFT JOIN pg_catalog.pg_database AS own ON own.datname = wanted.name
     CROSS JOIN LATERAL (VALUES
         (own.datname IS NULL, 'does not exist'),
         (pg_catalog.pg_get_userbyid(own.datdba) <> wanted.owner, 'has another owner')
     ) AS difference (found, what)
-    WHERE found;
+    WHERE found AND (own.datname IS NULL OR NOT wanted.is_default);
 {%- if spec.postgres.superusers_from_clients is not on %}
 -- The rules in pg_hba.conf name roles, so they do not know other superusers.
 SELECT format('role %s is a superuser, and clients can log in with its password', rolname)

@@ -55,6 +55,12 @@ impl InitGuard {
             self.abandoned = None;
             return Vec::new();
         }
+        // A restore takes long. A node that is cut off may still be at it, and two nodes that complete it have data with
+        // the same identity, which no server tells apart.
+        if round.seen.restore().is_some() && round.seen.all_peers().is_none() {
+            self.abandoned = None;
+            return Vec::new();
+        }
         let Some(revision) = &facts.revision else { return Vec::new() };
         let patroni = &round.spec.patroni;
         let key_lifetime = Duration::from_secs(u64::from(patroni.ttl + patroni.loop_wait));

@@ -202,6 +202,8 @@ fn redis_users(input: &RenderInput) -> serde_json::Value {
         // Before 6.2 every user may use all channels, and there is no word for it.
         "channels": if version >= (6, 2) { " &*" } else { "" },
         "data_commands": commands.join(" "),
+        // Sentinels take each other's word on a channel of Redis. Before 7.0 a user has one set of channels for all commands.
+        "publish": if version >= (7, 0) { " -publish -spublish (+publish +spublish &[^_]*)" } else { "" },
     })
 }
 

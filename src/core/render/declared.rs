@@ -18,6 +18,8 @@ pub(super) struct Declared<'a> {
 #[derive(Serialize)]
 struct RoleView<'a> {
     name: &'a str,
+    /// The one of every cluster: if the operator has made it before, it stays as it is.
+    is_default: bool,
     login: bool,
     /// In SQL: a verifier, or NULL.
     password: String,
@@ -30,8 +32,8 @@ struct Setting<'a> {
     name: &'a str,
     /// In SQL.
     value: String,
-    /// Of LIKE, for the setting as PostgreSQL stores it.
-    pattern: String,
+    /// As PostgreSQL stores it; `None` for a list, whose items it may quote.
+    stored: Option<&'a str>,
     /// The difference, if the role does not have it.
     missing: String,
 }
@@ -46,6 +48,7 @@ struct Membership<'a> {
 #[derive(Serialize)]
 struct DatabaseView<'a> {
     name: &'a str,
+    is_default: bool,
     owner: &'a str,
     encoding: &'a str,
     locale: &'a str,
@@ -100,6 +103,7 @@ fn roles<'a>(spec: &'a Spec, secrets: &Secrets) -> Result<Vec<RoleView<'a>>> {
         let password = verifier(Role::APP, secrets.app()?);
         roles.push(RoleView {
             name: Role::APP,
+            is_default: true,
             login: true,
             password,
             connection_limit: -1,
@@ -113,6 +117,7 @@ fn roles<'a>(spec: &'a Spec, secrets: &Secrets) -> Result<Vec<RoleView<'a>>> {
         };
         roles.push(RoleView {
             name: &role.name,
+            is_default: false,
             login: role.login,
             password,
             connection_limit: role.connection_limit.map_or(-1, i64::from),
@@ -122,24 +127,25 @@ fn roles<'a>(spec: &'a Spec, secrets: &Secrets) -> Result<Vec<RoleView<'a>>> {
     Ok(roles)
 }
 
-fn setting<'a>(role: &Role, name: &'a str, value: &str) -> Setting<'a> {
+fn setting<'a>(role: &Role, name: &'a str, value: &'a str) -> Setting<'a> {
     // A list of names, which PostgreSQL quotes one by one.
     let is_list = matches!(name, "search_path" | "temp_tablespaces");
     let items: Vec<String> = value.split(',').map(|item| sql::literal(item.trim())).collect();
-    let escaped = |text: &str| text.replace(['%', '_'], "_");
     Setting {
         name,
         value: if is_list { items.join(", ") } else { sql::literal(value) },
-        pattern: if is_list { format!("{}=%", escaped(name)) } else { escaped(&format!("{name}={value}")) },
+        stored: (!is_list).then_some(value),
         missing: format!("role {} has another {name}", role.name),
     }
 }
 
 fn databases(spec: &Spec) -> Vec<DatabaseView<'_>> {
     let is_declared = spec.databases.iter().any(|database| database.name == Role::APP);
-    let app = DatabaseView { name: Role::APP, owner: Role::APP, encoding: "UTF8", locale: "C.UTF-8" };
+    let (encoding, locale) = ("UTF8", "C.UTF-8");
+    let app = DatabaseView { name: Role::APP, is_default: true, owner: Role::APP, encoding, locale };
     let declared = spec.databases.iter().map(|database| DatabaseView {
         name: &database.name,
+        is_default: false,
         owner: &database.owner,
         encoding: &database.encoding,
         locale: &database.locale,

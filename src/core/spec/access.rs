@@ -6,11 +6,14 @@ use super::{Database, Hba, HbaMethod, Role, Spec, rules};
 use std::collections::BTreeSet;
 
 /// Roles that hanode creates and that the spec does not change.
-const RESERVED_ROLES: [&str; 6] = ["admin", "dbadmin", "replicator", "rewind_user", "postgres", "public"];
+/// hanode's own, and words of `pg_hba.conf` and SQL.
+const RESERVED_ROLES: [&str; 7] =
+    ["admin", "dbadmin", "replicator", "rewind_user", "postgres", "public", "all"];
 /// Membership gives what only superusers have: programs and files of the node.
 const AS_SUPERUSER: [&str; 3] =
     ["pg_execute_server_program", "pg_read_server_files", "pg_write_server_files"];
-const RESERVED_DATABASES: [&str; 3] = ["postgres", "template0", "template1"];
+const RESERVED_DATABASES: [&str; 6] =
+    ["postgres", "template0", "template1", "sameuser", "samerole", "samegroup"];
 const NAME_HELP: &str =
     "use up to 63 lower-case letters, digits and _, starting with a letter; pg_ is PostgreSQL's own prefix";
 
@@ -108,7 +111,7 @@ fn check_roles(spec: &Spec, reader: &Reader) {
             let what = format!("\"{}\" is not a valid name for a role", printable(&role.name));
             reader.fault(&path("name"), what, NAME_HELP);
         } else if RESERVED_ROLES.contains(&role.name.as_str()) {
-            reader.fault(&path("name"), format!("{} is a role of hanode", role.name), "use another name");
+            reader.fault(&path("name"), format!("{} is a reserved name", role.name), "use another name");
         } else if !seen.insert(&role.name) {
             reader.fault(&path("name"), format!("two roles are named {}", role.name), "use different names");
         }

@@ -56,10 +56,10 @@ pub(crate) struct DiskState {
     #[serde(default)]
     pub(crate) recovery_source: bool,
     /// The restore with which the cluster of this disk began.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) restore: Option<RestoreRequest>,
     /// What Patroni restores if it initializes PostgreSQL.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) restore_choice: Option<RestoreChoice>,
 }
 

@@ -63,6 +63,7 @@ impl Guard {
         self.kill_hanging_etcd();
         let fault = self.disks.iter().filter_map(|(_, monitor)| monitor.fault()).max();
         match fault {
+            Some(_) if self.is_needed_again() => self.restore(),
             Some(fault) => {
                 self.stop_servers(fault);
                 self.kill_again();
@@ -72,10 +73,19 @@ impl Guard {
         }
         self.report(fault);
         let suspect = fault.is_some() || self.disks.iter().any(|(_, monitor)| monitor.is_suspect());
-        self.outside.query(suspect && self.servers.iter().any(|server| server.stopped.is_none()));
+        let may_change = self.kept().next().is_some() || self.disks.iter().all(|(_, m)| m.works_now());
+        self.outside.query(suspect && may_change);
         if before != self.faults() || self.last_save.is_none_or(|at| at.elapsed() >= SAVE_INTERVAL) {
             self.save();
         }
+    }
+
+    /// Whether the storage was slow and works now, and the other nodes can no longer do without this one.
+    fn is_needed_again(&self) -> bool {
+        let others = self.outside.others();
+        self.stopped().next().is_some()
+            && self.disks.iter().all(|(_, monitor)| monitor.works_now())
+            && others.is_some_and(|others| !others.can_take_over(StorageFault::Slow))
     }
 
     fn faults(&self) -> Vec<Option<StorageFault>> {

@@ -59,7 +59,9 @@ impl Monitor {
             self.add(outcome);
         }
         if let Some(fault) = self.current() {
-            if fault == StorageFault::Slow && self.fault != Some(fault) {
+            // In one incident the fault may alternate between this and a hang.
+            let is_new = self.fault.is_none() || self.slow.is_none();
+            if fault == StorageFault::Slow && is_new {
                 let needed = self.slow.map_or(SLOW_GOOD_PROBES, |(before, _)| before.saturating_mul(2));
                 self.slow = Some((needed.min(MAX_SLOW_GOOD_PROBES), Duration::ZERO));
             }
@@ -111,6 +113,11 @@ impl Monitor {
 
     pub(super) fn fault(&self) -> Option<StorageFault> {
         self.fault
+    }
+
+    /// Whether the last probes were good, though a slow storage may need more of them.
+    pub(super) fn works_now(&self) -> bool {
+        self.fault.is_none() || self.fault == Some(StorageFault::Slow) && self.good_probes >= GOOD_PROBES
     }
 
     /// Since a write last reached the storage.
@@ -197,6 +204,19 @@ mod tests {
         assert_eq!(run(&mut monitor, 3600, 1, OK), None);
         assert_eq!(run(&mut monitor, 64, 4, slow), Some(StorageFault::Slow));
         assert_eq!(run(&mut monitor, 60, 1, OK), None, "an hour later");
+    }
+
+    /// Probes of 13 s: each hangs for a moment, and is slow once it ends.
+    #[test]
+    fn a_fault_that_alternates_in_one_incident_needs_no_longer_proof() {
+        let mut monitor = Monitor::default();
+        let slow = Some(Outcome::Written(Duration::from_secs(13)));
+        run(&mut monitor, 130, 13, slow);
+        assert_eq!(monitor.fault(), Some(StorageFault::Slow));
+        assert!(!monitor.works_now());
+        run(&mut monitor, GOOD_PROBES, 1, OK);
+        assert!(monitor.works_now());
+        assert_eq!(run(&mut monitor, SLOW_GOOD_PROBES, 1, OK), None);
     }
 
     #[test]

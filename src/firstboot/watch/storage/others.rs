@@ -153,9 +153,13 @@ fn summary(
             .is_ok_and(|patroni| patroni.state.is_up() && patroni.role != Some(Role::Leader));
         runs && (!synchronous || keys.synchronous.contains(&answer.name))
     };
-    let postgres = keys.is_some_and(|keys| {
-        keys.leader.as_deref() != Some(own) || able.iter().any(|answer| promotable(answer, keys))
-    });
+    let leads = |answer: &&Answer, keys: &PatroniKeys| {
+        let patroni = answer.patroni.as_ref();
+        let runs = patroni.is_ok_and(|own| own.state.is_up() && own.role == Some(Role::Leader));
+        runs && answer.name != own && keys.leader.as_ref() == Some(&answer.name)
+    };
+    let postgres =
+        keys.is_some_and(|keys| able.iter().any(|answer| leads(answer, keys) || promotable(answer, keys)));
     let redis = able.iter().filter_map(|answer| answer.redis.as_ref().ok());
     let redis = redis.into_iter().any(|redis| match redis.role {
         Some(RedisRole::Primary) => true,
@@ -247,6 +251,13 @@ mod tests {
         assert!(can(false, Some(&alone), &both()), "any standby may be promoted");
         assert!(can(true, Some(&keys("node3")), &both()), "another node leads");
         assert!(!can(true, None, &both()), "etcd does not answer");
+        let gone =
+            |leader: Option<&str>| PatroniKeys { leader: leader.map(String::from), ..PatroniKeys::default() };
+        assert!(!can(true, Some(&gone(None)), &both()), "no leader, and no standby that can be promoted");
+        assert!(!can(true, Some(&gone(Some("node3"))), &both()), "the leader has died");
+        let mut leader = answer("node3");
+        leader.patroni.iter_mut().for_each(|patroni| patroni.role = Some(Role::Leader));
+        assert!(can(true, Some(&gone(Some("node3"))), &[answer("node2"), leader]));
         let cloned = |name: &str| {
             let mut answer = answer(name);
             let state = PostgresState::Other("creating replica".into());

@@ -94,7 +94,15 @@ fn is_damaged(error: &io::Error) -> bool {
 
 /// The storage's fault, if the error is the storage's and not, say, of memory or of permissions.
 fn fault_of(error: &io::Error) -> Option<StorageFault> {
-    Some(match Errno::from_raw(error.raw_os_error()?) {
+    let Some(errno) = error.raw_os_error() else {
+        // An error with the name of the file has no number.
+        return match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => Some(StorageFault::ReadOnly),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(StorageFault::Full),
+            _ => None,
+        };
+    };
+    Some(match Errno::from_raw(errno) {
         Errno::EROFS => StorageFault::ReadOnly,
         Errno::ENOSPC | Errno::EDQUOT => StorageFault::Full,
         // EUCLEAN is also ext4's and XFS' error for a damaged file system, EBADMSG the one for a wrong checksum.

@@ -8,7 +8,10 @@ use super::world::{Machine, World};
 
 /// Three machines that have booted.
 fn booted() -> World {
-    let mut world = World::new(3, 40);
+    booted_in(World::new(3, 40))
+}
+
+fn booted_in(mut world: World) -> World {
     (0..3).for_each(|i| world.boot(i));
     world
 }
@@ -42,7 +45,10 @@ fn until(world: &mut World, i: usize, reached: impl Fn(&Machine) -> bool) {
 
 /// A bootstrap in which no etcd has started yet.
 fn agreed() -> World {
-    let mut world = booted();
+    agreed_in(booted())
+}
+
+fn agreed_in(mut world: World) -> World {
     for i in (0..3).cycle().take(60) {
         if !world.machines[i].started {
             world.tick(i);

@@ -1,13 +1,16 @@
 //! Patroni's gate, snapshots and interrupted initializations.
 
-use super::{agreed, ends_in_service, in_service, reboot, switch_disk, until};
+use super::{agreed, agreed_in, booted_in, ends_in_service, in_service, reboot, switch_disk, until};
 use crate::model::Event;
-use crate::model::world::{InitKey, World};
+use crate::model::world::{EtcdCluster, InitKey, World};
 use hanode_core::plan::EtcdRecovery;
 
 /// Machine 0 initializes PostgreSQL; the others have not started Patroni.
 fn initializing() -> World {
-    let mut world = agreed();
+    initializing_in(agreed())
+}
+
+fn initializing_in(mut world: World) -> World {
     (0..3).for_each(|i| world.gate_etcd(i));
     world.publish();
     until(&mut world, 0, |m| m.disk.incomplete_postgres);
@@ -68,6 +71,24 @@ fn data_of_an_abandoned_initialization_does_not_start() {
     let mut world = initializing();
     abandoned(&mut world);
     (1..3).for_each(|i| world.crash(i));
+    ends_in_service(&mut world);
+}
+
+/// Two nodes that complete a restore would have data with the same identity.
+#[test]
+fn an_interrupted_restore_waits_for_a_node_that_may_still_restore() {
+    let mut world = World::new(3, 40);
+    world.request_restore();
+    (0..3).for_each(|i| world.fresh_disk(i));
+    let mut world = initializing_in(agreed_in(booted_in(world)));
+    world.crash(0);
+    for _ in 0..80 {
+        (1..3).for_each(|i| world.tick(i));
+        world.pass_time();
+        (1..3).for_each(|i| world.watch(i));
+    }
+    let restores = |cluster: &EtcdCluster| matches!(cluster.initialize, InitKey::InProgress(0, _));
+    assert!(world.etcd.values().any(restores), "{:#?}", world.machines);
     ends_in_service(&mut world);
 }
 

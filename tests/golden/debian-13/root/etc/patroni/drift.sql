@@ -2,8 +2,8 @@
 -- Prints one line for each difference between PostgreSQL and what cluster.toml declares.
 SELECT format('role %s %s', wanted.name, what)
     FROM (VALUES
-        ('app', true, -1, 'SCRAM-SHA-256$4096:p47wlWv8H+dLZ+BZfVLpNw==$Sx/+8F0EWIQMlZUEOwJ0gK/RO+ZLzaTlAx8lVmRjcFo=:3rpjHy68I3l8Dy8u4MEOda2/xDzjveI+yMv3eJpUQE0=')
-    ) AS wanted (name, login, connections, password)
+        ('app', true, true, -1, 'SCRAM-SHA-256$4096:p47wlWv8H+dLZ+BZfVLpNw==$Sx/+8F0EWIQMlZUEOwJ0gK/RO+ZLzaTlAx8lVmRjcFo=:3rpjHy68I3l8Dy8u4MEOda2/xDzjveI+yMv3eJpUQE0=')
+    ) AS wanted (name, is_default, login, connections, password)
     LEFT JOIN pg_catalog.pg_authid AS role ON role.rolname = wanted.name
     CROSS JOIN LATERAL (VALUES
         (role.rolname IS NULL, 'does not exist'),
@@ -12,17 +12,17 @@ SELECT format('role %s %s', wanted.name, what)
         (role.rolconnlimit <> wanted.connections, 'has another connection limit'),
         (role.rolname IS NOT NULL AND role.rolpassword IS DISTINCT FROM wanted.password, 'has another password')
     ) AS difference (found, what)
-    WHERE found;
+    WHERE found AND (role.rolname IS NULL OR NOT wanted.is_default);
 SELECT format('database %s %s', wanted.name, what)
     FROM (VALUES
-        ('app', 'app')
-    ) AS wanted (name, owner)
+        ('app', true, 'app')
+    ) AS wanted (name, is_default, owner)
     LEFT JOIN pg_catalog.pg_database AS own ON own.datname = wanted.name
     CROSS JOIN LATERAL (VALUES
         (own.datname IS NULL, 'does not exist'),
         (pg_catalog.pg_get_userbyid(own.datdba) <> wanted.owner, 'has another owner')
     ) AS difference (found, what)
-    WHERE found;
+    WHERE found AND (own.datname IS NULL OR NOT wanted.is_default);
 -- The rules in pg_hba.conf name roles, so they do not know other superusers.
 SELECT format('role %s is a superuser, and clients can log in with its password', rolname)
     FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin AND rolname NOT IN ('admin', 'dbadmin');
