@@ -79,6 +79,8 @@ fn start(lab: &Lab, node: &str, key: &RestoreRequest) {
 
 /// Whether all WAL of before this call has reached the repository.
 pub fn archived(lab: &Lab) {
+    // A segment without a record since the last switch is not archived.
+    lab.psql("5432", "SELECT txid_current()").unwrap();
     let switch = "SELECT pg_switch_wal(), clock_timestamp()";
     let at = lab.psql("5432", switch).unwrap();
     let at = at.rsplit('|').next().unwrap().to_string();
