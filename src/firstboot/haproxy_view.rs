@@ -90,9 +90,10 @@ impl Row<'_> {
         (disabled && self.proxy != READ_BACKEND).then(|| format!("{}/{}", self.proxy, self.name))
     }
 
-    /// `STOP` after `disable frontend`.
+    /// `STOP` or `PAUSED`, by version, after `disable frontend`.
     fn stopped_frontend(&self) -> Option<String> {
-        (self.status == "STOP").then(|| self.proxy.to_string())
+        let serves = matches!(self.status, "OPEN" | "FULL");
+        (!serves).then(|| self.proxy.to_string())
     }
 }
 

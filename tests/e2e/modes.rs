@@ -11,10 +11,13 @@ const NOTICED: Duration = Duration::from_secs(60);
 /// Clients of the node's own servers.
 const CLIENTS: &str = r#"
 patronictl() { command patronictl -c /etc/patroni/config.yml "$@"; }
-password() { sed -n 's/^requirepass "\(.*\)"/\1/p' "/etc/redis/$1.conf"; }
-client() { REDISCLI_AUTH=$(password "$1") redis-cli --tls --cacert /etc/ssl/myca/root.crt -h $ADDRESS -p "$2" "${@:3}"; }
-redis() { client redis 6378 "$@"; }
-sentinel() { client sentinel 26378 SENTINEL "$@"; }
+client() { redis-cli --tls --cacert /etc/ssl/myca/root.crt -h $ADDRESS "$@"; }
+redis() {
+    REDISCLI_AUTH=$(sed -n 's/^user hanode on >\([^ ]*\) .*/\1/p' /etc/redis/redis.conf) client -p 6378 --user hanode "$@" | grep -x OK
+}
+sentinel() {
+    REDISCLI_AUTH=$(sed -n 's/^requirepass "\(.*\)"/\1/p' /etc/redis/sentinel.conf) client -p 26378 SENTINEL "$@" | grep -x OK
+}
 haproxy() { python3 -c 'import socket, sys
 s = socket.socket(socket.AF_UNIX)
 s.connect("/run/haproxy/admin.sock")

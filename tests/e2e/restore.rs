@@ -82,7 +82,7 @@ pub fn archived(lab: &Lab) {
     // A segment without a record since the last switch is not archived.
     lab.psql("5432", "SELECT txid_current()").unwrap();
     let switch = "SELECT pg_switch_wal(), clock_timestamp()";
-    let at = lab.psql("5432", switch).unwrap();
+    let at = lab.admin_sql(&lab.postgres_leader().unwrap(), switch);
     let at = at.rsplit('|').next().unwrap().to_string();
     until("the archive has the WAL", BACKED_UP, || {
         let reached = format!("SELECT last_archived_time > '{at}' FROM pg_stat_archiver");

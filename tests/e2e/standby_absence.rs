@@ -18,11 +18,6 @@ const BIG_ROWS: &str = "150000";
 const ALONE: Duration = Duration::from_secs(45);
 
 impl Lab {
-    fn admin_sql(&self, node: &str, query: &str) -> String {
-        let psql = format!("psql -XAtq -h /run/postgresql -p 5433 -U admin app -c \"{query}\"");
-        self.sh(node, &format!("runuser -u postgres -- {psql}"))
-    }
-
     /// Writes more WAL than the leader keeps, in commits that wait for the synchronous standby if there is one.
     fn write_wal(&self, leader: &str) {
         let emit = "SELECT count(pg_logical_emit_message(true, 'test', repeat(md5(n::text), 30000))) \

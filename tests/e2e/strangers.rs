@@ -3,76 +3,10 @@
 
 use crate::service_users::cluster;
 use crate::support::lab::{Lab, NODES};
-use hanode_core::state::{Phase, ProblemKind};
-use serde_json::Value;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use hanode_core::state::ProblemKind;
 use std::time::Duration;
 
 const HEALTHY: Duration = Duration::from_secs(120);
-
-/// Holds connections to a port of all nodes from many addresses, and opens each again that a node closes.
-const HOLD: &str = include_str!("../validators/hold_join_ports.py");
-
-/// Ends, and removes its addresses, when its standard input is closed.
-struct Attack(Child);
-
-impl Attack {
-    fn start(lab: &Lab, addresses: u32, record: &str) -> Attack {
-        let port = lab.cluster.spec.network.join_port.to_string();
-        let arguments = ["python3", "-c", HOLD, &port, &addresses.to_string(), record];
-        let mut attack = lab.driver().client_command(&arguments);
-        let mut attack = attack.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(attack.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "holding\n");
-        Attack(attack)
-    }
-}
-
-impl Drop for Attack {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let ended = self.0.wait();
-        assert!(std::thread::panicking() || ended.unwrap().success());
-    }
-}
-
-/// The nodes that another node does not reach.
-fn unreachable_from(lab: &Lab, node: &str) -> Vec<String> {
-    let status: Value =
-        serde_json::from_slice(&lab.on(node, &["hanode", "status", "--json"]).stdout).unwrap();
-    let nodes = status["nodes"].as_array().unwrap();
-    let unreachable = nodes.iter().filter(|n| n["phase"] == "unreachable");
-    unreachable.map(|n| format!("{}: {}", n["name"], n["problems"])).collect()
-}
-
-#[test]
-fn held_join_ports_keep_nobody_away() {
-    let cluster = cluster();
-    let lab: &Lab = &cluster;
-    lab.healthy_within(HEALTHY);
-    // Nothing, a TLS record that never ends, and one that is larger than any may be.
-    for record in ["", "160301200001", "160301ffff01"] {
-        let _attack = Attack::start(lab, 10, record);
-        for _ in 0..3 {
-            let status = lab.health();
-            let kept_away = status.nodes.iter().filter(|n| n.phase == Phase::Unreachable);
-            let kept_away: Vec<_> = kept_away.map(|n| (&n.name, status.problems.clone())).collect();
-            assert!(kept_away.is_empty(), "{record:?}: {kept_away:?}");
-            assert_eq!(unreachable_from(lab, "node2"), [""; 0], "{record:?}");
-        }
-    }
-    // More addresses than the join port has connections for: the nodes are served, and a node boots.
-    let attack = Attack::start(lab, 40, "");
-    lab.kill(&["node3"]);
-    lab.hanode(&["lab", "up"], &["--node", "node3", "--timeout-scale", "2"]);
-    for _ in 0..3 {
-        assert_eq!(unreachable_from(lab, "node1"), [""; 0]);
-    }
-    drop(attack);
-    lab.healthy_within(HEALTHY);
-}
 
 /// Names and error messages reach the operator's terminal; user postgres chooses these.
 #[test]

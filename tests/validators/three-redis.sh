@@ -33,8 +33,8 @@ for command in "CONFIG SET requirepass x" "CONFIG GET masterauth" "REPLICAOF 192
     "ACL LIST" "DEBUG SLEEP 0" "SHUTDOWN NOSAVE" "CLIENT LIST" "CLIENT KILL TYPE normal" "CLIENT PAUSE 1" "MODULE LIST" "MONITOR" \
     "SAVE" "BGREWRITEAOF" "PSYNC ? -1" "REPLCONF listening-port 1" "SLOWLOG GET" "EVAL return(redis.call('config','get','*')) 0" \
     "PUBLISH __sentinel__:hello x" "EVAL return(redis.call('publish','__sentinel__:hello','x')) 0"; do
-    says 'NOPERM\|no permission\|can.t run this command\|not allowed' through $command
-    says 'NOPERM\|no permission\|can.t run this command\|not allowed' cli redis-0123456789-not-for-use 192.168.18.22 6378 $command
+    says 'NOPERM\|no permission\|can.t run this command\|not allowed\|ACL failure' through $command
+    says 'NOPERM\|no permission\|can.t run this command\|not allowed\|ACL failure' cli redis-0123456789-not-for-use 192.168.18.22 6378 $command
 done
 for command in "INFO server" "SET key value" "RPUSH list 1" "KEYS key" "EVAL return(redis.call('get','key')) 0" "SCRIPT LOAD return(1)" \
     "WAIT 0 0" "CLIENT SETNAME app" "PUBLISH channel text" "EVAL return(redis.call('publish','channel','text')) 0" \

@@ -248,6 +248,12 @@ impl Lab {
         if answer == "OK" { Ok(()) } else { Err(answer) }
     }
 
+    /// A query of a node's own PostgreSQL, as superuser.
+    pub fn admin_sql(&self, node: &str, query: &str) -> String {
+        let psql = format!("psql -XAtq -h /run/postgresql -p 5433 -U admin app -c \"{query}\"");
+        self.sh(node, &format!("runuser -u postgres -- {psql}"))
+    }
+
     /// One of Sentinel's own commands on a node.
     pub fn sentinel(&self, node: &str, words: &[&str]) -> String {
         let address = self.cluster.spec.node(node).unwrap().address.to_string();
