@@ -85,9 +85,8 @@ cat /srv/node1/live/sentinel.conf
 echo "=== end"
 
 echo "Redis prints each setting as its file has it"
-password=redis-0123456789-not-for-use
 differences() { # HOST PARAMETERS
-    cli $password "$1" 6378 CONFIG GET '*' | paste -d' ' - - | sed 's/ *$//' > /tmp/running
+    administer "$1" CONFIG GET '*' | paste -d' ' - - | sed 's/ *$//' > /tmp/running
     # One line for each setting: a file has one line for each class of output buffers.
     sed -e '/^#/d' -e 's/ ""$//' "$2" | awk '{ name = $1; $1 = ""; all[name] = all[name] $0 } END { for (n in all) print n all[n] }' |
         grep -vxFf /tmp/running || true
@@ -99,24 +98,23 @@ echo "a replica's first copy completes while clients write, with the rendered li
 primary=$(sentinel 2 GET-MASTER-ADDR-BY-NAME redis-cluster | head -n 1)
 replica=192.168.18.21
 [ $primary != $replica ] || replica=192.168.18.22
-on_primary() { cli $password "$primary" 6378 "$@"; }
+on_primary() { administer "$primary" "$@"; }
 rendered=$(on_primary CONFIG GET client-output-buffer-limit | tail -n 1)
 says OK on_primary EVAL "for i = 1, 20000 do redis.call('SET', 'k' .. i, string.rep('x', 100)) end return 'OK'" 0
 # The copy takes ten seconds, as that of a large replica would.
 says OK on_primary CONFIG SET rdb-key-save-delay 500
-copied() { says master_link_status:up cli $password $replica 6378 INFO replication; }
+copied() { says master_link_status:up administer $replica INFO replication; }
 overflows() { cat /srv/node*/log/redis.log | grep -c 'overcoming of output buffer limits' || true; }
 copy_while_clients_write() { # LIMIT: 40 MB of writes in ten seconds
     says OK on_primary CONFIG SET client-output-buffer-limit "$1"
     # Redis 8.0 keeps the writes on the replica first.
-    says OK cli $password $replica 6378 CONFIG SET client-output-buffer-limit "$1"
+    says OK administer $replica CONFIG SET client-output-buffer-limit "$1"
     # Another history: the replica needs a whole copy.
-    cli $password $replica 6378 REPLICAOF NO ONE
-    cli $password $replica 6378 SET own history
+    administer $replica REPLICAOF NO ONE
+    administer $replica SET own history
     before=$(overflows)
-    cli $password $replica 6378 REPLICAOF "$primary" 6378
-    cli $password "$primary" 6378 -r 100 -i 0.1 \
-        EVAL "redis.call('SET', 'w' .. math.random(9), string.rep('y', 400000)) return 1" 0 > /tmp/writes
+    administer $replica REPLICAOF "$primary" 6378
+    on_primary -r 100 -i 0.1 EVAL "redis.call('SET', 'w' .. math.random(9), string.rep('y', 400000)) return 1" 0 > /tmp/writes
     sleep 3
 }
 copy_while_clients_write "replica 10mb 5mb 2"

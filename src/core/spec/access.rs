@@ -111,7 +111,11 @@ fn check_roles(spec: &Spec, reader: &Reader) {
             let what = format!("\"{}\" is not a valid name for a role", printable(&role.name));
             reader.fault(&path("name"), what, NAME_HELP);
         } else if RESERVED_ROLES.contains(&role.name.as_str()) {
-            reader.fault(&path("name"), format!("{} is a reserved name", role.name), "use another name");
+            reader.fault(
+                &path("name"),
+                format!("{} is a role of hanode or a word of PostgreSQL", role.name),
+                "use another name",
+            );
         } else if !seen.insert(&role.name) {
             reader.fault(&path("name"), format!("two roles are named {}", role.name), "use different names");
         }
