@@ -117,8 +117,8 @@ copy_while_clients_write() { # LIMIT: 40 MB of writes in ten seconds
     on_primary -r 100 -i 0.1 EVAL "redis.call('SET', 'w' .. math.random(9), string.rep('y', 400000)) return 1" 0 > /tmp/writes
     sleep 3
 }
+# It is repeated, and may succeed once the writes have ended.
 copy_while_clients_write "replica 10mb 5mb 2"
-fails copied
 test "$(overflows)" -gt "$before"
 copy_while_clients_write "$rendered"
 within 60 copied
