@@ -5,7 +5,7 @@ use crate::node::NodeContext;
 use anyhow::Result;
 use hanode_cluster::client::patroni::PatroniStatus;
 use hanode_core::state::{PostgresState, Role};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ fn wake_patroni_if_needed(node: &NodeContext) -> Result<bool> {
     }
     // `patronictl edit-config` can end synchronous mode, and a paused Patroni does not choose a standby.
     let config = patroni.config()?;
-    if config["synchronous_mode"] == false || config["pause"] == true {
+    if matches!(config["synchronous_mode"], Value::Null | Value::Bool(false)) || config["pause"] == true {
         return Ok(false);
     }
     // Every patch wakes Patroni's loop; this one removes a setting that does not exist.
