@@ -12,6 +12,7 @@ use hanode_cluster::client::redis::RedisClient;
 use hanode_cluster::client::sentinel::SentinelClient;
 use hanode_core::bundle::Bundle;
 use hanode_core::machine::MachineFacts;
+use hanode_core::peer::NodeReport;
 use hanode_core::spec::{Node, Spec};
 use hanode_core::target::Target;
 use hanode_util::file_tree::below;
@@ -102,6 +103,11 @@ impl NodeContext {
 
     pub(crate) fn peers(&self) -> impl Iterator<Item = &Node> {
         self.config.spec.peers(&self.own.name)
+    }
+
+    /// Whether every other node answers with a report of this kind.
+    pub(crate) fn all_peers(&self, timeout: Duration, is: impl Fn(&NodeReport) -> bool) -> bool {
+        self.peers().all(|peer| self.access().report(peer, timeout).is_ok_and(|report| is(&report)))
     }
 
     /// Spec and credentials to query the whole cluster from this node.

@@ -1,5 +1,4 @@
-//! What a machine in the nodes' subnet without any secret can do to the nodes. A load is made in the lab's network only,
-//! and bounded in number and time.
+//! What a machine in the nodes' subnet without any secret can do to the nodes.
 
 use crate::service_users::cluster;
 use crate::support::lab::{Lab, NODES};

@@ -8,7 +8,6 @@ use crate::backup;
 use crate::host::systemd::Systemd;
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
-use hanode_core::spec::Node;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::thread::sleep;
@@ -77,8 +76,8 @@ impl Watcher<'_> {
         let hash = hex::encode(Sha256::digest(&declared));
         let recorded = self.recorded()?;
         let is_new = recorded.as_deref() != Some(hash.as_bytes());
-        // While the nodes' specs differ, none of them is known to be the newer one; at bootstrap they agree.
-        if (is_new || forced) && (recorded.is_none() || all_peers_agree(self.node)) {
+        // While the nodes' specs differ, none of them is known to be the newer one.
+        if (is_new || forced) && all_peers_agree(self.node) {
             if let Some(error) = self.run("declared")? {
                 return self.report(vec![error]);
             }
@@ -136,11 +135,9 @@ impl Watcher<'_> {
 
 fn all_peers_agree(node: &NodeContext) -> bool {
     let (hash, generation) = (node.spec().hash(), node.config.bundle.metadata.generation);
-    let agrees = |peer: &Node| {
-        let report = node.access().report(peer, REQUEST_TIMEOUT);
-        report.is_ok_and(|report| report.spec_hash == hash && report.bundle_generation == generation)
-    };
-    node.peers().all(agrees)
+    node.all_peers(REQUEST_TIMEOUT, |report| {
+        report.spec_hash == hash && report.bundle_generation == generation
+    })
 }
 
 /// The message of psql without file and line. The lines that follow it quote the statement, which has verifiers.

@@ -7,7 +7,6 @@
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
 use hanode_cluster::discovery::dynamic_config_key;
-use hanode_core::spec::Node;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
@@ -78,10 +77,7 @@ fn update(node: &NodeContext, written: &Value) -> Result<bool> {
 
 fn all_peers_have_spec(node: &NodeContext) -> bool {
     let hash = node.spec().hash();
-    let agrees = |peer: &Node| {
-        node.access().report(peer, REQUEST_TIMEOUT).is_ok_and(|report| report.spec_hash == hash)
-    };
-    node.peers().all(agrees)
+    node.all_peers(REQUEST_TIMEOUT, |report| report.spec_hash == hash)
 }
 
 /// All wanted settings, and a null for each setting that was written before and is not wanted any more.
