@@ -250,8 +250,8 @@ fn settings_of_redis_are_changed_without_a_restart_and_survive_one() {
     let cluster = cluster();
     let lab: &Lab = &cluster;
     let cli = |node: &str, command: &str| {
-        let password = &lab.cluster.secrets.redis;
-        let tls = "--tls --cacert /etc/ssl/myca/root.crt -p 6378";
+        let password = lab.cluster.secrets.redis_admin.as_ref().unwrap();
+        let tls = "--user hanode --tls --cacert /etc/ssl/myca/root.crt -p 6378";
         lab.output(
             node,
             &["sh", "-c", &format!("REDISCLI_AUTH={password} redis-cli -h $(hostname) {tls} {command}")],
