@@ -142,7 +142,11 @@ pub fn base_tree(target: &hanode_core::target::Target, dir: &Path) -> Result<Pat
     let tree = scratch.join("tree");
     std::fs::create_dir(&tree)?;
     run(command("tar").arg("--numeric-owner").arg("-xpf").arg(base.tar()).arg("-C").arg(&tree))?;
-    std::fs::rename(&tree, &at).with_context(|| format!("storing {}", at.display()))?;
+    match std::fs::rename(&tree, &at) {
+        // Another caller unpacked the same base meanwhile.
+        Err(_) if at.is_dir() => (),
+        stored => stored.with_context(|| format!("storing {}", at.display()))?,
+    }
     steps.finish();
     Ok(at)
 }

@@ -4,14 +4,17 @@
 use crate::support;
 use crate::support::target_build::{self, TargetBuild, server};
 use crate::support::workdir;
-use crate::support::{centos, fixture::run};
+use crate::support::{
+    centos,
+    fixture::{CENTOS_VERSIONS, run},
+};
 use hanode_image::inspect;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
 fn build(own_cache: bool) -> TargetBuild {
-    TargetBuild::new(workdir(), "centos-8", own_cache)
+    TargetBuild::new(workdir(), "centos-8", CENTOS_VERSIONS, own_cache)
 }
 
 /// The sources with one of them replaced.
@@ -136,7 +139,10 @@ fn disk_labels(raw: &Path, paths: &[(&str, &str)]) -> Vec<String> {
 fn bake_labels_all_files(build: &TargetBuild, root: &Path) {
     let bake = || {
         let mut hanode = build.hanode();
-        hanode.args(["bake", "--target", "centos-8", "--root"]).arg(root).arg(build.path("demo"));
+        hanode
+            .args(["bake", "--target", "centos-8", CENTOS_VERSIONS, "--root"])
+            .arg(root)
+            .arg(build.path("demo"));
         hanode.output().unwrap()
     };
     let link = "etc/systemd/system/multi-user.target.wants/sshd.service";

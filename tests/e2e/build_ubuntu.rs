@@ -1,7 +1,7 @@
 //! Builds for Ubuntu 20.04, from an archive with its names, versions, paths, units and users around the most similar
 //! programs available, and errors that must end a build. `hanode` is that of `make dist`. Needs root.
 
-use crate::support::fixture;
+use crate::support::fixture::{self, UBUNTU_VERSIONS};
 use crate::support::target_build::{self, TargetBuild, server};
 use crate::support::workdir;
 use hanode_image::inspect;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn build() -> TargetBuild {
-    TargetBuild::new(workdir(), "ubuntu-20.04", true)
+    TargetBuild::new(workdir(), "ubuntu-20.04", UBUNTU_VERSIONS, true)
 }
 
 /// A copy of the archive to damage; its files are hard links to the original's.
@@ -37,7 +37,7 @@ fn find(dir: &Path, prefix: &str) -> PathBuf {
 
 #[test]
 fn an_image_is_built_from_an_archive() {
-    let build = TargetBuild::new(workdir(), "ubuntu-20.04", false);
+    let build = TargetBuild::new(workdir(), "ubuntu-20.04", UBUNTU_VERSIONS, false);
     let root = build.image(&fixture::ubuntu_sources());
     let image = inspect(&build.path("node.tar")).unwrap().image;
     assert_eq!(image.os, "Ubuntu 20.04.6 LTS");
@@ -45,8 +45,8 @@ fn an_image_is_built_from_an_archive() {
         ("postgres", "12.22-0ubuntu0.20.04.4"),
         ("patroni", "2.1.0"),
         ("etcd", "3.5.1"),
-        ("redis", "6:6.2.14-1rl1~focal1"),
-        ("sentinel", "6:6.2.14-1rl1~focal1"),
+        ("redis", "6:6.0.16-1rl1~focal1"),
+        ("sentinel", "6:6.0.16-1rl1~focal1"),
         ("haproxy", "2.0.13-2ubuntu0.5"),
         ("keepalived", "1:2.0.19-2ubuntu0.2"),
     ] {
@@ -120,9 +120,9 @@ fn a_file_with_another_checksum_is_refused() {
 #[test]
 fn a_missing_version_and_a_missing_package_are_named() {
     let build = build();
-    build.pin(&format!("{}haproxy = \"2.0.99\"\n", fixture::ETCD.1));
+    build.pin(&format!("{UBUNTU_VERSIONS}haproxy = \"2.0.99\"\n"));
     build.refuses(&fixture::ubuntu_sources(), &["2.0.99-*", "haproxy"]);
-    build.pin(fixture::ETCD.1);
+    build.pin(UBUNTU_VERSIONS);
     // Ubuntu's archive instead of Redis': at another path, since apt warns about a duplicate source.
     let elsewhere = format!("redis=file://{0}/ubuntu,key={0}/key.asc", archive(&build).display());
     build.refuses(&with("redis", elsewhere), &["redis-server"]);

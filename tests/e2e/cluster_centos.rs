@@ -3,13 +3,13 @@
 use crate::cluster;
 use crate::support::lab::{Lab, NODES, eventually};
 use crate::support::target_build::TargetBuild;
-use crate::support::{centos, workdir_alone};
+use crate::support::{centos, fixture::CENTOS_VERSIONS, workdir_alone};
 use std::time::{Duration, Instant};
 
 #[test]
 #[ignore = "a quarter of an hour: make test-targets"]
 fn three_machines_bootstrap_fail_over_and_replace_lost_disks() {
-    let build = TargetBuild::new(workdir_alone(), "centos-8", false);
+    let build = TargetBuild::new(workdir_alone(), "centos-8", CENTOS_VERSIONS, false);
     build.build("node.tar", &centos::sources()).unwrap();
     let lab = build.into_lab("node.tar");
     lab.up(&[]);

@@ -2,6 +2,7 @@
 
 use crate::cases::Case;
 use crate::support;
+use crate::support::fixture::ubuntu_case;
 use hanode_core::plan::Action;
 use hanode_core::render::sentinel;
 use hanode_util::file_tree::{Entry, EntryKind};
@@ -57,21 +58,21 @@ fn servers_of_ubuntu_20_04_accept_their_files() {
     let setup = support::fixture::ubuntu_20_04();
     let tree = setup.tree();
     let within = |entries: &[Entry], script: &str| sandboxed_in(&tree, &setup.program, entries, script);
-    let mut revoked = Case::of(3).on(setup.target);
+    let mut revoked = ubuntu_case();
     revoked.revoked = true;
     revoked.machine.process_events = false;
-    for case in [Case::of(3).on(setup.target), Case::of(3).on(setup.target).plain(), revoked] {
+    for case in [ubuntu_case(), ubuntu_case().plain(), revoked] {
         within(&case.render("node1"), include_str!("../validators/validators.sh"));
     }
-    let mut case = Case::of(3).with_applications().on(setup.target).planned(Action::Bootstrap, "node1");
+    let mut case = ubuntu_case().with_applications().planned(Action::Bootstrap, "node1");
     case.plan.etcd.initial_cluster.truncate(1);
     let mut entries = case.render("node1");
     entries.push(Entry::file("/tmp-crl", 0o644, case.crl_der.clone()));
     within(&entries, include_str!("../validators/one-node.sh"));
-    let mut case = Case::of(3).on(setup.target);
+    let mut case = ubuntu_case();
     case.machine.process_events = false;
     within(&case.render("node2"), include_str!("../validators/keepalived.sh"));
-    let mut case = Case::of(3).on(setup.target);
+    let mut case = ubuntu_case();
     let entries = side_by_side(&mut case);
     let script = include_str!("../validators/three-redis.sh");
     within(&entries, &format!("set -- '--tls --cacert /etc/ssl/myca/root.crt'\n{script}"));

@@ -106,7 +106,10 @@ def fragmented_syn(source, target, port):
             head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(part), port, more | offset, 64, 6, 0)
             out.sendto(head + addresses + part, (target, 0))
         while True:
-            packet = answers.recv(200)
+            try:
+                packet = answers.recv(200)
+            except socket.timeout:  # refused by ICMP, as firewalld does it
+                return "closed"
             if packet[12:16] == socket.inet_aton(target) and packet[20:24] == struct.pack("!HH", port, 40000):
                 return "closed" if packet[33] & 4 else "open"
 if v4 and clients_now != "none":

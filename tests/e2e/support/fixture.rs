@@ -2,6 +2,7 @@
 //! scripts in `tests/fixture` make them below target/ on first use.
 
 use super::ImageSetup;
+use crate::cases::Case;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -41,8 +42,9 @@ pub fn ubuntu() -> PathBuf {
     MADE.clone()
 }
 
-/// An edit of the spec: the version of etcd that is available.
-pub const ETCD: (&str, &str) = ("[versions]\n", "[versions]\netcd = \"3.5.1\"\n");
+/// The versions that are available where they are not the target's, as lines of the spec's table `[versions]`.
+pub const UBUNTU_VERSIONS: &str = "etcd = \"3.5.1\"\nredis = \"6.0.16\"\n";
+pub const CENTOS_VERSIONS: &str = "etcd = \"3.5.1\"\n";
 
 /// `--source` arguments for the sources that are one file. Patroni and ydiff are the original files, so the target's
 /// checksums apply.
@@ -66,8 +68,20 @@ pub fn ubuntu_sources() -> Vec<String> {
     sources
 }
 
+/// A cluster with the versions of [`ubuntu_20_04`].
+pub fn ubuntu_case() -> Case {
+    let mut case = Case::of(3).on("ubuntu-20.04");
+    case.spec.versions.insert("redis".into(), "6.0.16".into());
+    case
+}
+
 pub fn ubuntu_20_04() -> ImageSetup {
     let program = std::fs::read(dist().join("hanode-firstboot")).unwrap();
     let sources = ubuntu_sources().iter().map(|text| text.parse().unwrap()).collect();
-    ImageSetup { target: "ubuntu-20.04", sources, program, edits: vec![ETCD] }
+    ImageSetup {
+        target: "ubuntu-20.04",
+        sources,
+        program,
+        edits: vec![("[versions]\n", "[versions]\netcd = \"3.5.1\"\nredis = \"6.0.16\"\n")],
+    }
 }

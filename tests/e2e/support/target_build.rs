@@ -18,11 +18,11 @@ pub struct TargetBuild {
 }
 
 impl TargetBuild {
-    /// With the version of etcd that is available.
-    pub fn new(workdir: Workdir, target: &'static str, own_cache: bool) -> TargetBuild {
+    /// With these lines of the table `[versions]`.
+    pub fn new(workdir: Workdir, target: &'static str, versions: &str, own_cache: bool) -> TargetBuild {
         let build = TargetBuild { workdir, target, own_cache };
         fixture::run(build.hanode().arg("init").arg(build.path("demo")));
-        build.pin(fixture::ETCD.1);
+        build.pin(versions);
         build
     }
 
