@@ -40,6 +40,8 @@ pub enum Fault {
     PauseRedis,
     /// etcd hangs
     PauseEtcd,
+    /// etcd hangs for three seconds, again and again
+    StallEtcd,
     /// Disk with the servers' data filled to the last byte
     Full,
     /// Disk that does not complete writes
@@ -65,6 +67,11 @@ const POSTGRES: &str = "postgres";
 const PATRONI: &str = "patroni";
 const REDIS: &str = "redis-server";
 const ETCD: &str = "etcd";
+
+/// The unit of [`STALL`].
+const STALLS: &str = "chaos-stalls";
+/// Longer than etcd's election timeout, and too short for systemd and the watcher to restart it.
+const STALL: &str = "while :; do pkill -STOP -x $0; sleep 3; pkill -CONT -x $0; sleep 2; done";
 
 /// Fills the file systems of all data directories to the last block, including those reserved for root. Blocks are
 /// reserved, not written, so that the host's disk does not need as much space.
@@ -143,6 +150,11 @@ impl Fault {
             Fault::PausePatroni => pause(lab, node, PATRONI),
             Fault::PauseRedis => pause(lab, node, REDIS),
             Fault::PauseEtcd => pause(lab, node, ETCD),
+            Fault::StallEtcd => {
+                let stalls =
+                    ["systemd-run", "--quiet", "--collect", "--unit", STALLS, "sh", "-c", STALL, ETCD];
+                run_in_node(lab, node, &stalls)
+            }
             Fault::Full => run_in_node(lab, node, &["sh", "-c", FILL]),
             Fault::StorageHangs => lab.freeze_disk(node, true),
             Fault::StorageReadOnly => lab.make_disk_read_only(node),
@@ -165,6 +177,11 @@ impl Fault {
             Fault::PausePatroni => resume(lab, node, PATRONI),
             Fault::PauseRedis => resume(lab, node, REDIS),
             Fault::PauseEtcd => resume(lab, node, ETCD),
+            Fault::StallEtcd => {
+                // Not there if systemd was restarted meanwhile.
+                lab.exec_output(node, &["systemctl", "stop", STALLS])?;
+                resume(lab, node, ETCD)
+            }
             Fault::Full => run_in_node(lab, node, &["sh", "-c", REMOVE_FILL]),
             Fault::StorageHangs => lab.freeze_disk(node, false),
             Fault::StorageReadOnly => lab.power_off(node).and_then(|()| lab.start(node)),

@@ -2,7 +2,7 @@
 //! has one holder, and the cluster repairs itself. Takes minutes: `make test-faults`.
 
 use crate::support::balancer::{Balancer, health_status};
-use crate::support::lab::{ETCDCTL, HEALED, Lab, no_acknowledged_write_is_lost, until};
+use crate::support::lab::{ETCDCTL, HEALED, Lab, no_acknowledged_write_is_lost, other_than, until};
 use crate::support::schedule::{self, Shared};
 use crate::support::{workdir_alone, workdir_without_turn};
 use hanode_cluster::health;
@@ -84,6 +84,28 @@ fn move_etcd_leader_here() -> String {
          case $leads in *\"$(hostname -I | cut -d' ' -f1)\":*) ;; \
          *) E=\"$E --endpoints=$leads\"; $E move-leader $own || true;; esac"
     )
+}
+
+/// etcd's leader stalls again and again, on a node that does not lead PostgreSQL, as on a slow disk: PostgreSQL stays where
+/// it is and accepts commits.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn stalls_of_etcds_leader_do_not_move_postgresql() {
+    let lab = cluster();
+    let load = lab.load();
+    let leader = lab.postgres_leader().unwrap();
+    let stalling = other_than(&leader)[0];
+    let from = load.now();
+    for seconds in [2, 3, 4, 2, 3, 4, 2, 3] {
+        lab.sh(stalling, &move_etcd_leader_here());
+        lab.sh(stalling, &format!("pkill -STOP -x etcd; sleep {seconds}; pkill -CONT -x etcd; sleep 2"));
+        assert_eq!(lab.postgres_leader().as_ref(), Some(&leader), "after a stall of {seconds} s");
+    }
+    let gap = load.longest_gap(Service::Postgres, from).seconds;
+    eprintln!("etcd's leader {stalling} stalled eight times, {leader} led, longest gap {gap:.1} s");
+    assert!(gap < 5.0, "{gap:.1} s without a commit");
+    lab.healthy_within(HEALED);
+    no_acknowledged_write_is_lost(load);
 }
 
 /// The primary is suspended, and resumes at the moment when another node is promoted.

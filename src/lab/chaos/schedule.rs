@@ -79,7 +79,7 @@ fn plan_fault(rng: &mut StdRng, fault: Fault, nodes: usize) -> PlannedFault {
         Fault::PauseHaproxy => VipHolder,
         Fault::PausePostgres | Fault::PausePatroni | Fault::SlowLink => PostgresLeader,
         Fault::PauseRedis => RedisPrimary,
-        Fault::PauseEtcd => EtcdLeader,
+        Fault::PauseEtcd | Fault::StallEtcd => EtcdLeader,
         Fault::All => AllNodes,
         Fault::Power
         | Fault::Reboot
@@ -103,6 +103,8 @@ fn plan_fault(rng: &mut StdRng, fault: Fault, nodes: usize) -> PlannedFault {
         Fault::Power | Fault::Reboot | Fault::Disk | Fault::All => [0, 0, 15][rng.random_range(0..3)],
         // Longer than it takes until the node has no roles.
         Fault::StorageHangs | Fault::StorageReadOnly | Fault::StorageErrors => rng.random_range(3..=45),
+        // Several stalls.
+        Fault::StallEtcd => rng.random_range(15..=40),
         // Some return while the standbys are behind.
         Fault::SlowLink => rng.random_range(10..=40),
         _ => rng.random_range(3..=30),

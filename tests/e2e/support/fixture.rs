@@ -42,9 +42,9 @@ pub fn ubuntu() -> PathBuf {
     MADE.clone()
 }
 
-/// The versions that are available where they are not the target's, as lines of the spec's table `[versions]`.
-pub const UBUNTU_VERSIONS: &str = "etcd = \"3.5.1\"\nredis = \"6.0.16\"\n";
-pub const CENTOS_VERSIONS: &str = "etcd = \"3.5.1\"\n";
+/// The versions that are available where they are not the target's, as the spec's table.
+pub const UBUNTU_VERSIONS: &str = "[versions]\netcd = \"3.5.1\"\nredis = \"6.0.16\"\n";
+pub const CENTOS_VERSIONS: &str = "[versions]\netcd = \"3.5.1\"\n";
 
 /// `--source` arguments for the sources that are one file. Patroni and ydiff are the original files, so the target's
 /// checksums apply.

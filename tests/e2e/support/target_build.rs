@@ -18,7 +18,7 @@ pub struct TargetBuild {
 }
 
 impl TargetBuild {
-    /// With these lines of the table `[versions]`.
+    /// With this table `[versions]`.
     pub fn new(workdir: Workdir, target: &'static str, versions: &str, own_cache: bool) -> TargetBuild {
         let build = TargetBuild { workdir, target, own_cache };
         fixture::run(build.hanode().arg("init").arg(build.path("demo")));
