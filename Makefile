@@ -174,10 +174,11 @@ chaos: setup build
 test-faults: setup
 	$(E2E) -- faults:: faults_lag:: standby_absence:: storage:: $(LONG)
 
-# Duplicate addresses; old, torn, replaced and lost disks; an interrupted bootstrap; `hanode recover`.
+# Duplicate addresses; old, torn, replaced and lost disks; an interrupted bootstrap; `hanode recover`; packages upgraded
+# by hand.
 .PHONY: test-recover
 test-recover: setup
-	$(E2E) -- recovery:: data_damage:: interrupted_bootstrap:: $(LONG)
+	$(E2E) -- recovery:: data_damage:: interrupted_bootstrap:: packages:: $(LONG)
 
 # The numbers of docs/measured.md: `make bench RUNS=5` on an otherwise idle machine.
 .PHONY: bench

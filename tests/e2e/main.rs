@@ -42,6 +42,7 @@ mod interrupted_bootstrap;
 mod lab_lifecycle;
 mod modes;
 mod old_certificates;
+mod packages;
 mod packer;
 mod recovery;
 mod restore;

@@ -7,10 +7,11 @@ for node in node1 node2 node3; do
 done
 haproxy -W -f /etc/haproxy/haproxy.cfg > /tmp/haproxy.log 2>&1 &
 tls=$1
+limit=
 cli() { # PASSWORD HOST PORT COMMAND...
     password=$1 host=$2 port=$3
     shift 3
-    REDISCLI_AUTH=$password redis-cli -h "$host" -p "$port" $tls "$@"
+    REDISCLI_AUTH=$password $limit redis-cli -h "$host" -p "$port" $tls "$@"
 }
 sentinel() { # NODE COMMAND...
     at=192.168.18.2$1
@@ -29,6 +30,8 @@ within 20 says '^OK$' through SET key value
 says min_slaves_good_slaves:2 through INFO replication
 
 echo "an application administers nothing, from any node"
+# After a refused MONITOR redis-cli 6.0 waits for more.
+limit='timeout 5'
 for command in "CONFIG SET requirepass x" "CONFIG GET masterauth" "REPLICAOF 192.168.18.66 6666" "SLAVEOF NO ONE" "ACL SETUSER eve on" \
     "ACL LIST" "DEBUG SLEEP 0" "SHUTDOWN NOSAVE" "CLIENT LIST" "CLIENT KILL TYPE normal" "CLIENT PAUSE 1" "MODULE LIST" "MONITOR" \
     "SAVE" "BGREWRITEAOF" "PSYNC ? -1" "REPLCONF listening-port 1" "SLOWLOG GET" "EVAL return(redis.call('config','get','*')) 0" \
@@ -36,6 +39,7 @@ for command in "CONFIG SET requirepass x" "CONFIG GET masterauth" "REPLICAOF 192
     says 'NOPERM\|no permission\|can.t run this command\|not allowed\|ACL failure' through $command
     says 'NOPERM\|no permission\|can.t run this command\|not allowed\|ACL failure' cli redis-0123456789-not-for-use 192.168.18.22 6378 $command
 done
+limit=
 for command in "INFO server" "SET key value" "RPUSH list 1" "KEYS key" "EVAL return(redis.call('get','key')) 0" "SCRIPT LOAD return(1)" \
     "WAIT 0 0" "CLIENT SETNAME app" "PUBLISH channel text" "EVAL return(redis.call('publish','channel','text')) 0" \
     "SORT list" "ROLE" "XADD stream 1-1 a b" "FLUSHDB"; do
