@@ -14,6 +14,9 @@ pub struct StalledStandby {
     pub position: u64,
     /// Where the newest WAL segment on its disk starts, which it may not have replayed yet; `None` if unknown.
     pub newest_wal: Option<u64>,
+    /// Up to where its data or its disk may have changes that it cannot replay now: a rewound server has pages and WAL of
+    /// the leader from which it was rewound. `None` if it can replay all that it has.
+    pub contains: Option<u64>,
     /// How long it has been at this position.
     pub stalled: Duration,
 }
@@ -97,7 +100,9 @@ impl Leader {
         let ended = |timeline| self.history.iter().find(|(ended, _)| *ended == timeline).map(|(_, at)| *at);
         match own.timeline {
             Some(timeline) if timeline == self.timeline => true,
-            Some(timeline) if timeline < self.timeline => ended(timeline).is_some_and(|at| own.end() <= at),
+            Some(timeline) if timeline < self.timeline => {
+                ended(timeline).is_some_and(|at| own.end() <= at && own.contains.is_none_or(|end| end <= at))
+            }
             _ => false,
         }
     }
@@ -120,7 +125,13 @@ mod tests {
     }
 
     fn standby(timeline: u32, position: u64) -> StalledStandby {
-        StalledStandby { timeline: Some(timeline), position, newest_wal: None, stalled: STALLED }
+        StalledStandby {
+            timeline: Some(timeline),
+            position,
+            newest_wal: None,
+            contains: None,
+            stalled: STALLED,
+        }
     }
 
     #[track_caller]
@@ -150,6 +161,15 @@ mod tests {
         assert_eq!(decide(&replays(16 * MB), &leader(), &free), Decision::Clone);
         let diverged = StalledStandby { newest_wal: Some(512 * MB), ..standby(2, 400 * MB) };
         keeps(&diverged, &leader(), &free, "diverged");
+    }
+
+    /// The leader from which it was rewound, on timeline 2, failed before it had replayed that leader's WAL.
+    #[test]
+    fn a_rewound_server_is_cloned_from_a_later_leader_that_has_all_it_contains() {
+        let free = Blockers::default();
+        let rewound = |contains| StalledStandby { contains: Some(contains), ..standby(2, 90 * MB) };
+        assert_eq!(decide(&rewound(500 * MB), &leader(), &free), Decision::Clone);
+        keeps(&rewound(501 * MB), &leader(), &free, "diverged");
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl Ext4<'_> {
     ) -> Result<()> {
         let present = self.present(entries, scratch)?;
         let script = debugfs_script(entries, ids, mtime, labels, present, scratch)?;
-        self.batch(&script, scratch)
+        self.batch(&script, mtime, scratch)
             .map(drop)
             .with_context(|| format!("writing into {}", self.image.display()))
     }
@@ -76,9 +76,13 @@ impl Ext4<'_> {
         Ok(found)
     }
 
-    fn batch(&self, script: &str, scratch: &Scratch) -> Result<()> {
+    /// `time` becomes the time of the superblock's last change, which is otherwise now and would make images of the same
+    /// input differ.
+    fn batch(&self, script: &str, time: u64, scratch: &Scratch) -> Result<()> {
         let file = scratch.write("commands", script)?;
-        let output = run(command("debugfs").arg("-w").arg("-f").arg(file).arg(self.device()))?;
+        let mut debugfs = command("debugfs");
+        debugfs.env("E2FSPROGS_FAKE_TIME", time.to_string());
+        let output = run(debugfs.arg("-w").arg("-f").arg(file).arg(self.device()))?;
         match error_lines(&output.stderr) {
             // The exit code of debugfs is 0 even when a command failed; only its output shows the error.
             Some(text) => bail!("debugfs: {text}"),

@@ -3,6 +3,7 @@
 
 use crate::support::lab::{Lab, NODES, eventually, other_than};
 use crate::support::workdir_alone;
+use hanode_lab::chaos::Fault;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -215,5 +216,38 @@ fn death_of_the_only_copy(lab: &Lab) {
     assert_eq!(lab.postgres_leader().as_deref(), Some(leader.as_str()));
     for node in NODES {
         assert_eq!(lab.admin_sql(node, "SELECT count(*) FROM written"), "3", "{node}");
+    }
+}
+
+/// An old leader was rewound and waits for WAL that is gone. Before it is cloned again, the leader from which it was rewound
+/// dies: its data belongs to a timeline that has ended.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn a_rewound_leader_is_cloned_though_the_leader_changes_again() {
+    let lab = Lab::with_short_wal();
+    let driver = lab.driver();
+    let first = lab.postgres_leader().unwrap();
+    Fault::Absence.apply(&driver, &lab.cluster.spec, &first).unwrap();
+    let second = lab.postgres_leader().unwrap();
+    lab.psql("5432", "CREATE TABLE written AS SELECT 1 AS n").unwrap();
+    driver.start(&first).unwrap();
+    let waits = "grep -q 'running pg_rewind' /var/log/patroni/patroni.log && \
+         patronictl -c /etc/patroni/config.yml list -f tsv | grep \"$(hostname)\" | grep -q starting";
+    eventually(Duration::from_secs(120), || {
+        let waiting = lab.on(&first, &["sh", "-c", waits]).status.success();
+        if waiting { Ok(()) } else { Err(lab.problems()) }
+    });
+    lab.kill(&[&second]);
+    eventually(RECOVERY, || lab.psql("5432", "UPDATE written SET n = 2"));
+    let third = lab.postgres_leader().unwrap();
+    driver.start(&second).unwrap();
+    let started = Instant::now();
+    lab.healthy_within(RECOVERY);
+    eprintln!(
+        "{first}, then {second}, then {third} led; healthy {:.1} s later",
+        started.elapsed().as_secs_f64()
+    );
+    for node in NODES {
+        assert_eq!(lab.admin_sql(node, "SELECT n FROM written"), "2", "{node}");
     }
 }

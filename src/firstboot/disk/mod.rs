@@ -3,7 +3,7 @@
 mod aside;
 mod etcd_log;
 mod postgres_temporary;
-mod postgres_wal;
+pub(crate) mod postgres_wal;
 mod redis_log;
 mod redis_rdb;
 pub(crate) mod space;

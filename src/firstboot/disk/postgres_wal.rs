@@ -35,13 +35,17 @@ impl Disk {
         newest_wal(&self.at(&self.paths.postgres).join("pg_wal"), timeline)
     }
 
-    /// The timeline of the data of a server that still recovers, and the position of the first WAL that it lacks.
-    pub(crate) fn postgres_lacks_wal(&self) -> Result<(u32, u64)> {
+    /// The data of a server that still recovers.
+    pub(crate) fn recovering_postgres(&self) -> Result<RecoveringPostgres> {
         let data = self.at(&self.paths.postgres);
+        let wal = data.join("pg_wal");
         let control = Control::read(&data, &self.paths.postgres_bin)?;
-        let lacks = first_missing(&data.join("pg_wal"), control.redo).context("pg_wal has no segments")?;
+        let lacks = first_missing(&wal, control.redo).context("pg_wal has no segments")?;
         // After pg_rewind, the last checkpoint is the one before the timelines parted.
-        Ok((control.checkpoint.max(control.recovered_timeline), lacks))
+        let timeline = control.checkpoint.max(control.recovered_timeline);
+        let contains = (control.recovered > 0)
+            .then(|| newest_wal(&wal, timeline).map_or(control.recovered, |at| at.max(control.recovered)));
+        Ok(RecoveringPostgres { timeline, lacks, contains })
     }
 
     /// The size of all files in the data directory; those that cannot be read do not count.
@@ -64,6 +68,16 @@ impl Disk {
             _ => Ok(()),
         }
     }
+}
+
+/// The data of a server that is not consistent yet.
+pub(crate) struct RecoveringPostgres {
+    pub(crate) timeline: u32,
+    /// The position of the first WAL that it lacks.
+    pub(crate) lacks: u64,
+    /// Up to where its pages or its WAL may have changes of that timeline; `None` if that is not recorded, as of a leader
+    /// that crashed.
+    pub(crate) contains: Option<u64>,
 }
 
 /// Of the log.

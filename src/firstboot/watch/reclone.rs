@@ -1,5 +1,6 @@
 //! A standby for which the leader no longer has the WAL: it is cloned again, one node at a time.
 
+use crate::disk::postgres_wal::RecoveringPostgres;
 use crate::node::NodeContext;
 use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::etcd::{EtcdClient, EtcdLock};
@@ -39,6 +40,8 @@ pub(super) struct Reclone {
     /// Why the data is cloned again.
     cause: Option<String>,
     reason: Option<String>,
+    /// The last error of a check, which is logged once.
+    error: Option<String>,
 }
 
 impl Reclone {
@@ -55,7 +58,11 @@ impl Reclone {
         if self.last_check.is_none_or(|at| at.elapsed() >= CHECK_INTERVAL) {
             self.last_check = Some(Instant::now());
             self.reason = self.act(node).unwrap_or_else(|error| {
-                tracing::debug!("whether this standby must be cloned again: {error:#}");
+                let error = format!("{error:#}");
+                if self.error.as_ref() != Some(&error) {
+                    tracing::info!("whether this standby must be cloned again is unknown: {error}");
+                    self.error = Some(error);
+                }
                 None
             });
         }
@@ -72,7 +79,7 @@ impl Reclone {
         (self.progress, self.stalled) = (CloneProgress::default(), None);
         let recovers = patroni["state"] == "starting" && patroni["role"] == "replica";
         let own = match recovers {
-            true => Some(self.recovering_standby(node.disk.postgres_lacks_wal()?)),
+            true => Some(self.recovering_standby(&node.disk.recovering_postgres()?)),
             false => self.stalled_standby(&patroni).map(|own| {
                 let newest_wal = own.timeline.and_then(|timeline| node.disk.newest_postgres_wal(timeline));
                 StalledStandby { newest_wal, ..own }
@@ -99,9 +106,8 @@ impl Reclone {
             "{} has the data of another cluster",
             leader.name
         );
-        if recovers && own.timeline != Some(found.timeline) {
-            // What its data contains beyond the leader's is not known.
-            return Ok(None);
+        if recovers && own.contains.is_none() && own.timeline != Some(found.timeline) {
+            return Ok(Some("replica recovers from a crash as leader; Patroni rewinds it after that".into()));
         }
         let found = Leader {
             oldest_wal: wal.and_then(|data| data.oldest_wal),
@@ -162,15 +168,22 @@ impl Reclone {
             timeline: patroni["timeline"].as_u64().and_then(|timeline| timeline.try_into().ok()),
             position,
             newest_wal: None,
+            contains: None,
             stalled,
         })
     }
 
     /// A standby that is not consistent yet, by its disk: it may wait for WAL that no longer exists, such as an old leader
     /// after pg_rewind.
-    fn recovering_standby(&mut self, (timeline, position): (u32, u64)) -> StalledStandby {
-        let stalled = self.still_at(position);
-        StalledStandby { timeline: Some(timeline), position, newest_wal: None, stalled }
+    fn recovering_standby(&mut self, data: &RecoveringPostgres) -> StalledStandby {
+        let stalled = self.still_at(data.lacks);
+        StalledStandby {
+            timeline: Some(data.timeline),
+            position: data.lacks,
+            newest_wal: None,
+            contains: data.contains,
+            stalled,
+        }
     }
 
     /// How long the standby has been at this position.
