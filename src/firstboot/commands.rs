@@ -48,9 +48,9 @@ enum Verb {
     /// Watch the node's services and keep state.json current (hanode-ready.service)
     #[command(hide = true)]
     Watch,
-    /// Send this node's report over a connection to the join port on standard input (hanode-join@.service)
+    /// Send this node's report to each client of the join port, the socket on standard input (hanode-join.service)
     #[command(hide = true)]
-    ServeReport,
+    ServeReports,
     /// Make the backups that are due on this node (hanode-backup.service)
     #[command(hide = true)]
     Backup,
@@ -176,7 +176,7 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::MountData => run::mount_data(root)?,
         Verb::Gate { service } => gate::pass(&node()?, (*service).into())?,
         Verb::Watch => services::watch(node()?)?,
-        Verb::ServeReport => join_port::serve(root)?,
+        Verb::ServeReports => join_port::serve(root)?,
         Verb::Backup => backup::run::run(&node()?)?,
         Verb::BackupDue => backup::record_due(&node()?)?,
         Verb::ServeMetrics => metrics::serve(root)?,

@@ -20,6 +20,9 @@ pub(crate) const IMAGE: &str = "/usr/lib/hanode/image.json";
 /// In memory: the configuration of this boot.
 const ACTIVE_BUNDLE: &str = "/run/hanode/active/bundle.tar.gz";
 const ACTIVE_SPEC: &str = "/run/hanode/active/cluster.toml";
+/// The first one that exists counts.
+const ACTIVE_BUNDLES: [&str; 3] = [ACTIVE_BUNDLE, bundle::OVERRIDE_PATH, bundle::BAKED_PATH];
+const ACTIVE_SPECS: [&str; 3] = [ACTIVE_SPEC, spec::OVERRIDE_PATH, spec::BAKED_PATH];
 
 pub(crate) struct NodeConfig {
     pub(crate) spec: Spec,
@@ -37,11 +40,12 @@ pub(crate) struct NodeConfig {
 impl NodeConfig {
     /// The configuration of this boot; before the first [`NodeConfig::activate`] the pending one.
     pub(crate) fn active(root: &Path) -> Result<NodeConfig> {
-        NodeConfig::read(
-            root,
-            &[ACTIVE_BUNDLE, bundle::OVERRIDE_PATH, bundle::BAKED_PATH],
-            &[ACTIVE_SPEC, spec::OVERRIDE_PATH, spec::BAKED_PATH],
-        )
+        NodeConfig::read(root, &ACTIVE_BUNDLES, &ACTIVE_SPECS)
+    }
+
+    /// The files that [`NodeConfig::active`] reads now and that can change.
+    pub(crate) fn active_files(root: &Path) -> Vec<&'static str> {
+        [&ACTIVE_BUNDLES, &ACTIVE_SPECS].iter().filter_map(|paths| first_of(root, *paths).ok()).collect()
     }
 
     /// The configuration in /etc/hanode, or in the image where there is none, whether it is active or not.

@@ -81,9 +81,18 @@ impl Lab {
         self.sh(from, &format!("systemctl stop late-postgres late-redis; cat {LATE}"))
     }
 
-    /// systemd hangs, too, so the join port does not answer: the disk is named in etcd.
+    /// systemd and the server of the join port hang, too: the disk is named in etcd.
     fn named_without_its_answer(&self, node: &str, what: &str) {
         let init = Pid::from_raw(self.driver().init_pid(node).unwrap());
+        let join_port = |signal| {
+            self.sh(
+                node,
+                &format!(
+                    "kill -{signal} $(cat /sys/fs/cgroup/system.slice/hanode-join.service/cgroup.procs)"
+                ),
+            )
+        };
+        join_port("STOP");
         kill(init, Signal::SIGSTOP).unwrap();
         let unreachable = format!("{node}: unreachable");
         eventually(MOVED, || {
@@ -95,6 +104,7 @@ impl Lab {
             }
         });
         kill(init, Signal::SIGCONT).unwrap();
+        join_port("CONT");
     }
 
     /// One fault of a node that has this role: all its roles move, and after the repair it rejoins. Returns the roles.

@@ -1,11 +1,107 @@
-//! What a machine in the nodes' subnet without any secret can do to the nodes.
+//! What a machine in the nodes' subnet without any secret can do to the nodes. A load is made in the lab's network only,
+//! and bounded in number and time.
 
 use crate::service_users::cluster;
 use crate::support::lab::{Lab, NODES};
-use hanode_core::state::ProblemKind;
-use std::time::Duration;
+use hanode_core::state::{Phase, ProblemKind};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 const HEALTHY: Duration = Duration::from_secs(120);
+
+/// Holds connections to a port of all nodes from many addresses, and opens each again that a node closes.
+const HOLD: &str = include_str!("../validators/hold_join_ports.py");
+
+/// Ends, and removes its addresses, when its standard input is closed.
+struct Attack(Child);
+
+impl Attack {
+    fn start(lab: &Lab, addresses: u32, record: &str) -> Attack {
+        let port = lab.cluster.spec.network.join_port.to_string();
+        let arguments = ["python3", "-c", HOLD, &port, &addresses.to_string(), record];
+        let mut attack = lab.driver().client_command(&arguments);
+        let mut attack = attack.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(attack.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "holding\n");
+        Attack(attack)
+    }
+}
+
+impl Drop for Attack {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let ended = self.0.wait();
+        assert!(std::thread::panicking() || ended.unwrap().success());
+    }
+}
+
+/// The nodes that the admin machine, which the spec does not name, does not reach.
+fn unreachable_from_outside(lab: &Lab) -> Vec<String> {
+    let status = lab.health();
+    let unreachable = status.nodes.iter().filter(|n| n.phase == Phase::Unreachable);
+    unreachable.map(|n| format!("{}: {:?}", n.name, status.problems)).collect()
+}
+
+/// The nodes that another node does not reach.
+fn unreachable_from(lab: &Lab, node: &str) -> Vec<String> {
+    let status: Value =
+        serde_json::from_slice(&lab.on(node, &["hanode", "status", "--json"]).stdout).unwrap();
+    let nodes = status["nodes"].as_array().unwrap();
+    let unreachable = nodes.iter().filter(|n| n["phase"] == "unreachable");
+    unreachable.map(|n| format!("{}: {}", n["name"], n["problems"])).collect()
+}
+
+/// The CPU time that node1 and its join port have used, in seconds, and the join port's highest memory in MiB.
+fn usage(lab: &Lab) -> [f64; 3] {
+    const SCRIPT: &str = r#"sed -n 's/^usage_usec //p' /sys/fs/cgroup/cpu.stat
+        cd /proc/$(systemctl show -P MainPID hanode-join)
+        awk '{ print $14 + $15 }' stat; awk '/^VmHWM/ { print $2 }' status"#;
+    let values: Vec<f64> = lab.sh("node1", SCRIPT).lines().map(|value| value.parse().unwrap()).collect();
+    [values[0] / 1e6, values[1] / 100.0, values[2] / 1024.0]
+}
+
+#[test]
+fn held_join_ports_keep_nobody_away() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    lab.healthy_within(HEALTHY);
+    // Nothing, a TLS record that never ends, one that is larger than any may be, and the start of a handshake.
+    for record in ["", "160301200001", "160301ffff01", "hello"] {
+        let _attack = Attack::start(lab, 6, record);
+        let (start, before) = (Instant::now(), usage(lab));
+        for _ in 0..3 {
+            assert_eq!(unreachable_from_outside(lab), [""; 0], "{record:?}");
+            assert_eq!(unreachable_from(lab, "node2"), [""; 0], "{record:?}");
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let after = usage(lab);
+        let [node, port] = [0, 1].map(|at| (after[at] - before[at]) / seconds * 100.0);
+        eprintln!(
+            "{record:?}: six queries in {seconds:.1} s; node1 uses {node:.0} % of a CPU, its join port {port:.1} % and {:.0} MiB",
+            after[2]
+        );
+    }
+    // Connections wait in the socket until the server runs again.
+    for action in
+        ["kill -s KILL hanode-join.service", "restart hanode-join.service", "restart hanode-join.socket"]
+    {
+        let _attack = Attack::start(lab, 6, "hello");
+        lab.sh("node1", &format!("systemctl {action}"));
+        assert_eq!(unreachable_from(lab, "node2"), [""; 0], "{action}");
+    }
+    // More addresses than the join port has connections for: the nodes are served, and a node boots.
+    let attack = Attack::start(lab, 100, "");
+    lab.kill(&["node3"]);
+    lab.hanode(&["lab", "up"], &["--node", "node3", "--timeout-scale", "2"]);
+    for _ in 0..3 {
+        assert_eq!(unreachable_from(lab, "node1"), [""; 0]);
+    }
+    drop(attack);
+    lab.healthy_within(HEALTHY);
+}
 
 /// Names and error messages reach the operator's terminal; user postgres chooses these.
 #[test]

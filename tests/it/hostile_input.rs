@@ -6,6 +6,7 @@ use flate2::read::GzDecoder;
 use flate2::{Compression, write::GzEncoder};
 use hanode_admin::cluster_dir::ClusterDir;
 use hanode_cluster::client::tls::{Credentials, TlsIdentity};
+use hanode_cluster::peer::JoinPort;
 use hanode_core::bundle::Bundle;
 use hanode_core::peer::{self, NodeReport};
 use hanode_core::spec;
@@ -257,9 +258,8 @@ fn a_slow_peer_runs_into_the_timeout() {
         let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
         send_slowly(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         let (socket, _) = listener.accept().unwrap();
-        let served = in_time(|| {
-            hanode_cluster::peer::serve(&credentials, None, socket, timeout, || Ok(report(String::new())))
-        });
+        let port = JoinPort::new(&credentials, None).unwrap();
+        let served = in_time(|| port.serve(socket, timeout, || Ok(report(String::new()))));
         assert!(served.is_err());
     });
 }
@@ -268,7 +268,7 @@ fn a_slow_peer_runs_into_the_timeout() {
 #[test]
 fn a_huge_record_is_refused() {
     with_loopback("hostile_input::a_huge_record_is_refused", || {
-        let credentials = credentials();
+        let port = JoinPort::new(&credentials(), None).unwrap();
         for start in [&[0x16, 3, 1, 0xff, 0xff, 1], &[0x17, 3, 3, 0xff, 0xff, 0], b"GET / ", &[0; 6]] {
             let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
             let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -285,10 +285,31 @@ fn a_huge_record_is_refused() {
             let begin = Instant::now();
             let limit = Duration::from_secs(30);
             let report = || Ok(report(String::new()));
-            assert!(hanode_cluster::peer::serve(&credentials, None, socket, limit, report).is_err());
+            assert!(port.serve(socket, limit, report).is_err());
             assert!(begin.elapsed() < limit / 2, "{start:?}: read for {:?}", begin.elapsed());
             assert!(sender.join().unwrap() < 64 << 20, "{start:?}: everything was read");
         }
+    });
+}
+
+/// A message of a handshake may have 16 MiB, in records of any size.
+#[test]
+fn an_endless_handshake_is_refused() {
+    with_loopback("hostile_input::an_endless_handshake_is_refused", || {
+        let port = JoinPort::new(&credentials(), None).unwrap();
+        let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+        let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let sender = std::thread::spawn(move || {
+            let mut message = vec![1, 0xff, 0xff, 0xff];
+            while socket.write_all(&[&[0x16, 3, 1, 0, message.len() as u8][..], &message].concat()).is_ok() {
+                message = vec![7; 100];
+            }
+        });
+        let (socket, _) = listener.accept().unwrap();
+        let served = in_time(|| port.serve(socket, Duration::from_secs(30), || Ok(report(String::new()))));
+        let error = format!("{:#}", served.unwrap_err());
+        assert!(error.starts_with("handshake: "), "{error}");
+        sender.join().unwrap();
     });
 }
 

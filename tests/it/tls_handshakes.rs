@@ -1,9 +1,9 @@
 //! Handshakes in memory: the cluster's certificates with rustls, which the nodes use among themselves.
 
 use crate::common::loopback::with_loopback;
-use hanode_admin::cluster_dir::ClusterDir;
+use hanode_admin::cluster_dir::{ClusterDir, change::revoke};
 use hanode_cluster::client::tls::{Credentials, TlsIdentity};
-use hanode_cluster::peer;
+use hanode_cluster::peer::{self, JoinPort};
 use hanode_core::bundle::Bundle;
 use hanode_core::peer::NodeReport;
 use hanode_core::pki::coverage::check_bundle;
@@ -11,8 +11,9 @@ use hanode_core::plan::FOREIGN_CERTIFICATE;
 use hanode_core::spec::STARTER;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
-use std::net::TcpListener;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,16 +78,16 @@ fn handshake(bundle: &Bundle, server: Identity, client: Identity, name: &str) ->
     Ok(())
 }
 
+fn credentials(bundle: &Bundle) -> Credentials {
+    let member = |name: &str| bundle.file(&format!("/etc/ssl/hanode/{name}")).expect("a file").to_vec();
+    let identity = TlsIdentity { certificate: member("node.crt"), key: member("node.key") };
+    Credentials { ca: member("ca.crt"), identity: Some(identity) }
+}
+
 #[test]
 fn a_node_of_another_cluster_is_named_as_such() {
     with_loopback("tls_handshakes::a_node_of_another_cluster_is_named_as_such", || {
         let ((_home, ours), (_other_home, theirs)) = (cluster(), cluster());
-        let credentials = |bundle: &Bundle| {
-            let member =
-                |name: &str| bundle.file(&format!("/etc/ssl/hanode/{name}")).expect("a file").to_vec();
-            let identity = TlsIdentity { certificate: member("node.crt"), key: member("node.key") };
-            Credentials { ca: member("ca.crt"), identity: Some(identity) }
-        };
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
         let server = credentials(&theirs.bundle);
@@ -94,11 +95,57 @@ fn a_node_of_another_cluster_is_named_as_such() {
         let serving = std::thread::spawn(move || {
             let (socket, _) = listener.accept().expect("a connection");
             let report = || Ok(NodeReport::blank(&theirs.spec, "node1", 1, "a disk"));
-            peer::serve(&server, None, socket, limit, report).is_ok()
+            JoinPort::new(&server, None).expect("a server").serve(socket, limit, report).is_ok()
         });
         let fetched = peer::fetch_report(&credentials(&ours.bundle), address.ip(), address.port(), limit);
         assert_eq!(fetched.expect_err("an error").to_string(), FOREIGN_CERTIFICATE);
         assert!(!serving.join().expect("the server"), "the report was sent");
+    });
+}
+
+/// A handshake with the join port, by a client that resumes sessions if it can.
+fn connect_again(port: &JoinPort, client: &Arc<ClientConfig>, cluster: &ClusterDir) -> Option<HandshakeKind> {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut socket = TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+    let (accepted, _) = listener.accept().expect("the connection");
+    std::thread::scope(|threads| {
+        let report = || Ok(NodeReport::blank(&cluster.spec, "node1", 1, "a disk"));
+        let serving = threads.spawn(move || port.serve(accepted, Duration::from_secs(10), report));
+        let name = ServerName::try_from("node1").expect("a name");
+        let mut connection = ClientConnection::new(client.clone(), name).expect("a client");
+        let read = rustls::Stream::new(&mut connection, &mut socket).read_to_end(&mut Vec::new());
+        let served = serving.join().expect("the server");
+        assert_eq!(read.is_ok(), served.is_ok(), "{read:?}, {served:?}");
+        served.is_ok().then(|| connection.handshake_kind().expect("a handshake"))
+    })
+}
+
+/// A resumed session would not check the revocation list again.
+#[test]
+fn the_join_port_checks_each_connection() {
+    with_loopback("tls_handshakes::the_join_port_checks_each_connection", || {
+        let (_home, cluster) = cluster();
+        let own = credentials(&cluster.bundle);
+        let port = JoinPort::new(&own, None).expect("a server");
+        revoke(&cluster.dir, "node").expect("a new bundle");
+        let revoking = ClusterDir::load(&cluster.dir).expect("the cluster");
+        let crl = revoking.bundle.file("/etc/ssl/hanode/ca.crl").expect("a list");
+        let stricter = JoinPort::new(&own, Some(crl)).expect("a server");
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let (chain, key) = node(&cluster.bundle);
+            let client = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+                .with_protocol_versions(&[version])
+                .expect("a version")
+                .with_root_certificates(roots(&cluster.bundle, "/etc/ssl/hanode/ca.crt"))
+                .with_client_auth_cert(chain, key)
+                .expect("a certificate");
+            let client = Arc::new(client);
+            for _ in 0..3 {
+                let kind = connect_again(&port, &client, &cluster);
+                assert!(matches!(kind, Some(HandshakeKind::Full)), "{kind:?}");
+            }
+            assert!(connect_again(&stricter, &client, &cluster).is_none(), "a revoked client was served");
+        }
     });
 }
 

@@ -4,7 +4,7 @@ use super::deadline::Deadline;
 use anyhow::{Context, Result};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -69,10 +69,14 @@ impl Credentials {
             verifier = verifier.with_crls([CertificateRevocationListDer::from_pem_slice(crl)?]);
         }
         let (chain, key) = parse_identity(identity)?;
-        Ok(ServerConfig::builder_with_provider(provider())
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier.build()?)
-            .with_single_cert(chain, key)?)
+            .with_single_cert(chain, key)?;
+        // A resumed session would skip the check of the client's certificate.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
     }
 
     /// Whether the server at the other end of `socket` presents this certificate.

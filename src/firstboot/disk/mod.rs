@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 const INSTALL_ID: &str = "/var/lib/hanode/install-id";
-const IDENTITY: &str = "/var/lib/hanode/identity.json";
+pub(crate) const IDENTITY: &str = "/var/lib/hanode/identity.json";
 const STATE_DIR: &str = "/var/lib/hanode";
 const DISK_STATE: &str = "/var/lib/hanode/disk.json";
 /// In the name of data that was moved aside: `NAME.aside-TIME`.
