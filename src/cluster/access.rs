@@ -13,6 +13,10 @@ use hanode_core::spec::{Node, Spec};
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// The certificate of Redis and Sentinel.
+const REDIS: &str = "redis";
+const HAPROXY: &str = "haproxy";
+
 /// From the admin machine or from a node. Each `timeout` limits connecting, and each request.
 #[derive(Clone)]
 pub struct Access {
@@ -47,20 +51,20 @@ impl Access {
             Some(password) => Login { user: Some("hanode"), password },
             None => Login { user: None, password: &self.secrets.redis },
         };
-        RedisClient::connect(self.redis.as_ref(), address, self.spec.redis.port, &login, timeout)
+        RedisClient::connect(self.redis.as_ref(), REDIS, address, self.spec.redis.port, &login, timeout)
     }
 
     /// Redis through HAProxy, as an application.
     pub fn redis_on_vip(&self, timeout: Duration) -> Result<RedisClient> {
         let (vip, port) = (self.spec.network.vip, self.spec.redis.vip_port);
         let login = Login { user: None, password: &self.secrets.redis };
-        RedisClient::connect(self.redis.as_ref(), vip, port, &login, timeout)
+        RedisClient::connect(self.redis.as_ref(), HAPROXY, vip, port, &login, timeout)
     }
 
     pub fn sentinel(&self, node: &Node, timeout: Duration) -> Result<SentinelClient> {
         let (redis, login) = (&self.spec.redis, Login { user: None, password: &self.secrets.sentinel });
-        let client =
-            RedisClient::connect(self.redis.as_ref(), node.address, redis.sentinel_port, &login, timeout)?;
+        let port = redis.sentinel_port;
+        let client = RedisClient::connect(self.redis.as_ref(), REDIS, node.address, port, &login, timeout)?;
         Ok(SentinelClient::new(client, &redis.master_name))
     }
 

@@ -100,7 +100,8 @@ const OF_HANODE: &[Access] = &[
     ["init_t", "hanode_var_run_t", "dir", "create"],
     // the join port and the metrics socket
     ["hanode_t", "hanode_port_t", "tcp_socket", "name_bind"],
-    ["init_t", "hanode_t", "tcp_socket", "accept"],
+    ["init_t", "hanode_t", "tcp_socket", "listen"],
+    ["hanode_t", "self", "tcp_socket", "accept"],
     ["init_t", "hanode_t", "unix_stream_socket", "listen"],
     ["haproxy_t", "hanode_t", "unix_stream_socket", "connectto"],
     // its state, the files of the node and their labels

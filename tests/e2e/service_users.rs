@@ -1,7 +1,7 @@
 //! What code that runs as a service's user can make root do: links in the directories of that user.
 
 use crate::cases::Case;
-use crate::support::lab::{Lab, until};
+use crate::support::lab::{Lab, other_than, until};
 use crate::support::schedule::{self, Shared};
 use crate::support::workdir_without_turn;
 use hanode_core::bundle::Bundle;
@@ -192,6 +192,65 @@ fn a_link_of_root_outside_the_services_directories_is_followed() {
 /// The tests by the position of an attacker share this cluster.
 pub fn cluster() -> Shared {
     schedule::shared("service_users", || Lab::up_on_debian(workdir_without_turn(), &[]))
+}
+
+/// PostgreSQL's certificate on the port of a stopped Redis: HAProxy and hanode send it no password, and no client of Redis
+/// ends up there. Redis and Sentinel themselves check no name (docs/security.md).
+#[test]
+fn user_postgres_does_not_pass_for_redis() {
+    const IMPOSTOR: &str = r#"
+import socket, ssl, sys, threading, time
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/etc/ssl/pgsql/server.crt", "/etc/ssl/pgsql/server.key")
+received, refused = [], []
+def serve(client):
+    try:
+        with context.wrap_socket(client, server_side=True) as tls:
+            received.append(tls.recv(4096).decode(errors="replace"))
+            tls.sendall(b"+OK
+$11
+role:master
+")
+            tls.recv(4096)
+    except OSError as error:
+        refused.append(str(error))
+listener = socket.create_server((sys.argv[1], 6378), backlog=100)
+listener.settimeout(0.5)
+end = time.monotonic() + 10
+while time.monotonic() < end:
+    try:
+        client, _ = listener.accept()
+        client.settimeout(5)
+        threading.Thread(target=serve, args=(client,), daemon=True).start()
+    except TimeoutError:
+        pass
+print(len(refused), "refused", received)
+"#;
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    lab.healthy_within(HEALTHY);
+    let primary = lab.redis_primary().unwrap();
+    let node = other_than(&primary)[0];
+    let address = lab.cluster.spec.node(node).unwrap().address.to_string();
+    lab.sh(node, "systemctl stop redis-server");
+    let seen = lab.output(node, &["runuser", "-u", "postgres", "--", "python3", "-c", IMPOSTOR, &address]);
+    lab.sh(node, "systemctl start redis-server");
+    let secrets = &lab.cluster.secrets;
+    let names = [
+        ("applications", Some(&secrets.redis)),
+        ("hanode", secrets.redis_admin.as_ref()),
+        ("replicas", secrets.redis_replica.as_ref()),
+        ("Sentinels", secrets.redis_sentinel.as_ref()),
+    ];
+    let collected: Vec<&str> = names
+        .iter()
+        .filter(|(_, secret)| secret.is_some_and(|s| seen.contains(s.as_str())))
+        .map(|n| n.0)
+        .collect();
+    eprintln!("{} and the passwords of {collected:?}", &seen[..30.min(seen.len())]);
+    assert!(!seen.starts_with("0 refused"), "nobody connected: {seen}");
+    assert!(collected.iter().all(|name| ["replicas", "Sentinels"].contains(name)), "{collected:?}");
+    lab.healthy_within(HEALTHY);
 }
 
 /// Root's gate writes the configuration of Sentinel at each of its starts.

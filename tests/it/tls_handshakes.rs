@@ -149,6 +149,39 @@ fn the_join_port_checks_each_connection() {
     });
 }
 
+/// The service CA signed PostgreSQL's certificate too, for the same nodes: it must not collect the passwords of Redis.
+#[test]
+fn postgres_does_not_pass_for_redis() {
+    with_loopback("tls_handshakes::postgres_does_not_pass_for_redis", || {
+        let (_home, cluster) = cluster();
+        for (leaf, is_redis) in [("redis", true), ("pgsql", false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let mut access = hanode_admin::access::access(&cluster.dir).expect("access");
+            access.spec.redis.port = listener.local_addr().expect("its address").port();
+            let path = |ending: &str| format!("/etc/ssl/{leaf}/server.{ending}");
+            let (chain, key) = member(&cluster.bundle, &path("crt"), &path("key"));
+            let config = ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .expect("a certificate");
+            let serving = std::thread::spawn(move || {
+                let (mut socket, _) = listener.accept().expect("a connection");
+                let mut server = ServerConnection::new(config.into()).expect("a server");
+                let mut received = [0; 1024];
+                let count = rustls::Stream::new(&mut server, &mut socket).read(&mut received).unwrap_or(0);
+                String::from_utf8_lossy(&received[..count]).into_owned()
+            });
+            let error = access.redis([127, 0, 0, 1].into(), Duration::from_secs(10)).err().expect("no Redis");
+            let received = serving.join().expect("the server");
+            assert_eq!(received.contains("AUTH"), is_redis, "{leaf}: {received:?}");
+            let named = "the server presents the certificate of \"pgsql\", not of \"redis\"";
+            assert_eq!(format!("{error:#}").contains(named), !is_redis, "{leaf}: {error:#}");
+        }
+    });
+}
+
 #[test]
 fn nodes_and_operator_trust_each_other_and_nobody_else() {
     let (_home, cluster) = cluster();

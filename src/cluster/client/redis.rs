@@ -80,16 +80,18 @@ pub struct RedisClient {
 }
 
 impl RedisClient {
-    /// `credentials` is `None` if the spec disables TLS for Redis. `timeout` limits connecting, and each exchange.
+    /// `credentials` is `None` if the spec disables TLS for Redis, `leaf` the server's certificate. `timeout` limits
+    /// connecting, and each exchange.
     pub(crate) fn connect(
         credentials: Option<&Credentials>,
+        leaf: &str,
         address: IpAddr,
         port: u16,
         login: &Login,
         timeout: Duration,
     ) -> Result<Self> {
         let stream = match credentials {
-            Some(credentials) => Stream::Tls(Box::new(credentials.connect(address, port, timeout)?)),
+            Some(credentials) => Stream::Tls(Box::new(credentials.connect_to(leaf, address, port, timeout)?)),
             None => Stream::Plain(Deadline::within(connect(address, port, timeout)?, timeout)),
         };
         let mut redis = RedisClient { stream: BufReader::new(stream), timeout };
@@ -376,6 +378,7 @@ mod tests {
         assert!(
             RedisClient::connect(
                 None,
+                "redis",
                 [127, 0, 0, 1].into(),
                 port,
                 &Login { user: None, password: "secret" },

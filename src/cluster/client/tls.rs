@@ -1,7 +1,8 @@
 //! TLS connections, with client certificates where the server requires them.
 
 use super::deadline::Deadline;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use hanode_core::pki::read;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -93,6 +94,25 @@ impl Credentials {
         }
         let expected = CertificateDer::from_pem_slice(certificate).context("certificate is not PEM")?;
         Ok(connection.peer_certificates().is_some_and(|chain| chain.first() == Some(&expected)))
+    }
+
+    /// Connects to a server that presents this leaf certificate: the servers of a CA run as different users, and one must
+    /// not pass for another.
+    pub(crate) fn connect_to(
+        &self,
+        leaf: &str,
+        address: IpAddr,
+        port: u16,
+        timeout: Duration,
+    ) -> Result<TlsStream> {
+        let mut stream = self.connect(address, port, timeout)?;
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        let presented = stream.conn.peer_certificates().and_then(|chain| chain.first());
+        let name = read::common_name(presented.context("the server presents no certificate")?)?;
+        ensure!(name == leaf, "the server presents the certificate of {name:?}, not of {leaf:?}");
+        Ok(stream)
     }
 
     /// `timeout` limits connecting, and then the handshake with everything that is read and written.

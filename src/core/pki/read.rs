@@ -113,6 +113,13 @@ pub fn certificate(pem: &[u8]) -> Result<CertSummary> {
     })
 }
 
+/// The common name of a certificate (DER), which is that of its leaf.
+pub fn common_name(certificate: &[u8]) -> Result<String> {
+    let (_, cert) = parse_x509_certificate(certificate).ok().context("the certificate is malformed")?;
+    let name = cert.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    name.map(String::from).context("the certificate has no name")
+}
+
 /// Reads the first revocation list of a PEM text.
 pub fn crl(pem: &[u8]) -> Result<CrlSummary> {
     with_crl(pem, |crl| {
