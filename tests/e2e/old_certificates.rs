@@ -124,7 +124,10 @@ fn a_revoked_certificate_does_not_command_patroni() {
     let lab: &Lab = &cluster;
     let disk = OldDisk::of(lab);
     let before: Vec<_> = NODES.iter().map(|node| processes(lab, node)).collect();
+    // The join port answers without HTTP.
+    let join = |node: &str| disk.request(lab, "node", node, &[], "https://NODE:7081/").unwrap_err();
     for node in NODES {
+        assert!(join(node).contains("HTTP/0.9"), "{node}: {}", join(node));
         assert_eq!(disk.patch_from_node(lab, node, "patroni"), "200", "{node}");
         assert_eq!(
             disk.request(lab, "etcd", node, &[], "https://NODE:8008/config").unwrap(),
@@ -162,6 +165,7 @@ fn a_revoked_certificate_does_not_command_patroni() {
         assert!(refused.contains("revoked"), "{role}: {refused}");
     }
     for (node, before) in NODES.iter().zip(before) {
+        lab.eventually(&format!("{node}: the join port refuses it"), 20, || join(node).contains("revoked"));
         for leaf in ["patroni", "etcd", "node"] {
             // Patroni reloads at the next round of its loop.
             lab.eventually(&format!("{node}: {leaf} is refused"), 30, || {

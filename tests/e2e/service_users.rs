@@ -207,10 +207,7 @@ def serve(client):
     try:
         with context.wrap_socket(client, server_side=True) as tls:
             received.append(tls.recv(4096).decode(errors="replace"))
-            tls.sendall(b"+OK
-$11
-role:master
-")
+            tls.sendall(bytes([13, 10]).join([b"+OK", b"$11", b"role:master", b""]))
             tls.recv(4096)
     except OSError as error:
         refused.append(str(error))

@@ -18,9 +18,9 @@ const HOLD: &str = include_str!("../validators/hold_join_ports.py");
 struct Attack(Child);
 
 impl Attack {
-    fn start(lab: &Lab, addresses: u32, record: &str) -> Attack {
+    fn start(lab: &Lab, addresses: u32, each: u32, record: &str) -> Attack {
         let port = lab.cluster.spec.network.join_port.to_string();
-        let arguments = ["python3", "-c", HOLD, &port, &addresses.to_string(), record];
+        let arguments = ["python3", "-c", HOLD, &port, &addresses.to_string(), &each.to_string(), record];
         let mut attack = lab.driver().client_command(&arguments);
         let mut attack = attack.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -70,7 +70,7 @@ fn held_join_ports_keep_nobody_away() {
     lab.healthy_within(HEALTHY);
     // Nothing, a TLS record that never ends, one that is larger than any may be, and the start of a handshake.
     for record in ["", "160301200001", "160301ffff01", "hello"] {
-        let _attack = Attack::start(lab, 6, record);
+        let _attack = Attack::start(lab, 6, 20, record);
         let (start, before) = (Instant::now(), usage(lab));
         for _ in 0..3 {
             assert_eq!(unreachable_from_outside(lab), [""; 0], "{record:?}");
@@ -88,12 +88,13 @@ fn held_join_ports_keep_nobody_away() {
     for action in
         ["kill -s KILL hanode-join.service", "restart hanode-join.service", "restart hanode-join.socket"]
     {
-        let _attack = Attack::start(lab, 6, "hello");
+        let _attack = Attack::start(lab, 6, 20, "hello");
         lab.sh("node1", &format!("systemctl {action}"));
         assert_eq!(unreachable_from(lab, "node2"), [""; 0], "{action}");
     }
-    // More addresses than the join port has connections for: the nodes are served, and a node boots.
-    let attack = Attack::start(lab, 100, "");
+    // More addresses than the join port has places for: the nodes are served, and a node boots.
+    let attack = Attack::start(lab, 100, 2, "");
+    eprintln!("a hundred addresses: {:?}", unreachable_from_outside(lab));
     lab.kill(&["node3"]);
     lab.hanode(&["lab", "up"], &["--node", "node3", "--timeout-scale", "2"]);
     for _ in 0..3 {

@@ -1,6 +1,6 @@
-# Holds connections to a port of all nodes from many addresses: 20 from each address to each node, of which a node refuses
+# Holds connections to a port of all nodes from many addresses: EACH from each address to each node, of which a node refuses
 # some. A connection that a node closes is opened again, up to 50 times a second and address. Ends with its input.
-# usage: hold_join_ports.py PORT ADDRESSES RECORD
+# usage: hold_join_ports.py PORT ADDRESSES EACH RECORD
 #   RECORD: what each connection sends: hexadecimal, or "hello" for a valid start of a handshake
 import errno, select, socket, ssl, subprocess, sys, threading, time
 
@@ -14,8 +14,8 @@ def hello():
         return sent.read()
 
 
-port, count = int(sys.argv[1]), int(sys.argv[2])
-record = hello() if sys.argv[3] == "hello" else bytes.fromhex(sys.argv[3])
+port, count, connections = map(int, sys.argv[1:4])
+record = hello() if sys.argv[4] == "hello" else bytes.fromhex(sys.argv[4])
 nodes = ["192.168.18.21", "192.168.18.22", "192.168.18.23"]
 addresses = ["192.168.18.%d" % n for n in range(66, 66 + count)]
 limit = time.monotonic() + 300
@@ -45,7 +45,7 @@ def closed(s):
 
 
 def hold(source):
-    held = [(node, opened(source, node)) for node in nodes for _ in range(20)]
+    held = [(node, opened(source, node)) for node in nodes for _ in range(connections)]
     sent = set()
     while not ended.is_set() and time.monotonic() < limit:
         again = 0
