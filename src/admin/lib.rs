@@ -1,5 +1,5 @@
 //! Functions of the admin machine: the [`cluster_dir`], its certificates ([`pki`]), cloud-init [`seed`]s, expected
-//! recovery times ([`recovery_time`]), and the files of `image/` embedded in the program ([`embedded`]).
+//! recovery times ([`recovery_time`]), restarts node after node ([`restart`]), and the files of `image/` embedded in the program ([`embedded`]).
 
 #![forbid(unsafe_code)]
 
@@ -9,4 +9,5 @@ pub mod embedded;
 mod known_issues;
 pub mod pki;
 pub mod recovery_time;
+pub mod restart;
 pub mod seed;

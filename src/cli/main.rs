@@ -10,6 +10,7 @@ mod inspect;
 mod lab;
 mod plan;
 mod render;
+mod restart;
 mod seed;
 mod status;
 
@@ -56,6 +57,7 @@ enum Verb {
     Seed(seed::SeedVerb),
     Lab(lab::LabVerb),
     Status(status::Status),
+    Restart(restart::Restart),
     Inspect(inspect::Inspect),
     Docs(docs::Docs),
     /// Run one node of a lab (internal)
@@ -89,6 +91,7 @@ impl Verb {
             Verb::Seed(verb) => verb.run(),
             Verb::Lab(verb) => verb.run(),
             Verb::Status(verb) => verb.run(),
+            Verb::Restart(verb) => verb.run(),
             Verb::Inspect(verb) => verb.run(),
             Verb::Docs(verb) => verb.run(),
             Verb::LabNode { role, dir, node } => {

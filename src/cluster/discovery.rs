@@ -20,6 +20,21 @@ pub fn initialize_key(scope: &str) -> String {
     format!("/service/{scope}/initialize")
 }
 
+/// What the admin machine requests of a node; see [`crate::request`].
+pub(crate) fn request_key(scope: &str, node: &str) -> String {
+    format!("/hanode/{scope}/request/{node}")
+}
+
+/// The node's answer to it.
+pub(crate) fn answer_key(scope: &str, node: &str) -> String {
+    format!("/hanode/{scope}/answer/{node}")
+}
+
+/// Held while a node, or a command, restarts servers of the cluster.
+pub fn restart_lock_key(scope: &str) -> String {
+    format!("/hanode/{scope}/applying")
+}
+
 /// Holds the generation of a node's disk.
 pub fn generation_key(scope: &str, node: &str) -> String {
     format!("/hanode/{scope}/generation/{node}")

@@ -1,5 +1,5 @@
 //! Access to a running cluster, from a node or from the admin machine: [`access`] and the [`client`]s of the servers,
-//! the [`peer`] protocol, [`discovery`] (input of the plan) and [`health`].
+//! the [`peer`] protocol, [`request`]s to a node, [`discovery`] (input of the plan) and [`health`].
 
 #![forbid(unsafe_code)]
 
@@ -8,3 +8,4 @@ pub mod client;
 pub mod discovery;
 pub mod health;
 pub mod peer;
+pub mod request;

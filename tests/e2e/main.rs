@@ -45,6 +45,7 @@ mod old_certificates;
 mod packages;
 mod packer;
 mod recovery;
+mod restart;
 mod restore;
 mod seed_disks;
 mod selinux;

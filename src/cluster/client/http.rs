@@ -15,7 +15,7 @@ pub struct HttpClient {
     agent: ureq::Agent,
 }
 
-/// The body is null if the response is not JSON.
+/// The body is a string if the response is not JSON.
 pub struct JsonResponse {
     pub status: u16,
     pub body: Value,
@@ -87,5 +87,6 @@ impl HttpClient {
 fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<JsonResponse> {
     let status = response.status().as_u16();
     let bytes = response.body_mut().with_config().limit(MAX_BODY).read_to_vec()?;
-    Ok(JsonResponse { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
+    let text = || Value::String(String::from_utf8_lossy(&bytes).into_owned());
+    Ok(JsonResponse { status, body: serde_json::from_slice(&bytes).unwrap_or_else(|_| text()) })
 }

@@ -4,7 +4,7 @@ use super::http::HttpClient;
 use super::tls::Credentials;
 use anyhow::{Context, Result, ensure};
 use hanode_core::state::{PostgresState, Role};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -90,10 +90,32 @@ impl PatroniClient {
         ensure!(response.status == 200, "PATCH {url}: status {}", response.status);
         Ok(())
     }
+
+    /// Restarts PostgreSQL, if it awaits a restart; returns once it runs.
+    pub fn restart_if_pending(&self) -> Result<()> {
+        self.command("restart", &json!({"restart_pending": true}))
+    }
+
+    /// Makes `candidate` the leader instead of `leader`; returns once it leads.
+    pub fn switch_over(&self, leader: &str, candidate: &str) -> Result<()> {
+        self.command("switchover", &json!({"leader": leader, "candidate": candidate}))
+    }
+
+    /// The error is Patroni's own sentence.
+    fn command(&self, path: &str, body: &Value) -> Result<()> {
+        let url = format!("{}/{path}", self.base);
+        let response = self.http.post_as(&url, (USER, &self.password), body)?;
+        ensure!(response.status == 200, "Patroni: {}", sentence(&response.body));
+        Ok(())
+    }
 }
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_string()
+}
+
+fn sentence(body: &Value) -> String {
+    body.as_str().map_or_else(|| body.to_string(), |text| text.trim().to_string())
 }
 
 fn role_of(value: &Value) -> Option<Role> {
@@ -150,7 +172,6 @@ fn members_of(body: &Value) -> Result<Vec<Member>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn only_senders_in_state_streaming_stream() {

@@ -103,9 +103,12 @@ mod tests {
             found(|s| s.nodes[0].servers.postgres.awaits_restart = Some(names.clone()))
         };
         let named = of(&["max_connections", "wal_level"]);
-        let expected =
-            "node1: PostgreSQL awaits a restart, so that max_connections, wal_level takes effect; ";
+        let expected = "node1: PostgreSQL awaits a restart, so that max_connections, wal_level take effect; ";
         assert!(named[0].starts_with(expected), "{named:?}");
+        assert!(
+            of(&["wal_level"])[0]
+                .contains("so that wal_level takes effect; run `hanode restart postgres DIR`")
+        );
         assert!(of(&[])[0].starts_with("node1: PostgreSQL awaits a restart for changed parameters; "));
     }
 

@@ -110,7 +110,7 @@ pub enum ProblemKind {
     SqlDrift,
     /// PostgreSQL awaits a restart; WAL may not be archived until then
     ArchiveAwaitsRestart,
-    /// PostgreSQL awaits a restart, so that DETAIL takes effect
+    /// PostgreSQL awaits a restart, so that DETAIL takes effect; the detail is one parameter or several.
     AwaitsRestart,
     /// DETAIL more problems, which the node's report omits
     Omitted,
@@ -134,7 +134,9 @@ impl ProblemKind {
             ProblemKind::PatroniPaused => "`patronictl resume` on a node ends it",
             ProblemKind::PatroniSetting => "`patronictl edit-config` on a node changes it",
             ProblemKind::PatroniTag => "`hanode apply`, then `systemctl reload patroni` there removes it",
-            ProblemKind::AwaitsRestart => "`patronictl restart CLUSTER NODE`, the standbys first",
+            ProblemKind::AwaitsRestart | ProblemKind::ArchiveAwaitsRestart => {
+                "run `hanode restart postgres DIR` on the admin machine"
+            }
             ProblemKind::EtcdLearner => "`etcdctl member promote ID` on a node",
             ProblemKind::RedisPaused => "a failover does so for seconds, otherwise `CLIENT UNPAUSE` ends it",
             ProblemKind::RedisNeverPromoted => "`CONFIG SET replica-priority 100` there",
@@ -155,6 +157,21 @@ impl ProblemKind {
     /// Whether the cluster is healthy with it, and it is only a warning.
     pub fn is_risk(self) -> bool {
         self == ProblemKind::NoWatchdog
+    }
+
+    /// Whether PostgreSQL must not be restarted with it, node after node: a node or a server might not do without the one
+    /// that restarts.
+    pub fn blocks_restart(self) -> bool {
+        !matches!(
+            self,
+            ProblemKind::ArchiveAwaitsRestart
+                | ProblemKind::ArchiveGap
+                | ProblemKind::AwaitsRestart
+                | ProblemKind::CertificateExpires
+                | ProblemKind::ConnectionsUsed
+                | ProblemKind::PatroniSetting
+                | ProblemKind::SqlDrift
+        )
     }
 
     /// Whether it is about the space on a node's file systems.
@@ -215,7 +232,10 @@ impl Problem {
             BackupFailed => format!("{component}: the backup failed: {detail}"),
             ArchiveAwaitsRestart => "PostgreSQL awaits a restart; WAL may not be archived until then".into(),
             AwaitsRestart if detail.is_empty() => "PostgreSQL awaits a restart for changed parameters".into(),
-            AwaitsRestart => format!("PostgreSQL awaits a restart, so that {detail} takes effect"),
+            AwaitsRestart => {
+                let verb = if detail.contains(", ") { "take" } else { "takes" };
+                format!("PostgreSQL awaits a restart, so that {detail} {verb} effect")
+            }
             PatroniPaused => "Patroni is paused: no automatic failover".into(),
             PatroniTag => format!("Patroni has the tag {detail}"),
             EtcdLearner => "etcd is a learner: it has no vote".into(),

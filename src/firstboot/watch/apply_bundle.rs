@@ -9,6 +9,7 @@ use crate::start::reload::{self, Fingerprints};
 use crate::units::{self, WATCH_UNIT, down};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::etcd::EtcdLock;
+use hanode_cluster::discovery::restart_lock_key;
 use hanode_cluster::health::{self, local};
 use hanode_core::bundle::Bundle;
 use hanode_core::pki::{self, Ca, LEAVES, coverage, read};
@@ -282,7 +283,7 @@ fn wait_for_turn(old: &NodeContext) -> Result<Option<EtcdLock>> {
         );
         sleep(Duration::from_secs(1));
     }
-    let key = format!("/hanode/{}/applying", access.spec.name);
+    let key = restart_lock_key(&access.spec.name);
     let etcd = old.etcd(old.own(), PEER_TIMEOUT)?;
     match etcd.lock(&key, old.name(), HEALTHY_TIMEOUT + PEER_TIMEOUT * 10)? {
         Ok(lock) => Ok(Some(lock)),

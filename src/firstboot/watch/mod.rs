@@ -16,6 +16,7 @@ mod old_workers;
 pub(crate) mod planned_failover;
 mod read_port;
 mod reclone;
+mod requests;
 mod served_certs;
 pub(crate) mod services;
 mod stale_sessions;

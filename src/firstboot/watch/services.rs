@@ -5,7 +5,7 @@ use super::reclone::Reclone;
 use super::served_certs::ServedCertsCheck;
 use super::sync_standby::SyncStandbyCheck;
 use super::{
-    apply_bundle, declared_sql, failover_guard, findings, haproxy_watchdog, metrics, read_port,
+    apply_bundle, declared_sql, failover_guard, findings, haproxy_watchdog, metrics, read_port, requests,
     stale_sessions, storage, suspend,
 };
 use crate::backup;
@@ -87,6 +87,8 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     spawn(move || restore::watch(&shared));
     let shared = node.clone();
     spawn(move || declared_sql::watch(&shared));
+    let shared = node.clone();
+    spawn(move || requests::watch(&shared));
     space::start(&node.disk);
     selinux_denials::start(node.root());
     let socket = node.at(target.path("haproxy_socket")?);
