@@ -45,6 +45,12 @@ SELECT format('database %s %s', wanted.name, what)
 SELECT format('role %s is a superuser, and clients can log in with its password', rolname)
     FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin AND rolname NOT IN ('admin', 'dbadmin');
 {%- endif %}
+-- Slots without a consumer, other than those of the nodes' own standbys: the watcher tells these lines by their first word.
+SELECT format('slot %s %s %s', slot_name, {{ "CASE wal_status WHEN 'lost' THEN 'lost' ELSE 'inactive' END" if features.postgres_wal_keep_size is on else "'inactive'" }}, coalesce(kept, 0))
+    FROM pg_catalog.pg_replication_slots
+    CROSS JOIN LATERAL (SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::bigint) AS wal (kept)
+    WHERE NOT temporary AND slot_name NOT IN ({% for each in slots_of_nodes %}{{ each | literal }}{{ "" if loop.last else ", " }}{% endfor %})
+        AND ({{ "wal_status = 'lost' OR " if features.postgres_wal_keep_size is on else "" }}NOT active AND kept >= 64 * 1024 * 1024);
 {%- for each in declared.extensions %}
 SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = {{ each.database | literal }}) AS present \gset
 \if :present

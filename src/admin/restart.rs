@@ -48,8 +48,8 @@ fn restart_all(access: &Access, report: &dyn Fn(&str), steps: &mut Vec<Completed
     let mut status = health::collect(access)?;
     let blockers = restart_blockers(&status);
     if !blockers.is_empty() {
-        let what =
-            format!("nothing was restarted: the cluster is not healthy:\n  - {}", blockers.join("\n  - "));
+        let list: String = blockers.iter().map(|blocker| format!("\n  - {blocker}")).collect();
+        let what = format!("nothing was restarted: the cluster is not healthy:{list}");
         bail!(UserError::with_help(what, "correct that first; `hanode status` shows when it is done"));
     }
     let (lock, mut restarted) = (lock(access)?, Restarted::default());

@@ -195,6 +195,9 @@ pub struct NodeReport {
     #[serde(default)]
     pub recovery_source: bool,
     pub phase: Phase,
+    /// The node's clock when it made this report, in milliseconds since 1970; `None` in the report of an older node.
+    #[serde(default)]
+    pub clock_ms: Option<i64>,
     #[serde(default)]
     pub holds_vip: bool,
     /// Which image this node runs: target, versions, build.
@@ -262,6 +265,7 @@ impl NodeReport {
             generation: 1,
             recovery_source: false,
             phase: Phase::default(),
+            clock_ms: None,
             holds_vip: false,
             image: BTreeMap::new(),
             moved_aside: Vec::new(),

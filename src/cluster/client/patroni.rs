@@ -29,6 +29,8 @@ pub struct PatroniStatus {
     pub standbys: Vec<Standby>,
     /// The parameters that a restart would change, where this release names them; `None` without such a change.
     pub awaits_restart: Option<Vec<String>>,
+    /// It leads although etcd does not answer it, since all other members answer.
+    pub failsafe: bool,
     /// Its tags with their values, except for those without effect.
     pub tags: Vec<String>,
 }
@@ -135,6 +137,7 @@ fn status_of(body: &Value) -> Result<PatroniStatus> {
         streams: body["replication_state"].as_str().map(|state| state == "streaming"),
         standbys: body["replication"].as_array().into_iter().flatten().map(standby).collect(),
         awaits_restart: awaits_restart(body),
+        failsafe: body["failsafe_mode_is_active"] == true,
         tags: tags(&body["tags"]),
     })
 }
@@ -202,7 +205,8 @@ mod tests {
     fn pending_restarts_and_tags_are_read_from_every_release() {
         let of = |body: Value| status_of(&body).expect("a status");
         let plain = of(json!({"state": "running", "role": "replica"}));
-        assert_eq!((plain.awaits_restart, plain.tags), (None, vec![]));
+        assert_eq!((plain.awaits_restart, plain.failsafe, plain.tags), (None, false, vec![]));
+        assert!(of(json!({"state": "running", "role": "primary", "failsafe_mode_is_active": true})).failsafe);
         let old = of(json!({"state": "running", "pending_restart": true, "tags": {"nofailover": true}}));
         assert_eq!((old.awaits_restart, old.tags), (Some(vec![]), vec!["nofailover".to_string()]));
         let reason = json!({"max_connections": {"old_value": "100", "new_value": "200"}});

@@ -1,5 +1,6 @@
 //! Collects the status of all nodes in parallel. A server that does not respond is part of the status, not an error.
 
+use super::clock::ClockOffset;
 use super::servers::{self, Answers, joined};
 use super::*;
 use crate::client::patroni::Member;
@@ -42,7 +43,13 @@ fn query(
 ) -> Result<Status> {
     let (spec, report) = (&access.spec, &report);
     let (reports, answers, members, patroni, vip) = scope(|threads| {
-        let reports: Vec<_> = nodes.iter().map(|n| threads.spawn(move || report(n))).collect();
+        let timed = |node: &Node| {
+            let sent = unix_ms();
+            let report = report(node);
+            let clock = report.as_ref().ok().and_then(|report| report.clock_ms);
+            (report, clock.map(|clock| ClockOffset::of(clock, sent, unix_ms())))
+        };
+        let reports: Vec<_> = nodes.iter().map(|n| threads.spawn(move || timed(n))).collect();
         let answers: Vec<_> =
             nodes.iter().map(|n| threads.spawn(move || servers::query(access, n, STATUS_TIMEOUT))).collect();
         let members = threads.spawn(|| members(access, nodes));
@@ -52,16 +59,16 @@ fn query(
         let answers: Vec<_> = answers.into_iter().map(joined).collect();
         (reports, answers, joined(members), joined(patroni), joined(vip))
     });
-    let holds = |(node, report): (&&Node, &Result<NodeReport>)| {
+    let holds = |(node, (report, _)): (&&Node, &(Result<NodeReport>, Option<ClockOffset>))| {
         let holds = report.as_ref().is_ok_and(|report| report.holds_vip);
         (holds && spec.network.vip_mode == VipMode::Vrrp).then(|| node.name.clone())
     };
     let holders = nodes.iter().zip(&reports).filter_map(holds).collect();
     let redis_primary = redis_primary(spec, &answers);
-    let status = |((node, report), answers): ((&&Node, Result<NodeReport>), Answers)| {
+    let status = |((node, (report, clock)), answers): ((&&Node, _), Answers)| {
         let mut servers = answers.servers;
         servers.postgres = servers.postgres.with_members(&node.name, &members);
-        node_status(node, report, servers)
+        NodeStatus { clock, ..node_status(node, report, servers) }
     };
     Ok(Status {
         schema: SCHEMA,
@@ -86,6 +93,7 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
         name: node.name.clone(),
         address: node.address,
         phase: Phase::Unreachable,
+        clock: None,
         bundle_generation: None,
         spec_hash: None,
         image: BTreeMap::new(),
@@ -128,6 +136,12 @@ fn node_status(node: &Node, report: Result<NodeReport>, servers: Servers) -> Nod
             NodeStatus { problems: vec![problem], ..unreachable }
         }
     }
+}
+
+/// Milliseconds since 1970.
+fn unix_ms() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A load balancer may not forward the port of the health probe, so its client ports are checked.

@@ -1,6 +1,7 @@
 //! Health of the cluster: [`collect`] queries all nodes, [`find_problems`] evaluates the result (pure), [`table`] and
 //! [`metrics`] format it. [`local`] checks the services of one node.
 
+mod clock;
 mod collect;
 mod disk_space;
 mod haproxy_view;
@@ -96,6 +97,9 @@ pub struct NodeStatus {
     pub name: String,
     pub(crate) address: IpAddr,
     pub phase: Phase,
+    /// `None` if the node is unreachable or older.
+    #[serde(default)]
+    pub(crate) clock: Option<clock::ClockOffset>,
     pub(crate) bundle_generation: Option<u64>,
     pub(crate) spec_hash: Option<String>,
     pub(crate) image: BTreeMap<String, String>,
@@ -165,6 +169,9 @@ pub struct PostgresStatus {
     /// The parameters that a restart would change, if Patroni names them; `None` without such a change.
     #[serde(default)]
     pub(crate) awaits_restart: Option<Vec<String>>,
+    /// It leads although etcd does not answer its Patroni.
+    #[serde(default)]
+    pub(crate) failsafe: bool,
     /// Patroni's tags that have an effect; hanode sets none.
     #[serde(default)]
     pub(crate) tags: Vec<String>,

@@ -40,6 +40,9 @@ fn of_node(node: &NodeStatus) -> Vec<Problem> {
     if let Some(parameters) = &servers.postgres.awaits_restart {
         add(Component::Postgres, ProblemKind::AwaitsRestart, parameters.join(", "));
     }
+    if servers.postgres.failsafe {
+        add(Component::Patroni, ProblemKind::PatroniFailsafe, String::new());
+    }
     for tag in &servers.postgres.tags {
         add(Component::Patroni, ProblemKind::PatroniTag, tag.clone());
     }
@@ -91,6 +94,11 @@ mod tests {
                 "Patroni's setting synchronous_mode is missing, but hanode wrote true; `patronictl edit-config` on a \
                  node changes it"
             ]
+        );
+        let failsafe = found(|s| s.nodes[0].servers.postgres.failsafe = true);
+        assert!(
+            failsafe[0].starts_with("node1: Patroni is in failsafe mode: it leads without etcd; "),
+            "{failsafe:?}"
         );
         let tag = found(|s| s.nodes[1].servers.postgres.tags.push("nofailover".into()));
         assert!(tag[0].starts_with("node2: Patroni has the tag nofailover; "), "{tag:?}");

@@ -1,7 +1,7 @@
 //! The problems of a cluster, found in its status (pure). A problem of a single node starts with its name.
 
 use super::{
-    NodeStatus, Problem, ProblemKind, Role, Status, disk_space, haproxy_view, modes, selinux, storage,
+    NodeStatus, Problem, ProblemKind, Role, Status, clock, disk_space, haproxy_view, modes, selinux, storage,
 };
 use crate::client::etcd::KvHash;
 use hanode_core::spec::{Spec, VipMode};
@@ -16,6 +16,7 @@ pub(crate) fn find_problems(spec: &Spec, bundle_generation: u64, status: &Status
     problems.extend(storage::problems(status));
     problems.extend(disk_space::problems(status));
     problems.extend(selinux::problems(status));
+    problems.extend(clock::problems(&status.nodes));
     config_drift(spec, bundle_generation, status, &mut problems);
     etcd(status, &mut problems);
     postgres(spec, status, &mut problems);

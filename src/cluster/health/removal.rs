@@ -34,7 +34,7 @@ pub fn blockers(spec: &Spec, status: &Status, node: &str) -> Vec<String> {
 }
 
 fn etcd(spec: &Spec, others: &[&NodeStatus], blockers: &mut Vec<String>) {
-    let healthy = others.iter().filter(|n| n.servers.etcd.healthy).count();
+    let healthy = others.iter().filter(|n| n.servers.etcd.healthy && !n.servers.etcd.learner).count();
     if healthy < spec.majority() {
         let needed = spec.majority();
         blockers

@@ -127,8 +127,12 @@ pub(super) fn joined<T>(thread: ScopedJoinHandle<T>) -> T {
 fn etcd(access: &Access, node: &Node, timeout: Duration) -> EtcdStatus {
     let query = || -> Result<etcd::MemberStatus> {
         let etcd = access.etcd(node, timeout)?;
-        etcd.members().context("no quorum")?;
-        etcd.status()
+        let status = etcd.status()?;
+        // A learner answers no other query.
+        if !status.learner {
+            etcd.members().context("no quorum")?;
+        }
+        Ok(status)
     };
     match query() {
         Ok(status) => EtcdStatus {
@@ -155,8 +159,8 @@ fn postgres(access: &Access, node: &Node, timeout: Duration) -> PostgresStatus {
             PostgresState::Running if streams(access, node, &status, timeout)? => PostgresState::Streaming,
             state => state,
         };
-        let (role, awaits_restart, tags) = (status.role, status.awaits_restart, status.tags);
-        Ok(PostgresStatus { role, state, awaits_restart, tags, ..PostgresStatus::unlisted(None) })
+        let PatroniStatus { role, awaits_restart, failsafe, tags, .. } = status;
+        Ok(PostgresStatus { role, state, awaits_restart, failsafe, tags, ..PostgresStatus::unlisted(None) })
     };
     query().unwrap_or_else(|error| PostgresStatus::unlisted(Some(format!("{error:#}"))))
 }
@@ -187,6 +191,7 @@ impl PostgresStatus {
             timeline: None,
             lag: None,
             awaits_restart: None,
+            failsafe: false,
             tags: Vec::new(),
             error,
         }

@@ -25,6 +25,7 @@ pub(crate) fn healthy(spec: &Spec) -> Status {
         name: n.name.clone(),
         address: n.address,
         phase: Phase::InService,
+        clock: None,
         bundle_generation: Some(1),
         spec_hash: None,
         image: Default::default(),
@@ -83,5 +84,6 @@ fn postgres(node: &str) -> PostgresStatus {
         _ => (Role::Replica, PostgresState::Streaming),
     };
     let (timeline, lag, awaits_restart, error) = (None, None, None, None);
-    PostgresStatus { role: Some(role), state, timeline, lag, awaits_restart, tags: vec![], error }
+    let (role, failsafe, tags) = (Some(role), false, vec![]);
+    PostgresStatus { role, state, timeline, lag, awaits_restart, failsafe, tags, error }
 }

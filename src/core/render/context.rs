@@ -91,6 +91,8 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("postgres_sources", &postgres_sources(spec));
     context.insert("rest_readers", &rest_readers(spec));
     context.insert("replication_slot", &replication_slot(&node.name));
+    let of_nodes: Vec<String> = spec.nodes.iter().map(|node| replication_slot(&node.name)).collect();
+    context.insert("slots_of_nodes", &of_nodes);
     context.insert("read_max_lag", &spec.postgres.read_limit().as_secs());
     context.insert("backup", &backup(input)?);
     context.insert("restore", &restore(input));

@@ -60,6 +60,8 @@ pub enum ProblemKind {
     NoSyncStandby,
     /// Patroni is paused: no automatic failover
     PatroniPaused,
+    /// Patroni is in failsafe mode: it leads without etcd
+    PatroniFailsafe,
     /// The detail is the setting in etcd and what hanode wrote there.
     PatroniSetting,
     /// Patroni has the tag DETAIL
@@ -92,6 +94,14 @@ pub enum ProblemKind {
     RedisSetting,
     /// no node holds the virtual IP DETAIL
     VipUnheld,
+    /// Keepalived is in fault state, although HAProxy answers: it does not take the virtual IP
+    KeepalivedFault,
+    /// The detail is by how much the node's clock differs.
+    ClockDiffers,
+    /// replication slot DETAIL: its name and how much WAL it keeps without a consumer.
+    SlotInactive,
+    /// replication slot DETAIL is lost: WAL that it needs was removed
+    SlotLost,
     /// node1 and node2 hold the virtual IP; the detail is the whole sentence.
     VipHeldTwice,
     /// HAProxy does not answer on DETAIL
@@ -132,12 +142,21 @@ impl ProblemKind {
             }
             ProblemKind::CertificateExpires => "run `hanode certs renew`",
             ProblemKind::PatroniPaused => "`patronictl resume` on a node ends it",
+            ProblemKind::PatroniFailsafe => {
+                "repair etcd: nothing is written once another node does not answer either"
+            }
             ProblemKind::PatroniSetting => "`patronictl edit-config` on a node changes it",
             ProblemKind::PatroniTag => "`hanode apply`, then `systemctl reload patroni` there removes it",
             ProblemKind::AwaitsRestart | ProblemKind::ArchiveAwaitsRestart => {
                 "run `hanode restart postgres DIR` on the admin machine"
             }
             ProblemKind::EtcdLearner => "`etcdctl member promote ID` on a node",
+            ProblemKind::KeepalivedFault => "see `journalctl -u keepalived` there",
+            ProblemKind::ClockDiffers => "see `chronyc sources` there",
+            ProblemKind::SlotInactive => {
+                "start what reads it, or drop it with `SELECT pg_drop_replication_slot('NAME')`"
+            }
+            ProblemKind::SlotLost => "drop it, create it again, and copy its consumer's data anew",
             ProblemKind::RedisPaused => "a failover does so for seconds, otherwise `CLIENT UNPAUSE` ends it",
             ProblemKind::RedisNeverPromoted => "`CONFIG SET replica-priority 100` there",
             ProblemKind::SentinelSetting => "`systemctl restart` its unit there",
@@ -170,6 +189,8 @@ impl ProblemKind {
                 | ProblemKind::CertificateExpires
                 | ProblemKind::ConnectionsUsed
                 | ProblemKind::PatroniSetting
+                | ProblemKind::SlotInactive
+                | ProblemKind::SlotLost
                 | ProblemKind::SqlDrift
         )
     }
@@ -237,6 +258,7 @@ impl Problem {
                 format!("PostgreSQL awaits a restart, so that {detail} {verb} effect")
             }
             PatroniPaused => "Patroni is paused: no automatic failover".into(),
+            PatroniFailsafe => "Patroni is in failsafe mode: it leads without etcd".into(),
             PatroniTag => format!("Patroni has the tag {detail}"),
             EtcdLearner => "etcd is a learner: it has no vote".into(),
             RedisPaused => "Redis: clients that write are paused".into(),
@@ -272,6 +294,13 @@ impl Problem {
             ConnectionsUsed => format!("HAProxy has {detail} in use"),
             NoWatchdog => format!("PostgreSQL has no active watchdog: {detail}"),
             RedisSetting => format!("Redis runs with {detail}"),
+            KeepalivedFault => {
+                "Keepalived is in fault state, although HAProxy answers: it does not take the virtual IP"
+                    .into()
+            }
+            ClockDiffers => format!("its clock differs by {detail} from those of other nodes"),
+            SlotInactive => format!("replication slot {detail}"),
+            SlotLost => format!("replication slot {detail} is lost: WAL that it needs was removed"),
             VipUnheld => format!("no node holds the virtual IP {detail}"),
             VipUnanswered => format!("HAProxy does not answer on {detail}"),
         }

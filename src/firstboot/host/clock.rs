@@ -1,11 +1,18 @@
-//! Time since the machine started, and CPU time of this process.
+//! Time since the machine started, time of day, and CPU time of this process.
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) fn uptime_ms() -> u64 {
     let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
     since_boot.map_or(0, |t| t.tv_sec() as u64 * 1000 + t.tv_nsec() as u64 / 1_000_000)
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_ms() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The age of a value that was saved at `saved_ms` since boot; fails if it is from another boot, or older than `max_age_ms`.

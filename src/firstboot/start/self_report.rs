@@ -3,6 +3,7 @@
 use super::effects::Executor;
 use crate::disk;
 use crate::haproxy_view;
+use crate::host::clock;
 use crate::host::machine::Machine;
 use crate::node::NodeContext;
 use crate::selinux;
@@ -67,6 +68,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         generation: recorded.generation,
         recovery_source: recorded.recovery_source,
         phase: state.phase,
+        clock_ms: Some(clock::unix_ms()),
         holds_vip: Machine::read()?.has_address(config.spec.network.vip),
         image: config.image.clone(),
         moved_aside: disk.moved_aside()?,
@@ -78,7 +80,7 @@ pub(crate) fn own_report(node: &NodeContext) -> Result<NodeReport> {
         backup: crate::backup::last_report(node),
         sql_drift: declared_sql::last_drift(node),
         problems: problems(state),
-        findings: findings::last_found(node),
+        findings: findings::last_found(node).into_iter().chain(declared_sql::last_slots(node)).collect(),
     })
 }
 

@@ -8,6 +8,7 @@ use crate::backup;
 use crate::host::systemd::Systemd;
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
+use hanode_core::state::{Component, Problem, ProblemKind};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::thread::sleep;
@@ -30,15 +31,23 @@ const MAX_LINE: usize = 300;
 struct Report {
     at: i64,
     drift: Vec<String>,
+    #[serde(default)]
+    slots: Vec<Problem>,
 }
 
 /// The differences of the last check, if this node leads.
 pub(crate) fn last_drift(node: &NodeContext) -> Vec<String> {
-    let read = || -> Option<Report> {
-        let report: Report = serde_json::from_slice(&std::fs::read(node.at(REPORT_FILE)).ok()?).ok()?;
-        (backup::now() - report.at <= MAX_REPORT_AGE).then_some(report)
-    };
-    read().map(|report| report.drift).unwrap_or_default()
+    last_report(node).map(|report| report.drift).unwrap_or_default()
+}
+
+/// The replication slots that nothing reads, if this node leads.
+pub(crate) fn last_slots(node: &NodeContext) -> Vec<Problem> {
+    last_report(node).map(|report| report.slots).unwrap_or_default()
+}
+
+fn last_report(node: &NodeContext) -> Option<Report> {
+    let report: Report = serde_json::from_slice(&std::fs::read(node.at(REPORT_FILE)).ok()?).ok()?;
+    (backup::now() - report.at <= MAX_REPORT_AGE).then_some(report)
 }
 
 /// Runs until the process ends.
@@ -127,8 +136,11 @@ impl Watcher<'_> {
         Ok(lines.map(|line| line.chars().filter(|c| !c.is_control()).take(MAX_LINE).collect()).collect())
     }
 
-    fn report(&self, drift: Vec<String>) -> Result<()> {
-        let report = Report { at: backup::now(), drift };
+    /// `lines`: what the SQL prints, or its error.
+    fn report(&self, lines: Vec<String>) -> Result<()> {
+        let slots = lines.iter().filter_map(|line| slot_problem(line)).collect();
+        let drift = lines.into_iter().filter(|line| slot_problem(line).is_none()).collect();
+        let report = Report { at: backup::now(), drift, slots };
         Ok(self.node.tree()?.replace(REPORT_FILE, &serde_json::to_vec(&report)?, 0o644, None)?)
     }
 }
@@ -138,6 +150,23 @@ fn all_peers_agree(node: &NodeContext) -> bool {
     node.all_peers(REQUEST_TIMEOUT, |report| {
         report.spec_hash == hash && report.bundle_generation == generation
     })
+}
+
+/// A line such as `slot audit inactive 83886080`.
+fn slot_problem(line: &str) -> Option<Problem> {
+    let mut words = line.strip_prefix("slot ")?.split(' ');
+    let (name, state, bytes) = (words.next()?, words.next()?, words.next()?.parse::<u64>().ok()?);
+    let problem = match state {
+        "lost" => Problem::new(ProblemKind::SlotLost, name),
+        _ => {
+            let kept = bytes >> 20;
+            Problem::new(
+                ProblemKind::SlotInactive,
+                format!("{name} has no consumer and keeps {kept} MB of WAL"),
+            )
+        }
+    };
+    Some(problem.component(Component::Postgres))
 }
 
 /// The message of psql without file and line. The lines that follow it quote the statement, which has verifiers.
@@ -151,6 +180,21 @@ fn first_error(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_are_problems_of_their_own() {
+        let of = |line: &str| slot_problem(line).map(|problem| problem.to_string());
+        let inactive = of("slot audit inactive 83886080").unwrap();
+        assert!(
+            inactive.starts_with("replication slot audit has no consumer and keeps 80 MB of WAL; "),
+            "{inactive}"
+        );
+        assert!(
+            of("slot audit lost 0").unwrap().starts_with("replication slot audit is lost: WAL that it needs")
+        );
+        assert_eq!(of("role app does not exist"), None);
+        assert_eq!(of("slot audit"), None);
+    }
 
     #[test]
     fn an_error_of_psql_is_shown_without_its_statement() {

@@ -1,7 +1,7 @@
 //! Problems that do not keep a node from service, such as a setting that the next start loses. They are in the node's
 //! report, which reads a file in memory, so that a server that hangs does not delay it.
 
-use super::{connection_use, haproxy_socket};
+use super::{connection_use, haproxy_socket, keepalived_state};
 use crate::host::clock::{recent_age_ms, uptime_ms};
 use crate::host::machine::is_container;
 use crate::node::NodeContext;
@@ -29,8 +29,10 @@ struct Saved {
 
 /// Checks until the process ends.
 pub(super) fn watch(node: &NodeContext) {
+    let mut keepalived = keepalived_state::FaultCheck::default();
     loop {
-        if let Err(error) = save(node, find(node)) {
+        let found = find(node).into_iter().chain(keepalived.check(node));
+        if let Err(error) = save(node, found.collect()) {
             tracing::debug!("{FILE}: {error:#}");
         }
         sleep(CHECK_INTERVAL);

@@ -11,6 +11,7 @@ pub(crate) mod findings;
 mod haproxy_socket;
 pub(crate) mod haproxy_watchdog;
 pub(crate) mod join_port;
+mod keepalived_state;
 pub(crate) mod metrics;
 mod old_workers;
 pub(crate) mod planned_failover;

@@ -75,6 +75,7 @@ mod tests {
             streams: None,
             standbys: standbys.iter().map(standby).collect(),
             awaits_restart: None,
+            failsafe: false,
             tags: vec![],
         }
     }

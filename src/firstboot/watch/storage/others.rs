@@ -197,6 +197,7 @@ mod tests {
             streams: None,
             standbys: Vec::new(),
             awaits_restart: None,
+            failsafe: false,
             tags: vec![],
         };
         let redis = Replication { role: Some(RedisRole::Replica), linked: true, ..Replication::default() };

@@ -1,1 +1,1 @@
-../../../../debian-13/root/etc/patroni/drift.sql
+../../../../ubuntu-20.04/root/etc/patroni/drift.sql

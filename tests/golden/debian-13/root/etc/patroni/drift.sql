@@ -26,3 +26,9 @@ SELECT format('database %s %s', wanted.name, what)
 -- The rules in pg_hba.conf name roles, so they do not know other superusers.
 SELECT format('role %s is a superuser, and clients can log in with its password', rolname)
     FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin AND rolname NOT IN ('admin', 'dbadmin');
+-- Slots without a consumer, other than those of the nodes' own standbys: the watcher tells these lines by their first word.
+SELECT format('slot %s %s %s', slot_name, CASE wal_status WHEN 'lost' THEN 'lost' ELSE 'inactive' END, coalesce(kept, 0))
+    FROM pg_catalog.pg_replication_slots
+    CROSS JOIN LATERAL (SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::bigint) AS wal (kept)
+    WHERE NOT temporary AND slot_name NOT IN ('node1', 'node2', 'node3')
+        AND (wal_status = 'lost' OR NOT active AND kept >= 64 * 1024 * 1024);
