@@ -1,5 +1,6 @@
 //! The command line, one file per verb: each declares its arguments and calls the crate that does the work.
 
+mod backup;
 mod bake;
 mod build;
 mod certs;
@@ -56,6 +57,7 @@ enum Verb {
     Bake(bake::Bake),
     Seed(seed::SeedVerb),
     Lab(lab::LabVerb),
+    Backup(backup::BackupVerb),
     Status(status::Status),
     Restart(restart::Restart),
     Inspect(inspect::Inspect),
@@ -90,6 +92,7 @@ impl Verb {
             Verb::Bake(verb) => verb.run(),
             Verb::Seed(verb) => verb.run(),
             Verb::Lab(verb) => verb.run(),
+            Verb::Backup(verb) => verb.run(),
             Verb::Status(verb) => verb.run(),
             Verb::Restart(verb) => verb.run(),
             Verb::Inspect(verb) => verb.run(),

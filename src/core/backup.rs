@@ -2,11 +2,18 @@
 //!
 //! All times are seconds since 1970.
 
-use crate::restore::{RestoreRecord, WalPosition, position_of};
+mod info;
+mod rdb;
+mod verification;
+
+use crate::restore::RestoreRecord;
 use crate::state::{Component, Problem, ProblemKind};
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+pub use info::{BackupInfo, PartInfo, parse_info};
+pub use rdb::RdbCheck;
+pub use verification::damage;
 
 /// A full backup at least this often; the ones between contain the differences from it.
 const FULL_INTERVAL: i64 = 7 * 86_400;
@@ -184,6 +191,13 @@ pub struct ArchiveQueue {
     pub dropped: Option<i64>,
 }
 
+/// A backup that a node makes now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    pub server: Server,
+    pub since: i64,
+}
+
 /// A node's report about backups.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct BackupReport {
@@ -195,6 +209,8 @@ pub struct BackupReport {
     /// On PostgreSQL's leader: it awaits a restart, without which `archive_mode` may be off.
     #[serde(default)]
     pub awaits_restart: bool,
+    #[serde(default)]
+    pub running: Option<Running>,
     /// The restore with which this cluster began.
     #[serde(default)]
     pub restore: Option<RestoreRecord>,
@@ -241,75 +257,6 @@ pub fn problems(reports: &[(&str, &BackupReport)], archive_timeout: u32) -> Vec<
         }
     }
     found
-}
-
-/// The backups of one stanza in pgBackRest's `info --output=json`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BackupInfo {
-    pub label: String,
-    pub full: bool,
-    pub started: i64,
-    pub finished: i64,
-    pub bytes: u64,
-    /// Errors such as pages with a wrong checksum.
-    pub damaged: bool,
-    /// The first WAL segment that it needs.
-    pub start_wal: Option<WalPosition>,
-    /// Where its WAL ends.
-    pub stop_lsn: Option<u64>,
-    /// The directory of its WAL in the archive of the stanza.
-    pub archive: Option<String>,
-}
-
-/// What a repository has of one stanza.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct PartInfo {
-    /// Oldest first.
-    pub backups: Vec<BackupInfo>,
-    /// Why pgBackRest cannot read it.
-    pub fault: Option<String>,
-}
-
-/// pgBackRest's status code of a repository that it cannot read.
-const STATUS_OTHER: i64 = 99;
-/// Upper bound on the length of an error; it may have bytes of an encrypted file.
-const MAX_FAULT: usize = 300;
-
-/// The parts of a repository, by stanza.
-pub fn parse_info(text: &[u8]) -> Result<BTreeMap<String, PartInfo>> {
-    // An error message may have bytes of a file that cannot be decrypted.
-    let text: String =
-        String::from_utf8_lossy(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let list: Vec<serde_json::Value> =
-        serde_json::from_str(&text).context("pgBackRest's list of backups cannot be parsed")?;
-    let archive = |of: &serde_json::Value, backup: &serde_json::Value| {
-        let archives = of["archive"].as_array()?;
-        let found = archives.iter().find(|archive| archive["database"]["id"] == backup["database"]["id"])?;
-        Some(found["id"].as_str()?.to_string())
-    };
-    let backup = |of: &serde_json::Value, value: &serde_json::Value| {
-        Some(BackupInfo {
-            label: value["label"].as_str()?.into(),
-            full: value["type"] == "full",
-            started: value["timestamp"]["start"].as_i64()?,
-            finished: value["timestamp"]["stop"].as_i64()?,
-            bytes: value["info"]["repository"]["delta"].as_u64().unwrap_or_default(),
-            damaged: value["error"].as_bool().unwrap_or_default(),
-            start_wal: value["archive"]["start"].as_str().and_then(WalPosition::parse),
-            stop_lsn: value["lsn"]["stop"].as_str().and_then(position_of),
-            archive: archive(of, value),
-        })
-    };
-    let stanza = |value: &serde_json::Value| {
-        let backups = value["backup"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let backups = backups.iter().filter_map(|listed| backup(value, listed)).collect();
-        let status = value["repo"].as_array()?.iter().map(|repository| &repository["status"]);
-        let fault =
-            status.filter(|status| status["code"] == STATUS_OTHER).find_map(|s| s["message"].as_str());
-        let fault = fault.map(|message| message.chars().filter(char::is_ascii).take(MAX_FAULT).collect());
-        Some((value["name"].as_str()?.to_string(), PartInfo { backups, fault }))
-    };
-    Ok(list.iter().filter_map(stanza).collect())
 }
 
 /// The path of a snapshot of Redis in the repository. Paths of a stanza sort by time.

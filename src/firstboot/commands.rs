@@ -11,6 +11,7 @@ use crate::watch::{apply_bundle, haproxy_watchdog, join_port, metrics, planned_f
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use hanode_cluster::health::{self, StatusFormat};
+use hanode_cluster::repository;
 use hanode_core::gate::Service;
 use hanode_core::plan;
 use hanode_util::{terminal, user_error};
@@ -53,7 +54,12 @@ enum Verb {
     ServeReports,
     /// Make the backups that are due on this node (hanode-backup.service)
     #[command(hide = true)]
-    Backup,
+    MakeBackup,
+    /// Show and verify the backups in the repository
+    Backup {
+        #[command(subcommand)]
+        verb: BackupVerb,
+    },
     /// Record that a backup is due (hanode-backup-due.service)
     #[command(hide = true)]
     BackupDue,
@@ -110,6 +116,25 @@ Without these options it prints what would be lost and changes nothing.")]
         /// and list what prevents it
         #[arg(long, value_name = "NODE", num_args = 0..=1)]
         can_remove: Option<Option<String>>,
+    },
+}
+
+#[derive(Subcommand)]
+enum BackupVerb {
+    /// List the backups of PostgreSQL and the snapshots of Redis
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read all backups, WAL and snapshots; exit 1 if anything is damaged or missing
+    Verify {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Part of the repository [default: the newest one of the cluster]
+        #[arg(long, value_name = "PART")]
+        part: Option<String>,
     },
 }
 
@@ -177,7 +202,8 @@ fn dispatch(verb: &Verb) -> Result<ExitCode> {
         Verb::Gate { service } => gate::pass(&node()?, (*service).into())?,
         Verb::Watch => services::watch(node()?)?,
         Verb::ServeReports => join_port::serve(root)?,
-        Verb::Backup => backup::run::run(&node()?)?,
+        Verb::MakeBackup => backup::run::run(&node()?)?,
+        Verb::Backup { verb } => return show_backups(&node()?, verb),
         Verb::BackupDue => backup::record_due(&node()?)?,
         Verb::ServeMetrics => metrics::serve(root)?,
         Verb::ProbeHealth { port } => {
@@ -219,6 +245,25 @@ fn show_removal(own: &NodeContext, node: Option<&str>, json: bool) -> Result<Exi
 /// Whether HAProxy reports that this node can serve clients.
 fn haproxy_is_healthy(port: u16) -> bool {
     haproxy_watchdog::probe(port).is_ok_and(|status| status == 200)
+}
+
+fn show_backups(node: &NodeContext, verb: &BackupVerb) -> Result<ExitCode> {
+    let repository = backup::pgbackrest::repository(node)?;
+    let (json, text, intact) = match verb {
+        BackupVerb::List { json } => {
+            let listing = repository::list(&repository)?;
+            (json.then(|| serde_json::to_string_pretty(&listing)), listing.text(), true)
+        }
+        BackupVerb::Verify { json, part } => {
+            let found = repository::verify(&repository, part.as_deref(), backup::now())?;
+            (json.then(|| serde_json::to_string_pretty(&found)), found.text(), found.intact)
+        }
+    };
+    match json {
+        Some(json) => println!("{}", terminal::json(&json?)),
+        None => println!("{}", terminal::lines(&text)),
+    }
+    Ok(exit_code(intact))
 }
 
 fn show_plan(node: &NodeContext, json: bool) -> Result<()> {

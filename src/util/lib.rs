@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bytes;
 pub mod command;
 pub mod file_tree;
 pub mod interrupt;

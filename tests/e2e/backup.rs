@@ -1,6 +1,7 @@
 //! Backups of a running cluster: real pgBackRest, into a file system that all nodes mount, and into a server of the S3
 //! protocol behind TLS.
 
+use crate::backup_commands::the_admin_machine_lists_makes_and_verifies_backups;
 use crate::common::programs::hanode;
 use crate::support::lab::{Lab, NODES, eventually, no_acknowledged_write_is_lost, output, until};
 use crate::support::{Workdir, build, fixture, workdir};
@@ -72,10 +73,13 @@ fn a_cluster_backs_up_both_servers_and_continues_after_a_failover() {
     assert_eq!(plain, "", "{}", repository.display());
     assert!(!lab.sh(&leader, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '").contains(&key_of(&lab)));
 
+    the_admin_machine_lists_makes_and_verifies_backups(&lab);
+    let first = Server::ALL.map(|server| completed(&lab, server).unwrap());
+
     let load = lab.load();
     make_due(&lab);
     let second = completed_after(&lab, Server::Postgres, first[0].started);
-    assert!(second.label.contains("F_") && second.full_started == first[0].started, "{second:?}");
+    assert!(second.label.contains("F_") && second.full_started == first[0].full_started, "{second:?}");
 
     // The power cut of the leader in the middle of a backup: the schedule continues on the new leader.
     make_due(&lab);

@@ -11,6 +11,7 @@ mod support;
 mod admin_errors;
 mod application;
 mod backup;
+mod backup_commands;
 mod bake;
 mod build_centos;
 mod build_ubuntu;

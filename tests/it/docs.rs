@@ -190,7 +190,7 @@ fn help(program: &Path, verbs: &[&str]) -> Option<String> {
 fn takes(program: &Path, command: &str) -> Result<(), String> {
     let words: Vec<_> = command.split_whitespace().skip(1).take_while(|word| *word != "--").collect();
     let verb = words.first().copied().unwrap_or_default();
-    let verbs = if matches!(verb, "lab" | "certs" | "restart") { 2 } else { 1 };
+    let verbs = if matches!(verb, "lab" | "certs" | "restart" | "backup") { 2 } else { 1 };
     let verbs: Vec<_> = words.iter().copied().take(verbs).filter(|word| !word.starts_with('-')).collect();
     let help = help(program, &verbs).ok_or_else(|| format!("no verb {verbs:?}"))?;
     let known: BTreeSet<_> = help.split(|c: char| !(c.is_alphanumeric() || c == '-')).collect();

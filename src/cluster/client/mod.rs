@@ -6,6 +6,7 @@ pub(crate) mod etcd_peer;
 pub mod haproxy;
 pub mod http;
 pub mod patroni;
+pub mod pgbackrest;
 pub mod redis;
 pub mod sentinel;
 pub mod tls;

@@ -3,8 +3,9 @@
 use super::{RenderInput, declared, firewall, limits, parameters, sizing, sql};
 use crate::plan::Action;
 use crate::redis_parameters;
+use crate::secrets::Secrets;
 use crate::sentinel::Settings;
-use crate::spec::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Repository, Spec};
+use crate::spec::{Backup, ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Repository, Spec};
 use anyhow::{Context, Result, ensure};
 use hanode_util::user_error::UserError;
 use serde::Serialize;
@@ -222,7 +223,11 @@ fn backup(input: &RenderInput) -> Result<serde_json::Value> {
             "remove [backup], or use another target",
         )
     );
-    let secrets = input.secrets;
+    repository(backup, input.secrets)
+}
+
+/// `[backup]` with its secrets.
+pub(super) fn repository(backup: &Backup, secrets: &Secrets) -> Result<serde_json::Value> {
     let mut view = serde_json::json!({
         "enabled": true,
         "endpoint": backup.endpoint.as_deref().unwrap_or_default(),

@@ -19,7 +19,7 @@ use crate::pki::{Ca, read};
 use crate::plan::Plan;
 use crate::restore::RestoreChoice;
 use crate::secrets::Secrets;
-use crate::spec::Spec;
+use crate::spec::{Backup, Spec};
 use crate::state::Component;
 use crate::target::{FileRule, Target};
 use anyhow::Result;
@@ -87,6 +87,15 @@ struct RenderInput<'a> {
     secrets: &'a Secrets,
     crl: &'a CrlInput,
     restore: Option<&'a RestoreChoice>,
+}
+
+/// pgBackRest's settings outside the nodes.
+pub fn pgbackrest_settings(templates: &Templates, backup: &Backup, secrets: &Secrets) -> Result<String> {
+    passwords::check(secrets)?;
+    let mut context = tera::Context::new();
+    context.insert("node", &serde_json::json!({ "name": "the admin machine" }));
+    context.insert("backup", &context::repository(backup, secrets)?);
+    templates::fill(&templates.engine()?, "pgbackrest.conf", &context)
 }
 
 impl<'a> Renderer<'a> {

@@ -1,7 +1,7 @@
 //! What the repository has for a request: the part, the backup, and how far its WAL goes.
 
 use super::request::{Moment, PartOf, RestoreRequest, part_time};
-use super::wal::{ArchivedWal, Reach};
+use super::wal::{ArchivedWal, Reach, WalPosition};
 use super::{RedisRestored, RedisSnapshot};
 use crate::backup::{BackupInfo, PartInfo, time};
 use serde::{Deserialize, Serialize};
@@ -127,14 +127,20 @@ pub fn choose(
     if matches!(request.moment, Moment::Time(micros) if micros.div_euclid(1_000_000) > now) {
         return Err(NotRestorable::Future { moment });
     }
-    let mut suitable = info.backups.iter().filter(|backup| is_before(backup, &request.moment));
+    let before = info.backups.iter().filter(|backup| is_before(backup, &request.moment));
+    let mut suitable = before
+        .filter_map(|backup| Some((backup, backup.start_wal?)))
+        .filter(|(_, start)| wal.is_followed(*start));
     // Where a restore point is, only its WAL shows: start from the oldest backup.
     let backup = match request.moment {
         Moment::Name(_) => suitable.next(),
         _ => suitable.next_back(),
     };
-    let Some((backup, start)) = backup.and_then(|backup| Some((backup, backup.start_wal?))) else {
-        let first = info.backups.iter().find(|backup| !backup.damaged);
+    let Some((backup, start)) = backup else {
+        let usable = |backup: &&BackupInfo| {
+            !backup.damaged && backup.start_wal.is_some_and(|start| wal.is_followed(start))
+        };
+        let first = info.backups.iter().find(usable);
         let first = first.map_or("it has none".to_string(), |backup| {
             format!("the first one was complete at {}", time::text(backup.finished))
         });
@@ -189,7 +195,48 @@ fn check_reach(request: &RestoreRequest, part: &str, reach: &Reach) -> Result<()
 /// The newest snapshot of Redis at or before the moment, given as seconds since 1970. `names`: the files in the
 /// part's directory `dir`.
 pub fn choose_snapshot<'a>(dir: &str, names: impl Iterator<Item = &'a str>, moment: i64) -> RedisRestored {
-    let at = |name: &'a str| Some((part_time(&format!("-{}", name.strip_suffix(".rdb")?))?, name));
+    let at = |name: &'a str| Some((snapshot_time(name)?, name));
     let newest = names.filter_map(at).filter(|(at, _)| *at <= moment).max();
     RedisRestored { snapshot: newest.map(|(at, name)| RedisSnapshot { path: format!("{dir}/{name}"), at }) }
+}
+
+/// When the snapshot of this file name was complete, in seconds since 1970.
+pub fn snapshot_time(name: &str) -> Option<i64> {
+    part_time(&format!("-{}", name.strip_suffix(".rdb")?))
+}
+
+/// What the archive lacks: the WAL without which a backup is useless, and the moments that no restore reaches.
+#[derive(Debug, Default, PartialEq)]
+pub struct Lacking {
+    pub useless: Vec<NotRestorable>,
+    pub gaps: Vec<NotRestorable>,
+}
+
+impl Lacking {
+    pub fn of(part: &str, info: &PartInfo, wal: &ArchivedWal) -> Lacking {
+        let mut lacking = Lacking::default();
+        for backup in &info.backups {
+            let Some((start, stop)) = backup.start_wal.zip(backup.stop_wal) else { continue };
+            if !wal.is_followed(start) {
+                continue;
+            }
+            let (part, label) = (part.to_string(), backup.label.clone());
+            match wal.reach(start) {
+                None => {
+                    let segment = start.name();
+                    lacking.useless.push(NotRestorable::NoWal { part, segment, backup: label });
+                }
+                Some(reach) => {
+                    let Some(segment) = reach.missing.map(WalPosition::name) else { continue };
+                    if reach.last.segment < stop.segment {
+                        lacking.useless.push(NotRestorable::NoWal { part, segment, backup: label });
+                    } else {
+                        lacking.gaps.push(NotRestorable::MissingWal { part, segment, until: reach.at });
+                    }
+                }
+            }
+        }
+        lacking.gaps.dedup();
+        lacking
+    }
 }

@@ -8,7 +8,7 @@ use crate::backup::time;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-pub use choice::{NotRestorable, RestoreChoice, choose, choose_snapshot, part_of};
+pub use choice::{Lacking, NotRestorable, RestoreChoice, choose, choose_snapshot, part_of, snapshot_time};
 pub(crate) use request::position_of;
 pub use request::{Moment, PartOf, RestoreRequest};
 pub use wal::{ArchivedWal, WalPosition};

@@ -100,6 +100,8 @@ fn backup(label: &str, finished: i64, start_wal: &str) -> BackupInfo {
     BackupInfo {
         label: label.into(),
         full: true,
+        restored_bytes: 2,
+        stop_wal: None,
         started: finished - 5,
         finished,
         bytes: 1,
@@ -116,7 +118,7 @@ fn info() -> PartInfo {
         backup("first", NOON, "000000010000000000000002"),
         backup("second", NOON + 3600, "000000010000000000000004"),
     ];
-    PartInfo { backups, fault: None }
+    PartInfo { backups, wal: None, fault: None }
 }
 
 /// Segments of the first timeline, archived ten minutes after each other from noon on.
@@ -208,6 +210,49 @@ fn recovery_follows_the_timelines_of_later_leaders() {
     assert_eq!(chosen("latest", &archived(&full[..3])).unwrap().last_wal, "000000010000000000000004");
 }
 
+/// The old leader made a backup after another one had been promoted.
+#[test]
+fn a_backup_on_an_abandoned_timeline_gives_way_to_an_older_one() {
+    let positions = [(1, 2), (1, 3), (1, 4), (2, 5), (2, 6), (1, 5), (1, 6)];
+    let files = positions.map(|(timeline, segment)| WalPosition { timeline, segment }.name() + "-0a.lz4");
+    let files = files.iter().map(String::as_str).chain(["00000002.history"]);
+    let wal = ArchivedWal::new(files.map(|name| (name, NOON + 7000)));
+    let wal = wal.with_history("1\t0/5000028\tno recovery target specified\n");
+    let mut info = info();
+    info.backups[1].start_wal = WalPosition::parse("000000010000000000000006");
+    for moment in ["latest", "2026-11-30T13:10:00Z"] {
+        let choice = choose(&request(moment), PART, &info, &wal, NOON + 7200).unwrap();
+        assert_eq!((choice.backup.as_str(), choice.timeline), ("first", 2), "{moment}");
+    }
+    info.backups.remove(0);
+    let error = choose(&request("latest"), PART, &info, &wal, NOON + 7200).unwrap_err().to_string();
+    assert!(error.ends_with("has no complete backup from before latest; it has none"), "{error}");
+}
+
+#[test]
+fn what_the_archive_lacks_is_told_apart() {
+    let mut info = info();
+    info.backups[0].stop_wal = WalPosition::parse("000000010000000000000003");
+    info.backups[1].stop_wal = WalPosition::parse("000000010000000000000005");
+    let lacking = |segments: &[u64]| {
+        let Lacking { useless, gaps } = Lacking::of(PART, &info, &wal(segments));
+        [useless, gaps]
+            .map(|found| found.iter().map(|error| error.to_string()).collect::<Vec<_>>().join("; "))
+    };
+    assert_eq!(lacking(&[2, 3, 4, 5, 6]), ["", ""]);
+    let [useless, gaps] = lacking(&[2, 4, 5, 6]);
+    assert!(
+        useless.ends_with("lacks the WAL segment 000000010000000000000003 of the backup first"),
+        "{useless}"
+    );
+    assert_eq!(gaps, "");
+    let [useless, gaps] = lacking(&[2, 3, 4, 5, 7]);
+    assert_eq!(useless, "");
+    let one = "lacks the WAL segment 000000010000000000000006, so it cannot be restored beyond 2026-11-30 12:30:00 UTC";
+    assert_eq!(gaps, format!("{PART} {one}"));
+    assert!(lacking(&[2, 3, 5, 6])[0].contains("000000010000000000000004 of the backup second"));
+}
+
 #[test]
 fn the_newest_part_from_before_the_moment_is_restored() {
     let names = ["hspas-20261130T115000Z", "hspas-20261130T121000Z", "prod-20261130T123012Z", "hspas-x"];
@@ -232,7 +277,7 @@ fn the_newest_part_from_before_the_moment_is_restored() {
             .contains("has no part hspas-20261130T115001Z;")
     );
     assert!(part("latest", &BTreeMap::new()).unwrap_err().ends_with("before latest; it has none"));
-    parts.insert("[invalid]".into(), PartInfo { backups: vec![], fault: Some("x".into()) });
+    parts.insert("[invalid]".into(), PartInfo { fault: Some("x".into()), ..PartInfo::default() });
     assert_eq!(part("latest", &parts).unwrap_err(), "the repository file:///r cannot be read: x");
     let unreadable = PartInfo { fault: Some("[FormatError] y".into()), ..info() };
     let error = choose(&request("latest"), PART, &unreadable, &wal(&[2]), NOON).unwrap_err().to_string();

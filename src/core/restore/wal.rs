@@ -104,12 +104,23 @@ impl ArchivedWal {
         before.map_or(self.newest_timeline(), |(timeline, _)| *timeline)
     }
 
-    /// How far the WAL goes from here on the way to the newest timeline; `None` if it does not start there.
-    pub(super) fn reach(&self, from: WalPosition) -> Option<Reach> {
+    /// Whether a recovery from here comes to the newest timeline. Otherwise this segment is of an old leader that wrote on
+    /// after another one had been promoted.
+    pub(super) fn is_followed(&self, from: WalPosition) -> bool {
         let ends_here = |(timeline, end): &(u32, u64)| {
             *timeline == from.timeline && from.segment <= WalPosition::containing(*end)
         };
-        if from.timeline != self.newest_timeline() && !self.history.iter().any(ends_here) {
+        from.timeline == self.newest_timeline() || self.history.iter().any(ends_here)
+    }
+
+    /// How many segments there are from this one on.
+    pub fn segments_from(&self, from: WalPosition) -> usize {
+        self.segments.keys().filter(|found| found.segment >= from.segment).count()
+    }
+
+    /// How far the WAL goes from here on the way to the newest timeline; `None` if it does not start there.
+    pub(super) fn reach(&self, from: WalPosition) -> Option<Reach> {
+        if !self.is_followed(from) {
             return None;
         }
         let mut reached = None;

@@ -2,10 +2,11 @@
 //!
 //! pgBackRest stores it, so one repository, one key and one set of credentials serve both servers.
 
-use super::pgbackrest::PgBackRest;
-use super::{Store, now};
+use super::pgbackrest;
+use super::{now, save_running, store};
 use crate::node::NodeContext;
 use anyhow::{Context, Result, ensure};
+use hanode_cluster::client::pgbackrest::PgBackRest;
 use hanode_core::backup::{Completed, Server, expired_snapshots, redis_due, snapshot_dir, snapshot_path};
 use hanode_util::command::capture;
 use std::process::Command;
@@ -27,21 +28,20 @@ pub(super) fn is_source(node: &NodeContext) -> Result<bool> {
 
 /// Makes the snapshot that is due, unless another node makes it.
 pub(super) fn back_up(node: &NodeContext, repository: &str) -> Result<()> {
-    let store = Store::open(node)?;
-    let key = format!("{}redis-lock", store.prefix);
-    let lock = Store::open(node)?.etcd.lock(&key, node.name(), LOCK_TIME)?;
-    let Ok(_lock) = lock else { return Ok(()) };
+    let Ok(_lock) = store(node)?.lock_redis(node.name(), LOCK_TIME)? else { return Ok(()) };
+    let store = store(node)?;
     let records = store.load()?;
     if !redis_due(&records, repository, node.name(), now()) {
         return Ok(());
     }
     let stanza = &records.archive_in(repository).context("there is no archive yet")?.stanza;
+    save_running(node, Server::Redis)?;
     let started = now();
     fetch(node)?;
     let finished = now();
     let tree = node.tree()?;
     let path = snapshot_path(stanza, finished);
-    let pgbackrest = PgBackRest::new(node)?;
+    let pgbackrest = pgbackrest::open(node)?;
     let file = std::fs::File::open(node.at(FILE)).context(FILE)?;
     let bytes = file.metadata()?.len();
     let stored = pgbackrest.put(&path, file);

@@ -1,10 +1,11 @@
 //! hanode-backup.service: makes the backups that are due on this node.
 
-use super::pgbackrest::PgBackRest;
+use super::pgbackrest;
 use super::watch::leader;
-use super::{Store, now, publish_stanza, redis};
+use super::{now, publish_stanza, redis, save_running, store};
 use crate::node::NodeContext;
 use anyhow::{Context, Result, ensure};
+use hanode_cluster::backup_records::Store;
 use hanode_core::backup::{
     Archive, BackupKind, Completed, Failed, Leader, Records, Server, postgres_due, redis_due,
 };
@@ -15,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 pub(crate) fn run(node: &NodeContext) -> Result<()> {
     let Some(backup) = &node.spec().backup else { return Ok(()) };
     let (repository, name) = (backup.repository.to_string(), node.name());
-    let store = Store::open(node)?;
+    let store = store(node)?;
     let mut errors = Vec::new();
 
     if let Some(state) = leader(node)? {
@@ -69,8 +70,8 @@ fn back_up_postgres(
     kind: BackupKind,
     repository: &str,
 ) -> Result<()> {
-    let pgbackrest = PgBackRest::new(node)?;
-    let store = Store::open(node)?;
+    save_running(node, Server::Postgres)?;
+    let store = store(node)?;
     let archive = match records.archive_in(repository) {
         Some(archive) => archive.clone(),
         None => {
@@ -79,7 +80,7 @@ fn back_up_postgres(
         }
     };
     let stanza = &archive.stanza;
-    pgbackrest.create_stanza(stanza)?;
+    pgbackrest::create_stanza(node, stanza)?;
     if records.archive_in(repository).is_none() {
         store.put_archive(&archive, records.archive.is_some())?;
         tracing::info!("created the archive {stanza} in {repository}");
@@ -89,9 +90,9 @@ fn back_up_postgres(
         "another node has created an archive at the same moment; this backup is repeated there"
     );
     publish_stanza(node, Some(&archive))?;
-    pgbackrest.back_up(stanza, if kind == BackupKind::Full { "full" } else { "diff" })?;
+    pgbackrest::back_up(node, stanza, if kind == BackupKind::Full { "full" } else { "diff" })?;
 
-    let backups = pgbackrest.info()?;
+    let backups = pgbackrest::open(node)?.info()?;
     let backups = backups.get(stanza).map(|part| part.backups.as_slice()).unwrap_or_default();
     let last = backups.last().context("the repository does not list the backup that was just made")?;
     let full = backups.iter().rev().find(|backup| backup.full);

@@ -1,6 +1,6 @@
 //! Decides on every node, every few seconds, whether it makes a backup now, and what it reports about backups.
 
-use super::{Store, now, publish_stanza, redis, save_report};
+use super::{last_running, now, publish_stanza, redis, save_report, store};
 use crate::host::systemd::Systemd;
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
@@ -53,10 +53,13 @@ pub(crate) fn watch(node: &NodeContext) {
 
 fn round(node: &NodeContext, backup: &Backup) -> Result<()> {
     let (repository, name) = (backup.repository.to_string(), node.name());
-    let records = Store::open(node)?.load()?;
+    let records = store(node)?.load()?;
     publish_stanza(node, records.archive_in(&repository))?;
     let leader = leader(node)?;
     let stanza = records.archive_in(&repository).map(|archive| archive.stanza.clone());
+    let systemd = Systemd::connect()?;
+    let idle =
+        systemd.states(&[UNIT])?.iter().all(|unit| matches!(unit.state.as_str(), "inactive" | "failed"));
     let report = BackupReport {
         repository: repository.clone(),
         records: records.clone(),
@@ -65,6 +68,7 @@ fn round(node: &NodeContext, backup: &Backup) -> Result<()> {
             None => None,
         },
         awaits_restart: leader.as_ref().is_some_and(|leader| leader.awaits_restart),
+        running: if idle { None } else { last_running(node) },
         restore: crate::restore::record(node)?,
         at: now(),
     };
@@ -72,11 +76,8 @@ fn round(node: &NodeContext, backup: &Backup) -> Result<()> {
     let postgres = leader.is_some_and(|l| postgres_due(&records, &repository, &l.of(name), now()).is_some());
     // Redis is queried only if a snapshot is due.
     let is_due = postgres || (redis_due(&records, &repository, name, now()) && redis::is_source(node)?);
-    if is_due {
-        let systemd = Systemd::connect()?;
-        if systemd.states(&[UNIT])?.iter().all(|unit| matches!(unit.state.as_str(), "inactive" | "failed")) {
-            systemd.start(UNIT)?;
-        }
+    if is_due && idle {
+        systemd.start(UNIT)?;
     }
     Ok(())
 }

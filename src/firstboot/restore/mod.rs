@@ -4,15 +4,13 @@
 pub(crate) mod redis;
 
 use crate::backup::now;
-use crate::backup::pgbackrest::PgBackRest;
+use crate::backup::pgbackrest;
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
 use hanode_cluster::discovery::{restore_prefix, restore_record};
+use hanode_cluster::repository::Found;
 use hanode_core::plan::Reason;
-use hanode_core::restore::{
-    ArchivedWal, PostgresRestored, RestoreChoice, RestoreRecord, RestoreRequest, choose as choose_backup,
-    part_of,
-};
+use hanode_core::restore::{PostgresRestored, RestoreChoice, RestoreRecord, RestoreRequest};
 use hanode_core::state::Component;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -62,31 +60,7 @@ pub(crate) fn choose(node: &NodeContext, request: &RestoreRequest) -> Result<Opt
 }
 
 fn in_repository(node: &NodeContext, request: &RestoreRequest) -> Result<RestoreChoice> {
-    let spec = node.spec();
-    let backup = spec.backup.as_ref().context("cluster.toml has no [backup]")?;
-    let pgbackrest = PgBackRest::new(node)?;
-    let parts = pgbackrest.info()?;
-    let part = part_of(request, &spec.name, &backup.repository.to_string(), &parts)?;
-    let info = parts.get(&part).context("the part is gone")?;
-    let archive = info.backups.iter().rev().find_map(|backup| backup.archive.as_ref());
-    let wal = match archive {
-        Some(archive) => archived_wal(&pgbackrest, &part, archive)?,
-        None => ArchivedWal::default(),
-    };
-    Ok(choose_backup(request, &part, info, &wal, now())?)
-}
-
-fn archived_wal(pgbackrest: &PgBackRest, part: &str, archive: &str) -> Result<ArchivedWal> {
-    let dir = format!("archive/{part}/{archive}");
-    let files = pgbackrest.list_all(&dir)?;
-    let wal = ArchivedWal::new(files.iter().map(|(path, at)| (path.as_str(), *at)));
-    match wal.history_file() {
-        None => Ok(wal),
-        Some(name) => {
-            let text = pgbackrest.read_archived(part, &format!("{dir}/{name}"))?;
-            Ok(wal.with_history(&String::from_utf8_lossy(&text)))
-        }
-    }
+    Ok(Found::look_up(&pgbackrest::repository(node)?, request)?.choose(request, now())?)
 }
 
 /// Why the last attempt failed, for some time after it.

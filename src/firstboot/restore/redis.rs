@@ -3,13 +3,14 @@
 //! Redis reads an append-only file that is a snapshot in every version; 7 and later move it into their own directory.
 
 use super::{publish, record};
-use crate::backup::pgbackrest::PgBackRest;
+use crate::backup::pgbackrest;
 use crate::node::NodeContext;
 use crate::selinux;
 use anyhow::{Context, Result, ensure};
-use hanode_core::backup::snapshot_dir;
+use hanode_cluster::client::pgbackrest::PgBackRest;
+use hanode_cluster::repository;
 use hanode_core::plan::Reason;
-use hanode_core::restore::{Moment, RedisSnapshot, choose_snapshot};
+use hanode_core::restore::RedisSnapshot;
 use hanode_util::command::capture;
 use hanode_util::file_tree::Ids;
 use std::process::Command;
@@ -39,22 +40,15 @@ fn restore(node: &NodeContext) -> Result<()> {
     let record = record(node)?.context("etcd has no record of the restore")?;
     if record.redis.is_none() {
         let reached = record.postgres.as_ref().context("PostgreSQL has not been restored yet")?.reached;
-        let moment = match record.choice.request.moment {
-            Moment::Latest => i64::MAX,
-            Moment::Time(micros) => micros.div_euclid(1_000_000),
-            Moment::Lsn(_) | Moment::Name(_) => reached,
-        };
-        let dir = snapshot_dir(&record.choice.part);
-        let pgbackrest = PgBackRest::new(node)?;
-        let names = pgbackrest.list(&dir)?;
-        let chosen = choose_snapshot(&dir, names.keys().map(String::as_str), moment);
+        let (part, pgbackrest) = (&record.choice.part, pgbackrest::open(node)?);
+        let chosen = repository::snapshot(&pgbackrest, part, &record.choice.request.moment, reached)?;
         match &chosen.snapshot {
             Some(snapshot) => {
                 fetch(node, &pgbackrest, snapshot)?;
                 tracing::info!("Redis starts with {}", snapshot.path);
             }
             None => {
-                tracing::warn!("{dir} has no snapshot of Redis from before that moment: Redis starts empty")
+                tracing::warn!("{part} has no snapshot of Redis from before that moment: Redis starts empty")
             }
         }
         node.fail_point("snapshot-fetched");

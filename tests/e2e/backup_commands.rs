@@ -1,0 +1,93 @@
+//! `hanode backup` on the admin machine, with a repository on a file system.
+
+use crate::common::programs::HANODE;
+use crate::support::lab::{Lab, outcome, output};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+fn repository(lab: &Lab) -> PathBuf {
+    lab.cluster.dir.join(".lab/repository")
+}
+
+/// As on an admin machine that mounts the repository.
+fn backup(lab: &Lab, verb: &str, arguments: &[&str]) -> Output {
+    let at = repository(lab);
+    let mount = ["--mount", at.to_str().unwrap()];
+    lab.hanode(&["backup", verb], &[&mount[..], arguments].concat())
+}
+
+/// On a node, whose pgBackRest knows its version of PostgreSQL.
+fn verify(lab: &Lab) -> Output {
+    lab.on("node2", &["hanode", "backup", "verify"])
+}
+
+pub fn list(lab: &Lab) -> serde_json::Value {
+    serde_json::from_str(&output("backup list", backup(lab, "list", &["--json"]))).unwrap()
+}
+
+/// The only file below `dir` with this ending.
+fn file_below(dir: &Path, ending: &str) -> PathBuf {
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(dir) = open.pop() {
+        for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            match path.is_dir() {
+                true => open.push(path),
+                false if path.to_string_lossy().ends_with(ending) => return path,
+                false => {}
+            }
+        }
+    }
+    panic!("no file *{ending} below {}", dir.display())
+}
+
+/// `verify` must name the damage of this file, which is undone afterwards.
+fn finds_damage(lab: &Lab, file: &Path, named: &str) {
+    let intact = std::fs::read(file).unwrap();
+    let mut damaged = intact.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0xff;
+    std::fs::write(file, &damaged).unwrap();
+    let found = verify(lab);
+    assert_eq!(found.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&found.stdout);
+    eprintln!("{text}");
+    assert!(text.contains(named), "{text}{}", String::from_utf8_lossy(&found.stderr));
+    std::fs::write(file, &intact).unwrap();
+}
+
+/// On a healthy cluster with a backup of both servers.
+pub fn the_admin_machine_lists_makes_and_verifies_backups(lab: &Lab) {
+    let before = list(lab);
+    let part = &before["parts"][0];
+    let backups = part["postgres"].as_array().unwrap().len();
+    assert_eq!(part["postgres"][0]["type"], "full", "{before}");
+    assert!(part["redis"].as_array().is_some_and(|snapshots| !snapshots.is_empty()), "{before}");
+
+    let dir = lab.cluster.dir.to_str().unwrap();
+    let made = output("backup now", lab.client(&[HANODE, "backup", "now", dir, "--json"]));
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(made["completed"].as_array().unwrap().len(), 2, "{made}");
+    let after = list(lab);
+    let newest = after["parts"][0]["postgres"].as_array().unwrap();
+    assert_eq!((newest.len(), &newest[backups]["label"]), (backups + 1, &made["completed"][0][1]["label"]));
+    let table = output("backup list", backup(lab, "list", &[]));
+    eprintln!("{table}");
+    assert_eq!(lab.output("node1", &["hanode", "backup", "list"]), table);
+
+    eprintln!("{}", output("backup verify", verify(lab)));
+    let part = repository(lab).join("backup").join(part["name"].as_str().unwrap());
+    finds_damage(lab, &file_below(&part, "PG_VERSION.lz4"), "PG_VERSION");
+    let wal = repository(lab).join("archive").join(part.file_name().unwrap());
+    let first = newest[0]["first_wal"].as_str().unwrap().to_string();
+    let segment = std::fs::read_dir(wal.join("17-1/0000000100000000")).unwrap().find_map(|entry| {
+        let path = entry.unwrap().path();
+        path.to_string_lossy().contains(&first).then_some(path)
+    });
+    finds_damage(lab, &segment.unwrap(), &first);
+    let snapshot = file_below(&repository(lab).join("redis"), ".rdb");
+    finds_damage(lab, &snapshot, snapshot.file_name().and_then(OsStr::to_str).unwrap());
+
+    let elsewhere = outcome(lab.hanode(&["backup", "list"], &["--mount", "/no/such/directory"])).unwrap_err();
+    assert!(elsewhere.contains("--mount") && elsewhere.contains("/mnt/backup"), "{elsewhere}");
+}
