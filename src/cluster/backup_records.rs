@@ -24,6 +24,8 @@ impl Store {
             match key.strip_prefix(&self.prefix).unwrap_or_default() {
                 "archive" => records.archive = parsed(&value),
                 "due" => records.due = parsed(&value),
+                "previous-due" => records.previous_due = parsed(&value),
+                "archive-failed" => records.archive_failed = parsed(&value),
                 name => {
                     for server in Server::ALL {
                         if name == server.key() {
@@ -50,6 +52,18 @@ impl Store {
 
     pub fn put_due(&self, at: i64) -> Result<()> {
         self.put("due", &at)
+    }
+
+    /// Records a time of the schedule. Each node does.
+    pub fn put_scheduled(&self, at: i64) -> Result<()> {
+        if let Some(previous) = self.load()?.due_before(at) {
+            self.put("previous-due", &previous)?;
+        }
+        self.put_due(at)
+    }
+
+    pub fn put_archive_failed(&self, failed: &Failed) -> Result<()> {
+        self.put("archive-failed", failed)
     }
 
     /// Another node may have created an archive at the same moment: the first one counts.

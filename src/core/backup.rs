@@ -2,21 +2,27 @@
 //!
 //! All times are seconds since 1970.
 
+mod health;
 mod info;
 mod rdb;
 mod verification;
 
 use crate::restore::RestoreRecord;
-use crate::state::{Component, Problem, ProblemKind};
+use crate::state::Component;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub use health::{has_gap, problems, summary, waiting};
 pub use info::{BackupInfo, PartInfo, parse_info};
 pub use rdb::RdbCheck;
 pub use verification::damage;
 
 /// A full backup at least this often; the ones between contain the differences from it.
 const FULL_INTERVAL: i64 = 7 * 86_400;
+/// In seconds: the nodes record a time of the schedule at most so long after each other.
+const SAME_SCHEDULE: i64 = 60;
+/// In seconds, after the second of two times of the schedule without a backup.
+const OVERDUE: i64 = 600;
 /// After a failed backup, the time until the next attempt.
 const RETRY_INTERVAL: i64 = 60;
 
@@ -101,13 +107,18 @@ pub struct Failed {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Records {
     pub archive: Option<Archive>,
-    /// The last time of the schedule.
+    /// The last time of the schedule, and the one before it.
     #[serde(default)]
     pub due: Option<i64>,
+    #[serde(default)]
+    pub previous_due: Option<i64>,
     #[serde(default)]
     pub completed: BTreeMap<Server, Completed>,
     #[serde(default)]
     pub failed: BTreeMap<Server, Failed>,
+    /// The last time at which WAL could not be archived.
+    #[serde(default)]
+    pub archive_failed: Option<Failed>,
 }
 
 impl Records {
@@ -126,6 +137,18 @@ impl Records {
     pub fn failure(&self, server: Server) -> Option<&Failed> {
         let since = self.last(server).map_or(i64::MIN, |last| last.finished);
         self.failed.get(&server).filter(|failed| failed.at > since)
+    }
+
+    /// The time of the schedule before this one; `None` if this is the same time, which each node records.
+    pub fn due_before(&self, now: i64) -> Option<i64> {
+        self.due.filter(|due| now - due >= SAME_SCHEDULE)
+    }
+
+    /// Whether two backups of the schedule in a row were not made: the second has had some time.
+    pub fn is_overdue(&self, server: Server, now: i64) -> bool {
+        let started = self.completed.get(&server).map_or(i64::MIN, |last| last.started);
+        let due = self.due.is_some_and(|due| now - due > OVERDUE);
+        due && self.previous_due.is_some_and(|previous| previous > started)
     }
 
     fn is_scheduled(&self, last: &Completed) -> bool {
@@ -215,48 +238,6 @@ pub struct BackupReport {
     #[serde(default)]
     pub restore: Option<RestoreRecord>,
     pub at: i64,
-}
-
-/// A segment that waits longer than the time in which one is archived at the latest, with reserve.
-fn tolerated(archive_timeout: u32) -> i64 {
-    i64::from(archive_timeout) + 180
-}
-
-/// The problems in the reports of the nodes, by name.
-pub fn problems(reports: &[(&str, &BackupReport)], archive_timeout: u32) -> Vec<Problem> {
-    let mut found = Vec::new();
-    for (node, report) in reports {
-        let mut add = |kind, detail: String| found.push(Problem::new(kind, detail).node(node));
-        if report.awaits_restart {
-            add(ProblemKind::ArchiveAwaitsRestart, String::new());
-        }
-        let Some(queue) = &report.queue else { continue };
-        let waiting = queue.oldest.map(|oldest| report.at - oldest);
-        if let Some(seconds) = waiting.filter(|seconds| *seconds > tolerated(archive_timeout)) {
-            let cause = queue.error.as_deref().unwrap_or("the repository does not answer");
-            let (minutes, count) = (seconds / 60, queue.segments);
-            let what = format!("no WAL has been archived for {minutes} min; {count} segments wait: {cause}");
-            add(ProblemKind::WalNotArchived, what);
-        }
-        let covered = report.records.last(Server::Postgres).map_or(i64::MIN, |last| last.started);
-        if let Some(at) = queue.dropped.filter(|at| *at >= covered) {
-            let what = format!(
-                "WAL of {} was not archived, since the repository was away for too long: no restore goes beyond it \
-                 until the next backup",
-                time::text(at)
-            );
-            add(ProblemKind::ArchiveGap, what);
-        }
-    }
-    // All nodes report the same records, some a bit later.
-    let Some((_, latest)) = reports.iter().max_by_key(|(_, report)| report.at) else { return found };
-    for server in Server::ALL {
-        if let Some(failed) = latest.records.failure(server) {
-            let problem = Problem::new(ProblemKind::BackupFailed, failed.error.as_str());
-            found.push(problem.component(server.component()).node(&failed.node));
-        }
-    }
-    found
 }
 
 /// The path of a snapshot of Redis in the repository. Paths of a stanza sort by time.

@@ -1,6 +1,8 @@
 //! The status in the text format of Prometheus. A node exports its own metrics, the admin machine those of all nodes,
 //! under the same names.
 
+mod backups;
+
 use super::Status;
 use hanode_core::peer::FileSystem;
 use std::fmt::Write;
@@ -41,6 +43,7 @@ pub fn node_metrics(status: &Status) -> String {
     all.extend(etcd(status));
     all.extend(postgres(status));
     all.extend(redis(status));
+    all.extend(backups::metrics(status));
     all.push(one(
         "hanode_vip_answers",
         "Whether HAProxy or a load balancer responds on the virtual IP, as seen from here.",

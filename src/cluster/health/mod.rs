@@ -74,6 +74,11 @@ impl Status {
         self.nodes.iter().find(|node| node.name == name)
     }
 
+    /// The nodes that report about backups.
+    pub fn backups(&self) -> Vec<(&str, &BackupReport)> {
+        self.nodes.iter().filter_map(|node| Some((node.name.as_str(), node.backup.as_ref()?))).collect()
+    }
+
     /// The same status with every text as one printable line: nodes and servers are not trusted with a terminal.
     fn printable(&self) -> Result<Status> {
         let mut value = serde_json::to_value(self)?;

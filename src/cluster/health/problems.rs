@@ -42,8 +42,7 @@ pub(super) fn warnings(spec: &Spec, status: &Status) -> Vec<String> {
 
 fn backup(spec: &Spec, status: &Status, problems: &mut Vec<Problem>) {
     let Some(backup) = &spec.backup else { return };
-    let reports = status.nodes.iter().filter_map(|node| Some((node.name.as_str(), node.backup.as_ref()?)));
-    problems.extend(hanode_core::backup::problems(&reports.collect::<Vec<_>>(), backup.archive_timeout));
+    problems.extend(hanode_core::backup::problems(&status.backups(), backup.archive_timeout));
 }
 
 fn sql_drift(status: &Status, problems: &mut Vec<Problem>) {

@@ -27,6 +27,9 @@ pub fn table(status: &Status, width: Option<usize>) -> String {
         };
         out += &wrapped(&expiry, "first certificate to expire: ", "  ", width);
     }
+    for line in hanode_core::backup::summary(&status.backups()) {
+        out += &wrapped(&line, "backup  ", "  ", width);
+    }
     if let Some(restore) = status.nodes.iter().find_map(|node| node.backup.as_ref()?.restore.as_ref()) {
         out += &wrapped(&restore.to_string(), "restored  ", "  ", width);
     }

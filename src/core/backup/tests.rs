@@ -19,9 +19,8 @@ fn completed(started: i64) -> Completed {
 fn records(started: i64) -> Records {
     Records {
         archive: Some(Archive { stanza: "hspas-1".into(), repository: REPOSITORY.into() }),
-        due: None,
         completed: Server::ALL.map(|server| (server, completed(started))).into(),
-        failed: BTreeMap::new(),
+        ..Records::default()
     }
 }
 
@@ -100,6 +99,51 @@ fn problems_name_node_cause_and_effect() {
     assert_eq!(found[0], "node1: no WAL has been archived for 10 min; 7 segments wait: unable to connect");
     assert!(found[1].contains("was not archived"), "{found:?}");
     assert_eq!(found[2], "node2: Redis: the backup failed: no space");
+}
+
+#[test]
+fn two_missed_times_of_the_schedule_are_a_problem() {
+    let mut records = records(NOW - 30 * 3600);
+    let overdue = |records: &Records, at| Server::ALL.map(|server| records.is_overdue(server, at));
+    // Each node records the same time.
+    records.due = Some(NOW - 24 * 3600);
+    assert_eq!(records.due_before(NOW - 24 * 3600 + 30), None);
+    assert_eq!(overdue(&records, NOW), [false, false], "one only");
+    records.previous_due = records.due_before(NOW);
+    records.due = Some(NOW);
+    assert_eq!(records.previous_due, Some(NOW - 24 * 3600));
+    assert_eq!(overdue(&records, NOW + 60), [false, false], "the second is being made");
+    assert_eq!(overdue(&records, NOW + OVERDUE + 1), [true, true]);
+    records.completed.insert(Server::Redis, completed(NOW - 23 * 3600));
+    assert_eq!(overdue(&records, NOW + OVERDUE + 1), [true, false]);
+    let report = BackupReport { records, at: NOW + 3600, ..BackupReport::default() };
+    let found = problems(&[("node2", &report)], 60);
+    assert_eq!(
+        found.iter().map(|problem| problem.to_string()).collect::<Vec<_>>(),
+        ["PostgreSQL: two backups of the schedule in a row were not made; the last one was complete at \
+          2026-11-28 18:54:20 UTC"]
+    );
+}
+
+#[test]
+fn the_summary_has_age_size_and_result() {
+    let mut report = BackupReport { records: records(NOW - 3 * 3600), at: NOW, ..BackupReport::default() };
+    report.queue = Some(ArchiveQueue { segments: 2, oldest: Some(NOW - 90), ..ArchiveQueue::default() });
+    report.running = Some(Running { server: Server::Redis, since: NOW - 5 });
+    report.records.archive_failed =
+        Some(Failed { at: NOW - 600, node: "node2".into(), error: "no space".into() });
+    let other = BackupReport { at: NOW - 8, ..BackupReport::default() };
+    assert_eq!(
+        summary(&[("node1", &report), ("node2", &other)]),
+        [
+            "PostgreSQL: full backup by node1, 3 h ago: 1 B in 60 s",
+            "Redis: snapshot by node1, 3 h ago: 1 B in 60 s",
+            "Redis: node1 has been making a backup for 5 s",
+            "WAL: 2 segments to archive, the oldest for 90 s",
+            "WAL: node2 last failed to archive 10 min ago: no space",
+        ]
+    );
+    assert_eq!(summary(&[("node2", &other)]), ["PostgreSQL: no backup yet", "Redis: no backup yet"]);
 }
 
 #[test]

@@ -112,6 +112,8 @@ pub enum ProblemKind {
     CertificateExpires,
     /// COMPONENT: the backup failed: DETAIL
     BackupFailed,
+    /// COMPONENT: two backups of the schedule in a row were not made; DETAIL
+    BackupOverdue,
     /// The detail is how much WAL waits, and why.
     WalNotArchived,
     /// The detail is the moment beyond which no restore goes.
@@ -251,6 +253,9 @@ impl Problem {
             | SpaceLow | InodesLow | SelinuxDenial | OtherBundle | VipHeldTwice | CertificateExpired
             | CertificateExpires | WalNotArchived | ArchiveGap | PatroniSetting | Other => detail.clone(),
             BackupFailed => format!("{component}: the backup failed: {detail}"),
+            BackupOverdue => {
+                format!("{component}: two backups of the schedule in a row were not made; {detail}")
+            }
             ArchiveAwaitsRestart => "PostgreSQL awaits a restart; WAL may not be archived until then".into(),
             AwaitsRestart if detail.is_empty() => "PostgreSQL awaits a restart for changed parameters".into(),
             AwaitsRestart => {

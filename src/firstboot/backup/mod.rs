@@ -36,7 +36,7 @@ fn parsed<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
 
 /// Records a time of the schedule (hanode-backup-due.service).
 pub(crate) fn record_due(node: &NodeContext) -> Result<()> {
-    store(node)?.put_due(now()).context("recording in etcd that a backup is due")
+    store(node)?.put_scheduled(now()).context("recording in etcd that a backup is due")
 }
 
 /// Writes the stanza of this cluster's archive for PostgreSQL's archive_command; removes it if there is none.

@@ -4,8 +4,9 @@ use super::{last_running, now, publish_stanza, redis, save_report, store};
 use crate::host::systemd::Systemd;
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
+use hanode_cluster::backup_records::Store;
 use hanode_cluster::client::http::HttpClient;
-use hanode_core::backup::{ArchiveQueue, BackupReport, Leader, postgres_due, redis_due};
+use hanode_core::backup::{ArchiveQueue, BackupReport, Failed, Leader, Records, postgres_due, redis_due};
 use hanode_core::spec::Backup;
 use hanode_util::safe_path::SafeTree;
 use std::fs::DirEntry;
@@ -16,6 +17,8 @@ use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const INTERVAL: Duration = Duration::from_secs(10);
+/// In seconds, between two records of a failure that lasts.
+const FAILURE_INTERVAL: i64 = 60;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 const UNIT: &str = "hanode-backup.service";
 const TIMER: &str = "hanode-backup.timer";
@@ -53,20 +56,25 @@ pub(crate) fn watch(node: &NodeContext) {
 
 fn round(node: &NodeContext, backup: &Backup) -> Result<()> {
     let (repository, name) = (backup.repository.to_string(), node.name());
-    let records = store(node)?.load()?;
+    let store = store(node)?;
+    let records = store.load()?;
     publish_stanza(node, records.archive_in(&repository))?;
     let leader = leader(node)?;
     let stanza = records.archive_in(&repository).map(|archive| archive.stanza.clone());
     let systemd = Systemd::connect()?;
     let idle =
         systemd.states(&[UNIT])?.iter().all(|unit| matches!(unit.state.as_str(), "inactive" | "failed"));
+    let queue = match &leader {
+        Some(leader) => Some(queue(node, stanza.as_deref(), leader.dropped)?),
+        None => None,
+    };
+    if let Some(error) = queue.as_ref().and_then(|queue| queue.error.clone()).filter(|_| stanza.is_some()) {
+        record_failure(&store, &records, Failed { at: now(), node: name.into(), error })?;
+    }
     let report = BackupReport {
         repository: repository.clone(),
         records: records.clone(),
-        queue: match &leader {
-            Some(leader) => Some(queue(node, stanza.as_deref(), leader.dropped)?),
-            None => None,
-        },
+        queue,
         awaits_restart: leader.as_ref().is_some_and(|leader| leader.awaits_restart),
         running: if idle { None } else { last_running(node) },
         restore: crate::restore::record(node)?,
@@ -80,6 +88,12 @@ fn round(node: &NodeContext, backup: &Backup) -> Result<()> {
         systemd.start(UNIT)?;
     }
     Ok(())
+}
+
+/// Records that WAL cannot be archived, at most once a minute while it lasts.
+fn record_failure(store: &Store, records: &Records, failed: Failed) -> Result<()> {
+    let recorded = records.archive_failed.as_ref().is_some_and(|last| failed.at - last.at < FAILURE_INTERVAL);
+    if recorded { Ok(()) } else { store.put_archive_failed(&failed) }
 }
 
 /// This node as PostgreSQL's leader.
