@@ -4,34 +4,47 @@ use super::{exit_code, print, print_json};
 use anyhow::{Context, Result};
 use clap::Args;
 use hanode_admin::access::access;
+use hanode_admin::backup;
+use hanode_admin::cluster_dir::ClusterDir;
 use hanode_cluster::discovery::discover;
 use hanode_cluster::health::{self, Access};
+use hanode_cluster::repository;
 use hanode_core::peer::{DiskStage, NodeReport};
 use hanode_core::plan::{self, Action, EtcdError, Observations, Plan, Step};
+use hanode_core::restore::RestoreRequest;
 use hanode_core::spec::Node;
 use hanode_util::table::aligned;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const ETCD_TIMEOUT: Duration = Duration::from_millis(1500);
 /// An install-id that no disk has.
 const NEW_DISK: &str = "a new disk";
 
-/// Show what a node would do if it booted on a new disk now
+/// Show what a node would do if it booted on a new disk now, or what a restore would fetch
 ///
-/// Queries the other nodes and decides as the node's first boot would. Changes nothing.
+/// With --node, queries the other nodes and decides as the node's first boot would. With --restore, reads the repository
+/// of the backups with this machine's pgBackRest, and exits 1 if it does not cover the moment. Changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hanode plan demo --node node2
-  hanode plan demo --node node2 --json | jq .plan")]
+  hanode plan demo --node node2 --json | jq .plan
+  hanode plan demo --restore 2026-11-30T14:05:00+01:00
+  hanode plan demo --restore latest --mount /srv/backup")]
 pub(crate) struct PlanVerb {
     /// Cluster directory
     pub dir: PathBuf,
     /// Node name, as in the spec
-    #[arg(long, value_name = "NODE")]
-    pub node: String,
+    #[arg(long, value_name = "NODE", required_unless_present = "restore")]
+    pub node: Option<String>,
+    /// Value of the metadata key hanode_restore: [PART/]MOMENT
+    #[arg(long, value_name = "MOMENT", conflicts_with = "node")]
+    pub restore: Option<RestoreRequest>,
+    /// Where this machine has the file system of a file:// repository [default: as on the nodes]
+    #[arg(long, value_name = "PATH", requires = "restore")]
+    pub mount: Option<PathBuf>,
     /// Print the observations and plans as JSON
     #[arg(long)]
     pub json: bool,
@@ -39,22 +52,41 @@ pub(crate) struct PlanVerb {
 
 impl PlanVerb {
     pub(crate) fn run(&self) -> Result<ExitCode> {
+        match (&self.node, &self.restore) {
+            (Some(node), _) => self.plan_node(node),
+            (None, request) => self.preview(request.as_ref().context("--node or --restore is required")?),
+        }
+    }
+
+    fn preview(&self, request: &RestoreRequest) -> Result<ExitCode> {
+        let cluster = ClusterDir::load(&self.dir)?;
+        let opened = backup::repository(&cluster, self.mount.as_deref())?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() as i64;
+        let found = repository::preview(&opened.repository, request, now)?;
+        if self.json {
+            print_json(&found)?
+        } else {
+            print(&found.text())?
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn plan_node(&self, node: &str) -> Result<ExitCode> {
         let access = access(&self.dir)?;
-        health::require_node(&access.spec, &self.node)?;
-        let servers: Vec<_> = access.spec.peers(&self.node).collect();
-        let own = NodeReport::blank(&access.spec, &self.node, access.bundle_generation, NEW_DISK);
+        health::require_node(&access.spec, node)?;
+        let servers: Vec<_> = access.spec.peers(node).collect();
+        let own = NodeReport::blank(&access.spec, node, access.bundle_generation, NEW_DISK);
         let mut seen = discover(&access, own, &servers);
         let in_quorum = servers.iter().filter(|n| has_quorum(&access, n)).count();
         if in_quorum < access.spec.majority() {
             // The quorum that answers includes the node that would be gone.
             seen.etcd = Err(EtcdError::NotQueried);
         }
-        self.show(&access, seen)
+        self.show(&access, node, seen)
     }
 
-    pub(crate) fn show(&self, access: &Access, seen: Observations) -> Result<ExitCode> {
-        let own =
-            access.spec.node(&self.node).with_context(|| format!("the spec has no node {}", self.node))?;
+    fn show(&self, access: &Access, node: &str, seen: Observations) -> Result<ExitCode> {
+        let own = access.spec.node(node).with_context(|| format!("the spec has no node {node}"))?;
         let first = plan::plan(&access.spec, own, &seen);
         let then = (first.etcd.step.action == Action::Join)
             .then(|| plan::plan(&access.spec, own, &joined(seen.clone())));
@@ -67,7 +99,7 @@ impl PlanVerb {
                 rows.truncate(1);
                 rows.extend(lines(then).into_iter().skip(1));
             }
-            print(&format!("{} on a new disk would now:\n{}", self.node, aligned(rows, &[])))?;
+            print(&format!("{node} on a new disk would now:\n{}", aligned(rows, &[])))?;
         }
         Ok(exit_code(!refused))
     }

@@ -88,6 +88,27 @@ pub fn the_admin_machine_lists_makes_and_verifies_backups(lab: &Lab) {
     let snapshot = file_below(&repository(lab).join("redis"), ".rdb");
     finds_damage(lab, &snapshot, snapshot.file_name().and_then(OsStr::to_str).unwrap());
 
+    // What a restore would fetch, beforehand.
+    let at = repository(lab);
+    let plan = |moment: &str| {
+        let place = ["--restore", moment, "--mount", at.to_str().unwrap()];
+        outcome(lab.hanode(&["plan"], &place))
+    };
+    let latest = plan("latest").unwrap();
+    eprintln!("{latest}");
+    assert!(
+        latest.contains(newest[backups]["label"].as_str().unwrap()) && latest.contains(".rdb"),
+        "{latest}"
+    );
+    let before = plan("2026-01-01T00:00:00Z").unwrap_err();
+    assert!(before.contains("has no part of cluster hspas from before 2026-01-01T00:00:00Z"), "{before}");
+    let status = output("status", lab.hanode(&["lab", "status"], &[]));
+    eprintln!("{status}");
+    assert!(
+        status.contains("backup  PostgreSQL: differential backup by") && status.contains("backup  WAL: "),
+        "{status}"
+    );
+
     let elsewhere = outcome(lab.hanode(&["backup", "list"], &["--mount", "/no/such/directory"])).unwrap_err();
     assert!(elsewhere.contains("--mount") && elsewhere.contains("/mnt/backup"), "{elsewhere}");
 }

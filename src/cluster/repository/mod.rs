@@ -1,7 +1,8 @@
 //! The repository of the backups, read with pgBackRest on a node or on the admin machine: its content ([`list()`]), whether
-//! all of it can be read ([`verify()`]), and what it has for a restore ([`Found`]).
+//! all of it can be read ([`verify()`]), and what it has for a restore ([`Found`], [`preview()`]).
 
 mod list;
+mod preview;
 mod verify;
 
 use crate::client::pgbackrest::PgBackRest;
@@ -15,6 +16,7 @@ use hanode_core::spec::Spec;
 use hanode_util::user_error::UserError;
 
 pub use list::list;
+pub use preview::preview;
 pub use verify::verify;
 
 /// The repository of a cluster.

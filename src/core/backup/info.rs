@@ -13,6 +13,8 @@ pub struct BackupInfo {
     pub finished: i64,
     /// What it added to the repository.
     pub bytes: u64,
+    /// What a restore fetches, with the full backup that it needs.
+    pub fetched_bytes: u64,
     /// Of the files that a restore writes.
     pub restored_bytes: u64,
     /// Errors such as pages with a wrong checksum.
@@ -67,6 +69,7 @@ pub fn parse_info(text: &[u8]) -> Result<BTreeMap<String, PartInfo>> {
             finished: value["timestamp"]["stop"].as_i64()?,
             bytes: value["info"]["repository"]["delta"].as_u64().unwrap_or_default(),
             damaged: value["error"].as_bool().unwrap_or_default(),
+            fetched_bytes: value["info"]["repository"]["size"].as_u64().unwrap_or_default(),
             restored_bytes: value["info"]["size"].as_u64().unwrap_or_default(),
             start_wal: segment(&value["archive"]["start"]),
             stop_wal: segment(&value["archive"]["stop"]),

@@ -100,6 +100,7 @@ fn backup(label: &str, finished: i64, start_wal: &str) -> BackupInfo {
     BackupInfo {
         label: label.into(),
         full: true,
+        fetched_bytes: 2,
         restored_bytes: 2,
         stop_wal: None,
         started: finished - 5,
@@ -208,6 +209,18 @@ fn recovery_follows_the_timelines_of_later_leaders() {
     assert!(error.contains("lacks the WAL segment 000000020000000000000005,"), "{error}");
     // The new leader has archived its history only: its first segment is not there yet.
     assert_eq!(chosen("latest", &archived(&full[..3])).unwrap().last_wal, "000000010000000000000004");
+}
+
+#[test]
+fn a_restore_reads_the_wal_up_to_the_moment() {
+    let wal = wal(&[2, 3, 4, 5, 7]);
+    let needed = |moment| {
+        let from = WalPosition { timeline: 1, segment: 3 };
+        wal.needed(from, moment).iter().map(|position| position.segment).collect::<Vec<_>>()
+    };
+    assert_eq!(needed(NOON + 601), [3, 4], "archived twenty minutes after noon");
+    assert_eq!(needed(NOON + 600), [3]);
+    assert_eq!(needed(i64::MAX), [3, 4, 5], "up to the gap");
 }
 
 /// The old leader made a backup after another one had been promoted.

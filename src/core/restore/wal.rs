@@ -113,9 +113,22 @@ impl ArchivedWal {
         from.timeline == self.newest_timeline() || self.history.iter().any(ends_here)
     }
 
-    /// How many segments there are from this one on.
-    pub fn segments_from(&self, from: WalPosition) -> usize {
-        self.segments.keys().filter(|found| found.segment >= from.segment).count()
+    /// The segments from here on without a gap, on the way to the newest timeline, each with the time when it was archived.
+    fn path(&self, from: WalPosition) -> impl Iterator<Item = (WalPosition, i64)> {
+        let at = |segment: u64| WalPosition { timeline: self.timeline_of(segment), segment };
+        // The timeline may have changed in the middle of the first segment.
+        let first = if self.segments.contains_key(&from) { from } else { at(from.segment) };
+        let following = move |position: &WalPosition| Some(at(position.segment + 1));
+        let positions = std::iter::successors(Some(first), following);
+        positions.map_while(|position| Some((position, *self.segments.get(&position)?)))
+    }
+
+    /// The segments that a restore reads from here on: up to the first one that was archived at or after `moment`, given as
+    /// seconds since 1970.
+    pub fn needed(&self, from: WalPosition, moment: i64) -> Vec<WalPosition> {
+        let path: Vec<_> = self.path(from).collect();
+        let end = path.iter().position(|(_, at)| *at >= moment).map_or(path.len(), |at| at + 1);
+        path[..end].iter().map(|(position, _)| *position).collect()
     }
 
     /// How far the WAL goes from here on the way to the newest timeline; `None` if it does not start there.
@@ -123,21 +136,9 @@ impl ArchivedWal {
         if !self.is_followed(from) {
             return None;
         }
-        let mut reached = None;
+        let (last, time) = self.path(from).last()?;
         let at = |segment: u64| WalPosition { timeline: self.timeline_of(segment), segment };
-        let mut next = match self.segments.get(&from) {
-            // The timeline may have changed in the middle of this segment.
-            Some(time) => {
-                reached = Some((from, *time));
-                at(from.segment + 1)
-            }
-            None => at(from.segment),
-        };
-        while let Some(time) = self.segments.get(&next) {
-            reached = Some((next, *time));
-            next = at(next.segment + 1);
-        }
-        let (last, time) = reached?;
+        let next = at(last.segment + 1);
         let later =
             self.segments.keys().any(|found| found.segment > last.segment && *found == at(found.segment));
         Some(Reach { last, at: time, missing: later.then_some(next) })
