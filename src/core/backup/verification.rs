@@ -3,8 +3,8 @@
 /// Upper bound on what is listed of a repository with much damage.
 const MAX_FAULTS: usize = 50;
 
-/// What is damaged or missing: the files that the messages name, else the lines of the result. The result must say that
-/// all is well.
+/// What is damaged or missing: the files that the messages name, else the lines of the result. Only a result
+/// with `status: ok` has no damage.
 pub fn damage(result: &str, messages: &str) -> Vec<String> {
     let lines = || result.lines().map(str::trim).filter(|line| !line.is_empty());
     if lines().any(|line| line == "status: ok") {

@@ -243,7 +243,7 @@ fn a_backup_on_an_abandoned_timeline_gives_way_to_an_older_one() {
 }
 
 #[test]
-fn what_the_archive_lacks_is_told_apart() {
+fn useless_backups_and_gaps_are_distinguished() {
     let mut info = info();
     info.backups[0].stop_wal = WalPosition::parse("000000010000000000000003");
     info.backups[1].stop_wal = WalPosition::parse("000000010000000000000005");
