@@ -49,9 +49,9 @@ fn finds_damage(lab: &Lab, file: &Path, named: &str) {
     damaged[middle] ^= 0xff;
     std::fs::write(file, &damaged).unwrap();
     let found = verify(lab);
-    assert_eq!(found.status.code(), Some(1));
     let text = String::from_utf8_lossy(&found.stdout);
     eprintln!("{text}");
+    assert_eq!(found.status.code(), Some(1), "{}", file.display());
     assert!(text.contains(named), "{text}{}", String::from_utf8_lossy(&found.stderr));
     std::fs::write(file, &intact).unwrap();
 }
@@ -79,12 +79,14 @@ pub fn the_admin_machine_lists_makes_and_verifies_backups(lab: &Lab) {
     let part = repository(lab).join("backup").join(part["name"].as_str().unwrap());
     finds_damage(lab, &file_below(&part, "PG_VERSION.lz4"), "PG_VERSION");
     let wal = repository(lab).join("archive").join(part.file_name().unwrap());
-    let first = newest[0]["first_wal"].as_str().unwrap().to_string();
+    let first = newest[0]["first_wal"].as_str().unwrap();
+    // Not the history file of the backup, which begins with the same name.
+    let segment_name = format!("{first}-");
     let segment = std::fs::read_dir(wal.join("17-1/0000000100000000")).unwrap().find_map(|entry| {
         let path = entry.unwrap().path();
-        path.to_string_lossy().contains(&first).then_some(path)
+        path.to_string_lossy().contains(&segment_name).then_some(path)
     });
-    finds_damage(lab, &segment.unwrap(), &first);
+    finds_damage(lab, &segment.unwrap(), first);
     let snapshot = file_below(&repository(lab).join("redis"), ".rdb");
     finds_damage(lab, &snapshot, snapshot.file_name().and_then(OsStr::to_str).unwrap());
 
