@@ -175,11 +175,11 @@ chaos: setup build
 test-faults: setup
 	$(E2E) -- faults:: faults_lag:: standby_absence:: storage:: $(LONG)
 
-# Duplicate addresses; old, torn, replaced and lost disks; an interrupted bootstrap; `hanode recover`; packages upgraded
-# by hand.
+# Duplicate addresses; old, torn, replaced and lost disks; an interrupted bootstrap; `hanode recover`; restores; packages
+# upgraded by hand.
 .PHONY: test-recover
 test-recover: setup
-	$(E2E) -- recovery:: data_damage:: interrupted_bootstrap:: packages:: $(LONG)
+	$(E2E) -- recovery:: data_damage:: interrupted_bootstrap:: restore:: packages:: $(LONG)
 
 # The numbers of docs/measured.md: `make bench RUNS=5` on an otherwise idle machine.
 .PHONY: bench

@@ -58,6 +58,7 @@ pub fn restore_record(etcd: &EtcdClient, scope: &str) -> Result<Option<RestoreRe
         choice: value(choice)?,
         postgres: of("postgres").map(|text| value(text)).transpose()?,
         redis: of("redis").map(|text| value(text)).transpose()?,
+        redis_replicated: of("redis-replicated").is_some(),
     }))
 }
 

@@ -192,3 +192,34 @@ fn blank_machines_restore_their_cluster_to_a_moment_and_to_the_end_of_the_archiv
     assert!(postgres.acknowledged > 20 && postgres.lost.is_empty(), "{postgres:?}");
     assert_eq!(record(&lab).choice.part, second[0].stanza);
 }
+
+/// The replicas of Redis cannot reach their primary until it has lost its disk.
+#[test]
+#[ignore = "minutes: make test-recover"]
+fn a_first_primary_of_redis_that_loses_its_disk_loads_the_snapshot_again() {
+    let lab = lab();
+    completed(&lab);
+    lab.redis_set("kept", "1").unwrap();
+    back_up(&lab);
+    archived(&lab);
+    destroy(&lab);
+    let latest = to(Moment::Latest);
+    NODES.iter().for_each(|node| start(&lab, node, &latest));
+    let block = "nft 'add table inet test; add chain inet test out { type filter hook output priority 0; };
+        add rule inet test out tcp dport 6379 drop'";
+    for node in ["node1", "node3"] {
+        until("the node has booted", RESTORED, || lab.on(node, &["sh", "-ec", block]).status.success());
+    }
+    // The other nodes report it, too.
+    until("the snapshot is recorded", RESTORED, || record(&lab).redis.is_some());
+    lab.driver().power_off("node2").unwrap();
+    lab.driver().discard_disk("node2").unwrap();
+    assert!(!record(&lab).redis_replicated);
+    for node in ["node1", "node3"] {
+        lab.sh(node, "nft delete table inet test");
+    }
+    start(&lab, "node2", &latest);
+    lab.healthy_within(RESTORED);
+    assert_eq!(lab.redis(&["get", "kept"]).as_deref(), Ok("1"));
+    until("a replica has it", RESTORED, || record(&lab).redis_replicated);
+}

@@ -23,6 +23,9 @@ pub struct RestoreRecord {
     /// Set before Redis starts for the first time.
     #[serde(default)]
     pub redis: Option<RedisRestored>,
+    /// Set once a replica has the snapshot. Until then it is loaded again if the first primary loses its disk.
+    #[serde(default)]
+    pub redis_replicated: bool,
 }
 
 /// Where PostgreSQL's recovery ended.
@@ -51,7 +54,7 @@ pub struct RedisSnapshot {
 /// In one line: what was requested, and to which moments both servers were restored.
 impl fmt::Display for RestoreRecord {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let RestoreRecord { choice, postgres, redis } = self;
+        let RestoreRecord { choice, postgres, redis, redis_replicated: _ } = self;
         write!(f, "to {} from {}: ", choice.request.moment, choice.part)?;
         match postgres {
             None => write!(f, "PostgreSQL is not restored yet (backup {})", choice.backup)?,

@@ -106,13 +106,14 @@ fn failure_since(node: &NodeContext, started: SystemTime) -> Result<Option<Failu
     Ok(scripts.or_else(|| in_file(server_log?, "FATAL: ")))
 }
 
-/// Records in etcd where PostgreSQL's recovery ended, once this node has its data. Runs until that is recorded.
+/// Records in etcd where PostgreSQL's recovery ended, once this node has its data, and that a replica has the data of this
+/// node's Redis. Runs until both are recorded.
 pub(crate) fn watch(node: &NodeContext) {
     loop {
         match publish_result(node) {
             Ok(true) => return,
             Ok(false) => {}
-            Err(error) => tracing::debug!("the end of the recovery cannot be recorded yet: {error:#}"),
+            Err(error) => tracing::debug!("the end of the restore cannot be recorded yet: {error:#}"),
         }
         sleep(Duration::from_secs(1));
     }
@@ -124,20 +125,28 @@ fn publish_result(node: &NodeContext) -> Result<bool> {
         return Ok(true);
     }
     let Some(record) = record(node)? else { return Ok(false) };
-    if record.postgres.is_some() {
+    if record.postgres.is_none() {
+        return publish_postgres(node).map(|()| false);
+    }
+    if record.redis.is_some() && !record.redis_replicated && redis::is_replicated(node)? {
+        publish(node, "redis-replicated", &true)?;
         return Ok(true);
     }
+    Ok(record.redis_replicated)
+}
+
+fn publish_postgres(node: &NodeContext) -> Result<()> {
     // The script writes the result before it removes the marker.
     if node.disk.clone_is_incomplete() {
-        return Ok(false);
+        return Ok(());
     }
     let path = format!("{}/{RESULT_FILE}", node.target().path("postgres_data")?);
     let tree = node.tree()?;
     if !tree.exists(&path)? {
-        return Ok(false);
+        return Ok(());
     }
     let result: PostgresRestored = serde_json::from_slice(&tree.read(&path)?).context(path)?;
     publish(node, "postgres", &result)?;
     tracing::info!("PostgreSQL is restored to {}", result.lsn);
-    Ok(true)
+    Ok(())
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use hanode_cluster::client::pgbackrest::PgBackRest;
 use hanode_cluster::repository;
 use hanode_core::plan::Reason;
-use hanode_core::restore::RedisSnapshot;
+use hanode_core::restore::{RedisRestored, RedisSnapshot};
 use hanode_util::command::capture;
 use hanode_util::file_tree::Ids;
 use std::process::Command;
@@ -18,6 +18,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 const FILE: &str = "appendonly.aof";
 const UNFINISHED: &str = "hanode-snapshot.part";
 const COMPLETE: &str = "hanode-snapshot.rdb";
@@ -34,28 +35,51 @@ pub(crate) fn load(node: &NodeContext) -> Result<Option<Reason>> {
     }
 }
 
-/// The snapshot gets its name as Redis' data last. With the record in etcd it is not fetched again, so that it never replaces
-/// data that Redis has accepted since.
+/// The snapshot gets its name as Redis' data last. Once a replica has it, too, it is not fetched again, so that it never
+/// replaces data that Redis has accepted since; before that no other node has any data.
 fn restore(node: &NodeContext) -> Result<()> {
     let record = record(node)?.context("etcd has no record of the restore")?;
-    if record.redis.is_none() {
-        let reached = record.postgres.as_ref().context("PostgreSQL has not been restored yet")?.reached;
-        let (part, pgbackrest) = (&record.choice.part, pgbackrest::open(node)?);
-        let chosen = repository::snapshot(&pgbackrest, part, &record.choice.request.moment, reached)?;
-        match &chosen.snapshot {
-            Some(snapshot) => {
-                fetch(node, &pgbackrest, snapshot)?;
-                tracing::info!("Redis starts with {}", snapshot.path);
+    match &record.redis {
+        None => {
+            let reached = record.postgres.as_ref().context("PostgreSQL has not been restored yet")?.reached;
+            let (part, pgbackrest) = (&record.choice.part, pgbackrest::open(node)?);
+            let chosen = repository::snapshot(&pgbackrest, part, &record.choice.request.moment, reached)?;
+            match &chosen.snapshot {
+                Some(snapshot) => {
+                    fetch(node, &pgbackrest, snapshot)?;
+                    tracing::info!("Redis starts with {}", snapshot.path);
+                }
+                None => {
+                    tracing::warn!(
+                        "{part} has no snapshot of Redis from before that moment: Redis starts empty"
+                    )
+                }
             }
-            None => {
-                tracing::warn!("{part} has no snapshot of Redis from before that moment: Redis starts empty")
-            }
+            node.fail_point("snapshot-fetched");
+            publish(node, "redis", &chosen)?;
+            node.fail_point("snapshot-recorded");
         }
-        node.fail_point("snapshot-fetched");
-        publish(node, "redis", &chosen)?;
-        node.fail_point("snapshot-recorded");
+        Some(RedisRestored { snapshot: Some(snapshot) })
+            if !record.redis_replicated && !is_fetched(node)? =>
+        {
+            fetch(node, &pgbackrest::open(node)?, snapshot)?;
+            tracing::warn!("Redis starts with {} again, since no node has its data", snapshot.path);
+        }
+        Some(_) => {}
     }
     install(node)
+}
+
+fn is_fetched(node: &NodeContext) -> Result<bool> {
+    Ok(node.tree()?.exists(format!("{}/{COMPLETE}", node.target().path("redis_data")?))?)
+}
+
+/// Whether this node's Redis is a primary with a replica that has all its data.
+pub(super) fn is_replicated(node: &NodeContext) -> Result<bool> {
+    let info = node.redis(node.own().address, REQUEST_TIMEOUT)?.info("replication")?;
+    let online =
+        |(key, value): (&String, &String)| key.starts_with("slave") && value.contains("state=online");
+    Ok(info.get("role").is_some_and(|role| role == "master") && info.iter().any(online))
 }
 
 /// Fetches the snapshot into [`COMPLETE`] and verifies it.

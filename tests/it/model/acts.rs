@@ -311,19 +311,16 @@ impl World {
             timeline: 1,
             last_wal: String::new(),
         };
-        let record = RestoreRecord { choice, postgres: None, redis: None };
+        let record = RestoreRecord { choice, postgres: None, redis: None, redis_replicated: false };
         self.etcd.get_mut(&cluster).expect("cluster").restore.get_or_insert(record);
     }
 
-    /// The snapshot has no keys: the model counts the writes since.
+    /// The snapshot has no keys: the model counts the writes since. It may be loaded again, but never over them.
     fn restore_redis(&mut self, i: usize) {
         let written = self.machines.iter().any(|m| m.disk.redis.is_some_and(|writes| writes > 0));
         let Some(cluster) = self.quorum(i) else { return };
         let record = self.etcd.get_mut(&cluster).expect("cluster").restore.as_mut().expect("a record");
         assert!(record.postgres.is_some(), "Redis is restored before PostgreSQL");
-        if record.redis.is_some() {
-            return;
-        }
         assert!(!written, "a snapshot replaces data that Redis has accepted");
         record.redis = Some(RedisRestored { snapshot: None });
     }

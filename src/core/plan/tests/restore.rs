@@ -16,7 +16,7 @@ fn record() -> RestoreRecord {
         timeline: 1,
         last_wal: "000000010000000000000003".into(),
     };
-    RestoreRecord { choice, postgres: None, redis: None }
+    RestoreRecord { choice, postgres: None, redis: None, redis_replicated: false }
 }
 
 /// Three blank nodes with this metadata key.
