@@ -3,8 +3,8 @@
 # Debian packages for building, booting and testing images.
 TOOLS = build-essential mmdebstrap debian-archive-keyring systemd-container xorriso mtools gdisk fdisk dosfstools \
         e2fsprogs zstd iproute2 openssl ovmf openssh-client postgresql-client redis-tools curl gpg \
-        groff-base zsh fish python3-jsonschema python3-prometheus-client faketime xz-utils apt-utils dnsmasq-base \
-        pgbackrest
+        groff-base zsh fish python3-jsonschema python3-prometheus-client python3-psycopg2 python3-redis \
+        faketime xz-utils apt-utils dnsmasq-base pgbackrest
 # Installed together: if qemu-utils came from backports, all QEMU packages must come from there (see setup-qemu).
 QEMU = qemu-system-x86 qemu-utils
 

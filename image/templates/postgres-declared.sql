@@ -15,7 +15,7 @@ SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', {{ each.name | literal }}, {{ 
 {%- else %}
 SELECT format('CREATE ROLE %I', {{ each.name | literal }})
     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {{ each.name | literal }}) \gexec
-ALTER ROLE {{ each.name | identifier }} WITH {{ "LOGIN" if each.login else "NOLOGIN" }} CONNECTION LIMIT {{ each.connection_limit }} PASSWORD {{ each.password }};
+ALTER ROLE {{ each.name | identifier }} WITH {{ "LOGIN" if each.login else "NOLOGIN" }} {{ "REPLICATION" if each.replication else "NOREPLICATION" }} CONNECTION LIMIT {{ each.connection_limit }} PASSWORD {{ each.password }};
 {%- for setting in each.settings %}
 ALTER ROLE {{ each.name | identifier }} SET {{ setting.name }} = {{ setting.value }};
 {%- endfor %}

@@ -3,14 +3,16 @@
 SELECT format('role %s %s', wanted.name, what)
     FROM (VALUES
 {%- for each in declared.roles %}
-        ({{ each.name | literal }}, {{ each.is_default }}, {{ each.login }}, {{ each.connection_limit }}, {{ each.password }}){{ "" if loop.last else "," }}
+        ({{ each.name | literal }}, {{ each.is_default }}, {{ each.login }}, {{ each.replication }}, {{ each.connection_limit }}, {{ each.password }}){{ "" if loop.last else "," }}
 {%- endfor %}
-    ) AS wanted (name, is_default, login, connections, password)
+    ) AS wanted (name, is_default, login, replication, connections, password)
     LEFT JOIN pg_catalog.pg_authid AS role ON role.rolname = wanted.name
     CROSS JOIN LATERAL (VALUES
         (role.rolname IS NULL, 'does not exist'),
         (wanted.login AND NOT role.rolcanlogin, 'cannot log in'),
         (role.rolcanlogin AND NOT wanted.login, 'can log in'),
+        (wanted.replication AND NOT role.rolreplication, 'cannot read replication slots'),
+        (role.rolreplication AND NOT wanted.replication, 'can read replication slots'),
         (role.rolconnlimit <> wanted.connections, 'has another connection limit'),
         (role.rolname IS NOT NULL AND role.rolpassword IS DISTINCT FROM wanted.password, 'has another password')
     ) AS difference (found, what)
@@ -45,6 +47,9 @@ SELECT format('database %s %s', wanted.name, what)
 SELECT format('role %s is a superuser, and clients can log in with its password', rolname)
     FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin AND rolname NOT IN ('admin', 'dbadmin');
 {%- endif %}
+{%- for each in permanent_slots %}
+SELECT {{ each.missing | literal }} WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = {{ each.name | literal }});
+{%- endfor %}
 -- Slots without a consumer, other than those of the nodes' own standbys: the watcher tells these lines by their first word.
 SELECT format('slot %s %s %s', slot_name, {{ "CASE wal_status WHEN 'lost' THEN 'lost' ELSE 'inactive' END" if features.postgres_wal_keep_size is on else "'inactive'" }}, coalesce(kept, 0))
     FROM pg_catalog.pg_replication_slots

@@ -318,6 +318,7 @@ mod tests {
             certificate,
             memberships: vec![],
             connection_limit: None,
+            replication: false,
             settings: Default::default(),
         };
         let roles = [role("app", false), role("reports", false), role("bot", true)];

@@ -24,6 +24,7 @@ login = false
 [[role]]
 name = "bot"
 certificate = true
+replication = true
 [[database]]
 name = "reports"
 owner = "reports"
@@ -33,6 +34,13 @@ locale = "C"
 database = "reports"
 role = "app"
 method = "reject"
+[[slot]]
+name = "archive"
+type = "physical"
+[[slot]]
+name = "audit"
+type = "logical"
+database = "reports"
 "#;
 
 pub struct Case {
@@ -92,11 +100,13 @@ impl Case {
         self
     }
 
-    /// With roles, databases and login rules of applications.
+    /// With roles, databases, login rules and slots of applications.
     pub fn with_applications(mut self) -> Self {
-        let text = format!("{}{APPLICATIONS}", spec::STARTER);
+        let starter = spec::STARTER.replace("# wal_level = \"replica\"", "wal_level = \"logical\"");
+        let text = format!("{starter}{APPLICATIONS}");
         let parsed = spec::parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
         (self.spec.roles, self.spec.databases, self.spec.hba) = (parsed.roles, parsed.databases, parsed.hba);
+        (self.spec.slots, self.spec.postgres.wal_level) = (parsed.slots, parsed.postgres.wal_level);
         self
     }
 

@@ -95,3 +95,63 @@ fn declared_roles_are_created_and_differences_are_reported() {
     let journals = "journalctl -b --no-pager | grep -c SCRAM-SHA || true";
     assert_eq!(lab.sh("node1", journals), "0", "verifiers are in no journal");
 }
+
+/// By port 5432 or 6379 of any node: libpq tries the nodes one after the other; a client of Redis does the same, or finds the primary by the Sentinels.
+#[test]
+fn an_application_connects_without_the_virtual_ip() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    lab.sh("node1", "systemctl stop haproxy redis-sentinel");
+    let secrets = &lab.cluster.secrets;
+    let ca = lab.cluster.dir.join("pki/service/ca.crt");
+    let settings = [
+        format!("CA={}", ca.display()),
+        format!("PGPASSWORD={}", secrets.app().unwrap()),
+        format!("REDIS={}", secrets.redis),
+        format!("SENTINEL={}", secrets.sentinel),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    for client in [POSTGRES_CLIENT, REDIS_CLIENT, SENTINEL_CLIENT] {
+        let output = lab.bounded(&[&["env"][..], &settings, &["/usr/bin/python3", "-c", client]].concat());
+        assert_eq!(output.as_deref(), Ok("written"), "{client}");
+    }
+    lab.sh("node1", "systemctl start haproxy redis-sentinel");
+    lab.healthy_within(Duration::from_secs(90));
+}
+
+/// As in docs/applications.md.
+const POSTGRES_CLIENT: &str = r#"
+import os, psycopg2
+connection = psycopg2.connect(
+    host="192.168.18.21,192.168.18.22,192.168.18.23", port=5432, target_session_attrs="read-write",
+    user="app", dbname="app", sslmode="verify-full", sslrootcert=os.environ["CA"], connect_timeout=5)
+with connection, connection.cursor() as cursor:
+    cursor.execute("CREATE TABLE IF NOT EXISTS without_vip (n int); INSERT INTO without_vip VALUES (1)")
+print("written")
+"#;
+
+const REDIS_CLIENT: &str = r#"
+import os, redis
+def connect():
+    for host in ["192.168.18.21", "192.168.18.22", "192.168.18.23"]:
+        client = redis.Redis(host=host, port=6379, password=os.environ["REDIS"], socket_connect_timeout=5,
+                             ssl=True, ssl_ca_certs=os.environ["CA"], ssl_check_hostname=True)
+        try:
+            client.ping()
+            return client
+        except redis.ConnectionError as error:
+            last = error
+    raise last
+connect().set("without_vip", 1)
+print("written")
+"#;
+
+const SENTINEL_CLIENT: &str = r#"
+import os
+from redis.sentinel import Sentinel
+tls = dict(ssl=True, ssl_ca_certs=os.environ["CA"], ssl_check_hostname=True, socket_connect_timeout=5)
+sentinels = Sentinel([(host, 26378) for host in ["192.168.18.21", "192.168.18.22", "192.168.18.23"]],
+                     sentinel_kwargs=dict(tls, password=os.environ["SENTINEL"]), password=os.environ["REDIS"], **tls)
+sentinels.master_for("redis-cluster").set("without_vip", 2)
+print("written")
+"#;

@@ -1,6 +1,6 @@
 //! The spec: values of the starter, and the line of each fault.
 
-use hanode_core::spec::{Faults, Repository, STARTER, Spec, VipMode, parse, warnings};
+use hanode_core::spec::{Faults, Repository, STARTER, SlotKind, Spec, VipMode, parse, warnings};
 
 fn starter() -> Spec {
     parse(STARTER).unwrap_or_else(|faults| panic!("the starter has faults:\n{faults}"))
@@ -132,11 +132,17 @@ fn optional_values_are_read() {
 
 #[test]
 fn roles_and_databases_are_read_and_checked() {
-    let declared = |text: &str| format!("{STARTER}\n{text}");
+    let declared = |text: &str| {
+        format!("{STARTER}\n{text}").replace("# wal_level = \"replica\"", "wal_level = \"logical\"")
+    };
     let spec = parse(&declared(crate::cases::APPLICATIONS)).unwrap_or_else(|faults| panic!("{faults}"));
     let (reports, bot) = (&spec.roles[0], &spec.roles[2]);
     assert!(reports.has_password() && !bot.has_password() && !spec.roles[1].has_password());
     assert_eq!((reports.connection_limit, reports.settings["statement_timeout"].as_str()), (Some(5), "5min"));
+    assert!(bot.replication && !reports.replication);
+    let (database, plugin) = ("reports".to_string(), "pgoutput".to_string());
+    assert_eq!(spec.slots[0].kind, SlotKind::Physical);
+    assert_eq!(spec.slots[1].kind, SlotKind::Logical { database, plugin });
     assert_eq!((spec.databases[0].owner.as_str(), spec.databases[0].encoding.as_str()), ("reports", "UTF8"));
     let one = parse(&declared("[[role]]\nname = \"r\"\n[[database]]\nname = \"d\"\n")).expect("the least");
     assert!(one.roles[0].login && one.databases[0].owner == "app");
@@ -159,9 +165,20 @@ fn roles_and_databases_are_read_and_checked() {
         ("[[hba]] # open\nrole = \"r\"", "# open", "method is missing"),
         ("[[hba]]\nmethod = \"trust\"", "\"trust\"", "\"password\" or \"certificate\""),
         ("[[hba]]\nrole = \"r all trust\"\nmethod = \"reject\"", "all trust", "valid role"),
+        ("[[slot]]\nname = \"a-b\"\ntype = \"physical\"", "a-b", "valid name for a slot"),
+        ("[[slot]]\nname = \"node2\" #\ntype = \"physical\"", "name = \"node2\" #", "slot of a node"),
+        ("[[slot]] # untyped\nname = \"s\"", "untyped", "type is missing"),
+        ("[[slot]]\nname = \"s\"\ntype = \"physical\"\nplugin = \"x\"", "plugin = \"x", "no plugin"),
+        ("[[slot]]\nname = \"s\"\ntype = \"logical\"\ndatabase = \"d\"", "\"d\"", "not one of the spec"),
     ] {
         one_fault(&declared(text), piece, what);
     }
+}
+
+#[test]
+fn a_logical_slot_needs_more_in_the_wal() {
+    let slot = format!("{STARTER}\n[[slot]]\nname = \"audit\"\ntype = \"logical\" #\n");
+    one_fault(&slot, "type = \"logical\" #", "a logical slot needs more in the WAL");
 }
 
 #[test]

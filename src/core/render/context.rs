@@ -5,7 +5,9 @@ use crate::plan::Action;
 use crate::redis_parameters;
 use crate::secrets::Secrets;
 use crate::sentinel::Settings;
-use crate::spec::{Backup, ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Repository, Spec};
+use crate::spec::{
+    Backup, ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Repository, Slot, SlotKind, Spec, slot_of_node,
+};
 use anyhow::{Context, Result, ensure};
 use hanode_util::user_error::UserError;
 use serde::Serialize;
@@ -91,9 +93,11 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("maximum_lag_on_failover", &spec.postgres.lag_limit());
     context.insert("postgres_sources", &postgres_sources(spec));
     context.insert("rest_readers", &rest_readers(spec));
-    context.insert("replication_slot", &replication_slot(&node.name));
-    let of_nodes: Vec<String> = spec.nodes.iter().map(|node| replication_slot(&node.name)).collect();
+    context.insert("replication_slot", &slot_of_node(&node.name));
+    let of_nodes: Vec<String> = spec.nodes.iter().map(|node| slot_of_node(&node.name)).collect();
     context.insert("slots_of_nodes", &of_nodes);
+    context.insert("permanent_slots", &permanent_slots(spec));
+    context.insert("has_slots", &!spec.slots.is_empty());
     context.insert("read_max_lag", &spec.postgres.read_limit().as_secs());
     context.insert("backup", &backup(input)?);
     context.insert("restore", &restore(input));
@@ -138,14 +142,19 @@ fn crl(input: &RenderInput) -> serde_json::Value {
     })
 }
 
-/// The name that Patroni gives to a member's replication slot.
-fn replication_slot(node: &str) -> String {
-    let replace = |c: char| match c {
-        '-' | '.' => "_".to_string(),
-        c if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' => c.to_string(),
-        c => format!("u{:04}", u32::from(c)),
+/// The slots of the spec, each with its definition in Patroni's configuration.
+fn permanent_slots(spec: &Spec) -> Vec<serde_json::Value> {
+    let definition = |slot: &Slot| match &slot.kind {
+        SlotKind::Physical => serde_json::json!({"type": "physical"}),
+        SlotKind::Logical { database, plugin } => {
+            serde_json::json!({"type": "logical", "database": database, "plugin": plugin})
+        }
     };
-    node.to_lowercase().chars().map(replace).collect::<String>().chars().take(63).collect()
+    let view = |slot: &Slot| {
+        let missing = format!("replication slot {} does not exist", slot.name);
+        serde_json::json!({ "name": slot.name, "definition": definition(slot).to_string(), "missing": missing })
+    };
+    spec.slots.iter().map(view).collect()
 }
 
 /// The primary of this node's Redis; unknown while the plan waits, when no file uses it.
@@ -332,8 +341,8 @@ mod tests {
 
     #[test]
     fn slots_are_named_as_by_patroni() {
-        assert_eq!(replication_slot("node1"), "node1");
-        assert_eq!(replication_slot("DB-2.lab_x"), "db_2_lab_x");
+        assert_eq!(slot_of_node("node1"), "node1");
+        assert_eq!(slot_of_node("DB-2.lab_x"), "db_2_lab_x");
     }
 
     #[test]

@@ -21,6 +21,7 @@ struct RoleView<'a> {
     /// The one of every cluster: if the operator has made it before, it stays as it is.
     is_default: bool,
     login: bool,
+    replication: bool,
     /// In SQL: a verifier, or NULL.
     password: String,
     connection_limit: i64,
@@ -105,6 +106,7 @@ fn roles<'a>(spec: &'a Spec, secrets: &Secrets) -> Result<Vec<RoleView<'a>>> {
             name: Role::APP,
             is_default: true,
             login: true,
+            replication: false,
             password,
             connection_limit: -1,
             settings: Vec::new(),
@@ -119,6 +121,7 @@ fn roles<'a>(spec: &'a Spec, secrets: &Secrets) -> Result<Vec<RoleView<'a>>> {
             name: &role.name,
             is_default: false,
             login: role.login,
+            replication: role.replication,
             password,
             connection_limit: role.connection_limit.map_or(-1, i64::from),
             settings: role.settings.iter().map(|(name, value)| setting(role, name, value)).collect(),

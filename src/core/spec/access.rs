@@ -25,6 +25,7 @@ pub(super) fn roles(top: &Section) -> Vec<Role> {
             certificate: s.flag("certificate").unwrap_or(false),
             memberships: s.texts("memberships").unwrap_or_default(),
             connection_limit: s.number("connection_limit", 0..=262_143),
+            replication: s.flag("replication").unwrap_or(false),
             settings: s.section("settings").settings(),
         };
         s.finish();

@@ -27,6 +27,7 @@ pub(super) fn check(spec: &Spec, reader: &Reader) {
         super::backup::check(backup, reader);
     }
     super::access::check(spec, reader);
+    super::slots::check(spec, reader);
     pki(spec, reader);
     versions(spec, reader);
 }

@@ -11,6 +11,7 @@ mod parse;
 mod reader;
 mod rules;
 mod schema;
+mod slots;
 mod suggest;
 mod warn;
 
@@ -26,6 +27,7 @@ pub use parse::{Fault, Faults, parse};
 pub(crate) use rules::is_cluster_name;
 pub use rules::is_interface;
 pub use schema::schema_text;
+pub(crate) use slots::slot_of_node;
 pub use suggest::nearest;
 pub use warn::warnings;
 
@@ -65,6 +67,9 @@ pub struct Spec {
     /// How certain roles log in, before the rule for all others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hba: Vec<Hba>,
+    /// Replication slots that Patroni creates on the leader and keeps after a failover.
+    #[serde(default, rename = "slot", skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<Slot>,
     /// Component to version; overrides the target's versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, String>,
@@ -81,6 +86,9 @@ pub struct Role {
     /// Unset: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_limit: Option<u32>,
+    /// It may use replication slots, and so read all data.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replication: bool,
     pub settings: BTreeMap<String, String>,
 }
 
@@ -118,6 +126,21 @@ pub enum HbaMethod {
     Certificate,
     Both,
     Reject,
+}
+
+/// A replication slot for a consumer outside the cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slot {
+    pub name: String,
+    #[serde(flatten)]
+    pub kind: SlotKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum SlotKind {
+    Physical,
+    Logical { database: String, plugin: String },
 }
 
 /// The components whose version a spec may pin.
@@ -178,6 +201,8 @@ pub struct Postgres {
     pub connections_per_source: Option<u32>,
     /// Whether `dbadmin` may log in with its password alone, through HAProxy from `network.clients`.
     pub superusers_from_clients: bool,
+    #[serde(default, skip_serializing_if = "WalLevel::is_default")]
+    pub wal_level: WalLevel,
     /// Settings passed through to PostgreSQL, in the syntax of `postgresql.conf`.
     pub parameters: BTreeMap<String, String>,
 }
@@ -202,6 +227,23 @@ impl Postgres {
     pub fn lag_limit(&self) -> u64 {
         let text = self.maximum_lag_on_failover.as_deref().unwrap_or(Self::DEFAULT_LAG);
         if self.synchronous { Self::UNLIMITED_LAG } else { rules::bytes(text).unwrap_or(1 << 20) }
+    }
+}
+
+/// How much PostgreSQL writes into its WAL.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WalLevel {
+    /// What standbys need.
+    #[default]
+    Replica,
+    /// Also what logical decoding needs.
+    Logical,
+}
+
+impl WalLevel {
+    fn is_default(&self) -> bool {
+        *self == WalLevel::default()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::access;
 use super::reader::{Reader, Section};
+use super::slots;
 use super::suggest::printable;
 use super::*;
 use std::fmt;
@@ -97,6 +98,7 @@ fn read(top: &Section, reader: &Reader) -> Spec {
         roles: access::roles(top),
         databases: access::databases(top),
         hba: access::hba(top),
+        slots: slots::slots(top),
         versions: versions(top.section("versions")),
         network,
         nodes,
@@ -180,6 +182,9 @@ fn postgres(s: Section) -> Postgres {
         read_max_lag: s.number("read_max_lag", 10..=86_400),
         connections_per_source: s.number("connections_per_source", 0..=262_143),
         superusers_from_clients: s.flag("superusers_from_clients").unwrap_or(false),
+        wal_level: s
+            .choice("wal_level", &[("replica", WalLevel::Replica), ("logical", WalLevel::Logical)])
+            .unwrap_or_default(),
         parameters,
     };
     s.finish();

@@ -27,7 +27,7 @@ address = "192.168.18.23"
 const DERIVED: [&str; 2] = ["pki.crl_url", "redis.initial_primary"];
 
 /// Lists of tables.
-const LISTS: [&str; 4] = ["node", "role", "database", "hba"];
+const LISTS: [&str; 5] = ["node", "role", "database", "hba", "slot"];
 
 /// The schema as text; reproducible.
 pub fn schema_text() -> String {

@@ -148,6 +148,9 @@ fn immutable_differences(old: &Spec, new: &Spec) -> Vec<String> {
     like_old.network.clients = old.network.clients.clone();
     like_old.network.operators = old.network.operators.clone();
     like_old.postgres.synchronous = old.postgres.synchronous;
+    like_old.postgres.wal_level = old.postgres.wal_level;
+    like_old.postgres.read_max_lag = old.postgres.read_max_lag;
+    like_old.slots = old.slots.clone();
     like_old.postgres.parameters = old.postgres.parameters.clone();
     like_old.postgres.superusers_from_clients = old.postgres.superusers_from_clients;
     (like_old.roles, like_old.databases) = (old.roles.clone(), old.databases.clone());

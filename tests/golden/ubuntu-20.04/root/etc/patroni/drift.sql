@@ -2,13 +2,15 @@
 -- Prints one line for each difference between PostgreSQL and what cluster.toml declares.
 SELECT format('role %s %s', wanted.name, what)
     FROM (VALUES
-        ('app', true, true, -1, 'SCRAM-SHA-256$4096:p47wlWv8H+dLZ+BZfVLpNw==$Sx/+8F0EWIQMlZUEOwJ0gK/RO+ZLzaTlAx8lVmRjcFo=:3rpjHy68I3l8Dy8u4MEOda2/xDzjveI+yMv3eJpUQE0=')
-    ) AS wanted (name, is_default, login, connections, password)
+        ('app', true, true, false, -1, 'SCRAM-SHA-256$4096:p47wlWv8H+dLZ+BZfVLpNw==$Sx/+8F0EWIQMlZUEOwJ0gK/RO+ZLzaTlAx8lVmRjcFo=:3rpjHy68I3l8Dy8u4MEOda2/xDzjveI+yMv3eJpUQE0=')
+    ) AS wanted (name, is_default, login, replication, connections, password)
     LEFT JOIN pg_catalog.pg_authid AS role ON role.rolname = wanted.name
     CROSS JOIN LATERAL (VALUES
         (role.rolname IS NULL, 'does not exist'),
         (wanted.login AND NOT role.rolcanlogin, 'cannot log in'),
         (role.rolcanlogin AND NOT wanted.login, 'can log in'),
+        (wanted.replication AND NOT role.rolreplication, 'cannot read replication slots'),
+        (role.rolreplication AND NOT wanted.replication, 'can read replication slots'),
         (role.rolconnlimit <> wanted.connections, 'has another connection limit'),
         (role.rolname IS NOT NULL AND role.rolpassword IS DISTINCT FROM wanted.password, 'has another password')
     ) AS difference (found, what)
