@@ -205,10 +205,13 @@ fn a_first_primary_of_redis_that_loses_its_disk_loads_the_snapshot_again() {
     destroy(&lab);
     let latest = to(Moment::Latest);
     NODES.iter().for_each(|node| start(&lab, node, &latest));
-    let block = "nft 'add table inet test; add chain inet test out { type filter hook output priority 0; };
-        add rule inet test out tcp dport 6379 drop'";
+    let port = lab.cluster.spec.redis.port;
+    let block = format!(
+        "nft 'add table inet test; add chain inet test out {{ type filter hook output priority 0; }};
+        add rule inet test out tcp dport {port} drop'"
+    );
     for node in ["node1", "node3"] {
-        until("the node has booted", RESTORED, || lab.on(node, &["sh", "-ec", block]).status.success());
+        until("the node has booted", RESTORED, || lab.on(node, &["sh", "-ec", &block]).status.success());
     }
     // The other nodes report it, too.
     until("the snapshot is recorded", RESTORED, || record(&lab).redis.is_some());
