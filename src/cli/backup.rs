@@ -14,7 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Show, make and verify backups
 ///
 /// `list` and `verify` read the repository with this machine's own pgBackRest, so they also work without any node; it must
-/// know the nodes' version of PostgreSQL. On a node, `sudo hanode backup` does the same. To restore, boot machines with the metadata key hanode_restore.
+/// know the nodes' version of PostgreSQL. On a node, `sudo hanode backup` does the same. To restore, boot machines with
+/// the metadata key hanode_restore.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

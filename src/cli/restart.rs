@@ -58,6 +58,7 @@ fn postgres(dir: &Path, json: bool) -> Result<ExitCode> {
     result?;
     print(&match steps.len() {
         0 => "no PostgreSQL awaits a restart".to_string(),
+        1 => "done in one step: no PostgreSQL awaits a restart any more".to_string(),
         n => format!("done in {n} steps: no PostgreSQL awaits a restart any more"),
     })?;
     Ok(ExitCode::SUCCESS)

@@ -242,6 +242,7 @@ fn each_fault_is_reported_with_its_line() {
         ),
         ("name = \"node1\"", "name = \"node_1\"", "node_1", "valid node name"),
         ("name = \"node1\"", "name = \"10.0.0.1\"", "10.0.0.1", "valid node name"),
+        ("name = \"node1\"", "name = \"Redis\"", "name = \"Redis\"", "name in Redis' certificate"),
         (
             "name = \"node1\"",
             "name = \"node1\"\nhostname = \"no de\"",

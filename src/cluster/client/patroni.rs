@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use hanode_core::state::{PostgresState, Role};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// The user that Patroni requires for changes.
 const USER: &str = "patroni";
@@ -98,9 +99,24 @@ impl PatroniClient {
         self.command("restart", &json!({"restart_pending": true}))
     }
 
-    /// Makes `candidate` the leader instead of `leader`; returns once it leads.
-    pub fn switch_over(&self, leader: &str, candidate: &str) -> Result<()> {
-        self.command("switchover", &json!({"leader": leader, "candidate": candidate}))
+    /// Makes `candidate` the leader instead of `leader`, this server; returns once it leads. After twenty seconds Patroni no
+    /// longer waits for a leader that still writes its changed pages, so its role is read until `limit` has passed.
+    pub fn switch_over(&self, leader: &str, candidate: &str, limit: Duration) -> Result<()> {
+        let started = Instant::now();
+        let requested = self.command("switchover", &json!({"leader": leader, "candidate": candidate}));
+        match requested {
+            Err(error) if error.to_string().contains("status unknown") => {}
+            result => return result,
+        }
+        while self
+            .members()?
+            .iter()
+            .all(|member| member.name != candidate || member.role != Some(Role::Leader))
+        {
+            ensure!(started.elapsed() < limit, "{candidate} does not lead after {} s", limit.as_secs());
+            sleep(Duration::from_secs(1));
+        }
+        Ok(())
     }
 
     /// The error is Patroni's own sentence.

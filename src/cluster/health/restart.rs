@@ -142,6 +142,13 @@ mod tests {
         assert!(restart_blockers(&status).is_empty());
         status.problems = found(ProblemKind::ConnectionsUsed);
         assert!(restart_blockers(&status).is_empty(), "more connections may be what the restart is for");
+        for kind in [ProblemKind::BackupFailed, ProblemKind::BackupOverdue, ProblemKind::WalNotArchived] {
+            status.problems = found(kind);
+            assert!(
+                restart_blockers(&status).is_empty(),
+                "archive_mode may be what the restart is for: {kind:?}"
+            );
+        }
         for kind in [ProblemKind::PatroniPaused, ProblemKind::NotStreaming, ProblemKind::NoSyncStandby] {
             status.problems = found(kind);
             assert_eq!(restart_blockers(&status).len(), 1, "{kind:?}");

@@ -44,8 +44,13 @@ pub fn preview(repository: &Repository, request: &RestoreRequest, now: i64) -> R
         _ => i64::MAX,
     };
     let wal = found.wal.needed(start, moment);
-    // Where a position or a restore point is, only the restore shows.
-    let redis = snapshot(&repository.pgbackrest, &found.part, &request.moment, now)?;
+    let redis = match request.moment {
+        // Only the restore finds when that was.
+        Moment::Lsn(_) | Moment::Name(_) => RedisRestored { snapshot: None },
+        Moment::Time(_) | Moment::Latest => {
+            snapshot(&repository.pgbackrest, &found.part, &request.moment, now)?
+        }
+    };
     let last = wal.last().context("the archive lacks the WAL of the backup")?;
     Ok(Preview {
         schema: 1,
@@ -68,13 +73,16 @@ impl Preview {
         let Preview { choice, backup, first_wal, last_wal, wal_segments, .. } = self;
         let (fetched, written) = (bytes::text(backup.fetched_bytes), bytes::text(backup.restored_bytes));
         let redis = match &self.redis.snapshot {
+            _ if matches!(choice.request.moment, Moment::Lsn(_) | Moment::Name(_)) => {
+                "the newest snapshot from before that moment, which only the restore finds".into()
+            }
             Some(snapshot) => format!("{}, complete at {}", snapshot.path, time::text(snapshot.at)),
             None => "no snapshot from before that moment: Redis would start empty".into(),
         };
         format!(
             "{} can be restored from {}:\n\
              backup  {}, complete at {}: {fetched} to fetch, {written} to write\n\
-             WAL     {wal_segments} segments, {first_wal} to {last_wal}\n\
+             WAL     {first_wal} to {last_wal} ({wal_segments})\n\
              Redis   {redis}",
             choice.request.moment,
             choice.part,

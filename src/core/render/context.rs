@@ -97,6 +97,8 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     let of_nodes: Vec<String> = spec.nodes.iter().map(|node| slot_of_node(&node.name)).collect();
     context.insert("slots_of_nodes", &of_nodes);
     context.insert("permanent_slots", &permanent_slots(spec));
+    // Two for each node, two for clones, and room for consumers, so that the first slots need no restart.
+    context.insert("replication_slots", &(spec.nodes.len() * 2 + 2 + spec.slots.len().max(4)));
     context.insert("has_slots", &!spec.slots.is_empty());
     context.insert("read_max_lag", &spec.postgres.read_limit().as_secs());
     context.insert("backup", &backup(input)?);

@@ -129,7 +129,15 @@ fn inside(path: &str, who: &str, address: IpAddr, subnet: IpNet, reader: &Reader
 const MAX_HOST_NAME: usize = 63;
 
 fn is_node_name(name: &str) -> bool {
-    is_host_name(name) && !name.eq_ignore_ascii_case("localhost") && name.len() <= MAX_HOST_NAME
+    is_host_name(name)
+        && !name.eq_ignore_ascii_case("localhost")
+        && !is_of_redis(name)
+        && name.len() <= MAX_HOST_NAME
+}
+
+/// Whether a certificate with this name passes for Redis': its subject is `redis`, and HAProxy also takes another name.
+fn is_of_redis(name: &str) -> bool {
+    name.eq_ignore_ascii_case("redis")
 }
 
 fn nodes(spec: &Spec, reader: &Reader) {
@@ -152,6 +160,13 @@ fn nodes(spec: &Spec, reader: &Reader) {
             if !is_host_name(name) || name.eq_ignore_ascii_case("localhost") {
                 let what = format!("\"{}\" is not a valid node {key}", printable(name));
                 reader.fault(&path(key), what, "use letters, digits and -; localhost is reserved");
+            } else if is_of_redis(name) {
+                let what = format!("{name} is the name in Redis' certificate");
+                reader.fault(
+                    &path(key),
+                    what,
+                    "use another name: PostgreSQL's certificate would pass for that of Redis",
+                );
             } else if name.len() > MAX_HOST_NAME {
                 let what = format!("\"{name}\" has more than {MAX_HOST_NAME} characters");
                 reader.fault(&path(key), what, "shorten it: Linux does not accept a longer host name");
@@ -242,7 +257,10 @@ fn timing(spec: &Spec, reader: &Reader) {
 
 fn alt_names(path: &str, names: &[String], reader: &Reader) {
     for (i, name) in names.iter().enumerate() {
-        if !is_alt_name(name) {
+        if path == "postgres.alt_names" && is_of_redis(name) {
+            let what = "PostgreSQL's certificate would pass for that of Redis".to_string();
+            reader.fault(&format!("{path}.{i}"), what, "remove the name, or add it in [redis]");
+        } else if !is_alt_name(name) {
             let what = format!("\"{}\" is not a valid name for a certificate", printable(name));
             reader.fault(
                 &format!("{path}.{i}"),

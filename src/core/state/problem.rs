@@ -156,9 +156,9 @@ impl ProblemKind {
             ProblemKind::KeepalivedFault => "see `journalctl -u keepalived` there",
             ProblemKind::ClockDiffers => "see `chronyc sources` there",
             ProblemKind::SlotInactive => {
-                "start what reads it, or drop it with `SELECT pg_drop_replication_slot('NAME')`"
+                "start what reads it, or drop it: remove its [[slot]], or run `SELECT pg_drop_replication_slot('NAME')`"
             }
-            ProblemKind::SlotLost => "drop it, create it again, and copy its consumer's data anew",
+            ProblemKind::SlotLost => "drop it, and copy its consumer's data anew",
             ProblemKind::RedisPaused => "a failover does so for seconds, otherwise `CLIENT UNPAUSE` ends it",
             ProblemKind::RedisNeverPromoted => "`CONFIG SET replica-priority 100` there",
             ProblemKind::SentinelSetting => "`systemctl restart` its unit there",
@@ -188,12 +188,15 @@ impl ProblemKind {
             ProblemKind::ArchiveAwaitsRestart
                 | ProblemKind::ArchiveGap
                 | ProblemKind::AwaitsRestart
+                | ProblemKind::BackupFailed
+                | ProblemKind::BackupOverdue
                 | ProblemKind::CertificateExpires
                 | ProblemKind::ConnectionsUsed
                 | ProblemKind::PatroniSetting
                 | ProblemKind::SlotInactive
                 | ProblemKind::SlotLost
                 | ProblemKind::SqlDrift
+                | ProblemKind::WalNotArchived
         )
     }
 

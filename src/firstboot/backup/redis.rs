@@ -3,7 +3,7 @@
 //! pgBackRest stores it, so one repository, one key and one set of credentials serve both servers.
 
 use super::pgbackrest;
-use super::{now, save_running, store};
+use super::{now, store};
 use crate::node::NodeContext;
 use anyhow::{Context, Result, ensure};
 use hanode_cluster::client::pgbackrest::PgBackRest;
@@ -35,7 +35,6 @@ pub(super) fn back_up(node: &NodeContext, repository: &str) -> Result<()> {
         return Ok(());
     }
     let stanza = &records.archive_in(repository).context("there is no archive yet")?.stanza;
-    save_running(node, Server::Redis)?;
     let started = now();
     fetch(node)?;
     let finished = now();

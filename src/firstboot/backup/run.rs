@@ -22,13 +22,16 @@ pub(crate) fn run(node: &NodeContext) -> Result<()> {
     if let Some(state) = leader(node)? {
         let (records, leader) = (store.load()?, state.of(name));
         if let Some(kind) = postgres_due(&records, &repository, &leader, now()) {
-            let result = check_mount(node, &backup.repository)
+            let result = save_running(node, Server::Postgres)
+                .and_then(|()| check_mount(node, &backup.repository))
                 .and_then(|()| back_up_postgres(node, &records, &leader, kind, &repository));
             errors.extend(recorded(&store, Server::Postgres, name, result)?);
         }
     }
     if redis_due(&store.load()?, &repository, name, now()) && redis::is_source(node)? {
-        let result = check_mount(node, &backup.repository).and_then(|()| redis::back_up(node, &repository));
+        let result = save_running(node, Server::Redis)
+            .and_then(|()| check_mount(node, &backup.repository))
+            .and_then(|()| redis::back_up(node, &repository));
         errors.extend(recorded(&store, Server::Redis, name, result)?);
     }
     match errors.into_iter().next() {
@@ -70,7 +73,6 @@ fn back_up_postgres(
     kind: BackupKind,
     repository: &str,
 ) -> Result<()> {
-    save_running(node, Server::Postgres)?;
     let store = store(node)?;
     let archive = match records.archive_in(repository) {
         Some(archive) => archive.clone(),

@@ -43,8 +43,16 @@ impl Disk {
         let lacks = first_missing(&wal, control.redo).context("pg_wal has no segments")?;
         // After pg_rewind, the last checkpoint is the one before the timelines parted.
         let timeline = control.checkpoint.max(control.recovered_timeline);
-        let contains = (control.recovered > 0)
-            .then(|| newest_wal(&wal, timeline).map_or(control.recovered, |at| at.max(control.recovered)));
+        let rewound = control.checkpoint < control.recovered_timeline;
+        let newest = match newest_wal(&wal, timeline) {
+            // Its WAL is a copy of that of a server that still has it.
+            Some(start) if rewound => Some(start),
+            // A record that starts where the timeline ended is not part of it.
+            Some(start) => Some(end_of_log(&wal, &self.paths.postgres_bin, timeline, start)? + 1),
+            None => None,
+        };
+        let contains =
+            (control.recovered > 0).then(|| newest.map_or(control.recovered, |at| at.max(control.recovered)));
         Ok(RecoveringPostgres { timeline, lacks, contains })
     }
 

@@ -121,8 +121,10 @@ pub(crate) fn watch(node: &NodeContext) {
 
 /// Returns whether nothing is left to record.
 fn publish_result(node: &NodeContext) -> Result<bool> {
-    if node.disk.read_state()?.restore.is_none() {
-        return Ok(true);
+    let disk = node.disk.read_state()?;
+    if disk.restore.is_none() {
+        // A replaced disk gets the restore and this mark when it joins.
+        return Ok(disk.served);
     }
     let Some(record) = record(node)? else { return Ok(false) };
     if record.postgres.is_none() {

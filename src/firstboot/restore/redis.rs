@@ -65,9 +65,19 @@ fn restore(node: &NodeContext) -> Result<()> {
             fetch(node, &pgbackrest::open(node)?, snapshot)?;
             tracing::warn!("Redis starts with {} again, since no node has its data", snapshot.path);
         }
+        // One that was fetched before would replace what clients have done since.
+        Some(_) if record.redis_replicated => return discard(node),
         Some(_) => {}
     }
     install(node)
+}
+
+fn discard(node: &NodeContext) -> Result<()> {
+    let complete = format!("{}/{COMPLETE}", node.target().path("redis_data")?);
+    match node.tree()?.remove_file(&complete) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(complete),
+        _ => Ok(()),
+    }
 }
 
 fn is_fetched(node: &NodeContext) -> Result<bool> {

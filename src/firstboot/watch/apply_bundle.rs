@@ -292,7 +292,7 @@ fn wait_for_turn(old: &NodeContext) -> Result<Option<EtcdLock>> {
         Ok(lock) => Ok(Some(lock)),
         Err(other) => {
             bail!(UserError::with_help(
-                format!("nothing was changed: {other} is applying a change now"),
+                format!("nothing was changed: {other} restarts servers now"),
                 "try again when it is done",
             ))
         }

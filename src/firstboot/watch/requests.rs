@@ -23,6 +23,8 @@ pub(super) fn watch(node: &NodeContext) {
 fn perform(node: &NodeContext, request: &Request) -> Result<()> {
     let patroni = node.access().patroni(node.own(), LONGEST_RESTART)?;
     match request {
+        // It was restarted before this program was.
+        Request::Restart if patroni.status()?.awaits_restart.is_none() => Ok(()),
         Request::Restart => {
             tracing::info!("restarting PostgreSQL, as requested");
             patroni.restart_if_pending()
@@ -30,7 +32,7 @@ fn perform(node: &NodeContext, request: &Request) -> Result<()> {
         Request::SwitchOver { to } => {
             let to = &node.spec().require_node(to)?.name;
             tracing::info!("switching PostgreSQL over to {to}, as requested");
-            patroni.switch_over(node.name(), to)
+            patroni.switch_over(node.name(), to, LONGEST_RESTART)
         }
     }
 }

@@ -74,7 +74,7 @@ impl Server {
     }
 }
 
-/// Frees its place at the end, also after a panic.
+/// Frees its place at the end.
 struct Connection {
     server: Arc<Server>,
     place: Place,
