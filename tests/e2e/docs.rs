@@ -58,7 +58,7 @@ fn shells_accept_their_completions() {
         );
         run(Command::new("bash").arg("-c").arg(script))
     };
-    assert_eq!(complete("hanode b"), "build bake\n");
+    assert_eq!(complete("hanode b"), "build bake backup\n");
     assert_eq!(complete("hanode lab re"), "reprovision\n");
     assert!(complete("hanode build --").contains("--compress"), "{}", complete("hanode build --"));
 }
@@ -109,7 +109,8 @@ fn the_schema_accepts_and_rejects_the_same_specs_as_the_parser() {
         .collect();
     let good = [
         STARTER.to_string(),
-        all_shown,
+        // As the logical slot needs it.
+        all_shown.replacen("wal_level = \"replica\"", "wal_level = \"logical\"", 1),
         with("192.168.18.0/24", "192.168.0.0/16"),
         with("vip_mode = \"vrrp\"", "vip_mode = \"external\""),
         with(
