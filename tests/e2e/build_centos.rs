@@ -140,7 +140,7 @@ fn bake_labels_all_files(build: &TargetBuild, root: &Path) {
     let bake = || {
         let mut hanode = build.hanode();
         hanode
-            .args(["bake", "--target", "centos-8", CENTOS_VERSIONS, "--root"])
+            .args(["bake", "--target", "centos-8", "--root"])
             .arg(root)
             .arg(build.path("demo"));
         hanode.output().unwrap()
