@@ -55,7 +55,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_raw_image_is_consistent_and_has_a_manifest() {
+fn a_raw_image_is_consistent_and_reproducible_and_has_a_manifest() {
     let dir = support::workdir();
     let raw = build(dir.path(), "node.raw", true);
     assert_eq!(raw.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -80,6 +80,7 @@ fn a_raw_image_is_consistent_and_has_a_manifest() {
     {
         assert!(image.components[component].starts_with(version), "{component} {:?}", image.components);
     }
+    run(Command::new("cmp").arg(&raw).arg(build(dir.path(), "again.raw", true)));
 }
 
 #[test]
