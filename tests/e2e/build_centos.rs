@@ -139,10 +139,7 @@ fn disk_labels(raw: &Path, paths: &[(&str, &str)]) -> Vec<String> {
 fn bake_labels_all_files(build: &TargetBuild, root: &Path) {
     let bake = || {
         let mut hanode = build.hanode();
-        hanode
-            .args(["bake", "--target", "centos-8", "--root"])
-            .arg(root)
-            .arg(build.path("demo"));
+        hanode.args(["bake", "--target", "centos-8", "--root"]).arg(root).arg(build.path("demo"));
         hanode.output().unwrap()
     };
     let link = "etc/systemd/system/multi-user.target.wants/sshd.service";
