@@ -1,6 +1,6 @@
 //! Client of Patroni's REST interface. Patroni's words for roles and states end here.
 
-use super::http::HttpClient;
+use super::http::{HttpClient, JsonResponse};
 use super::tls::Credentials;
 use anyhow::{Context, Result, ensure};
 use hanode_core::state::{PostgresState, Role};
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// The user that Patroni requires for changes.
 const USER: &str = "patroni";
+/// In Patroni's sentence about a switchover that it no longer waits for; a failed one has the same status.
+const NOT_AWAITED: &str = "status unknown";
 
 pub struct PatroniClient {
     http: HttpClient,
@@ -96,17 +98,16 @@ impl PatroniClient {
 
     /// Restarts PostgreSQL, if it awaits a restart; returns once it runs.
     pub fn restart_if_pending(&self) -> Result<()> {
-        self.command("restart", &json!({"restart_pending": true}))
+        accepted(&self.post("restart", &json!({"restart_pending": true}))?)
     }
 
     /// Makes `candidate` the leader instead of `leader`, this server; returns once it leads. After twenty seconds Patroni no
     /// longer waits for a leader that still writes its changed pages, so its role is read until `limit` has passed.
     pub fn switch_over(&self, leader: &str, candidate: &str, limit: Duration) -> Result<()> {
         let started = Instant::now();
-        let requested = self.command("switchover", &json!({"leader": leader, "candidate": candidate}));
-        match requested {
-            Err(error) if error.to_string().contains("status unknown") => {}
-            result => return result,
+        let response = self.post("switchover", &json!({"leader": leader, "candidate": candidate}))?;
+        if !sentence(&response.body).contains(NOT_AWAITED) {
+            return accepted(&response);
         }
         while self
             .members()?
@@ -119,13 +120,15 @@ impl PatroniClient {
         Ok(())
     }
 
-    /// The error is Patroni's own sentence.
-    fn command(&self, path: &str, body: &Value) -> Result<()> {
-        let url = format!("{}/{path}", self.base);
-        let response = self.http.post_as(&url, (USER, &self.password), body)?;
-        ensure!(response.status == 200, "Patroni: {}", sentence(&response.body));
-        Ok(())
+    fn post(&self, path: &str, body: &Value) -> Result<JsonResponse> {
+        self.http.post_as(&format!("{}/{path}", self.base), (USER, &self.password), body)
     }
+}
+
+/// The error is Patroni's own sentence.
+fn accepted(response: &JsonResponse) -> Result<()> {
+    ensure!(response.status == 200, "Patroni: {}", sentence(&response.body));
+    Ok(())
 }
 
 fn text(value: &Value) -> String {

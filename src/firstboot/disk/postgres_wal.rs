@@ -43,6 +43,7 @@ impl Disk {
         let lacks = first_missing(&wal, control.redo).context("pg_wal has no segments")?;
         // After pg_rewind, the last checkpoint is the one before the timelines parted.
         let timeline = control.checkpoint.max(control.recovered_timeline);
+        // Or promoted shortly before it crashed: then the end of its last segment counts as replicated.
         let rewound = control.checkpoint < control.recovered_timeline;
         let newest = match newest_wal(&wal, timeline) {
             // Its WAL is a copy of that of a server that still has it.
