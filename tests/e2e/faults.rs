@@ -143,6 +143,37 @@ fn a_pause_that_ends_during_the_failover_loses_no_acknowledged_write() {
     no_acknowledged_write_is_lost(load);
 }
 
+/// No watcher gets CPU time from before the primary hangs until two seconds after it resumed in the middle of the failover,
+/// as on an overloaded host: no replica may be promoted before the other one stops confirming the old primary's writes.
+#[test]
+#[ignore = "minutes: make test-faults"]
+fn a_failover_of_redis_with_late_watchers_loses_no_acknowledged_write() {
+    let lab = cluster();
+    let (spec, driver) = (&lab.cluster.spec, lab.driver());
+    let load = lab.load();
+    for _ in 0..3 {
+        let before = lab.redis_primary().unwrap();
+        let (from, all) = (load.now(), || driver.nodes());
+        all()
+            .for_each(|node| drop(lab.sh(node, "systemctl kill --kill-who=main --signal=STOP hanode-ready")));
+        Fault::PauseRedis.apply(&driver, spec, &before).unwrap();
+        until("a Sentinel leads a failover", SOON, || {
+            all().any(|node| {
+                lab.sentinel(node, &["sentinel", "master", "redis-cluster"]).contains("failover-state")
+            })
+        });
+        Fault::PauseRedis.revert(&driver, spec, &before).unwrap();
+        sleep(Duration::from_secs(2));
+        all()
+            .for_each(|node| drop(lab.sh(node, "systemctl kill --kill-who=main --signal=CONT hanode-ready")));
+        until("another is primary", SOON, || lab.redis_primary().is_some_and(|primary| primary != before));
+        lab.healthy_within(HEALED);
+        let gap = load.longest_gap(Service::RedisWait, from).seconds;
+        eprintln!("{before} -> {:?}, longest gap {gap:.1} s", lab.redis_primary());
+    }
+    no_acknowledged_write_is_lost(load);
+}
+
 /// Faults of the virtual IP's holder: name, command that causes the fault, command that fixes it.
 const VIP_FAULTS: [(&str, &str, &str); 3] = [
     (

@@ -8,5 +8,6 @@ pub mod http;
 pub mod patroni;
 pub mod pgbackrest;
 pub mod redis;
+pub mod replication;
 pub mod sentinel;
 pub mod tls;

@@ -3,7 +3,6 @@
 use super::deadline::Deadline;
 use super::tls::{Credentials, TlsStream, connect};
 use anyhow::{Context, Result, bail, ensure};
-use hanode_core::state::RedisRole;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::IpAddr;
@@ -155,15 +154,14 @@ impl RedisClient {
 
     /// `INFO section` as key and value pairs.
     pub fn info(&mut self, section: &str) -> Result<BTreeMap<String, String>> {
-        match self.query(&["INFO", section])? {
-            Value::Text(text) => Ok(text
-                .lines()
-                .filter_map(|l| l.split_once(':'))
-                .map(|(k, v)| (k.to_string(), v.trim_end().to_string()))
-                .collect()),
-            other => bail!("unexpected reply to INFO: {other:?}"),
-        }
+        info_fields(&self.query(&["INFO", section])?)
     }
+}
+
+pub(super) fn info_fields(reply: &Value) -> Result<BTreeMap<String, String>> {
+    let Value::Text(text) = reply else { bail!("unexpected reply to INFO: {reply:?}") };
+    let pairs = text.lines().filter_map(|line| line.split_once(':'));
+    Ok(pairs.map(|(key, value)| (key.to_string(), value.trim_end().to_string())).collect())
 }
 
 fn read_value(from: &mut impl BufRead, depth: usize) -> Result<Value> {
@@ -206,60 +204,7 @@ fn read_bulk(from: &mut impl BufRead, length: usize) -> Result<Value> {
     Ok(Value::Text(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// `INFO replication`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Replication {
-    pub role: Option<RedisRole>,
-    /// The primary of a replica.
-    pub primary: Option<IpAddr>,
-    /// Whether a replica is connected to its primary.
-    pub linked: bool,
-    /// How long a replica has been disconnected; `None` if it was never connected since its start.
-    pub disconnected: Option<Duration>,
-    /// Replicas that are connected to this server.
-    pub replicas: u32,
-    /// Those of them that have completed their initial transfer.
-    pub online_replicas: usize,
-    /// It is a replica that no Sentinel promotes.
-    pub never_promoted: bool,
-}
-
-impl Replication {
-    fn of_info(info: &BTreeMap<String, String>) -> Replication {
-        let text = |key: &str| info.get(key).map(String::as_str);
-        // -1 if it was never connected; older servers report the seconds since 1970.
-        let seconds = text("master_link_down_since_seconds").and_then(|s| s.parse::<u64>().ok());
-        let is_replica = |key: &str| {
-            key.strip_prefix("slave").is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()))
-        };
-        let online = |value: &str| value.split(',').any(|field| field == "state=online");
-        Replication {
-            role: text("role").and_then(RedisRole::of_redis),
-            primary: text("master_host").and_then(|host| host.parse().ok()),
-            linked: text("master_link_status") == Some("up"),
-            disconnected: seconds.filter(|s| *s < 1_000_000_000).map(Duration::from_secs),
-            replicas: text("connected_slaves").and_then(|n| n.parse().ok()).unwrap_or_default(),
-            online_replicas: info.iter().filter(|(key, value)| is_replica(key) && online(value)).count(),
-            never_promoted: text("slave_priority") == Some("0"),
-        }
-    }
-
-    pub fn is_primary(&self) -> bool {
-        self.role == Some(RedisRole::Primary)
-    }
-
-    /// Whether it is a replica that has been connected to this primary since it started.
-    pub fn was_linked_to(&self, primary: IpAddr) -> bool {
-        let was_linked = self.linked || self.disconnected.is_some();
-        self.role == Some(RedisRole::Replica) && self.primary == Some(primary) && was_linked
-    }
-}
-
 impl RedisClient {
-    pub fn replication(&mut self) -> Result<Replication> {
-        Ok(Replication::of_info(&self.info("replication")?))
-    }
-
     /// Whether clients wait that write, as after `CLIENT PAUSE`. Redis does not report it; a message to a channel that
     /// nobody uses waits with them. After `true` the connection is of no use.
     pub fn is_paused(&mut self) -> Result<bool> {
@@ -281,11 +226,6 @@ impl RedisClient {
             _ => None,
         };
         Ok(items.chunks(2).filter_map(pair).collect())
-    }
-
-    /// Makes the server a replica of the primary at this address.
-    pub fn follow(&mut self, primary: IpAddr, port: u16) -> Result<()> {
-        self.query(&["REPLICAOF", &primary.to_string(), &port.to_string()]).map(drop)
     }
 }
 
@@ -310,45 +250,6 @@ mod tests {
         let list = parse(b"*2\r\n$2\r\nip\r\n:7\r\n").ok();
         assert_eq!(list, Some(Value::List(vec![Value::Text("ip".into()), Value::Number(7)])));
         assert_eq!(parse(b"$-1\r\n").ok(), Some(Value::Nil));
-    }
-
-    fn info(pairs: &[(&str, &str)]) -> Replication {
-        Replication::of_info(&pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
-    }
-
-    #[test]
-    fn a_replica_counts_as_linked_only_since_its_start() {
-        let own: IpAddr = "192.168.18.21".parse().unwrap();
-        let linked = |status, down| {
-            info(&[
-                ("role", "slave"),
-                ("master_host", "192.168.18.21"),
-                ("master_link_status", status),
-                ("master_link_down_since_seconds", down),
-            ])
-            .was_linked_to(own)
-        };
-        assert!(linked("up", ""), "not noticed yet");
-        assert!(linked("down", "4"));
-        assert!(!linked("down", "-1"), "it has just started too: a power cut of all nodes");
-        assert!(!linked("down", "1790000000"), "-1 in older servers");
-        let another =
-            info(&[("role", "slave"), ("master_host", "192.168.18.22"), ("master_link_status", "up")]);
-        assert!(!another.was_linked_to(own));
-        assert!(!info(&[("role", "master")]).was_linked_to(own));
-    }
-
-    #[test]
-    fn only_replicas_that_are_online_count_as_online() {
-        let primary = info(&[
-            ("role", "master"),
-            ("connected_slaves", "2"),
-            ("slave0", "ip=192.168.18.21,port=6378,state=online,offset=7,lag=0"),
-            ("slave1", "ip=192.168.18.23,port=6378,state=wait_bgsave,offset=0,lag=0"),
-            ("slave_repl_offset", "state=online"),
-        ]);
-        assert!(primary.is_primary());
-        assert_eq!((primary.replicas, primary.online_replicas), (2, 1));
     }
 
     #[test]

@@ -33,6 +33,17 @@ pub struct MonitoredReplica {
     pub offset_age: Option<Duration>,
 }
 
+/// A failover that a Sentinel leads, and whose candidate is not a primary yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PendingPromotion {
+    pub primary: IpAddr,
+    /// Whether this Sentinel regards the primary as down; it does not in a failover that an operator started.
+    pub primary_is_down: bool,
+    pub candidate: IpAddr,
+    /// The other replicas that it regards as down.
+    pub down: Vec<IpAddr>,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum FailoverStart {
     Started,
@@ -97,10 +108,23 @@ impl SentinelClient {
     }
 
     pub fn replicas(&mut self) -> Result<Vec<MonitoredReplica>> {
+        Ok(self.replica_fields()?.iter().map(replica_of).collect())
+    }
+
+    fn replica_fields(&mut self) -> Result<Vec<Fields>> {
         let Value::List(replicas) = self.redis.query(&["SENTINEL", "REPLICAS", &self.name])? else {
             bail!("SENTINEL REPLICAS {}: the reply is not a list", self.name);
         };
-        replicas.iter().map(|replica| Ok(replica_of(&fields(replica)?))).collect()
+        replicas.iter().map(fields).collect()
+    }
+
+    /// The failover that it leads and in which it waits for the promotion of its candidate.
+    pub fn pending_promotion(&mut self) -> Result<Option<PendingPromotion>> {
+        let primary = fields(&self.redis.query(&["SENTINEL", "MASTER", &self.name])?)?;
+        if !waits_for_promotion(&primary) {
+            return Ok(None);
+        }
+        pending_promotion(&primary, &self.replica_fields()?)
     }
 
     /// Why it sees no usable quorum for a failover; `None` if it sees one.
@@ -169,15 +193,41 @@ fn number(fields: &Fields, key: &str) -> Option<u64> {
     fields.get(key)?.parse().ok()
 }
 
+fn has_flag(fields: &Fields, flag: &str) -> bool {
+    fields.get("flags").is_some_and(|flags| flags.split(',').any(|f| f == flag))
+}
+
 fn is_down(fields: &Fields) -> bool {
-    fields.get("flags").is_some_and(|flags| flags.split(',').any(|flag| flag == "s_down"))
+    has_flag(fields, "s_down")
+}
+
+fn address(fields: &Fields) -> Result<IpAddr> {
+    fields.get("ip").context("Sentinel's reply has no address")?.parse().context("Sentinel's address")
+}
+
+fn waits_for_promotion(primary: &Fields) -> bool {
+    let state = primary.get("failover-state").map(String::as_str);
+    matches!(state, Some("send_slaveof_noone" | "wait_promotion"))
+}
+
+fn pending_promotion(primary: &Fields, replicas: &[Fields]) -> Result<Option<PendingPromotion>> {
+    // Between two replies the failover may have ended.
+    let Some(candidate) = replicas.iter().find(|replica| has_flag(replica, "promoted")) else {
+        return Ok(None);
+    };
+    let down = replicas.iter().filter(|replica| is_down(replica) && !has_flag(replica, "promoted"));
+    Ok(Some(PendingPromotion {
+        primary: address(primary)?,
+        primary_is_down: is_down(primary),
+        candidate: address(candidate)?,
+        down: down.map(address).collect::<Result<_>>()?,
+    }))
 }
 
 fn primary_of(fields: &Fields) -> Result<MonitoredPrimary> {
-    let address = fields.get("ip").context("Sentinel's reply has no address")?;
     let down = number(fields, "s-down-time").filter(|_| is_down(fields));
     Ok(MonitoredPrimary {
-        address: address.parse().context("Sentinel's address")?,
+        address: address(fields)?,
         epoch: number(fields, "config-epoch").unwrap_or_default(),
         down: down.map(Duration::from_millis),
         settings: settings_of(fields),
@@ -230,6 +280,32 @@ mod tests {
         let replica = replica_of(&of(&[("flags", "s_down,slave"), ("info-refresh", "700")]));
         assert_eq!(replica, MonitoredReplica { down: true, offset_age: Some(Duration::from_millis(700)) });
         assert_eq!(replica_of(&of(&[])), MonitoredReplica { down: false, offset_age: None });
+    }
+
+    #[test]
+    fn a_promotion_is_pending_from_the_choice_until_the_candidate_is_primary() {
+        let primary = |state| {
+            of(&[("ip", "192.168.18.22"), ("flags", "s_down,o_down,master"), ("failover-state", state)])
+        };
+        let states = ["wait_start", "select_slave", "send_slaveof_noone", "wait_promotion", "reconf_slaves"];
+        assert_eq!(states.map(|s| waits_for_promotion(&primary(s))), [false, false, true, true, false]);
+        assert!(!waits_for_promotion(&of(&[("ip", "192.168.18.22")])));
+
+        let candidate = of(&[("ip", "192.168.18.21"), ("flags", "slave,promoted")]);
+        let other = of(&[("ip", "192.168.18.23"), ("flags", "s_down,slave")]);
+        let pending = |replicas: &[&Fields]| {
+            let replicas: Vec<_> = replicas.iter().map(|r| (*r).clone()).collect();
+            pending_promotion(&primary("wait_promotion"), &replicas).expect("a reply")
+        };
+        let ip = |last: u8| IpAddr::from([192, 168, 18, last]);
+        let expected = PendingPromotion {
+            primary: ip(22),
+            primary_is_down: true,
+            candidate: ip(21),
+            down: vec![ip(23)],
+        };
+        assert_eq!(pending(&[&other, &candidate]), Some(expected));
+        assert_eq!(pending(&[&other]), None);
     }
 
     #[test]

@@ -3,20 +3,19 @@
 //! Sentinel promotes a replica and reconfigures the old primary only seconds later. Meanwhile the old primary
 //! accepts writes and the other replicas confirm them (`WAIT`), until all of them resync from the new primary
 //! and discard those writes. So each node subscribes to its own Sentinel. If that leads the failover, this
-//! node pauses writes on the old primary, has the other replicas follow the candidate *before* its promotion
-//! so that none can confirm writes, and makes the old primary a replica as soon as there is a new one.
+//! node pauses writes on the old primary, promotes the candidate ([`promotion`]), and makes the old primary a
+//! replica as soon as there is a new one.
 
+use super::promotion;
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
 use hanode_cluster::client::redis::RedisClient;
 use hanode_cluster::client::sentinel::FailoverEvent;
-use hanode_core::state::RedisRole;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
-/// Short, since Sentinel promotes the candidate a tenth of a second after it selected it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// Less than Sentinel's down-after-milliseconds, since old servers pause Sentinel's messages too. The pause
@@ -49,10 +48,7 @@ fn react(node: &Arc<NodeContext>, event: &FailoverEvent) {
     let done = match *event {
         FailoverEvent::Starts { primary } => pause_writes(node, primary),
         FailoverEvent::Aborted { primary } => resume_writes(node, primary),
-        FailoverEvent::Selected { candidate, primary } => {
-            follow_candidate(node, candidate, primary);
-            Ok(())
-        }
+        FailoverEvent::Selected { .. } => promotion::promote(node, node.own()),
         FailoverEvent::Promoted { new, old } => demote(node, new, old),
         // This event may be late, so a node only demotes its own Redis on it.
         FailoverEvent::Switched { new, old } if old == node.own().address => demote(node, new, old),
@@ -69,7 +65,7 @@ pub(super) fn connect_redis(node: &NodeContext, address: IpAddr) -> Result<Redis
 
 /// Fails on Redis before 6.2, which can only pause all clients including Sentinels: there only writes that
 /// `WAIT` confirmed are safe.
-fn pause_writes(node: &NodeContext, primary: IpAddr) -> Result<()> {
+pub(super) fn pause_writes(node: &NodeContext, primary: IpAddr) -> Result<()> {
     connect_redis(node, primary)?.query(&["CLIENT", "PAUSE", WRITE_PAUSE_MS, "WRITE"]).map(drop)
 }
 
@@ -77,35 +73,14 @@ fn resume_writes(node: &NodeContext, primary: IpAddr) -> Result<()> {
     connect_redis(node, primary)?.query(&["CLIENT", "UNPAUSE"]).map(drop)
 }
 
-/// A thread per server, since one that hangs must not delay the others.
-fn follow_candidate(node: &Arc<NodeContext>, candidate: IpAddr, primary: IpAddr) {
-    let replicas = node.spec().nodes.iter().map(|n| n.address).filter(|a| *a != candidate && *a != primary);
-    for replica in replicas {
-        let node = node.clone();
-        spawn(move || match follow(&node, replica, RedisRole::Replica, candidate) {
-            Ok(true) => tracing::info!("{replica} follows {candidate}, which is about to be promoted"),
-            Ok(false) => {}
-            Err(error) => tracing::info!("{replica} does not follow {candidate} yet: {error:#}"),
-        });
-    }
-}
-
 /// Makes the old primary a replica and disconnects its clients, which then connect to the new one.
-fn demote(node: &NodeContext, new: IpAddr, old: IpAddr) -> Result<()> {
-    if follow(node, old, RedisRole::Primary, new)? {
+pub(super) fn demote(node: &NodeContext, new: IpAddr, old: IpAddr) -> Result<()> {
+    let mut redis = connect_redis(node, old)?;
+    if redis.replication()?.is_primary() {
+        redis.follow(new, node.spec().redis.port)?;
         tracing::info!("{old} was primary and now follows {new}");
-        let mut redis = connect_redis(node, old)?;
         redis.query(&["CLIENT", "KILL", "TYPE", "normal"])?;
         redis.command(&["CLIENT", "UNPAUSE"])?;
     }
     Ok(())
-}
-
-/// Makes `server` a replica of `of` if it has this role; returns whether it had.
-fn follow(node: &NodeContext, server: IpAddr, role: RedisRole, of: IpAddr) -> Result<bool> {
-    let mut redis = connect_redis(node, server)?;
-    if redis.replication()?.role != Some(role) {
-        return Ok(false);
-    }
-    redis.follow(of, node.spec().redis.port).map(|()| true)
 }

@@ -15,6 +15,7 @@ mod keepalived_state;
 pub(crate) mod metrics;
 mod old_workers;
 pub(crate) mod planned_failover;
+mod promotion;
 mod read_port;
 mod reclone;
 mod requests;

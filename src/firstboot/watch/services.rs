@@ -5,8 +5,8 @@ use super::reclone::Reclone;
 use super::served_certs::ServedCertsCheck;
 use super::sync_standby::SyncStandbyCheck;
 use super::{
-    apply_bundle, declared_sql, failover_guard, findings, haproxy_watchdog, metrics, read_port, requests,
-    stale_sessions, storage, suspend,
+    apply_bundle, declared_sql, failover_guard, findings, haproxy_watchdog, metrics, promotion, read_port,
+    requests, stale_sessions, storage, suspend,
 };
 use crate::backup;
 use crate::disk::space;
@@ -79,6 +79,7 @@ fn start_threads(node: &Arc<NodeContext>) -> Result<()> {
     spawn(move || suspend::watch(&etcd, tolerated));
     let shared = node.clone();
     spawn(move || failover_guard::listen(&shared));
+    promotion::watch_sentinels(node);
     let shared = node.clone();
     spawn(move || findings::watch(&shared));
     let shared = node.clone();

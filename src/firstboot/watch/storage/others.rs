@@ -3,7 +3,7 @@
 use crate::node::NodeContext;
 use anyhow::{Context, Result};
 use hanode_cluster::client::patroni::PatroniStatus;
-use hanode_cluster::client::redis::Replication;
+use hanode_cluster::client::replication::Replication;
 use hanode_cluster::discovery::{leader_key, sync_key};
 use hanode_core::peer::{NodeReport, StorageFault};
 use hanode_core::spec::Node;
