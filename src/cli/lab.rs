@@ -8,9 +8,10 @@ use hanode_admin::access::access;
 use hanode_cluster::health::{self, StatusFormat};
 use hanode_core::restore::RestoreRequest;
 use hanode_lab::chaos::{self, Fault};
+use hanode_lab::restore_drill::{self, DrillOptions};
 use hanode_lab::roll;
 use hanode_lab::{self, Lab, Probe, UpOptions};
-use hanode_util::{interrupt, terminal};
+use hanode_util::interrupt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -172,6 +173,32 @@ Exits 0 if the cluster recovered in time from every fault and no acknowledged wr
         #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
         timeout_scale: f64,
     },
+    /// Boot the newest backup as a cluster of its own, check it, and remove it
+    ///
+    /// Reads the repository, and writes nothing into it. Prints how long the restore took, what the cluster had written
+    /// since, the result of pg_amcheck on all databases, and the number of Redis' keys.
+    #[command(after_help = "\
+Examples:
+  hanode lab drill prod --image node.tar --mount /srv/backup
+  hanode lab drill prod --image node.tar --json | jq .seconds
+
+Exits 0 if the backup was restored and has no damage.")]
+    Drill {
+        /// Cluster directory
+        dir: PathBuf,
+        /// Image of the cluster
+        #[arg(long, value_name = "FILE")]
+        image: PathBuf,
+        /// Where this machine has the file system of a file:// repository [default: as on the nodes]
+        #[arg(long, value_name = "PATH")]
+        mount: Option<PathBuf>,
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+        /// Multiply all time limits by F, for a slow machine
+        #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = scale)]
+        timeout_scale: f64,
+    },
     /// Stop all nodes and remove their disks
     #[command(after_help = "Example:\n  hanode lab down demo")]
     Down {
@@ -247,6 +274,20 @@ impl LabVerb {
             Verb::Chaos { dir, rounds, seed, faults, json, timeout_scale } => {
                 chaos(dir, *rounds, *seed, faults, *json, *timeout_scale)
             }
+            Verb::Drill { dir, image, mount, json, timeout_scale } => {
+                let options = DrillOptions {
+                    dir: dir.clone(),
+                    image: image.clone(),
+                    mount: mount.clone(),
+                    timeout_scale: *timeout_scale,
+                };
+                let report = restore_drill::drill(&options)?;
+                match json {
+                    true => super::print_json(&report)?,
+                    false => super::print(&report.text())?,
+                }
+                Ok(exit_code(report.passed))
+            }
             Verb::Down { dir } => hanode_lab::down(dir).map(|()| ExitCode::SUCCESS),
         }
     }
@@ -303,18 +344,7 @@ fn up(dir: &Path, start: &Start) -> Result<ExitCode> {
         restore: start.restore.cloned(),
         program: None,
     };
-    // Nodes of another build stay as they are, so do not wait for them.
-    let probe = || match health::collect(&access) {
-        Ok(status) => {
-            let problems = health::lab_problems(&status);
-            Probe { healthy: problems.is_empty(), progress: health::progress(&status), problems }
-        }
-        Err(error) => {
-            let error = terminal::line(&format!("{error:#}"));
-            Probe { healthy: false, progress: health::shortened(&error), problems: vec![error] }
-        }
-    };
-    hanode_lab::up(&options, &access.spec, &probe, interrupt::flag())?;
+    hanode_lab::up(&options, &access.spec, &|| Probe::of(&access), interrupt::flag())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,6 +13,7 @@ pub mod peer;
 pub mod pki;
 pub mod plan;
 pub mod redis_parameters;
+pub mod redis_users;
 pub mod render;
 pub mod restore;
 pub mod secrets;

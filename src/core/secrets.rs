@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::spec::Role;
+use crate::spec::{RedisUser, Role};
 use hanode_util::user_error::{UserError, unreadable};
 
 /// One password for each role.
@@ -44,6 +44,9 @@ pub struct Secrets {
     /// Of the roles in the spec, by name; last, since it is a table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub roles: BTreeMap<String, String>,
+    /// Of the users of Redis in the spec, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub redis_users: BTreeMap<String, String>,
 }
 
 /// Omits the passwords: debug output may reach a log.
@@ -69,6 +72,9 @@ pub(crate) const ROLES: [&str; 9] = [
 pub(crate) const OPTIONAL: [&str; 7] =
     ["postgres_app", "redis_admin", "redis_replica", "redis_sentinel", "backup_key", "s3_key", "s3_secret"];
 
+/// Tables of passwords that the spec's roles and users have.
+const TABLES: [&str; 2] = ["roles", "redis_users"];
+
 /// Object storages choose these themselves.
 const ACCESS_KEYS: [&str; 2] = ["s3_key", "s3_secret"];
 
@@ -77,7 +83,8 @@ const HEADER: &str = "\
 # They cannot be changed after bootstrap: running nodes refuse a bundle with other passwords. For a new cluster you
 # may set your own, then run: hanode certs issue DIR
 # Without backup_key no backup can be read: keep a copy of this file elsewhere. An s3:// repository needs s3_key and
-# s3_secret, which may change at any time; so may the passwords of the roles that cluster.toml adds, in [roles].
+# s3_secret, which may change at any time; so may the passwords of the roles that cluster.toml adds, in [roles],
+# and of the users of Redis that it adds, in [redis_users].
 
 ";
 
@@ -104,13 +111,15 @@ impl Secrets {
             s3_key: None,
             s3_secret: None,
             roles: BTreeMap::new(),
+            redis_users: BTreeMap::new(),
         }
     }
 
-    /// Adds the passwords that an older hanode did not generate, and those of new roles; returns their names.
-    pub fn complete<'r>(
+    /// Adds the passwords that an older hanode did not generate, and those of new roles and users; returns their names.
+    pub fn complete(
         &mut self,
-        roles: impl IntoIterator<Item = &'r Role>,
+        roles: &[Role],
+        redis_users: &[RedisUser],
         mut random: impl FnMut(usize) -> String,
     ) -> Vec<String> {
         let mut later = vec![("postgres_app", &mut self.postgres_app)];
@@ -126,13 +135,24 @@ impl Secrets {
                 added.push(name.to_string());
             }
         }
-        for role in roles.into_iter().filter(|role| role.has_password() && role.name != Role::APP) {
-            if !self.roles.contains_key(&role.name) {
-                self.roles.insert(role.name.clone(), random(43));
-                added.push(format!("roles.{}", role.name));
+        let roles = roles.iter().filter(|role| role.has_password() && role.name != Role::APP);
+        let users = redis_users.iter().map(|user| &user.name);
+        for (table, passwords, names) in [
+            ("roles", &mut self.roles, roles.map(|role| &role.name).collect::<Vec<_>>()),
+            ("redis_users", &mut self.redis_users, users.collect()),
+        ] {
+            for name in names.into_iter().filter(|name| !passwords.contains_key(*name)).collect::<Vec<_>>() {
+                passwords.insert(name.clone(), random(43));
+                added.push(format!("{table}.{name}"));
             }
         }
         added
+    }
+
+    /// The password of a user of Redis in the spec.
+    pub(crate) fn of_redis_user(&self, name: &str) -> Result<&str> {
+        let password = self.redis_users.get(name).map(String::as_str);
+        password.with_context(|| format!("the secrets have no password of the user {name} of Redis"))
     }
 
     /// The password of a role of the spec.
@@ -150,7 +170,8 @@ impl Secrets {
     }
 
     /// Why nodes with these secrets and nodes with `new` ones do not work together, if they do not. A key for backups
-    /// and the password of the applications' role may be added; the access to the repository and the passwords of the spec's roles may change.
+    /// and the password of the applications' role may be added; the access to the repository and the passwords of the
+    /// spec's roles and users may change.
     pub fn conflict(&self, new: &Secrets) -> Option<&'static str> {
         if self.redis_admin.is_some() != new.redis_admin.is_some() {
             return Some("other users of Redis, which all nodes must get at the same time");
@@ -165,6 +186,7 @@ impl Secrets {
             s3_key: self.s3_key.clone(),
             s3_secret: self.s3_secret.clone(),
             roles: self.roles.clone(),
+            redis_users: self.redis_users.clone(),
             ..new.clone()
         };
         if *self != with_own {
@@ -207,14 +229,16 @@ impl Secrets {
                 ),
             })
         }));
-        if let Some(roles) = table.get("roles") {
-            let valid = |role: &toml::Value| role.as_str().is_some_and(is_valid);
-            let wrong = roles.as_table().is_none_or(|roles| !roles.values().all(valid));
-            let what = "roles must be a table of passwords with 8 to 128 letters, digits, - . _ or ~, starting with a \
-                        letter or digit";
-            faults.extend(wrong.then(|| what.to_string()));
+        for (name, passwords) in TABLES.into_iter().filter_map(|name| Some((name, table.get(name)?))) {
+            let valid = |password: &toml::Value| password.as_str().is_some_and(is_valid);
+            if passwords.as_table().is_none_or(|passwords| !passwords.values().all(valid)) {
+                faults.push(format!(
+                    "{name} must be a table of passwords with 8 to 128 letters, digits, - . _ or ~, starting with a letter \
+                     or digit"
+                ));
+            }
         }
-        let known = |key: &str| ROLES.contains(&key) || OPTIONAL.contains(&key) || key == "roles";
+        let known = |key: &str| ROLES.contains(&key) || OPTIONAL.contains(&key) || TABLES.contains(&key);
         let unknown = table.keys().filter(|key| !known(key));
         faults.extend(unknown.map(|key| format!("unknown key {}", key.escape_debug())));
         if !faults.is_empty() {
@@ -322,9 +346,9 @@ mod tests {
             settings: Default::default(),
         };
         let roles = [role("app", false), role("reports", false), role("bot", true)];
-        let added = older.complete(&roles, |length| "x".repeat(length));
+        let added = older.complete(&roles, &[], |length| "x".repeat(length));
         assert_eq!(added, ["postgres_app", "roles.reports"]);
-        assert_eq!(older.complete(&roles, |_| unreachable!()), [""; 0]);
+        assert_eq!(older.complete(&roles, &[], |_| unreachable!()), [""; 0]);
         assert_eq!(Secrets::parse(&older.to_toml()).expect("own output"), older);
         let bad =
             older.to_toml().replace(&format!("reports = \"{}\"", "x".repeat(43)), "reports = \"hush hush\"");
@@ -334,7 +358,10 @@ mod tests {
             Secrets { redis_admin: None, redis_replica: None, redis_sentinel: None, ..older.clone() };
         assert!(without_users.conflict(&older).is_some_and(|why| why.contains("users of Redis")));
         let mut partial = Secrets { redis_admin: Some("chosen-by-hand".into()), ..without_users };
-        assert_eq!(partial.complete(&[], |length| "y".repeat(length)), ["redis_replica", "redis_sentinel"]);
+        assert_eq!(
+            partial.complete(&[], &[], |length| "y".repeat(length)),
+            ["redis_replica", "redis_sentinel"]
+        );
         // The leader changes these passwords in the database.
         assert_eq!(older.conflict(&Secrets { roles: BTreeMap::new(), ..older.clone() }), None);
     }

@@ -129,10 +129,14 @@ fn container(lab: &Lab, node: &str) -> Result<Command> {
 
 /// The directory that all nodes mount as the repository of the backups, like one on a file server.
 fn repository(lab: &Lab) -> Result<PathBuf> {
-    let dir = lab_dir(&lab.dir).join("repository");
+    let dir = repository_of(&lab.dir);
     std::fs::create_dir_all(&dir)?;
     std::fs::set_permissions(&dir, Permissions::from_mode(0o1777))?;
     Ok(dir)
+}
+
+pub(crate) fn repository_of(dir: &Path) -> PathBuf {
+    lab_dir(dir).join("repository")
 }
 
 /// Mounts the node's disk over the image on `root`.

@@ -24,6 +24,7 @@ pub mod node;
 mod node_disk;
 mod process;
 mod process_tag;
+pub mod restore_drill;
 pub mod roll;
 mod up;
 mod vm;

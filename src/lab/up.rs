@@ -7,10 +7,12 @@ use super::machine::Machine;
 use super::vm::VirtualMachine;
 use super::{Lab, down, image, lab_dir, process};
 use anyhow::{Context, Result, bail};
+use hanode_cluster::health::{self, Access};
 use hanode_core::restore::RestoreRequest;
 use hanode_core::spec::Spec;
 use hanode_util::command;
 use hanode_util::interrupt::Interrupted;
+use hanode_util::terminal;
 use hanode_util::user_error::UserError;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -40,6 +42,22 @@ pub struct Probe {
     /// The state in one short line.
     pub progress: String,
     pub problems: Vec<String>,
+}
+
+impl Probe {
+    /// Asks the cluster. Nodes of another build stay as they are, so they are healthy.
+    pub fn of(access: &Access) -> Probe {
+        match health::collect(access) {
+            Ok(status) => {
+                let problems = health::lab_problems(&status);
+                Probe { healthy: problems.is_empty(), progress: health::progress(&status), problems }
+            }
+            Err(error) => {
+                let error = terminal::line(&format!("{error:#}"));
+                Probe { healthy: false, progress: health::shortened(&error), problems: vec![error] }
+            }
+        }
+    }
 }
 
 /// Duration of each step in seconds. Those from the boot of the nodes on count from the start of the first node.

@@ -41,6 +41,13 @@ type = "physical"
 name = "audit"
 type = "logical"
 database = "reports"
+[[redis_user]]
+name = "reports"
+access = "read"
+keys = ["report:*"]
+[[redis_user]]
+name = "shop"
+keys = ["shop:*", "cart:*"]
 "#;
 
 pub struct Case {
@@ -107,6 +114,7 @@ impl Case {
         let parsed = spec::parse(&text).unwrap_or_else(|faults| panic!("{faults}"));
         (self.spec.roles, self.spec.databases, self.spec.hba) = (parsed.roles, parsed.databases, parsed.hba);
         (self.spec.slots, self.spec.postgres.wal_level) = (parsed.slots, parsed.postgres.wal_level);
+        self.spec.redis_users = parsed.redis_users;
         self
     }
 
@@ -189,5 +197,6 @@ pub fn secrets() -> Secrets {
         s3_key: Some("KEY".into()),
         s3_secret: Some(of("s3")),
         roles: [("reports".to_string(), of("reports"))].into(),
+        redis_users: ["reports", "shop"].map(|name| (name.to_string(), of(name))).into(),
     }
 }

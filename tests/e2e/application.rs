@@ -96,6 +96,66 @@ fn declared_roles_are_created_and_differences_are_reported() {
     assert_eq!(lab.sh("node1", journals), "0", "verifiers are in no journal");
 }
 
+/// Users of Redis appear, change and disappear on a running cluster, and are there after a restart; what is changed by hand
+/// is reported until the next reload.
+#[test]
+fn declared_users_of_redis_are_created_changed_and_deleted() {
+    let cluster = cluster();
+    let lab: &Lab = &cluster;
+    let (before, file) = (lab.cluster.spec_text.clone(), lab.cluster.dir.join("cluster.toml"));
+    let declare = |text: &str| {
+        std::fs::write(&file, format!("{before}\n{text}")).unwrap();
+        lab.certs("issue", &[]);
+        lab.apply_everywhere();
+    };
+    declare("[[redis_user]]\nname = \"cache\"\nkeys = [\"cache:*\"]\n");
+    let secrets = hanode_admin::cluster_dir::ClusterDir::load(&lab.cluster.dir).unwrap().secrets;
+    let password = format!("REDISCLI_AUTH={}", secrets.redis_users["cache"]);
+    let as_cache = |words: &[&str]| {
+        let ca = lab.cluster.dir.join("pki/service/ca.crt");
+        let tls = ["--tls", "--cacert", ca.to_str().unwrap(), "-h", "192.168.18.20", "-p", "6379"];
+        let client = [&["env", &password, "redis-cli", "--user", "cache"][..], &tls].concat();
+        lab.bounded(&[&client[..], words].concat()).unwrap_or_else(|error| error)
+    };
+    assert_eq!(as_cache(&["SET", "cache:1", "one"]), "OK");
+    assert!(as_cache(&["SET", "other", "one"]).starts_with("NOPERM"));
+
+    declare("[[redis_user]]\nname = \"cache\"\naccess = \"read\"\n");
+    assert!(as_cache(&["SET", "cache:1", "two"]).starts_with("NOPERM"));
+    assert_eq!(as_cache(&["GET", "cache:1"]), "one");
+
+    let primary = lab.redis_primary().unwrap();
+    lab.redis_administrator(&primary, &["ACL", "SETUSER", "eve", "on", ">eves-password", "~*", "+@all"]);
+    lab.redis_administrator(&primary, &["ACL", "SETUSER", "cache", "off"]);
+    for difference in ["user eve is not in cluster.toml", "user cache was changed"] {
+        lab.eventually(difference, 60, || {
+            let problems = lab.health().problems;
+            problems.iter().any(|p| p.to_string().contains(difference) && p.to_string().contains(&primary))
+        });
+    }
+    lab.sh(&primary, "systemctl reload redis-server");
+    assert_eq!(as_cache(&["GET", "cache:1"]), "one");
+    assert!(!lab.redis_administrator(&primary, &["ACL", "USERS"]).contains("eve"));
+    lab.healthy_within(Duration::from_secs(90));
+
+    lab.sh(&primary, "systemctl restart redis-server");
+    lab.healthy_within(Duration::from_secs(90));
+    assert_eq!(as_cache(&["GET", "cache:1"]), "one");
+    declare("");
+    assert!(as_cache(&["GET", "cache:1"]).contains("WRONGPASS"));
+    lab.healthy_within(Duration::from_secs(90));
+}
+
+impl Lab {
+    fn redis_administrator(&self, node: &str, words: &[&str]) -> String {
+        let address = self.cluster.spec.node(node).unwrap().address.to_string();
+        let password = format!("REDISCLI_AUTH={}", self.cluster.secrets.redis_admin.as_deref().unwrap());
+        let tls = ["--tls", "--cacert", "/etc/ssl/myca/root.crt", "-h", &address, "-p", "6378"];
+        let client = [&["env", &password, "redis-cli", "--user", "hanode"][..], &tls].concat();
+        self.output(node, &[&client[..], words].concat())
+    }
+}
+
 /// By port 5432 or 6379 of any node: libpq tries the nodes one after the other; a client of Redis does the same, or finds the primary by the Sentinels.
 #[test]
 fn an_application_connects_without_the_virtual_ip() {

@@ -1,7 +1,9 @@
 //! Backups of a running cluster: real pgBackRest, into a file system that all nodes mount, and into a server of the S3
 //! protocol behind TLS.
 
-use crate::backup_commands::the_admin_machine_lists_makes_and_verifies_backups;
+use crate::backup_commands::{
+    a_drill_boots_the_newest_backup, the_admin_machine_lists_makes_and_verifies_backups,
+};
 use crate::common::programs::hanode;
 use crate::support::lab::{Lab, NODES, eventually, no_acknowledged_write_is_lost, output, until};
 use crate::support::{Workdir, build, fixture, workdir};
@@ -92,6 +94,7 @@ fn a_cluster_backs_up_both_servers_and_continues_after_a_failover() {
     assert_eq!(lab.health().warnings, Vec::<String>::new());
     let files = pgbackrest(&lab, "node1", &format!("repo-ls redis/{}", third.stanza));
     assert!(files.lines().count() >= 2, "{files}");
+    a_drill_boots_the_newest_backup(&lab);
 }
 
 /// A server of the S3 protocol on the lab's network, with a certificate of the cluster's own CA.

@@ -114,3 +114,31 @@ pub fn the_admin_machine_lists_makes_and_verifies_backups(lab: &Lab) {
     let elsewhere = outcome(lab.hanode(&["backup", "list"], &["--mount", "/no/such/directory"])).unwrap_err();
     assert!(elsewhere.contains("--mount") && elsewhere.contains("/mnt/backup"), "{elsewhere}");
 }
+
+/// Beside the living cluster, whose repository stays as it is.
+pub fn a_drill_boots_the_newest_backup(lab: &Lab) {
+    lab.redis_set("after-the-snapshot", "x").unwrap();
+    let before = list(lab);
+    let place = ["--image", lab.image.to_str().unwrap(), "--timeout-scale", "2"];
+    let report = output("lab drill", lab.hanode(&["lab", "drill"], &[&place[..], &["--json"]].concat()));
+    eprintln!("{report}");
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert!(report["passed"] == true && report["postgres"]["damage"] == serde_json::json!([]), "{report}");
+    assert!(
+        report["postgres"]["missing_bytes"].is_u64() && report["seconds"].as_f64() > Some(1.0),
+        "{report}"
+    );
+    let keys = |name: &str| report["redis"][name].as_u64().unwrap();
+    assert!(keys("keys") < keys("keys_before"), "{report}");
+    let part = before["parts"].as_array().unwrap().last().unwrap();
+    assert_eq!(report["restored"]["choice"]["part"], part["name"], "{report}");
+
+    let after = list(lab);
+    let names = |listing: &serde_json::Value| {
+        let parts = listing["parts"].as_array().unwrap();
+        parts.iter().map(|part| part["name"].to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&after), names(&before), "the drill wrote into the repository");
+    assert!(!lab.cluster.dir.join(".drill").exists());
+    assert!(lab.health().healthy);
+}

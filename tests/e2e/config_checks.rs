@@ -87,6 +87,7 @@ fn keepalived_takes_the_address() {
 
 /// Each node's Redis and Sentinel files, moved below `/srv/NODE` so that one tree holds all three.
 fn side_by_side(case: &mut Case) -> Vec<Entry> {
+    case.spec.redis_users = Case::of(3).with_applications().spec.redis_users;
     let mut entries = case.render("node1");
     for node in ["node1", "node2", "node3"] {
         let at = |part: &str| format!("/srv/{node}{part}");

@@ -21,6 +21,7 @@ mod model;
 mod packer_template;
 mod refused_input;
 mod spec;
+mod spec_applications;
 mod spec_parser;
 mod tls_handshakes;
 mod vocabulary;

@@ -1,6 +1,6 @@
 //! The spec: values of the starter, and the line of each fault.
 
-use hanode_core::spec::{Faults, Repository, STARTER, SlotKind, Spec, VipMode, parse, warnings};
+use hanode_core::spec::{Faults, Repository, STARTER, Spec, VipMode, parse, warnings};
 
 fn starter() -> Spec {
     parse(STARTER).unwrap_or_else(|faults| panic!("the starter has faults:\n{faults}"))
@@ -24,7 +24,7 @@ fn line_of(text: &str, piece: &str) -> usize {
 
 /// Parses `text`, which must have exactly one fault, on the line of `piece`, whose text holds `what`.
 #[track_caller]
-fn one_fault(text: &str, piece: &str, what: &str) {
+pub(crate) fn one_fault(text: &str, piece: &str, what: &str) {
     let Faults(faults) = parse(text).expect_err("a fault");
     assert_eq!(faults.len(), 1, "{faults:#?}");
     assert_eq!(faults[0].line, line_of(text, piece), "{faults:#?}");
@@ -128,57 +128,6 @@ fn optional_values_are_read() {
     assert_eq!(spec.network.vip_mode, VipMode::External);
     assert_eq!(spec.pki.crl_url, "http://10.0.0.1:7080/server.crl");
     assert_eq!((spec.nodes[2].hostname.as_str(), spec.nodes[2].vrrp_priority), ("db3.example.org", 7));
-}
-
-#[test]
-fn roles_and_databases_are_read_and_checked() {
-    let declared = |text: &str| {
-        format!("{STARTER}\n{text}").replace("# wal_level = \"replica\"", "wal_level = \"logical\"")
-    };
-    let spec = parse(&declared(crate::cases::APPLICATIONS)).unwrap_or_else(|faults| panic!("{faults}"));
-    let (reports, bot) = (&spec.roles[0], &spec.roles[2]);
-    assert!(reports.has_password() && !bot.has_password() && !spec.roles[1].has_password());
-    assert_eq!((reports.connection_limit, reports.settings["statement_timeout"].as_str()), (Some(5), "5min"));
-    assert!(bot.replication && !reports.replication);
-    let (database, plugin) = ("reports".to_string(), "pgoutput".to_string());
-    assert_eq!(spec.slots[0].kind, SlotKind::Physical);
-    assert_eq!(spec.slots[1].kind, SlotKind::Logical { database, plugin });
-    assert_eq!((spec.databases[0].owner.as_str(), spec.databases[0].encoding.as_str()), ("reports", "UTF8"));
-    let one = parse(&declared("[[role]]\nname = \"r\"\n[[database]]\nname = \"d\"\n")).expect("the least");
-    assert!(one.roles[0].login && one.databases[0].owner == "app");
-
-    for (text, piece, what) in [
-        ("[[role]]\nname = \"Upper\"", "Upper", "valid name for a role"),
-        ("[[role]]\nname = \"pg_own\"", "pg_own", "valid name for a role"),
-        ("[[role]]\nname = \"a%b\"", "a%b", "valid name for a role"),
-        ("[[role]] # nameless\nlogin = true", "nameless", "name is missing"),
-        ("[[role]]\nname = \"dbadmin\"", "\"dbadmin\"", "a role of hanode"),
-        ("[[role]]\nname = \"r\"\n[[role]]\nname = \"r\" # again", "again", "two roles"),
-        ("[[role]]\nname = \"r\"\nmemberships = [\"admin\"]", "memberships = [\"admin", "superuser"),
-        ("[[role]]\nname = \"r\"\nmemberships = [\"pg_read_server_files\"]", "server_files", "superuser"),
-        ("[[role]]\nname = \"r\"\nsettings = { ssl = \"off\" }", "ssl = \"off", "cannot be set for a role"),
-        ("[[role]]\nname = \"r\"\nlogin = false\ncertificate = true", "certificate = true", "no login"),
-        ("[[database]]\nname = \"postgres\"", "\"postgres\"", "PostgreSQL's own"),
-        ("[[database]]\nname = \"d\"\nowner = \"nobody\"", "nobody", "not a role of the spec"),
-        ("[[database]]\nname = \"d\"\nextensions = [\"a%b\"]", "a%b", "extension"),
-        ("[[database]]\nname = \"d\"\nlocale = \"x y\"", "x y", "locale"),
-        ("[[hba]] # open\nrole = \"r\"", "# open", "method is missing"),
-        ("[[hba]]\nmethod = \"trust\"", "\"trust\"", "\"password\" or \"certificate\""),
-        ("[[hba]]\nrole = \"r all trust\"\nmethod = \"reject\"", "all trust", "valid role"),
-        ("[[slot]]\nname = \"a-b\"\ntype = \"physical\"", "a-b", "valid name for a slot"),
-        ("[[slot]]\nname = \"node2\" #\ntype = \"physical\"", "name = \"node2\" #", "slot of a node"),
-        ("[[slot]] # untyped\nname = \"s\"", "untyped", "type is missing"),
-        ("[[slot]]\nname = \"s\"\ntype = \"physical\"\nplugin = \"x\"", "plugin = \"x", "no plugin"),
-        ("[[slot]]\nname = \"s\"\ntype = \"logical\"\ndatabase = \"d\"", "\"d\"", "not one of the spec"),
-    ] {
-        one_fault(&declared(text), piece, what);
-    }
-}
-
-#[test]
-fn a_logical_slot_needs_more_in_the_wal() {
-    let slot = format!("{STARTER}\n[[slot]]\nname = \"audit\"\ntype = \"logical\" #\n");
-    one_fault(&slot, "type = \"logical\" #", "a logical slot needs more in the WAL");
 }
 
 #[test]

@@ -56,6 +56,24 @@ within 20 says '^OK$' through SET key value
 says "WRONGPASS\|AUTH failed" cli redis-0123456789-not-for-use 192.168.18.22 6378 --user hanode PING
 says 'NOPERM\|no permission' cli redis-sentinel-0123456789-not-for-use 192.168.18.22 6378 --user sentinel GET key
 says 'NOPERM\|no permission' cli redis-replica-0123456789-not-for-use 192.168.18.22 6378 --user replica GET key
+says 'NOPERM\|no permission' cli redis-sentinel-0123456789-not-for-use 192.168.18.21 6378 --user sentinel SLAVEOF NO ONE
+says OK cli redis-sentinel-0123456789-not-for-use 192.168.18.21 6378 --user sentinel SLAVEOF 192.168.18.22 6378
+
+echo "declared users have their keys and commands"
+as_user() { # NAME COMMAND...
+    user=$1
+    shift
+    cli "$user-0123456789-not-for-use" 192.168.18.20 6379 --user "$user" "$@"
+}
+says OK as_user shop SET shop:1 one
+says '^one$' as_user shop GET shop:1
+says 'NOPERM\|no permission' as_user shop SET other one
+says OK through SET report:1 one
+says '^one$' as_user reports GET report:1
+says 'NOPERM\|no permission' as_user reports GET shop:1
+says 'NOPERM\|no permission' as_user reports SET report:1 two
+says 'NOPERM\|no permission' as_user reports CONFIG GET masterauth
+says 'NOPERM\|no permission' as_user reports CLIENT LIST
 for node in 1 2 3; do
     says PONG administer 192.168.18.2$node PING
     says 'masterauth' administer 192.168.18.2$node CONFIG GET masterauth
@@ -73,6 +91,15 @@ for replica in 192.168.18.21 192.168.18.23; do
     within 30 says $replica sentinel 1 REPLICAS redis-cluster
 done
 within 20 says OK sentinel 1 FAILOVER redis-cluster
+echo "a Sentinel may not promote; a node's watcher does"
+candidate() { sentinel 1 REPLICAS redis-cluster | awk '$0 == "ip" { getline ip } $0 == "flags" { getline; if (/promoted/) print ip }'; }
+within 20 says 192.168.18.2 candidate
+candidate=$(candidate)
+for second in 1 2 3; do
+    says role:slave administer "$candidate" INFO replication
+    sleep 1
+done
+says OK administer "$candidate" REPLICAOF NO ONE
 both=0 refused=0
 for second in 1 2 3 4 5 6 7 8 9 10; do
     up=$(states)

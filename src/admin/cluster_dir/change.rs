@@ -99,7 +99,7 @@ fn change(dir: &Path, act: impl FnOnce(&PkiStore, &Spec) -> Result<Vec<String>>)
     Ca::ALL.into_iter().try_for_each(|ca| PkiStore::at(&pki).authority(ca).map(drop))?;
     let store = PkiStore::at(&staged.0);
     let mut done = act(&store, &spec)?;
-    let added = secrets.complete(&spec.roles, super::secrets::random);
+    let added = secrets.complete(&spec.roles, &spec.redis_users, super::secrets::random);
     done.extend(added.iter().map(|name| format!("generated {name} in {SECRETS}")));
     let needs_key = spec.backup.is_some() && secrets.backup_key.is_none();
     if needs_key {

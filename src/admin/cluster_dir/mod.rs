@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 pub use check::{check, check_copy};
 pub use secrets::generate as generate_secrets;
 
-pub(crate) const SPEC: &str = "cluster.toml";
-pub(crate) const SECRETS: &str = "secrets.toml";
-pub(crate) const BUNDLE: &str = "bundle.tar.gz";
+pub const SPEC: &str = "cluster.toml";
+pub const SECRETS: &str = "secrets.toml";
+pub const BUNDLE: &str = "bundle.tar.gz";
 pub const PKI: &str = "pki";
 
 /// A cluster directory, with the parts that go into images and seeds.

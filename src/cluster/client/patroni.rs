@@ -75,6 +75,12 @@ impl PatroniClient {
         status_of(&self.http.get(&format!("{}/patroni", self.base))?.body)
     }
 
+    /// The position in the WAL up to which a leader has written.
+    pub fn written_wal(&self) -> Result<u64> {
+        let body = self.http.get(&format!("{}/patroni", self.base))?.body;
+        body["xlog"]["location"].as_u64().context("Patroni reports no position")
+    }
+
     /// All members, also those of other nodes.
     pub fn members(&self) -> Result<Vec<Member>> {
         members_of(&self.http.get(&format!("{}/cluster", self.base))?.body)

@@ -227,6 +227,35 @@ impl RedisClient {
         };
         Ok(items.chunks(2).filter_map(pair).collect())
     }
+
+    /// The number of keys.
+    pub fn keys(&mut self) -> Result<u64> {
+        match self.query(&["DBSIZE"])? {
+            Value::Number(keys) => Ok(keys.try_into()?),
+            other => bail!("unexpected reply to DBSIZE: {other:?}"),
+        }
+    }
+
+    /// The names of all users.
+    pub fn users(&mut self) -> Result<Vec<String>> {
+        self.texts(&["ACL", "USERS"])
+    }
+
+    /// All users with their rules, as the lines of a configuration file.
+    pub fn user_rules(&mut self) -> Result<Vec<String>> {
+        self.texts(&["ACL", "LIST"])
+    }
+
+    fn texts(&mut self, command: &[&str]) -> Result<Vec<String>> {
+        let Value::List(items) = self.query(command)? else {
+            bail!("unexpected reply to {}", command.join(" "))
+        };
+        let text = |item| match item {
+            Value::Text(text) => Some(text),
+            _ => None,
+        };
+        Ok(items.into_iter().filter_map(text).collect())
+    }
 }
 
 fn is_timeout(error: &anyhow::Error) -> bool {

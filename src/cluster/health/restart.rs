@@ -65,18 +65,38 @@ pub fn next_restart(status: &Status, restarted: &Restarted) -> Result<Option<Res
     if let Some(standby) = next {
         return Ok(Some(RestartStep::Restart { node: standby.name.clone() }));
     }
-    let left = standbys().next().map(|node| node.name.clone());
-    let Some(leader) = awaiting().find(leads) else { return left.map_or(Ok(None), Err) };
-    let node = leader.name.clone();
+    let left = standbys().next();
+    let name = |node: &NodeStatus| node.name.clone();
+    let Some(leader) = awaiting().find(leads) else { return left.map_or(Ok(None), |node| Err(name(node))) };
+    let node = name(leader);
     if restarted.has(leader) {
         return Err(node);
     }
-    // A standby does not start with less than its leader has of max_connections and the like: when such a parameter
-    // shrinks, the leader restarts in place, and then the standbys once more.
+    if let Some(other) = left.filter(|node| !waits_for_leader(node)) {
+        return Err(name(other));
+    }
     Ok(Some(match (left, candidate(status)) {
         (None, Some(to)) => RestartStep::SwitchOver { node, to },
         _ => RestartStep::RestartLeader { node },
     }))
+}
+
+/// A standby does not start with less than its leader has of these: when one shrinks, the leader restarts in place, and
+/// then the standbys once more.
+const LIMITED_BY_LEADER: [&str; 5] = [
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "max_wal_senders",
+    "max_worker_processes",
+];
+
+/// Whether a standby that restarted may still await a restart because of its leader. Old releases of Patroni do not name
+/// the parameters.
+fn waits_for_leader(standby: &NodeStatus) -> bool {
+    let parameters = standby.servers.postgres.awaits_restart.iter().flatten();
+    let mut parameters = parameters.map(String::as_str).peekable();
+    parameters.peek().is_none() || parameters.any(|name| LIMITED_BY_LEADER.contains(&name))
 }
 
 /// The standby that can lead without a lost commit: a synchronous one, if there is any.
@@ -120,6 +140,17 @@ mod tests {
         assert_eq!(next(&["node1"], &["node2", "node3"]), Ok(Some(switch.clone())));
         assert_eq!(next(&["node1"], &[]), Ok(Some(switch)), "after an interrupted run");
         assert_eq!(next(&[], &["node2", "node3"]), Ok(None));
+    }
+
+    #[test]
+    fn the_leader_does_not_restart_in_place_for_another_parameter() {
+        let mut status = awaiting(&["node1", "node2"]);
+        for node in &mut status.nodes {
+            let postgres = &mut node.servers.postgres;
+            postgres.awaits_restart = postgres.awaits_restart.as_ref().map(|_| vec!["shared_buffers".into()]);
+        }
+        let restarted = Restarted(["node2".to_string(), "node3".to_string()].into());
+        assert_eq!(next_restart(&status, &restarted), Err("node2".into()));
     }
 
     #[test]

@@ -87,6 +87,11 @@ pub fn check_bundle(bundle: &Bundle, spec: &Spec, now: i64) -> CheckReport {
             report.fault(format!("{error:#}"), crate::bundle::SECRETS_PATH, ISSUE);
         }
     }
+    for user in &spec.redis_users {
+        if let Err(error) = bundle.secrets.of_redis_user(&user.name) {
+            report.fault(format!("{error:#}"), crate::bundle::SECRETS_PATH, ISSUE);
+        }
+    }
     backup_secrets(bundle, spec, &mut report);
     report
 }

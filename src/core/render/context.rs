@@ -3,10 +3,12 @@
 use super::{RenderInput, declared, firewall, limits, parameters, sizing, sql};
 use crate::plan::Action;
 use crate::redis_parameters;
+use crate::redis_users;
 use crate::secrets::Secrets;
 use crate::sentinel::Settings;
 use crate::spec::{
-    Backup, ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, Repository, Slot, SlotKind, Spec, slot_of_node,
+    Backup, ETCD_CLIENT_PORT, ETCD_PEER_PORT, Node, RedisAccess, RedisUser, Repository, Slot, SlotKind, Spec,
+    slot_of_node,
 };
 use anyhow::{Context, Result, ensure};
 use hanode_util::user_error::UserError;
@@ -85,7 +87,7 @@ pub(super) fn build(input: &RenderInput, engine: &Tera) -> Result<tera::Context>
     context.insert("vrrp_password", &input.secrets.vrrp.chars().take(8).collect::<String>());
     context.insert("size", &sizing::sizes(input.machine, peers.len()));
     context.insert("crl", &crl(input));
-    context.insert("redis_users", &redis_users(input));
+    context.insert("redis_users", &redis_users(input)?);
     context.insert("redis", &redis(input, node)?);
     context.insert("sentinel", &Settings::of(spec));
     context.insert("redis_settings", &redis_settings(input, engine, &context)?);
@@ -197,28 +199,30 @@ fn verifiers(input: &RenderInput) -> Result<serde_json::Value> {
 }
 
 /// The users of Redis, in the syntax of the target's version.
-fn redis_users(input: &RenderInput) -> serde_json::Value {
+fn redis_users(input: &RenderInput) -> Result<serde_json::Value> {
     let version = input.spec.versions.get("redis").or_else(|| input.target.versions.get("redis"));
     let mut numbers =
         version.map(String::as_str).unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
-    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    // Commands on data among those that Redis calls dangerous, and what clients use to find out about the server.
-    let mut commands = vec!["+info +role +keys +sort +restore +swapdb +flushdb +flushall"];
-    match version >= (7, 0) {
-        true => commands.push("+sort_ro"),
-        // Until 7.0 all of CLIENT counts as administration.
-        false => commands.push(
-            "+client|id +client|setname +client|getname +client|reply +client|tracking +client|caching",
-        ),
-    }
-    serde_json::json!({
-        "enabled": input.secrets.redis_admin.is_some(),
-        // Before 6.2 every user may use all channels, and there is no word for it.
-        "channels": if version >= (6, 2) { " &*" } else { "" },
-        "data_commands": commands.join(" "),
-        // Sentinels take each other's word on a channel of Redis. Before 7.0 a user has one set of channels for all commands.
-        "publish": if version >= (7, 0) { " -publish -spublish (+publish +spublish &[^_]*)" } else { "" },
-    })
+    let version: redis_users::Version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let enabled = input.secrets.redis_admin.is_some();
+    ensure!(
+        enabled || input.spec.redis_users.is_empty(),
+        UserError::with_help(
+            "[[redis_user]] needs redis_admin in secrets.toml, which this older cluster does not have",
+            "see \"A cluster of an older hanode\" in docs/applications.md",
+        )
+    );
+    let declared = |user: &RedisUser| {
+        let password = input.secrets.of_redis_user(&user.name)?;
+        Ok(format!("user {} reset on >{password} {}", user.name, redis_users::rules(user, version)?))
+    };
+    Ok(serde_json::json!({
+        "enabled": enabled,
+        "channels": redis_users::all_channels(version),
+        "commands": redis_users::commands(RedisAccess::All, version),
+        "publish": redis_users::publish(&["*".into()], version),
+        "declared": input.spec.redis_users.iter().map(declared).collect::<Result<Vec<String>>>()?,
+    }))
 }
 
 /// Without `[backup]` the archive's command does nothing.

@@ -27,6 +27,7 @@ fn fields(secrets: &mut Secrets) -> Vec<(&'static str, &mut String)> {
     ];
     fields.extend(set);
     fields.extend(secrets.roles.values_mut().map(|password| ("roles", password)));
+    fields.extend(secrets.redis_users.values_mut().map(|password| ("redis_users", password)));
     fields
 }
 
@@ -80,6 +81,7 @@ mod tests {
             s3_key: Some("AKIA1".into()),
             s3_secret: Some(other()),
             roles: [("reports".into(), other())].into(),
+            redis_users: [("cache".into(), other())].into(),
         }
     }
 

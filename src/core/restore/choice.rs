@@ -130,16 +130,14 @@ pub fn choose(
     let before = info.backups.iter().filter(|backup| is_before(backup, &request.moment));
     let mut suitable = before
         .filter_map(|backup| Some((backup, backup.start_wal?)))
-        .filter(|(_, start)| wal.is_followed(*start));
+        .filter(|(backup, _)| is_followed(backup, wal));
     // Where a restore point is, only its WAL shows: start from the oldest backup.
     let backup = match request.moment {
         Moment::Name(_) => suitable.next(),
         _ => suitable.next_back(),
     };
     let Some((backup, start)) = backup else {
-        let usable = |backup: &&BackupInfo| {
-            !backup.damaged && backup.start_wal.is_some_and(|start| wal.is_followed(start))
-        };
+        let usable = |backup: &&BackupInfo| !backup.damaged && is_followed(backup, wal);
         let first = info.backups.iter().find(usable);
         let first = first.map_or("it has none".to_string(), |backup| {
             format!("the first one was complete at {}", time::text(backup.finished))
@@ -158,6 +156,15 @@ pub fn choose(
         backup_finished: backup.finished,
         timeline: wal.newest_timeline(),
         last_wal: reach.last.name(),
+    })
+}
+
+/// Whether a recovery from this backup comes to the newest timeline. The one of an old leader does not if it began or ended
+/// after another node had been promoted.
+fn is_followed(backup: &BackupInfo, wal: &ArchivedWal) -> bool {
+    backup.start_wal.is_some_and(|start| {
+        wal.is_followed(start)
+            && backup.stop_lsn.is_none_or(|stop| wal.has_not_branched(start.timeline, stop))
     })
 }
 
@@ -217,7 +224,7 @@ impl Lacking {
         let mut lacking = Lacking::default();
         for backup in &info.backups {
             let Some((start, stop)) = backup.start_wal.zip(backup.stop_wal) else { continue };
-            if !wal.is_followed(start) {
+            if !is_followed(backup, wal) {
                 continue;
             }
             let (part, label) = (part.to_string(), backup.label.clone());

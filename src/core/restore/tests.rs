@@ -237,6 +237,10 @@ fn a_backup_on_an_abandoned_timeline_gives_way_to_an_older_one() {
         let choice = choose(&request(moment), PART, &info, &wal, NOON + 7200).unwrap();
         assert_eq!((choice.backup.as_str(), choice.timeline), ("first", 2), "{moment}");
     }
+    // It began before the promotion, and ended after it.
+    info.backups[1].start_wal = WalPosition::parse("000000010000000000000004");
+    info.backups[1].stop_lsn = Some(0x500_0100);
+    assert_eq!(choose(&request("latest"), PART, &info, &wal, NOON + 7200).unwrap().backup, "first");
     info.backups.remove(0);
     let error = choose(&request("latest"), PART, &info, &wal, NOON + 7200).unwrap_err().to_string();
     assert!(error.ends_with("has no complete backup from before latest; it has none"), "{error}");

@@ -113,6 +113,12 @@ impl ArchivedWal {
         from.timeline == self.newest_timeline() || self.history.iter().any(ends_here)
     }
 
+    /// Whether the next timeline branched off from this one at this position or later.
+    pub(super) fn has_not_branched(&self, timeline: u32, lsn: u64) -> bool {
+        timeline == self.newest_timeline()
+            || self.history.iter().any(|(id, end)| *id == timeline && lsn <= *end)
+    }
+
     /// The segments from here on without a gap, on the way to the newest timeline, each with the time when it was archived.
     fn path(&self, from: WalPosition) -> impl Iterator<Item = (WalPosition, i64)> {
         let at = |segment: u64| WalPosition { timeline: self.timeline_of(segment), segment };

@@ -2,11 +2,64 @@
 
 use super::reader::{Reader, Section};
 use super::suggest::printable;
-use super::{Database, Hba, HbaMethod, Role, Spec, rules};
-use std::collections::BTreeSet;
+use super::{Spec, rules};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Roles that hanode creates and that the spec does not change.
-/// hanode's own, and words of `pg_hba.conf` and SQL.
+/// A role in PostgreSQL. Its password is in `secrets.toml`, unless it logs in with a certificate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Role {
+    pub name: String,
+    pub login: bool,
+    /// A client certificate of the service CA with the role's name replaces the password.
+    pub certificate: bool,
+    pub memberships: Vec<String>,
+    /// Unset: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_limit: Option<u32>,
+    /// It may use replication slots, and so read all data.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replication: bool,
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Role {
+    /// The role that every cluster has for applications, which owns the database of the same name.
+    pub const APP: &str = "app";
+
+    pub fn has_password(&self) -> bool {
+        self.login && !self.certificate
+    }
+}
+
+/// A database in PostgreSQL. Encoding and locale apply when it is created.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Database {
+    pub name: String,
+    pub owner: String,
+    pub extensions: Vec<String>,
+    pub encoding: String,
+    pub locale: String,
+}
+
+/// How a role logs in to a database; `all` stands for every one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hba {
+    pub database: String,
+    pub role: String,
+    pub method: HbaMethod,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HbaMethod {
+    Password,
+    Certificate,
+    Both,
+    Reject,
+}
+
+/// Roles that hanode creates and that the spec does not change. hanode's own, and words of `pg_hba.conf` and SQL.
 const RESERVED_ROLES: [&str; 7] =
     ["admin", "dbadmin", "replicator", "rewind_user", "postgres", "public", "all"];
 /// Membership gives what only superusers have: programs and files of the node.

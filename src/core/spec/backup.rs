@@ -1,8 +1,53 @@
 //! `[backup]`: where backups go, and when.
 
 use super::reader::{Reader, Section};
+use super::rules;
 use super::suggest::printable;
-use super::{Backup, Repository, rules};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Backup {
+    pub repository: Repository,
+    /// Host and optional port of the object storage; set for S3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    pub region: String,
+    /// Whether the bucket is in the path of each URL instead of the host name.
+    pub path_style: bool,
+    /// A file on the nodes with the CA of the object storage; unset: the distribution's CAs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+    /// systemd's calendar syntax.
+    pub schedule: String,
+    /// Days for which a restore to any moment must be possible.
+    pub retention: u32,
+    /// Seconds after which a WAL segment that is not full is archived.
+    pub archive_timeout: u32,
+}
+
+/// Where backups go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Repository {
+    /// A file system that all nodes mount at this path.
+    File {
+        path: String,
+    },
+    S3 {
+        bucket: String,
+        prefix: String,
+    },
+}
+
+impl std::fmt::Display for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Repository::File { path } => write!(f, "file://{path}"),
+            Repository::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Repository::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
 
 /// Reads the table; `None` if the spec has none.
 pub(super) fn read(s: Section) -> Option<Backup> {

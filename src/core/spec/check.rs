@@ -28,6 +28,7 @@ pub(super) fn check(spec: &Spec, reader: &Reader) {
     }
     super::access::check(spec, reader);
     super::slots::check(spec, reader);
+    super::redis_users::check(spec, reader);
     pki(spec, reader);
     versions(spec, reader);
 }

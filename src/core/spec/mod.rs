@@ -9,6 +9,7 @@ mod check;
 mod libraries;
 mod parse;
 mod reader;
+mod redis_users;
 mod rules;
 mod schema;
 mod slots;
@@ -22,12 +23,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use access::{Database, Hba, HbaMethod, Role};
+pub use backup::{Backup, Repository};
 pub use libraries::Library;
 pub use parse::{Fault, Faults, parse};
+pub use redis_users::{RedisAccess, RedisUser};
 pub(crate) use rules::is_cluster_name;
 pub use rules::is_interface;
 pub use schema::schema_text;
 pub(crate) use slots::slot_of_node;
+pub use slots::{Slot, SlotKind};
 pub use suggest::nearest;
 pub use warn::warnings;
 
@@ -70,77 +75,12 @@ pub struct Spec {
     /// Replication slots that Patroni creates on the leader and keeps after a failover.
     #[serde(default, rename = "slot", skip_serializing_if = "Vec::is_empty")]
     pub slots: Vec<Slot>,
+    /// Users of Redis besides those that hanode creates.
+    #[serde(default, rename = "redis_user", skip_serializing_if = "Vec::is_empty")]
+    pub redis_users: Vec<RedisUser>,
     /// Component to version; overrides the target's versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, String>,
-}
-
-/// A role in PostgreSQL. Its password is in `secrets.toml`, unless it logs in with a certificate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Role {
-    pub name: String,
-    pub login: bool,
-    /// A client certificate of the service CA with the role's name replaces the password.
-    pub certificate: bool,
-    pub memberships: Vec<String>,
-    /// Unset: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connection_limit: Option<u32>,
-    /// It may use replication slots, and so read all data.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub replication: bool,
-    pub settings: BTreeMap<String, String>,
-}
-
-impl Role {
-    /// The role that every cluster has for applications, which owns the database of the same name.
-    pub const APP: &str = "app";
-
-    pub fn has_password(&self) -> bool {
-        self.login && !self.certificate
-    }
-}
-
-/// A database in PostgreSQL. Encoding and locale apply when it is created.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Database {
-    pub name: String,
-    pub owner: String,
-    pub extensions: Vec<String>,
-    pub encoding: String,
-    pub locale: String,
-}
-
-/// How a role logs in to a database; `all` stands for every one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Hba {
-    pub database: String,
-    pub role: String,
-    pub method: HbaMethod,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HbaMethod {
-    Password,
-    Certificate,
-    Both,
-    Reject,
-}
-
-/// A replication slot for a consumer outside the cluster.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Slot {
-    pub name: String,
-    #[serde(flatten)]
-    pub kind: SlotKind,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum SlotKind {
-    Physical,
-    Logical { database: String, plugin: String },
 }
 
 /// The components whose version a spec may pin.
@@ -320,50 +260,6 @@ pub struct Pki {
 pub struct Storage {
     /// A separate volume for the servers' data, in fstab's syntax (`LABEL=…`, `UUID=…`, a device path).
     pub data: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Backup {
-    pub repository: Repository,
-    /// Host and optional port of the object storage; set for S3.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    pub region: String,
-    /// Whether the bucket is in the path of each URL instead of the host name.
-    pub path_style: bool,
-    /// A file on the nodes with the CA of the object storage; unset: the distribution's CAs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<String>,
-    /// systemd's calendar syntax.
-    pub schedule: String,
-    /// Days for which a restore to any moment must be possible.
-    pub retention: u32,
-    /// Seconds after which a WAL segment that is not full is archived.
-    pub archive_timeout: u32,
-}
-
-/// Where backups go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Repository {
-    /// A file system that all nodes mount at this path.
-    File {
-        path: String,
-    },
-    S3 {
-        bucket: String,
-        prefix: String,
-    },
-}
-
-impl std::fmt::Display for Repository {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Repository::File { path } => write!(f, "file://{path}"),
-            Repository::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
-            Repository::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
-        }
-    }
 }
 
 // etcd's ports are fixed: no client outside the cluster uses them.

@@ -99,6 +99,7 @@ fn read(top: &Section, reader: &Reader) -> Spec {
         databases: access::databases(top),
         hba: access::hba(top),
         slots: slots::slots(top),
+        redis_users: super::redis_users::read(top),
         versions: versions(top.section("versions")),
         network,
         nodes,

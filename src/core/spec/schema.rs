@@ -27,7 +27,7 @@ address = "192.168.18.23"
 const DERIVED: [&str; 2] = ["pki.crl_url", "redis.initial_primary"];
 
 /// Lists of tables.
-const LISTS: [&str; 5] = ["node", "role", "database", "hba", "slot"];
+const LISTS: [&str; 6] = ["node", "role", "database", "hba", "slot", "redis_user"];
 
 /// The schema as text; reproducible.
 pub fn schema_text() -> String {

@@ -2,8 +2,24 @@
 
 use super::reader::{Reader, Section};
 use super::suggest::printable;
-use super::{Role, Slot, SlotKind, Spec, WalLevel};
+use super::{Role, Spec, WalLevel};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+
+/// A replication slot for a consumer outside the cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slot {
+    pub name: String,
+    #[serde(flatten)]
+    pub kind: SlotKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum SlotKind {
+    Physical,
+    Logical { database: String, plugin: String },
+}
 
 #[derive(Clone, Copy)]
 enum Type {

@@ -92,6 +92,8 @@ pub enum ProblemKind {
     NoWatchdog,
     /// Redis runs with a setting that its file does not have; the detail is name, both values.
     RedisSetting,
+    /// A user differs from those of `cluster.toml`.
+    RedisUser,
     /// no node holds the virtual IP DETAIL
     VipUnheld,
     /// Keepalived is in fault state, although HAProxy answers: it does not take the virtual IP
@@ -163,6 +165,9 @@ impl ProblemKind {
             ProblemKind::RedisNeverPromoted => "`CONFIG SET replica-priority 100` there",
             ProblemKind::SentinelSetting => "`systemctl restart` its unit there",
             ProblemKind::HaproxyMaintenance => "`systemctl reload haproxy` there",
+            ProblemKind::RedisUser => {
+                "its next start undoes that: declare it as [[redis_user]], or run `hanode reload-redis` there"
+            }
             ProblemKind::RedisSetting => {
                 "its next start undoes that: set it in [redis.parameters], or run `hanode reload-redis` there"
             }
@@ -302,6 +307,7 @@ impl Problem {
             ConnectionsUsed => format!("HAProxy has {detail} in use"),
             NoWatchdog => format!("PostgreSQL has no active watchdog: {detail}"),
             RedisSetting => format!("Redis runs with {detail}"),
+            RedisUser => format!("Redis: {detail}"),
             KeepalivedFault => {
                 "Keepalived is in fault state, although HAProxy answers: it does not take the virtual IP"
                     .into()

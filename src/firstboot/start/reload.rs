@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use hanode_cluster::client::redis::RedisClient;
 use hanode_core::plan::{Action, Plan};
 use hanode_core::redis_parameters::{self, Difference};
+use hanode_core::redis_users;
 use hanode_core::render::Rendered;
 use hanode_core::state::Component;
 use hanode_core::target::OnChange;
@@ -89,7 +90,7 @@ pub(crate) fn changed_components(
 }
 
 /// Has Redis use its current files: certificate and key, which it reloads when their path is set, even to the same value,
-/// and the parameters that differ from those of the file.
+/// the parameters that differ from those of the file, and users.
 pub(crate) fn reload_redis(node: &NodeContext) -> Result<()> {
     let mut redis = node.redis(node.own().address, REDIS_TIMEOUT)?;
     if node.spec().redis.tls {
@@ -99,12 +100,43 @@ pub(crate) fn reload_redis(node: &NodeContext) -> Result<()> {
         redis.query(&["CONFIG", "SET", &name, &wanted]).with_context(|| format!("{name} = {wanted:?}"))?;
         tracing::info!("Redis: {name} = {wanted:?} (was {running:?})");
     }
+    set_redis_users(node, &mut redis)
+}
+
+/// Creates, changes and deletes users, so that they are those of the file. Sessions of a deleted user end.
+fn set_redis_users(node: &NodeContext, redis: &mut RedisClient) -> Result<()> {
+    if node.access().secrets.redis_admin.is_none() {
+        return Ok(());
+    }
+    let file = redis_users::parse(&live_file(node, "users.conf")?);
+    for (name, rules) in &file {
+        let rules = rules.iter().map(String::as_str);
+        let command: Vec<&str> = ["ACL", "SETUSER", name].into_iter().chain(rules).collect();
+        redis.query(&command).with_context(|| format!("user {name} of Redis"))?;
+    }
+    let running = redis.users()?;
+    for name in redis_users::undeclared(&file, running.iter()) {
+        redis.query(&["ACL", "DELUSER", name])?;
+        tracing::info!("Redis: deleted the user {name}, which is not in cluster.toml");
+    }
     Ok(())
 }
 
 /// The parameters with which this node's Redis runs, but would not start.
 pub(crate) fn redis_differences(node: &NodeContext, redis: &mut RedisClient) -> Result<Vec<Difference>> {
-    let path = format!("{}/parameters.conf", node.target().path("redis_live")?);
-    let text = std::fs::read_to_string(node.at(&path)).with_context(|| format!("reading {path}"))?;
-    Ok(redis_parameters::differences(&redis_parameters::parse(&text), &redis.config()?))
+    let file = redis_parameters::parse(&live_file(node, "parameters.conf")?);
+    Ok(redis_parameters::differences(&file, &redis.config()?))
+}
+
+/// The users with which this node's Redis runs, but would not start.
+pub(crate) fn redis_user_differences(node: &NodeContext, redis: &mut RedisClient) -> Result<Vec<String>> {
+    if node.access().secrets.redis_admin.is_none() {
+        return Ok(Vec::new());
+    }
+    Ok(redis_users::differences(&redis_users::parse(&live_file(node, "users.conf")?), &redis.user_rules()?))
+}
+
+fn live_file(node: &NodeContext, name: &str) -> Result<String> {
+    let path = format!("{}/{name}", node.target().path("redis_live")?);
+    std::fs::read_to_string(node.at(&path)).with_context(|| format!("reading {path}"))
 }

@@ -159,6 +159,7 @@ fn immutable_differences(old: &Spec, new: &Spec) -> Vec<String> {
     like_old.redis.alt_names = old.redis.alt_names.clone();
     like_old.redis.min_replicas = old.redis.min_replicas;
     like_old.redis.parameters = old.redis.parameters.clone();
+    like_old.redis_users = old.redis_users.clone();
     like_old.haproxy.extra = old.haproxy.extra.clone();
     like_old.haproxy.idle_timeout = old.haproxy.idle_timeout;
     like_old.pki = old.pki.clone();

@@ -90,7 +90,10 @@ fn redis_settings(node: &NodeContext) -> Result<Vec<Problem>> {
         let detail = format!("{name} = {running:?}, its file has {wanted:?}");
         Problem::new(ProblemKind::RedisSetting, detail).component(Component::Redis)
     };
-    Ok(reload::redis_differences(node, &mut redis)?.into_iter().map(problem).collect())
+    let mut found: Vec<_> = reload::redis_differences(node, &mut redis)?.into_iter().map(problem).collect();
+    let of_user = |detail| Problem::new(ProblemKind::RedisUser, detail).component(Component::Redis);
+    found.extend(reload::redis_user_differences(node, &mut redis)?.into_iter().map(of_user));
+    Ok(found)
 }
 
 fn save(node: &NodeContext, findings: Vec<Problem>) -> Result<()> {

@@ -1,18 +1,16 @@
 //! A standby for which the leader no longer has the WAL: it is cloned again, one node at a time.
 
+mod servers;
+
 use crate::disk::postgres_wal::RecoveringPostgres;
 use crate::node::NodeContext;
-use anyhow::{Context, Result, bail, ensure};
-use hanode_cluster::client::etcd::{EtcdClient, EtcdLock};
-use hanode_cluster::client::http::HttpClient;
+use anyhow::{Result, ensure};
+use hanode_cluster::client::etcd::EtcdLock;
 use hanode_cluster::discovery;
-use hanode_cluster::health::Access;
-use hanode_cluster::peer;
 use hanode_core::peer::NodeReport;
-use hanode_core::spec::Node;
 use hanode_core::standby::{Blockers, Decision, Leader, StalledStandby, decide};
-use serde_json::{Value, json};
-use std::net::SocketAddr;
+use serde_json::Value;
+use servers::Servers;
 use std::time::{Duration, Instant};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -78,26 +76,46 @@ impl Reclone {
         }
         (self.progress, self.stalled) = (CloneProgress::default(), None);
         let recovers = patroni["state"] == "starting" && patroni["role"] == "replica";
-        let own = match recovers {
-            true => Some(self.recovering_standby(&node.disk.recovering_postgres()?)),
-            false => self.stalled_standby(&patroni).map(|own| {
-                let newest_wal = own.timeline.and_then(|timeline| node.disk.newest_postgres_wal(timeline));
-                StalledStandby { newest_wal, ..own }
-            }),
-        };
-        let Some(own) = own else { return Ok(None) };
+        match self.own_standby(node, &patroni, recovers)? {
+            Some(own) => self.while_stalled(node, &servers, &patroni, &own, recovers).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// This node's standby, if it does not stream.
+    fn own_standby(
+        &mut self,
+        node: &NodeContext,
+        patroni: &Value,
+        recovers: bool,
+    ) -> Result<Option<StalledStandby>> {
+        if recovers {
+            return Ok(Some(self.recovering_standby(&node.disk.recovering_postgres()?)));
+        }
+        Ok(self.stalled_standby(patroni).map(|own| {
+            let newest_wal = own.timeline.and_then(|timeline| node.disk.newest_postgres_wal(timeline));
+            StalledStandby { newest_wal, ..own }
+        }))
+    }
+
+    /// Clones the standby if it cannot stream any more, or returns why not.
+    fn while_stalled(
+        &mut self,
+        node: &NodeContext,
+        servers: &Servers,
+        patroni: &Value,
+        own: &StalledStandby,
+        recovers: bool,
+    ) -> Result<String> {
         let cluster = servers.get(servers.own, "/cluster")?;
         let Some(leader) = servers.leader(&cluster)? else {
-            return Ok(Some("replica is not streaming: the cluster has no leader".into()));
+            return Ok("replica is not streaming: the cluster has no leader".into());
         };
-        let found = match servers.leader_view(leader, &own) {
+        let found = match servers.leader_view(leader, own) {
             Ok(found) => found,
             Err(error) => {
                 tracing::debug!("the leader: {error:#}");
-                return Ok(Some(format!(
-                    "replica is not streaming: its leader {} does not answer",
-                    leader.name
-                )));
+                return Ok(format!("replica is not streaming: its leader {} does not answer", leader.name));
             }
         };
         let NodeReport { postgres: wal, file_systems, .. } = servers.report(leader)?;
@@ -107,7 +125,7 @@ impl Reclone {
             leader.name
         );
         if recovers && own.contains.is_none() && own.timeline != Some(found.timeline) {
-            return Ok(Some("replica recovers from a crash as leader; Patroni rewinds it after that".into()));
+            return Ok("replica recovers from a crash as leader; Patroni rewinds it after that".into());
         }
         let found = Leader {
             oldest_wal: wal.and_then(|data| data.oldest_wal),
@@ -118,20 +136,20 @@ impl Reclone {
             paused: patroni["pause"] == true || cluster["pause"] == true,
             cloning: servers.another_that_progresses(&cluster),
         };
-        if decide(&own, &found, &blockers) == Decision::Clone {
-            blockers.cloning = self.acquire(&servers)?;
+        if decide(own, &found, &blockers) == Decision::Clone {
+            blockers.cloning = self.acquire(servers)?;
         }
-        match decide(&own, &found, &blockers) {
+        match decide(own, &found, &blockers) {
             Decision::Keep(reason) => {
                 self.lock = None;
-                Ok(Some(reason))
+                Ok(reason)
             }
             Decision::Clone => {
                 let cause = format!("{} no longer had the WAL that it needs", leader.name);
                 servers.reinitialize(recovers)?;
                 tracing::warn!("this standby is cloned again: {cause}");
                 self.cause = Some(cause.clone());
-                Ok(Some(format!("replica is being cloned: {cause}")))
+                Ok(format!("replica is being cloned: {cause}"))
             }
         }
     }
@@ -236,123 +254,10 @@ impl CloneProgress {
     }
 }
 
-/// The other members whose data is being cloned.
-fn others_cloning<'a>(cluster: &'a Value, node: &str) -> Vec<&'a str> {
-    let members = cluster["members"].as_array().into_iter().flatten();
-    let cloning = members.filter(|member| member["state"] == CLONING);
-    cloning.filter_map(|member| member["name"].as_str()).filter(|name| *name != node).collect()
-}
-
-/// Patroni on this node and on the leader.
-struct Servers<'a> {
-    access: &'a Access,
-    own: &'a Node,
-    http: HttpClient,
-}
-
-impl<'a> Servers<'a> {
-    fn new(access: &'a Access, node: &str) -> Result<Self> {
-        let own = access.spec.node(node).with_context(|| format!("the spec has no node {node}"))?;
-        Ok(Servers { access, own, http: HttpClient::new(Some(&access.cluster), REQUEST_TIMEOUT)? })
-    }
-
-    fn url(&self, node: &Node, path: &str) -> String {
-        format!("https://{}{path}", SocketAddr::new(node.address, self.access.spec.patroni.restapi_port))
-    }
-
-    fn get(&self, node: &Node, path: &str) -> Result<Value> {
-        Ok(self.http.get(&self.url(node, path))?.body)
-    }
-
-    /// The inner error is the name of the current holder.
-    fn lock(&self, key: &str) -> Result<Result<EtcdLock, String>> {
-        self.etcd()?.lock(key, &self.own.name, LOCK_TTL)
-    }
-
-    fn etcd(&self) -> Result<EtcdClient> {
-        EtcdClient::new(&self.access.cluster, self.own.address, REQUEST_TIMEOUT)
-    }
-
-    /// Another member that is being cloned, and whose clone is not known to make no progress.
-    fn another_that_progresses(&self, cluster: &Value) -> Option<String> {
-        let stalled = |name: &str| {
-            let key = discovery::stalled_clone_key(&self.access.spec.name, name);
-            self.etcd().and_then(|etcd| etcd.get(&key)).is_ok_and(|found| found.is_some())
-        };
-        let mut others = others_cloning(cluster, &self.own.name).into_iter();
-        others.find(|name| !stalled(name)).map(String::from)
-    }
-
-    /// The leader in Patroni's list, which it reads from etcd.
-    fn leader(&self, cluster: &Value) -> Result<Option<&'a Node>> {
-        let members = cluster["members"].as_array().context("Patroni's response has no members")?;
-        let name = members.iter().find(|m| m["role"] == "leader").and_then(|m| m["name"].as_str());
-        match name {
-            None => Ok(None),
-            Some(name) if name == self.own.name => bail!("this node is the leader"),
-            Some(name) => Ok(Some(self.access.spec.require_node(name)?)),
-        }
-    }
-
-    /// The leader as it reports itself, without its WAL and storage. Fails unless it holds the lock and accepts writes.
-    fn leader_view(&self, leader: &Node, own: &StalledStandby) -> Result<Leader> {
-        let answer = self.http.get(&self.url(leader, "/leader"))?;
-        let body = answer.body;
-        let writes =
-            matches!(body["role"].as_str(), Some("primary" | "master")) && body["state"] == "running";
-        ensure!(answer.status == 200 && writes, "{} is not a leader that accepts writes", leader.name);
-        let timeline = body["timeline"].as_u64().context("the leader reports no timeline")?.try_into()?;
-        let history = match own.timeline == Some(timeline) {
-            true => Vec::new(),
-            false => history(&self.get(leader, "/history")?),
-        };
-        Ok(Leader { name: leader.name.clone(), timeline, oldest_wal: None, storage_fault: None, history })
-    }
-
-    fn report(&self, node: &Node) -> Result<NodeReport> {
-        let port = self.access.spec.network.join_port;
-        let report = peer::fetch_report(&self.access.cluster, node.address, port, REQUEST_TIMEOUT)?;
-        ensure!(report.node == node.name, "{} is {}", node.address, report.node);
-        Ok(report)
-    }
-
-    /// Makes Patroni remove this node's data and clone the leader's. While the server recovers, Patroni waits for it, and
-    /// gives that up only by `force`.
-    fn reinitialize(&self, force: bool) -> Result<()> {
-        let url = self.url(self.own, "/reinitialize");
-        let login = ("patroni", self.access.secrets.patroni_rest.as_str());
-        let answer = self.http.post_as(&url, login, &json!({"force": force}))?;
-        ensure!(answer.status == 200, "POST {url}: status {}", answer.status);
-        Ok(())
-    }
-}
-
-/// The earlier timelines in Patroni's `/history`, each with the position at which it ended.
-fn history(answer: &Value) -> Vec<(u32, u64)> {
-    let line = |line: &Value| Some((line[0].as_u64()?.try_into().ok()?, line[1].as_u64()?));
-    answer.as_array().into_iter().flatten().filter_map(line).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_history_has_the_ends_of_earlier_timelines() {
-        let answer = json!([[1, 25623960, "no recovery target specified", "2026-01-01"], ["x"], [2, 3e9]]);
-        assert_eq!(history(&answer), [(1, 25_623_960)]);
-        assert_eq!(history(&Value::Null), []);
-    }
-
-    #[test]
-    fn only_another_member_counts_as_cloning() {
-        let cluster = json!({"members": [
-            {"name": "node1", "role": "leader", "state": "running"},
-            {"name": "node2", "role": "replica", "state": "creating replica"},
-        ]});
-        assert_eq!(others_cloning(&cluster, "node3"), ["node2"]);
-        assert!(others_cloning(&cluster, "node2").is_empty());
-    }
+    use serde_json::json;
 
     #[test]
     fn a_clone_makes_progress_while_its_size_changes() {

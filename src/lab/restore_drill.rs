@@ -1,0 +1,286 @@
+//! `hanode lab drill`: boots the newest backup of a cluster as a lab of its own, and checks what came back.
+//!
+//! The nodes see an overlay over the repository: what the restored cluster archives disappears with the lab. In the real
+//! repository its part would be the newest one, and the next restore would take it for the cluster.
+
+use super::cgroup::private_mounts;
+use super::{Lab, Probe, UpOptions, up};
+use anyhow::{Context, Result, bail, ensure};
+use hanode_admin::access::access;
+use hanode_admin::cluster_dir::{BUNDLE, PKI, SECRETS, SPEC};
+use hanode_cluster::health::{self, Access};
+use hanode_core::backup::time;
+use hanode_core::restore::{Moment, PartOf, RestoreRecord, RestoreRequest};
+use hanode_core::spec::Repository;
+use hanode_core::state::Role;
+use hanode_util::command::{command, run_to_end};
+use hanode_util::interrupt;
+use hanode_util::user_error::UserError;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// For a server of the cluster whose backup is tested.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// For the status to report the restore, after the cluster is healthy.
+const REPORT_LIMIT: Duration = Duration::from_secs(60);
+/// Checks every page of heaps and indexes, and that each row is in its indexes.
+const AMCHECK: &str = "for bin in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin; do [ -x $bin/pg_amcheck ] && break; done; \
+    [ -x $bin/pg_amcheck ] || exit 3; \
+    exec runuser -u postgres -- $bin/pg_amcheck -h /run/postgresql -p $0 -U admin --all --install-missing --heapallindexed";
+
+pub struct DrillOptions {
+    pub dir: PathBuf,
+    pub image: PathBuf,
+    /// Where this machine has the repository.
+    pub mount: Option<PathBuf>,
+    pub timeout_scale: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct DrillReport {
+    pub schema: u32,
+    /// From the launch of the machines until the cluster was healthy.
+    pub seconds: f64,
+    pub restored: RestoreRecord,
+    pub postgres: PostgresCheck,
+    pub redis: RedisCheck,
+    pub passed: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PostgresCheck {
+    /// WAL that the cluster had written when the drill began, and that was not restored; `None` if it did not answer.
+    pub missing_bytes: Option<u64>,
+    /// From the last restored transaction to the begin of the drill.
+    pub seconds_before: i64,
+    /// Messages of pg_amcheck; `None` if the image has none (before PostgreSQL 14).
+    pub damage: Option<Vec<String>>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RedisCheck {
+    pub keys: u64,
+    /// In the cluster when the drill began; `None` if it did not answer.
+    pub keys_before: Option<u64>,
+}
+
+/// What the cluster has when the drill begins.
+struct Before {
+    at: i64,
+    wal: Option<u64>,
+    keys: Option<u64>,
+}
+
+/// Runs the drill, and removes its lab in any case.
+pub fn drill(options: &DrillOptions) -> Result<DrillReport> {
+    super::process::require_root()?;
+    let dir =
+        options.dir.canonicalize().with_context(|| format!("no directory {}", options.dir.display()))?;
+    let source = source(&dir, options.mount.as_deref())?;
+    let before = before(&dir)?;
+    let copy = dir.join(".drill");
+    super::tag_this_process(&copy_of(&dir, &copy)?)?;
+    let done = std::thread::scope(|scope| {
+        // The nodes are children of this thread, and share its mounts, which disappear with the last of them.
+        let thread = scope.spawn(|| {
+            private_mounts()?;
+            run(&copy, &source, options, &before)
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    let removed = super::down(&copy).and_then(|()| Ok(std::fs::remove_dir_all(&copy)?));
+    let report = done?;
+    removed.with_context(|| format!("removing {}", copy.display()))?;
+    Ok(report)
+}
+
+/// The directory on this machine with the content of the repository.
+fn source(dir: &Path, mount: Option<&Path>) -> Result<PathBuf> {
+    let access = access(dir)?;
+    let backup = access.spec.backup.as_ref().with_context(hanode_cluster::repository::no_backup)?;
+    let Repository::File { path } = &backup.repository else {
+        let what = format!("{} is not on a file system, and a lab has no way out to it", backup.repository);
+        let help = "only file:// repositories can be drilled; `hanode backup verify` reads every other one";
+        bail!(UserError::with_help(what, help));
+    };
+    let of_lab = super::container::repository_of(dir);
+    let found = mount.map(PathBuf::from).unwrap_or(if of_lab.is_dir() { of_lab } else { path.into() });
+    ensure!(
+        found.join("backup").is_dir(),
+        UserError::with_help(
+            format!("{} has no backups", found.display()),
+            format!("mount what the nodes have at {path}, and name its place with --mount"),
+        )
+    );
+    Ok(found.canonicalize()?)
+}
+
+fn before(dir: &Path) -> Result<Before> {
+    let access = access(dir)?;
+    let ask = || (wal_of_leader(&access).ok(), keys(&access).ok());
+    let (wal, keys) = match Lab::open(dir) {
+        Ok(lab) => lab.in_network(ask)?,
+        Err(_) => ask(),
+    };
+    Ok(Before { at: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() as i64, wal, keys })
+}
+
+fn wal_of_leader(access: &Access) -> Result<u64> {
+    for node in &access.spec.nodes {
+        let patroni = access.patroni(node, TIMEOUT)?;
+        if patroni.status().is_ok_and(|status| status.role == Some(Role::Leader)) {
+            return patroni.written_wal();
+        }
+    }
+    bail!("no PostgreSQL leads")
+}
+
+/// Of Redis' primary.
+fn keys(access: &Access) -> Result<u64> {
+    for node in &access.spec.nodes {
+        let Ok(mut redis) = access.redis(node.address, TIMEOUT) else { continue };
+        if redis.replication()?.is_primary() {
+            return redis.keys();
+        }
+    }
+    bail!("no Redis is primary")
+}
+
+/// A cluster directory for the drill's lab: a lab belongs to one directory.
+fn copy_of(dir: &Path, copy: &Path) -> Result<PathBuf> {
+    if copy.exists() {
+        // Of a drill that was killed.
+        super::down(copy)?;
+        std::fs::remove_dir_all(copy).with_context(|| format!("removing {}", copy.display()))?;
+    }
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().mode(0o700).create(copy).with_context(|| copy.display().to_string())?;
+    let files = [SPEC, SECRETS, BUNDLE, PKI].map(|name| dir.join(name));
+    run_to_end(command("cp").arg("-a").args(files).arg(copy))?;
+    Ok(copy.into())
+}
+
+fn run(dir: &Path, source: &Path, options: &DrillOptions, before: &Before) -> Result<DrillReport> {
+    overlay(dir, source)?;
+    let access = access(dir)?;
+    let up_options = UpOptions {
+        dir: dir.into(),
+        image: options.image.clone(),
+        vm: false,
+        timeout_scale: options.timeout_scale,
+        nodes: Vec::new(),
+        verbose: false,
+        restore: Some(RestoreRequest { part: PartOf::ThisCluster, moment: Moment::Latest }),
+        program: None,
+    };
+    let launch = Instant::now();
+    up(&up_options, &access.spec, &|| Probe::of(&access), interrupt::flag())?;
+    let seconds = launch.elapsed().as_secs_f64();
+    let lab = Lab::open(dir)?;
+    let (restored, leader) = lab.in_network(|| restored(&access))??;
+    let damage = check_postgres(&lab, &leader, access.spec.postgres.port)?;
+    let reached = restored.postgres.as_ref().map_or(restored.choice.backup_finished, |p| p.reached);
+    let lsn = restored.postgres.as_ref().and_then(|postgres| position(&postgres.lsn));
+    let missing_bytes = before.wal.zip(lsn).map(|(written, lsn)| written.saturating_sub(lsn));
+    let keys = lab.in_network(|| keys(&access))??;
+    Ok(DrillReport {
+        schema: 1,
+        seconds,
+        passed: damage.as_ref().is_none_or(Vec::is_empty),
+        postgres: PostgresCheck { missing_bytes, seconds_before: (before.at - reached).max(0), damage },
+        redis: RedisCheck { keys, keys_before: before.keys },
+        restored,
+    })
+}
+
+/// Mounts an overlay over the repository, where the lab looks for it.
+fn overlay(dir: &Path, source: &Path) -> Result<()> {
+    let scratch = dir.join("repository");
+    let at = super::container::repository_of(dir);
+    for part in ["upper", "work"] {
+        std::fs::create_dir_all(scratch.join(part))?;
+    }
+    std::fs::create_dir_all(&at).with_context(|| at.display().to_string())?;
+    // By links without commas and colons, which would end the option.
+    std::os::unix::fs::symlink(source, scratch.join("lower"))?;
+    let layers = "lowerdir=lower,upperdir=upper,workdir=work";
+    let mut mount = command("mount");
+    mount.args(["--types", "overlay", "--options", layers, "overlay"]).arg(&at).current_dir(&scratch);
+    run_to_end(&mut mount).map(drop).context("mounting an overlay over the repository")
+}
+
+/// What was restored, and PostgreSQL's leader.
+fn restored(access: &Access) -> Result<(RestoreRecord, String)> {
+    let start = Instant::now();
+    loop {
+        let nodes = health::collect(access)?.nodes;
+        let leader = nodes.iter().find(|node| node.servers.postgres.role == Some(Role::Leader));
+        let leader = leader.map(|node| node.name.clone());
+        let record = nodes.into_iter().find_map(|node| node.backup?.restore);
+        match record.zip(leader) {
+            Some(found) => return Ok(found),
+            None if start.elapsed() > REPORT_LIMIT => bail!("no node reports the restore"),
+            None => std::thread::sleep(Duration::from_secs(1)),
+        }
+        interrupt::check()?;
+    }
+}
+
+/// The messages of pg_amcheck, on all databases; `None` if the image does not have it.
+fn check_postgres(lab: &Lab, leader: &str, port: u16) -> Result<Option<Vec<String>>> {
+    let output = lab.exec_output(leader, &["sh", "-c", AMCHECK, &port.to_string()])?;
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    let lines = || text.lines().map(hanode_util::terminal::line).filter(|line| !line.trim().is_empty());
+    match output.status.code() {
+        Some(0) => Ok(Some(Vec::new())),
+        Some(3) => Ok(None),
+        // 2: it found damage; otherwise it could not check, which is as bad.
+        _ => Ok(Some(lines().take(50).collect())),
+    }
+}
+
+/// A position in the WAL as PostgreSQL writes it.
+fn position(text: &str) -> Option<u64> {
+    let (high, low) = text.split_once('/')?;
+    Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from(u32::from_str_radix(low, 16).ok()?))
+}
+
+impl DrillReport {
+    /// A line for each server.
+    pub fn text(&self) -> String {
+        let mut text =
+            format!("restored and healthy {:.1} s after launch: {}\n", self.seconds, self.restored);
+        let PostgresCheck { missing_bytes, seconds_before, damage } = &self.postgres;
+        let reached = self.restored.postgres.as_ref().map_or(0, |postgres| postgres.reached);
+        let missing = match missing_bytes {
+            Some(bytes) => format!("{bytes} bytes of WAL were written after it"),
+            None => "the cluster did not answer, so what is missing is not known".into(),
+        };
+        text += &format!(
+            "PostgreSQL: last transaction of {}, {seconds_before} s before the drill; {missing}\n",
+            time::text(reached)
+        );
+        text += &match damage {
+            None => "PostgreSQL: not checked, since the image has no pg_amcheck\n".to_string(),
+            Some(damage) if damage.is_empty() => "PostgreSQL: pg_amcheck found no damage\n".into(),
+            Some(damage) => format!("PostgreSQL: DAMAGED\n  {}\n", damage.join("\n  ")),
+        };
+        let keys = self.redis.keys_before.map(|keys| format!(", {keys} in the cluster when the drill began"));
+        text + &format!("Redis: {} keys{}\n", self.redis.keys, keys.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_numbers() {
+        assert_eq!(position("0/3000060"), Some(0x300_0060));
+        assert_eq!(position("A/0"), Some(0xA_0000_0000));
+        assert_eq!(position("A"), None);
+        assert_eq!(position("0/100000000"), None);
+    }
+}
