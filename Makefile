@@ -179,7 +179,7 @@ test-faults: setup
 # upgraded by hand.
 .PHONY: test-recover
 test-recover: setup
-	$(E2E) -- recovery:: data_damage:: interrupted_bootstrap:: restore:: packages:: $(LONG)
+	$(E2E) -- recovery:: data_damage:: interrupted_bootstrap:: restore:: restore_failures:: packages:: $(LONG)
 
 # The numbers of docs/measured.md: `make bench RUNS=5` on an otherwise idle machine.
 .PHONY: bench

@@ -48,6 +48,7 @@ mod packer;
 mod recovery;
 mod restart;
 mod restore;
+mod restore_failures;
 mod seed_disks;
 mod selinux;
 mod service_users;
