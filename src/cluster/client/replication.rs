@@ -48,7 +48,7 @@ impl Replication {
             online_replicas: info.iter().filter(|(key, value)| is_replica(key) && online(value)).count(),
             never_promoted: text("slave_priority") == Some("0"),
             history: text("master_replid").map(String::from),
-            // A replica also counts what it has applied for replicas of its own, and reports no offset before it is connected.
+            // Only a replica reports the first.
             offset: number("slave_repl_offset").or_else(|| number("master_repl_offset")).unwrap_or_default(),
         }
     }
@@ -63,9 +63,16 @@ impl Replication {
         self.role == Some(RedisRole::Replica) && self.primary == Some(primary) && was_linked
     }
 
-    /// Whether the other one has later data of the same history.
-    pub fn is_behind(&self, other: &Replication) -> bool {
-        self.history == other.history && self.offset < other.offset
+    /// Whether it has all data of the other one. Offsets of different histories cannot be compared: a replica with another
+    /// one that was connected later has later data, and so has a primary.
+    pub fn has_all_of(&self, other: &Replication) -> bool {
+        if self.history == other.history {
+            return self.offset >= other.offset;
+        }
+        let away = |of: &Replication| {
+            if of.linked { Duration::ZERO } else { of.disconnected.unwrap_or(Duration::MAX) }
+        };
+        !other.is_primary() && away(self) <= away(other)
     }
 }
 
@@ -74,9 +81,14 @@ impl RedisClient {
         Ok(Replication::of_info(&self.info("replication")?))
     }
 
-    /// Makes the server a replica of the primary at this address; returns what it was at that moment. From then on it
-    /// confirms no write of its old primary.
-    pub fn follow(&mut self, primary: IpAddr, port: u16) -> Result<Replication> {
+    /// Makes the server a replica of the primary at this address.
+    pub fn follow(&mut self, primary: IpAddr, port: u16) -> Result<()> {
+        self.query(&["REPLICAOF", &primary.to_string(), &port.to_string()]).map(drop)
+    }
+
+    /// Makes a replica follow another primary; returns what it had at that moment. From then on it confirms no write of
+    /// its old primary. (A primary of Redis 6.0 would write the transaction into its history, and copy everything.)
+    pub fn redirect(&mut self, primary: IpAddr, port: u16) -> Result<Replication> {
         let (primary, port) = (primary.to_string(), port.to_string());
         self.query(&["MULTI"])?;
         self.query(&["INFO", "replication"])?;
@@ -142,10 +154,16 @@ mod tests {
         let replica = |history, offset| {
             info(&[("master_replid", history), ("slave_repl_offset", offset), ("master_repl_offset", "3")])
         };
-        assert!(replica("a", "7").is_behind(&replica("a", "8")));
-        assert!(!replica("a", "8").is_behind(&replica("a", "8")));
-        assert!(!replica("a", "7").is_behind(&replica("b", "8")));
-        let primary = info(&[("master_replid", "a"), ("master_repl_offset", "9")]);
-        assert!(replica("a", "8").is_behind(&primary));
+        assert!(!replica("a", "7").has_all_of(&replica("a", "8")));
+        assert!(replica("a", "8").has_all_of(&replica("a", "8")));
+        assert!(replica("a", "7").has_all_of(&replica("b", "8")));
+        let linked = Replication { linked: true, ..replica("b", "1") };
+        assert!(!replica("a", "7").has_all_of(&linked), "it has copied a newer primary");
+        assert!(linked.has_all_of(&replica("a", "7")));
+        let primary =
+            |history| info(&[("role", "master"), ("master_replid", history), ("master_repl_offset", "9")]);
+        assert!(!replica("a", "8").has_all_of(&primary("a")));
+        assert!(replica("a", "9").has_all_of(&primary("a")));
+        assert!(!replica("a", "9").has_all_of(&primary("b")));
     }
 }

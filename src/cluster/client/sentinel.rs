@@ -118,8 +118,12 @@ impl SentinelClient {
         replicas.iter().map(fields).collect()
     }
 
-    /// The failover that it leads and in which it waits for the promotion of its candidate.
+    /// The failover that it leads and in which it waits for the promotion of its candidate. A Sentinel in TILT mode, after
+    /// a jump of its clock, takes notice of nothing, and so of no promotion.
     pub fn pending_promotion(&mut self) -> Result<Option<PendingPromotion>> {
+        if self.redis.info("sentinel")?.get("sentinel_tilt").is_some_and(|tilt| tilt != "0") {
+            return Ok(None);
+        }
         let primary = fields(&self.redis.query(&["SENTINEL", "MASTER", &self.name])?)?;
         if !waits_for_promotion(&primary) {
             return Ok(None);

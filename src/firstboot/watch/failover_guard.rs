@@ -1,10 +1,10 @@
 //! Prevents lost writes in a Redis failover while the old primary still runs.
 //!
-//! Sentinel promotes a replica and reconfigures the old primary only seconds later. Meanwhile the old primary
-//! accepts writes and the other replicas confirm them (`WAIT`), until all of them resync from the new primary
-//! and discard those writes. So each node subscribes to its own Sentinel. If that leads the failover, this
-//! node pauses writes on the old primary, promotes the candidate ([`promotion`]), and makes the old primary a
-//! replica as soon as there is a new one.
+//! After a promotion, Sentinel reconfigures the old primary only seconds later. Until then that accepts writes,
+//! and replicas that still follow it confirm them (`WAIT`); all of them discard those writes when they resync
+//! from the new primary. So each node subscribes to its own Sentinel. If that leads the failover, this node
+//! pauses writes on the old primary, promotes the candidate ([`promotion`]), and makes the old primary a replica
+//! as soon as there is a new one.
 
 use super::promotion;
 use crate::node::NodeContext;
@@ -14,7 +14,7 @@ use hanode_cluster::client::sentinel::FailoverEvent;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::{sleep, spawn};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ fn react(node: &Arc<NodeContext>, event: &FailoverEvent) {
     let done = match *event {
         FailoverEvent::Starts { primary } => pause_writes(node, primary),
         FailoverEvent::Aborted { primary } => resume_writes(node, primary),
-        FailoverEvent::Selected { .. } => promotion::promote(node, node.own()),
+        FailoverEvent::Selected { .. } => promotion::promote(node, node.own(), Instant::now()),
         FailoverEvent::Promoted { new, old } => demote(node, new, old),
         // This event may be late, so a node only demotes its own Redis on it.
         FailoverEvent::Switched { new, old } if old == node.own().address => demote(node, new, old),

@@ -2,28 +2,29 @@
 //!
 //! A Sentinel itself would promote a tenth of a second after its choice, ready or not, so its user in Redis may not. A
 //! watcher does it, in this order: the other replicas follow the candidate, and confirm no write of the old primary any
-//! more; the candidate gets everything that they have; it becomes the primary. However late a watcher is, no confirmed
-//! write is lost, since the promotion waits for it. The watcher next to the leading Sentinel acts at once, each other one
-//! if nothing happened for [`TAKEOVER_DELAY`]. Two of them at the same time do no harm: each waits for the same.
+//! more; the candidate gets everything that they have; it becomes the primary. A watcher that is late delays the
+//! promotion, and one that cannot do all of this does not promote: the Sentinel gives up after 20 s, and chooses again.
+//!
+//! The watcher next to the leading Sentinel acts at once, each other one if nothing happened for [`TAKEOVER_DELAY`]. If
+//! several act at the same time, each waits for the same.
 
 use super::failover_guard::{connect_redis, demote, pause_writes};
 use crate::node::NodeContext;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::redis::RedisClient;
 use hanode_cluster::client::replication::Replication;
 use hanode_cluster::client::sentinel::PendingPromotion;
 use hanode_core::spec::Node;
-use hanode_core::state::RedisRole;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::{self, sleep, spawn};
 use std::time::{Duration, Instant};
 
-/// Well below the 20 s after which a Sentinel gives up.
-const PROMOTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a replica that does not answer, though the Sentinel does not regard it as down: it may be slow, and still confirm.
+/// After the choice; a Sentinel gives up after 20 s, and then takes no notice of a promotion.
+const PROMOTION_TIMEOUT: Duration = Duration::from_secs(12);
+/// For a server that does not answer, though the Sentinel does not regard it as down: it may be slow, and still confirm.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the candidate to get what the others have. The old primary has sent it; only a broken connection takes longer.
+/// For the candidate to get what another server has. That was sent to both; only a broken connection takes longer.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,18 +32,18 @@ const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const TAKEOVER_DELAY: Duration = Duration::from_secs(2);
 
-/// Promotes the candidate of this node's Sentinel, if that leads a failover.
-pub(super) fn promote(node: &NodeContext, leader: &Node) -> Result<()> {
+/// Promotes the candidate of this node's Sentinel, if that leads a failover. `chosen`: when it became known.
+pub(super) fn promote(node: &NodeContext, leader: &Node, chosen: Instant) -> Result<()> {
     let Some(pending) = pending_promotion(node, leader)? else { return Ok(()) };
-    let deadline = Instant::now() + PROMOTION_TIMEOUT;
-    let promotion = Promotion { node, pending: &pending, deadline };
-    promotion.wait_for_writes_of_primary();
-    let followers = promotion.redirect_replicas()?;
-    promotion.wait_for_candidate(&followers, promotion.deadline)?;
+    let promotion = Promotion { node, pending: &pending, deadline: chosen + PROMOTION_TIMEOUT };
+    let redirected = promotion.redirect_others()?;
+    promotion.wait_for_candidate(&redirected, promotion.deadline)?;
+    promotion.wait_for_writes_of_primary()?;
     // The Sentinel may have given up, or another one may lead by now.
     if pending_promotion(node, leader)?.is_none_or(|now| now.candidate != pending.candidate) {
         bail!("the Sentinel of {} no longer waits for the promotion of {}", leader.name, pending.candidate);
     }
+    ensure!(Instant::now() < promotion.deadline, "it is too late to promote {}", pending.candidate);
     connect_redis(node, pending.candidate)?.promote()?;
     tracing::info!("{} is promoted, as the Sentinel of {} chose", pending.candidate, leader.name);
     demote(node, pending.candidate, pending.primary)
@@ -57,8 +58,9 @@ pub(super) fn watch_sentinels(node: &Arc<NodeContext>) {
     for leader in node.spec().nodes.clone() {
         let node = node.clone();
         spawn(move || {
+            let mut chosen = None;
             loop {
-                if let Err(error) = take_over(&node, &leader) {
+                if let Err(error) = take_over(&node, &leader, &mut chosen) {
                     tracing::debug!("Sentinel of {}: {error:#}", leader.name);
                 }
                 sleep(POLL_INTERVAL);
@@ -67,17 +69,19 @@ pub(super) fn watch_sentinels(node: &Arc<NodeContext>) {
     }
 }
 
-/// Promotes for this Sentinel whenever it has waited for some time. Returns only with an error.
-fn take_over(node: &NodeContext, leader: &Node) -> Result<()> {
+/// Promotes for this Sentinel whenever it has waited for some time. Returns only with an error. `chosen`: since when it
+/// has been known to wait.
+fn take_over(node: &NodeContext, leader: &Node, chosen: &mut Option<Instant>) -> Result<()> {
     let mut sentinel = node.sentinel(leader, SENTINEL_TIMEOUT)?;
-    let mut since = None;
     loop {
-        since = match sentinel.pending_promotion()? {
-            Some(_) => since.or(Some(Instant::now())),
+        *chosen = match sentinel.pending_promotion()? {
+            Some(_) => chosen.or(Some(Instant::now())),
             None => None,
         };
-        if since.is_some_and(|since| since.elapsed() >= TAKEOVER_DELAY) {
-            promote(node, leader).unwrap_or_else(|error| tracing::info!("promotion of Redis: {error:#}"));
+        let due = |at: &Instant| (TAKEOVER_DELAY..PROMOTION_TIMEOUT).contains(&at.elapsed());
+        if let Some(chosen) = chosen.filter(due) {
+            promote(node, leader, chosen)
+                .unwrap_or_else(|error| tracing::info!("promotion of Redis: {error:#}"));
         }
         sleep(POLL_INTERVAL);
     }
@@ -90,29 +94,13 @@ struct Promotion<'a> {
 }
 
 impl Promotion<'_> {
-    /// In a failover that an operator started, the candidate gets all writes of the primary, which accepts no more. A
-    /// primary that the Sentinels regard as down promises this only for confirmed writes.
-    fn wait_for_writes_of_primary(&self) {
-        if self.pending.primary_is_down {
-            return;
-        }
-        let primary = pause_writes(self.node, self.pending.primary)
-            .and_then(|()| connect_redis(self.node, self.pending.primary)?.replication());
-        let limit = Instant::now() + CATCH_UP_TIMEOUT;
-        let caught_up = primary.and_then(|primary| self.wait_for_candidate(&[primary], limit));
-        caught_up
-            .unwrap_or_else(|error| tracing::info!("unconfirmed writes of Redis may be lost: {error:#}"));
-    }
-
-    /// Makes the other replicas follow the candidate; returns what they had then. A replica that does not answer for
-    /// some time is left out: the failure of two nodes at once may lose a write.
-    fn redirect_replicas(&self) -> Result<Vec<Replication>> {
-        let PendingPromotion { primary, candidate, .. } = *self.pending;
-        let replicas = self.node.spec().nodes.iter().map(|node| node.address);
-        let replicas = replicas.filter(|address| *address != candidate && *address != primary);
+    /// Makes the other servers follow the candidate, except the primary; returns what they had then.
+    fn redirect_others(&self) -> Result<Vec<Replication>> {
+        let others = self.node.spec().nodes.iter().map(|node| node.address);
+        let others = others.filter(|address| *address != self.pending.candidate);
         thread::scope(|scope| {
             let threads: Vec<_> =
-                replicas.map(|replica| scope.spawn(move || self.redirect_patiently(replica))).collect();
+                others.map(|other| scope.spawn(move || self.redirect_patiently(other))).collect();
             let results = threads.into_iter().map(|thread| match thread.join() {
                 Ok(result) => result,
                 Err(_) => bail!("a thread panicked"),
@@ -121,36 +109,75 @@ impl Promotion<'_> {
         })
     }
 
-    /// `None` if it does not answer for some time, or is no replica.
-    fn redirect_patiently(&self, replica: IpAddr) -> Result<Option<Replication>> {
-        let patience = if self.pending.down.contains(&replica) { Duration::ZERO } else { REPLICA_TIMEOUT };
-        let limit = Instant::now() + patience;
+    /// `None` if the server is down or the primary.
+    fn redirect_patiently(&self, other: IpAddr) -> Result<Option<Replication>> {
+        let is_old_primary = other == self.pending.primary;
+        let is_down =
+            if is_old_primary { self.pending.primary_is_down } else { self.pending.down.contains(&other) };
+        let limit = Instant::now() + if is_down { Duration::ZERO } else { REPLICA_TIMEOUT };
         loop {
-            let error = match self.check_replica(replica) {
-                Ok(None) => return Ok(None),
-                Ok(Some((mut redis, before))) => {
-                    // With less than this the candidate would make it discard the rest.
-                    self.wait_for_candidate(&[before], Instant::now() + CATCH_UP_TIMEOUT)?;
-                    match redis.follow(self.pending.candidate, self.node.spec().redis.port) {
-                        Ok(data) => return Ok(Some(data)),
-                        Err(error) => error,
-                    }
-                }
-                Err(error) => error,
+            let found =
+                connect_redis(self.node, other).and_then(|mut redis| Ok((redis.replication()?, redis)));
+            let done = match found {
+                Ok((before, _)) if is_old_primary && before.is_primary() => return Ok(None),
+                Ok((before, redis)) => self.redirect(redis, before)?,
+                Err(error) => Err(error),
             };
-            if Instant::now() >= limit {
-                tracing::info!("{replica} does not follow {}: {error:#}", self.pending.candidate);
-                return Ok(None);
+            match done {
+                Ok(data) => {
+                    tracing::info!(
+                        "{other} follows {}, which is about to be promoted",
+                        self.pending.candidate
+                    );
+                    return Ok(Some(data));
+                }
+                Err(error) if is_down => {
+                    tracing::info!("{other} does not follow {}: {error:#}", self.pending.candidate);
+                    return Ok(None);
+                }
+                // It may still confirm writes.
+                Err(error) if Instant::now() >= limit => return Err(error),
+                Err(_) => sleep(RETRY_INTERVAL),
             }
-            sleep(RETRY_INTERVAL);
         }
     }
 
-    /// What a replica has; `None` if this server is none.
-    fn check_replica(&self, address: IpAddr) -> Result<Option<(RedisClient, Replication)>> {
-        let mut redis = connect_redis(self.node, address)?;
-        let data = redis.replication()?;
-        Ok((data.role == Some(RedisRole::Replica)).then_some((redis, data)))
+    /// The outer error is final: the candidate would make the server discard what only that has. The inner one is an
+    /// answer that did not come.
+    fn redirect(&self, mut redis: RedisClient, before: Replication) -> Result<Result<Replication>> {
+        let (candidate, port) = (self.pending.candidate, self.node.spec().redis.port);
+        if before.is_primary() {
+            // Promoted for a Sentinel that had given up. Its replicas are redirected like all others.
+            let pause = redis.query(&["CLIENT", "PAUSE", "4000", "WRITE"]).and_then(|_| redis.replication());
+            let paused = match pause {
+                Ok(paused) => paused,
+                Err(error) => return Ok(Err(error)),
+            };
+            self.wait_for_candidate(std::slice::from_ref(&paused), Instant::now() + CATCH_UP_TIMEOUT)?;
+            return Ok(redis.follow(candidate, port).map(|()| paused));
+        }
+        self.wait_for_candidate(&[before], Instant::now() + CATCH_UP_TIMEOUT)?;
+        Ok(redis.redirect(candidate, port))
+    }
+
+    /// In a failover that an operator started, the candidate gets all writes of the primary, which accepts no more. A
+    /// primary that the Sentinel regards as down promises this only for confirmed writes.
+    fn wait_for_writes_of_primary(&self) -> Result<()> {
+        if self.pending.primary_is_down {
+            return Ok(());
+        }
+        let primary = pause_writes(self.node, self.pending.primary)
+            .and_then(|()| connect_redis(self.node, self.pending.primary)?.replication());
+        match primary {
+            Ok(primary) if primary.is_primary() => {
+                self.wait_for_candidate(&[primary], Instant::now() + CATCH_UP_TIMEOUT)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::info!("unconfirmed writes of Redis may be lost: {error:#}");
+                Ok(())
+            }
+        }
     }
 
     fn wait_for_candidate(&self, others: &[Replication], limit: Instant) -> Result<()> {
@@ -158,7 +185,7 @@ impl Promotion<'_> {
         let mut redis = connect_redis(self.node, candidate)?;
         loop {
             let has = redis.replication().with_context(|| format!("Redis of {candidate}"))?;
-            if has.is_primary() || !others.iter().any(|other| has.is_behind(other)) {
+            if has.is_primary() || others.iter().all(|other| has.has_all_of(other)) {
                 return Ok(());
             }
             if Instant::now() >= limit.min(self.deadline) {
