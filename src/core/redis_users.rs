@@ -37,6 +37,16 @@ pub(crate) fn commands(access: RedisAccess, version: Version) -> String {
     }
 }
 
+/// Withholds the commands that reach keys besides those of the user's patterns: they name none; a function runs with the
+/// rights of its caller, whom another user's library would deceive; and before 7.0 `SORT … GET` reads every key.
+fn commands_on_all_keys(version: Version) -> &'static str {
+    if version >= (7, 0) {
+        " -flushall -flushdb -swapdb -function"
+    } else {
+        " -flushall -flushdb -swapdb -sort"
+    }
+}
+
 /// The right to publish, without the channels of the Sentinels, who take each other's word there. Before 7.0 a user has
 /// one set of channels for all commands.
 pub(crate) fn publish(channels: &[String], version: Version) -> String {
@@ -60,13 +70,18 @@ pub(crate) fn rules(user: &RedisUser, version: Version) -> Result<String> {
     let patterns = |sign: char, patterns: &[String]| {
         patterns.iter().map(|pattern| format!(" {sign}{pattern}")).collect::<String>()
     };
-    let channels = if all { all_channels(version).into() } else { patterns('&', &user.channels) };
+    let channels = match all {
+        true => all_channels(version).into(),
+        // Before 7.0 a new user has all channels.
+        false => format!(" resetchannels{}", patterns('&', &user.channels)),
+    };
+    let whole = if user.keys == ["*"] { "" } else { commands_on_all_keys(version) };
     let publish = match user.access {
         RedisAccess::All => publish(&user.channels, version),
         RedisAccess::Read => String::new(),
     };
     let keys = patterns('~', &user.keys);
-    Ok(format!("{}{channels} {}{publish}", keys.trim_start(), commands(user.access, version)))
+    Ok(format!("{}{channels} {}{whole}{publish}", keys.trim_start(), commands(user.access, version)))
 }
 
 /// Name to rules of the users in a rendered file.
@@ -148,11 +163,14 @@ mod tests {
     fn channels_are_limited_where_redis_can() {
         let reports = user(RedisAccess::All, &["shop:*"], &["news:*"]);
         let rules_8 = rules(&reports, (8, 0)).expect("rules");
-        assert!(rules_8.starts_with("~shop:* &news:* +@all -@admin -@dangerous "), "{rules_8}");
+        assert!(rules_8.starts_with("~shop:* resetchannels &news:* +@all -@admin -@dangerous "), "{rules_8}");
+        assert!(rules_8.contains(" -flushall -flushdb -swapdb -function "), "{rules_8}");
         assert!(rules_8.ends_with(" -publish -spublish (+publish +spublish &news:*)"), "{rules_8}");
-        assert!(rules(&reports, (6, 2)).expect("rules").starts_with("~shop:* &news:* +@all"));
+        assert!(rules(&reports, (6, 2)).expect("rules").starts_with("~shop:* resetchannels &news:* +@all"));
         let refused = format!("{:#}", rules(&reports, (6, 0)).expect_err("channels"));
         assert!(refused.contains("Redis 6.0 cannot limit channels"), "{refused}");
+        let whole = rules(&user(RedisAccess::All, &["*"], &["*"]), (8, 0)).expect("rules");
+        assert!(whole.contains("+flushall") && !whole.contains("-flushall"), "{whole}");
         let all = rules(&user(RedisAccess::Read, &["a*", "b*"], &["*"]), (6, 0)).expect("rules");
         assert!(all.starts_with("~a* ~b* +@read ") && !all.contains('&'), "{all}");
     }

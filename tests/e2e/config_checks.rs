@@ -5,6 +5,7 @@ use crate::support;
 use crate::support::fixture::ubuntu_case;
 use hanode_core::plan::Action;
 use hanode_core::render::sentinel;
+use hanode_core::spec::RedisUser;
 use hanode_util::file_tree::{Entry, EntryKind};
 use std::path::Path;
 
@@ -87,7 +88,7 @@ fn keepalived_takes_the_address() {
 
 /// Each node's Redis and Sentinel files, moved below `/srv/NODE` so that one tree holds all three.
 fn side_by_side(case: &mut Case) -> Vec<Entry> {
-    case.spec.redis_users = Case::of(3).with_applications().spec.redis_users;
+    case.spec.redis_users.extend(Case::of(3).with_applications().spec.redis_users);
     let mut entries = case.render("node1");
     for node in ["node1", "node2", "node3"] {
         let at = |part: &str| format!("/srv/{node}{part}");
@@ -110,6 +111,10 @@ fn side_by_side(case: &mut Case) -> Vec<Entry> {
 fn three_redis_fail_over_with_and_without_tls() {
     let tls = "--tls --cacert /etc/ssl/myca/root.crt";
     for (mut case, flags) in [(Case::of(3), tls), (Case::of(3).plain(), "")] {
+        let news = Case::of(3).with_applications().spec.redis_users.remove(1);
+        let channels = vec!["news:*".to_string()];
+        case.spec.redis_users = vec![RedisUser { name: "news".into(), channels, ..news }];
+        case.secrets.redis_users.insert("news".into(), "news-0123456789-not-for-use".into());
         let mut entries = side_by_side(&mut case);
         let script = format!("set -- '{flags}'\n{}", include_str!("../validators/three-redis.sh"));
         let stdout = sandboxed(&entries, &script);

@@ -14,6 +14,7 @@ fn users_of_redis_are_read_and_checked() {
         ("\nname = \"x y\"", "x y", "valid name for a user of Redis"),
         ("\nname = \"u\"\n[[redis_user]]\nname = \"u\" # again", "again", "two users"),
         ("\nname = \"u\"\naccess = \"write\"", "\"write\"", "write"),
+        ("\nname = \"u\"\nkeys = [\"*\", \"u:*\"]", "u:*", "includes the other patterns"),
         ("\nname = \"u\"\nkeys = [\"x y\"]", "x y", "valid pattern of keys"),
         ("\nname = \"u\"\nkeys = [\"a>hidden\"]", "a>hidden", "valid pattern of keys"),
         ("\nname = \"u\"\nchannels = [\"__sentinel__:hello\"]", "__sentinel__", "valid pattern of channels"),

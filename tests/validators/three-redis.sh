@@ -74,6 +74,14 @@ says 'NOPERM\|no permission' as_user reports GET shop:1
 says 'NOPERM\|no permission' as_user reports SET report:1 two
 says 'NOPERM\|no permission' as_user reports CONFIG GET masterauth
 says 'NOPERM\|no permission' as_user reports CLIENT LIST
+for command in FLUSHALL "SWAPDB 0 1" "FUNCTION FLUSH"; do
+    says 'NOPERM\|no permission\|unknown command' as_user shop $command
+done
+# Where a user may have channels, this one is declared.
+if grep -q '^user news ' /srv/node1/live/users.conf; then
+    says '^[0-9]' as_user news PUBLISH news:today text
+    says 'NOPERM\|no permission' as_user news PUBLISH other text
+fi
 for node in 1 2 3; do
     says PONG administer 192.168.18.2$node PING
     says 'masterauth' administer 192.168.18.2$node CONFIG GET masterauth

@@ -67,6 +67,12 @@ pub(super) fn check(spec: &Spec, reader: &Reader) {
                 "use different names",
             );
         }
+        for (key, patterns) in [("keys", &user.keys), ("channels", &user.channels)] {
+            if patterns.len() > 1 && patterns.iter().any(|pattern| pattern == "*") {
+                let what = "\"*\" includes the other patterns, which Redis refuses then";
+                reader.fault(&path(key), what, "remove \"*\", or the others");
+            }
+        }
         for (n, keys) in user.keys.iter().enumerate().filter(|(_, keys)| !is_pattern(keys)) {
             let what = format!("\"{}\" is not a valid pattern of keys", printable(keys));
             let help = "use letters, digits and any of : . _ - / @ { } * ? [ ] ^, e.g. \"shop:*\"";
