@@ -11,6 +11,7 @@ use std::path::Path;
 pub fn down(dir: &Path) -> Result<()> {
     process::require_root()?;
     let dir = dir.canonicalize().with_context(|| format!("no directory {}", dir.display()))?;
+    super::restore_drill::remove_left(&dir)?;
     // Without readable state the nodes are not known by name; `remove` kills their processes.
     if let Ok(lab) = Lab::open(&dir) {
         std::thread::scope(|scope| {

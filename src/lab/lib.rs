@@ -32,6 +32,7 @@ mod vm;
 pub use down::down;
 pub(crate) use layout::{LabNode, Layout};
 pub use process_tag::tag_this_process;
+pub(crate) use up::Unhealthy;
 pub use up::{Probe, UpOptions, UpReport, up};
 
 use anyhow::{Context, Result, bail, ensure};

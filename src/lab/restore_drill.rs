@@ -4,7 +4,7 @@
 //! repository its part would be the newest one, and the next restore would take it for the cluster.
 
 use super::cgroup::private_mounts;
-use super::{Lab, Probe, UpOptions, up};
+use super::{Lab, Probe, Unhealthy, UpOptions, up};
 use anyhow::{Context, Result, bail, ensure};
 use hanode_admin::access::access;
 use hanode_admin::cluster_dir::{BUNDLE, PKI, SECRETS, SPEC};
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// For a server of the cluster whose backup is tested.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// For the status to report the restore, after the cluster is healthy.
+/// For the status to report all of the restore, after the cluster is healthy.
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
 /// Checks every page of heaps and indexes, and that each row is in its indexes.
 const AMCHECK: &str = "for bin in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin; do [ -x $bin/pg_amcheck ] && break; done; \
@@ -50,7 +50,7 @@ pub struct DrillReport {
 
 #[derive(Debug, Serialize)]
 pub struct PostgresCheck {
-    /// WAL that the cluster had written when the drill began, and that was not restored; `None` if it did not answer.
+    /// WAL that the cluster had written when the drill began, and that was not restored; `None` if no leader answered.
     pub missing_bytes: Option<u64>,
     /// From the last restored transaction to the begin of the drill.
     pub seconds_before: i64,
@@ -72,27 +72,75 @@ struct Before {
     keys: Option<u64>,
 }
 
-/// Runs the drill, and removes its lab in any case.
+/// Runs the drill, and removes its lab, unless that does not become healthy: then it keeps running for examination.
 pub fn drill(options: &DrillOptions) -> Result<DrillReport> {
     super::process::require_root()?;
     let dir =
         options.dir.canonicalize().with_context(|| format!("no directory {}", options.dir.display()))?;
     let source = source(&dir, options.mount.as_deref())?;
-    let before = before(&dir)?;
-    let copy = dir.join(".drill");
-    super::tag_this_process(&copy_of(&dir, &copy)?)?;
-    let done = std::thread::scope(|scope| {
+    let copy = drill_dir(&dir);
+    create(&copy)?;
+    super::tag_this_process(&copy)?;
+    let _lock = lock(&copy)?;
+    let done = before(&dir).and_then(|before| {
         // The nodes are children of this thread, and share its mounts, which disappear with the last of them.
-        let thread = scope.spawn(|| {
-            private_mounts()?;
-            run(&copy, &source, options, &before)
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                private_mounts()?;
+                run(&dir, &copy, &source, options, &before)
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     });
-    let removed = super::down(&copy).and_then(|()| Ok(std::fs::remove_dir_all(&copy)?));
-    let report = done?;
-    removed.with_context(|| format!("removing {}", copy.display()))?;
-    Ok(report)
+    match done {
+        Err(error) if error.is::<Unhealthy>() => {
+            Err(error.context(format!("the cluster of the drill, {}, is not healthy", copy.display())))
+        }
+        Err(error) => {
+            // The first error says more.
+            let _ = remove(&copy);
+            Err(error)
+        }
+        Ok(report) => remove(&copy).map(|()| report),
+    }
+}
+
+/// The cluster directory of the drill's lab: a lab belongs to one directory.
+fn drill_dir(dir: &Path) -> PathBuf {
+    dir.join(".drill")
+}
+
+fn create(copy: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(copy);
+    created.with_context(|| copy.display().to_string())
+}
+
+/// Held during a drill.
+fn lock(copy: &Path) -> Result<std::fs::File> {
+    let file = std::fs::File::open(copy)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => {
+            let what = format!("a drill already runs in {}", copy.display());
+            bail!(UserError::with_help(what, "wait until it ends"))
+        }
+    }
+}
+
+fn remove(copy: &Path) -> Result<()> {
+    super::down(copy)?;
+    std::fs::remove_dir_all(copy).with_context(|| format!("removing {}", copy.display()))
+}
+
+/// Removes the lab of a drill that failed or was killed.
+pub(crate) fn remove_left(dir: &Path) -> Result<()> {
+    let copy = drill_dir(dir);
+    if !copy.exists() {
+        return Ok(());
+    }
+    let _lock = lock(&copy)?;
+    remove(&copy)
 }
 
 /// The directory on this machine with the content of the repository.
@@ -104,8 +152,7 @@ fn source(dir: &Path, mount: Option<&Path>) -> Result<PathBuf> {
         let help = "only file:// repositories can be drilled; `hanode backup verify` reads every other one";
         bail!(UserError::with_help(what, help));
     };
-    let of_lab = super::container::repository_of(dir);
-    let found = mount.map(PathBuf::from).unwrap_or(if of_lab.is_dir() { of_lab } else { path.into() });
+    let found = mount.unwrap_or(Path::new(path));
     ensure!(
         found.join("backup").is_dir(),
         UserError::with_help(
@@ -119,9 +166,11 @@ fn source(dir: &Path, mount: Option<&Path>) -> Result<PathBuf> {
 fn before(dir: &Path) -> Result<Before> {
     let access = access(dir)?;
     let ask = || (wal_of_leader(&access).ok(), keys(&access).ok());
-    let (wal, keys) = match Lab::open(dir) {
-        Ok(lab) => lab.in_network(ask)?,
-        Err(_) => ask(),
+    // A cluster that runs in the lab is in the lab's network.
+    let lab = Lab::open(dir).ok().filter(|lab| lab.nodes().any(|node| lab.running(node)));
+    let (wal, keys) = match lab {
+        Some(lab) => lab.in_network(ask)?,
+        None => ask(),
     };
     Ok(Before { at: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() as i64, wal, keys })
 }
@@ -147,21 +196,21 @@ fn keys(access: &Access) -> Result<u64> {
     bail!("no Redis is primary")
 }
 
-/// A cluster directory for the drill's lab: a lab belongs to one directory.
-fn copy_of(dir: &Path, copy: &Path) -> Result<PathBuf> {
-    if copy.exists() {
-        // Of a drill that was killed.
-        super::down(copy)?;
-        std::fs::remove_dir_all(copy).with_context(|| format!("removing {}", copy.display()))?;
+/// Fills the cluster directory of the drill, in place of what an earlier drill left there.
+fn fill(dir: &Path, copy: &Path) -> Result<()> {
+    super::down(copy)?;
+    for entry in std::fs::read_dir(copy)? {
+        let path = entry?.path();
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.with_context(|| format!("removing {}", path.display()))?;
     }
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().mode(0o700).create(copy).with_context(|| copy.display().to_string())?;
     let files = [SPEC, SECRETS, BUNDLE, PKI].map(|name| dir.join(name));
-    run_to_end(command("cp").arg("-a").args(files).arg(copy))?;
-    Ok(copy.into())
+    run_to_end(command("cp").arg("-a").args(files).arg(copy)).map(drop)
 }
 
-fn run(dir: &Path, source: &Path, options: &DrillOptions, before: &Before) -> Result<DrillReport> {
+fn run(of: &Path, dir: &Path, source: &Path, options: &DrillOptions, before: &Before) -> Result<DrillReport> {
+    fill(of, dir)?;
     overlay(dir, source)?;
     let access = access(dir)?;
     let up_options = UpOptions {
@@ -217,7 +266,8 @@ fn restored(access: &Access) -> Result<(RestoreRecord, String)> {
         let nodes = health::collect(access)?.nodes;
         let leader = nodes.iter().find(|node| node.servers.postgres.role == Some(Role::Leader));
         let leader = leader.map(|node| node.name.clone());
-        let record = nodes.into_iter().find_map(|node| node.backup?.restore);
+        let records = nodes.into_iter().filter_map(|node| node.backup?.restore);
+        let record = records.into_iter().find(|record| record.postgres.is_some() && record.redis.is_some());
         match record.zip(leader) {
             Some(found) => return Ok(found),
             None if start.elapsed() > REPORT_LIMIT => bail!("no node reports the restore"),
@@ -237,7 +287,7 @@ fn check_postgres(lab: &Lab, leader: &str, port: u16) -> Result<Option<Vec<Strin
         Some(0) => Ok(Some(Vec::new())),
         Some(3) => Ok(None),
         // 2: it found damage; otherwise it could not check, which is as bad.
-        _ => Ok(Some(lines().take(50).collect())),
+        _ => Ok(Some(lines().take(50).chain([format!("pg_amcheck: {}", output.status)]).collect())),
     }
 }
 
@@ -256,7 +306,7 @@ impl DrillReport {
         let reached = self.restored.postgres.as_ref().map_or(0, |postgres| postgres.reached);
         let missing = match missing_bytes {
             Some(bytes) => format!("{bytes} bytes of WAL were written after it"),
-            None => "the cluster did not answer, so what is missing is not known".into(),
+            None => "no leader answered, so what is missing is not known".into(),
         };
         text += &format!(
             "PostgreSQL: last transaction of {}, {seconds_before} s before the drill; {missing}\n",

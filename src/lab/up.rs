@@ -101,7 +101,7 @@ const KEPT_RUNNING: &str =
 /// The nodes run, but the cluster is unhealthy.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}\n{}\n{KEPT_RUNNING}", .problems.join("\n"))]
-struct Unhealthy {
+pub(crate) struct Unhealthy {
     what: String,
     problems: Vec<String>,
 }

@@ -228,12 +228,10 @@ impl RedisClient {
         Ok(items.chunks(2).filter_map(pair).collect())
     }
 
-    /// The number of keys.
+    /// The number of keys in all databases.
     pub fn keys(&mut self) -> Result<u64> {
-        match self.query(&["DBSIZE"])? {
-            Value::Number(keys) => Ok(keys.try_into()?),
-            other => bail!("unexpected reply to DBSIZE: {other:?}"),
-        }
+        let keys = |database: &String| database.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok();
+        Ok(self.info("keyspace")?.values().filter_map(keys).sum())
     }
 
     /// The names of all users.

@@ -72,7 +72,7 @@ pub fn next_restart(status: &Status, restarted: &Restarted) -> Result<Option<Res
     if restarted.has(leader) {
         return Err(node);
     }
-    if let Some(other) = left.filter(|node| !waits_for_leader(node)) {
+    if let Some(other) = standbys().find(|node| !waits_for_leader(node)) {
         return Err(name(other));
     }
     Ok(Some(match (left, candidate(status)) {
