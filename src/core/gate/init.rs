@@ -7,8 +7,9 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, Default)]
 pub struct InitGuard {
-    /// Since when no Patroni has been seen to initialize PostgreSQL.
-    abandoned: Option<Duration>,
+    /// The revision of the key, and since when no Patroni has been seen to work on it. With another revision another
+    /// Patroni has begun, which shows that only after a moment.
+    abandoned: Option<(String, Duration)>,
 }
 
 /// What must be known before an initialization is repeated.
@@ -64,7 +65,10 @@ impl InitGuard {
         let Some(revision) = &facts.revision else { return Vec::new() };
         let patroni = &round.spec.patroni;
         let key_lifetime = Duration::from_secs(u64::from(patroni.ttl + patroni.loop_wait));
-        let since = *self.abandoned.get_or_insert(round.now);
+        if self.abandoned.as_ref().is_none_or(|(of, _)| of != revision) {
+            self.abandoned = Some((revision.clone(), round.now));
+        }
+        let since = self.abandoned.as_ref().map_or(round.now, |(_, since)| *since);
         match round.now.saturating_sub(since) < key_lifetime {
             true => Vec::new(),
             false => vec![Effect::DeleteInitializeKey(revision.clone())],

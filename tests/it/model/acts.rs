@@ -51,7 +51,7 @@ impl World {
         seen
     }
 
-    fn plan(&self, i: usize, seen: &Observations) -> Plan {
+    pub(super) fn plan(&self, i: usize, seen: &Observations) -> Plan {
         plan(&self.spec, self.own(i), seen)
     }
 

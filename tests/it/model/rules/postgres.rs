@@ -3,7 +3,9 @@
 use super::{agreed, agreed_in, booted_in, ends_in_service, in_service, reboot, switch_disk, until};
 use crate::model::Event;
 use crate::model::world::{EtcdCluster, InitKey, World};
+use hanode_core::gate::{InitFacts, Round};
 use hanode_core::plan::EtcdRecovery;
+use std::time::Duration;
 
 /// Machine 0 initializes PostgreSQL; the others have not started Patroni.
 fn initializing() -> World {
@@ -48,6 +50,25 @@ fn patronis_that_have_not_started_abandon_an_interrupted_initialization() {
     switch_disk(&mut world, 0);
     (1..3).for_each(|i| reboot(&mut world, i));
     ends_in_service(&mut world);
+}
+
+/// The Patroni that has just begun again has not reported it yet.
+#[test]
+fn a_new_initialization_is_not_abandoned_like_the_one_before() {
+    let mut world = initializing();
+    let (seen, own, spec) = (world.observe(1), world.own(1).clone(), world.spec.clone());
+    let plan = world.plan(1, &seen);
+    let guard = &mut world.machines[1].init_guard;
+    let mut deletes = |seconds, revision: &str| {
+        let round =
+            Round { spec: &spec, own: &own, seen: &seen, plan: &plan, now: Duration::from_secs(seconds) };
+        let facts = InitFacts { revision: Some(revision.into()), ..InitFacts::default() };
+        !guard.abandoned(&round, &facts).is_empty()
+    };
+    assert!(!deletes(0, "1") && !deletes(29, "1"));
+    assert!(deletes(30, "1"));
+    assert!(!deletes(31, "2") && !deletes(60, "2"));
+    assert!(deletes(61, "2"));
 }
 
 /// Machine 0 was off while others gave up its initialization.
