@@ -112,8 +112,18 @@ impl RedisClient {
         }
     }
 
-    /// Sends a command and returns its reply, which may be a [`Value::Error`].
-    pub fn command(&mut self, args: &[&str]) -> Result<Value> {
+    /// Whether the server sends something before the timeout.
+    fn has_input(&mut self) -> Result<bool> {
+        self.stream.get_mut().socket().renew(self.timeout);
+        match self.stream.fill_buf() {
+            Ok([]) => bail!("the server closed the connection"),
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn send(&mut self, args: &[&str]) -> Result<()> {
         let mut request = format!("*{}\r\n", args.len());
         for arg in args {
             request += &format!("${}\r\n{arg}\r\n", arg.len());
@@ -121,7 +131,12 @@ impl RedisClient {
         let stream = self.stream.get_mut();
         stream.socket().renew(self.timeout);
         stream.write_all(request.as_bytes())?;
-        stream.flush()?;
+        Ok(stream.flush()?)
+    }
+
+    /// Sends a command and returns its reply, which may be a [`Value::Error`].
+    pub fn command(&mut self, args: &[&str]) -> Result<Value> {
+        self.send(args)?;
         read_value(&mut (&mut self.stream).take(MAX_REPLY), MAX_DEPTH)
     }
 
@@ -130,16 +145,12 @@ impl RedisClient {
         self.query(&[&["SUBSCRIBE"], channels].concat()).map(drop)
     }
 
-    /// Channel and text of the next message; `None` for other replies, and if the timeout passes without one.
+    /// Channel and text of the next message; `None` for other replies. After each timeout without one it asks whether the
+    /// server is there: a connection whose end was lost would stay silent for ever.
     pub(crate) fn next_message(&mut self) -> Result<Option<(String, String)>> {
-        self.stream.get_mut().socket().renew(self.timeout);
-        match self.stream.fill_buf() {
-            Ok([]) => bail!("the server closed the connection"),
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(error.into()),
+        if !self.has_input()? {
+            self.send(&["PING"])?;
+            ensure!(self.has_input()?, "the server does not answer PING");
         }
         let Value::List(items) = read_value(&mut (&mut self.stream).take(MAX_REPLY), MAX_DEPTH)? else {
             return Ok(None);
@@ -315,6 +326,36 @@ mod tests {
             .is_err()
         );
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    }
+
+    /// Answers the commands in `replies`, one read each, and then nothing.
+    fn server(replies: &'static [&'static str]) -> RedisClient {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            for reply in replies {
+                assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+                socket.write_all(reply.as_bytes()).unwrap();
+            }
+            std::thread::sleep(Duration::from_secs(5));
+        });
+        let login = Login { user: None, password: "secret" };
+        let timeout = Duration::from_millis(200);
+        RedisClient::connect(None, "redis", [127, 0, 0, 1].into(), port, &login, timeout).unwrap()
+    }
+
+    #[test]
+    fn a_subscription_ends_once_its_server_is_silent() {
+        let mut redis = server(&[
+            "+OK\r\n",
+            "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n",
+            "*2\r\n$4\r\npong\r\n$0\r\n\r\n",
+        ]);
+        redis.subscribe(&["c"]).unwrap();
+        assert_eq!(redis.next_message().unwrap(), None, "it has answered");
+        let silent = redis.next_message().unwrap_err().to_string();
+        assert_eq!(silent, "the server does not answer PING");
     }
 
     proptest! {

@@ -152,7 +152,7 @@ impl SentinelClient {
         self.redis.subscribe(&CHANNELS)
     }
 
-    /// The next event with Sentinel's own text; `None` for others, and if the timeout passes without one.
+    /// The next event with Sentinel's own text; `None` for others. Fails if the Sentinel does not answer any more.
     pub fn next_event(&mut self) -> Result<Option<(FailoverEvent, String)>> {
         let Some((channel, text)) = self.redis.next_message()? else { return Ok(None) };
         let event = parse_event(&self.name, &channel, &text);
