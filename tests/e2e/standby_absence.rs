@@ -165,7 +165,7 @@ fn power_cut_of_the_clone(lab: &Lab) {
     lab.healthy_within(RECOVERY);
     eprintln!("healthy {:.1} s after a power cut during the clone", started.elapsed().as_secs_f64());
     let journal = lab.output(standby, &["journalctl", "-b", "-u", "patroni", "--no-pager"]);
-    assert!(journal.contains("its clone was interrupted"), "{journal}");
+    assert!(journal.contains("its clone or restore was interrupted"), "{journal}");
 }
 
 /// The synchronous standby is promoted, and the clone starts again from it.
