@@ -143,7 +143,11 @@ impl Disk {
         Ok(pin.node)
     }
 
+    /// Cloud-init does not write the network's configuration of a known instance again: a pinned disk without it, after a
+    /// fault of the storage, would never be reached again. So all that this boot has written is on the disk first.
     pub(crate) fn save_pin(&self, pin: &Pin) -> Result<()> {
+        nix::unistd::syncfs(std::fs::File::open(&self.root)?)
+            .context("writing the root file system to the disk")?;
         self.save(IDENTITY, &serde_json::to_vec_pretty(pin)?)
     }
 
