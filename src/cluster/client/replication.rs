@@ -63,6 +63,11 @@ impl Replication {
         self.role == Some(RedisRole::Replica) && self.primary == Some(primary) && was_linked
     }
 
+    /// Whether it is a replica of this server.
+    pub fn follows(&self, primary: IpAddr) -> bool {
+        self.role == Some(RedisRole::Replica) && self.primary == Some(primary)
+    }
+
     /// Whether it has all data of the other one. Offsets of different histories cannot be compared: a replica with another
     /// one that was connected later has later data, and so has a primary.
     pub fn has_all_of(&self, other: &Replication) -> bool {

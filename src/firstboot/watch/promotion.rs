@@ -35,16 +35,18 @@ const TAKEOVER_DELAY: Duration = Duration::from_secs(2);
 /// Promotes the candidate of this node's Sentinel, if that leads a failover. `chosen`: when it became known.
 pub(super) fn promote(node: &NodeContext, leader: &Node, chosen: Instant) -> Result<()> {
     let Some(pending) = pending_promotion(node, leader)? else { return Ok(()) };
-    let promotion = Promotion { node, pending: &pending, deadline: chosen + PROMOTION_TIMEOUT };
+    let promotion = Promotion { node, leader, pending: &pending, deadline: chosen + PROMOTION_TIMEOUT };
     let redirected = promotion.redirect_others()?;
     promotion.wait_for_candidate(&redirected, promotion.deadline)?;
-    promotion.wait_for_writes_of_primary()?;
-    // The Sentinel may have given up, or another one may lead by now.
-    if pending_promotion(node, leader)?.is_none_or(|now| now.candidate != pending.candidate) {
-        bail!("the Sentinel of {} no longer waits for the promotion of {}", leader.name, pending.candidate);
+    let primary_is_included = promotion.wait_for_writes_of_primary()?;
+    promotion.require_enough(redirected.len() + usize::from(primary_is_included))?;
+    let mut candidate = connect_redis(node, pending.candidate)?;
+    promotion.require_pending()?;
+    if candidate.replication()?.is_primary() {
+        // By another watcher, which also demotes the old primary.
+        return Ok(());
     }
-    ensure!(Instant::now() < promotion.deadline, "it is too late to promote {}", pending.candidate);
-    connect_redis(node, pending.candidate)?.promote()?;
+    candidate.promote()?;
     tracing::info!("{} is promoted, as the Sentinel of {} chose", pending.candidate, leader.name);
     demote(node, pending.candidate, pending.primary)
 }
@@ -89,11 +91,23 @@ fn take_over(node: &NodeContext, leader: &Node, chosen: &mut Option<Instant>) ->
 
 struct Promotion<'a> {
     node: &'a NodeContext,
+    leader: &'a Node,
     pending: &'a PendingPromotion,
     deadline: Instant,
 }
 
 impl Promotion<'_> {
+    /// Right before a server changes its role or its primary: the Sentinel may have given up, another watcher may have
+    /// promoted the candidate, or another failover may have followed.
+    fn require_pending(&self) -> Result<()> {
+        let (leader, candidate) = (self.leader, self.pending.candidate);
+        if pending_promotion(self.node, leader)?.is_none_or(|now| now.candidate != candidate) {
+            bail!("the Sentinel of {} no longer waits for the promotion of {candidate}", leader.name);
+        }
+        ensure!(Instant::now() < self.deadline, "it is too late to promote {candidate}");
+        Ok(())
+    }
+
     /// Makes the other servers follow the candidate, except the primary; returns what they had then.
     fn redirect_others(&self) -> Result<Vec<Replication>> {
         let others = self.node.spec().nodes.iter().map(|node| node.address);
@@ -146,6 +160,9 @@ impl Promotion<'_> {
     /// answer that did not come.
     fn redirect(&self, mut redis: RedisClient, before: Replication) -> Result<Result<Replication>> {
         let (candidate, port) = (self.pending.candidate, self.node.spec().redis.port);
+        if before.follows(candidate) {
+            return Ok(Ok(before));
+        }
         if before.is_primary() {
             // Promoted for a Sentinel that had given up. Its replicas are redirected like all others.
             let pause = redis.query(&["CLIENT", "PAUSE", "4000", "WRITE"]).and_then(|_| redis.replication());
@@ -154,28 +171,43 @@ impl Promotion<'_> {
                 Err(error) => return Ok(Err(error)),
             };
             self.wait_for_candidate(std::slice::from_ref(&paused), Instant::now() + CATCH_UP_TIMEOUT)?;
+            self.require_pending()?;
             return Ok(redis.follow(candidate, port).map(|()| paused));
         }
         self.wait_for_candidate(&[before], Instant::now() + CATCH_UP_TIMEOUT)?;
+        self.require_pending()?;
         Ok(redis.redirect(candidate, port))
     }
 
-    /// In a failover that an operator started, the candidate gets all writes of the primary, which accepts no more. A
-    /// primary that the Sentinel regards as down promises this only for confirmed writes.
-    fn wait_for_writes_of_primary(&self) -> Result<()> {
+    /// A write that a majority confirmed is on one of any majority: the candidate has it if it has the data of so many.
+    /// With fewer, the new primary would accept no writes anyway (`min-replicas-to-write`).
+    fn require_enough(&self, others: usize) -> Result<()> {
+        let spec = self.node.spec();
+        let required = spec.majority().min(spec.redis.min_replicas as usize + 1);
+        ensure!(
+            others + 1 >= required,
+            "{} is not promoted: confirmed writes may be on other nodes, of which only {others} answer",
+            self.pending.candidate
+        );
+        Ok(())
+    }
+
+    /// In a failover that an operator started, the candidate gets all writes of the primary, which accepts no more; returns
+    /// whether it did. A primary that the Sentinel regards as down promises this only for confirmed writes.
+    fn wait_for_writes_of_primary(&self) -> Result<bool> {
         if self.pending.primary_is_down {
-            return Ok(());
+            return Ok(false);
         }
         let primary = pause_writes(self.node, self.pending.primary)
             .and_then(|()| connect_redis(self.node, self.pending.primary)?.replication());
         match primary {
             Ok(primary) if primary.is_primary() => {
-                self.wait_for_candidate(&[primary], Instant::now() + CATCH_UP_TIMEOUT)
+                self.wait_for_candidate(&[primary], Instant::now() + CATCH_UP_TIMEOUT).map(|()| true)
             }
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(false),
             Err(error) => {
                 tracing::info!("unconfirmed writes of Redis may be lost: {error:#}");
-                Ok(())
+                Ok(false)
             }
         }
     }
