@@ -68,8 +68,8 @@ impl Replication {
         self.role == Some(RedisRole::Replica) && self.primary == Some(primary)
     }
 
-    /// Whether it has all data of the other one. Offsets of different histories cannot be compared: a replica with another
-    /// one that was connected later has later data, and so has a primary.
+    /// Whether it has all data of the other one. Offsets of different histories cannot be compared. Then the replica that was
+    /// connected to a primary more recently has the later data, and a primary has later data than a replica.
     pub fn has_all_of(&self, other: &Replication) -> bool {
         if self.history == other.history {
             return self.offset >= other.offset;
@@ -92,7 +92,7 @@ impl RedisClient {
     }
 
     /// Makes a replica follow another primary; returns what it had at that moment. From then on it confirms no write of
-    /// its old primary. (A primary of Redis 6.0 would write the transaction into its history, and copy everything.)
+    /// its old primary. Not for a primary: Redis 6.0 would write the transaction into its history, and then copy all data.
     pub fn redirect(&mut self, primary: IpAddr, port: u16) -> Result<Replication> {
         let (primary, port) = (primary.to_string(), port.to_string());
         self.query(&["MULTI"])?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, Default)]
 pub struct InitGuard {
-    /// The revision of the key, and since when no Patroni has been seen to work on it. With another revision another
-    /// Patroni has begun, which shows that only after a moment.
+    /// The revision of the key, and since when no Patroni has been seen to work on it. Another revision is another
+    /// initialization, which a Patroni reports only some time after it began.
     abandoned: Option<(String, Duration)>,
 }
 

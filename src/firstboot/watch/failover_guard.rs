@@ -66,7 +66,11 @@ pub(super) fn connect_redis(node: &NodeContext, address: IpAddr) -> Result<Redis
 /// Fails on Redis before 6.2, which can only pause all clients including Sentinels: there only writes that
 /// `WAIT` confirmed are safe.
 pub(super) fn pause_writes(node: &NodeContext, primary: IpAddr) -> Result<()> {
-    connect_redis(node, primary)?.query(&["CLIENT", "PAUSE", WRITE_PAUSE_MS, "WRITE"]).map(drop)
+    pause(&mut connect_redis(node, primary)?)
+}
+
+pub(super) fn pause(redis: &mut RedisClient) -> Result<()> {
+    redis.query(&["CLIENT", "PAUSE", WRITE_PAUSE_MS, "WRITE"]).map(drop)
 }
 
 fn resume_writes(node: &NodeContext, primary: IpAddr) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Work while the services run: [`services`] watches them, [`failover_guard`] and [`planned_failover`] keep
-//! Redis' failovers from losing writes, [`storage`] stops the servers while their disk is unusable,
+//! Work while the services run: [`services`] watches them, [`failover_guard`], [`promotion`] and
+//! [`planned_failover`] keep Redis' failovers from losing writes, [`storage`] stops the servers while their disk is unusable,
 //! [`apply_bundle`] activates a new bundle, [`join_port`] and [`metrics`] answer others.
 
 pub(crate) mod apply_bundle;

@@ -8,7 +8,7 @@
 //! The watcher next to the leading Sentinel acts at once, each other one if nothing happened for [`TAKEOVER_DELAY`]. If
 //! several act at the same time, each waits for the same.
 
-use super::failover_guard::{connect_redis, demote, pause_writes};
+use super::failover_guard::{connect_redis, demote, pause, pause_writes};
 use crate::node::NodeContext;
 use anyhow::{Context, Result, bail, ensure};
 use hanode_cluster::client::redis::RedisClient;
@@ -165,8 +165,7 @@ impl Promotion<'_> {
         }
         if before.is_primary() {
             // Promoted for a Sentinel that had given up. Its replicas are redirected like all others.
-            let pause = redis.query(&["CLIENT", "PAUSE", "4000", "WRITE"]).and_then(|_| redis.replication());
-            let paused = match pause {
+            let paused = match pause(&mut redis).and_then(|()| redis.replication()) {
                 Ok(paused) => paused,
                 Err(error) => return Ok(Err(error)),
             };
@@ -186,7 +185,7 @@ impl Promotion<'_> {
         let required = spec.majority().min(spec.redis.min_replicas as usize + 1);
         ensure!(
             others + 1 >= required,
-            "{} is not promoted: confirmed writes may be on other nodes, of which only {others} answer",
+            "{} is not promoted: only {others} other Redis answer, and one that does not may have confirmed writes",
             self.pending.candidate
         );
         Ok(())
