@@ -1,14 +1,10 @@
 //! The rules of Redis' users for applications, in the syntax of each release, and what differs in a running server.
 
-use crate::spec::{RedisAccess, RedisUser};
+use crate::spec::{REDIS_OWN_USERS, RedisAccess, RedisUser};
 use anyhow::{Result, ensure};
 use hanode_util::user_error::UserError;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-
-/// The users that every cluster has; `redis.conf` has them.
-const OWN_USERS: [&str; 4] = ["default", "hanode", "replica", "sentinel"];
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Major and minor release.
 pub type Version = (u32, u32);
@@ -147,7 +143,7 @@ pub fn undeclared<'a>(
     file: &'a BTreeMap<String, Vec<String>>,
     running: impl Iterator<Item = &'a String>,
 ) -> impl Iterator<Item = &'a String> {
-    running.filter(|name| !file.contains_key(*name) && !OWN_USERS.contains(&name.as_str()))
+    running.filter(|name| !file.contains_key(*name) && !REDIS_OWN_USERS.contains(&name.as_str()))
 }
 
 #[cfg(test)]

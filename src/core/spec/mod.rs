@@ -27,6 +27,7 @@ pub use access::{Database, Hba, HbaMethod, Role};
 pub use backup::{Backup, Repository};
 pub use libraries::Library;
 pub use parse::{Fault, Faults, parse};
+pub(crate) use redis_users::REDIS_OWN_USERS;
 pub use redis_users::{RedisAccess, RedisUser};
 pub(crate) use rules::is_cluster_name;
 pub use rules::is_interface;

@@ -27,8 +27,8 @@ pub enum RedisAccess {
     Read,
 }
 
-/// The users that hanode creates.
-const RESERVED: [&str; 4] = ["default", "hanode", "replica", "sentinel"];
+/// The users that every cluster has, in `redis.conf`.
+pub(crate) const REDIS_OWN_USERS: [&str; 4] = ["default", "hanode", "replica", "sentinel"];
 
 pub(super) fn read(top: &Section) -> Vec<RedisUser> {
     let access = [("all", RedisAccess::All), ("read", RedisAccess::Read)];
@@ -58,7 +58,7 @@ pub(super) fn check(spec: &Spec, reader: &Reader) {
                 what,
                 "use up to 40 letters, digits, - and _, starting with a letter",
             );
-        } else if RESERVED.contains(&name.as_str()) {
+        } else if REDIS_OWN_USERS.contains(&name.as_str()) {
             reader.fault(&path("name"), format!("{name} is a user of hanode"), "use another name");
         } else if !seen.insert(name) {
             reader.fault(
