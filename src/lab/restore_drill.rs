@@ -10,7 +10,7 @@ use hanode_admin::access::access;
 use hanode_admin::cluster_dir::{BUNDLE, PKI, SECRETS, SPEC};
 use hanode_cluster::health::{self, Access};
 use hanode_core::backup::time;
-use hanode_core::restore::{Moment, PartOf, RestoreRecord, RestoreRequest};
+use hanode_core::restore::{Moment, PartOf, RestoreRecord, RestoreRequest, position_of};
 use hanode_core::spec::Repository;
 use hanode_core::state::Role;
 use hanode_util::command::{command, run_to_end};
@@ -52,7 +52,7 @@ pub struct DrillReport {
 pub struct PostgresCheck {
     /// WAL that the cluster had written when the drill began, and that was not restored; `None` if no leader answered.
     pub missing_bytes: Option<u64>,
-    /// From the last restored transaction to the begin of the drill.
+    /// From the last restored transaction to the beginning of the drill.
     pub seconds_before: i64,
     /// Messages of pg_amcheck; `None` if the image has none (before PostgreSQL 14).
     pub damage: Option<Vec<String>>,
@@ -229,8 +229,10 @@ fn run(of: &Path, dir: &Path, source: &Path, options: &DrillOptions, before: &Be
     let lab = Lab::open(dir)?;
     let (restored, leader) = lab.in_network(|| restored(&access))??;
     let damage = check_postgres(&lab, &leader, access.spec.postgres.port)?;
+    // An interrupt also ends pg_amcheck, which is no damage then.
+    interrupt::check()?;
     let reached = restored.postgres.as_ref().map_or(restored.choice.backup_finished, |p| p.reached);
-    let lsn = restored.postgres.as_ref().and_then(|postgres| position(&postgres.lsn));
+    let lsn = restored.postgres.as_ref().and_then(|postgres| position_of(&postgres.lsn));
     let missing_bytes = before.wal.zip(lsn).map(|(written, lsn)| written.saturating_sub(lsn));
     let keys = lab.in_network(|| keys(&access))??;
     Ok(DrillReport {
@@ -291,12 +293,6 @@ fn check_postgres(lab: &Lab, leader: &str, port: u16) -> Result<Option<Vec<Strin
     }
 }
 
-/// A position in the WAL as PostgreSQL writes it.
-fn position(text: &str) -> Option<u64> {
-    let (high, low) = text.split_once('/')?;
-    Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from(u32::from_str_radix(low, 16).ok()?))
-}
-
 impl DrillReport {
     /// A line for each server.
     pub fn text(&self) -> String {
@@ -319,18 +315,5 @@ impl DrillReport {
         };
         let keys = self.redis.keys_before.map(|keys| format!(", {keys} in the cluster when the drill began"));
         text + &format!("Redis: {} keys{}\n", self.redis.keys, keys.unwrap_or_default())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn positions_are_numbers() {
-        assert_eq!(position("0/3000060"), Some(0x300_0060));
-        assert_eq!(position("A/0"), Some(0xA_0000_0000));
-        assert_eq!(position("A"), None);
-        assert_eq!(position("0/100000000"), None);
     }
 }

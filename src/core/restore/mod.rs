@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 pub use choice::{Lacking, NotRestorable, RestoreChoice, choose, choose_snapshot, part_of, snapshot_time};
-pub(crate) use request::position_of;
-pub use request::{Moment, PartOf, RestoreRequest};
+pub use request::{Moment, PartOf, RestoreRequest, position_of};
 pub use wal::{ArchivedWal, WalPosition};
 
 /// What etcd has about the restore with which this cluster began.

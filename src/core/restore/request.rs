@@ -105,7 +105,7 @@ fn moment_of(text: &str) -> Result<Moment, String> {
 }
 
 /// `0/3000060` as a number.
-pub(crate) fn position_of(text: &str) -> Option<u64> {
+pub fn position_of(text: &str) -> Option<u64> {
     let (high, low) = text.split_once('/')?;
     let part = |digits: &str| {
         let valid = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());

@@ -309,3 +309,11 @@ fn the_newest_snapshot_at_or_before_the_moment_is_chosen() {
     assert_eq!(at(NOON), Some(noon));
     assert_eq!(at(NOON - 301), None);
 }
+
+#[test]
+fn positions_are_numbers() {
+    assert_eq!(position_of("0/3000060"), Some(0x300_0060));
+    assert_eq!(position_of("A/0"), Some(0xA_0000_0000));
+    assert_eq!(position_of("A"), None);
+    assert_eq!(position_of("0/100000000"), None);
+}
